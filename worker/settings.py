@@ -1,0 +1,148 @@
+"""The environment, and a `.env` file below it, as one validated and immutable `Settings`.
+
+Every problem is found before any is reported, so that one look is enough to mend them all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from worker.errors import SettingsError
+
+RETRY_SECONDS = 30.0
+"""How long the tries of one request to a provider go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the worker was told. Secrets have no repr."""
+
+    database_url: str | None = field(default=None, repr=False)
+    embedding_model: str = "local:wordllama-256"
+    openai_api_key: str | None = field(default=None, repr=False)
+    openai_base_url: str | None = field(default=None, repr=False)
+    embedding_batch_size: int = 100
+    embedding_delay_ms: int = 0
+    embedding_timeout_seconds: float = 60.0
+    embedding_lease_seconds: float = 300.0
+    worker_data_dir: Path | None = None
+
+    @classmethod
+    def variables(cls) -> frozenset[str]:
+        """The names of all environment variables that are read."""
+        return frozenset(setting.name.upper() for setting in fields(cls)) | set(_DATA_API)
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str], dotenv: Path = Path(".env")) -> Settings:
+        """Read `environment`, and what it lacks from the file `dotenv` if there is one.
+
+        Raises SettingsError with every problem there is, in one message.
+        """
+        from_file = {name: value for name, value in dotenv_values(dotenv).items() if value}
+        return cls.from_mapping(from_file | {k: v for k, v in environment.items() if v.strip()})
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, str]) -> Settings:
+        """Parse and check `values`. Raises SettingsError with every problem, in one message."""
+        problems: list[str] = []
+        parsed: dict[str, Any] = {}
+        for setting in fields(cls):
+            given = values.get(setting.name.upper(), "").strip()
+            if not given:
+                continue
+            try:
+                parsed[setting.name] = _PARSERS[setting.name](given)
+            except ValueError as problem:
+                problems.append(f"{setting.name.upper()} {problem}")
+        settings = cls(**parsed)
+        problems += settings._contradictions(values, malformed=bool(problems))
+        if problems:
+            raise SettingsError(
+                "; ".join(problems),
+                "Correct the environment or .env; .env.example describes every variable.",
+            )
+        return settings
+
+    def _contradictions(self, values: Mapping[str, str], *, malformed: bool) -> list[str]:
+        problems = []
+        if self.embedding_model.startswith("openai:") and not (
+            self.openai_api_key or self.openai_base_url
+        ):
+            problems.append(
+                f"OPENAI_API_KEY is not set, but EMBEDDING_MODEL is {self.embedding_model}"
+            )
+        # A batch that outlives its lease would be embedded, and paid for, a second time.
+        slowest = self.embedding_timeout_seconds + RETRY_SECONDS
+        if not malformed and self.embedding_lease_seconds <= slowest:
+            problems.append(
+                f"EMBEDDING_LEASE_SECONDS ({self.embedding_lease_seconds:g}) must be more than"
+                f" {RETRY_SECONDS:g} s above EMBEDDING_TIMEOUT_SECONDS"
+                f" ({self.embedding_timeout_seconds:g})"
+            )
+        if not values.get("DATABASE_URL") and any(values.get(name) for name in _DATA_API):
+            problems.append(
+                "DATABASE_URL is not set, and the Data API (SUPABASE_URL) is not supported yet:"
+                " copy the connection string of your project into DATABASE_URL"
+            )
+        return problems
+
+
+# Read so that a Supabase project without a connection string gets an answer, not a local database.
+_DATA_API = ("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL")
+
+
+def _whole_number(least: int) -> Callable[[str], int]:
+    def parse(given: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", given) or int(given) < least:
+            raise ValueError(f"must be a whole number of at least {least}: `{given}`")
+        return int(given)
+
+    return parse
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"must be a number of seconds above zero: `{given}`")
+    return seconds
+
+
+def _postgres_url(given: str) -> str:
+    # The value holds a password: it is never repeated.
+    if not re.match(r"postgres(ql)?://", given):
+        raise ValueError("must begin with postgresql://")
+    return given
+
+
+def _http_url(given: str) -> str:
+    if not re.match(r"https?://[^/]", given):
+        raise ValueError("must begin with http:// or https://")
+    return given
+
+
+def _model(given: str) -> str:
+    if not re.fullmatch(r"[a-z]+:\S+", given):
+        raise ValueError(f"must be provider:model, like openai:text-embedding-3-small: `{given}`")
+    return given
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "database_url": _postgres_url,
+    "embedding_model": _model,
+    "openai_api_key": str,
+    "openai_base_url": _http_url,
+    "embedding_batch_size": _whole_number(1),
+    "embedding_delay_ms": _whole_number(0),
+    "embedding_timeout_seconds": _seconds,
+    "embedding_lease_seconds": _seconds,
+    "worker_data_dir": Path,
+}
