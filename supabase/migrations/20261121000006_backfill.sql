@@ -1,0 +1,94 @@
+-- Why:   rows that were there before their column was watched have no job and no vector.
+-- Locks: SHARE row locks on the rows it enqueues, for the length of a call; it waits for none.
+-- Undo:  drop function public.backfill_embeddings, public.embedding_after_cursor_sql;
+
+-- The condition for the rows behind the place to which a target's backfill has come.
+create function public.embedding_after_cursor_sql(target public.embedding_targets)
+returns text
+language sql
+stable
+set search_path = ''
+as $$
+    select case when target.backfill_cursor is null then 'true' else
+               format('(%s) > (%s)',
+                   string_agg(format('%I.%I', class.relname, key.name), ', ' order by key.ordinal),
+                   string_agg(format('%L::%s',
+                       case when cardinality(target.key_columns) = 1 then target.backfill_cursor
+                            else target.backfill_cursor::jsonb ->> (key.ordinal::integer - 1) end,
+                       format_type(attribute.atttypid, attribute.atttypmod)), ', ' order by key.ordinal)) end
+      from unnest(target.key_columns) with ordinality as key (name, ordinal)
+      join pg_class as class on class.oid = target.relation::regclass
+      join pg_attribute as attribute on attribute.attrelid = class.oid and attribute.attname = key.name;
+$$;
+
+-- Enqueues the next rows of a target that lack a vector, at most `batch` of them, in key order and
+-- ten priorities below live edits. Returns how many it found; call it until that is 0. It goes on
+-- where the call before ended, whoever made that one. Rows whose job failed, or that have nothing
+-- to embed, are left alone: requeue_embeddings is for those.
+--
+-- It takes the row before its job, as every writer to the table does, and skips a row that somebody
+-- is writing: so it never waits and cannot be part of a deadlock. The round that begins after the
+-- last row picks up what was skipped.
+create function public.backfill_embeddings(watched_table text, embedding_column text, batch integer default 1000)
+returns integer
+language plpgsql
+security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+    bare_name text;
+    found_rows integer;
+begin
+    select * into target from public.embedding_targets as watched
+     where watched.table_name = watched_table
+       and watched.embedding_column = backfill_embeddings.embedding_column
+       for update; -- two backfills of one target take turns
+    if target.id is null then
+        raise exception 'column % of table % is not watched', backfill_embeddings.embedding_column, watched_table
+            using errcode = 'undefined_object',
+                  hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
+    end if;
+    bare_name := (parse_ident(target.relation))[2];
+
+    execute format($sql$
+        with eq_row as materialized (
+            select %1$s as eq_record, %2$s as eq_owner, row_number() over () as eq_place
+              from (select %3$I.* from %4$s
+                     where %3$I.%5$I is null and (%6$s) and (%7$s)
+                       and not exists (
+                           select from public.embedding_queue as eq_job
+                            where eq_job.table_name = $1 and eq_job.embedding_column = $2
+                              and eq_job.record_id = %1$s and eq_job.status <> 'completed')
+                     order by %8$s
+                     limit $3
+                       for share of %3$I skip locked) as %3$I
+        ), eq_enqueued as (
+            insert into public.embedding_queue as eq_job
+                (table_name, record_id, embedding_column, user_id, priority)
+            select $1, eq_record, $2, eq_owner, $4 from eq_row order by eq_place
+            on conflict on constraint embedding_queue_one_per_record do update
+               set status = 'pending', priority = $4, attempts = 0, available_at = now(), updated_at = now()
+             where eq_job.status = 'completed'
+        ), eq_cursor as (
+            update public.embedding_targets
+               set backfill_cursor = case when (select count(*) from eq_row) = $3
+                                          then (select eq_record from eq_row order by eq_place desc limit 1) end
+             where id = $5
+        )
+        select count(*) from eq_row
+        $sql$,
+        target.record_id_sql,
+        coalesce(format('%I.%I', bare_name, target.user_column), 'null::uuid'),
+        bare_name,
+        target.relation,
+        target.embedding_column,
+        coalesce(target.filter, 'true'),
+        public.embedding_after_cursor_sql(target),
+        (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
+           from unnest(target.key_columns) with ordinality as key (name, ordinal)))
+       into found_rows
+      using target.table_name, target.embedding_column, batch, target.priority - 10, target.id;
+    return found_rows;
+end $$;

@@ -1,0 +1,94 @@
+-- Why:   what a worker does with a job that it cannot complete, and how an operator starts it over.
+-- Locks: row locks on the jobs concerned. None of these waits for one: a job that is locked is being
+--        edited, which takes it from the worker anyway.
+-- Undo:  drop function public.release_embeddings, public.fail_embeddings, public.requeue_embeddings;
+
+-- Gives jobs back that are no worse for it: on shutdown, or because the provider is out. The
+-- attempt does not count. Returns how many leases were still held.
+create function public.release_embeddings(
+    ids bigint[], leases uuid[], retry_in interval default '0', reason text default null
+)
+returns integer
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    released integer;
+begin
+    update public.embedding_queue as job
+       set status = 'pending', attempts = greatest(job.attempts - 1, 0),
+           available_at = clock_timestamp() + retry_in, error_message = reason,
+           lease = null, lease_expires_at = null, worker = null, updated_at = now()
+     where job.id in (
+               select held.id from public.embedding_queue as held
+                 join unnest(ids, leases) as given (id, lease) on given.id = held.id and given.lease = held.lease
+                where held.status = 'processing'
+                  for update of held skip locked);
+    get diagnostics released = row_count;
+    return released;
+end $$;
+
+-- Records what was wrong with jobs. With `retry_in` they are due again after that time, as long as
+-- their target allows another attempt; otherwise they are failed, and stay so until somebody
+-- requeues them or edits their row. Returns how many are failed now.
+create function public.fail_embeddings(
+    ids bigint[], leases uuid[], class text, message text, retry_in interval default null
+)
+returns integer
+language sql
+security definer
+set search_path = ''
+as $$
+    with held as materialized (
+        select job.id, (retry_in is null or job.attempts >= target.max_attempts) as for_good
+          from public.embedding_queue as job
+          join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+          join public.embedding_targets as target
+            on target.table_name = job.table_name and target.embedding_column = job.embedding_column
+         where job.status = 'processing'
+           for update of job skip locked
+    ), failed as (
+        update public.embedding_queue as job
+           set status = case when held.for_good then 'failed' else 'pending' end,
+               available_at = clock_timestamp() + coalesce(retry_in, '0'),
+               error_class = class, error_message = message,
+               lease = null, lease_expires_at = null, worker = null, updated_at = now()
+          from held where job.id = held.id
+    )
+    select count(*)::integer from held where for_good;
+$$;
+
+-- Makes jobs pending again, to be embedded even if their text and model have not changed. Each
+-- argument that is given narrows it down; `only_status` null means every status. Returns how many.
+create function public.requeue_embeddings(
+    only_status text default 'failed',
+    only_table text default null,
+    only_column text default null,
+    only_record text default null,
+    only_error_class text default null
+)
+returns bigint
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+    requeued bigint;
+begin
+    update public.embedding_queue as job
+       set status = 'pending', attempts = 0, available_at = now(), content_hash = null,
+           error_message = null, error_class = null,
+           lease = null, lease_expires_at = null, worker = null, updated_at = now()
+     where job.id in (
+               select wanted.id from public.embedding_queue as wanted
+                where (only_status is null or wanted.status = only_status)
+                  and (only_table is null or wanted.table_name = only_table)
+                  and (only_column is null or wanted.embedding_column = only_column)
+                  and (only_record is null or wanted.record_id = only_record)
+                  and (only_error_class is null or wanted.error_class = only_error_class)
+                order by wanted.id
+                  for update skip locked);
+    get diagnostics requeued = row_count;
+    return requeued;
+end $$;

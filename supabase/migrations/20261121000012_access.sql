@@ -1,0 +1,62 @@
+-- Why:   who may do what. The functions that workers call run with the rights of their owner, so
+--        that a worker needs none on anybody's table: its credential can claim and complete, and
+--        read nothing else. Everything is closed first, also where Supabase's default privileges
+--        had opened it to `anon` and `authenticated`.
+-- Locks: a moment of ACCESS EXCLUSIVE on the two tables.
+-- Undo:  alter table … disable row level security, and grant as before.
+
+-- The worker compares this with its own number and says which of the two is older.
+create function public.embedding_schema_version()
+returns integer
+language sql
+immutable
+set search_path = ''
+as $$ select 1 $$;
+
+alter table public.embedding_targets enable row level security;
+alter table public.embedding_queue enable row level security;
+
+do $$
+declare
+    everyone text;
+    every_function text;
+    vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
+    worker_functions constant text :=
+        'function public.claim_embeddings, public.complete_embeddings, public.release_embeddings, '
+        'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
+        'public.embedding_row_count, public.count_due_embeddings, public.embedding_table_name, public.embedding_schema_version';
+    worker_tables constant text :=
+        'public.embedding_targets, public.embedding_queue, public.embedding_status, public.embedding_failures';
+begin
+    -- the roles of a Supabase project, where there are such
+    select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
+      from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'embedding_worker');
+    select string_agg(routine.oid::regprocedure::text, ', ') into every_function
+      from pg_proc as routine
+     where routine.pronamespace = 'public'::regnamespace
+       and routine.proname ~ '(^embedding_|_embeddings$)'
+       and not exists (select from pg_depend where objid = routine.oid and deptype = 'e');
+    execute format('revoke all on function %s from %s', every_function, everyone);
+    execute format('revoke all on table %s from %s', worker_tables, everyone);
+
+    if to_regrole('embedding_worker') is not null then
+        execute format('grant usage on schema public, %s to embedding_worker', vector_schema);
+        execute format('grant execute on %s to embedding_worker', worker_functions);
+        execute format('grant select on table %s to embedding_worker', worker_tables);
+        create policy embedding_worker_reads on public.embedding_targets for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_queue for select to embedding_worker using (true);
+    end if;
+    if to_regrole('service_role') is not null then
+        execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);
+        execute format('grant select on table %s to service_role', worker_tables);
+        grant insert, update, delete on table public.embedding_queue to service_role;
+    end if;
+    -- a signed-in user sees the state of their own records, and never a text or a lease
+    if to_regrole('authenticated') is not null and to_regprocedure('auth.uid()') is not null then
+        grant select (id, table_name, record_id, embedding_column, user_id, status, attempts,
+                      error_class, available_at, completed_at, created_at, updated_at)
+            on table public.embedding_queue to authenticated;
+        create policy owners_read on public.embedding_queue for select to authenticated
+            using (user_id = (select auth.uid()));
+    end if;
+end $$;
