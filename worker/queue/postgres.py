@@ -1,0 +1,389 @@
+"""The queue over psycopg: each method is one call of the SQL API.
+
+One connection, in autocommit, without prepared statements or session state: so it works the same
+through a pooler in transaction mode. It is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, LiteralString, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+from pgvector.psycopg.vector import register_vector_info
+from psycopg.rows import class_row, dict_row, scalar_row
+from psycopg.types import TypeInfo
+
+from worker.errors import Busy, DatabaseError, SchemaError, SettingsError
+from worker.queue import (
+    Claim,
+    Completion,
+    Failure,
+    Job,
+    Match,
+    Refusal,
+    Scope,
+    Target,
+    TargetStatus,
+)
+from worker.queue.migrations import SCHEMA_VERSION, Migration
+
+CONNECT_TIMEOUT = 10  # seconds
+
+Row = TypeVar("Row")
+
+
+class PostgresQueue:
+    """The queue in the database at `url`, and everything else the SQL API offers.
+
+    Unless said otherwise, methods raise DatabaseError if the database is out of reach, and
+    SettingsError, with the database's own sentence, if what they were asked makes no sense to it.
+    """
+
+    def __init__(self, url: str, application_name: str) -> None:
+        """Connect. Nothing is said of the schema yet. Raises DatabaseError, or SettingsError."""
+        self._vectors_registered = False
+        try:
+            self._connection = psycopg.connect(
+                url,
+                autocommit=True,
+                prepare_threshold=None,
+                connect_timeout=CONNECT_TIMEOUT,
+                application_name=application_name,
+            )
+        except psycopg.OperationalError as problem:
+            reason = _one_line(str(problem)).removeprefix("connection failed: ")
+            raise DatabaseError(
+                f"the database cannot be reached: {reason}",
+                "Check DATABASE_URL, and that the server is up and lets this host in.",
+            ) from None
+        except psycopg.ProgrammingError:
+            # Its message may repeat the URL, and with it the password.
+            raise SettingsError(
+                "DATABASE_URL is not a connection string that Postgres understands",
+                "It looks like postgresql://user:password@host:5432/database; write special "
+                "characters of the password as %XX.",
+            ) from None
+
+    def __enter__(self) -> PostgresQueue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    # -- the schema
+
+    def check_schema(self) -> None:
+        """Raise SchemaError unless the SQL API is there and of this worker's version."""
+        if self._value("select to_regprocedure('public.embedding_schema_version()') is null"):
+            raise SchemaError(
+                "the tables and functions of embedding-worker are missing from this database",
+                "Apply the migrations: worker migrate (or: supabase db push).",
+            )
+        version = self._value("select public.embedding_schema_version()")
+        if version < SCHEMA_VERSION:
+            raise SchemaError(
+                f"the schema of this database ({version}) is older than this worker's"
+                f" ({SCHEMA_VERSION})",
+                "Apply the migrations: worker migrate (or: supabase db push).",
+            )
+        if version > SCHEMA_VERSION:
+            raise SchemaError(
+                f"the schema of this database ({version}) is newer than this worker's"
+                f" ({SCHEMA_VERSION})",
+                "Upgrade the worker: pip install --upgrade embedding-worker.",
+            )
+
+    def applied_migrations(self) -> set[str]:
+        """The versions in the history table, which is that of the Supabase CLI."""
+        if self._value("select to_regclass('supabase_migrations.schema_migrations') is null"):
+            return set()
+        return set(self._values("select version from supabase_migrations.schema_migrations"))
+
+    def apply(self, migration: Migration) -> None:
+        """Run a migration and enter it into the history: both or neither."""
+        with _translated(), self._connection.transaction():
+            self._connection.execute("create schema if not exists supabase_migrations")
+            self._connection.execute(
+                "create table if not exists supabase_migrations.schema_migrations"
+                " (version text primary key, statements text[], name text)"
+            )
+            self._connection.execute(migration.sql.encode())
+            self._connection.execute(
+                "insert into supabase_migrations.schema_migrations (version, statements, name)"
+                " values (%s, %s, %s)",
+                [migration.version, [migration.sql], migration.name],
+            )
+
+    def run_script(self, sql: str) -> None:
+        """Run the statements of an SQL file, all or none."""
+        with _translated():
+            self._connection.execute(sql.encode())
+
+    # -- the targets
+
+    def targets(self) -> list[Target]:
+        """Every watched column, by table and column."""
+        return self._rows(
+            Target,
+            "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
+            " problem from public.embedding_targets order by table_name, embedding_column",
+        )
+
+    def target(self, table: str, column: str) -> Target:
+        """The watched column, for a table as somebody typed it. Raises SettingsError if none."""
+        name = self.table_name(table)
+        for target in self.targets():
+            if (target.table_name, target.embedding_column) == (name, column):
+                return target
+        raise SettingsError(
+            f"column {column} of table {name} is not watched",
+            "`worker targets` lists what is; `worker watch` adds to it.",
+        )
+
+    def table_name(self, given: str) -> str:
+        """The name under which a table is watched, for a name as somebody typed it.
+
+        A table that was dropped is known by the name it was watched under. Raises SettingsError.
+        """
+        watched = "select exists (select from public.embedding_targets where table_name = %s)"
+        if self._value(watched, [given]):
+            return given
+        return str(
+            self._value("select public.embedding_table_name(%s::regclass)", [self.relation(given)])
+        )
+
+    def relation(self, given: str) -> str:
+        """The table that somebody means: by its exact name, or else as SQL reads what they typed.
+
+        Raises SettingsError if there is none.
+        """
+        for lookup in (
+            "select to_regclass(quote_ident(%s))::text",
+            "select to_regclass(%s)::text",
+        ):
+            try:
+                relation = self._value(lookup, [given])
+            except SettingsError:  # not even a name
+                continue
+            if relation is not None:
+                return str(relation)
+        raise SettingsError(
+            f"there is no table {given}",
+            "Write it as in SQL, with its schema and its quotes where it needs them: "
+            'app.docs, or \'"My-Schema"."Weird Table"\'.',
+        )
+
+    def watch(
+        self,
+        table: str,
+        source: str,
+        column: str,
+        *,
+        model: str | None = None,
+        filter: str | None = None,
+        dimensions: int | None = None,
+    ) -> Target:
+        """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
+        return self._rows(
+            Target,
+            "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
+            " problem from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
+            " filter => %s, dimensions => %s)",
+            [self.relation(table), source, column, model, filter, dimensions],
+        )[0]
+
+    def unwatch(self, table: str, column: str) -> bool:
+        """Stop keeping `column` in step. False if it was not watched."""
+        return bool(
+            self._value(
+                "select public.unwatch_embeddings(%s, %s)", [self.table_name(table), column]
+            )
+        )
+
+    # -- steering the queue
+
+    def backfill(self, target: Target, batch: int) -> int:
+        """Enqueue the next rows that lack a vector. 0: there are no more."""
+        return int(
+            self._value(
+                "select public.backfill_embeddings(%s, %s, %s)",
+                [target.table_name, target.embedding_column, batch],
+            )
+        )
+
+    def requeue(
+        self,
+        *,
+        status: str | None,
+        table: str | None = None,
+        column: str | None = None,
+        record: str | None = None,
+        error_class: str | None = None,
+    ) -> int:
+        """Make jobs pending again, narrowed down by what is given. Returns how many."""
+        return int(
+            self._value(
+                "select public.requeue_embeddings(%s, %s, %s, %s, %s)",
+                [status, table, column, record, error_class],
+            )
+        )
+
+    def count_due(self, scope: Scope) -> int:
+        """How many jobs of the scope are due now."""
+        return int(
+            self._value("select public.count_due_embeddings(%s, %s)", [scope.table, scope.column])
+        )
+
+    def status(self) -> list[TargetStatus]:
+        """How far every watched column is."""
+        return self._rows(
+            TargetStatus,
+            "select table_name, embedding_column, model, enabled, problem, rows, pending,"
+            " processing, completed, failed, skipped, coverage::float8, due, oldest_due"
+            " from public.embedding_status order by table_name, embedding_column",
+        )
+
+    def failures(self) -> list[Failure]:
+        """What failed, by column and class, the most frequent first."""
+        return self._rows(
+            Failure,
+            "select table_name, embedding_column, error_class, failed, latest_message, latest_at"
+            " from public.embedding_failures order by failed desc, table_name, embedding_column",
+        )
+
+    def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
+        """The rows nearest to `vector`, nearest first."""
+        self._register_vectors()
+        return self._rows(
+            Match,
+            "select record_id, content, distance from public.search_embeddings(%s, %s, %s, %s)",
+            [target.table_name, target.embedding_column, vector, limit],
+        )
+
+    # -- the worker's side: the Queue protocol
+
+    def claim(self, scope: Scope, batch_size: int) -> Claim:
+        with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(
+                "select id, status, table_name, record_id, embedding_column, content,"
+                " content_hash, lease::text, model, dimensions, attempts"
+                " from public.claim_embeddings(%s, %s, %s, %s, %s, %s)",
+                [
+                    scope.worker,
+                    batch_size,
+                    scope.lease,
+                    scope.default_model,
+                    scope.table,
+                    scope.column,
+                ],
+            ).fetchall()
+        statuses = [row.pop("status") for row in rows]
+        return Claim(
+            jobs=[
+                Job(**row)
+                for row, status in zip(rows, statuses, strict=True)
+                if status == "processing"
+            ],
+            settled=Counter(status for status in statuses if status != "processing"),
+        )
+
+    def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        self._register_vectors()
+        tokens = [completion.tokens for completion in completions]
+        return self._rows(
+            Refusal,
+            "select id as job_id, reason from public.complete_embeddings("
+            "%s::bigint[], %s::uuid[], %s::bytea[], %s, %s, %s::integer[])",
+            [
+                *_ids_and_leases([completion.job for completion in completions]),
+                [completion.job.content_hash for completion in completions],
+                [completion.vector for completion in completions],
+                model,
+                None if None in tokens else tokens,
+            ],
+        )
+
+    def fail(
+        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+    ) -> int:
+        return int(
+            self._value(
+                "select public.fail_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s)",
+                [*_ids_and_leases(jobs), error_class, message, retry_in],
+            )
+        )
+
+    def release(
+        self, jobs: Sequence[Job], retry_in: timedelta = timedelta(0), reason: str | None = None
+    ) -> None:
+        self._value(
+            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s)",
+            [*_ids_and_leases(jobs), retry_in, reason],
+        )
+
+    def _register_vectors(self) -> None:
+        """Teach the connection, once, to send vectors as binary.
+
+        pgvector may live in a schema that is not on the search path, so it is asked for by name.
+        """
+        if self._vectors_registered:
+            return
+        with _translated():
+            schema = self._value(
+                "select extnamespace::regnamespace::text from pg_extension where extname = 'vector'"
+            )
+            register_vector_info(
+                self._connection, TypeInfo.fetch(self._connection, f"{schema}.vector")
+            )
+        self._vectors_registered = True
+
+    # -- statements
+
+    def _value(self, query: LiteralString, parameters: Sequence[Any] = ()) -> Any:
+        return self._values(query, parameters)[0]
+
+    def _values(self, query: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        with _translated(), self._connection.cursor(row_factory=scalar_row) as cursor:
+            return cursor.execute(query, parameters).fetchall()
+
+    def _rows(
+        self, row_class: type[Row], query: LiteralString, parameters: Sequence[Any] = ()
+    ) -> list[Row]:
+        with _translated(), self._connection.cursor(row_factory=class_row(row_class)) as cursor:
+            return cursor.execute(query, parameters).fetchall()
+
+
+def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[str]]:
+    return [job.id for job in jobs], [job.lease for job in jobs]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what psycopg raises into errors of ours, with the hint of the database if any."""
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as problem:
+        raise Busy(_one_line(str(problem.diag.message_primary))) from problem
+    except (psycopg.OperationalError, psycopg.InterfaceError) as problem:
+        raise DatabaseError(
+            f"the connection to the database failed: {_one_line(str(problem))}",
+            "Nothing is lost: jobs that were claimed are due again when their lease runs out.",
+        ) from problem
+    except psycopg.errors.InsufficientPrivilege as problem:
+        raise SettingsError(
+            _one_line(str(problem.diag.message_primary)),
+            "Connect as the owner of the table, or grant the right.",
+        ) from problem
+    except psycopg.Error as problem:
+        primary = problem.diag.message_primary or str(problem)
+        raise SettingsError(_one_line(primary), problem.diag.message_hint) from problem
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
