@@ -1,0 +1,59 @@
+"""The command line. The only room that prints, and that ends the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+import typer
+
+from worker.cli import demo, migrate, process, queue, search, targets
+from worker.cli.console import report
+from worker.errors import WorkerError
+
+
+def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Every error ends here: one line of cause, one of cure, and the exit code of its kind."""
+
+    @wraps(command)
+    def guarded(*args: object, **options: object) -> None:
+        try:
+            code = command(*args, **options) or 0
+        except WorkerError as problem:
+            report(problem)
+            code = problem.exit_code
+        except KeyboardInterrupt:
+            code = 130
+        raise typer.Exit(code)
+
+    return guarded
+
+
+app = typer.Typer(
+    name="worker",
+    help="Keeps pgvector columns in step with text.",
+    epilog="Exit codes: 0 all done, 1 some jobs failed, 2 wrong usage or settings, 3 schema"
+    " missing or of another version, 4 provider refused, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    process.process,
+    queue.requeue,
+    queue.status,
+    queue.backfill,
+    targets.watch,
+    targets.unwatch,
+    targets.targets,
+    search.search,
+    migrate.migrate,
+    demo.demo,
+):
+    app.command()(_guarded(command))
+
+
+def main() -> None:
+    """Run the command line. It exits with the codes that docs/cli.md lists."""
+    app()

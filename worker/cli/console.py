@@ -1,0 +1,66 @@
+"""Data to stdout, talk to stderr, both in plain text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import typer
+
+from worker.errors import WorkerError
+
+
+def say(message: str) -> None:
+    """A remark to the person at the terminal."""
+    typer.echo(message, err=True)
+
+
+def out(text: str) -> None:
+    """A line of the result."""
+    typer.echo(text)
+
+
+def out_json(value: object) -> None:
+    """The result for a machine: one JSON document."""
+    typer.echo(json.dumps(value, default=_as_json, ensure_ascii=False))
+
+
+def out_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Aligned columns: numbers to the right, None as a dash."""
+    cells = [[_as_cell(value) for value in row] for row in rows]
+    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(heads))]
+    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
+    for line in [heads, *cells]:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        out("  ".join(padded).rstrip())
+
+
+def report(problem: WorkerError) -> None:
+    """One line of cause and one of cure."""
+    say(f"error: {problem.cause}")
+    if problem.hint:
+        say(f"hint: {problem.hint}")
+
+
+def one_line(text: str, width: int) -> str:
+    """The beginning of a text, on one line of at most `width` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def _as_cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).rstrip("%").isdigit()
+
+
+def _as_json(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")

@@ -1,0 +1,54 @@
+"""`worker demo`: the whole path once, on a Postgres of its own."""
+
+from __future__ import annotations
+
+from worker.cli.console import out, say
+from worker.cli.migrate import apply_migrations
+from worker.cli.process import exit_code, print_summary, run
+from worker.cli.search import find, print_matches
+from worker.cli.session import database, load_settings, scope_of
+from worker.engine.pipeline import Pace
+from worker.queue.embedded import POSTGRES_VERSION, default_data_dir
+from worker.queue.migrations import seed
+from worker.settings import Settings
+
+SEARCHES = (
+    ("summaries", "content_embedding", "shipments are delayed"),
+    ("summaries", "content_embedding", "we were charged twice"),
+    ("sessions", "title_embedding", "disaster recovery"),
+)
+
+
+def demo() -> int:
+    """Embed some sample text and search it. Needs no account, no key and no server."""
+    # Whatever DATABASE_URL and EMBEDDING_MODEL say: sample tables have no business in a real
+    # database, and the tour is to cost nothing.
+    data_dir = load_settings().worker_data_dir or default_data_dir()
+    settings = Settings(worker_data_dir=data_dir)
+    say(f"An embedded Postgres {POSTGRES_VERSION} with pgvector; its data lies in {data_dir}\n")
+    with database(settings) as queue:
+        say("1. The migrations")
+        if not apply_migrations(queue):
+            say("(applied before)")
+        say("\n2. The sample tables: 33 sessions and 22 summaries, watched by triggers")
+        queue.run_script(seed())
+        scope = scope_of(queue, settings, None, None)
+        if not queue.count_due(scope):
+            say("(embedded before: made pending again, to be embedded once more)")
+            for table in ("sessions", "summaries"):
+                queue.requeue(status=None, table=table)
+        say("\n3. worker process")
+        pipeline = run(queue, settings, scope, Pace(batch_size=settings.embedding_batch_size))
+        print_summary(pipeline, as_json=False)
+        say("\n4. Searches")
+        for table, column, words in SEARCHES:
+            out(f'\n"{words}" in {table}, nearest first:')
+            target = queue.target(table, column)
+            print_matches(find(queue, settings, target, words, limit=3))
+    say(
+        "\nTry next:\n"
+        '  worker search "a screen reader cannot use the page" --table summaries\n'
+        "  worker status\n"
+        "  worker watch sessions --source title --column title_embedding --sql"
+    )
+    return exit_code(pipeline)

@@ -1,0 +1,224 @@
+"""`worker process`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from worker.cli.console import out, out_json, report, say
+from worker.cli.session import load_settings, queue_of, scope_of
+from worker.embedders import open_embedder
+from worker.engine.pipeline import Pace, Pipeline
+from worker.engine.progress import Progress, Tally
+from worker.queue import Scope
+from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
+
+PLAIN_LINE_EVERY = 10.0  # seconds, where there is no terminal
+
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default 100)."
+    ),
+]
+DelayMs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Wait after each batch, which then go one at a time (env: EMBEDDING_DELAY_MS;"
+        " default 0: batches overlap).",
+    ),
+]
+Table = Annotated[str | None, typer.Option(help="Only this table.")]
+Column = Annotated[str | None, typer.Option(help="Only this embedding column.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="End after this many jobs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def process(
+    batch_size: BatchSize = None,
+    delay_ms: DelayMs = None,
+    table: Table = None,
+    column: Column = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> int:
+    """Embed what is due, then end with a summary."""
+    settings = load_settings()
+    pace = Pace(
+        batch_size=batch_size or settings.embedding_batch_size,
+        delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,
+        limit=limit,
+    )
+    with queue_of(settings) as queue:
+        pipeline = run(queue, settings, scope_of(queue, settings, table, column), pace)
+    print_summary(pipeline, as_json)
+    return exit_code(pipeline)
+
+
+def run(queue: PostgresQueue, settings: Settings, scope: Scope, pace: Pace) -> Pipeline:
+    """Drain the scope, with progress on stderr, until done or interrupted."""
+    due = queue.count_due(scope)
+    total = due if pace.limit is None else min(due, pace.limit)
+    with stopped_by_signals() as stop, progress_of(total) as progress:
+        pipeline = Pipeline(
+            queue=queue,
+            open_embedder=lambda model, width: open_embedder(model, width, settings),
+            scope=scope,
+            pace=pace,
+            progress=progress,
+            stop=stop,
+        )
+        pipeline.drain()
+    return pipeline
+
+
+def print_summary(pipeline: Pipeline, as_json: bool) -> None:
+    """The result of a run; docs/cli.md is the contract of the JSON."""
+    tally = pipeline.tally
+    if as_json:
+        out_json(
+            {
+                "processed": tally.processed,
+                "completed": tally.completed,
+                "unchanged": tally.unchanged,
+                "skipped": tally.skipped,
+                "dropped": tally.dropped,
+                "failed": tally.failed,
+                "stale": tally.stale,
+                "released": tally.released,
+                "success_rate": round(tally.success_rate, 1),
+                "elapsed_seconds": round(tally.elapsed, 3),
+                "rows_per_second": round(tally.rows_per_second, 1),
+                "tokens": tally.tokens,
+                "trouble": pipeline.trouble.cause if pipeline.trouble else None,
+            }
+        )
+        return
+    out("=== PROCESSING SUMMARY ===")
+    out(f"Total records processed: {tally.processed}")
+    out(f"Total errors: {tally.failed}")
+    out(f"Success rate: {tally.success_rate:.1f}%")
+    for name, count, meaning in (
+        ("Unchanged", tally.unchanged, "had the right vector already"),
+        ("Skipped", tally.skipped, "nothing to embed"),
+        ("Dropped", tally.dropped, "the record is gone"),
+        ("Stale", tally.stale, "edited meanwhile, vector thrown away"),
+        ("Handed back", tally.released, "due again later"),
+    ):
+        if count:
+            out(f"{name}: {count} ({meaning})")
+    out(f"Elapsed: {tally.elapsed:.1f} s")
+    out(f"Rows per second: {tally.rows_per_second:.0f}")
+    if tally.tokens is not None:
+        out(f"Tokens: {tally.tokens}")
+
+
+def exit_code(pipeline: Pipeline) -> int:
+    """The exit code of a run, after telling what went wrong with it."""
+    if pipeline.trouble:
+        report(pipeline.trouble)
+        return pipeline.trouble.exit_code
+    if pipeline.stop.is_set():
+        return 130
+    if pipeline.tally.failed:
+        say("hint: `worker status` shows why; `worker requeue --failed` tries them once more.")
+        return 1
+    return 0
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Event]:
+    """An event that SIGINT and SIGTERM set. The second of them leaves at once."""
+    stop = Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("stopping: finishing what is under way (once more to leave at once)")
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress_of(total: int) -> Iterator[Progress]:
+    """A bar on a terminal, and a plain line every so often elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainProgress(total)
+        return
+    with Bar(
+        TextColumn("embedding"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} rows/s"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        yield RichProgress(bar, total)
+
+
+class RichProgress:
+    """A bar with percentage, rows a second and the time that remains."""
+
+    def __init__(self, bar: Bar, total: int) -> None:
+        self._bar = bar
+        self._total = total
+        self._task = bar.add_task("embedding", total=total, rate=0.0)
+
+    def update(self, tally: Tally) -> None:
+        # More can become due while the run goes on.
+        self._bar.update(
+            self._task,
+            completed=tally.taken,
+            total=max(self._total, tally.taken),
+            rate=tally.rows_per_second,
+        )
+
+
+class PlainProgress:
+    """A line on stderr at most every PLAIN_LINE_EVERY seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._last = time.monotonic()
+
+    def update(self, tally: Tally) -> None:
+        now = time.monotonic()
+        if now - self._last < PLAIN_LINE_EVERY:
+            return
+        self._last = now
+        total = max(self._total, tally.taken)
+        left = (total - tally.taken) / max(tally.taken / tally.elapsed, 1e-9)
+        say(
+            f"{tally.taken} of {total} ({100 * tally.taken / max(total, 1):.0f}%),"
+            f" {tally.rows_per_second:.0f} rows/s, {left:.0f} s left"
+        )
+        sys.stderr.flush()

@@ -1,0 +1,154 @@
+"""The commands that steer and show the queue: `requeue`, `status`, `backfill`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from worker.cli.console import one_line, out, out_json, out_table, say
+from worker.cli.process import AsJson, Column, Table
+from worker.cli.session import load_settings, queue_of, targets_in
+from worker.errors import SettingsError
+from worker.queue import TargetStatus
+
+
+def requeue(
+    failed: Annotated[bool, typer.Option("--failed", help="Those that failed.")] = False,
+    table: Table = None,
+    column: Column = None,
+    record_id: Annotated[
+        str | None, typer.Option("--id", help="Only the job of this record, whatever its status.")
+    ] = None,
+    error_class: Annotated[
+        str | None, typer.Option(help="Only those that failed for this reason.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Of every status: embeds all of it again.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --all.")] = False,
+) -> None:
+    """Make jobs pending again, to be embedded anew."""
+    if not (failed or record_id or error_class or everything):
+        raise SettingsError(
+            "it is not said what to requeue",
+            "Give --failed, --error-class CLASS, --id ID, or --all.",
+        )
+    if everything and (failed or error_class):
+        raise SettingsError("--all contradicts --failed and --error-class", "Leave one away.")
+    if everything and not yes and not _confirmed("Embed every record of it again?"):
+        raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
+    settings = load_settings()
+    with queue_of(settings) as queue:
+        targets_in(queue, table, column)
+        count = queue.requeue(
+            status="failed" if failed or error_class else None,
+            table=queue.table_name(table) if table else None,
+            column=column,
+            record=record_id,
+            error_class=error_class,
+        )
+    out(f"Requeued: {count}")
+
+
+def _confirmed(question: str) -> bool:
+    return sys.stdin.isatty() and typer.confirm(question, err=True)
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show how far every watched column is, and what failed."""
+    with queue_of(load_settings()) as queue:
+        columns, failures = queue.status(), queue.failures()
+    if as_json:
+        out_json(
+            {
+                "columns": [asdict(column) for column in columns],
+                "failures": [asdict(failure) for failure in failures],
+            }
+        )
+        return
+    if not columns:
+        say("Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`")
+        return
+    _print_columns(columns)
+    for column in columns:
+        if column.problem:
+            out(f"\nset aside: {_name(column)}: {one_line(column.problem, 160)}")
+            out("hint: mend the table, then run `worker watch` for it again")
+    if failures:
+        out("")
+        out_table(
+            ["failed", "class", "column", "latest reason"],
+            [
+                (
+                    failure.failed,
+                    failure.error_class,
+                    f"{failure.table_name}.{failure.embedding_column}",
+                    one_line(failure.latest_message, 100),
+                )
+                for failure in failures
+            ],
+        )
+
+
+def _print_columns(columns: list[TargetStatus]) -> None:
+    out_table(
+        [
+            "column",
+            "pending",
+            "processing",
+            "completed",
+            "failed",
+            "skipped",
+            "coverage",
+            "due for",
+        ],
+        [
+            (
+                _name(column),
+                column.pending,
+                column.processing,
+                column.completed,
+                column.failed,
+                column.skipped,
+                None if column.coverage is None else f"{column.coverage:.1f}%",
+                _age(column.oldest_due),
+            )
+            for column in columns
+        ],
+    )
+
+
+def _name(column: TargetStatus) -> str:
+    return f"{column.table_name}.{column.embedding_column}"
+
+
+def _age(since: datetime | None) -> str | None:
+    """How long ago, in the largest unit that is not zero."""
+    if since is None:
+        return None
+    seconds = max(int((datetime.now(UTC) - since).total_seconds()), 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def backfill(
+    table: Table = None,
+    column: Column = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows to enqueue in one transaction.")] = 1000,
+) -> None:
+    """Enqueue the rows that lack a vector. May be interrupted: it goes on where it was."""
+    total = 0
+    with queue_of(load_settings()) as queue:
+        for target in targets_in(queue, table, column):
+            enqueued = 0
+            while found := queue.backfill(target, batch):
+                enqueued += found
+            say(f"{target.table_name}.{target.embedding_column}: {enqueued} rows enqueued")
+            total += enqueued
+    out(f"Enqueued: {total}")

@@ -1,0 +1,72 @@
+"""`worker search`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from worker.cli.console import one_line, out, out_json, say
+from worker.cli.process import AsJson, Column, Table
+from worker.cli.session import load_settings, queue_of, targets_in
+from worker.embedders import open_embedder
+from worker.errors import ProviderRefused, SettingsError
+from worker.queue import Match, Target
+from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
+
+
+def search(
+    words: Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")],
+    table: Table = None,
+    column: Column = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated."""
+    if not words.strip():
+        raise SettingsError("there is nothing to look for", 'Give some words: worker search "…".')
+    settings = load_settings()
+    with queue_of(settings) as queue:
+        matches = find(queue, settings, _only_target(queue, table, column), words, limit)
+    if as_json:
+        out_json([asdict(match) for match in matches])
+    elif not matches:
+        say("Nothing found: no row has a vector yet. `worker status` shows how far it is.")
+    else:
+        print_matches(matches)
+
+
+def find(
+    queue: PostgresQueue, settings: Settings, target: Target, words: str, limit: int
+) -> list[Match]:
+    """Embed the words with the model of the target, and find the rows nearest to them."""
+    model = target.model or settings.embedding_model
+    embedder = open_embedder(model, target.dimensions, settings)
+    vector = embedder.embed([words]).vectors[0]
+    if target.dimensions not in (None, len(vector)):
+        raise ProviderRefused(
+            f"{model} gives {len(vector)} dimensions, but {target.embedding_column} of"
+            f" {target.table_name} holds {target.dimensions}",
+            "Search with the model the column was embedded with: set EMBEDDING_MODEL.",
+        )
+    return queue.search(target, vector, limit)
+
+
+def print_matches(matches: list[Match]) -> None:
+    """A line a row: the distance, the key, and the beginning of the text."""
+    for match in matches:
+        out(f"{match.distance:.4f}  {match.record_id}  {one_line(match.content, 70)}")
+
+
+def _only_target(queue: PostgresQueue, table: str | None, column: str | None) -> Target:
+    targets = targets_in(queue, table, column)
+    if not targets:
+        raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")
+    if len(targets) > 1:
+        names = ", ".join(f"{target.table_name}.{target.embedding_column}" for target in targets)
+        raise SettingsError(
+            f"it is not said where to look: {names} are watched", "Give --table and --column."
+        )
+    return targets[0]

@@ -1,0 +1,145 @@
+"""The commands that say what is kept embedded: `watch`, `unwatch`, `targets`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from worker.cli.console import one_line, out, out_json, out_table, say
+from worker.cli.process import AsJson
+from worker.cli.session import load_settings, queue_of
+from worker.embedders import open_embedder
+from worker.errors import SettingsError
+from worker.settings import Settings
+
+TableArgument = Annotated[
+    str, typer.Argument(metavar="TABLE", help="The table, with its schema if it is not public.")
+]
+EmbeddingColumn = Annotated[str, typer.Option("--column", help="The vector column.")]
+
+
+def watch(
+    table: TableArgument,
+    source: Annotated[
+        list[str],
+        typer.Option(
+            help="The column to embed, or an SQL expression over the row; given several times,"
+            " the columns are joined by an empty line."
+        ),
+    ],
+    column: EmbeddingColumn,
+    model: Annotated[
+        str | None,
+        typer.Option(help="provider:model (default: whatever EMBEDDING_MODEL the worker has)."),
+    ] = None,
+    filter_sql: Annotated[
+        str | None,
+        typer.Option("--filter", help="SQL over the row: only rows for which it is true."),
+    ] = None,
+    create_column: Annotated[
+        bool,
+        typer.Option("--create-column", help="Add the vector column, as wide as the model."),
+    ] = False,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print a migration to commit, and change nothing.")
+    ] = False,
+) -> None:
+    """Keep a vector column in step with the text of its row."""
+    settings = load_settings()
+    dimensions = _width(model or settings.embedding_model, settings) if create_column else None
+    if sql:
+        out(_migration(table, ", ".join(source), column, model, filter_sql, dimensions))
+        return
+    with queue_of(settings) as queue:
+        target = queue.watch(
+            table, ", ".join(source), column, model=model, filter=filter_sql, dimensions=dimensions
+        )
+    name = f"{target.table_name}.{target.embedding_column}"
+    out(f"Watching: {name} <- {target.source}")
+    say("hint: rows that are there already: `worker backfill`, then `worker process`")
+
+
+def _width(model: str, settings: Settings) -> int:
+    """How wide the vectors of a model are; one short text is embedded if only that can tell."""
+    embedder = open_embedder(model, None, settings)
+    if embedder.dimensions is not None:
+        return embedder.dimensions
+    return int(embedder.embed(["width"]).vectors.shape[1])
+
+
+def _migration(
+    table: str,
+    source: str,
+    column: str,
+    model: str | None,
+    filter_sql: str | None,
+    dimensions: int | None,
+) -> str:
+    relation = _relation_literal(table)
+    arguments = [relation, _literal(source), _literal(column)]
+    arguments += [f"model => {_literal(model)}"] if model else []
+    arguments += [f"filter => {_literal(filter_sql)}"] if filter_sql else []
+    arguments += [f"dimensions => {dimensions}"] if dimensions else []
+    call = ",\n    ".join(arguments)
+    return (
+        f"-- Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
+        f"-- Locks: writers to {table} wait for the moment its triggers are made.\n"
+        f"-- Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
+        f"--          from public.embedding_targets\n"
+        f"--         where table_name = public.embedding_table_name({relation})\n"
+        f"--           and embedding_column = {_literal(column)};\n"
+        f"select public.watch_embeddings(\n    {call}\n);"
+    )
+
+
+def _relation_literal(table: str) -> str:
+    """The table as a literal that reads the same on every search path."""
+    if re.fullmatch(r"[a-z_][a-z0-9_$]*", table):
+        return _literal(f"public.{table}")
+    if '"' in table or "." in table:
+        return _literal(table)
+    return _literal(f'public."{table}"')
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def unwatch(table: TableArgument, column: EmbeddingColumn) -> None:
+    """Stop keeping a column in step. Its vectors stay."""
+    with queue_of(load_settings()) as queue:
+        if not queue.unwatch(table, column):
+            raise SettingsError(
+                f"column {column} of table {table} is not watched",
+                "`worker targets` lists what is.",
+            )
+    out(f"Unwatched: {table}.{column}")
+
+
+def targets(as_json: AsJson = False) -> None:
+    """List the watched columns."""
+    with queue_of(load_settings()) as queue:
+        found = queue.targets()
+    if as_json:
+        out_json([asdict(target) for target in found])
+        return
+    if not found:
+        say("Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`")
+        return
+    out_table(
+        ["table", "column", "source", "filter", "model", "width"],
+        [
+            (
+                target.table_name,
+                target.embedding_column,
+                one_line(target.source, 40),
+                target.filter and one_line(target.filter, 30),
+                target.model or "(default)",
+                target.dimensions,
+            )
+            for target in found
+        ],
+    )
