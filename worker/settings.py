@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
@@ -124,8 +125,14 @@ def _postgres_url(given: str) -> str:
 
 
 def _http_url(given: str) -> str:
-    if not re.match(r"https?://[^/]", given):
-        raise ValueError("must begin with http:// or https://")
+    # The value may hold a password: it is never repeated.
+    try:
+        parts = urlsplit(given)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise ValueError("must be a URL like https://host:port/v1")
     return given
 
 

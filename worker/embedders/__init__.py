@@ -1,0 +1,83 @@
+"""Text in, vectors out. One file a provider, each the only importer of its client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.errors import SettingsError
+from worker.settings import Settings
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The vectors of some texts, shape (texts, dimensions), and how many tokens each text took.
+
+    `tokens` is None where the provider does not say. Where it only says how many a request took,
+    they are shared out over its texts by length, and add up to what it said.
+    """
+
+    vectors: Vectors
+    tokens: list[int] | None
+
+
+class Embedder(Protocol):
+    """A model behind one provider. Used by several threads at once."""
+
+    model: str
+    """`provider:model`, as stored beside each vector."""
+
+    dimensions: int | None
+    """The width of the vectors, or None if only an answer will tell."""
+
+    max_items: int
+    """How many texts one request may hold."""
+
+    concurrency: int
+    """How many requests may be under way at once."""
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Embed `texts` (one at least, none empty), in their order, in one try.
+
+        Raises ProviderRefused, Transient, or Rejected if the provider refuses the request for
+        what is in it; which of several texts is to blame, it does not say.
+        """
+
+
+def open_embedder(model: str, dimensions: int | None, settings: Settings) -> Embedder:
+    """The embedder for `provider:model`, for a column of `dimensions` (None: any width).
+
+    Raises SettingsError if there is no such provider, or it lacks a setting or a package.
+    """
+    provider, _, name = model.partition(":")
+    if provider not in _PROVIDERS or not name:
+        raise SettingsError(
+            f"there is no embedding model `{model}`",
+            f"Give provider:model; the providers are {', '.join(_PROVIDERS)}.",
+        )
+    return _PROVIDERS[provider](name, dimensions, settings)
+
+
+def _open_local(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+    from worker.embedders.local import LocalEmbedder
+
+    return LocalEmbedder(name)
+
+
+def _open_openai(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+    from worker.embedders.openai import OpenAIEmbedder
+
+    return OpenAIEmbedder(name, dimensions, settings)
+
+
+# Imported when wanted: loading a client or a model takes longer than most commands run.
+_PROVIDERS: dict[str, Callable[[str, int | None, Settings], Embedder]] = {
+    "local": _open_local,
+    "openai": _open_openai,
+}

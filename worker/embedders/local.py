@@ -1,0 +1,79 @@
+"""`local:wordllama-256`: a small English model whose weights come in a wheel.
+
+Of the `wordllama` package only its two data files are used. Its own loader wants the network on a
+fresh install, and its `embed` pads every text to the longest one of 64: with a text of a megabyte
+among them that is gigabytes. A vector is the mean of the rows of its tokens, at unit length: the
+same numbers as `WordLlama.embed(norm=True)` gives (a test compares them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.embedders import Embeddings, Vectors
+from worker.errors import SettingsError
+
+DIMENSIONS = 256
+TOKENS_AT_ONCE = 16_384  # rows gathered at a time: 16 MiB, whatever the length of the text
+
+
+class LocalEmbedder:
+    """The model, loaded into this process. Raises SettingsError if it is not installed."""
+
+    model = "local:wordllama-256"
+    dimensions: int | None = DIMENSIONS
+    max_items = 1000
+    concurrency = 2  # the tokenizer leaves the interpreter lock; more threads only add memory
+
+    def __init__(self, name: str) -> None:
+        if name != "wordllama-256":
+            raise SettingsError(
+                f"there is no local model `{name}`", "The local model is local:wordllama-256."
+            )
+        package = _package_folder()
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        weights = load_file(package / "weights" / "l2_supercat_256.safetensors")
+        self._rows: npt.NDArray[np.float32] = weights["embedding.weight"].astype(np.float32)
+        self._tokenizer = Tokenizer.from_file(
+            str(package / "tokenizers" / "l2_supercat_tokenizer_config.json")
+        )
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        token_ids = [np.array(text.ids, dtype=np.intp) for text in encoded]
+        vectors = np.stack([self._mean(ids) for ids in token_ids])
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.where(lengths > 0, lengths, 1)
+        return Embeddings(vectors, [len(ids) for ids in token_ids])
+
+    def _mean(self, ids: npt.NDArray[np.intp]) -> Vectors:
+        if len(ids) <= TOKENS_AT_ONCE:
+            mean: Vectors = self._rows[ids].sum(axis=0) / np.float32(max(len(ids), 1))
+        else:
+            counts = np.bincount(ids, minlength=len(self._rows))
+            used = np.flatnonzero(counts)
+            total = counts[used].astype(np.float64) @ self._rows[used]
+            mean = (total / len(ids)).astype(np.float32)
+        return mean
+
+
+def _package_folder() -> Path:
+    # find_spec does not import the package, which would configure the root logger.
+    spec = find_spec("wordllama")
+    if spec is None or spec.origin is None:
+        raise SettingsError(
+            "the local model is not installed (there is no `wordllama` on this Python)",
+            "Install it with: pip install 'embedding-worker[local]'. It has wheels for Linux "
+            "x86_64, macOS and Windows, up to Python 3.13; elsewhere choose another model, like "
+            "EMBEDDING_MODEL=openai:text-embedding-3-small.",
+        )
+    return Path(spec.origin).parent
