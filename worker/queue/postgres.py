@@ -371,8 +371,9 @@ def _translated() -> Iterator[None]:
     except psycopg.errors.LockNotAvailable as problem:
         raise Busy(_one_line(str(problem.diag.message_primary))) from problem
     except (psycopg.OperationalError, psycopg.InterfaceError) as problem:
+        reason = problem.diag.message_primary or str(problem)
         raise DatabaseError(
-            f"the connection to the database failed: {_one_line(str(problem))}",
+            f"the connection to the database failed: {_one_line(reason)}",
             "Nothing is lost: jobs that were claimed are due again when their lease runs out.",
         ) from problem
     except psycopg.errors.InsufficientPrivilege as problem:
