@@ -64,7 +64,7 @@ def test_no_vector_differs_from_its_text_after_edits_without_pause(
         == []
     )
     assert differing(notes) == []
-    # The race took place: rows were edited while they were embedded, by the hundred (commonly by the thousand).
+    # The race took place: rows were edited while they were embedded, by the hundred.
     assert sum(edits) > 200
     assert sum(tally.completed for tally in tallies) > 20
     assert sum(tally.stale + tally.released for tally in tallies) > 0
@@ -144,7 +144,7 @@ class Racer:
 
 
 def differing(notes: Database) -> list[int]:
-    """The records whose vector is not that of their text (none, where there is nothing to embed)."""
+    """The records whose vector is not that of their text, or not null where there is none."""
     found = rows(
         notes, "select id, deleted_at is null, coalesce(body, ''), embedding::real[] from notes"
     )

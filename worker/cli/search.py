@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
 
@@ -43,8 +44,8 @@ def find(
 ) -> list[Match]:
     """Embed the words with the model of the target, and find the rows nearest to them."""
     model = target.model or settings.embedding_model
-    embedder = open_embedder(model, target.dimensions, settings)
-    vector = embedder.embed([words]).vectors[0]
+    with closing(open_embedder(model, target.dimensions, settings)) as embedder:
+        vector = embedder.embed([words]).vectors[0]
     if target.dimensions not in (None, len(vector)):
         raise ProviderRefused(
             f"{model} gives {len(vector)} dimensions, but {target.embedding_column} of"

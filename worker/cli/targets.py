@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
 
@@ -64,10 +65,8 @@ def watch(
 
 def _width(model: str, settings: Settings) -> int:
     """How wide the vectors of a model are; one short text is embedded if only that can tell."""
-    embedder = open_embedder(model, None, settings)
-    if embedder.dimensions is not None:
-        return embedder.dimensions
-    return int(embedder.embed(["width"]).vectors.shape[1])
+    with closing(open_embedder(model, None, settings)) as embedder:
+        return embedder.dimensions or int(embedder.embed(["width"]).vectors.shape[1])
 
 
 def _migration(

@@ -49,6 +49,9 @@ class Embedder(Protocol):
         what is in it; which of several texts is to blame, it does not say.
         """
 
+    def close(self) -> None:
+        """Let go of connections and memory. The embedder is not used again."""
+
 
 def open_embedder(model: str, dimensions: int | None, settings: Settings) -> Embedder:
     """The embedder for `provider:model`, for a column of `dimensions` (None: any width).

@@ -55,6 +55,9 @@ class LocalEmbedder:
         vectors /= np.where(lengths > 0, lengths, 1)
         return Embeddings(vectors, [len(ids) for ids in token_ids])
 
+    def close(self) -> None:
+        """Nothing is held that the interpreter would not free."""
+
     def _mean(self, ids: npt.NDArray[np.intp]) -> Vectors:
         if len(ids) <= TOKENS_AT_ONCE:
             mean: Vectors = self._rows[ids].sum(axis=0) / np.float32(max(len(ids), 1))

@@ -103,6 +103,9 @@ class OpenAIEmbedder:
             raise Transient(self._one_line(cause)) from None
         return self._decoded(answer.content, [len(text) for text in encoded])
 
+    def close(self) -> None:
+        self._client.close()
+
     def _failure(self, error: APIStatusError) -> WorkerError:
         """The error that says what to do about this answer, by its status and code."""
         status, codes, words = error.status_code, _codes(error.body), _words(error.body)

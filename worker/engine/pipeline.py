@@ -62,13 +62,16 @@ class Pipeline:
         and `trouble` says why. Raises DatabaseError if the database is out of reach; what was
         claimed is then due again when its lease runs out.
         """
-        with ThreadPoolExecutor(MAX_REQUESTS, "embed") as pool:
-            try:
-                while self._claim_ahead(pool) or self._under_way:
-                    self._write_behind()
-            finally:
-                if self._under_way:  # the database is lost: do not wait for the model as well
-                    self.stop.set()
+        pool = ThreadPoolExecutor(MAX_REQUESTS, "embed")
+        try:
+            while self._claim_ahead(pool) or self._under_way:
+                self._write_behind()
+        finally:
+            if self._under_way:  # the database is lost: do not wait for a retry as well
+                self.stop.set()
+            pool.shutdown()
+            for embedder in self._embedders.values():
+                embedder.close()
         return self.tally
 
     def _claim_ahead(self, pool: ThreadPoolExecutor) -> bool:

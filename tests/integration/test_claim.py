@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from tests.conftest import Database, rows, value
+from tests.integration.jobs import (
+    SCOPE,
+    claim,
+    claim_one,
+    complete,
+    expire_leases,
+    insert,
+    vector_of,
+)
+from worker.errors import Busy
+from worker.queue.postgres import PostgresQueue
+
+
+def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: PostgresQueue) -> None:
+    insert(docs, 1)
+    job = claim_one(queue)
+    assert (job.table_name, job.record_id, job.embedding_column) == ("docs", "1", "embedding")
+    assert (job.content, job.dimensions, job.model) == ("text 1", 3, "test:model")
+    assert job.content_hash == value(docs, "select sha256('text 1')")
+    assert rows(
+        docs,
+        "select status, attempts, worker, lease, lease_expires_at > now() from embedding_queue",
+    ) == [("processing", 1, "test", UUID(job.lease), True)]
+
+
+def test_a_claim_never_exceeds_its_limit(docs: Database, queue: PostgresQueue) -> None:
+    insert(docs, 1000)
+    docs.execute("analyze embedding_queue")
+    assert len(claim(queue, 10)) == 10
+    assert value(docs, "select count(*) from embedding_queue where status = 'processing'") == 10
+
+
+@pytest.mark.parametrize("setting", ["enable_hashjoin", "enable_seqscan", "enable_indexscan"])
+def test_a_claim_never_exceeds_its_limit_whatever_the_planner_does(
+    docs: Database, database_url: str, setting: str
+) -> None:
+    insert(docs, 1000)
+    with PostgresQueue(f"{database_url}&options=-c{setting}%3Doff", "tests") as queue:
+        assert len(claim(queue, 10)) == 10
+
+
+def test_the_higher_priority_is_claimed_first_and_then_the_older(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    insert(docs, 4)
+    docs.execute("update embedding_queue set priority = 5 where record_id = '3'")
+    docs.execute(
+        "update embedding_queue set available_at = now() - interval '1 hour' where record_id = '4'"
+    )
+    order = [claim_one(queue).record_id for _ in range(4)]
+    assert order == ["3", "4", "1", "2"]
+
+
+def test_a_job_that_is_not_due_is_not_claimed(docs: Database, queue: PostgresQueue) -> None:
+    insert(docs, 1)
+    docs.execute("update embedding_queue set available_at = now() + interval '1 hour'")
+    assert not queue.claim(SCOPE, 10)
+
+
+def test_two_workers_never_get_the_same_job(
+    docs: Database, queue: PostgresQueue, database_url: str
+) -> None:
+    insert(docs, 10)
+    with PostgresQueue(database_url, "other") as other:
+        mine, theirs = claim(queue, 5), claim(other, 10)
+    assert sorted(int(job.record_id) for job in mine + theirs) == list(range(1, 11))
+
+
+def test_a_claim_under_way_is_passed_over_without_waiting(
+    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+) -> None:
+    insert(docs, 3)
+    other = connect()
+    with other.transaction():
+        other.execute("select claim_embeddings('other', 1, default_model => 'test:model')")
+        assert {job.record_id for job in claim(queue)} == {"2", "3"}
+
+
+def test_an_expired_lease_is_due_again_for_any_worker(docs: Database, queue: PostgresQueue) -> None:
+    insert(docs, 1)
+    first = claim_one(queue)
+    assert not queue.claim(SCOPE, 1)
+    expire_leases(docs)
+    second = claim_one(queue)
+    assert second.attempts == 2
+    assert second.lease != first.lease
+    assert [refusal.reason for refusal in complete(queue, [first])] == ["lost"]
+    assert complete(queue, [second]) == []
+
+
+def test_a_job_that_is_never_answered_is_failed_when_it_is_claimed(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    insert(docs, 1)
+    for _ in range(5):
+        claim_one(queue)
+        expire_leases(docs)
+    claimed = queue.claim(SCOPE, 1)
+    assert claimed.jobs == []
+    assert claimed.settled == {"failed": 1}
+    assert rows(docs, "select status, error_class, error_message from embedding_queue") == [
+        (
+            "failed",
+            "no_answer",
+            "claimed 5 times, never answered: it probably kills its worker",
+        )
+    ]
+
+
+def test_jobs_of_deleted_records_do_not_hide_those_behind_them(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    insert(docs, 60)
+    docs.execute("alter table docs disable trigger user")
+    docs.execute("delete from docs where id <= 50")
+    claimed = queue.claim(SCOPE, 50)
+    assert claimed.settled == {"dropped": 50}
+    assert claimed, "an empty batch is not the end of the queue"
+    assert len(claim(queue, 50)) == 10
+    assert value(docs, "select count(*) from embedding_queue") == 10
+
+
+def test_unchanged_text_and_model_complete_without_a_vector(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    insert(docs, 1)
+    complete(queue, claim(queue))
+    docs.execute("update embedding_queue set status = 'pending'")
+    claimed = queue.claim(SCOPE, 1)
+    assert (claimed.jobs, claimed.settled) == ([], {"completed": 1})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update docs set embedding = null",
+        "update embedding_queue set content_hash = sha256('another text')",
+        "update embedding_queue set model = 'another:model'",
+    ],
+)
+def test_another_text_or_model_or_no_vector_is_embedded_anew(
+    docs: Database, queue: PostgresQueue, change: str
+) -> None:
+    insert(docs, 1)
+    complete(queue, claim(queue))
+    docs.execute(change.encode())
+    docs.execute("update embedding_queue set status = 'pending'")
+    assert claim_one(queue).content == "text 1"
+
+
+def test_requeued_jobs_are_embedded_anew_even_if_nothing_changed(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    insert(docs, 1)
+    complete(queue, claim(queue))
+    assert queue.requeue(status="completed") == 1
+    assert claim_one(queue).content == "text 1"
+
+
+@pytest.mark.parametrize("text", ["", " \t\n ", "\u2003", None])
+def test_nothing_to_embed_is_skipped_and_loses_its_vector(
+    docs: Database, queue: PostgresQueue, text: str | None
+) -> None:
+    insert(docs, 1)
+    complete(queue, claim(queue))
+    docs.execute("update docs set body = %s", [text])
+    assert queue.claim(SCOPE, 1).settled == {"skipped": 1}
+    assert value(docs, "select embedding from docs") is None
+    assert value(docs, "select status from embedding_queue") == "skipped"
+    docs.execute("update docs set body = 'a text again'")
+    assert claim_one(queue).content == "a text again"
+
+
+def test_a_row_that_somebody_writes_keeps_its_vector_until_it_can_be_taken(
+    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+) -> None:
+    insert(docs, 1)
+    complete(queue, claim(queue))
+    docs.execute("update docs set body = ''")
+    writer = connect()
+    with writer.transaction():
+        writer.execute("update docs set views = 1")
+        assert queue.claim(SCOPE, 1).settled == {"pending": 1}
+    assert rows(docs, "select status, attempts, available_at > now() from embedding_queue") == [
+        ("pending", 0, True)
+    ]
+    docs.execute("update embedding_queue set available_at = now()")
+    assert queue.claim(SCOPE, 1).settled == {"skipped": 1}
+    assert value(docs, "select embedding from docs") is None
+
+
+def test_a_row_that_cannot_be_read_fails_alone_with_the_reason(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute("create table events (id integer primary key, data json)")
+    db.execute(
+        "select watch_embeddings('events', 'data ->> ''text''', 'embedding', dimensions => 3)"
+    )
+    nul, surrogate = r'{"text": "a\u0000b"}', r'{"text": "a\ud800b"}'
+    for record, data in enumerate(['{"text": "good"}', nul, surrogate, '{"text": "fine"}']):
+        db.execute("insert into events values (%s, %s)", [record, data])
+    claimed = queue.claim(SCOPE, 10)
+    assert sorted(job.content for job in claimed.jobs) == ["fine", "good"]
+    assert claimed.settled == {"failed": 2}
+    assert rows(
+        db, "select record_id, error_class from embedding_queue where status = 'failed' order by 1"
+    ) == [("1", "unreadable"), ("2", "unreadable")]
+
+
+def test_a_record_id_that_is_no_key_fails_alone(docs: Database, queue: PostgresQueue) -> None:
+    insert(docs, 1)
+    docs.execute(
+        "insert into embedding_queue (table_name, record_id, embedding_column)"
+        " values ('docs', 'no number', 'embedding')"
+    )
+    claimed = queue.claim(SCOPE, 10)
+    assert [job.record_id for job in claimed.jobs] == ["1"]
+    assert claimed.settled == {"failed": 1}
+
+
+def test_a_target_whose_column_is_gone_is_set_aside_and_the_others_go_on(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("create table notes (id integer primary key, body text)")
+    docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    docs.execute("insert into notes values (1, 'a note')")
+    insert(docs, 1)
+    docs.execute("alter table notes drop column embedding")
+    assert [job.table_name for job in claim(queue)] == ["docs"]
+    assert not queue.claim(SCOPE, 1)
+    [problem] = [target.problem for target in queue.targets() if target.table_name == "notes"]
+    assert problem is not None
+    assert "embedding" in problem
+    assert value(docs, "select status from embedding_queue where table_name = 'notes'") == "pending"
+    docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    assert [job.table_name for job in claim(queue)] == ["notes"]
+
+
+def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: PostgresQueue) -> None:
+    insert(docs, 1)
+    docs.execute("drop table docs")
+    assert not queue.claim(SCOPE, 1)
+    assert [target.problem is None for target in queue.targets()] == [False]
+
+
+def test_a_locked_table_is_passed_over_and_told_if_there_is_nothing_else(
+    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+) -> None:
+    docs.execute("create table notes (id integer primary key, body text)")
+    docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    docs.execute("insert into notes values (1, 'a note')")
+    insert(docs, 1)
+    other = connect()
+    with other.transaction():
+        other.execute("lock table docs in access exclusive mode")
+        assert [job.table_name for job in claim(queue)] == ["notes"]
+        with pytest.raises(Busy, match="docs is locked"):
+            queue.claim(SCOPE, 1)
+    assert claim_one(queue).table_name == "docs"
+
+
+def test_a_disabled_target_is_not_claimed(docs: Database, queue: PostgresQueue) -> None:
+    insert(docs, 1)
+    docs.execute("update embedding_targets set enabled = false")
+    assert not queue.claim(SCOPE, 1)
+
+
+def test_a_claim_can_be_narrowed_to_a_table_and_column(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("select watch_embeddings('docs', 'body', 'second', dimensions => 3)")
+    insert(docs, 2)
+    jobs = claim(queue, scope=replace(SCOPE, table="docs", column="second"))
+    assert [job.embedding_column for job in jobs] == ["second", "second"]
+    assert not queue.claim(replace(SCOPE, table="elsewhere"), 1)
+
+
+def test_the_model_of_the_target_goes_before_the_default(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("update embedding_targets set model = 'its:own'")
+    insert(docs, 1)
+    assert claim_one(queue).model == "its:own"
+
+
+def test_an_old_text_is_never_handed_out_with_a_new_job(
+    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+) -> None:
+    """The claim reads the text after it has leased the job, with a younger snapshot."""
+    insert(docs, 1)
+    complete(queue, claim(queue))
+    writer = connect()
+    with writer.transaction():
+        writer.execute("update docs set body = 'new'")
+        assert not queue.claim(SCOPE, 1), "the job is the writer's until it commits"
+    job = claim_one(queue)
+    assert job.content == "new"
+    assert complete(queue, [job], vector_of(job)) == []

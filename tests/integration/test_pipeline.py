@@ -1,0 +1,355 @@
+"""The engine between a real database and a server that speaks OpenAI's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from threading import Event
+
+import numpy as np
+import pytest
+
+from tests.conftest import Database, rows, value
+from tests.integration.jobs import insert
+from tests.openai_server import (
+    Fault,
+    OpenAIServer,
+    not_a_number,
+    out_of_quota,
+    rate_limited,
+    server_error,
+    vector_for,
+    wrong_width,
+    zeros,
+)
+from worker.embedders import Embedder, open_embedder
+from worker.engine import retry
+from worker.engine.pipeline import Pace, Pipeline
+from worker.engine.progress import Tally
+from worker.errors import ProviderRefused, SettingsError, Transient
+from worker.queue import Scope
+from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
+
+MODEL = "openai:text-embedding-3-small"
+TEN_AT_ONCE = Pace(batch_size=10)
+SCOPE = Scope("test", timedelta(minutes=5), MODEL)
+
+
+@dataclass
+class Watcher:
+    """Sees the tally after each batch, and may do something about it."""
+
+    then: Callable[[Tally], object] = lambda tally: None
+
+    def update(self, tally: Tally) -> None:
+        self.then(tally)
+
+
+@pytest.fixture
+def openai() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as openai:
+        yield openai
+
+
+@pytest.fixture
+def texts(db: Database) -> Database:
+    """A table `docs` watched into a column as wide as the model."""
+    db.execute("create table docs (id integer primary key, body text, views integer)")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 1536)")
+    return db
+
+
+NewPipeline = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def pipeline(queue: PostgresQueue, openai: OpenAIServer) -> NewPipeline:
+    def pipeline(
+        pace: Pace = TEN_AT_ONCE,
+        then: Callable[[Tally], object] = lambda tally: None,
+        stop: Event | None = None,
+        key: str | None = None,
+    ) -> Pipeline:
+        settings = Settings(
+            openai_api_key=key or openai.api_key,
+            openai_base_url=openai.base_url,
+            embedding_timeout_seconds=5,
+        )
+        return Pipeline(
+            queue=queue,
+            open_embedder=lambda model, width: open_embedder(model, width, settings),
+            scope=SCOPE,
+            pace=pace,
+            progress=Watcher(then),
+            stop=stop or Event(),
+        )
+
+    return pipeline
+
+
+def test_every_due_job_is_embedded_with_its_own_text(
+    texts: Database, pipeline: NewPipeline
+) -> None:
+    insert(texts, 25)
+    tally = pipeline().drain()
+    assert (tally.completed, tally.failed) == (25, 0)
+    for record, body, vector in rows(texts, "select id, body, embedding::real[] from docs"):
+        assert body == f"text {record}"
+        assert np.allclose(vector, vector_for(body, 1536), atol=1e-6)
+
+
+def test_tokens_are_counted_as_the_provider_reports_them(
+    texts: Database, pipeline: NewPipeline
+) -> None:
+    insert(texts, 12)
+    tally = pipeline().drain()
+    assert tally.tokens
+    assert value(texts, "select sum(tokens) from embedding_queue") == tally.tokens
+
+
+def test_one_bad_row_fails_alone_with_the_words_of_the_provider(
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer
+) -> None:
+    insert(texts, 50)
+    openai.reject = lambda text: text == "text 17"
+    tally = pipeline(Pace(batch_size=50)).drain()
+    assert (tally.completed, tally.failed) == (49, 1)
+    [(record, error_class, message)] = rows(
+        texts,
+        "select record_id, error_class, error_message from embedding_queue where status = 'failed'",
+    )
+    assert (record, error_class) == ("17", "rejected")
+    assert "400" in message
+
+
+@pytest.mark.parametrize("fault", [not_a_number, zeros])
+def test_a_useless_vector_is_never_stored(
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer, fault: Fault
+) -> None:
+    insert(texts, 1)
+    openai.faults.append(fault)
+    assert pipeline().drain().failed == 1
+    assert rows(texts, "select status, error_class from embedding_queue") == [
+        ("failed", "bad_vector")
+    ]
+    assert value(texts, "select embedding from docs") is None
+
+
+def test_a_provider_that_stumbles_is_tried_again_within_the_request(
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer
+) -> None:
+    insert(texts, 5)
+    openai.faults.extend([rate_limited(**{"retry-after": "0"}), server_error])
+    tally = pipeline().drain()
+    assert (tally.completed, tally.released) == (5, 0)
+    assert len(openai.requests) == 3
+    assert value(texts, "select max(attempts) from embedding_queue") == 0
+
+
+def test_an_outage_hands_the_jobs_back_untouched_and_ends_the_run(
+    texts: Database,
+    pipeline: NewPipeline,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.05)
+    insert(texts, 30)
+    openai.faults.extend([server_error] * 100)
+    run = pipeline()
+    tally = run.drain()
+    assert isinstance(run.trouble, Transient)
+    assert (tally.completed, tally.failed) == (0, 0)
+    assert rows(
+        texts, "select status, max(attempts), count(*) from embedding_queue group by status"
+    ) == [("pending", 0, 30)]
+    assert (
+        value(texts, "select count(*) from embedding_queue where available_at > now()")
+        == tally.released
+    )
+
+
+@pytest.mark.parametrize("trouble", ["key", "quota", "width"])
+def test_a_refusal_hands_every_job_back_untouched_and_due(
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer, trouble: str
+) -> None:
+    insert(texts, 30)
+    if trouble == "quota":
+        openai.faults.extend([out_of_quota] * 10)
+    if trouble == "width":
+        openai.faults.extend([wrong_width] * 10)
+    run = pipeline(key="sk-revoked" if trouble == "key" else None)
+    run.drain()
+    assert isinstance(run.trouble, ProviderRefused)
+    assert run.trouble.hint
+    assert rows(
+        texts, "select status, max(attempts), count(*) from embedding_queue group by status"
+    ) == [("pending", 0, 30)]
+    assert value(texts, "select count(*) from embedding_queue where available_at <= now()") == 30
+
+
+def test_a_column_of_another_width_is_found_before_anything_is_paid(
+    db: Database, pipeline: NewPipeline, openai: OpenAIServer
+) -> None:
+    db.execute("create table docs (id integer primary key, body text)")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 2000)")
+    insert(db, 3)
+    run = pipeline()
+    run.drain()
+    assert isinstance(run.trouble, ProviderRefused)
+    assert "1536" in run.trouble.cause
+    assert "2000" in run.trouble.cause
+    assert len(openai.requests) == 0
+
+
+def test_a_model_that_does_not_exist_hands_the_jobs_back(
+    texts: Database, pipeline: NewPipeline
+) -> None:
+    texts.execute("update embedding_targets set model = 'nobody:nothing'")
+    insert(texts, 3)
+    run = pipeline()
+    run.drain()
+    assert isinstance(run.trouble, SettingsError)
+    assert rows(texts, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
+
+
+def test_the_limit_is_exact(texts: Database, pipeline: NewPipeline) -> None:
+    insert(texts, 50)
+    assert pipeline(Pace(batch_size=7, limit=23)).drain().completed == 23
+    assert value(texts, "select count(*) from embedding_queue where status = 'completed'") == 23
+    assert value(texts, "select count(*) from embedding_queue where status = 'processing'") == 0
+
+
+def test_with_a_delay_batches_go_one_at_a_time(
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer
+) -> None:
+    insert(texts, 30)
+    processing: list[int] = []
+
+    def look(tally: Tally) -> None:
+        processing.append(
+            value(texts, "select count(*) from embedding_queue where status = 'processing'")
+        )
+
+    pipeline(Pace(batch_size=10, delay=0.01), then=look).drain()
+    assert processing == [0, 0, 0]
+    assert [len(request.texts) for request in openai.requests] == [10, 10, 10]
+
+
+def test_without_a_delay_batches_overlap_and_stay_bounded(
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer
+) -> None:
+    insert(texts, 300)
+    openai.latency = 0.05
+    claimed: list[int] = []
+
+    def look(tally: Tally) -> None:
+        claimed.append(
+            value(texts, "select count(*) from embedding_queue where status = 'processing'")
+        )
+
+    pipeline(then=look).drain()
+    assert 10 < max(claimed) <= 80
+
+
+def test_a_stop_finishes_what_is_under_way_and_claims_no_more(
+    texts: Database, pipeline: NewPipeline
+) -> None:
+    insert(texts, 300)
+    stop = Event()
+    tally = pipeline(then=lambda tally: stop.set(), stop=stop).drain()
+    assert 0 < tally.completed < 300
+    assert rows(
+        texts, "select status, count(*) from embedding_queue group by status order by 1"
+    ) == [("completed", tally.completed), ("pending", 300 - tally.completed)]
+
+
+def test_a_row_that_is_locked_for_long_is_handed_back_and_due_again(
+    texts: Database, connect: Callable[[], Database], pipeline: NewPipeline
+) -> None:
+    insert(texts, 3)
+    writer = connect()
+    with writer.transaction():
+        writer.execute("update docs set views = 1 where id = 2")
+        tally = pipeline().drain()
+    assert (tally.completed, tally.released) == (2, 1)
+    assert rows(
+        texts, "select record_id, status, attempts from embedding_queue where status <> 'completed'"
+    ) == [("2", "pending", 0)]
+    texts.execute("update embedding_queue set available_at = now() where status = 'pending'")
+    assert pipeline().drain().completed == 1
+
+
+def test_a_source_that_is_no_function_of_the_row_fails_after_its_attempts(
+    texts: Database, pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts.execute("update embedding_targets set source = 'body || random()::text'")
+    insert(texts, 2)
+    monkeypatch.setattr("worker.engine.pipeline.backoff", lambda attempts: timedelta(0))
+    tally = pipeline().drain()
+    assert tally.failed == 2
+    assert rows(texts, "select distinct status, error_class, attempts from embedding_queue") == [
+        ("failed", "changed", 5)
+    ]
+
+
+def test_a_table_locked_as_a_whole_is_waited_for(
+    texts: Database,
+    connect: Callable[[], Database],
+    pipeline: NewPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    insert(texts, 3)
+    writer = connect()
+    writer.execute("begin")
+    writer.execute("lock table docs in access exclusive mode")
+    run = pipeline()
+    monkeypatch.setattr(run.stop, "wait", lambda seconds: writer.execute("rollback"))
+    assert run.drain().completed == 3
+
+
+def test_two_models_in_one_queue_are_each_asked_for_their_own(
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer
+) -> None:
+    texts.execute(
+        "select watch_embeddings('docs', 'body', 'large', dimensions => 3072,"
+        " model => 'openai:text-embedding-3-large')"
+    )
+    insert(texts, 4)
+    assert pipeline().drain().completed == 8
+    assert rows(
+        texts, "select embedding_column, model from embedding_queue group by 1, 2 order by 1"
+    ) == [("embedding", MODEL), ("large", "openai:text-embedding-3-large")]
+
+
+def test_a_narrower_column_is_filled_with_shortened_vectors(
+    db: Database, pipeline: NewPipeline
+) -> None:
+    db.execute("create table docs (id integer primary key, body text)")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 512)")
+    insert(db, 2)
+    assert pipeline().drain().completed == 2
+    assert value(db, "select vector_dims(embedding) from docs limit 1") == 512
+
+
+def test_a_worker_elsewhere_may_take_over_at_any_moment(
+    texts: Database, pipeline: NewPipeline, queue: PostgresQueue
+) -> None:
+    """Leases that run out while the model works: the result is dropped, and counted."""
+    insert(texts, 1)
+    run = pipeline()
+    run.scope = replace(SCOPE, lease=timedelta(0))
+    stolen: list[str] = []
+
+    original = run.open_embedder
+
+    def steal_first(model: str, width: int | None) -> Embedder:
+        stolen.extend(job.lease for job in queue.claim(SCOPE, 1).jobs)
+        return original(model, width)
+
+    run.open_embedder = steal_first
+    tally = run.drain()
+    assert stolen
+    assert (tally.stale, tally.completed) == (1, 0)
+    assert value(texts, "select lease::text from embedding_queue") == stolen[0]
