@@ -28,8 +28,9 @@ create table public.embedding_queue (
     constraint embedding_queue_known_status
         check (status in ('pending', 'processing', 'completed', 'failed', 'skipped')),
     constraint embedding_queue_failed_says_why check (status <> 'failed' or error_message is not null),
-    constraint embedding_queue_processing_has_lease
-        check (status <> 'processing' or (lease is not null and lease_expires_at is not null))
+    -- so that who holds the lease need not ask for the status
+    constraint embedding_queue_leased_while_processing
+        check ((status = 'processing') = (lease is not null) and (lease is null) = (lease_expires_at is null))
 ) with (
     -- Every job is updated twice in its life. Room on the page keeps its versions together, and
     -- the dead ones are swept by count, not after a fifth of a large table has died.

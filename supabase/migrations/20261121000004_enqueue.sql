@@ -3,22 +3,46 @@
 -- Locks: a short lock on embedding_queue while its triggers are made.
 -- Undo:  drop the functions (cascade drops their triggers).
 
+-- Sets a target aside because of something that its triggers ran into; the first reason stays.
+create function public.embedding_set_aside(target_id integer, reason text)
+returns void
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+begin
+    update public.embedding_targets as target
+       set problem = 'an edit could not be queued: ' || reason
+     where target.id = target_id and target.problem is null;
+exception when undefined_table then
+    null; -- without that table nobody works on the column anyway
+end $$;
+
 -- Puts records into the queue, in the order given (the callers give key order: two transactions
 -- that enqueue the same rows in another order would deadlock). A record that is there already
 -- becomes pending again, and the fence of a worker that is embedding its old text is taken away.
+-- In plpgsql, whose plans last for a session: SQL functions are planned at every call before
+-- Postgres 18, which made each write of a text cost three times as much. By clock_timestamp, so that
+-- the second of two edits in one transaction waits anew.
 create function public.enqueue_embeddings(target_id integer, record_ids text[], owners uuid[])
 returns void
-language sql
+language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
+declare
+    longest constant integer := 2000; -- an index row ends at 2704 bytes, and holds two names as well
+begin
     insert into public.embedding_queue as job
         (table_name, record_id, embedding_column, user_id, priority, available_at)
     select target.table_name, record.id, target.embedding_column, record.owner,
-           target.priority, now() + target.debounce
+           target.priority, clock_timestamp() + target.debounce
       from public.embedding_targets as target,
            unnest(record_ids, owners) as record (id, owner)
      where target.id = target_id
+       and octet_length(record.id) <= longest
     on conflict on constraint embedding_queue_one_per_record do update
        set status = 'pending',
            content = null,
@@ -32,59 +56,71 @@ as $$
            lease_expires_at = null,
            worker = null,
            updated_at = now();
-$$;
+    if exists (select from unnest(record_ids) as record (id) where octet_length(record.id) > longest) then
+        perform public.embedding_set_aside(target_id, format('a key is longer than %s bytes', longest));
+    end if;
+end $$;
 
 -- Takes the records that are gone from their table out of the queue.
 create function public.forget_embeddings(target_id integer, record_ids text[])
 returns void
-language sql
+language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
+begin
     delete from public.embedding_queue as job
      using public.embedding_targets as target
      where target.id = target_id
        and job.table_name = target.table_name
        and job.embedding_column = target.embedding_column
        and job.record_id = any (record_ids);
-$$;
+end $$;
 
--- A hand-made change to pending starts the job over and takes the fence from a running worker.
-create function public.embedding_queue_start_over()
+-- A hand-made change of the status takes the fence from a running worker; one to pending starts the
+-- job over as well.
+create function public.embedding_queue_by_hand()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 begin
-    new.attempts := 0;
-    new.available_at := now();
-    new.error_message := null;
-    new.error_class := null;
     new.lease := null;
     new.lease_expires_at := null;
     new.worker := null;
     new.updated_at := now();
+    if new.status = 'pending' then
+        new.attempts := 0;
+        new.error_message := null;
+        new.error_class := null;
+        if new.available_at is not distinct from old.available_at then
+            new.available_at := now();
+        end if;
+    end if;
     return new;
 end $$;
 
--- The functions of this schema move the lease or the due time when they change a status, a person
--- at a prompt does not: that is how the two are told apart.
-create trigger embedding_queue_start_over
+-- The functions of this schema take the lease away themselves, and move the due time or the attempts
+-- of what they make pending; a person at a prompt does not: that is how the two are told apart.
+create trigger embedding_queue_by_hand
     before update of status on public.embedding_queue
     for each row
     when (
-        new.status = 'pending'
-        and new.lease is not distinct from old.lease
-        and new.available_at is not distinct from old.available_at
+        new.status <> 'processing' and new.lease is not null
+        or new.status = 'pending'
+           and (new.available_at is not distinct from old.available_at
+                or new.lease is not distinct from old.lease and new.attempts > 0 and new.attempts = old.attempts)
     )
-    execute function public.embedding_queue_start_over();
+    execute function public.embedding_queue_by_hand();
 
 -- A job for a column that nobody watches would wait for ever; say so at once.
 create function public.embedding_queue_must_be_watched()
 returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
 begin
     if not exists (

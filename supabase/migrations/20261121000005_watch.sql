@@ -12,7 +12,7 @@ create function public.embedding_table_name(relation regclass)
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = '', pg_temp
 as $$
     select case when namespace.nspname = 'public' then format('%I', class.relname)
                 else format('%I.%I', namespace.nspname, class.relname) end
@@ -22,12 +22,13 @@ as $$
 $$;
 
 -- The columns of the primary key, in its order. Raises unless each has one text form: the text of
--- a date, a time or a float depends on the session that asks, and could not name the row.
+-- a date, a time or a float depends on the session that asks, and could not name the row. Neither
+-- could an array or a composite value: in JSON it is written in another way.
 create function public.embedding_key_columns(relation regclass)
 returns text[]
 language plpgsql
 stable
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 declare
     key_columns text[];
@@ -35,7 +36,9 @@ declare
 begin
     select array_agg(attribute.attname::text order by place.ordinal),
            min(format('%s (%s)', attribute.attname, format_type(attribute.atttypid, attribute.atttypmod)))
-               filter (where type.typcategory in ('D', 'T') or type.typname in ('float4', 'float8', 'bytea'))
+               -- by category and output function, which a domain has from its base type
+               filter (where type.typcategory in ('D', 'T', 'A', 'C', 'R')
+                          or type.typoutput::text in ('float4out', 'float8out', 'byteaout', 'cash_out'))
       into key_columns, unfit
       from pg_index as index
      cross join lateral unnest(index.indkey::smallint[]) with ordinality as place (attnum, ordinal)
@@ -58,22 +61,26 @@ begin
 end $$;
 
 -- The SQL for the text to embed: of one column, of several ('title, body': joined by an empty
--- line, without those that are null), or the expression as it was given.
+-- line, without those that are null), or the expression as it was given. A column may be named as
+-- it is called, or as SQL would have it.
 create function public.embedding_source_sql(relation regclass, source text)
 returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 declare
     columns text[];
 begin
-    select array_agg(format('%I', attribute.attname) order by piece.ordinal)
+    select array_agg(format('%I', named.attname) order by named.ordinal)
       into columns
-      from regexp_split_to_table(source, ',') with ordinality as piece (name, ordinal)
-      join pg_attribute as attribute
-        on attribute.attrelid = relation and attribute.attnum > 0 and not attribute.attisdropped
-       and btrim(piece.name) in (attribute.attname, format('%I', attribute.attname));
+      from (select distinct on (piece.ordinal) piece.ordinal, attribute.attname
+              from regexp_split_to_table(source, ',') with ordinality as piece (name, ordinal)
+              join pg_attribute as attribute
+                on attribute.attrelid = relation and attribute.attnum > 0 and not attribute.attisdropped
+               and (attribute.attname in (btrim(piece.name), lower(btrim(piece.name)))
+                    or format('%I', attribute.attname) = btrim(piece.name))
+             order by piece.ordinal, attribute.attname = btrim(piece.name) desc) as named;
     if columns is null or cardinality(columns) <> cardinality(regexp_split_to_array(source, ',')) then
         return source;
     elsif cardinality(columns) = 1 then
@@ -83,40 +90,53 @@ begin
 end $$;
 
 -- The columns that the source and the filter read. Postgres itself is asked, by way of a view
--- over them, which also proves that both are valid SQL; a row taken as a whole reads every column
--- but the embeddings.
+-- over them, which also proves that they give one text and one truth value a row; a row taken as a
+-- whole reads every column but the embeddings, a generated column those that it is made from.
 create function public.embedding_columns_read(relation regclass, source text, filter text)
 returns text[]
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 declare
     columns text[];
     whole_row boolean;
 begin
     execute format(
-        'create temporary view embedding_probe as select (%s)::text as source, (%s)::boolean as filter from %s',
+        'create temporary view embedding_probe as select (%1$s) as source from %3$s '
+        ' where (%1$s)::text is not null and (%2$s)',
         source, coalesce(filter, 'true'), relation);
-    whole_row := pg_get_viewdef('pg_temp.embedding_probe'::regclass) like '%.*%';
+    select ev_action::text like '%:varattno 0 %'
+      into whole_row
+      from pg_rewrite where ev_class = 'pg_temp.embedding_probe'::regclass;
+    with read as (
+        select dependency.refobjsubid as attnum
+          from pg_depend as dependency
+          join pg_rewrite as rule
+            on dependency.classid = 'pg_rewrite'::regclass and rule.oid = dependency.objid
+         where rule.ev_class = 'pg_temp.embedding_probe'::regclass
+           and dependency.refclassid = 'pg_class'::regclass and dependency.refobjid = relation
+    ), generated_from as (
+        select dependency.refobjsubid as attnum
+          from pg_attrdef as expression
+          join pg_depend as dependency
+            on dependency.classid = 'pg_attrdef'::regclass and dependency.objid = expression.oid
+         where expression.adrelid = relation and expression.adnum in (select attnum from read)
+           and dependency.refclassid = 'pg_class'::regclass and dependency.refobjid = relation
+    )
     select array_agg(attribute.attname::text order by attribute.attnum)
       into columns
       from pg_attribute as attribute
      where attribute.attrelid = relation and attribute.attnum > 0 and not attribute.attisdropped
-       and case when whole_row
-           then format_type(attribute.atttypid, null) !~ '(^|\.)(vector|halfvec|sparsevec)$'
-           else exists (
-               select from pg_depend as dependency
-                 join pg_rewrite as rule on rule.oid = dependency.objid
-                where dependency.classid = 'pg_rewrite'::regclass
-                  and rule.ev_class = 'pg_temp.embedding_probe'::regclass
-                  and dependency.refobjid = relation
-                  and dependency.refobjsubid = attribute.attnum)
-           end;
+       and attribute.attgenerated = ''
+       and (attribute.attnum in (select attnum from read)
+            or attribute.attnum in (select attnum from generated_from)
+            or whole_row and format_type(attribute.atttypid, null) !~ '(^|\.)(vector|halfvec|sparsevec)$');
     drop view pg_temp.embedding_probe;
     return columns;
 exception
-    when syntax_error or undefined_column or undefined_function or undefined_table
-      or datatype_mismatch or cannot_coerce or grouping_error or ambiguous_column then
+    when insufficient_privilege then
+        raise;
+    when syntax_error_or_access_rule_violation or invalid_schema_name or feature_not_supported or data_exception then
         raise exception 'source or filter for table % is not valid: %',
                         public.embedding_table_name(relation), sqlerrm
             using errcode = sqlstate,
@@ -124,15 +144,16 @@ exception
                          'outside pg_catalog qualified by their schema.';
 end $$;
 
--- The key of a row as text, for rows known by the given name.
+-- The key of a row as text, for rows known by the given name. In the collation of the queue: under
+-- a lenient one of the key's own, two record ids that differ could pass for the same.
 create function public.embedding_record_id_sql(row_name text, key_columns text[])
 returns text
 language sql
 immutable
-set search_path = ''
+set search_path = '', pg_temp
 as $$
     select case when cardinality(key_columns) = 1
-                then format('%I.%I::text', row_name, key_columns[1])
+                then format('%I.%I::text collate "default"', row_name, key_columns[1])
                 else format('jsonb_build_array(%s)::text',
                             string_agg(format('%I.%I', row_name, name), ', ' order by ordinal)) end
       from unnest(key_columns) with ordinality as key (name, ordinal);
@@ -144,7 +165,7 @@ create function public.embedding_record_match_sql(relation regclass, key_columns
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = '', pg_temp
 as $$
     select string_agg(
                format('%I.%I = (%s)::%s', class.relname, key.name,
@@ -159,32 +180,64 @@ $$;
 
 -- Makes the trigger function of a target. It holds no logic, only the names of this table's
 -- columns, so that its statements are planned once a session and not at every write.
+--
+-- What is wrong with our side of it (a column was renamed) must not lose the user's write: the target
+-- is set aside with the problem, and watch_embeddings, called to mend it, has every record looked at
+-- again. Deadlocks and the like do reach the writer, who tries again. By row, the block that catches
+-- it holds no write: one that does takes a transaction id for each row, and a large UPDATE would then
+-- slow down every snapshot in the cluster.
 create function public.embedding_make_trigger_function(target public.embedding_targets)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
+declare
+    everyone text;
 begin
     execute format($function$
         create or replace function public.embedding_trigger_%1$s()
         returns trigger
         language plpgsql
         security definer
-        set search_path = ''
+        set search_path = '', pg_temp
         as $body$
+        declare
+            old_id text;
+            new_id text;
+            owner uuid;
         begin
+            if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null then
+                return new; -- somebody dropped them by hand
+            elsif tg_level = 'ROW' then
+                begin
+                    if tg_when = 'BEFORE' then
+                        new.%8$I := null;
+                        return new;
+                    end if;
+                    if tg_op <> 'INSERT' then
+                        old_id := %5$s;
+                    end if;
+                    if tg_op <> 'DELETE' then
+                        new_id := %6$s;
+                        owner := %7$s;
+                    end if;
+                exception when syntax_error_or_access_rule_violation or data_exception then
+                    perform public.embedding_set_aside(%1$s, sqlerrm);
+                    return new;
+                end;
+                if old_id is distinct from new_id and old_id is not null then
+                    perform public.forget_embeddings(%1$s, array[old_id]);
+                end if;
+                if new_id is not null then
+                    perform public.enqueue_embeddings(%1$s, array[new_id], array[owner]);
+                end if;
+                return new;
+            end if;
+
             if tg_op = 'INSERT' then
                 perform public.enqueue_embeddings(
                             %1$s, array_agg(%2$s order by %3$s), array_agg(%4$s order by %3$s))
                    from changed;
-            elsif tg_op = 'UPDATE' and tg_when = 'BEFORE' then
-                new.%8$I := null;
-                return new;
-            elsif tg_op = 'UPDATE' then
-                if %5$s <> %6$s then
-                    perform public.forget_embeddings(%1$s, array[%5$s]);
-                end if;
-                perform public.enqueue_embeddings(%1$s, array[%6$s], array[%7$s]);
             elsif tg_op = 'DELETE' then
                 perform public.forget_embeddings(%1$s, array_agg(%2$s)) from changed;
             else
@@ -192,35 +245,47 @@ begin
                  where job.table_name = %9$L and job.embedding_column = %8$L;
             end if;
             return null;
+        exception when syntax_error_or_access_rule_violation or data_exception then
+            perform public.embedding_set_aside(%1$s, sqlerrm);
+            return null;
         end $body$ $function$,
         target.id,
         public.embedding_record_id_sql('changed', target.key_columns),
         (select string_agg(format('changed.%I', name), ', ' order by ordinal)
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
-        coalesce(format('changed.%I', target.user_column), 'null::uuid'),
+        coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
         public.embedding_record_id_sql('old', target.key_columns),
         public.embedding_record_id_sql('new', target.key_columns),
-        coalesce(format('new.%I', target.user_column), 'null::uuid'),
+        coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
         target.embedding_column,
         target.table_name);
-    execute format('revoke all on function public.embedding_trigger_%s() from public', target.id);
+    -- also where default privileges, as Supabase has them, would let others in
+    select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
+      from pg_roles where rolname in ('anon', 'authenticated', 'service_role');
+    execute format('revoke all on function public.embedding_trigger_%s() from %s', target.id, everyone);
 end $$;
 
 -- INSERT and DELETE enqueue a statement's rows at once. UPDATE works by row, because only such a
 -- trigger can name its columns: writing a vector or any other column then costs nothing. Values
 -- are compared as the text they would be embedded as: two that are equal by a lenient collation
 -- (or numbers like 1.0 and 1.00) can still read differently.
+--
+-- What a BEFORE trigger of the user writes is not among the columns that the statement names: a
+-- table that has one is looked at whatever is updated, except for its vectors. And of a partitioned
+-- table only triggers by row see what is written to a partition, or moves from one to another.
 create function public.embedding_make_triggers(target public.embedding_targets, columns_read text[])
 returns void
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 declare
-    calls text := format('execute function public.embedding_trigger_%s()', target.id);
+    calls constant text := format('execute function public.embedding_trigger_%s()', target.id);
+    partitioned constant boolean := (select relkind = 'p' from pg_class where oid = target.relation::regclass);
     columns text;
     text_differs text;
     differs text;
 begin
+    perform public.embedding_drop_triggers(target);
     select string_agg(format('%I', name), ', '),
            string_agg(comparison, ' or '),
            string_agg(comparison, ' or ') filter (where name = any (columns_read))
@@ -229,20 +294,32 @@ begin
      cross join lateral format(
                'old.%1$I::text collate "C" is distinct from new.%1$I::text collate "C"', name) as comparison
      where name is not null;
+    if exists (
+        select from pg_trigger
+         where tgrelid = target.relation::regclass and not tgisinternal
+           and tgtype & 19 = 19 -- by row, before, update
+           and tgfoid::regproc::text !~ '^public\.embedding_trigger_\d+$'
+    ) then
+        select string_agg(format('%I', attname), ', ' order by attnum)
+          into columns
+          from pg_attribute
+         where attrelid = target.relation::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+           and format_type(atttypid, null) !~ '(^|\.)(vector|halfvec|sparsevec)$';
+    end if;
 
-    perform public.embedding_drop_triggers(target);
-    execute format('create trigger embedding_insert_%s after insert on %s '
-                   'referencing new table as changed for each statement %s',
-                   target.id, target.relation, calls);
+    execute format('create trigger embedding_insert_%s after insert on %s %s %s', target.id, target.relation,
+                   case when partitioned then 'for each row'
+                        else 'referencing new table as changed for each statement' end, calls);
     execute format('create trigger embedding_update_%s after update of %s on %s for each row when (%s) %s',
                    target.id, columns, target.relation, differs, calls);
-    execute format('create trigger embedding_delete_%s after delete on %s '
-                   'referencing old table as changed for each statement %s',
-                   target.id, target.relation, calls);
+    execute format('create trigger embedding_delete_%s after delete on %s %s %s', target.id, target.relation,
+                   case when partitioned then 'for each row'
+                        else 'referencing old table as changed for each statement' end, calls);
     execute format('create trigger embedding_truncate_%s after truncate on %s for each statement %s',
                    target.id, target.relation, calls);
     if target.on_change = 'clear' and text_differs is not null then
-        execute format('create trigger embedding_clear_%s before update of %s on %s for each row when (%s) %s',
+        -- a name that comes last, behind the BEFORE triggers of the user
+        execute format('create trigger zz_embedding_clear_%s before update of %s on %s for each row when (%s) %s',
                        target.id, columns, target.relation, text_differs, calls);
     end if;
 end $$;
@@ -250,17 +327,17 @@ end $$;
 create function public.embedding_drop_triggers(target public.embedding_targets)
 returns void
 language plpgsql
-set search_path = ''
-set client_min_messages = warning
+set search_path = '', pg_temp
 as $$
 declare
-    event text;
+    trigger_name name;
 begin
-    if to_regclass(target.relation) is null then
-        return; -- dropped with its table
-    end if;
-    foreach event in array array['insert', 'update', 'delete', 'truncate', 'clear'] loop
-        execute format('drop trigger if exists embedding_%s_%s on %s', event, target.id, target.relation);
+    for trigger_name in
+        select tgname from pg_trigger
+         where tgrelid = target.relation::regclass
+           and tgfoid = to_regproc(format('public.embedding_trigger_%s', target.id))
+    loop
+        execute format('drop trigger %I on %s', trigger_name, target.relation);
     end loop;
 end $$;
 
@@ -270,7 +347,7 @@ create function public.embedding_column_width(relation regclass, embedding_colum
 returns integer
 language plpgsql
 stable
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 declare
     table_name text := public.embedding_table_name(relation);
@@ -295,13 +372,19 @@ begin
     return width;
 end $$;
 
--- Adds the vector column. Above 2000 dimensions it is a halfvec: an index over `vector` ends there.
+-- Adds the vector column. Above 2000 dimensions it is a halfvec: an index over `vector` ends there,
+-- and pgvector itself at 4000.
 create function public.embedding_add_column(relation regclass, embedding_column text, dimensions integer)
 returns void
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 begin
+    if dimensions not between 1 and 4000 then
+        raise exception 'a vector column cannot have % dimensions', dimensions
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Give a number from 1 to 4000.';
+    end if;
     execute format('alter table %s add column %I %s.%I(%s)', relation, embedding_column,
                    (select extnamespace::regnamespace from pg_extension where extname = 'vector'),
                    case when dimensions <= 2000 then 'vector' else 'halfvec' end, dimensions);
@@ -313,7 +396,8 @@ end $$;
 --
 -- Called again with other values it changes the target; where the text, the filter or the model
 -- changes, its records become pending, and those whose text and model turn out the same complete
--- without a call to the model. Says in one sentence what is wrong, and then changes nothing.
+-- without a call to the model. So they do where a problem had set the target aside. Says in one
+-- sentence what is wrong, and then changes nothing.
 create function public.watch_embeddings(
     relation regclass,
     source text,
@@ -327,7 +411,7 @@ create function public.watch_embeddings(
 )
 returns public.embedding_targets
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -336,9 +420,20 @@ declare
     key_columns text[] := public.embedding_key_columns(relation);
     source_sql text := public.embedding_source_sql(relation, source);
     columns_read text[] := public.embedding_columns_read(relation, source_sql, filter);
+    name_of_table text := public.embedding_table_name(relation);
+    reserved_name name;
     bare_name name;
     width integer;
 begin
+    select name into reserved_name
+      from (select attname from pg_attribute where attrelid = relation and attnum > 0 and not attisdropped
+            union all select relname from pg_class where oid = relation) as used (name)
+     where starts_with(name, 'eq_') limit 1;
+    if reserved_name is not null then
+        raise exception 'table % cannot be watched under the name %', name_of_table, reserved_name
+            using errcode = 'reserved_name',
+                  hint = 'Names that begin with eq_ stand beside yours in the statements of the queue: rename it.';
+    end if;
     if watch_embeddings.embedding_column = any (columns_read) then
         raise exception 'column % cannot be made from itself', watch_embeddings.embedding_column
             using errcode = 'invalid_parameter_value',
@@ -358,7 +453,7 @@ begin
     end if;
 
     select * into before from public.embedding_targets as target
-     where target.table_name = public.embedding_table_name(relation)
+     where target.table_name = name_of_table
        and target.embedding_column = watch_embeddings.embedding_column;
     select relname into bare_name from pg_class where oid = relation;
 
@@ -366,7 +461,7 @@ begin
         table_name, embedding_column, source, filter, model, dimensions, priority, debounce, on_change,
         relation, key_columns, record_id_sql, record_match_sql, user_column)
     values (
-        public.embedding_table_name(relation), watch_embeddings.embedding_column, source_sql,
+        name_of_table, watch_embeddings.embedding_column, source_sql,
         watch_embeddings.filter, watch_embeddings.model, width, watch_embeddings.priority,
         watch_embeddings.debounce, watch_embeddings.on_change,
         (select format('%I.%I', namespace.nspname, bare_name)
@@ -382,32 +477,37 @@ begin
            dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
            on_change = excluded.on_change, relation = excluded.relation, key_columns = excluded.key_columns,
            record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
-           user_column = excluded.user_column, problem = null, updated_at = now()
+           user_column = excluded.user_column, problem = null, updated_at = now(),
+           backfill_cursor = case when target.key_columns = excluded.key_columns then target.backfill_cursor end
     returning target.* into watched;
 
     perform public.embedding_make_trigger_function(watched);
     perform public.embedding_make_triggers(watched, columns_read);
-    if (before.source, before.filter, before.model) is distinct from (watched.source, watched.filter, watched.model)
+    if (before.source, before.filter, before.model, before.record_match_sql, before.problem)
+       is distinct from (watched.source, watched.filter, watched.model, watched.record_match_sql, watched.problem)
     then
         update public.embedding_queue as job
            set status = 'pending', priority = watched.priority - 10, available_at = now(),
-               attempts = 0, lease = null, lease_expires_at = null, worker = null, updated_at = now()
+               attempts = 0, error_message = null, error_class = null,
+               lease = null, lease_expires_at = null, worker = null, updated_at = now()
          where job.id in (
                    select due.id from public.embedding_queue as due
                     where due.table_name = watched.table_name
                       and due.embedding_column = watched.embedding_column
                       and due.status <> 'pending'
-                    order by due.id for update skip locked);
+                    order by due.id for update); -- one left out would keep its old vector for good
     end if;
     return watched;
 end $$;
 
 -- Stops keeping the column in step: its triggers and its queue go, its vectors stay. Also serves
--- after the table itself was dropped, by the name it was watched under. True if it was watched.
+-- after the table itself was dropped or renamed, by the name it was watched under. True if it was
+-- watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
 returns boolean
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
+set client_min_messages = warning
 as $$
 #variable_conflict use_column
 declare
@@ -420,8 +520,8 @@ begin
     if target.id is null then
         return false;
     end if;
-    perform public.embedding_drop_triggers(target);
-    execute format('drop function if exists public.embedding_trigger_%s()', target.id);
+    -- with the triggers that call it, wherever their table is now
+    execute format('drop function if exists public.embedding_trigger_%s() cascade', target.id);
     delete from public.embedding_queue as job
      where job.table_name = target.table_name and job.embedding_column = target.embedding_column;
     return true;

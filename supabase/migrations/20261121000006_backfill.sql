@@ -7,7 +7,7 @@ create function public.embedding_after_cursor_sql(target public.embedding_target
 returns text
 language sql
 stable
-set search_path = ''
+set search_path = '', pg_temp
 as $$
     select case when target.backfill_cursor is null then 'true' else
                format('(%s) > (%s)',
@@ -28,12 +28,13 @@ $$;
 --
 -- It takes the row before its job, as every writer to the table does, and skips a row that somebody
 -- is writing: so it never waits and cannot be part of a deadlock. The round that begins after the
--- last row picks up what was skipped.
+-- last row picks up what was skipped; 0 is what a whole round found.
 create function public.backfill_embeddings(watched_table text, embedding_column text, batch integer default 1000)
 returns integer
 language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -52,43 +53,47 @@ begin
     end if;
     bare_name := (parse_ident(target.relation))[2];
 
-    execute format($sql$
-        with eq_row as materialized (
-            select %1$s as eq_record, %2$s as eq_owner, row_number() over () as eq_place
-              from (select %3$I.* from %4$s
-                     where %3$I.%5$I is null and (%6$s) and (%7$s)
-                       and not exists (
-                           select from public.embedding_queue as eq_job
-                            where eq_job.table_name = $1 and eq_job.embedding_column = $2
-                              and eq_job.record_id = %1$s and eq_job.status <> 'completed')
-                     order by %8$s
-                     limit $3
-                       for share of %3$I skip locked) as %3$I
-        ), eq_enqueued as (
-            insert into public.embedding_queue as eq_job
-                (table_name, record_id, embedding_column, user_id, priority)
-            select $1, eq_record, $2, eq_owner, $4 from eq_row order by eq_place
-            on conflict on constraint embedding_queue_one_per_record do update
-               set status = 'pending', priority = $4, attempts = 0, available_at = now(), updated_at = now()
-             where eq_job.status = 'completed'
-        ), eq_cursor as (
-            update public.embedding_targets
-               set backfill_cursor = case when (select count(*) from eq_row) = $3
-                                          then (select eq_record from eq_row order by eq_place desc limit 1) end
-             where id = $5
-        )
-        select count(*) from eq_row
-        $sql$,
-        target.record_id_sql,
-        coalesce(format('%I.%I', bare_name, target.user_column), 'null::uuid'),
-        bare_name,
-        target.relation,
-        target.embedding_column,
-        coalesce(target.filter, 'true'),
-        public.embedding_after_cursor_sql(target),
-        (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
-           from unnest(target.key_columns) with ordinality as key (name, ordinal)))
-       into found_rows
-      using target.table_name, target.embedding_column, batch, target.priority - 10, target.id;
+    loop
+        execute format($sql$
+            with eq_row as materialized (
+                select %1$s as eq_record, %2$s as eq_owner, row_number() over () as eq_place
+                  from (select %3$I.* from %4$s
+                         where %3$I.%5$I is null and (%6$s) and (%7$s)
+                           and not exists (
+                               select from public.embedding_queue as eq_job
+                                where eq_job.table_name = $1 and eq_job.embedding_column = $2
+                                  and eq_job.record_id = %1$s and eq_job.status <> 'completed')
+                         order by %8$s
+                         limit $3
+                           for share of %3$I skip locked) as %3$I
+            ), eq_enqueued as (
+                insert into public.embedding_queue as eq_job
+                    (table_name, record_id, embedding_column, user_id, priority)
+                select $1, eq_record, $2, eq_owner, $4 from eq_row order by eq_place
+                on conflict on constraint embedding_queue_one_per_record do update
+                   set status = 'pending', priority = $4, attempts = 0, available_at = now(), updated_at = now()
+                 where eq_job.status = 'completed'
+            ), eq_cursor as (
+                update public.embedding_targets
+                   set backfill_cursor = case when (select count(*) from eq_row) = $3
+                                              then (select eq_record from eq_row order by eq_place desc limit 1) end
+                 where id = $5
+            )
+            select count(*) from eq_row
+            $sql$,
+            target.record_id_sql,
+            coalesce(quote_ident(bare_name) || '.' || quote_ident(target.user_column), 'null::uuid'),
+            bare_name,
+            target.relation,
+            target.embedding_column,
+            coalesce(target.filter, 'true'),
+            public.embedding_after_cursor_sql(target),
+            (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
+               from unnest(target.key_columns) with ordinality as key (name, ordinal)))
+           into found_rows
+          using target.table_name, target.embedding_column, batch, target.priority - 10, target.id;
+        exit when found_rows > 0 or target.backfill_cursor is null;
+        target.backfill_cursor := null; -- the round is over: once more from the first row on
+    end loop;
     return found_rows;
 end $$;

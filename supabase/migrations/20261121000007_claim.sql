@@ -18,7 +18,7 @@ returns table (
     content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint
 )
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -134,7 +134,8 @@ returns table (
 )
 language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -186,7 +187,7 @@ begin
             when syntax_error_or_access_rule_violation or invalid_schema_name then
                 -- the table, a column or a right is missing: set aside, so that the others go on
                 update public.embedding_targets as broken set problem = sqlerrm where broken.id = target.id;
-            when data_exception then
+            when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
                 -- some row cannot be read (its key, or the source over it): find it, one at a time
                 foreach one in array ids loop
                     begin
@@ -195,7 +196,8 @@ begin
                             return query select * from public.embedding_claim(
                                 target, array[one], worker, lease_for, default_model);
                         end if;
-                    exception when data_exception then
+                    exception
+                      when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
                         return query
                         update public.embedding_queue as job
                            set status = 'failed', error_class = 'unreadable', error_message = sqlerrm,

@@ -7,6 +7,9 @@
 -- Two guards. The lease must still be the one that was handed out, and the text in the table must
 -- still hash to what was embedded. Either alone lets a stale vector through: an edit that is not
 -- committed yet does not show in the queue, and a claim may pair the new job with the old text.
+--
+-- Jobs are looked up by id and lease alone. With `status = 'processing'` beside them the planner
+-- takes the small index over leased jobs, and reads all of it for each one: quadratic in the batch.
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
@@ -14,31 +17,32 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 -- Why the given jobs of a target were not completed:
 --   lost     the lease is not theirs any more (edited, deleted, re-queued, expired): drop the vector
 --   changed  the lease holds, but the row reads differently: it changed without its trigger, or its
---            source is not a function of the row
+--            source is not a function of the row; or the target has another model by now
 --   locked   the lease holds, and somebody else holds the row or the job: try once more
 create function public.embedding_refusals(
-    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[]
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text
 )
 returns table (id bigint, reason text)
 language plpgsql
-set search_path = ''
+set search_path = '', pg_temp
 as $$
 begin
     return query execute format($sql$
         select eq_given.eq_id,
                case when eq_job.eq_record is null then 'lost'
+                    when $4 <> $5 then 'changed'
                     when eq_job.eq_by_hand or eq_row.eq_same then 'locked'
                     else 'changed' end
           from unnest($1, $2, $3) as eq_given (eq_id, eq_lease, eq_hash)
           left join lateral (
                 select record_id as eq_record, content is not null as eq_by_hand
                   from public.embedding_queue
-                 where id = eq_given.eq_id and lease = eq_given.eq_lease and status = 'processing') as eq_job on true
+                 where id = eq_given.eq_id and lease = eq_given.eq_lease) as eq_job on true
           left join lateral (
                 select (%1$s) and sha256(convert_to((%2$s)::text, 'UTF8')) = eq_given.eq_hash as eq_same
                   from %3$s where %4$s) as eq_row on true
         $sql$, coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
-    using ids, leases, hashes;
+    using ids, leases, hashes, model, coalesce(target.model, model);
 end $$;
 
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
@@ -56,7 +60,8 @@ create function public.complete_embeddings(
 returns table (id bigint, reason text)
 language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -83,18 +88,19 @@ begin
                 select eq_input.*, record_id as eq_record, content is not null as eq_by_hand
                   from unnest($1, $2, $3, $4, $5)
                        as eq_input (eq_id, eq_lease, eq_hash, eq_vector, eq_tokens)
-                  join public.embedding_queue on id = eq_id and lease = eq_lease and status = 'processing'
+                  join public.embedding_queue on id = eq_id and lease = eq_lease
                  where table_name = $7 and embedding_column = $8
             ), eq_row as materialized (
                 select eq_given.*
                   from eq_given join %3$s on %4$s
                  where (%1$s)
+                   and $6 = coalesce($9, $6)
                    and (eq_by_hand or sha256(convert_to((%2$s)::text, 'UTF8')) = eq_hash)
                    for no key update of %5$I skip locked
             ), eq_job as materialized (
                 select eq_row.*
                   from eq_row join public.embedding_queue as eq_queue
-                    on eq_queue.id = eq_id and eq_queue.lease = eq_lease and eq_queue.status = 'processing'
+                    on eq_queue.id = eq_id and eq_queue.lease = eq_lease
                    for update of eq_queue skip locked
             ), eq_written as (
                 update %3$s set %6$I = eq_vector from eq_job where %4$s
@@ -115,13 +121,14 @@ begin
             (parse_ident(target.relation))[2],
             target.embedding_column)
            into acknowledged
-          using ids, leases, hashes, vectors, tokens, model, target.table_name, target.embedding_column;
+          using ids, leases, hashes, vectors, tokens, model, target.table_name, target.embedding_column,
+                target.model;
         done := done || coalesce(acknowledged, '{}');
 
         if cardinality(done) < cardinality(ids) then
             return query
             select refused.id, refused.reason
-              from public.embedding_refusals(target, ids, leases, hashes) as refused
+              from public.embedding_refusals(target, ids, leases, hashes, model) as refused
              where refused.id <> all (done)
                and refused.id in (select job.id from public.embedding_queue as job
                                    where job.table_name = target.table_name

@@ -11,7 +11,8 @@ create function public.release_embeddings(
 returns integer
 language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
 declare
     released integer;
@@ -23,7 +24,6 @@ begin
      where job.id in (
                select held.id from public.embedding_queue as held
                  join unnest(ids, leases) as given (id, lease) on given.id = held.id and given.lease = held.lease
-                where held.status = 'processing'
                   for update of held skip locked);
     get diagnostics released = row_count;
     return released;
@@ -38,7 +38,8 @@ create function public.fail_embeddings(
 returns integer
 language sql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
     with held as materialized (
         select job.id, (retry_in is null or job.attempts >= target.max_attempts) as for_good
@@ -46,7 +47,6 @@ as $$
           join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
           join public.embedding_targets as target
             on target.table_name = job.table_name and target.embedding_column = job.embedding_column
-         where job.status = 'processing'
            for update of job skip locked
     ), failed as (
         update public.embedding_queue as job
@@ -71,7 +71,8 @@ create function public.requeue_embeddings(
 returns bigint
 language plpgsql
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
 declare
     requeued bigint;

@@ -10,7 +10,8 @@ returns bigint
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
     select count(*)
       from public.embedding_queue as job
@@ -24,13 +25,14 @@ as $$
 $$;
 
 -- The rows of a target that should have a vector or be skipped: those its filter lets through.
--- Null if they cannot be counted (the table or a column of the filter is gone).
+-- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
 create function public.embedding_row_count(target_id integer)
 returns bigint
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = '', pg_temp
+set row_security = off
 as $$
 declare
     target public.embedding_targets;
@@ -41,8 +43,8 @@ begin
        into found_rows;
     return found_rows;
 exception
-    when syntax_error_or_access_rule_violation or invalid_schema_name or data_exception then
-        return null;
+    when others then
+        return null; -- whatever a filter raises, it must not hide the other targets
 end $$;
 
 -- One row for each target. `coverage` is the share, in percent, of the rows with something to embed
@@ -61,9 +63,8 @@ select target.table_name,
        coalesce(job.completed, 0) as completed,
        coalesce(job.failed, 0) as failed,
        coalesce(job.skipped, 0) as skipped,
-       round(100.0 * least(job.completed, counted.rows)
-             / nullif(counted.rows - coalesce(job.skipped, 0), 0), 1) as coverage,
-       job.due,
+       round(100.0 * least(coalesce(job.completed, 0), wanted.vectors) / nullif(wanted.vectors, 0), 1) as coverage,
+       coalesce(job.due, 0) as due,
        job.oldest_due
   from public.embedding_targets as target
  cross join lateral (select public.embedding_row_count(target.id) as rows) as counted
@@ -79,7 +80,8 @@ select target.table_name,
                min(available_at) filter (where status = 'pending' and available_at <= now()) as oldest_due
           from public.embedding_queue
          group by table_name, embedding_column) as job
-    on job.table_name = target.table_name and job.embedding_column = target.embedding_column;
+    on job.table_name = target.table_name and job.embedding_column = target.embedding_column
+ cross join lateral (select greatest(counted.rows - coalesce(job.skipped, 0), 0)) as wanted (vectors);
 
 -- What failed, by class, with the reason of the latest.
 create view public.embedding_failures

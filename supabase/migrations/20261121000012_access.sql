@@ -2,6 +2,10 @@
 --        that a worker needs none on anybody's table: its credential can claim and complete, and
 --        read nothing else. Everything is closed first, also where Supabase's default privileges
 --        had opened it to `anon` and `authenticated`.
+--        Two settings of every function belong to this as well. `search_path = '', pg_temp`: left
+--        out, pg_temp comes first where types are looked for, and a caller could pass off a domain
+--        of theirs as `text`, whose check runs with the rights of our owner. `row_security = off`:
+--        where it is forced on our owner, a row that it hides must raise, and not pass for gone.
 -- Locks: a moment of ACCESS EXCLUSIVE on the two tables.
 -- Undo:  alter table … disable row level security, and grant as before.
 
@@ -10,7 +14,7 @@ create function public.embedding_schema_version()
 returns integer
 language sql
 immutable
-set search_path = ''
+set search_path = '', pg_temp
 as $$ select 1 $$;
 
 alter table public.embedding_targets enable row level security;
@@ -19,25 +23,38 @@ alter table public.embedding_queue enable row level security;
 do $$
 declare
     everyone text;
-    every_function text;
+    every_function regprocedure[];
+    -- by name, and not by a pattern: a project may well have a `match_embeddings` of its own
+    our_functions constant text[] := array[
+        'embedding_set_aside', 'enqueue_embeddings', 'forget_embeddings', 'embedding_queue_by_hand',
+        'embedding_queue_must_be_watched',
+        'embedding_table_name', 'embedding_key_columns', 'embedding_source_sql', 'embedding_columns_read',
+        'embedding_record_id_sql', 'embedding_record_match_sql', 'embedding_make_trigger_function',
+        'embedding_make_triggers', 'embedding_drop_triggers', 'embedding_column_width', 'embedding_add_column',
+        'watch_embeddings', 'unwatch_embeddings', 'embedding_after_cursor_sql', 'backfill_embeddings',
+        'embedding_claim', 'claim_embeddings', 'embedding_refusals', 'complete_embeddings', 'release_embeddings',
+        'fail_embeddings', 'requeue_embeddings', 'count_due_embeddings', 'embedding_row_count',
+        'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
         'function public.claim_embeddings, public.complete_embeddings, public.release_embeddings, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
-        'public.embedding_row_count, public.count_due_embeddings, public.embedding_table_name, public.embedding_schema_version';
+        'public.embedding_row_count, public.count_due_embeddings, public.embedding_table_name, '
+        'public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_status, public.embedding_failures';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
       from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'embedding_worker');
-    select string_agg(routine.oid::regprocedure::text, ', ') into every_function
+    select array_agg(routine.oid::regprocedure) into every_function
       from pg_proc as routine
      where routine.pronamespace = 'public'::regnamespace
-       and routine.proname ~ '(^embedding_|_embeddings$)'
-       and not exists (select from pg_depend where objid = routine.oid and deptype = 'e');
-    execute format('revoke all on function %s from %s', every_function, everyone);
+       and routine.proname = any (our_functions);
+    execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
     execute format('revoke all on table %s from %s', worker_tables, everyone);
+    execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq from %s',
+                   everyone);
 
     if to_regrole('embedding_worker') is not null then
         execute format('grant usage on schema public, %s to embedding_worker', vector_schema);
