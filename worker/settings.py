@@ -6,7 +6,7 @@ Every problem is found before any is reported, so that one look is enough to men
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from dotenv import dotenv_values
 
 from worker.errors import SettingsError
 
+MOST_AT_ONCE = 10_000  # jobs
+DAY = 86_400.0  # seconds
+LONGEST_DELAY = 86_400_000  # milliseconds
 RETRY_SECONDS = 30.0
 """How long the tries of one request to a provider go on."""
 
@@ -45,32 +48,31 @@ class Settings:
 
         Raises SettingsError with every problem there is, in one message.
         """
-        from_file = {name: value for name, value in dotenv_values(dotenv).items() if value}
-        return cls.from_mapping(from_file | {k: v for k, v in environment.items() if v.strip()})
+        return cls.from_mapping(read_environment(environment, dotenv))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, str]) -> Settings:
         """Parse and check `values`. Raises SettingsError with every problem, in one message."""
-        problems: list[str] = []
+        given = {name: value.strip() for name, value in values.items() if value.strip()}
+        problems: dict[str, str] = {}
         parsed: dict[str, Any] = {}
         for setting in fields(cls):
-            given = values.get(setting.name.upper(), "").strip()
-            if not given:
-                continue
-            try:
-                parsed[setting.name] = _PARSERS[setting.name](given)
-            except ValueError as problem:
-                problems.append(f"{setting.name.upper()} {problem}")
-        settings = cls(**parsed)
-        problems += settings._contradictions(values, malformed=bool(problems))
-        if problems:
+            variable = setting.name.upper()
+            if variable in given:
+                try:
+                    parsed[setting.name] = _PARSERS[setting.name](given[variable])
+                except ValueError as problem:
+                    problems[variable] = f"{variable} {problem}"
+        contradictions = cls(**parsed)._contradictions(given, malformed=problems.keys())
+        found = [*problems.values(), *contradictions]
+        if found:
             raise SettingsError(
-                "; ".join(problems),
+                "; ".join(found),
                 "Correct the environment or .env; .env.example describes every variable.",
             )
-        return settings
+        return cls(**parsed)
 
-    def _contradictions(self, values: Mapping[str, str], *, malformed: bool) -> list[str]:
+    def _contradictions(self, given: Mapping[str, str], malformed: Set[str]) -> list[str]:
         problems = []
         if self.embedding_model.startswith("openai:") and not (
             self.openai_api_key or self.openai_base_url
@@ -80,13 +82,14 @@ class Settings:
             )
         # A batch that outlives its lease would be embedded, and paid for, a second time.
         slowest = self.embedding_timeout_seconds + RETRY_SECONDS
-        if not malformed and self.embedding_lease_seconds <= slowest:
+        compared = {"EMBEDDING_LEASE_SECONDS", "EMBEDDING_TIMEOUT_SECONDS"}
+        if not malformed & compared and self.embedding_lease_seconds <= slowest:
             problems.append(
                 f"EMBEDDING_LEASE_SECONDS ({self.embedding_lease_seconds:g}) must be more than"
                 f" {RETRY_SECONDS:g} s above EMBEDDING_TIMEOUT_SECONDS"
                 f" ({self.embedding_timeout_seconds:g})"
             )
-        if not values.get("DATABASE_URL") and any(values.get(name) for name in _DATA_API):
+        if "DATABASE_URL" not in given and any(name in given for name in _DATA_API):
             problems.append(
                 "DATABASE_URL is not set, and the Data API (SUPABASE_URL) is not supported yet:"
                 " copy the connection string of your project into DATABASE_URL"
@@ -94,14 +97,25 @@ class Settings:
         return problems
 
 
+def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
+    """`environment`, and what it lacks or leaves blank from the file `dotenv`, unchecked."""
+    try:
+        from_file = {name: value for name, value in dotenv_values(dotenv).items() if value}
+    except UnicodeDecodeError as problem:
+        raise SettingsError(
+            f"{dotenv} is not written in UTF-8 (byte {problem.start})", "Save it as UTF-8."
+        ) from None
+    return from_file | {name: value for name, value in environment.items() if value.strip()}
+
+
 # Read so that a Supabase project without a connection string gets an answer, not a local database.
 _DATA_API = ("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL")
 
 
-def _whole_number(least: int) -> Callable[[str], int]:
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
     def parse(given: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", given) or int(given) < least:
-            raise ValueError(f"must be a whole number of at least {least}: `{given}`")
+        if not re.fullmatch(r"[0-9]{1,9}", given) or not least <= int(given) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}: `{given}`")
         return int(given)
 
     return parse
@@ -114,6 +128,8 @@ def _seconds(given: str) -> float:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
         raise ValueError(f"must be a number of seconds above zero: `{given}`")
+    if seconds > DAY:
+        raise ValueError(f"must be at most a day, {DAY:.0f} seconds: `{given}`")
     return seconds
 
 
@@ -147,8 +163,8 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "embedding_model": _model,
     "openai_api_key": str,
     "openai_base_url": _http_url,
-    "embedding_batch_size": _whole_number(1),
-    "embedding_delay_ms": _whole_number(0),
+    "embedding_batch_size": _whole_number(1, MOST_AT_ONCE),
+    "embedding_delay_ms": _whole_number(0, LONGEST_DELAY),
     "embedding_timeout_seconds": _seconds,
     "embedding_lease_seconds": _seconds,
     "worker_data_dir": Path,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 
@@ -23,7 +25,9 @@ def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
             report(problem)
             code = problem.exit_code
         except KeyboardInterrupt:
-            code = 130
+            # At once: a thread that waits for a model would hold up an orderly exit.
+            sys.stdout.flush()
+            os._exit(130)
         raise typer.Exit(code)
 
     return guarded

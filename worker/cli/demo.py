@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 from worker.cli.console import out, say
 from worker.cli.migrate import apply_migrations
 from worker.cli.process import exit_code, print_summary, run
 from worker.cli.search import find, print_matches
-from worker.cli.session import database, load_settings, scope_of
+from worker.cli.session import database, demo_settings, scope_of
 from worker.engine.pipeline import Pace
 from worker.queue.embedded import POSTGRES_VERSION, default_data_dir
 from worker.queue.migrations import seed
-from worker.settings import Settings
 
 SEARCHES = (
     ("summaries", "content_embedding", "shipments are delayed"),
@@ -21,10 +25,8 @@ SEARCHES = (
 
 def demo() -> int:
     """Embed some sample text and search it. Needs no account, no key and no server."""
-    # Whatever DATABASE_URL and EMBEDDING_MODEL say: sample tables have no business in a real
-    # database, and the tour is to cost nothing.
-    data_dir = load_settings().worker_data_dir or default_data_dir()
-    settings = Settings(worker_data_dir=data_dir)
+    settings = demo_settings()
+    data_dir = settings.worker_data_dir or default_data_dir()
     say(f"An embedded Postgres {POSTGRES_VERSION} with pgvector; its data lies in {data_dir}\n")
     with database(settings) as queue:
         say("1. The migrations")
@@ -45,10 +47,18 @@ def demo() -> int:
             out(f'\n"{words}" in {table}, nearest first:')
             target = queue.target(table, column)
             print_matches(find(queue, settings, target, words, limit=3))
+    worker = _how_it_was_called()
     say(
         "\nTry next:\n"
-        '  worker search "a screen reader cannot use the page" --table summaries\n'
-        "  worker status\n"
-        "  worker watch sessions --source title --column title_embedding --sql"
+        f'  {worker} search "the mobile program keeps crashing" --table summaries\n'
+        f"  {worker} status\n"
+        f"  {worker} watch sessions --source title --column title_embedding --sql"
     )
     return exit_code(pipeline)
+
+
+def _how_it_was_called() -> str:
+    if shutil.which("worker"):
+        return "worker"
+    called = Path(sys.argv[0])
+    return "python -m worker" if called.name == "__main__.py" else os.path.relpath(called)

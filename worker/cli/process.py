@@ -23,26 +23,30 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from worker.cli.console import out, out_json, report, say
-from worker.cli.session import load_settings, queue_of, scope_of
+from worker.cli.session import load_settings, queue_of, scope_of, targets_in
 from worker.embedders import open_embedder
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Progress, Tally
+from worker.errors import DatabaseError
 from worker.queue import Scope
 from worker.queue.postgres import PostgresQueue
-from worker.settings import Settings
+from worker.settings import LONGEST_DELAY, MOST_AT_ONCE, Settings
 
 PLAIN_LINE_EVERY = 10.0  # seconds, where there is no terminal
 
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default 100)."
+        min=1,
+        max=MOST_AT_ONCE,
+        help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default 100).",
     ),
 ]
 DelayMs = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=LONGEST_DELAY,
         help="Wait after each batch, which then go one at a time (env: EMBEDDING_DELAY_MS;"
         " default 0: batches overlap).",
     ),
@@ -70,8 +74,17 @@ def process(
     )
     with queue_of(settings) as queue:
         pipeline = run(queue, settings, scope_of(queue, settings, table, column), pace)
+        set_aside = [target for target in targets_in(queue, table, column) if target.problem]
     print_summary(pipeline, as_json)
-    return exit_code(pipeline)
+    for target in set_aside:
+        report(
+            DatabaseError(
+                f"column {target.embedding_column} of table {target.table_name} is set aside:"
+                f" {target.problem}",
+                "Mend the table, then run `worker watch` for the column again.",
+            )
+        )
+    return exit_code(pipeline) or int(bool(set_aside))
 
 
 def run(queue: PostgresQueue, settings: Settings, scope: Scope, pace: Pace) -> Pipeline:

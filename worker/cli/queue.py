@@ -55,7 +55,10 @@ def requeue(
 
 
 def _confirmed(question: str) -> bool:
-    return sys.stdin.isatty() and typer.confirm(question, err=True)
+    if not sys.stdin.isatty():
+        return False
+    typer.echo(f"{question} [y/N] ", nl=False, err=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def status(as_json: AsJson = False) -> None:
@@ -140,7 +143,9 @@ def _age(since: datetime | None) -> str | None:
 def backfill(
     table: Table = None,
     column: Column = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows to enqueue in one transaction.")] = 1000,
+    batch: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Rows to enqueue in one transaction.")
+    ] = 1000,
 ) -> None:
     """Enqueue the rows that lack a vector. May be interrupted: it goes on where it was."""
     total = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
@@ -22,12 +23,13 @@ def search(
     words: Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")],
     table: Table = None,
     column: Column = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many rows to show.")] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated."""
     if not words.strip():
         raise SettingsError("there is nothing to look for", 'Give some words: worker search "…".')
+    words = words.encode("utf-8", "replace").decode()  # what the terminal sent may be no text
     settings = load_settings()
     with queue_of(settings) as queue:
         matches = find(queue, settings, _only_target(queue, table, column), words, limit)
@@ -56,9 +58,11 @@ def find(
 
 
 def print_matches(matches: list[Match]) -> None:
-    """A line a row: the distance, the key, and the beginning of the text."""
+    """A line a row: the distance, the key, and as much of the text as fits."""
+    columns = shutil.get_terminal_size((120, 24)).columns
     for match in matches:
-        out(f"{match.distance:.4f}  {match.record_id}  {one_line(match.content, 70)}")
+        head = f"{match.distance:.4f}  {match.record_id}  "
+        out(head + one_line(match.content or "(unreadable)", max(columns - len(head), 20)))
 
 
 def _only_target(queue: PostgresQueue, table: str | None, column: str | None) -> Target:

@@ -7,17 +7,28 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from worker.errors import SettingsError
 from worker.queue import Scope, Target
 from worker.queue.embedded import default_data_dir, embedded_postgres
 from worker.queue.postgres import PostgresQueue
-from worker.settings import Settings
+from worker.settings import Settings, read_environment
 
 
 def load_settings() -> Settings:
     """The settings of this process and of the folder it runs in. Raises SettingsError."""
     return Settings.load(os.environ)
+
+
+def demo_settings() -> Settings:
+    """The defaults, and where the data of the embedded Postgres lies.
+
+    Whatever DATABASE_URL and EMBEDDING_MODEL say: sample tables have no business in a real
+    database, and a tour is to cost nothing.
+    """
+    given = read_environment(os.environ, Path(".env"))
+    return Settings.from_mapping({"WORKER_DATA_DIR": given.get("WORKER_DATA_DIR", "")})
 
 
 @contextmanager

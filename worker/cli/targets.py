@@ -12,7 +12,7 @@ import typer
 from worker.cli.console import one_line, out, out_json, out_table, say
 from worker.cli.process import AsJson
 from worker.cli.session import load_settings, queue_of
-from worker.embedders import open_embedder
+from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.settings import Settings
 
@@ -50,6 +50,8 @@ def watch(
 ) -> None:
     """Keep a vector column in step with the text of its row."""
     settings = load_settings()
+    if model:
+        check_model(model)
     dimensions = _width(model or settings.embedding_model, settings) if create_column else None
     if sql:
         out(_migration(table, ", ".join(source), column, model, filter_sql, dimensions))

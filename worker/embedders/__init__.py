@@ -12,6 +12,8 @@ import numpy.typing as npt
 from worker.errors import SettingsError
 from worker.settings import Settings
 
+LOCAL_MODEL = "wordllama-256"
+
 Vectors = npt.NDArray[np.float32]
 
 
@@ -58,19 +60,25 @@ def open_embedder(model: str, dimensions: int | None, settings: Settings) -> Emb
 
     Raises SettingsError if there is no such provider, or it lacks a setting or a package.
     """
+    check_model(model)
     provider, _, name = model.partition(":")
-    if provider not in _PROVIDERS or not name:
+    return _PROVIDERS[provider](name, dimensions, settings)
+
+
+def check_model(model: str) -> None:
+    """Raise SettingsError unless `provider:model` is one that can be opened, given its settings."""
+    provider, _, name = model.partition(":")
+    if provider not in _PROVIDERS or not name or (provider == "local" and name != LOCAL_MODEL):
         raise SettingsError(
             f"there is no embedding model `{model}`",
-            f"Give provider:model; the providers are {', '.join(_PROVIDERS)}.",
+            f"Give local:{LOCAL_MODEL}, or openai:MODEL for OpenAI and servers like it.",
         )
-    return _PROVIDERS[provider](name, dimensions, settings)
 
 
 def _open_local(name: str, dimensions: int | None, settings: Settings) -> Embedder:
     from worker.embedders.local import LocalEmbedder
 
-    return LocalEmbedder(name)
+    return LocalEmbedder()
 
 
 def _open_openai(name: str, dimensions: int | None, settings: Settings) -> Embedder:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders import Embeddings, Vectors
+from worker.embedders import LOCAL_MODEL, Embeddings, Vectors
 from worker.errors import SettingsError
 
 DIMENSIONS = 256
@@ -25,16 +25,12 @@ TOKENS_AT_ONCE = 16_384  # rows gathered at a time: 16 MiB, whatever the length 
 class LocalEmbedder:
     """The model, loaded into this process. Raises SettingsError if it is not installed."""
 
-    model = "local:wordllama-256"
+    model = f"local:{LOCAL_MODEL}"
     dimensions: int | None = DIMENSIONS
     max_items = 1000
     concurrency = 2  # the tokenizer leaves the interpreter lock; more threads only add memory
 
-    def __init__(self, name: str) -> None:
-        if name != "wordllama-256":
-            raise SettingsError(
-                f"there is no local model `{name}`", "The local model is local:wordllama-256."
-            )
+    def __init__(self) -> None:
         package = _package_folder()
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer

@@ -29,7 +29,7 @@ class Outcome:
 
 def embed(embedder: Embedder, jobs: Sequence[Job], stop: Event) -> Outcome:
     """Embed jobs of one column. A request that is refused is halved until the guilty job stands
-    alone: it costs at most 2·log2(n)+1 further requests, and none of its neighbours."""
+    alone: it costs at most 2·⌈log2 n⌉ further requests, and none of its neighbours."""
     outcome = Outcome()
     requests = [jobs[i : i + embedder.max_items] for i in range(0, len(jobs), embedder.max_items)]
     while requests:

@@ -67,9 +67,9 @@ class Pipeline:
             while self._claim_ahead(pool) or self._under_way:
                 self._write_behind()
         finally:
-            if self._under_way:  # the database is lost: do not wait for a retry as well
+            if self._under_way:  # the database is lost: do not wait for the model as well
                 self.stop.set()
-            pool.shutdown()
+            pool.shutdown(wait=False)
             for embedder in self._embedders.values():
                 embedder.close()
         return self.tally

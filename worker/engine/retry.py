@@ -28,6 +28,7 @@ from worker.settings import RETRY_SECONDS
 BACKOFF_BASE = 2.0  # seconds
 BACKOFF_CAP = 300.0  # seconds
 OUTAGE_PAUSE = 60.0  # seconds until jobs are due again whose provider was out
+LONGEST_PAUSE = 86_400.0  # seconds, whatever a provider asks for
 
 Result = TypeVar("Result")
 
@@ -38,6 +39,18 @@ def with_retries(call: Callable[[], Result], stop: Event) -> Result:
     Only Transient is tried again, after the time its provider asked for, or else after a random
     time that doubles up to 8 s. Raises what the last try raised.
     """
+    failure: Transient | None = None
+
+    def attempt() -> Result:
+        nonlocal failure
+        if failure and stop.is_set():  # set while waiting: that was the last try
+            raise failure
+        try:
+            return call()
+        except Transient as problem:
+            failure = problem
+            raise
+
     retrying = Retrying(
         retry=retry_if_exception_type(Transient),
         wait=_wait,
@@ -45,7 +58,7 @@ def with_retries(call: Callable[[], Result], stop: Event) -> Result:
         sleep=sleep_using_event(stop),
         reraise=True,
     )
-    return retrying(call)
+    return retrying(attempt)
 
 
 def backoff(attempts: int) -> timedelta:
@@ -53,13 +66,15 @@ def backoff(attempts: int) -> timedelta:
 
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** max(attempts - 1, 0))
+    doublings = min(max(attempts - 1, 0), 10)  # the cap is reached long before
+    ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2.0**doublings)
     return timedelta(seconds=random.uniform(0, ceiling))
 
 
 def pause_after(outage: Transient) -> timedelta:
     """How long to leave a provider alone that did not come back within RETRY_SECONDS."""
-    return timedelta(seconds=max(outage.retry_after or 0, OUTAGE_PAUSE))
+    asked = min(outage.retry_after or 0, LONGEST_PAUSE)
+    return timedelta(seconds=max(asked, OUTAGE_PAUSE))
 
 
 _random_exponential = wait_random_exponential(max=8)

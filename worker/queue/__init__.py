@@ -117,10 +117,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A row found by a search. Distance by cosine: 0 the same direction, 2 the opposite."""
+    """A row found by a search. Distance by cosine: 0 the same direction, 2 the opposite.
+
+    `content` is None if the text cannot be read any more.
+    """
 
     record_id: str
-    content: str
+    content: str | None
     distance: float
 
 

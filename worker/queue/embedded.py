@@ -7,6 +7,7 @@ the kernel takes away from a process that is killed; the last one to leave stops
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-import platformdirs
-
 from worker.errors import DatabaseError, SettingsError
 
 POSTGRES_VERSION = 18
+LONGEST_OF_ROOT = 90  # bytes; the path of a socket ends at 107
 
 
 def default_data_dir() -> Path:
@@ -28,7 +28,9 @@ def default_data_dir() -> Path:
     """
     if _user_id() == 0:
         return Path("/var/lib/embedding-worker")
-    return platformdirs.user_data_path("embedding-worker")
+    # Not the folder that macOS would have, whose name holds a space: see embedded_postgres.
+    data_home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
+    return data_home.expanduser() / "embedding-worker"
 
 
 @contextmanager
@@ -40,15 +42,13 @@ def embedded_postgres(data_dir: Path, version: int = POSTGRES_VERSION) -> Iterat
     """
     fasteners, pgserver = _packages()
     folder = data_dir.expanduser().resolve() / f"postgres{version}"
+    _check(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         users = fasteners.InterProcessReaderWriterLock(folder.parent / f"{folder.name}.users")
         users.acquire_read_lock()
     except OSError as problem:
-        raise SettingsError(
-            f"the data of the embedded Postgres cannot be kept in {data_dir}: {problem.strerror}",
-            "Set WORKER_DATA_DIR to a folder of your own, or DATABASE_URL to a database.",
-        ) from problem
+        raise _unusable(folder, str(problem.strerror)) from problem
     # Left alone, the package keeps one lock file for all users of the machine in the shared
     # temporary folder, and the second user is refused.
     server_class = pgserver.PostgresServer
@@ -70,6 +70,22 @@ def embedded_postgres(data_dir: Path, version: int = POSTGRES_VERSION) -> Iterat
         if users.acquire_write_lock(blocking=False):
             server.stop()
             users.release_write_lock()
+
+
+def _check(folder: Path) -> None:
+    if re.search(r"[\s'\"]", str(folder)):
+        # The package hands the path to a shell, as the place of the socket.
+        raise _unusable(folder, "the name holds a space or a quotation mark")
+    if _user_id() == 0 and len(os.fsencode(folder)) > LONGEST_OF_ROOT:
+        # The socket would lie in the temporary folder, open to everybody, each a superuser.
+        raise _unusable(folder, "the name is too long for a socket")
+
+
+def _unusable(folder: Path, reason: str) -> SettingsError:
+    return SettingsError(
+        f"the data of the embedded Postgres cannot be kept in {folder}: {reason}",
+        "Set WORKER_DATA_DIR to another folder, or DATABASE_URL to a database.",
+    )
 
 
 def _packages() -> tuple[ModuleType, ModuleType]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 from pgvector.psycopg.vector import register_vector_info
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
 
@@ -49,6 +50,8 @@ class PostgresQueue:
         """Connect. Nothing is said of the schema yet. Raises DatabaseError, or SettingsError."""
         self._vectors_registered = False
         try:
+            if "@" in str(conninfo_to_dict(url).get("host")):
+                raise psycopg.ProgrammingError("an @ of the password was taken for its end")
             self._connection = psycopg.connect(
                 url,
                 autocommit=True,
@@ -381,6 +384,10 @@ def _translated() -> Iterator[None]:
         raise SettingsError(
             _one_line(str(problem.diag.message_primary)),
             "Connect as the owner of the table, or grant the right.",
+        ) from problem
+    except UnicodeEncodeError as problem:
+        raise SettingsError(
+            "a name or text holds bytes that are not UTF-8", "Check what the terminal sent."
         ) from problem
     except psycopg.Error as problem:
         primary = problem.diag.message_primary or str(problem)
