@@ -7,8 +7,10 @@ migrations are applied once, to a template; each test gets a clone of it.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,18 +45,34 @@ class Server:
         return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The command line is the same over any server: it is tried over the newest alone."""
+    items[:] = [
+        item for item in items if "/acceptance/" not in item.nodeid or "[pg16" not in item.nodeid
+    ]
+
+
 @pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("postgres")
-    with embedded_postgres(folder, request.param) as url:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    # Not below pytest's own folder: of root, each run closes that one to all others, and so to the
+    # user that the server of a run beside it has.
+    with (
+        tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=_memory()) as folder,
+        embedded_postgres(Path(folder), request.param) as url,
+    ):
         with psycopg.connect(url, autocommit=True) as connection:
             # The data is thrown away: only a crash of the machine could tell the difference.
             connection.execute("alter system set fsync = off")
             connection.execute("alter system set max_connections = 100")
             connection.execute("select pg_reload_conf()")
         yield Server(url, request.param)
+
+
+def _memory() -> str | None:
+    """A folder in memory, if there is one with room: a database a test is a lot of writing."""
+    shared = Path("/dev/shm")
+    roomy = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 4 * 1024**3
+    return str(shared) if roomy else None
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +183,7 @@ def rows(connection: Database, query: LiteralString, *parameters: Any) -> list[T
 def _create(server: Server, name: str, template: str | None = None) -> None:
     statement = sql.SQL("create database {}").format(sql.Identifier(name))
     if template:
-        statement += sql.SQL(" template {}").format(sql.Identifier(template))
+        statement += sql.SQL(" template {} strategy file_copy").format(sql.Identifier(template))
     with psycopg.connect(make_conninfo(server.url), autocommit=True) as connection:
         connection.execute(statement)
 

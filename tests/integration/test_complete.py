@@ -241,3 +241,15 @@ def test_a_lost_lease_can_neither_fail_nor_release_a_job(
     queue.release([job], timedelta(hours=1))
     assert rows(docs, "select status, error_message from embedding_queue") == [("pending", None)]
     assert claim_one(queue).content == "new text"
+
+
+def test_a_vector_of_a_model_that_the_target_has_no_more_is_refused(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    insert(docs, 1)
+    job = claim_one(queue)
+    docs.execute("update embedding_targets set model = 'another:model'")
+    assert [refusal.reason for refusal in complete(queue, [job])] == ["changed"]
+    assert value(docs, "select embedding from docs") is None
+    docs.execute("update embedding_targets set model = 'test:model'")
+    assert complete(queue, [job]) == []

@@ -1,0 +1,128 @@
+"""What the tests of the command line share: text to embed, a model's server, running processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from tests.conftest import REPOSITORY, Database, rows
+from tests.openai_server import Answer, OpenAIServer
+
+MODEL = "openai:text-embedding-3-small"
+WIDTH = 8
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Completed = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def openai() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def with_openai(openai: OpenAIServer) -> dict[str, str]:
+    """The environment that makes the stand-in the model of all columns that name none."""
+    return {
+        "EMBEDDING_MODEL": MODEL,
+        "OPENAI_API_KEY": openai.api_key,
+        "OPENAI_BASE_URL": openai.base_url,
+    }
+
+
+@pytest.fixture
+def notes(db: Database) -> Database:
+    """A watched table `notes (id bigint, body, embedding vector(8))`, and its connection."""
+    db.execute("create table notes (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 8)")
+    return db
+
+
+@pytest.fixture
+def local_notes(db: Database) -> Database:
+    """The same at the width of the local model."""
+    db.execute("create table notes (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 256)")
+    return db
+
+
+def fill(notes: Database, count: int) -> None:
+    """Rows 1 to `count` with different texts."""
+    notes.execute(
+        "insert into notes select id, 'note number ' || id from generate_series(1, %s) as id",
+        [count],
+    )
+
+
+def statuses(db: Database) -> dict[str, int]:
+    """How many jobs are in each status."""
+    return dict(rows(db, "select status, count(*) from embedding_queue group by status"))
+
+
+def refused(result: Completed, code: int) -> tuple[str, str]:
+    """The cause and the cure that a command ended with: one line each, and nothing else."""
+    assert "Traceback" not in result.stderr + result.stdout
+    assert result.returncode == code, result.stderr
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["error", "hint"], result.stderr
+    cause, hint = (line.split(": ", 1)[1] for line in lines)
+    return cause, hint
+
+
+@pytest.fixture
+def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
+    """Starts the command line on the database of this test, and does not wait for it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        *arguments: str, stderr: int = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", *arguments],
+            cwd=tmp_path,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(REPOSITORY),
+                "DATABASE_URL": database_url,
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+class Held:
+    """A fault of the stand-in: its answer waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.arrived = Event()
+        self.let_go = Event()
+
+    def __call__(self, due: Answer) -> Answer:
+        self.arrived.set()
+        self.let_go.wait(60)
+        return due
+
+
+@pytest.fixture
+def held(openai: OpenAIServer) -> Iterator[Held]:
+    """The first answer of the stand-in is held back."""
+    fault = Held()
+    openai.faults.append(fault)
+    yield fault
+    fault.let_go.set()

@@ -1,0 +1,565 @@
+"""The commands that steer and show the queue, each as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.acceptance.conftest import fill, refused, statuses
+from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
+from tests.openai_server import OpenAIServer
+from worker.queue.migrations import migrations, seed
+from worker.queue.postgres import PostgresQueue
+
+
+def documented_fields(heading: str, after: str) -> list[str]:
+    """The fields in the first table of docs/cli.md that follows these two texts."""
+    text = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+    text = text.split(heading, 1)[1].split(after, 1)[1].split("| field |", 1)[1]
+    return re.findall(r"^\| `(\w+)` \|", text.split("\n\n", 1)[0], re.M)
+
+
+def one_document(output: str) -> Any:
+    """The JSON that makes up the whole of stdout, on one line."""
+    assert output.count("\n") == 1
+    return json.loads(output)
+
+
+@pytest.fixture
+def mixed(
+    notes: Database, worker: Worker, openai: OpenAIServer, with_openai: dict[str, str]
+) -> Database:
+    """Two watched tables, after a run: 6 notes of which 2 failed in two ways and 1 is empty."""
+    notes.execute("create table others (id bigint primary key, body text)")
+    notes.execute("select watch_embeddings('others', 'body', 'embedding', dimensions => 8)")
+    notes.execute("insert into others values (1, 'another text'), (2, 'bad too')")
+    fill(notes, 6)
+    notes.execute("update notes set body = 'bad' where id = 2")
+    notes.execute("update notes set body = repeat('long ', 8000) where id = 3")
+    notes.execute("update notes set body = '' where id = 4")
+    openai.reject = lambda text: text.startswith("bad")
+    assert worker("process", **with_openai).returncode == 1
+    openai.reject = None
+    return notes
+
+
+@pytest.fixture
+def settled(notes: Database) -> Database:
+    """The queue of `mixed`, without the vectors."""
+    notes.execute("create table others (id bigint primary key, body text)")
+    notes.execute("select watch_embeddings('others', 'body', 'embedding', dimensions => 8)")
+    notes.execute("insert into others values (1, 'another text'), (2, 'bad too')")
+    fill(notes, 6)
+    notes.execute("update embedding_queue set status = 'completed', attempts = 1")
+    notes.execute("update embedding_queue set status = 'skipped' where record_id = '4'")
+    for table, record, error_class in (
+        ("notes", "2", "rejected"),
+        ("notes", "3", "too_long"),
+        ("others", "2", "rejected"),
+    ):
+        notes.execute(
+            "update embedding_queue set status = 'failed', error_class = %s, error_message = 'bad'"
+            " where (table_name, record_id) = (%s, %s)",
+            [error_class, table, record],
+        )
+    return notes
+
+
+def pending(db: Database) -> list[tuple[str, str]]:
+    found = rows(
+        db,
+        "select table_name, record_id from embedding_queue where status = 'pending'"
+        " and attempts = 0 and error_message is null order by table_name, record_id",
+    )
+    return [(table, record) for table, record in found]
+
+
+# worker requeue
+
+
+@pytest.mark.parametrize(
+    ("arguments", "requeued"),
+    [
+        (["--failed"], [("notes", "2"), ("notes", "3"), ("others", "2")]),
+        (["--failed", "--table", "notes"], [("notes", "2"), ("notes", "3")]),
+        (["--error-class", "rejected"], [("notes", "2"), ("others", "2")]),
+        (["--error-class", "rejected", "--failed", "--table", "others"], [("others", "2")]),
+        (["--id", "2"], [("notes", "2"), ("others", "2")]),
+        (["--id", "1", "--table", "notes", "--column", "embedding"], [("notes", "1")]),
+        (["--id", "4"], [("notes", "4")]),
+        (["--all", "--yes", "--table", "others"], [("others", "1"), ("others", "2")]),
+        (["--all", "--yes", "--table", "others", "--id", "1"], [("others", "1")]),
+    ],
+)
+def test_requeue_makes_pending_what_is_asked_for_and_nothing_else(
+    settled: Database, worker: Worker, arguments: list[str], requeued: list[tuple[str, str]]
+) -> None:
+    result = worker("requeue", *arguments)
+    assert (result.stdout, result.stderr) == (f"Requeued: {len(requeued)}\n", "")
+    assert result.returncode == 0
+    assert pending(settled) == requeued
+
+
+def test_what_was_requeued_is_embedded_anew_even_if_nothing_changed(
+    mixed: Database, worker: Worker, with_openai: dict[str, str]
+) -> None:
+    assert worker("requeue", "--all", "--yes").stdout == "Requeued: 8\n"
+    result = worker("process", "--json", **with_openai)
+    found = json.loads(result.stdout)
+    assert (found["completed"], found["unchanged"], found["skipped"]) == (6, 0, 1)
+    assert statuses(mixed) == {"completed": 6, "skipped": 1, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ([], "it is not said what to requeue"),
+        (["--table", "notes"], "it is not said what to requeue"),
+        (["--yes"], "it is not said what to requeue"),
+        (["--all", "--failed", "--yes"], "--all contradicts --failed and --error-class"),
+        (["--all", "--error-class", "x"], "--all contradicts --failed and --error-class"),
+        (["--all"], "--all embeds every record again"),
+    ],
+)
+def test_requeue_wants_to_be_told_clearly(tmp_path: Path, arguments: list[str], cause: str) -> None:
+    # It does not even look for the database.
+    environment = {"DATABASE_URL": "postgresql://127.0.0.1:1/nowhere"}
+    result = run_worker("requeue", *arguments, cwd=tmp_path, environment=environment)
+    given, hint = refused(result, 2)
+    assert given == cause
+    assert hint
+
+
+def asked(database_url: str, folder: Path, answer: str) -> subprocess.CompletedProcess[str]:
+    """`worker requeue --all` by somebody at a terminal who gives that answer."""
+    controller, terminal = pty.openpty()
+    os.write(controller, f"{answer}\n".encode())
+    result = subprocess.run(
+        [sys.executable, "-m", "worker", "requeue", "--all"],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        | {"DATABASE_URL": database_url},
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(terminal)
+    os.close(controller)
+    assert "Embed every record of it again?" in result.stderr
+    return result
+
+
+def test_on_a_terminal_requeue_of_all_asks(
+    notes: Database, database_url: str, tmp_path: Path
+) -> None:
+    fill(notes, 2)
+    notes.execute("update embedding_queue set status = 'completed'")
+    assert asked(database_url, tmp_path, "n").returncode == 2
+    assert statuses(notes) == {"completed": 2}
+    result = asked(database_url, tmp_path, "y")
+    assert (result.stdout, result.returncode) == ("Requeued: 2\n", 0)
+    assert statuses(notes) == {"pending": 2}
+
+
+# worker status
+
+
+def test_status_shows_counts_coverage_and_failures(mixed: Database, worker: Worker) -> None:
+    result = worker("status")
+    assert (result.stderr, result.returncode) == ("", 0)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == [
+        *["column", "pending", "processing", "completed", "failed", "skipped", "coverage"],
+        *["due", "for"],
+    ]
+    assert lines[1] == ["notes.embedding", "0", "0", "3", "2", "1", "60.0%", "-"]
+    assert lines[2] == ["others.embedding", "0", "0", "1", "1", "0", "50.0%", "-"]
+    assert lines[3:5] == [[], ["failed", "class", "column", "latest", "reason"]]
+    failures = {(line[1], line[2]): line[0] for line in lines[5:]}
+    assert failures == {
+        ("rejected", "notes.embedding"): "1",
+        ("too_long", "notes.embedding"): "1",
+        ("rejected", "others.embedding"): "1",
+    }
+    assert max(map(len, result.stdout.splitlines())) < 200
+
+
+def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worker) -> None:
+    mixed.execute("insert into notes values (7, 'new')")
+    found = one_document(worker("status", "--json").stdout)
+    assert list(found) == ["columns", "failures"]
+    for column in found["columns"]:
+        assert list(column) == documented_fields("## worker status", "In `columns`")
+    for failure in found["failures"]:
+        assert list(failure) == documented_fields("## worker status", "In `failures`")
+    notes = found["columns"][0]
+    since = datetime.fromisoformat(notes.pop("oldest_due"))
+    assert since == value(mixed, "select available_at from embedding_queue where record_id = '7'")
+    assert notes == {
+        "table_name": "notes",
+        "embedding_column": "embedding",
+        "model": None,
+        "enabled": True,
+        "problem": None,
+        "rows": 7,
+        "pending": 1,
+        "processing": 0,
+        "completed": 3,
+        "failed": 2,
+        "skipped": 1,
+        "coverage": 50.0,
+        "due": 1,
+    }
+    classes = {(failure["table_name"], failure["error_class"]) for failure in found["failures"]}
+    assert classes == {("notes", "rejected"), ("notes", "too_long"), ("others", "rejected")}
+
+
+def test_status_documents_every_class_of_failure() -> None:
+    text = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(\w+)` \|", text.split("| class | meaning |")[1], re.M))
+    sources = [
+        *(REPOSITORY / "worker").rglob("*.py"),
+        *(REPOSITORY / "supabase" / "migrations").glob("*.sql"),
+    ]
+    written = " ".join(path.read_text(encoding="utf-8") for path in sources)
+    used = set(re.findall(r"error_class ?(?::?=|: str =) ?['\"](\w+)['\"]", written))
+    used |= set(re.findall(r'"(too_long|changed)"', written))
+    assert used <= documented
+    assert {"unreadable", "no_answer", "rejected", "bad_vector"} <= used
+
+
+def test_before_a_backfill_nothing_is_covered(db: Database, worker: Worker) -> None:
+    db.execute("create table notes (id bigint primary key, body text)")
+    fill(db, 4)
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 256)")
+    [column] = one_document(worker("status", "--json").stdout)["columns"]
+    assert (column["rows"], column["coverage"], column["due"]) == (4, 0.0, 0)
+
+
+@pytest.mark.parametrize("command", ["status", "targets"])
+def test_with_nothing_watched_the_way_to_watch_is_shown(
+    database_url: str, worker: Worker, command: str
+) -> None:
+    result = worker(command)
+    assert (result.stdout, result.returncode) == ("", 0)
+    assert result.stderr.startswith("Nothing is watched yet. `worker watch TABLE ")
+    found = one_document(worker(command, "--json").stdout)
+    assert found == ([] if command == "targets" else {"columns": [], "failures": []})
+
+
+# worker watch, unwatch, targets
+
+
+@pytest.fixture
+def posts(db: Database) -> Database:
+    db.execute(
+        "create table posts (id uuid primary key default gen_random_uuid(),"
+        " title text, body text, deleted_at timestamptz)"
+    )
+    return db
+
+
+def test_a_column_is_watched_backfilled_processed_searched_and_unwatched(
+    posts: Database, worker: Worker
+) -> None:
+    posts.execute("insert into posts (title, body) values ('Parcels', 'stuck in the harbour')")
+    watched = worker(
+        *["watch", "posts", "--source", "title", "--source", "body", "--column", "vector"],
+        *["--create-column", "--filter", "deleted_at is null"],
+    )
+    assert watched.stdout == "Watching: posts.vector <- concat_ws(E'\\n\\n', title, body)\n"
+    assert watched.stderr.startswith("hint: rows that are there already: `worker backfill`")
+    posts.execute("insert into posts (title, body) values ('Cooking', 'soup with beans')")
+    assert worker("process").returncode == 0
+    assert worker("backfill").stdout == "Enqueued: 1\n"
+    assert worker("process").returncode == 0
+    assert value(posts, "select count(vector) from posts") == 2
+    found = worker("search", "shipments are delayed", "--table", "posts").stdout.splitlines()
+    assert [re.sub(r"^[01]\.\d{4}  \S{36}  ", "", line) for line in found] == [
+        "Parcels stuck in the harbour",
+        "Cooking soup with beans",
+    ]
+    assert worker("unwatch", "posts", "--column", "vector").stdout == "Unwatched: posts.vector\n"
+    assert value(posts, "select count(vector) from posts") == 2
+    assert statuses(posts) == {}
+
+
+def test_watch_again_changes_what_is_watched(posts: Database, worker: Worker) -> None:
+    arguments = ["watch", "posts", "--source", "title", "--column", "vector"]
+    assert worker(*arguments, "--create-column").returncode == 0
+    assert worker(*arguments, "--create-column").returncode == 0
+    assert worker(*arguments, "--model", "openai:text-embedding-3-small").returncode == 0
+    found = rows(posts, "select source, model, dimensions from embedding_targets")
+    assert found == [("title", "openai:text-embedding-3-small", 256)]
+
+
+def test_create_column_makes_it_as_wide_as_the_model(posts: Database, worker: Worker) -> None:
+    create = ["--source", "title", "--create-column", "--column"]
+    worker("watch", "posts", *create, "small", "--model", "openai:text-embedding-3-small",
+           OPENAI_API_KEY="sk-none")  # fmt: skip
+    worker("watch", "posts", *create, "large", "--model", "openai:text-embedding-3-large",
+           OPENAI_API_KEY="sk-none")  # fmt: skip
+    found = rows(
+        posts,
+        "select attname, format_type(atttypid, atttypmod) from pg_attribute"
+        " where attrelid = 'posts'::regclass and attname in ('small', 'large') order by 1",
+    )
+    assert found == [("large", "halfvec(3072)"), ("small", "vector(1536)")]
+
+
+WATCHES = [
+    ["posts", "--source", "title", "--column", "vector", "--create-column"],
+    ["posts", "--source", "title", "--source", "body", "--column", "it's", "--create-column"],
+    [
+        *["posts", "--source", "coalesce(title, 'it''s untitled')", "--column", "vector"],
+        *["--filter", "deleted_at is null and title <> 'x'"],
+        *["--model", "local:wordllama-256", "--create-column"],
+    ],
+    [
+        *['"My-Schema"."Weird Table"', "--source", "My Text", "--column", "My Vector"],
+        "--create-column",
+    ],
+    ["app.docs", "--source", "body", "--column", "vector", "--create-column"],
+    ["UPPER", "--source", "body", "--column", "vector", "--create-column"],
+]
+
+
+@pytest.mark.parametrize("arguments", WATCHES, ids=lambda arguments: arguments[0])
+def test_the_sql_of_watch_runs_as_a_migration_and_equals_running_watch(
+    posts: Database,
+    queue: PostgresQueue,
+    worker: Worker,
+    connect: Callable[[], Database],
+    arguments: list[str],
+) -> None:
+    posts.execute('create schema "My-Schema"')
+    posts.execute('create table "My-Schema"."Weird Table" ("Key" int primary key, "My Text" text)')
+    posts.execute("create schema app")
+    posts.execute("create table app.docs (id bigint primary key, body text)")
+    posts.execute('create table "UPPER" (id bigint primary key, body text)')
+
+    def watched() -> list[Any]:
+        return rows(
+            posts,
+            "select to_jsonb(target) - 'id' - 'created_at' - 'updated_at',"
+            " (select count(*) from pg_trigger where tgrelid = target.relation::regclass)"
+            " from embedding_targets as target",
+        )
+
+    printed = worker("watch", *arguments, "--sql")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    for heading in ("-- Why: ", "-- Locks: ", "-- Undo: "):
+        assert heading in printed.stdout
+    assert watched() == []
+    # As `supabase db push` runs it: with an empty search path, in a transaction.
+    migration = connect()
+    migration.execute("set search_path = ''")
+    with migration.transaction():
+        migration.execute(printed.stdout.encode())
+    by_migration = watched()
+    assert len(by_migration) == 1
+    undo = printed.stdout.split("-- Undo: ")[1].split("select public.watch_embeddings")[0]
+    migration.execute(undo.replace("--", "").encode())
+    assert watched() == []
+    assert worker("watch", *arguments).returncode == 0
+    assert watched() == by_migration
+
+
+def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
+    posts.execute(
+        "select watch_embeddings('posts', 'title', 'vector', model => 'openai:m',"
+        " filter => 'deleted_at is null', dimensions => 8),"
+        " watch_embeddings('posts', 'title, body', 'both', dimensions => 8)"
+    )
+    result = worker("targets")
+    assert (result.stderr, result.returncode) == ("", 0)
+    lines = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    assert lines == [
+        ["table", "column", "source", "filter", "model", "width"],
+        ["posts", "both", "concat_ws(E'\\n\\n', title, body)", "-", "(default)", "8"],
+        ["posts", "vector", "title", "deleted_at is null", "openai:m", "8"],
+    ]
+    found = one_document(worker("targets", "--json").stdout)
+    for target in found:
+        assert list(target) == documented_fields("## worker targets", "With `--json`")
+    assert found[1] == {
+        "table_name": "posts",
+        "embedding_column": "vector",
+        "source": "title",
+        "filter": "deleted_at is null",
+        "model": "openai:m",
+        "dimensions": 8,
+        "enabled": True,
+        "problem": None,
+    }
+
+
+# worker backfill
+
+
+def test_backfill_enqueues_what_lacks_a_vector_once(db: Database, worker: Worker) -> None:
+    db.execute("create table notes (id bigint primary key, body text)")
+    fill(db, 25)
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 256)")
+    result = worker("backfill", "--batch", "10")
+    assert (result.stdout, result.returncode) == ("Enqueued: 25\n", 0)
+    assert result.stderr == "notes.embedding: 25 rows enqueued\n"
+    assert statuses(db) == {"pending": 25}
+    assert worker("backfill").stdout == "Enqueued: 0\n"
+    worker("process")
+    assert worker("backfill").stdout == "Enqueued: 0\n"
+
+
+def test_backfill_keeps_to_the_table_and_column_it_is_given(db: Database, worker: Worker) -> None:
+    for table in ("notes", "others"):
+        db.execute(f"create table {table} (id bigint primary key, body text)".encode())
+        db.execute(f"insert into {table} values (1, 'a text')".encode())
+        db.execute(
+            f"select watch_embeddings('{table}', 'body', 'embedding', dimensions => 8)".encode()
+        )
+    assert worker("backfill", "--table", "others").stdout == "Enqueued: 1\n"
+    assert rows(db, "select table_name from embedding_queue") == [("others",)]
+    assert worker("backfill", "--column", "embedding").stdout == "Enqueued: 1\n"
+
+
+# worker search
+
+
+@pytest.fixture
+def sample(queue: PostgresQueue, worker: Worker) -> PostgresQueue:
+    """The sample tables, embedded."""
+    queue.run_script(seed())
+    assert worker("process").returncode == 0
+    return queue
+
+
+def test_search_finds_by_meaning_and_prints_a_line_a_row(
+    sample: PostgresQueue, worker: Worker
+) -> None:
+    result = worker("search", "shipments are delayed", "--table", "summaries", "--limit", "3")
+    assert (result.stderr, result.returncode) == ("", 0)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(r"[01]\.\d{4}  [0-9a-f-]{36}  \S.*", line) for line in lines)
+    assert [line[:6] for line in lines] == sorted(line[:6] for line in lines)
+    assert "1,900 parcels" in lines[0]
+
+    found = one_document(
+        worker("search", "shipments are delayed", "--table", "summaries", "--json").stdout
+    )
+    assert len(found) == 5
+    for match in found:
+        assert list(match) == documented_fields("## worker search", "With `--json`")
+    assert [match["record_id"] for match in found[:3]] == [line.split()[1] for line in lines]
+    assert found[0]["content"].startswith("Some 1,900 parcels")
+    assert 0 < found[0]["distance"] < found[-1]["distance"] < 2
+
+
+def test_search_wants_to_know_where(sample: PostgresQueue, worker: Worker) -> None:
+    cause, hint = refused(worker("search", "words"), 2)
+    assert cause == (
+        "it is not said where to look: sessions.title_embedding, summaries.content_embedding"
+        " are watched"
+    )
+    assert hint == "Give --table and --column."
+    assert worker("search", "words", "--column", "title_embedding").returncode == 0
+
+
+def test_search_without_words_or_vectors_says_so(local_notes: Database, worker: Worker) -> None:
+    cause, _ = refused(worker("search", "  "), 2)
+    assert cause == "there is nothing to look for"
+    result = worker("search", "words")
+    assert (result.stdout, result.returncode) == ("", 0)
+    assert result.stderr.startswith("Nothing found: no row has a vector yet.")
+    assert one_document(worker("search", "words", "--json").stdout) == []
+
+
+def test_search_with_nothing_watched_says_so(database_url: str, worker: Worker) -> None:
+    cause, hint = refused(worker("search", "words"), 2)
+    assert cause == "nothing is watched yet"
+    assert "`worker watch`" in hint
+
+
+# worker migrate
+
+
+def test_migrate_applies_all_and_a_second_time_nothing(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    environment = {"DATABASE_URL": empty_database_url}
+    names = [f"{migration.version}_{migration.name}" for migration in migrations()]
+
+    def migrate(*arguments: str) -> subprocess.CompletedProcess[str]:
+        result = run_worker("migrate", *arguments, cwd=tmp_path, environment=environment)
+        assert result.returncode == 0
+        return result
+
+    def applied() -> list[str]:
+        lines = [line.split() for line in migrate("--status").stdout.splitlines()]
+        assert lines[0] == ["version", "name", "applied"]
+        assert [f"{version}_{name}" for version, name, _ in lines[1:]] == names
+        return [state for _, _, state in lines[1:]]
+
+    assert set(applied()) == {"no"}
+    first = migrate()
+    assert first.stdout.splitlines() == names
+    assert first.stderr == f"{len(names)} migrations applied\n"
+    assert set(applied()) == {"yes"}
+    second = migrate()
+    assert second.stdout == ""
+    assert second.stderr == "nothing to apply: the schema is up to date\n"
+    with psycopg.connect(empty_database_url) as connection:
+        history = rows(
+            connection,
+            "select version, name, cardinality(statements) > 0"
+            " from supabase_migrations.schema_migrations order by version",
+        )
+    assert history == [(found.version, found.name, True) for found in migrations()]
+
+
+def test_a_migration_that_fails_leaves_nothing_half_done(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("create table embedding_queue (id integer)")
+        environment = {"DATABASE_URL": empty_database_url}
+        result = run_worker("migrate", cwd=tmp_path, environment=environment)
+        assert result.returncode != 0
+        assert "Traceback" not in result.stderr
+        assert 'error: relation "embedding_queue" already exists\n' in result.stderr
+        history = rows(connection, "select name from supabase_migrations.schema_migrations")
+        assert [name for (name,) in history] == ["extension_and_role", "embedding_targets"]
+        connection.execute("drop table embedding_queue")
+    assert run_worker("migrate", cwd=tmp_path, environment=environment).returncode == 0
+
+
+# all of them
+
+
+def test_help_lists_the_commands_and_the_exit_codes(tmp_path: Path) -> None:
+    result = run_worker("--help", cwd=tmp_path, environment={})
+    assert result.returncode == 0
+    for name in ("process", "requeue", "status", "watch", "unwatch", "targets", "backfill"):
+        assert f"  {name} " in result.stdout
+    assert "Exit codes: 0 all done" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere"], ["process", "--nowhere"], ["watch"]])
+def test_wrong_usage_is_told_on_stderr(tmp_path: Path, arguments: list[str]) -> None:
+    result = run_worker(*arguments, cwd=tmp_path, environment={})
+    assert result.returncode == 2
+    assert "Usage: " in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr

