@@ -234,19 +234,20 @@ begin
                 return new;
             end if;
 
-            if tg_op = 'INSERT' then
-                perform public.enqueue_embeddings(
-                            %1$s, array_agg(%2$s order by %3$s), array_agg(%4$s order by %3$s))
-                   from changed;
-            elsif tg_op = 'DELETE' then
-                perform public.forget_embeddings(%1$s, array_agg(%2$s)) from changed;
-            else
-                delete from public.embedding_queue as job
-                 where job.table_name = %9$L and job.embedding_column = %8$L;
-            end if;
-            return null;
-        exception when syntax_error_or_access_rule_violation or data_exception then
-            perform public.embedding_set_aside(%1$s, sqlerrm);
+            begin
+                if tg_op = 'INSERT' then
+                    perform public.enqueue_embeddings(
+                                %1$s, array_agg(%2$s order by %3$s), array_agg(%4$s order by %3$s))
+                       from changed;
+                elsif tg_op = 'DELETE' then
+                    perform public.forget_embeddings(%1$s, array_agg(%2$s)) from changed;
+                else
+                    delete from public.embedding_queue as job
+                     where job.table_name = %9$L and job.embedding_column = %8$L;
+                end if;
+            exception when syntax_error_or_access_rule_violation or data_exception then
+                perform public.embedding_set_aside(%1$s, sqlerrm);
+            end;
             return null;
         end $body$ $function$,
         target.id,

@@ -477,6 +477,13 @@ def test_no_damage_to_the_queue_loses_a_write(done: Database, damage: LiteralStr
     write(done)
 
 
+def test_a_large_update_takes_one_transaction_id_and_not_one_a_row(docs: Database) -> None:
+    docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 100) i")
+    before = value(docs, "select pg_current_xact_id()::text::bigint")
+    docs.execute("update docs set body = body || ' edited'")
+    assert value(docs, "select pg_current_xact_id()::text::bigint") - before <= 2
+
+
 def test_a_renamed_key_sets_the_target_aside_until_it_is_watched_again(
     done: Database, queue: PostgresQueue
 ) -> None:
