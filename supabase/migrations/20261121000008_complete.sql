@@ -5,8 +5,8 @@
 -- Undo:  drop function public.complete_embeddings, public.embedding_refusals;
 --
 -- Two guards. The lease must still be the one that was handed out, and the text in the table must
--- still hash to what was embedded. Either alone lets a stale vector through: an edit that is not
--- committed yet does not show in the queue, and a claim may pair the new job with the old text.
+-- still hash to what was embedded. An edit that bypassed the triggers leaves the lease as it was, and
+-- only the hash tells; a job that was revoked may have the same text, and only the lease tells.
 --
 -- Jobs are looked up by id and lease alone. With `status = 'processing'` beside them the planner
 -- takes the small index over leased jobs, and reads all of it for each one: quadratic in the batch.
