@@ -9,6 +9,9 @@ from datetime import datetime
 import typer
 
 from worker.errors import WorkerError
+from worker.queue import Failure, Target, TargetStatus
+
+NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`"
 
 
 def say(message: str) -> None:
@@ -44,6 +47,11 @@ def report(problem: WorkerError) -> None:
     say(f"error: {problem.cause}")
     if problem.hint:
         say(f"hint: {problem.hint}")
+
+
+def name_of(watched: Target | TargetStatus | Failure) -> str:
+    """A watched column as people write it: `table.column`."""
+    return f"{watched.table_name}.{watched.embedding_column}"
 
 
 def one_line(text: str, width: int) -> str:

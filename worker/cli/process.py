@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from worker.cli.console import out, out_json, report, say
-from worker.cli.session import load_settings, queue_of, scope_of, targets_in
+from worker.cli.session import load_settings, queue_of, scope_of
 from worker.embedders import open_embedder
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Progress, Tally
@@ -73,8 +72,11 @@ def process(
         limit=limit,
     )
     with queue_of(settings) as queue:
-        pipeline = run(queue, settings, scope_of(queue, settings, table, column), pace)
-        set_aside = [target for target in targets_in(queue, table, column) if target.problem]
+        scope = scope_of(queue, settings, table, column)
+        pipeline = run(queue, settings, scope, pace)
+        set_aside = [
+            target for target in queue.targets(scope.table, scope.column) if target.problem
+        ]
     print_summary(pipeline, as_json)
     for target in set_aside:
         report(
@@ -234,4 +236,3 @@ class PlainProgress:
             f"{tally.taken} of {total} ({100 * tally.taken / max(total, 1):.0f}%),"
             f" {tally.rows_per_second:.0f} rows/s, {left:.0f} s left"
         )
-        sys.stderr.flush()

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.console import one_line, out, out_json, out_table, say
+from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
 from worker.cli.process import AsJson, Column, Table
-from worker.cli.session import load_settings, queue_of, targets_in
+from worker.cli.session import load_settings, queue_of
 from worker.errors import SettingsError
 from worker.queue import TargetStatus
 
@@ -43,10 +43,10 @@ def requeue(
         raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
     settings = load_settings()
     with queue_of(settings) as queue:
-        targets_in(queue, table, column)
+        found = queue.targets(table, column)
         count = queue.requeue(
             status="failed" if failed or error_class else None,
-            table=queue.table_name(table) if table else None,
+            table=found[0].table_name if table else None,
             column=column,
             record=record_id,
             error_class=error_class,
@@ -74,12 +74,12 @@ def status(as_json: AsJson = False) -> None:
         )
         return
     if not columns:
-        say("Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`")
+        say(NOTHING_WATCHED)
         return
     _print_columns(columns)
     for column in columns:
         if column.problem:
-            out(f"\nset aside: {_name(column)}: {one_line(column.problem, 160)}")
+            out(f"\nset aside: {name_of(column)}: {one_line(column.problem, 160)}")
             out("hint: mend the table, then run `worker watch` for it again")
     if failures:
         out("")
@@ -89,7 +89,7 @@ def status(as_json: AsJson = False) -> None:
                 (
                     failure.failed,
                     failure.error_class,
-                    f"{failure.table_name}.{failure.embedding_column}",
+                    name_of(failure),
                     one_line(failure.latest_message, 100),
                 )
                 for failure in failures
@@ -111,7 +111,7 @@ def _print_columns(columns: list[TargetStatus]) -> None:
         ],
         [
             (
-                _name(column),
+                name_of(column),
                 column.pending,
                 column.processing,
                 column.completed,
@@ -123,10 +123,6 @@ def _print_columns(columns: list[TargetStatus]) -> None:
             for column in columns
         ],
     )
-
-
-def _name(column: TargetStatus) -> str:
-    return f"{column.table_name}.{column.embedding_column}"
 
 
 def _age(since: datetime | None) -> str | None:
@@ -150,10 +146,10 @@ def backfill(
     """Enqueue the rows that lack a vector. May be interrupted: it goes on where it was."""
     total = 0
     with queue_of(load_settings()) as queue:
-        for target in targets_in(queue, table, column):
+        for target in queue.targets(table, column):
             enqueued = 0
             while found := queue.backfill(target, batch):
                 enqueued += found
-            say(f"{target.table_name}.{target.embedding_column}: {enqueued} rows enqueued")
+            say(f"{name_of(target)}: {enqueued} rows enqueued")
             total += enqueued
     out(f"Enqueued: {total}")

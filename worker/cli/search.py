@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.console import one_line, out, out_json, say
+from worker.cli.console import name_of, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
-from worker.cli.session import load_settings, queue_of, targets_in
+from worker.cli.session import load_settings, queue_of
 from worker.embedders import open_embedder
 from worker.errors import ProviderRefused, SettingsError
 from worker.queue import Match, Target
@@ -66,11 +66,11 @@ def print_matches(matches: list[Match]) -> None:
 
 
 def _only_target(queue: PostgresQueue, table: str | None, column: str | None) -> Target:
-    targets = targets_in(queue, table, column)
+    targets = queue.targets(table, column)
     if not targets:
         raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")
     if len(targets) > 1:
-        names = ", ".join(f"{target.table_name}.{target.embedding_column}" for target in targets)
+        names = ", ".join(name_of(target) for target in targets)
         raise SettingsError(
             f"it is not said where to look: {names} are watched", "Give --table and --column."
         )

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from worker.errors import SettingsError
-from worker.queue import Scope, Target
+from worker.queue import Scope
 from worker.queue.embedded import default_data_dir, embedded_postgres
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings, read_environment
@@ -57,38 +56,14 @@ def scope_of(
     queue: PostgresQueue, settings: Settings, table: str | None, column: str | None
 ) -> Scope:
     """Whose jobs to work on. Raises SettingsError if nothing of that name is watched."""
-    name = queue.table_name(table) if table else None
-    targets_in(queue, name, column)
+    found = queue.targets(table, column)
     return Scope(
         worker=_worker_name(),
         lease=timedelta(seconds=settings.embedding_lease_seconds),
         default_model=settings.embedding_model,
-        table=name,
+        table=found[0].table_name if table else None,
         column=column,
     )
-
-
-def targets_in(queue: PostgresQueue, table: str | None, column: str | None) -> list[Target]:
-    """The watched columns of that table and name (None: of any).
-
-    Raises SettingsError if a table or column is given and none is watched by it.
-    """
-    name = queue.table_name(table) if table else None
-    found = [
-        target
-        for target in queue.targets()
-        if name in (None, target.table_name) and column in (None, target.embedding_column)
-    ]
-    if not found and (table or column):
-        what = (
-            f"column {column} of table {name}"
-            if table and column
-            else (f"column {column}" if column else f"table {name}")
-        )
-        raise SettingsError(
-            f"{what} is not watched", "`worker targets` lists what is; `worker watch` adds to it."
-        )
-    return found
 
 
 def _worker_name() -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.console import one_line, out, out_json, out_table, say
+from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
 from worker.cli.process import AsJson
 from worker.cli.session import load_settings, queue_of
 from worker.embedders import check_model, open_embedder
@@ -60,8 +60,7 @@ def watch(
         target = queue.watch(
             table, ", ".join(source), column, model=model, filter=filter_sql, dimensions=dimensions
         )
-    name = f"{target.table_name}.{target.embedding_column}"
-    out(f"Watching: {name} <- {target.source}")
+    out(f"Watching: {name_of(target)} <- {target.source}")
     say("hint: rows that are there already: `worker backfill`, then `worker process`")
 
 
@@ -128,7 +127,7 @@ def targets(as_json: AsJson = False) -> None:
         out_json([asdict(target) for target in found])
         return
     if not found:
-        say("Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`")
+        say(NOTHING_WATCHED)
         return
     out_table(
         ["table", "column", "source", "filter", "model", "width"],

@@ -130,24 +130,32 @@ class PostgresQueue:
 
     # -- the targets
 
-    def targets(self) -> list[Target]:
-        """Every watched column, by table and column."""
-        return self._rows(
-            Target,
-            "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
-            " problem from public.embedding_targets order by table_name, embedding_column",
-        )
+    def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
+        """The watched columns, of a table as somebody typed it and of a name (None: of any).
+
+        Raises SettingsError if a table or a column is given and none is watched by it.
+        """
+        name = self.table_name(table) if table else None
+        found = [
+            target
+            for target in self._rows(
+                Target,
+                "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
+                " problem from public.embedding_targets order by table_name, embedding_column",
+            )
+            if name in (None, target.table_name) and column in (None, target.embedding_column)
+        ]
+        if not found and (name or column):
+            given = [f"column {column}"] * bool(column) + [f"table {name}"] * bool(name)
+            raise SettingsError(
+                f"{' of '.join(given)} is not watched",
+                "`worker targets` lists what is; `worker watch` adds to it.",
+            )
+        return found
 
     def target(self, table: str, column: str) -> Target:
-        """The watched column, for a table as somebody typed it. Raises SettingsError if none."""
-        name = self.table_name(table)
-        for target in self.targets():
-            if (target.table_name, target.embedding_column) == (name, column):
-                return target
-        raise SettingsError(
-            f"column {column} of table {name} is not watched",
-            "`worker targets` lists what is; `worker watch` adds to it.",
-        )
+        """The one watched column. Raises SettingsError if it is not watched."""
+        return self.targets(table, column)[0]
 
     def table_name(self, given: str) -> str:
         """The name under which a table is watched, for a name as somebody typed it.
