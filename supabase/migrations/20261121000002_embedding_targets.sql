@@ -18,6 +18,7 @@ create table public.embedding_targets (
     priority smallint not null default 0,          -- the higher is claimed first; backfill is 10 lower
     debounce interval not null default '0',        -- an edit waits this long, so a burst of them is embedded once
     on_change text not null default 'keep',        -- what an edit does to the old vector: keep | clear
+    on_too_long text not null default 'fail',      -- a text above the model's limit: fail | truncate
     max_attempts smallint not null default 5,
     enabled boolean not null default true,         -- false: edits are still queued, but not claimed
     problem text,                                  -- why the target is set aside; cleared by watch_embeddings
@@ -31,6 +32,7 @@ create table public.embedding_targets (
     updated_at timestamptz not null default now(),
     constraint embedding_targets_one_per_column unique (table_name, embedding_column),
     constraint embedding_targets_known_on_change check (on_change in ('keep', 'clear')),
+    constraint embedding_targets_known_on_too_long check (on_too_long in ('fail', 'truncate')),
     constraint embedding_targets_width_above_zero check (dimensions > 0),
     constraint embedding_targets_attempts_above_zero check (max_attempts > 0)
 );

@@ -34,20 +34,22 @@ set row_security = off
 as $$
 declare
     longest constant integer := 2000; -- an index row ends at 2704 bytes, and holds two names as well
+    enqueued integer;
 begin
     insert into public.embedding_queue as job
-        (table_name, record_id, embedding_column, user_id, priority, available_at)
-    select target.table_name, record.id, target.embedding_column, record.owner,
+        (target_id, table_name, record_id, embedding_column, user_id, priority, available_at)
+    select target.id, target.table_name, record.id, target.embedding_column, record.owner,
            target.priority, clock_timestamp() + target.debounce
       from public.embedding_targets as target,
            unnest(record_ids, owners) as record (id, owner)
-     where target.id = target_id
+     where target.id = enqueue_embeddings.target_id
        and octet_length(record.id) <= longest
     on conflict on constraint embedding_queue_one_per_record do update
        set status = 'pending',
            content = null,
            user_id = excluded.user_id,
            attempts = 0,
+           unanswered = 0,
            error_message = null,
            error_class = null,
            available_at = excluded.available_at,
@@ -56,7 +58,8 @@ begin
            lease_expires_at = null,
            worker = null,
            updated_at = now();
-    if exists (select from unnest(record_ids) as record (id) where octet_length(record.id) > longest) then
+    get diagnostics enqueued = row_count;
+    if enqueued < cardinality(record_ids) then
         perform public.embedding_set_aside(target_id, format('a key is longer than %s bytes', longest));
     end if;
 end $$;
@@ -71,11 +74,7 @@ set row_security = off
 as $$
 begin
     delete from public.embedding_queue as job
-     using public.embedding_targets as target
-     where target.id = target_id
-       and job.table_name = target.table_name
-       and job.embedding_column = target.embedding_column
-       and job.record_id = any (record_ids);
+     where job.target_id = forget_embeddings.target_id and job.record_id = any (record_ids);
 end $$;
 
 -- A hand-made change of the status takes the fence from a running worker; one to pending starts the
@@ -90,6 +89,7 @@ begin
     new.lease_expires_at := null;
     new.worker := null;
     new.updated_at := now();
+    new.unanswered := 0;
     if new.status = 'pending' then
         new.attempts := 0;
         new.error_message := null;
@@ -114,8 +114,9 @@ create trigger embedding_queue_by_hand
     )
     execute function public.embedding_queue_by_hand();
 
--- A job for a column that nobody watches would wait for ever; say so at once.
-create function public.embedding_queue_must_be_watched()
+-- People name a target by its table and column. A job for a column that nobody watches would wait for
+-- ever; say so at once.
+create function public.embedding_queue_find_target()
 returns trigger
 language plpgsql
 security definer
@@ -123,11 +124,11 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
 begin
-    if not exists (
-        select from public.embedding_targets as target
-         where target.table_name = new.table_name
-           and target.embedding_column = new.embedding_column
-    ) then
+    select target.id into new.target_id
+      from public.embedding_targets as target
+     where target.table_name = new.table_name
+       and target.embedding_column = new.embedding_column;
+    if new.target_id is null then
         raise exception 'column % of table % is not watched', new.embedding_column, new.table_name
             using errcode = 'foreign_key_violation',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
@@ -135,9 +136,8 @@ begin
     return new;
 end $$;
 
--- Depth 0: only a statement of somebody's own, never one that a trigger of a watched table runs.
-create trigger embedding_queue_must_be_watched
+create trigger embedding_queue_find_target
     before insert on public.embedding_queue
     for each row
-    when (pg_trigger_depth() = 0)
-    execute function public.embedding_queue_must_be_watched();
+    when (new.target_id is null)
+    execute function public.embedding_queue_find_target();

@@ -242,8 +242,7 @@ begin
                 elsif tg_op = 'DELETE' then
                     perform public.forget_embeddings(%1$s, array_agg(%2$s)) from changed;
                 else
-                    delete from public.embedding_queue as job
-                     where job.table_name = %9$L and job.embedding_column = %8$L;
+                    delete from public.embedding_queue as job where job.target_id = %1$s;
                 end if;
             exception when syntax_error_or_access_rule_violation or data_exception then
                 perform public.embedding_set_aside(%1$s, sqlerrm);
@@ -258,8 +257,7 @@ begin
         public.embedding_record_id_sql('old', target.key_columns),
         public.embedding_record_id_sql('new', target.key_columns),
         coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
-        target.embedding_column,
-        target.table_name);
+        target.embedding_column);
     -- also where default privileges, as Supabase has them, would let others in
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
       from pg_roles where rolname in ('anon', 'authenticated', 'service_role');
@@ -408,7 +406,8 @@ create function public.watch_embeddings(
     dimensions integer default null,
     priority smallint default 0,
     debounce interval default '0',
-    on_change text default 'keep'
+    on_change text default 'keep',
+    on_too_long text default 'fail'
 )
 returns public.embedding_targets
 language plpgsql
@@ -459,12 +458,12 @@ begin
     select relname into bare_name from pg_class where oid = relation;
 
     insert into public.embedding_targets as target (
-        table_name, embedding_column, source, filter, model, dimensions, priority, debounce, on_change,
+        table_name, embedding_column, source, filter, model, dimensions, priority, debounce, on_change, on_too_long,
         relation, key_columns, record_id_sql, record_match_sql, user_column)
     values (
         name_of_table, watch_embeddings.embedding_column, source_sql,
         watch_embeddings.filter, watch_embeddings.model, width, watch_embeddings.priority,
-        watch_embeddings.debounce, watch_embeddings.on_change,
+        watch_embeddings.debounce, watch_embeddings.on_change, watch_embeddings.on_too_long,
         (select format('%I.%I', namespace.nspname, bare_name)
            from pg_class as class join pg_namespace as namespace on namespace.oid = class.relnamespace
           where class.oid = relation),
@@ -476,7 +475,8 @@ begin
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
            dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
-           on_change = excluded.on_change, relation = excluded.relation, key_columns = excluded.key_columns,
+           on_change = excluded.on_change, on_too_long = excluded.on_too_long,
+           relation = excluded.relation, key_columns = excluded.key_columns,
            record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
            user_column = excluded.user_column, problem = null, updated_at = now(),
            backfill_cursor = case when target.key_columns = excluded.key_columns then target.backfill_cursor end
@@ -489,13 +489,11 @@ begin
     then
         update public.embedding_queue as job
            set status = 'pending', priority = watched.priority - 10, available_at = now(),
-               attempts = 0, error_message = null, error_class = null,
+               attempts = 0, unanswered = 0, error_message = null, error_class = null,
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
          where job.id in (
                    select due.id from public.embedding_queue as due
-                    where due.table_name = watched.table_name
-                      and due.embedding_column = watched.embedding_column
-                      and due.status <> 'pending'
+                    where due.target_id = watched.id and due.status <> 'pending'
                     order by due.id for update); -- one left out would keep its old vector for good
     end if;
     return watched;
@@ -523,7 +521,6 @@ begin
     end if;
     -- with the triggers that call it, wherever their table is now
     execute format('drop function if exists public.embedding_trigger_%s() cascade', target.id);
-    delete from public.embedding_queue as job
-     where job.table_name = target.table_name and job.embedding_column = target.embedding_column;
+    delete from public.embedding_queue as job where job.target_id = target.id;
     return true;
 end $$;

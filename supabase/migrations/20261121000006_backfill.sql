@@ -61,17 +61,18 @@ begin
                          where %3$I.%5$I is null and (%6$s) and (%7$s)
                            and not exists (
                                select from public.embedding_queue as eq_job
-                                where eq_job.table_name = $1 and eq_job.embedding_column = $2
-                                  and eq_job.record_id = %1$s and eq_job.status <> 'completed')
+                                where eq_job.record_id = %1$s and eq_job.target_id = $5
+                                  and eq_job.status <> 'completed')
                          order by %8$s
                          limit $3
                            for share of %3$I skip locked) as %3$I
             ), eq_enqueued as (
                 insert into public.embedding_queue as eq_job
-                    (table_name, record_id, embedding_column, user_id, priority)
-                select $1, eq_record, $2, eq_owner, $4 from eq_row order by eq_place
+                    (target_id, table_name, record_id, embedding_column, user_id, priority)
+                select $5, $1, eq_record, $2, eq_owner, $4 from eq_row order by eq_place
                 on conflict on constraint embedding_queue_one_per_record do update
-                   set status = 'pending', priority = $4, attempts = 0, available_at = now(), updated_at = now()
+                   set status = 'pending', priority = $4, attempts = 0, unanswered = 0,
+                       available_at = now(), updated_at = now()
                  where eq_job.status = 'completed'
             ), eq_cursor as (
                 update public.embedding_targets

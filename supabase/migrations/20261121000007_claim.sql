@@ -1,7 +1,12 @@
 -- Why:   a worker takes jobs with `claim_embeddings` and is handed their texts.
 -- Locks: row locks on what is claimed, for the length of the call. It waits for no lock at all: a
 --        locked row or table is passed over. No transaction stays open behind it.
--- Undo:  drop function public.claim_embeddings, public.embedding_claim;
+-- Undo:  drop function public.claim_embeddings, public.embedding_due_jobs, public.embedding_owners,
+--        public.embedding_claim; drop sequence public.embedding_turn;
+--
+-- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns,
+-- and within a target the owners of its records do. What kills its worker is tried alone before it is
+-- given up, so that the jobs it was claimed with do not go down with it.
 
 -- Leases the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
 -- Statement by statement, under READ COMMITTED, so that the texts are read with a snapshot younger
@@ -14,8 +19,9 @@ create function public.embedding_claim(
     default_model text
 )
 returns table (
-    id bigint, status text, table_name text, record_id text, embedding_column text, content text,
-    content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint
+    id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
+    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
+    alone boolean, truncate boolean
 )
 language plpgsql
 set search_path = '', pg_temp
@@ -28,22 +34,22 @@ begin
     update public.embedding_queue as job
        set status = 'failed',
            error_class = 'no_answer',
-           error_message = format('claimed %s times, never answered: it probably kills its worker', job.attempts),
+           error_message = format('claimed %s times, never answered: it probably kills its worker', job.unanswered),
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
-     where job.id = any (ids) and job.attempts >= target.max_attempts
-    returning job.id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
-              null::bytea, null::uuid, null::text, null::integer, job.attempts;
+     where job.id = any (ids) and job.unanswered >= target.max_attempts
+    returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
+              null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false;
 
     update public.embedding_queue as job
-       set status = 'processing', attempts = job.attempts + 1, worker = claimer,
+       set status = 'processing', unanswered = job.unanswered + 1, worker = claimer,
            lease = fence, lease_expires_at = clock_timestamp() + lease_for, updated_at = now()
-     where job.id = any (ids) and job.attempts < target.max_attempts;
+     where job.id = any (ids) and job.unanswered < target.max_attempts;
 
     return query execute format($sql$
         with eq_read as materialized (
             select eq_job.*, eq_found.*, coalesce(eq_job.eq_given, eq_found.eq_text) as eq_content
               from (select id as eq_id, record_id as eq_record, content as eq_given, attempts as eq_attempts,
-                           content_hash as eq_old_hash, model as eq_old_model
+                           unanswered as eq_unanswered, content_hash as eq_old_hash, model as eq_old_model
                       from public.embedding_queue
                      where id = any ($1) and lease = $2) as eq_job
               left join lateral (
@@ -83,19 +89,22 @@ begin
             update public.embedding_queue
                set status = eq_status, lease = null, lease_expires_at = null, worker = null,
                    content = case when eq_status = 'pending' then content end,
-                   attempts = case when eq_status = 'pending' then attempts - 1 else 0 end,
+                   attempts = case when eq_status = 'pending' then attempts else 0 end,
+                   unanswered = 0,
                    available_at = case when eq_status = 'pending' then now() + interval '1 second'
                                        else available_at end,
                    content_hash = case when eq_status = 'skipped' then null else content_hash end,
                    model = case when eq_status = 'skipped' then null else model end,
                    tokens = case when eq_status = 'skipped' then null else tokens end,
+                   truncated_to = case when eq_status = 'skipped' then null else truncated_to end,
                    completed_at = case when eq_status = 'pending' then completed_at else now() end,
                    updated_at = now()
               from eq_settled
              where id = eq_id and eq_status in ('pending', 'skipped', 'completed')
         )
-        select eq_id, eq_status, %7$L, eq_record, %4$L,
-               case when eq_status = 'processing' then eq_content end, eq_hash, $2, $3, $4, eq_attempts
+        select eq_id, $5, eq_status, %7$L, eq_record, %4$L,
+               case when eq_status = 'processing' then eq_content end, eq_hash, $2, $3, $4, eq_attempts,
+               eq_unanswered > 1 and eq_unanswered >= $6, $7
           from eq_settled
         $sql$,
         coalesce(target.filter, 'true'),
@@ -105,13 +114,114 @@ begin
         target.relation,
         target.record_match_sql,
         target.table_name)
-    using ids, fence, coalesce(target.model, default_model), target.dimensions;
+    using ids, fence, coalesce(target.model, default_model), target.dimensions, target.id,
+          target.max_attempts, target.on_too_long = 'truncate';
 end $$;
 
--- Claims up to `batch` due jobs of one target: the one whose next job has the highest priority and
--- waits longest. Returns a row for each job it took up, with what became of it:
+-- The owners that have jobs of a target and a priority pending, from one of them on, in order.
+create function public.embedding_owners(target_id integer, level smallint, first_owner uuid, most integer)
+returns setof uuid
+language plpgsql
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    nobody constant uuid := '00000000-0000-0000-0000-000000000000';
+begin
+    return query
+    with recursive turn (owner) as (
+        (select coalesce(job.user_id, nobody) from public.embedding_queue as job
+          where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
+            and coalesce(job.user_id, nobody) >= first_owner
+          order by coalesce(job.user_id, nobody) limit 1)
+        union all
+        select (select coalesce(job.user_id, nobody) from public.embedding_queue as job
+                 where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
+                   and coalesce(job.user_id, nobody) > turn.owner
+                 order by coalesce(job.user_id, nobody) limit 1)
+          from turn where turn.owner is not null
+    )
+    select turn.owner from turn where turn.owner is not null limit most;
+end $$;
+
+-- Locks up to `batch` due jobs of a target and returns them: those whose lease has run out, then by
+-- priority, and of one priority by turns of the owners, to each theirs in the order of their due times.
+-- Up to ten owners a claim, from a place among them that differs each time: however many there are, and
+-- however much one of them has queued, it is soon everybody's turn.
 --
---   processing  handed out: embed `content`, then answer with its `id`, `lease` and `content_hash`
+-- A job that is handed out for the last time comes alone: if its worker dies again, it is the one.
+--
+-- The plan is pinned. The planner takes a LIMIT that it does not know for a tenth of the table, and a
+-- tenth of a million jobs for worth a sort.
+create function public.embedding_due_jobs(target public.embedding_targets, batch integer)
+returns bigint[]
+language plpgsql
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    nobody constant uuid := '00000000-0000-0000-0000-000000000000';
+    owners_a_claim constant integer := 10;
+    last_chances bigint[];
+    ids bigint[];
+    level smallint := 32767;
+    owners uuid[];
+begin
+    select array_agg(expired.id) filter (where expired.last_chance),
+           coalesce(array_agg(expired.id) filter (where not expired.last_chance), '{}')
+      into last_chances, ids
+      from (select job.id, job.unanswered > 0 and job.unanswered = target.max_attempts - 1 as last_chance
+              from public.embedding_queue as job
+             where job.target_id = target.id and job.status = 'processing' and job.lease_expires_at <= now()
+             order by job.lease_expires_at limit batch
+               for update skip locked) as expired;
+    if ids = '{}' and last_chances is not null then
+        return last_chances[1:1];
+    end if;
+
+    while cardinality(ids) < batch loop
+        select job.priority into level from public.embedding_queue as job
+         where job.target_id = target.id and job.status = 'pending' and job.priority <= level
+         order by job.priority desc limit 1;
+        exit when level is null;
+        owners := array(select public.embedding_owners(target.id, level, gen_random_uuid(), owners_a_claim));
+        if cardinality(owners) < owners_a_claim then -- round to the first ones
+            owners := array(
+                select unnest(owners)
+                 union
+                select public.embedding_owners(target.id, level, nobody, owners_a_claim - cardinality(owners)));
+        end if;
+        ids := ids || array(
+            select due.id
+              from unnest(owners) as turn (owner)
+             cross join lateral (
+                   select job.id from public.embedding_queue as job
+                    where job.target_id = target.id and job.status = 'pending' and job.priority = level
+                      and coalesce(job.user_id, nobody) = turn.owner and job.available_at <= now()
+                    order by job.available_at, job.id
+                    limit ceil((batch - cardinality(ids)) / cardinality(owners)::numeric)
+                      for update skip locked) as due
+             limit batch - cardinality(ids));
+        level := level - 1;
+    end loop;
+    return ids;
+end $$;
+
+-- Counts the claims, so that targets take turns whichever worker asks.
+create sequence public.embedding_turn;
+
+-- Claims up to `batch` due jobs of one target: the one with the highest priority, and of several the one
+-- whose turn it is; never one of `except_targets`. Returns a row for each job it took up, with what became of it:
+--
+--   processing  handed out: embed `content`, then answer with its `id`, `lease` and `content_hash`;
+--               `alone`: with nothing else under way in this process; `truncate`: if it is too long,
+--               as much of its beginning as the model takes
 --   completed   text and model are those of the stored vector: nothing to do
 --   skipped     nothing to embed: the vector is null
 --   dropped     the record is gone or has left the filter: so are its vector and its job
@@ -126,11 +236,13 @@ create function public.claim_embeddings(
     lease_for interval default '5 minutes',
     default_model text default null,
     only_table text default null,
-    only_column text default null
+    only_column text default null,
+    except_targets integer[] default '{}'
 )
 returns table (
-    id bigint, status text, table_name text, record_id text, embedding_column text, content text,
-    content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint
+    id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
+    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
+    alone boolean, truncate boolean
 )
 language plpgsql
 security definer
@@ -143,40 +255,33 @@ declare
     ids bigint[];
     one bigint;
     locked_table text;
+    turn constant bigint := nextval('public.embedding_turn');
 begin
     for target in
         select watched.*
           from public.embedding_targets as watched
-          left join lateral (
-                select job.priority, job.available_at from public.embedding_queue as job
-                 where job.table_name = watched.table_name and job.embedding_column = watched.embedding_column
-                   and job.status = 'pending' and job.available_at <= now()
-                 order by job.priority desc, job.available_at, job.id limit 1) as next on true
-          left join lateral (
-                select true as waits from public.embedding_queue as job
-                 where job.table_name = watched.table_name and job.embedding_column = watched.embedding_column
-                   and job.status = 'processing' and job.lease_expires_at <= now() limit 1) as expired on true
-         where watched.enabled and watched.problem is null
+         cross join lateral (
+               select max(due.priority) as priority
+                 from ((select job.priority from public.embedding_queue as job
+                         where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
+                         order by job.priority desc limit 1)
+                       union all
+                       (select job.priority from public.embedding_queue as job
+                         where job.target_id = watched.id
+                           and job.status = 'processing' and job.lease_expires_at <= now() limit 1)
+                      ) as due) as next
+         where watched.enabled and watched.problem is null and next.priority is not null
            and (only_table is null or watched.table_name = only_table)
            and (only_column is null or watched.embedding_column = only_column)
-           and (next.available_at is not null or expired.waits)
-         order by next.priority desc nulls last, next.available_at, watched.id
+           and watched.id <> all (except_targets)
+         order by next.priority desc,
+                  (row_number() over (partition by next.priority order by watched.id) + turn)
+                  % count(*) over (partition by next.priority)
     loop
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
-            ids := array(
-                select job.id from public.embedding_queue as job
-                 where job.table_name = target.table_name and job.embedding_column = target.embedding_column
-                   and job.status = 'processing' and job.lease_expires_at <= now()
-                 order by job.lease_expires_at limit batch
-                   for update skip locked);
-            ids := ids || array(
-                select job.id from public.embedding_queue as job
-                 where job.table_name = target.table_name and job.embedding_column = target.embedding_column
-                   and job.status = 'pending' and job.available_at <= now()
-                 order by job.priority desc, job.available_at, job.id limit batch - cardinality(ids)
-                   for update skip locked);
+            ids := public.embedding_due_jobs(target, batch);
             if cardinality(ids) > 0 then
                 return query select * from public.embedding_claim(target, ids, worker, lease_for, default_model);
                 return;
@@ -200,11 +305,12 @@ begin
                       when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
                         return query
                         update public.embedding_queue as job
-                           set status = 'failed', error_class = 'unreadable', error_message = sqlerrm,
+                           set status = 'failed', error_class = 'unreadable', error_message = sqlerrm, unanswered = 0,
                                lease = null, lease_expires_at = null, worker = null, updated_at = now()
                          where job.id = one
-                        returning job.id, 'failed', job.table_name, job.record_id, job.embedding_column,
-                                  null::text, null::bytea, null::uuid, null::text, null::integer, job.attempts;
+                        returning job.id, job.target_id, 'failed', job.table_name, job.record_id,
+                                  job.embedding_column, null::text, null::bytea, null::uuid, null::text,
+                                  null::integer, job.attempts, false, false;
                     end;
                 end loop;
                 return;

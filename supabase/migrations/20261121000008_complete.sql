@@ -2,7 +2,8 @@
 -- Locks: row locks, for the length of the call, the user's row before its job: the order in which a
 --        writer to the table and its trigger take them. It waits for none: what somebody else holds
 --        is passed over and reported.
--- Undo:  drop function public.complete_embeddings, public.embedding_refusals;
+-- Undo:  drop function public.complete_embeddings, public.embedding_complete, public.embedding_is_readable,
+--        public.embedding_drift, public.embedding_refusals;
 --
 -- Two guards. The lease must still be the one that was handed out, and the text in the table must
 -- still hash to what was embedded. An edit that bypassed the triggers leaves the lease as it was, and
@@ -15,10 +16,13 @@
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- Why the given jobs of a target were not completed:
---   lost     the lease is not theirs any more (edited, deleted, re-queued, expired): drop the vector
---   changed  the lease holds, but the row reads differently: it changed without its trigger, or its
---            source is not a function of the row; or the target has another model by now
---   locked   the lease holds, and somebody else holds the row or the job: try once more
+--   lost       the lease is not theirs any more (edited, deleted, re-queued, expired): drop the vector
+--   changed    the lease holds, but the row reads differently: it changed without its trigger, or its
+--              source is not a function of the row; or the target has another model by now
+--   locked     the lease holds, and somebody else holds the row or the job: try once more
+--   set_aside  the lease holds, but the table cannot be written to as it is now: give the job back
+-- What stands there completed with this very text and model is not refused: it was completed by this
+-- call, made before, whose answer was lost on its way.
 create function public.embedding_refusals(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text
 )
@@ -29,33 +33,130 @@ as $$
 begin
     return query execute format($sql$
         select eq_given.eq_id,
-               case when eq_job.eq_record is null then 'lost'
+               case when not coalesce(eq_job.eq_held, false) then 'lost'
                     when $4 <> $5 then 'changed'
                     when eq_job.eq_by_hand or eq_row.eq_same then 'locked'
                     else 'changed' end
           from unnest($1, $2, $3) as eq_given (eq_id, eq_lease, eq_hash)
           left join lateral (
-                select record_id as eq_record, content is not null as eq_by_hand
+                select record_id as eq_record, content is not null as eq_by_hand,
+                       lease is not null and lease = eq_given.eq_lease as eq_held,
+                       status = 'completed' and content_hash = eq_given.eq_hash
+                       and embedding_queue.model = $4 as eq_done
                   from public.embedding_queue
-                 where id = eq_given.eq_id and lease = eq_given.eq_lease) as eq_job on true
+                 where id = eq_given.eq_id) as eq_job on true
           left join lateral (
                 select (%1$s) and sha256(convert_to((%2$s)::text, 'UTF8')) = eq_given.eq_hash as eq_same
                   from %3$s where %4$s) as eq_row on true
+         where eq_job.eq_done is not true
         $sql$, coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
     using ids, leases, hashes, model, coalesce(target.model, model);
 end $$;
 
+-- Whether an error came of the table and not of a row in it: in words what is wrong with it, or null.
+create function public.embedding_drift(target public.embedding_targets, error_state text, error_text text)
+returns text
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    width integer;
+begin
+    if starts_with(error_state, '42') or error_state = '3F000' then
+        return error_text; -- a table, a column, a type or a right is missing
+    end if;
+    width := public.embedding_column_width(target.relation::regclass, target.embedding_column);
+    if width is distinct from target.dimensions then
+        return format('column %s holds %s dimensions by now, not %s', target.embedding_column,
+                      coalesce(width::text, 'any number of'), coalesce(target.dimensions::text, 'any number'));
+    end if;
+    return null;
+exception when datatype_mismatch then
+    return sqlerrm; -- not a vector any more
+end $$;
+
+-- Whether the source and the filter can be read of the record of a job.
+create function public.embedding_is_readable(target public.embedding_targets, id bigint)
+returns boolean
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    execute format('select (%1$s), (%2$s)::text from (select $1 as eq_record) as eq_job, %3$s where %4$s',
+                   coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
+      using (select job.record_id from public.embedding_queue as job where job.id = embedding_is_readable.id);
+    return true;
+exception when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
+    return false;
+end $$;
+
+-- The one statement. Returns the jobs that it completed.
+create function public.embedding_complete(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
+    model text, tokens integer[], truncated_to integer[]
+)
+returns bigint[]
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    acknowledged bigint[];
+begin
+    execute format($sql$
+        with eq_given as materialized (
+            select eq_input.*, record_id as eq_record, content is not null as eq_by_hand
+              from unnest($1, $2, $3, $4, $5, $6)
+                   as eq_input (eq_id, eq_lease, eq_hash, eq_vector, eq_tokens, eq_truncated_to)
+              join public.embedding_queue on id = eq_id and lease = eq_lease
+             where target_id = $8
+        ), eq_row as materialized (
+            select eq_given.*
+              from eq_given join %3$s on %4$s
+             where (%1$s)
+               and $7 = coalesce($9, $7)
+               and (eq_by_hand or sha256(convert_to((%2$s)::text, 'UTF8')) = eq_hash)
+               for no key update of %5$I skip locked
+        ), eq_job as materialized (
+            select eq_row.*
+              from eq_row join public.embedding_queue as eq_queue
+                on eq_queue.id = eq_id and eq_queue.lease = eq_lease
+               for update of eq_queue skip locked
+        ), eq_written as (
+            update %3$s set %6$I = eq_vector from eq_job where %4$s
+        ), eq_completed as (
+            update public.embedding_queue
+               set status = 'completed', content = null, attempts = 0, unanswered = 0, lease = null,
+                   lease_expires_at = null, worker = null, error_message = null, error_class = null,
+                   content_hash = eq_hash, model = $7, tokens = eq_tokens, truncated_to = eq_truncated_to,
+                   completed_at = clock_timestamp(), updated_at = now()
+              from eq_job where id = eq_id
+        )
+        select array_agg(eq_id) from eq_job
+        $sql$,
+        coalesce(target.filter, 'true'),
+        target.source,
+        target.relation,
+        target.record_match_sql,
+        (parse_ident(target.relation))[2],
+        target.embedding_column)
+       into acknowledged
+      using ids, leases, hashes, vectors, tokens, truncated_to, model, target.id, target.model;
+    return coalesce(acknowledged, '{}');
+end $$;
+
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
 -- completes their jobs, where both guards hold. Returns the jobs that were refused, with the
--- reason (see embedding_refusals); all others are done. `tokens` may be null.
--- Raises lock_not_available if the table is locked as a whole.
+-- reason (see embedding_refusals); all others are done. `tokens` and `truncated_to` may be null, as a
+-- whole or for some. Raises lock_not_available if the table is locked as a whole.
 create function public.complete_embeddings(
     ids bigint[],
     leases uuid[],
     hashes bytea[],
     vectors vector[],
     model text,
-    tokens integer[] default null
+    tokens integer[] default null,
+    truncated_to integer[] default null
 )
 returns table (id bigint, reason text)
 language plpgsql
@@ -68,75 +169,60 @@ declare
     target public.embedding_targets;
     done bigint[] := '{}';
     acknowledged bigint[];
+    drift text;
 begin
     if cardinality(ids) is distinct from cardinality(leases)
        or cardinality(ids) is distinct from cardinality(hashes)
        or cardinality(ids) is distinct from cardinality(vectors)
-       or cardinality(ids) <> cardinality(tokens) then
-        raise exception 'ids, leases, hashes, vectors and tokens must be of one length'
+       or cardinality(ids) <> cardinality(tokens)
+       or cardinality(ids) <> cardinality(truncated_to) then
+        raise exception 'ids, leases, hashes, vectors, tokens and truncated_to must be of one length'
             using errcode = 'invalid_parameter_value';
     end if;
     for target in
         select watched.* from public.embedding_targets as watched
-         where (watched.table_name, watched.embedding_column) in (
-                   select job.table_name, job.embedding_column from public.embedding_queue as job
-                    where job.id = any (ids))
+         where watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (ids))
     loop
-        execute format('lock table only %s in row exclusive mode nowait', target.relation);
-        execute format($sql$
-            with eq_given as materialized (
-                select eq_input.*, record_id as eq_record, content is not null as eq_by_hand
-                  from unnest($1, $2, $3, $4, $5)
-                       as eq_input (eq_id, eq_lease, eq_hash, eq_vector, eq_tokens)
-                  join public.embedding_queue on id = eq_id and lease = eq_lease
-                 where table_name = $7 and embedding_column = $8
-            ), eq_row as materialized (
-                select eq_given.*
-                  from eq_given join %3$s on %4$s
-                 where (%1$s)
-                   and $6 = coalesce($9, $6)
-                   and (eq_by_hand or sha256(convert_to((%2$s)::text, 'UTF8')) = eq_hash)
-                   for no key update of %5$I skip locked
-            ), eq_job as materialized (
-                select eq_row.*
-                  from eq_row join public.embedding_queue as eq_queue
-                    on eq_queue.id = eq_id and eq_queue.lease = eq_lease
-                   for update of eq_queue skip locked
-            ), eq_written as (
-                update %3$s set %6$I = eq_vector from eq_job where %4$s
-            ), eq_completed as (
-                update public.embedding_queue
-                   set status = 'completed', content = null, attempts = 0, lease = null,
-                       lease_expires_at = null, worker = null, error_message = null, error_class = null,
-                       content_hash = eq_hash, model = $6, tokens = eq_tokens,
-                       completed_at = clock_timestamp(), updated_at = now()
-                  from eq_job where id = eq_id
-            )
-            select array_agg(eq_id) from eq_job
-            $sql$,
-            coalesce(target.filter, 'true'),
-            target.source,
-            target.relation,
-            target.record_match_sql,
-            (parse_ident(target.relation))[2],
-            target.embedding_column)
-           into acknowledged
-          using ids, leases, hashes, vectors, tokens, model, target.table_name, target.embedding_column,
-                target.model;
-        done := done || coalesce(acknowledged, '{}');
-
-        if cardinality(done) < cardinality(ids) then
-            return query
-            select refused.id, refused.reason
-              from public.embedding_refusals(target, ids, leases, hashes, model) as refused
-             where refused.id <> all (done)
-               and refused.id in (select job.id from public.embedding_queue as job
-                                   where job.table_name = target.table_name
-                                     and job.embedding_column = target.embedding_column);
-        end if;
+        begin
+            execute format('lock table only %s in row exclusive mode nowait', target.relation);
+            acknowledged := public.embedding_complete(
+                target, ids, leases, hashes, vectors, model, tokens, truncated_to);
+            done := done || acknowledged;
+            if cardinality(done) < cardinality(ids) then
+                return query
+                select refused.id, refused.reason
+                  from public.embedding_refusals(target, ids, leases, hashes, model) as refused
+                 where refused.id <> all (done)
+                   and refused.id in (select job.id from public.embedding_queue as job
+                                       where job.target_id = target.id);
+            end if;
+        exception
+            when syntax_error_or_access_rule_violation or invalid_schema_name
+              or data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
+                drift := public.embedding_drift(target, sqlstate, sqlerrm);
+                if drift is not null then
+                    update public.embedding_targets as broken set problem = drift where broken.id = target.id;
+                    return query
+                    select job.id, 'set_aside' from public.embedding_queue as job
+                      join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+                     where job.target_id = target.id;
+                elsif cardinality(ids) = 1 then
+                    if public.embedding_is_readable(target, ids[1]) then
+                        raise; -- the row is fine: it is what the caller gave
+                    end if;
+                    return query select ids[1], 'changed';
+                else -- some row cannot be read any more: one at a time
+                    for place in 1 .. cardinality(ids) loop
+                        return query
+                        select * from public.complete_embeddings(
+                            ids[place:place], leases[place:place], hashes[place:place], vectors[place:place],
+                            model, tokens[place:place], truncated_to[place:place]);
+                    end loop;
+                    return;
+                end if;
+        end;
     end loop;
     return query
     select given.id, 'lost' from unnest(ids) as given (id)
      where not exists (select from public.embedding_queue as job where job.id = given.id);
 end $$;
-

@@ -1,10 +1,49 @@
 -- Why:   what a worker does with a job that it cannot complete, and how an operator starts it over.
 -- Locks: row locks on the jobs concerned. None of these waits for one: a job that is locked is being
 --        edited, which takes it from the worker anyway.
--- Undo:  drop function public.release_embeddings, public.fail_embeddings, public.requeue_embeddings;
+-- Undo:  drop function public.extend_embeddings, public.release_embeddings, public.fail_embeddings,
+--        public.requeue_embeddings;
 
--- Gives jobs back that are no worse for it: on shutdown, or because the provider is out. The
--- attempt does not count. Returns how many leases were still held.
+-- The heartbeat of a worker: what it holds is held on to for another `lease_for`. Returns the jobs whose
+-- lease is lost (edited, deleted, or taken by another worker after it ran out): their vectors are to be
+-- thrown away. What stands under the worker's name beyond these jobs goes back at once: it was claimed by
+-- a call whose answer never arrived.
+create function public.extend_embeddings(worker text, ids bigint[], leases uuid[], lease_for interval)
+returns table (id bigint, lease uuid)
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+#variable_conflict use_column
+begin
+    update public.embedding_queue as job
+       set lease_expires_at = clock_timestamp() + lease_for, updated_at = now()
+     where job.id = any (array(
+               select held.id from public.embedding_queue as held
+                 join unnest(ids, leases) as given (id, lease) on given.id = held.id and given.lease = held.lease
+                  for update of held skip locked));
+
+    update public.embedding_queue as job
+       set status = 'pending', unanswered = greatest(job.unanswered - 1, 0),
+           available_at = clock_timestamp(), error_message = 'claimed, but the answer was lost',
+           lease = null, lease_expires_at = null, worker = null, updated_at = now()
+     where job.id = any (array(
+               select held.id from public.embedding_queue as held
+                where held.status = 'processing' and held.worker = extend_embeddings.worker
+                  and held.id <> all (ids)
+                  for update skip locked));
+
+    return query
+    select given.id, given.lease from unnest(ids, leases) as given (id, lease)
+     where not exists (select from public.embedding_queue as job
+                        where job.id = given.id and job.lease = given.lease);
+end $$;
+
+-- Gives jobs back that are no worse for it: on shutdown, or because the provider is out. It does not
+-- count as an attempt. They are due again after `retry_in` and up to half as much again, each for
+-- itself: a text over which a provider falls silent then meets other neighbours, and does not hold up
+-- the same ones for ever. Returns how many leases were still held.
 create function public.release_embeddings(
     ids bigint[], leases uuid[], retry_in interval default '0', reason text default null
 )
@@ -18,8 +57,8 @@ declare
     released integer;
 begin
     update public.embedding_queue as job
-       set status = 'pending', attempts = greatest(job.attempts - 1, 0),
-           available_at = clock_timestamp() + retry_in, error_message = reason,
+       set status = 'pending', unanswered = 0,
+           available_at = clock_timestamp() + retry_in * (1 + random() / 2), error_message = reason,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (
                select held.id from public.embedding_queue as held
@@ -42,15 +81,16 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
     with held as materialized (
-        select job.id, (retry_in is null or job.attempts >= target.max_attempts) as for_good
+        select job.id, job.attempts + 1 as attempts,
+               retry_in is null or job.attempts + 1 >= target.max_attempts as for_good
           from public.embedding_queue as job
           join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
-          join public.embedding_targets as target
-            on target.table_name = job.table_name and target.embedding_column = job.embedding_column
+          join public.embedding_targets as target on target.id = job.target_id
            for update of job skip locked
     ), failed as (
         update public.embedding_queue as job
            set status = case when held.for_good then 'failed' else 'pending' end,
+               attempts = held.attempts, unanswered = 0,
                available_at = clock_timestamp() + coalesce(retry_in, '0'),
                error_class = class, error_message = message,
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
@@ -78,7 +118,7 @@ declare
     requeued bigint;
 begin
     update public.embedding_queue as job
-       set status = 'pending', attempts = 0, available_at = now(), content_hash = null,
+       set status = 'pending', attempts = 0, unanswered = 0, available_at = now(), content_hash = null,
            error_message = null, error_class = null,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (

@@ -16,10 +16,9 @@ as $$
     select count(*)
       from public.embedding_queue as job
       join public.embedding_targets as target
-        on target.table_name = job.table_name and target.embedding_column = job.embedding_column
-       and target.enabled and target.problem is null
-     where (only_table is null or job.table_name = only_table)
-       and (only_column is null or job.embedding_column = only_column)
+        on target.id = job.target_id and target.enabled and target.problem is null
+     where (only_table is null or target.table_name = only_table)
+       and (only_column is null or target.embedding_column = only_column)
        and (job.status = 'pending' and job.available_at <= now()
             or job.status = 'processing' and job.lease_expires_at <= now());
 $$;
@@ -69,7 +68,7 @@ select target.table_name,
   from public.embedding_targets as target
  cross join lateral (select public.embedding_row_count(target.id) as rows) as counted
   left join (
-        select table_name, embedding_column,
+        select target_id,
                count(*) filter (where status = 'pending') as pending,
                count(*) filter (where status = 'processing') as processing,
                count(*) filter (where status = 'completed') as completed,
@@ -79,8 +78,8 @@ select target.table_name,
                                    or status = 'processing' and lease_expires_at <= now()) as due,
                min(available_at) filter (where status = 'pending' and available_at <= now()) as oldest_due
           from public.embedding_queue
-         group by table_name, embedding_column) as job
-    on job.table_name = target.table_name and job.embedding_column = target.embedding_column
+         group by target_id) as job
+    on job.target_id = target.id
  cross join lateral (select greatest(counted.rows - coalesce(job.skipped, 0), 0)) as wanted (vectors);
 
 -- What failed, by class, with the reason of the latest.

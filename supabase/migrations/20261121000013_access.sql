@@ -6,7 +6,7 @@
 --        out, pg_temp comes first where types are looked for, and a caller could pass off a domain
 --        of theirs as `text`, whose check runs with the rights of our owner. `row_security = off`:
 --        where it is forced on our owner, a row that it hides must raise, and not pass for gone.
--- Locks: a moment of ACCESS EXCLUSIVE on the two tables.
+-- Locks: a moment of ACCESS EXCLUSIVE on the tables.
 -- Undo:  alter table … disable row level security, and grant as before.
 
 -- The worker compares this with its own number and says which of the two is older.
@@ -19,6 +19,7 @@ as $$ select 1 $$;
 
 alter table public.embedding_targets enable row level security;
 alter table public.embedding_queue enable row level security;
+alter table public.embedding_workers enable row level security;
 
 do $$
 declare
@@ -27,22 +28,26 @@ declare
     -- by name, and not by a pattern: a project may well have a `match_embeddings` of its own
     our_functions constant text[] := array[
         'embedding_set_aside', 'enqueue_embeddings', 'forget_embeddings', 'embedding_queue_by_hand',
-        'embedding_queue_must_be_watched',
+        'embedding_queue_find_target',
         'embedding_table_name', 'embedding_key_columns', 'embedding_source_sql', 'embedding_columns_read',
         'embedding_record_id_sql', 'embedding_record_match_sql', 'embedding_make_trigger_function',
         'embedding_make_triggers', 'embedding_drop_triggers', 'embedding_column_width', 'embedding_add_column',
         'watch_embeddings', 'unwatch_embeddings', 'embedding_after_cursor_sql', 'backfill_embeddings',
-        'embedding_claim', 'claim_embeddings', 'embedding_refusals', 'complete_embeddings', 'release_embeddings',
-        'fail_embeddings', 'requeue_embeddings', 'count_due_embeddings', 'embedding_row_count',
+        'embedding_claim', 'embedding_owners', 'embedding_due_jobs', 'claim_embeddings', 'embedding_refusals',
+        'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
+        'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
+        'embedding_worker_seen', 'embedding_worker_gone', 'count_due_embeddings', 'embedding_row_count',
         'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
-        'function public.claim_embeddings, public.complete_embeddings, public.release_embeddings, '
+        'function public.claim_embeddings, public.complete_embeddings, public.extend_embeddings, '
+        'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
         'public.embedding_row_count, public.count_due_embeddings, public.embedding_table_name, '
         'public.embedding_schema_version';
     worker_tables constant text :=
-        'public.embedding_targets, public.embedding_queue, public.embedding_status, public.embedding_failures';
+        'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
+        'public.embedding_failures';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
@@ -53,7 +58,8 @@ begin
        and routine.proname = any (our_functions);
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
     execute format('revoke all on table %s from %s', worker_tables, everyone);
-    execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq from %s',
+    execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, '
+                   'public.embedding_turn from %s',
                    everyone);
 
     if to_regrole('embedding_worker') is not null then
@@ -62,6 +68,7 @@ begin
         execute format('grant select on table %s to embedding_worker', worker_tables);
         create policy embedding_worker_reads on public.embedding_targets for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_queue for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_workers for select to embedding_worker using (true);
     end if;
     if to_regrole('service_role') is not null then
         execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);
