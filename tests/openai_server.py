@@ -111,6 +111,11 @@ def server_error(due: Answer) -> Answer:
     return Answer(500, _json(_error(message, "server_error")))
 
 
+def unavailable(due: Answer) -> Answer:
+    message = "The engine is currently overloaded, please try again later"
+    return Answer(503, _json(_error(message, "server_error")))
+
+
 def error_with_status_200(due: Answer) -> Answer:
     """As some gateways do when the server behind them fails."""
     return Answer(200, _json(_error("upstream connect error", "server_error")))
@@ -176,6 +181,8 @@ class OpenAIServer:
         """Each spoils one answer, first come first served."""
         self.reject: Callable[[str], bool] | None = None
         """A request holding such a text is refused, without a word on which it is."""
+        self.stumble: Callable[[str], bool] | None = None
+        """Over a request holding such a text the server has an internal error, each time."""
         self.closing = threading.Event()
         self._request_numbers = count(1)
         self._http = _Listener(self)
@@ -204,6 +211,8 @@ class OpenAIServer:
         self.requests.append(request)
         self.closing.wait(self.latency)
         due = self._due(request)
+        if self.stumble and any(map(self.stumble, request.texts)):
+            return server_error(due)
         try:
             fault = self.faults.popleft()
         except IndexError:

@@ -2,7 +2,8 @@
 
 WorkerError
 ├── SettingsError          correct the environment or the command, start again       exit 2
-├── DatabaseError          the database is out of reach or refused a statement        exit 1
+├── DatabaseError          the database refused a statement                           exit 1
+│   ├── Unreachable        the database is out of reach: the same call may work soon
 │   ├── SchemaError        the tables and functions are missing or of another version exit 3
 │   └── Busy               a table is locked as a whole: the same claim may work soon
 ├── ProviderRefused        key, quota or model: every job goes back untouched         exit 4
@@ -34,6 +35,10 @@ class DatabaseError(WorkerError):
     """The database cannot be reached, or refused what it was asked."""
 
 
+class Unreachable(DatabaseError):
+    """The database is restarting, out of reach, or out of room; the same call may work soon."""
+
+
 class SchemaError(DatabaseError):
     """The SQL API is missing from this database, or older or newer than this worker."""
 
@@ -54,16 +59,26 @@ class Transient(WorkerError):
     """The provider failed in a way that passes: rate limit, outage, time-out, garbled answer.
 
     `retry_after` is how many seconds the provider asked to be left alone, if it said so.
+    `of_the_input`: one of the texts may be what it failed over, as with an internal error.
     """
 
-    def __init__(self, cause: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, cause: str, *, retry_after: float | None = None, of_the_input: bool = False
+    ) -> None:
         super().__init__(cause, "Nothing is lost: the jobs are due again by themselves.")
         self.retry_after = retry_after
+        self.of_the_input = of_the_input
 
 
 class Rejected(WorkerError):
-    """The provider refuses this input. `error_class` names the reason in the queue."""
+    """The provider refuses this input. `error_class` names the reason in the queue.
 
-    def __init__(self, cause: str, *, error_class: str = "rejected") -> None:
+    `share` is what part of a text that is too long the model would take, if the provider said so.
+    """
+
+    def __init__(
+        self, cause: str, *, error_class: str = "rejected", share: float | None = None
+    ) -> None:
         super().__init__(cause)
         self.error_class = error_class
+        self.share = share

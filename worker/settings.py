@@ -6,7 +6,7 @@ Every problem is found before any is reported, so that one look is enough to men
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from worker.errors import SettingsError
 MOST_AT_ONCE = 10_000  # jobs
 DAY = 86_400.0  # seconds
 LONGEST_DELAY = 86_400_000  # milliseconds
+SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
 RETRY_SECONDS = 30.0
 """How long the tries of one request to a provider go on."""
 
@@ -35,6 +36,7 @@ class Settings:
     embedding_delay_ms: int = 0
     embedding_timeout_seconds: float = 60.0
     embedding_lease_seconds: float = 300.0
+    embedding_grace_seconds: float = 20.0
     worker_data_dir: Path | None = None
 
     @classmethod
@@ -63,7 +65,7 @@ class Settings:
                     parsed[setting.name] = _PARSERS[setting.name](given[variable])
                 except ValueError as problem:
                     problems[variable] = f"{variable} {problem}"
-        contradictions = cls(**parsed)._contradictions(given, malformed=problems.keys())
+        contradictions = cls(**parsed)._contradictions(given)
         found = [*problems.values(), *contradictions]
         if found:
             raise SettingsError(
@@ -72,22 +74,13 @@ class Settings:
             )
         return cls(**parsed)
 
-    def _contradictions(self, given: Mapping[str, str], malformed: Set[str]) -> list[str]:
+    def _contradictions(self, given: Mapping[str, str]) -> list[str]:
         problems = []
         if self.embedding_model.startswith("openai:") and not (
             self.openai_api_key or self.openai_base_url
         ):
             problems.append(
                 f"OPENAI_API_KEY is not set, but EMBEDDING_MODEL is {self.embedding_model}"
-            )
-        # A batch that outlives its lease would be embedded, and paid for, a second time.
-        slowest = self.embedding_timeout_seconds + RETRY_SECONDS
-        compared = {"EMBEDDING_LEASE_SECONDS", "EMBEDDING_TIMEOUT_SECONDS"}
-        if not malformed & compared and self.embedding_lease_seconds <= slowest:
-            problems.append(
-                f"EMBEDDING_LEASE_SECONDS ({self.embedding_lease_seconds:g}) must be more than"
-                f" {RETRY_SECONDS:g} s above EMBEDDING_TIMEOUT_SECONDS"
-                f" ({self.embedding_timeout_seconds:g})"
             )
         if "DATABASE_URL" not in given and any(name in given for name in _DATA_API):
             problems.append(
@@ -133,6 +126,13 @@ def _seconds(given: str) -> float:
     return seconds
 
 
+def _lease_seconds(given: str) -> float:
+    seconds = _seconds(given)
+    if seconds < SHORTEST_LEASE:
+        raise ValueError(f"must be at least {SHORTEST_LEASE:g} seconds: `{given}`")
+    return seconds
+
+
 def _postgres_url(given: str) -> str:
     # The value holds a password: it is never repeated.
     if not re.match(r"postgres(ql)?://", given):
@@ -166,6 +166,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "embedding_batch_size": _whole_number(1, MOST_AT_ONCE),
     "embedding_delay_ms": _whole_number(0, LONGEST_DELAY),
     "embedding_timeout_seconds": _seconds,
-    "embedding_lease_seconds": _seconds,
+    "embedding_lease_seconds": _lease_seconds,
+    "embedding_grace_seconds": _seconds,
     "worker_data_dir": Path,
 }

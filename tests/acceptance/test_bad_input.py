@@ -12,7 +12,7 @@ from typing import LiteralString
 import numpy as np
 import pytest
 
-from tests.acceptance.conftest import Completed, Held, Start, fill, refused, statuses
+from tests.acceptance.conftest import Held, Start, fill, refused, statuses
 from tests.conftest import REPOSITORY, Database, Server, Worker, rows, run_worker, value
 from tests.openai_server import (
     Answer,
@@ -455,10 +455,9 @@ def test_a_password_with_an_at_sign_is_not_repeated(tmp_path: Path) -> None:
     assert "hunter2" not in result.stdout + result.stderr
 
 
-def test_a_connection_that_breaks_is_told_and_loses_nothing(
+def test_a_connection_that_breaks_is_told_and_made_anew(
     notes: Database,
     start: Start,
-    worker: Worker,
     with_openai: dict[str, str],
     held: Held,
 ) -> None:
@@ -472,13 +471,11 @@ def test_a_connection_that_breaks_is_told_and_loses_nothing(
     assert value(notes, cut) == 1
     held.let_go.set()
     stdout, stderr = process.communicate(timeout=30)
-    cause, hint = refused(Completed([], process.returncode, stdout, stderr), 1)
-    assert cause.startswith("the connection to the database failed: ")
-    assert hint.startswith("Nothing is lost")
-    assert statuses(notes) == {"processing": 3}
-    notes.execute("update embedding_queue set lease_expires_at = now()")
-    assert worker("process", **with_openai).returncode == 0
-    assert statuses(notes) == {"completed": 3}
+    assert (process.returncode, statuses(notes)) == (0, {"completed": 3})
+    assert "Total records processed: 3" in stdout
+    told, back = stderr.splitlines()
+    assert told.startswith("waiting for the database: the connection to the database failed: ")
+    assert back == "the database is back after 0 s"
 
 
 def test_a_user_without_rights_is_told_which(

@@ -119,6 +119,12 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     assert value(hired, "select requeue_embeddings()") == 1
     assert value(hired, "select backfill_embeddings('docs', 'embedding')") == 0
     assert value(hired, "select count_due_embeddings()") == 3
+    [(ids, leases, _, _)] = rows(hired, CLAIM)
+    extend = "select count(*) from extend_embeddings('tests', %s, %s, '1 minute')"
+    assert value(hired, extend, ids, leases) == 0
+    hired.execute("select embedding_worker_seen('tests', 'here', 1)")
+    assert value(hired, "select count(*) from embedding_workers") == 1
+    hired.execute("select embedding_worker_gone('tests')")
     assert value(hired, "select embedding_schema_version()") >= 1
 
 
@@ -223,6 +229,7 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
             "embedding_queue",
             "embedding_status",
             "embedding_targets",
+            "embedding_workers",
         )
     ]
 
@@ -270,6 +277,9 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_row_count",
         "embedding_schema_version",
         "embedding_table_name",
+        "embedding_worker_gone",
+        "embedding_worker_seen",
+        "extend_embeddings",
         "fail_embeddings",
         "release_embeddings",
         "requeue_embeddings",
@@ -367,7 +377,11 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         docs,
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
-    ) == [("embedding_queue", True), ("embedding_targets", True)]
+    ) == [
+        ("embedding_queue", True),
+        ("embedding_targets", True),
+        ("embedding_workers", True),
+    ]
 
 
 def test_every_view_of_ours_has_the_rights_of_its_reader(docs: Database) -> None:

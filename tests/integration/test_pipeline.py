@@ -46,6 +46,9 @@ class Watcher:
     def update(self, tally: Tally) -> None:
         self.then(tally)
 
+    def remark(self, message: str) -> None:
+        pass
+
 
 @pytest.fixture
 def openai() -> Iterator[OpenAIServer]:
@@ -159,7 +162,8 @@ def test_an_outage_hands_the_jobs_back_untouched_and_ends_the_run(
     openai.faults.extend([server_error] * 100)
     run = pipeline()
     tally = run.drain()
-    assert isinstance(run.trouble, Transient)
+    [trouble] = run.troubles
+    assert isinstance(trouble, Transient)
     assert (tally.completed, tally.failed) == (0, 0)
     assert rows(
         texts, "select status, max(attempts), count(*) from embedding_queue group by status"
@@ -181,8 +185,9 @@ def test_a_refusal_hands_every_job_back_untouched_and_due(
         openai.faults.extend([wrong_width] * 10)
     run = pipeline(key="sk-revoked" if trouble == "key" else None)
     run.drain()
-    assert isinstance(run.trouble, ProviderRefused)
-    assert run.trouble.hint
+    [refusal] = run.troubles
+    assert isinstance(refusal, ProviderRefused)
+    assert refusal.hint
     assert rows(
         texts, "select status, max(attempts), count(*) from embedding_queue group by status"
     ) == [("pending", 0, 30)]
@@ -197,9 +202,10 @@ def test_a_column_of_another_width_is_found_before_anything_is_paid(
     insert(db, 3)
     run = pipeline()
     run.drain()
-    assert isinstance(run.trouble, ProviderRefused)
-    assert "1536" in run.trouble.cause
-    assert "2000" in run.trouble.cause
+    [refusal] = run.troubles
+    assert isinstance(refusal, ProviderRefused)
+    assert "1536" in refusal.cause
+    assert "2000" in refusal.cause
     assert len(openai.requests) == 0
 
 
@@ -210,7 +216,7 @@ def test_a_model_that_does_not_exist_hands_the_jobs_back(
     insert(texts, 3)
     run = pipeline()
     run.drain()
-    assert isinstance(run.trouble, SettingsError)
+    assert isinstance(run.troubles[0], SettingsError)
     assert rows(texts, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
 
 
@@ -286,7 +292,7 @@ def test_a_source_that_is_no_function_of_the_row_fails_after_its_attempts(
 ) -> None:
     texts.execute("update embedding_targets set source = 'body || random()::text'")
     insert(texts, 2)
-    monkeypatch.setattr("worker.engine.pipeline.backoff", lambda attempts: timedelta(0))
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(0))
     tally = pipeline().drain()
     assert tally.failed == 2
     assert rows(texts, "select distinct status, error_class, attempts from embedding_queue") == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable
@@ -133,13 +134,16 @@ class Racer:
         return Pipeline(
             queue=self._queue,
             open_embedder=lambda model, width: self._embedder,
-            scope=Scope("race", timedelta(minutes=5), self._embedder.model),
+            scope=Scope(f"race {os.getpid()}", timedelta(minutes=5), self._embedder.model),
             pace=Pace(batch_size=10),
             progress=self,
             stop=Event(),
         ).drain()
 
     def update(self, tally: Tally) -> None:
+        pass
+
+    def remark(self, message: str) -> None:
         pass
 
 

@@ -193,7 +193,7 @@ def test_failures_are_counted_by_class_with_the_latest_reason(
     queue.fail(claim(queue, 1), "rejected", "too long: 8000 tokens")
     queue.fail(claim(queue, 1), "bad_vector", "a vector of zeros")
     docs.execute("update embedding_targets set max_attempts = 1")
-    docs.execute("update embedding_queue set attempts = 1 where record_id = '4'")
+    docs.execute("update embedding_queue set unanswered = 1 where record_id = '4'")
     claim(queue, 1)
     assert [
         (found.error_class, found.failed, found.latest_message) for found in queue.failures()

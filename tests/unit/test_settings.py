@@ -166,21 +166,10 @@ def test_openai_needs_a_key_or_a_server_that_may_do_without() -> None:
     Settings.from_mapping({"EMBEDDING_MODEL": model, "OPENAI_BASE_URL": "http://localhost/v1"})
 
 
-@pytest.mark.parametrize(
-    ("timeout", "lease"), [("60", "90"), ("60", "1"), ("270", "300"), ("270", None)]
-)
-def test_a_lease_must_outlive_a_request_and_its_retries(timeout: str, lease: str | None) -> None:
-    values = {"EMBEDDING_TIMEOUT_SECONDS": timeout} | (
-        {"EMBEDDING_LEASE_SECONDS": lease} if lease else {}
-    )
-    assert problems(**values) == [
-        f"EMBEDDING_LEASE_SECONDS ({lease or 300}) must be more than 30 s above"
-        f" EMBEDDING_TIMEOUT_SECONDS ({timeout})"
-    ]
-
-
-def test_a_lease_a_little_longer_than_a_request_and_its_retries_will_do() -> None:
-    Settings.from_mapping({"EMBEDDING_TIMEOUT_SECONDS": "60", "EMBEDDING_LEASE_SECONDS": "90.1"})
+def test_a_lease_must_leave_room_for_three_heartbeats() -> None:
+    [problem] = problems(EMBEDDING_LEASE_SECONDS="1.9")
+    assert problem == "EMBEDDING_LEASE_SECONDS must be at least 2 seconds: `1.9`"
+    assert Settings.from_mapping({"EMBEDDING_LEASE_SECONDS": "2"}).embedding_lease_seconds == 2
 
 
 @pytest.mark.parametrize("variable", ["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"])
@@ -199,12 +188,10 @@ def test_a_blank_connection_string_is_none_for_a_supabase_project_as_well() -> N
 def test_contradictions_are_told_together() -> None:
     found = problems(
         EMBEDDING_MODEL="openai:small",
-        EMBEDDING_LEASE_SECONDS="10",
         SUPABASE_URL="https://project.supabase.co",
     )
     assert [problem.split()[0] for problem in found] == [
         "OPENAI_API_KEY",
-        "EMBEDDING_LEASE_SECONDS",
         "DATABASE_URL",
     ]
 
@@ -220,19 +207,6 @@ def test_contradictions_are_told_together_with_what_is_malformed() -> None:
         "OPENAI_API_KEY",
         "DATABASE_URL",
     ]
-
-
-def test_a_lease_that_is_too_short_is_told_together_with_what_is_malformed() -> None:
-    found = problems(EMBEDDING_BATCH_SIZE="lots", EMBEDDING_LEASE_SECONDS="10")
-    assert [problem.split()[0] for problem in found] == [
-        "EMBEDDING_BATCH_SIZE",
-        "EMBEDDING_LEASE_SECONDS",
-    ]
-
-
-def test_a_malformed_lease_is_not_compared_with_the_timeout() -> None:
-    [problem] = problems(EMBEDDING_TIMEOUT_SECONDS="600", EMBEDDING_LEASE_SECONDS="late")
-    assert problem.startswith("EMBEDDING_LEASE_SECONDS must be a number")
 
 
 # The file

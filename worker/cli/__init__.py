@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
 
@@ -25,9 +26,11 @@ def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
             report(problem)
             code = problem.exit_code
         except KeyboardInterrupt:
+            code = 130
+        if threading.active_count() > 1:
             # At once: a thread that waits for a model would hold up an orderly exit.
             sys.stdout.flush()
-            os._exit(130)
+            os._exit(code)
         raise typer.Exit(code)
 
     return guarded

@@ -70,6 +70,7 @@ def process(
         batch_size=batch_size or settings.embedding_batch_size,
         delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,
         limit=limit,
+        grace=settings.embedding_grace_seconds,
     )
     with queue_of(settings) as queue:
         scope = scope_of(queue, settings, table, column)
@@ -124,7 +125,7 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
                 "elapsed_seconds": round(tally.elapsed, 3),
                 "rows_per_second": round(tally.rows_per_second, 1),
                 "tokens": tally.tokens,
-                "trouble": pipeline.trouble.cause if pipeline.trouble else None,
+                "trouble": pipeline.troubles[0].cause if pipeline.troubles else None,
             }
         )
         return
@@ -149,9 +150,10 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
 
 def exit_code(pipeline: Pipeline) -> int:
     """The exit code of a run, after telling what went wrong with it."""
-    if pipeline.trouble:
-        report(pipeline.trouble)
-        return pipeline.trouble.exit_code
+    for trouble in {trouble.cause: trouble for trouble in pipeline.troubles}.values():
+        report(trouble)
+    if pipeline.troubles:
+        return pipeline.troubles[0].exit_code
     if pipeline.stop.is_set():
         return 130
     if pipeline.tally.failed:
@@ -200,7 +202,12 @@ def progress_of(total: int) -> Iterator[Progress]:
         yield RichProgress(bar, total)
 
 
-class RichProgress:
+class TerminalRemarks:
+    def remark(self, message: str) -> None:
+        say(message)
+
+
+class RichProgress(TerminalRemarks):
     """A bar with percentage, rows a second and the time that remains."""
 
     def __init__(self, bar: Bar, total: int) -> None:
@@ -218,7 +225,7 @@ class RichProgress:
         )
 
 
-class PlainProgress:
+class PlainProgress(TerminalRemarks):
     """A line on stderr at most every PLAIN_LINE_EVERY seconds."""
 
     def __init__(self, total: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_hex
 
 from worker.queue import Scope
 from worker.queue.embedded import default_data_dir, embedded_postgres
@@ -58,7 +59,8 @@ def scope_of(
     """Whose jobs to work on. Raises SettingsError if nothing of that name is watched."""
     found = queue.targets(table, column)
     return Scope(
-        worker=_worker_name(),
+        # with letters of chance: in containers, host and pid can be those of another worker
+        worker=f"{_worker_name()}:{token_hex(3)}",
         lease=timedelta(seconds=settings.embedding_lease_seconds),
         default_model=settings.embedding_model,
         table=found[0].table_name if table else None,

@@ -49,7 +49,7 @@ PASSING = {408, 409, 424, 425, 429}
 NO_CREDIT = {"insufficient_quota", "billing_not_active"}  # with 429, as for a rate limit
 TOO_LONG = {"context_length_exceeded", "string_above_max_length", "max_tokens_per_request"}
 # The one answer told by its words: OpenAI sends it with no code, and vLLM copied the sentence.
-TOO_LONG_SENTENCE = re.compile(r"maximum context length is \d+ tokens")
+TOO_LONG_SENTENCE = re.compile(r"maximum context length is (\d+) tokens(?:\D*(\d+) tokens)?")
 
 LINE_LENGTH = 300
 READ_LENGTH = 20_000  # of an answer of megabytes, only the beginning is searched for a line
@@ -115,10 +115,14 @@ class OpenAIEmbedder:
                 cause, "Look after the credit and limits of the account, then start again."
             )
         if status in PASSING or not 400 <= status < 500:
-            return Transient(cause, retry_after=_retry_after(error.response.headers))
+            wait = _retry_after(error.response.headers)
+            return Transient(cause, retry_after=wait, of_the_input=status == 500)
         if status in ABOUT_THE_TEXTS:
-            too_long = codes & TOO_LONG or TOO_LONG_SENTENCE.search(words)
-            return Rejected(cause, error_class="too_long" if too_long else "rejected")
+            numbers = TOO_LONG_SENTENCE.search(words)
+            too_long = codes & TOO_LONG or numbers
+            share = _share_that_fits(numbers) if numbers else None
+            error_class = "too_long" if too_long else "rejected"
+            return Rejected(cause, error_class=error_class, share=share)
         return ProviderRefused(cause, CURES.get(status, OTHER_CURE))
 
     def _decoded(self, content: bytes, lengths: Sequence[int]) -> Embeddings:
@@ -193,6 +197,14 @@ def _words(body: object) -> str:
 def _codes(body: object) -> set[str]:
     fields = body if isinstance(body, dict) else {}
     return {code for code in (fields.get("code"), fields.get("type")) if isinstance(code, str)}
+
+
+def _share_that_fits(numbers: re.Match[str]) -> float | None:
+    """What part of a text fits, where a provider says how long it may be and how long it is."""
+    limit, length = numbers.groups()
+    if length is None or int(length) <= int(limit):
+        return None
+    return int(limit) / int(length)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

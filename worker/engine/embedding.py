@@ -8,63 +8,124 @@ from threading import Event
 
 import numpy as np
 
-from worker.embedders import Embedder
+from worker.embedders import Embedder, Embeddings
 from worker.engine.retry import with_retries
 from worker.errors import ProviderRefused, Rejected, Transient
 from worker.queue import Completion, Job
 
+HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
+CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
+SHORTEST = 100  # characters; a text refused at this length is not refused for its length
+
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch. Every job is in one of the three lists.
+    """What became of a batch. Every job is in one of the four lists.
 
-    `trouble` is why the unfinished ones are unfinished: the provider is out, or refuses all calls.
+    `rejected` will be refused again. `failed` made the provider fail while its neighbours did not:
+    it may work another time. `trouble` is why the unfinished ones are unfinished: the provider is
+    out, or refuses all calls.
     """
 
     completions: list[Completion] = field(default_factory=list)
     rejected: list[tuple[Job, Rejected]] = field(default_factory=list)
+    failed: list[tuple[Job, Transient]] = field(default_factory=list)
     unfinished: list[Job] = field(default_factory=list)
     trouble: Transient | ProviderRefused | None = None
 
 
 def embed(embedder: Embedder, jobs: Sequence[Job], stop: Event) -> Outcome:
     """Embed jobs of one column. A request that is refused is halved until the guilty job stands
-    alone: it costs at most 2·⌈log2 n⌉ further requests, and none of its neighbours."""
+    alone: it costs at most 2·⌈log2 n⌉ further requests, and none of its neighbours.
+
+    So is a request over which the provider has an internal error, as long as that gets it
+    anywhere: as many failures in a row as it takes to find one job mean that the provider is out.
+    """
     outcome = Outcome()
     requests = [jobs[i : i + embedder.max_items] for i in range(0, len(jobs), embedder.max_items)]
+    failures = 0  # in a row
     while requests:
         request = requests.pop(0)
         try:
-            _embed_request(embedder, request, outcome, stop)
+            _embed_request(embedder, request, outcome, stop, patient=not failures)
+            failures = 0
         except Rejected as refusal:
+            failures = 0
             if len(request) == 1:
                 outcome.rejected.append((request[0], refusal))
             else:
-                middle = len(request) // 2
-                requests[:0] = [request[:middle], request[middle:]]
-        except (Transient, ProviderRefused) as trouble:
-            outcome.trouble = trouble
-            outcome.unfinished = [job for rest in (request, *requests) for job in rest]
-            break
+                requests[:0] = _halves(request)
+        except Transient as failure:
+            failures += 1
+            if not failure.of_the_input or failures > len(jobs).bit_length() + 1 or stop.is_set():
+                return _interrupted(outcome, [request, *requests], failure)
+            if len(request) == 1:
+                outcome.failed.append((request[0], failure))
+            else:
+                requests[:0] = _halves(request)
+        except ProviderRefused as refusal:
+            return _interrupted(outcome, [request, *requests], refusal)
+    if outcome.failed and not outcome.completions:  # no neighbour that shows whose fault it was
+        return _interrupted(outcome, [], outcome.failed[0][1])
     return outcome
 
 
-def _embed_request(embedder: Embedder, jobs: Sequence[Job], outcome: Outcome, stop: Event) -> None:
-    texts = [job.content for job in jobs]
+def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
+    middle = len(request) // 2
+    return [request[:middle], request[middle:]]
+
+
+def _interrupted(
+    outcome: Outcome, requests: Sequence[Sequence[Job]], trouble: Transient | ProviderRefused
+) -> Outcome:
+    outcome.trouble = trouble
+    outcome.unfinished = [job for request in requests for job in request]
+    outcome.unfinished += [job for job, _ in outcome.failed]
+    outcome.failed = []
+    return outcome
+
+
+def _embed_request(
+    embedder: Embedder, jobs: Sequence[Job], outcome: Outcome, stop: Event, *, patient: bool
+) -> None:
     if embedder.dimensions is not None:
         _check_width(embedder, jobs[0], embedder.dimensions)  # before it is paid for
-    embeddings = with_retries(lambda: embedder.embed(texts), stop)
+    texts = [job.content for job in jobs]
+    try:
+        embeddings = _call(embedder, texts, stop, patient)
+    except Rejected as refusal:
+        if len(jobs) > 1 or refusal.error_class != "too_long" or not jobs[0].truncate:
+            raise
+        texts, embeddings = _embed_beginning(embedder, texts[0], refusal, stop)
     _check_width(embedder, jobs[0], embeddings.vectors.shape[1])
     if len(embeddings.vectors) != len(jobs):
         raise Transient(f"{embedder.model} gave {len(embeddings.vectors)} vectors for {len(jobs)}")
     tokens: Sequence[int | None] = embeddings.tokens or [None] * len(jobs)
-    for job, vector, count in zip(jobs, embeddings.vectors, tokens, strict=True):
+    for job, text, vector, count in zip(jobs, texts, embeddings.vectors, tokens, strict=True):
         # pgvector takes a zero vector, but no HNSW index ever finds it.
         if np.isfinite(vector).all() and vector.any():
-            outcome.completions.append(Completion(job, vector, count))
+            shortened = len(text) if len(text) < len(job.content) else None
+            outcome.completions.append(Completion(job, vector, count, shortened))
         else:
             message = f"{embedder.model} gave a vector of zeros, or with numbers that are none"
             outcome.rejected.append((job, Rejected(message, error_class="bad_vector")))
+
+
+def _call(embedder: Embedder, texts: list[str], stop: Event, patient: bool = True) -> Embeddings:
+    return with_retries(lambda: embedder.embed(texts), stop) if patient else embedder.embed(texts)
+
+
+def _embed_beginning(
+    embedder: Embedder, text: str, refusal: Rejected, stop: Event
+) -> tuple[list[str], Embeddings]:
+    """As much of the beginning of a text as the model takes. Raises the last refusal."""
+    while refusal.error_class == "too_long" and len(text) > SHORTEST:
+        text = text[: int(len(text) * (refusal.share or HALVED_IF_UNTOLD) * CAUTION)]
+        try:
+            return [text], _call(embedder, [text], stop)
+        except Rejected as another:
+            refusal = another
+    raise refusal
 
 
 def _check_width(embedder: Embedder, job: Job, width: int) -> None:

@@ -68,3 +68,6 @@ class Progress(Protocol):
 
     def update(self, tally: Tally) -> None:
         """Called after every batch, by the thread that runs the pipeline."""
+
+    def remark(self, message: str) -> None:
+        """Something happened that a person at the terminal would want to know."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NewType, Protocol
@@ -12,15 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 JobId = NewType("JobId", int)
+Ticket = tuple[JobId, str]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
-RefusalReason = Literal["lost", "changed", "locked"]
+RefusalReason = Literal["lost", "changed", "locked", "set_aside"]
+WorkerState = Literal["working", "stopping"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A text to embed, and the lease and hash with which its vector must be handed in."""
+    """A text to embed, and the lease and hash with which its vector must be handed in.
+
+    `attempts` counts its failures so far. `alone`: its last workers died over it or beside it, so
+    nothing else is to be under way in this process. `truncate`: if the text is too long for the
+    model, as much of its beginning as fits is embedded.
+    """
 
     id: JobId
+    target_id: int
     table_name: str
     record_id: str
     embedding_column: str
@@ -29,7 +37,14 @@ class Job:
     lease: str
     model: str
     dimensions: int | None
-    attempts: int
+    attempts: int = 0
+    alone: bool = False
+    truncate: bool = False
+
+    @property
+    def ticket(self) -> Ticket:
+        """What tells this handing-out from another of the same job."""
+        return self.id, self.lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +65,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A vector for a job, and the number of tokens it took if that is known."""
+    """A vector for a job, and the number of tokens it took if that is known.
+
+    `truncated_to`: how many characters of the text were embedded, if not all of them.
+    """
 
     job: Job
     vector: npt.NDArray[np.float32]
     tokens: int | None
+    truncated_to: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +82,7 @@ class Refusal:
 
     lost: the lease is not ours any more, the vector is stale. changed: the row reads differently
     though nobody told the queue. locked: somebody is writing it; the same may work in a moment.
+    set_aside: the table is not what it was, and the target waits for somebody to mend it.
     """
 
     job_id: JobId
@@ -141,13 +161,20 @@ class Scope:
 class Queue(Protocol):
     """What the engine needs of a queue. Every call is a short transaction of its own.
 
-    Raises DatabaseError if the database is out of reach.
+    Raises Unreachable if the database is out of reach. The same call may then be made again, also
+    if the first one arrived and only its answer was lost.
     """
 
-    def claim(self, scope: Scope, batch_size: int) -> Claim:
+    def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
         """Take up at most `batch_size` due jobs, all of one column. False if nothing is due.
 
         Raises Busy if all that is due lies in locked tables.
+        """
+
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+        """Hold on to `jobs` for another lease. Returns those whose lease is lost.
+
+        Whatever else stands under the worker's name goes back to the queue.
         """
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
@@ -161,4 +188,10 @@ class Queue(Protocol):
     def release(
         self, jobs: Sequence[Job], retry_in: timedelta = timedelta(0), reason: str | None = None
     ) -> None:
-        """Give the jobs back untouched."""
+        """Give the jobs back untouched, to be due again after about `retry_in`."""
+
+    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
+        """Say that the worker is there, and how many jobs it has done."""
+
+    def gone(self, scope: Scope) -> None:
+        """Say that the worker ends."""

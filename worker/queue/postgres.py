@@ -6,8 +6,10 @@ through a pooler in transaction mode. It is used by one thread at a time.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, LiteralString, TypeVar
@@ -20,17 +22,20 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
 
-from worker.errors import Busy, DatabaseError, SchemaError, SettingsError
+from worker.errors import Busy, SchemaError, SettingsError, Unreachable
 from worker.queue import (
     Claim,
     Completion,
     Failure,
     Job,
+    JobId,
     Match,
     Refusal,
     Scope,
     Target,
     TargetStatus,
+    Ticket,
+    WorkerState,
 )
 from worker.queue.migrations import SCHEMA_VERSION, Migration
 
@@ -42,26 +47,32 @@ Row = TypeVar("Row")
 class PostgresQueue:
     """The queue in the database at `url`, and everything else the SQL API offers.
 
-    Unless said otherwise, methods raise DatabaseError if the database is out of reach, and
+    Unless said otherwise, methods raise Unreachable if the database is out of reach (the next call
+    connects anew), and
     SettingsError, with the database's own sentence, if what they were asked makes no sense to it.
     """
 
     def __init__(self, url: str, application_name: str) -> None:
-        """Connect. Nothing is said of the schema yet. Raises DatabaseError, or SettingsError."""
+        """Connect. Nothing is said of the schema yet. Raises Unreachable, or SettingsError."""
+        self._url = url
+        self._application_name = application_name
+        self._open = self._connect()
         self._vectors_registered = False
+
+    def _connect(self) -> psycopg.Connection[Any]:
         try:
-            if "@" in str(conninfo_to_dict(url).get("host")):
+            if "@" in str(conninfo_to_dict(self._url).get("host")):
                 raise psycopg.ProgrammingError("an @ of the password was taken for its end")
-            self._connection = psycopg.connect(
-                url,
+            return psycopg.connect(
+                self._url,
                 autocommit=True,
                 prepare_threshold=None,
                 connect_timeout=CONNECT_TIMEOUT,
-                application_name=application_name,
+                application_name=self._application_name,
             )
         except psycopg.OperationalError as problem:
             reason = _one_line(str(problem)).removeprefix("connection failed: ")
-            raise DatabaseError(
+            raise Unreachable(
                 f"the database cannot be reached: {reason}",
                 "Check DATABASE_URL, and that the server is up and lets this host in.",
             ) from None
@@ -73,11 +84,19 @@ class PostgresQueue:
                 "characters of the password as %XX.",
             ) from None
 
+    @property
+    def _connection(self) -> psycopg.Connection[Any]:
+        """The connection; a new one if it was lost."""
+        if self._open.closed:
+            self._open = self._connect()
+            self._vectors_registered = False
+        return self._open
+
     def __enter__(self) -> PostgresQueue:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._open.close()
 
     # -- the schema
 
@@ -279,12 +298,12 @@ class PostgresQueue:
 
     # -- the worker's side: the Queue protocol
 
-    def claim(self, scope: Scope, batch_size: int) -> Claim:
+    def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
-                "select id, status, table_name, record_id, embedding_column, content,"
-                " content_hash, lease::text, model, dimensions, attempts"
-                " from public.claim_embeddings(%s, %s, %s, %s, %s, %s)",
+                "select id, target_id, status, table_name, record_id, embedding_column, content,"
+                " content_hash, lease::text, model, dimensions, attempts, alone, truncate"
+                " from public.claim_embeddings(%s, %s, %s, %s, %s, %s, %s::integer[])",
                 [
                     scope.worker,
                     batch_size,
@@ -292,6 +311,7 @@ class PostgresQueue:
                     scope.default_model,
                     scope.table,
                     scope.column,
+                    list(except_targets),
                 ],
             ).fetchall()
         statuses = [row.pop("status") for row in rows]
@@ -304,20 +324,29 @@ class PostgresQueue:
             settled=Counter(status for status in statuses if status != "processing"),
         )
 
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+        with _translated():
+            lost = self._connection.execute(
+                "select id, lease::text"
+                " from public.extend_embeddings(%s, %s::bigint[], %s::uuid[], %s)",
+                [scope.worker, *_ids_and_leases(jobs), scope.lease],
+            )
+            return {(JobId(job_id), lease) for job_id, lease in lost.fetchall()}
+
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
         self._register_vectors()
-        tokens = [completion.tokens for completion in completions]
         return self._rows(
             Refusal,
             "select id as job_id, reason from public.complete_embeddings("
             # %b: psycopg sends a list as text otherwise, at sixty times the cost
-            "%s::bigint[], %s::uuid[], %s::bytea[], %b, %s, %s::integer[])",
+            "%s::bigint[], %s::uuid[], %s::bytea[], %b, %s, %s::integer[], %s::integer[])",
             [
                 *_ids_and_leases([completion.job for completion in completions]),
                 [completion.job.content_hash for completion in completions],
                 [completion.vector for completion in completions],
                 model,
-                None if None in tokens else tokens,
+                [completion.tokens for completion in completions],
+                [completion.truncated_to for completion in completions],
             ],
         )
 
@@ -338,6 +367,15 @@ class PostgresQueue:
             "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s)",
             [*_ids_and_leases(jobs), retry_in, reason],
         )
+
+    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
+        self._value(
+            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s)",
+            [scope.worker, socket.gethostname(), os.getpid(), state, completed, failed],
+        )
+
+    def gone(self, scope: Scope) -> None:
+        self._value("select public.embedding_worker_gone(%s)", [scope.worker])
 
     def _register_vectors(self) -> None:
         """Teach the connection, once, to send vectors as binary.
@@ -371,6 +409,14 @@ class PostgresQueue:
             return cursor.execute(query, parameters).fetchall()
 
 
+# A restart, a failover (the old primary is read-only then), a pooler that lets go, a full disk.
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
+
 def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[str]]:
     return [job.id for job in jobs], [job.lease for job in jobs]
 
@@ -382,9 +428,9 @@ def _translated() -> Iterator[None]:
         yield
     except psycopg.errors.LockNotAvailable as problem:
         raise Busy(_one_line(str(problem.diag.message_primary))) from problem
-    except (psycopg.OperationalError, psycopg.InterfaceError) as problem:
+    except _PASSING as problem:
         reason = problem.diag.message_primary or str(problem)
-        raise DatabaseError(
+        raise Unreachable(
             f"the connection to the database failed: {_one_line(reason)}",
             "Nothing is lost: jobs that were claimed are due again when their lease runs out.",
         ) from problem

@@ -1,0 +1,85 @@
+"""A queue that waits for its database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Event
+from typing import TypeVar
+
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from worker.engine.progress import Progress
+from worker.errors import Unreachable
+from worker.queue import Claim, Completion, Job, Queue, Refusal, Scope, Ticket, WorkerState
+
+PATIENCE = 600.0  # seconds until a run gives its database up
+LONGEST_WAIT = 15.0  # seconds between two tries
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class PatientQueue:
+    """`queue`, with every call made again until the database answers. Says so once.
+
+    Raises Unreachable after PATIENCE, or if `stop` is set and the database still does not answer.
+    `on_return` is called when it is back.
+    """
+
+    queue: Queue
+    progress: Progress
+    stop: Event
+    on_return: Callable[[], None] = lambda: None
+
+    def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        return self._until_answered(lambda: self.queue.claim(scope, batch_size, except_targets))
+
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+        return self._until_answered(lambda: self.queue.extend(scope, jobs))
+
+    def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        return self._until_answered(lambda: self.queue.complete(model, completions))
+
+    def fail(
+        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+    ) -> int:
+        return self._until_answered(lambda: self.queue.fail(jobs, error_class, message, retry_in))
+
+    def release(
+        self, jobs: Sequence[Job], retry_in: timedelta = timedelta(0), reason: str | None = None
+    ) -> None:
+        self._until_answered(lambda: self.queue.release(jobs, retry_in, reason))
+
+    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
+        self._until_answered(lambda: self.queue.seen(scope, state, completed, failed))
+
+    def gone(self, scope: Scope) -> None:
+        self._until_answered(lambda: self.queue.gone(scope))
+
+    def _until_answered(self, call: Callable[[], Result]) -> Result:
+        try:
+            return call()
+        except Unreachable as outage:
+            self.progress.remark(f"waiting for the database: {outage.cause}")
+        began = time.monotonic()
+        retrying = Retrying(
+            retry=retry_if_exception_type(Unreachable),
+            wait=wait_random_exponential(max=LONGEST_WAIT),
+            stop=stop_after_delay(PATIENCE) | stop_when_event_set(self.stop),
+            sleep=sleep_using_event(self.stop),
+            reraise=True,
+        )
+        result = retrying(call)
+        self.on_return()
+        self.progress.remark(f"the database is back after {time.monotonic() - began:.0f} s")
+        return result

@@ -1,0 +1,108 @@
+"""What came of a batch, written to the queue: each job ends completed, failed or pending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Event
+
+from worker.engine.embedding import Outcome
+from worker.engine.leases import Leases
+from worker.engine.progress import Tally
+from worker.engine.retry import backoff, pause_after
+from worker.errors import Busy, Transient, WorkerError
+from worker.queue import Completion, Job, Queue, Refusal
+
+SECOND_TRY_AFTER = 0.02  # seconds until a completion is tried again whose row was locked
+LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row stayed locked
+
+
+@dataclass(slots=True)
+class Writer:
+    """Hands jobs in, and counts them. `troubles` has the targets whose model cannot be used now."""
+
+    queue: Queue
+    leases: Leases
+    tally: Tally
+    stop: Event
+    troubles: dict[int, WorkerError] = field(default_factory=dict)
+
+    def write(self, jobs: Sequence[Job], outcome: Outcome) -> None:
+        """Write what became of `jobs`. Vectors of jobs that were lost meanwhile are thrown away."""
+        lost = self.leases.let_go(jobs)
+        ours = [done for done in outcome.completions if done.job.ticket not in lost]
+        self.tally.stale += len(outcome.completions) - len(ours)
+        self._complete(ours)
+        for job, refusal in outcome.rejected:
+            self._fail(job, refusal.error_class, refusal.cause, None)
+        for job, failure in outcome.failed:
+            self._fail(job, "provider_error", failure.cause, backoff(job.attempts))
+        if outcome.trouble:
+            self.give_back(outcome.unfinished, outcome.trouble)
+
+    def give_back(self, jobs: Sequence[Job], trouble: WorkerError) -> None:
+        """Hand back the jobs of a target whose model cannot be used now."""
+        pause = pause_after(trouble) if isinstance(trouble, Transient) else timedelta(0)
+        self.release(jobs, pause, trouble.cause)
+        if jobs and not self.stop.is_set():
+            self.troubles.setdefault(jobs[0].target_id, trouble)
+
+    def release(self, jobs: Sequence[Job], retry_in: timedelta, reason: str) -> None:
+        """Hand back jobs, to be due again after about `retry_in`."""
+        self.leases.let_go(jobs)
+        if jobs:
+            self.queue.release(jobs, retry_in, reason)
+            self.tally.released += len(jobs)
+
+    def _complete(self, completions: Sequence[Completion]) -> None:
+        """Write vectors. A row that somebody holds just now gets a second try, and then time."""
+        refused = {refusal.job_id: refusal for refusal in self._try_to_complete(completions)}
+        locked = [done for done in completions if _is_locked(refused.get(done.job.id))]
+        if locked:
+            self.stop.wait(SECOND_TRY_AFTER)
+            for done in locked:
+                del refused[done.job.id]
+            refused |= {refusal.job_id: refusal for refusal in self._try_to_complete(locked)}
+        for done in completions:
+            self._count(done, refused.get(done.job.id))
+
+    def _try_to_complete(self, completions: Sequence[Completion]) -> list[Refusal]:
+        if not completions:
+            return []
+        try:
+            return self.queue.complete(completions[0].job.model, completions)
+        except Busy:
+            return [Refusal(done.job.id, "locked") for done in completions]
+
+    def _count(self, done: Completion, refusal: Refusal | None) -> None:
+        match refusal.reason if refusal else None:
+            case None:
+                self.tally.completed += 1
+                self.tally.add_tokens(done.tokens)
+            case "lost":
+                self.tally.stale += 1
+            case "locked":
+                self.release([done.job], LOCKED_ROW_RETRY, "its row was locked")
+            case "set_aside":
+                self.release([done.job], timedelta(0), "its target is set aside")
+            case "changed":  # without telling the queue: once by accident, five times by design
+                self._fail(
+                    done.job,
+                    "changed",
+                    "the text changed while it was embedded, without its trigger:"
+                    " is the source a function of the row alone?",
+                    backoff(done.job.attempts),
+                )
+
+    def _fail(self, job: Job, error_class: str, reason: str, retry_in: timedelta | None) -> None:
+        failed = self.queue.fail([job], error_class, reason, retry_in)
+        self.tally.failed += failed
+        if retry_in is None:
+            self.tally.stale += 1 - failed  # edited meanwhile: the reason is not that of its text
+        else:
+            self.tally.released += 1 - failed
+
+
+def _is_locked(refusal: Refusal | None) -> bool:
+    return refusal is not None and refusal.reason == "locked"
