@@ -128,20 +128,18 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
-declare
-    nobody constant uuid := '00000000-0000-0000-0000-000000000000';
 begin
     return query
     with recursive turn (owner) as (
-        (select coalesce(job.user_id, nobody) from public.embedding_queue as job
+        (select coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') from public.embedding_queue as job
           where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
-            and coalesce(job.user_id, nobody) >= first_owner
-          order by coalesce(job.user_id, nobody) limit 1)
+            and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') >= first_owner
+          order by coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') limit 1)
         union all
-        select (select coalesce(job.user_id, nobody) from public.embedding_queue as job
+        select (select coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') from public.embedding_queue as job
                  where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
-                   and coalesce(job.user_id, nobody) > turn.owner
-                 order by coalesce(job.user_id, nobody) limit 1)
+                   and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') > turn.owner
+                 order by coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') limit 1)
           from turn where turn.owner is not null
     )
     select turn.owner from turn where turn.owner is not null limit most;
@@ -166,7 +164,7 @@ set enable_bitmapscan = off
 set enable_sort = off
 as $$
 declare
-    nobody constant uuid := '00000000-0000-0000-0000-000000000000';
+    nobody constant uuid := '00000000-0000-0000-0000-000000000000'; -- written out where the index must match
     owners_a_claim constant integer := 10;
     last_chances bigint[];
     ids bigint[];
@@ -203,7 +201,7 @@ begin
              cross join lateral (
                    select job.id from public.embedding_queue as job
                     where job.target_id = target.id and job.status = 'pending' and job.priority = level
-                      and coalesce(job.user_id, nobody) = turn.owner and job.available_at <= now()
+                      and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') = turn.owner and job.available_at <= now()
                     order by job.available_at, job.id
                     limit ceil((batch - cardinality(ids)) / cardinality(owners)::numeric)
                       for update skip locked) as due

@@ -1,4 +1,4 @@
--- Why:   the vector and the end of its job are written in one statement, or not at all.
+-- Why:   the vector and the end of its job are written together, or not at all.
 -- Locks: row locks, for the length of the call, the user's row before its job: the order in which a
 --        writer to the table and its trigger take them. It waits for none: what somebody else holds
 --        is passed over and reported.
@@ -91,7 +91,9 @@ exception when data_exception or cardinality_violation or plpgsql_error or exter
     return false;
 end $$;
 
--- The one statement. Returns the jobs that it completed.
+-- Writes what both guards let through, and returns those jobs. The rows and jobs are locked first, by
+-- themselves: a lock that may find its row changed keeps a copy of all that it was joined with, and the
+-- vectors would be copied six times on their way.
 create function public.embedding_complete(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
     model text, tokens integer[], truncated_to integer[]
@@ -101,20 +103,20 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    acknowledged bigint[];
+    places integer[];
+    records text[];
 begin
     execute format($sql$
         with eq_given as materialized (
             select eq_input.*, record_id as eq_record, content is not null as eq_by_hand
-              from unnest($1, $2, $3, $4, $5, $6)
-                   as eq_input (eq_id, eq_lease, eq_hash, eq_vector, eq_tokens, eq_truncated_to)
+              from unnest($1, $2, $3) with ordinality as eq_input (eq_id, eq_lease, eq_hash, eq_place)
               join public.embedding_queue on id = eq_id and lease = eq_lease
-             where target_id = $8
+             where id = any ($1) and target_id = $4 -- by the key, where a small queue would be read whole
         ), eq_row as materialized (
             select eq_given.*
               from eq_given join %3$s on %4$s
              where (%1$s)
-               and $7 = coalesce($9, $7)
+               and $5 = coalesce($6, $5)
                and (eq_by_hand or sha256(convert_to((%2$s)::text, 'UTF8')) = eq_hash)
                for no key update of %5$I skip locked
         ), eq_job as materialized (
@@ -122,27 +124,41 @@ begin
               from eq_row join public.embedding_queue as eq_queue
                 on eq_queue.id = eq_id and eq_queue.lease = eq_lease
                for update of eq_queue skip locked
-        ), eq_written as (
-            update %3$s set %6$I = eq_vector from eq_job where %4$s
-        ), eq_completed as (
-            update public.embedding_queue
-               set status = 'completed', content = null, attempts = 0, unanswered = 0, lease = null,
-                   lease_expires_at = null, worker = null, error_message = null, error_class = null,
-                   content_hash = eq_hash, model = $7, tokens = eq_tokens, truncated_to = eq_truncated_to,
-                   completed_at = clock_timestamp(), updated_at = now()
-              from eq_job where id = eq_id
         )
-        select array_agg(eq_id) from eq_job
+        select array_agg(eq_place order by eq_place), array_agg(eq_record order by eq_place) from eq_job
         $sql$,
         coalesce(target.filter, 'true'),
         target.source,
         target.relation,
         target.record_match_sql,
-        (parse_ident(target.relation))[2],
-        target.embedding_column)
-       into acknowledged
-      using ids, leases, hashes, vectors, tokens, truncated_to, model, target.id, target.model;
-    return coalesce(acknowledged, '{}');
+        (parse_ident(target.relation))[2])
+       into places, records
+      using ids, leases, hashes, target.id, model, target.model;
+    if places is null then
+        return '{}';
+    elsif cardinality(places) < cardinality(ids) then
+        select array_agg(given.id order by place), array_agg(given.hash order by place),
+               array_agg(given.vector order by place), array_agg(given.tokens order by place),
+               array_agg(given.truncated_to order by place)
+          into ids, hashes, vectors, tokens, truncated_to
+          from unnest(ids, hashes, vectors, tokens, truncated_to)
+               with ordinality as given (id, hash, vector, tokens, truncated_to, place)
+         where place = any (places);
+    end if;
+
+    execute format(
+        'update %1$s set %2$I = eq_vector from unnest($1, $2) as eq_given (eq_record, eq_vector) where %3$s',
+        target.relation, target.embedding_column, target.record_match_sql)
+      using records, vectors;
+    update public.embedding_queue as job
+       set status = 'completed', content = null, attempts = 0, unanswered = 0, lease = null,
+           lease_expires_at = null, worker = null, error_message = null, error_class = null,
+           content_hash = given.hash, model = embedding_complete.model, tokens = given.tokens,
+           truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
+      from unnest(ids, hashes, embedding_complete.tokens, embedding_complete.truncated_to)
+           as given (id, hash, tokens, truncated_to)
+     where job.id = given.id;
+    return ids;
 end $$;
 
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from uuid import UUID
 
 import pytest
 
@@ -29,7 +28,7 @@ def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: PostgresQ
     assert rows(
         docs,
         "select status, unanswered, worker, lease, lease_expires_at > now() from embedding_queue",
-    ) == [("processing", 1, "test", UUID(job.lease), True)]
+    ) == [("processing", 1, "test", job.lease, True)]
 
 
 def test_a_claim_never_exceeds_its_limit(docs: Database, queue: PostgresQueue) -> None:

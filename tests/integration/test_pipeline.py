@@ -351,7 +351,7 @@ def test_a_worker_elsewhere_may_take_over_at_any_moment(
     original = run.open_embedder
 
     def steal_first(model: str, width: int | None) -> Embedder:
-        stolen.extend(job.lease for job in queue.claim(SCOPE, 1).jobs)
+        stolen.extend(str(job.lease) for job in queue.claim(SCOPE, 1).jobs)
         return original(model, width)
 
     run.open_embedder = steal_first

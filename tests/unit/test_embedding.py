@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil, log2
 from threading import Event
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def jobs_for(*texts: str, dimensions: int | None = WIDTH) -> list[Job]:
             embedding_column="embedding",
             content=text,
             content_hash=b"",
-            lease="",
+            lease=uuid4(),
             model="openai:text-embedding-3-small",
             dimensions=dimensions,
             attempts=1,

@@ -14,7 +14,9 @@ from worker.engine.retry import backoff, pause_after
 from worker.errors import Busy, Transient, WorkerError
 from worker.queue import Completion, Job, Queue, Refusal
 
-SECOND_TRY_AFTER = 0.02  # seconds until a completion is tried again whose row was locked
+SECOND_TRY_AFTER = (
+    0.005  # seconds until a completion is tried again whose row was locked; as long as a claim
+)
 LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row stayed locked
 
 

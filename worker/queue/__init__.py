@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NewType, Protocol
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
 JobId = NewType("JobId", int)
-Ticket = tuple[JobId, str]
+Ticket = tuple[JobId, UUID]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "locked", "set_aside"]
 WorkerState = Literal["working", "stopping"]
@@ -34,7 +35,7 @@ class Job:
     embedding_column: str
     content: str
     content_hash: bytes
-    lease: str
+    lease: UUID
     model: str
     dimensions: int | None
     attempts: int = 0

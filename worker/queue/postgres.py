@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, LiteralString, TypeVar
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -302,7 +303,7 @@ class PostgresQueue:
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
                 "select id, target_id, status, table_name, record_id, embedding_column, content,"
-                " content_hash, lease::text, model, dimensions, attempts, alone, truncate"
+                " content_hash, lease, model, dimensions, attempts, alone, truncate"
                 " from public.claim_embeddings(%s, %s, %s, %s, %s, %s, %s::integer[])",
                 [
                     scope.worker,
@@ -327,8 +328,7 @@ class PostgresQueue:
     def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
         with _translated():
             lost = self._connection.execute(
-                "select id, lease::text"
-                " from public.extend_embeddings(%s, %s::bigint[], %s::uuid[], %s)",
+                "select id, lease from public.extend_embeddings(%s, %s::bigint[], %s::uuid[], %s)",
                 [scope.worker, *_ids_and_leases(jobs), scope.lease],
             )
             return {(JobId(job_id), lease) for job_id, lease in lost.fetchall()}
@@ -338,8 +338,8 @@ class PostgresQueue:
         return self._rows(
             Refusal,
             "select id as job_id, reason from public.complete_embeddings("
-            # %b: psycopg sends a list as text otherwise, at sixty times the cost
-            "%s::bigint[], %s::uuid[], %s::bytea[], %b, %s, %s::integer[], %s::integer[])",
+            # %b: psycopg sends a list as text otherwise, vectors at sixty times the cost
+            "%b::bigint[], %b, %b, %b, %s, %s::integer[], %s::integer[])",
             [
                 *_ids_and_leases([completion.job for completion in completions]),
                 [completion.job.content_hash for completion in completions],
@@ -417,7 +417,7 @@ _PASSING = (
 )
 
 
-def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[str]]:
+def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[UUID]]:
     return [job.id for job in jobs], [job.lease for job in jobs]
 
 
