@@ -1,6 +1,7 @@
 """A real Postgres for every test that asks for one.
 
-One embedded server a session and version: Postgres 18 always, 16 as well where CI is set. The
+One embedded server a session and version: Postgres 18 always, 16 as well where CI is set. Once
+more 18 is reached through pgbouncer, by the worker; what a test does itself it does directly. The
 migrations are applied once, to a template; each test gets a clone of it.
 """
 
@@ -12,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import uuid4
@@ -20,52 +23,90 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
+from tests.pgbouncer import NO_PGBOUNCER, open_all_sessions, pgbouncer, pgbouncer_program
 from worker.queue.embedded import embedded_postgres
 from worker.queue.migrations import migrations
 from worker.queue.postgres import PostgresQueue
 
 REPOSITORY = Path(__file__).parents[1]
-VERSIONS = [18, 16] if os.environ.get("CI") else [18]
+IN_CI = bool(os.environ.get("CI"))
+VARIANTS = {"pg18": 18, "pgbouncer": 18} | ({"pg16": 16} if IN_CI else {})
 
 Database = psycopg.Connection[TupleRow]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server; `url_of` gives the URL of one of its databases."""
+    """A running server, and the way by which the worker reaches it."""
 
     url: str
-    version: int
+    worker_url: str
 
     def url_of(self, database: str) -> str:
-        head, _, query = self.url.partition("?")
-        return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
+        """The URL of a database for the worker."""
+        return _url_of(self.worker_url, database)
+
+    def direct_url_of(self, database: str) -> str:
+        """The URL of a database with nothing in between."""
+        return _url_of(self.url, database)
+
+
+def _url_of(server: str, database: str) -> str:
+    head, _, query = server.partition("?")
+    return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The command line is the same over any server: it is tried over the newest alone."""
-    items[:] = [
-        item for item in items if "/acceptance/" not in item.nodeid or "[pg16" not in item.nodeid
-    ]
+    """The command line is the same over any server: it is tried over the newest alone.
+
+    And what a pooler shares is only seen where there is one.
+    """
+    items[:] = [item for item in items if not _is_redundant(item.nodeid)]
 
 
-@pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+def _is_redundant(test: str) -> bool:
+    if "/test_pooler.py" in test:
+        return "[pgbouncer" not in test
+    return "/acceptance/" in test and ("[pgbouncer" in test or "[pg16" in test)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[int], str]]:
+    """The URL of the server of a version, which is started when it is first asked for."""
+    with ExitStack() as servers:
+        yield cache(lambda version: servers.enter_context(_postgres(version)))
+
+
+def _variant(name: str) -> Any:
+    """A parameter of `server`; skipped if it cannot be had here, but never where CI is set."""
+    missing = name == "pgbouncer" and not pgbouncer_program() and not IN_CI
+    return pytest.param(name, marks=[pytest.mark.skip(NO_PGBOUNCER)] if missing else [])
+
+
+@pytest.fixture(scope="session", params=map(_variant, VARIANTS))
+def server(request: pytest.FixtureRequest, postgres: Callable[[int], str]) -> Iterator[Server]:
+    through_pool = request.param == "pgbouncer"
+    url = postgres(VARIANTS[request.param])
+    with pgbouncer(url) if through_pool else nullcontext(url) as worker_url:
+        yield Server(url, worker_url)
+
+
+@contextmanager
+def _postgres(version: int) -> Iterator[str]:
     # Not below pytest's own folder: of root, each run closes that one to all others, and so to the
     # user that the server of a run beside it has.
     with (
         tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=_memory()) as folder,
-        embedded_postgres(Path(folder), request.param) as url,
+        embedded_postgres(Path(folder), version) as url,
     ):
         with psycopg.connect(url, autocommit=True) as connection:
             # The data is thrown away: only a crash of the machine could tell the difference.
             connection.execute("alter system set fsync = off")
             connection.execute("alter system set max_connections = 100")
             connection.execute("select pg_reload_conf()")
-        yield Server(url, request.param)
+        yield url
 
 
 def _memory() -> str | None:
@@ -76,39 +117,55 @@ def _memory() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def template(server: Server) -> str:
-    _create(server, "worker_template")
-    with PostgresQueue(server.url_of("worker_template"), "tests") as queue:
-        for migration in migrations():
-            queue.apply(migration)
-    return "worker_template"
+def template(server: Server) -> Iterator[str]:
+    # Dropped again: the next variant may be the same server.
+    with _database(server, "worker_template") as name:
+        with PostgresQueue(server.direct_url_of(name), "tests") as queue:
+            for migration in migrations():
+                queue.apply(migration)
+        yield name
 
 
 @pytest.fixture
-def database_url(server: Server, template: str) -> Iterator[str]:
-    """The URL of a database of this test alone, migrated."""
-    name = f"test_{uuid4().hex[:12]}"
-    _create(server, name, template)
-    yield server.url_of(name)
-    _drop(server, name)
+def database(server: Server, template: str) -> Iterator[str]:
+    """The name of a database of this test alone, migrated."""
+    with _database(server, f"test_{uuid4().hex[:12]}", template) as name:
+        yield name
 
 
 @pytest.fixture
-def empty_database_url(server: Server) -> Iterator[str]:
-    """The URL of a database of this test alone, without the migrations."""
-    name = f"test_{uuid4().hex[:12]}"
-    _create(server, name)
-    yield server.url_of(name)
-    _drop(server, name)
+def database_url(server: Server, database: str) -> str:
+    """Its URL for the worker."""
+    return _opened(server, database)
 
 
 @pytest.fixture
-def connect(database_url: str) -> Iterator[Callable[[], Database]]:
+def empty_database(server: Server) -> Iterator[str]:
+    """The name of a database of this test alone, without the migrations."""
+    with _database(server, f"test_{uuid4().hex[:12]}") as name:
+        yield name
+
+
+@pytest.fixture
+def empty_database_url(server: Server, empty_database: str) -> str:
+    """Its URL for the worker."""
+    return _opened(server, empty_database)
+
+
+@pytest.fixture
+def empty_db(server: Server, empty_database: str) -> Iterator[Database]:
+    """A connection to it as the owner, in autocommit."""
+    with psycopg.connect(server.direct_url_of(empty_database), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def connect(server: Server, database: str) -> Iterator[Callable[[], Database]]:
     """Opens a further connection, in autocommit, each time it is called."""
     opened: list[Database] = []
 
     def connect() -> Database:
-        opened.append(psycopg.connect(database_url, autocommit=True))
+        opened.append(psycopg.connect(server.direct_url_of(database), autocommit=True))
         return opened[-1]
 
     yield connect
@@ -180,14 +237,24 @@ def rows(connection: Database, query: LiteralString, *parameters: Any) -> list[T
     return connection.execute(query, parameters or None).fetchall()
 
 
-def _create(server: Server, name: str, template: str | None = None) -> None:
-    statement = sql.SQL("create database {}").format(sql.Identifier(name))
+def _opened(server: Server, database: str) -> str:
+    url = server.url_of(database)
+    if server.worker_url != server.url:
+        open_all_sessions(url)
+    return url
+
+
+@contextmanager
+def _database(server: Server, name: str, template: str | None = None) -> Iterator[str]:
+    create = sql.SQL("create database {}").format(sql.Identifier(name))
     if template:
-        statement += sql.SQL(" template {} strategy file_copy").format(sql.Identifier(template))
-    with psycopg.connect(make_conninfo(server.url), autocommit=True) as connection:
-        connection.execute(statement)
-
-
-def _drop(server: Server, name: str) -> None:
-    with psycopg.connect(make_conninfo(server.url), autocommit=True) as connection:
+        create += sql.SQL(" template {} strategy file_copy").format(sql.Identifier(template))
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(create)
+    yield name
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        # A pooler may still hold sessions: to see them go, the DROP would wait a tenth of a second.
+        sessions = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+        while connection.execute(sessions, [name]).fetchall():
+            pass
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

@@ -53,19 +53,19 @@ OURS: LiteralString = """
 
 
 @pytest.fixture
-def supabase(empty_database_url: str) -> Iterator[Database]:
+def supabase(empty_db: Database, empty_database_url: str) -> Database:
     """A migrated project of Supabase, with notes of Anna and Ben that wait to be embedded."""
-    with psycopg.connect(empty_database_url, autocommit=True) as db:
-        create_role(db, "anon")
-        create_role(db, "authenticated")
-        create_role(db, "service_role", "bypassrls")
-        migrate(empty_database_url, *SUPABASE)
-        db.execute("create table notes (id integer primary key, body text, user_id uuid)")
-        db.execute("alter table notes enable row level security")
-        db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
-        db.execute("insert into notes values (1, 'of Anna', %s), (2, 'of Ben', %s)", [ANNA, BEN])
-        db.execute("insert into notes values (3, 'of nobody')")
-        yield db
+    db = empty_db
+    create_role(db, "anon")
+    create_role(db, "authenticated")
+    create_role(db, "service_role", "bypassrls")
+    migrate(empty_database_url, *SUPABASE)
+    db.execute("create table notes (id integer primary key, body text, user_id uuid)")
+    db.execute("alter table notes enable row level security")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    db.execute("insert into notes values (1, 'of Anna', %s), (2, 'of Ben', %s)", [ANNA, BEN])
+    db.execute("insert into notes values (3, 'of nobody')")
+    return db
 
 
 @pytest.fixture
@@ -418,15 +418,17 @@ def test_no_function_of_ours_is_open_to_the_public(docs: Database) -> None:
 
 
 @pytest.fixture
-def landlord_url(empty_database_url: str) -> str:
-    """A migrated database whose owner is no superuser, as with every host of databases."""
-    with psycopg.connect(empty_database_url, autocommit=True) as db:
-        create_role(db, "landlord", "login createrole")
-        db.execute("create extension vector")
-        db.execute("alter schema public owner to landlord")
-        database = sql.Identifier(db.info.dbname)
-        db.execute(sql.SQL("alter database {} owner to landlord").format(database))
-    url = make_conninfo(empty_database_url, user="landlord")
+def landlord_url(empty_db: Database) -> str:
+    """A migrated database whose owner is no superuser, as with every host of databases.
+
+    It is reached directly: the pooler of these tests makes everybody the same superuser.
+    """
+    create_role(empty_db, "landlord", "login createrole")
+    empty_db.execute("create extension vector")
+    empty_db.execute("alter schema public owner to landlord")
+    database = sql.Identifier(empty_db.info.dbname)
+    empty_db.execute(sql.SQL("alter database {} owner to landlord").format(database))
+    url = make_conninfo(empty_db.info.dsn, user="landlord")
     migrate(url)
     return url
 

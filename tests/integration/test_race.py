@@ -76,7 +76,8 @@ def edit(url: str, begin: float, seed: int) -> int:
     dice = random.Random(seed)
     edits = 0
     time.sleep(max(begin - time.time(), 0))
-    with psycopg.connect(url) as connection:
+    # Nothing is prepared: a pooler gives each transaction another session.
+    with psycopg.connect(url, prepare_threshold=None) as connection:
         while time.time() < begin + SECONDS:
             for record in sorted(dice.sample(range(1, RECORDS + 1), dice.randint(1, 3))):
                 CHANGES[dice.randrange(len(CHANGES))](connection, record, f"{seed} wrote {edits}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import psycopg
 import pytest
 
 from tests.conftest import Database, rows, value
@@ -306,14 +305,13 @@ def test_a_vector_of_another_width_is_refused(docs: Database, queue: PostgresQue
 
 
 @pytest.fixture
-def with_extensions(empty_database_url: str) -> Iterator[tuple[Database, PostgresQueue]]:
+def with_extensions(
+    empty_db: Database, empty_database_url: str
+) -> Iterator[tuple[Database, PostgresQueue]]:
     """A database with pgvector in the schema `extensions`, as on Supabase."""
     migrate(empty_database_url, "create schema extensions")
-    with (
-        psycopg.connect(empty_database_url, autocommit=True) as db,
-        PostgresQueue(empty_database_url, "tests") as queue,
-    ):
-        yield db, queue
+    with PostgresQueue(empty_database_url, "tests") as queue:
+        yield empty_db, queue
 
 
 def test_vectors_are_searched_with_pgvector_in_another_schema(

@@ -7,7 +7,6 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim
@@ -351,37 +350,38 @@ def test_tables_of_one_name_in_two_schemas_are_two_targets(
 
 
 @pytest.mark.parametrize("schema", ["public", "extensions"])
-def test_pgvector_may_live_in_either_schema(empty_database_url: str, schema: LiteralString) -> None:
+def test_pgvector_may_live_in_either_schema(
+    empty_db: Database, empty_database_url: str, schema: LiteralString
+) -> None:
     migrate(empty_database_url, *(["create schema extensions"] if schema == "extensions" else []))
-    with (
-        psycopg.connect(empty_database_url, autocommit=True) as db,
-        PostgresQueue(empty_database_url, "tests") as queue,
-    ):
-        assert schema == value(
-            db, "select extnamespace::regnamespace::text from pg_extension where extname = 'vector'"
-        )
+    assert schema == value(
+        empty_db,
+        "select extnamespace::regnamespace::text from pg_extension where extname = 'vector'",
+    )
+    with PostgresQueue(empty_database_url, "tests") as queue:
         for name, width in (("docs", 3), ("wide_docs", 2001)):
-            table = Table(db, name=name)
+            table = Table(empty_db, name=name)
             table.create()
             table.watch(width)
-            db.execute(sql.SQL("insert into {} values (1, 'text')").format(sql.Identifier(name)))
+            table.insert(1, "text")
             assert embed_all(queue) == ["text"]
             assert table.stored(1) == vector_of("text", width)
 
 
-def test_an_extension_that_is_there_stays_where_it_is(empty_database_url: str) -> None:
+def test_an_extension_that_is_there_stays_where_it_is(
+    empty_db: Database, empty_database_url: str
+) -> None:
     migrate(
         empty_database_url,
         "create schema extensions",
         "create schema elsewhere",
         "create extension vector schema elsewhere",
     )
-    with psycopg.connect(empty_database_url, autocommit=True) as db:
-        table = Table(db)
-        table.create()
-        table.watch()
-        with PostgresQueue(empty_database_url, "tests") as queue:
-            table.is_kept_in_step(queue)
+    table = Table(empty_db)
+    table.create()
+    table.watch()
+    with PostgresQueue(empty_database_url, "tests") as queue:
+        table.is_kept_in_step(queue)
 
 
 def test_every_partition_is_watched(db: Database, queue: PostgresQueue) -> None:
