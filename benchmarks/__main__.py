@@ -1,0 +1,61 @@
+"""scripts/bench SUITE [--quick] [--only GROUP] [--json FILE]"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import queue
+from benchmarks.database import server
+from benchmarks.report import Figure, table, write_json
+
+SUITES = {"queue": queue}
+
+
+def main() -> None:
+    """Measure what was asked for, say on stderr how far it is, and print the table on stdout."""
+    asked = _arguments()
+    suite = SUITES[asked.suite]
+    figures: list[Figure] = []
+    began = time.monotonic()
+    with server() as running:
+        settings = running.settings()
+        for figure in suite.measure(running, asked.only or suite.GROUPS, quick=asked.quick):
+            figures.append(figure)
+            _say(f"{time.monotonic() - began:4.0f} s  {figure}")
+    sys.stdout.write(table(figures) + "\n")
+    if asked.json:
+        run: dict[str, str | int] = {
+            "suite": asked.suite,
+            "quick": asked.quick,
+            "cpus": os.cpu_count() or 0,
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+        }
+        write_json(asked.json, run | settings, figures)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try it")
+    parser.add_argument("--only", action="append", metavar="GROUP", help="only this group")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples as JSON")
+    asked = parser.parse_args()
+    unknown = set(asked.only or ()) - set(SUITES[asked.suite].GROUPS)
+    if unknown:
+        known = ", ".join(SUITES[asked.suite].GROUPS)
+        parser.error(f"there is no group {', '.join(sorted(unknown))}: choose from {known}")
+    return asked
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

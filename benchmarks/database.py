@@ -1,0 +1,192 @@
+"""A Postgres as it comes, on disk, and in each of its databases two tables of texts.
+
+`docs` is watched and `plain` is not; otherwise they are the same.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, LiteralString
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+from pgvector.psycopg.vector import register_vector_info
+from psycopg import sql
+from psycopg.rows import TupleRow
+from psycopg.types import TypeInfo
+
+from worker.queue.embedded import embedded_postgres
+from worker.queue.migrations import migrations, seed
+from worker.queue.postgres import PostgresQueue
+
+NARROW, WIDE = 384, 1536  # dimensions
+TEXTS = 20_000
+LENGTH = 200  # characters of a text
+FILLED_AT_ONCE = 100_000  # rows in one statement
+
+Table = Literal["docs", "plain"]
+Connection = psycopg.Connection[TupleRow]
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A migrated database with `docs` and `plain`, whose vectors have this width."""
+
+    url: str
+    dimensions: int
+
+    def queue(self) -> PostgresQueue:
+        return PostgresQueue(self.url, "benchmark")
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection in autocommit that sends vectors as binary."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            register_vector_info(connection, TypeInfo.fetch(connection, "vector"))
+            yield connection
+
+    def create_tables(self) -> None:
+        """Both tables, and the texts that they are filled from."""
+        with self.queue() as queue, psycopg.connect(self.url, autocommit=True) as connection:
+            for migration in migrations():
+                queue.apply(migration)
+            for table in ("docs", "plain"):
+                connection.execute(
+                    f"create table {table} (id bigint primary key, body text not null,"
+                    f" views integer not null default 0, embedding vector({self.dimensions}))"
+                )
+            queue.watch("docs", "body", "embedding", dimensions=self.dimensions)
+            connection.execute("create table texts (id bigint primary key, body text not null)")
+            with connection.cursor().copy("copy texts from stdin") as copying:
+                for row in enumerate(texts()):
+                    copying.write_row(row)
+            connection.execute("vacuum analyze texts")
+
+    def empty(self, table: Table) -> None:
+        """Take away all rows and, of the watched table, all jobs, as if they had never been."""
+        both = "docs, public.embedding_queue"
+        with self.connect() as connection:
+            connection.execute(f"truncate {both if table == 'docs' else table}")
+            # So that the server does not make one by itself while the clock runs.
+            connection.execute("checkpoint")
+
+    def fill(self, table: Table, ids: range) -> None:
+        """Insert rows, which of the watched table are enqueued, and leave everything tidy."""
+        insert = (
+            f"insert into {table} (id, body) select n, n || ' ' || body"
+            " from generate_series(%s::bigint, %s) as n"
+            " join texts on texts.id = n %% (select count(*) from texts) order by n"
+        )
+        with self.connect() as connection:
+            for first in ids[::FILLED_AT_ONCE]:
+                connection.execute(insert, [first, min(first + FILLED_AT_ONCE, ids.stop) - 1])
+        self.tidy()
+
+    def refill(self, table: Table, rows: int) -> None:
+        """Let the table hold so many rows and nothing else, with the ids from 0 on."""
+        self.empty(table)
+        self.fill(table, range(rows))
+
+    def tidy(self) -> None:
+        """Do at once what autovacuum would do in time."""
+        with self.connect() as connection:
+            connection.execute("vacuum analyze docs, plain, public.embedding_queue")
+
+    def check_all_embedded(self, table: Table) -> None:
+        """Raise RuntimeError unless every row has its vector and, if watched, its job completed."""
+        with self.connect() as connection, self.queue() as queue:
+            rows = value(connection, f"select count(*) from {table}")
+            embedded = value(connection, f"select count(embedding) from {table}")
+            completed = queue.status()[0].completed if table == "docs" else rows
+        if {rows, embedded, completed} != {rows}:
+            raise RuntimeError(f"{table}: {rows} rows, {embedded} embedded, {completed} completed")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    url: str
+
+    @contextmanager
+    def database(self, dimensions: int) -> Iterator[Database]:
+        """A database that lives as long as the context."""
+        name = f"benchmark_{uuid4().hex[:12]}"
+        identifier = sql.Identifier(name)
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("create database {}").format(identifier))
+            database = Database(self._url_of(name), dimensions)
+            database.create_tables()
+            yield database
+            connection.execute(sql.SQL("drop database {} with (force)").format(identifier))
+
+    def settings(self) -> dict[str, str]:
+        """The version, and what a server can be made faster with, as it is."""
+        names = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size")
+        with psycopg.connect(self.url) as connection:
+            return {
+                name: str(value(connection, "select current_setting(%s)", name)) for name in names
+            }
+
+    def _url_of(self, database: str) -> str:
+        head, _, query = self.url.partition("?")
+        return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """An embedded server with the configuration it comes with, and its data on disk."""
+    # Unlike /tmp, this folder is to outlive a restart of the machine: it is never in memory.
+    on_disk = "/var/tmp" if Path("/var/tmp").is_dir() else None
+    with (
+        tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=on_disk) as folder,
+        embedded_postgres(Path(folder)) as url,
+    ):
+        yield Server(url)
+
+
+@cache
+def texts() -> list[str]:
+    """Different texts, the same in every run, of the words of the sample data."""
+    words = re.findall(r"[A-Za-z]+", seed())
+    choice = random.Random(1)
+    return [" ".join(choice.choices(words, k=LENGTH // 4))[:LENGTH] for _ in range(TEXTS)]
+
+
+@cache
+def some_vectors(dimensions: int) -> Vectors:
+    """A thousand vectors of unit length, the same in every process: a row n has the n-th of them,
+    and so on in a circle."""
+    vectors = np.random.default_rng(1).standard_normal((1000, dimensions), dtype=np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def write_vectors(
+    connection: Connection, table: Table, ids: Sequence[int], dimensions: int
+) -> None:
+    """Write the vectors of these rows, in the fastest way there is from outside the server."""
+    vectors = some_vectors(dimensions)
+    connection.execute(
+        f"update {table} set embedding = given.vector"
+        # %b: as text, vectors take sixty times as long
+        f" from unnest(%s::bigint[], %b) as given (id, vector) where {table}.id = given.id",
+        [list(ids), [vectors[row % len(vectors)] for row in ids]],
+    )
+
+
+def value(connection: Connection, query: LiteralString, *parameters: Any) -> Any:
+    """The only value of the only row."""
+    row = connection.execute(query, parameters or None).fetchone()
+    assert row is not None
+    return row[0]

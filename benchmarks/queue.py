@@ -1,0 +1,399 @@
+"""What the queue reaches, against what this machine reaches without it, in the same run.
+
+Each group yields its figures. Limit and measurement take turns, so that whatever else the machine
+does meets both alike.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.crew import crew
+from benchmarks.database import NARROW, TEXTS, WIDE, Connection, Database, Server, value
+from benchmarks.report import Figure
+from benchmarks.statements import insert_texts, statements, write_all_vectors
+from benchmarks.work import (
+    BATCH,
+    WARM_UP,
+    Drain,
+    claim,
+    complete,
+    drain,
+    drain_rate,
+    write_back_rate,
+)
+from worker.queue import Job
+from worker.queue.postgres import PostgresQueue
+
+TINY = 3  # dimensions, where vectors are of no matter
+OF_LOCAL_MODEL = 256  # dimensions
+PREPARED_FROM = 5  # executions: psycopg's own default
+MEGABYTE = 1e6
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured, in rows unless said otherwise."""
+
+    rows: int = TEXTS
+    rows_in_tens: int = 6_000  # with batches of 10 …
+    rows_in_ones: int = 1_000  # … and of 1
+    single_rows: int = 2_000  # with a transaction each
+    short_queue: int = 10_000
+    long_queue: int = 1_000_000  # pending, and as many completed
+    small_run: int = 10_000
+    large_run: int = 100_000
+    claims: int = 30
+    repetitions: int = 3
+    close_repetitions: int = 5  # where limit and measurement are close
+
+    def rows_for(self, batch: int) -> int:
+        """Enough to measure batches of this size, and no more."""
+        return {1: self.rows_in_ones, 10: self.rows_in_tens}.get(batch, self.rows)
+
+
+FULL = Size()
+QUICK = Size(
+    rows=2_000,
+    rows_in_tens=300,
+    rows_in_ones=60,
+    single_rows=100,
+    short_queue=1_000,
+    long_queue=10_000,
+    small_run=500,
+    large_run=2_000,
+    claims=5,
+    repetitions=1,
+    close_repetitions=1,
+)
+
+Samples = list[float]
+
+
+def alternate(
+    times: int, limit: Callable[[], float], measured: Callable[[], float]
+) -> tuple[Samples, Samples]:
+    """So many samples of both, in turn."""
+    pairs = [(limit(), measured()) for _ in range(times)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+# -- cycle: claim, then complete, with an embedder that costs nothing
+
+CYCLES = ((1, 1), (1, 10), (1, 100), (1, 500), (2, 100), (4, 100), (8, 100))
+"""Processes and batch sizes."""
+
+CYCLE_AT_LEAST = {(NARROW, 1, 500): 0.40, (NARROW, 4, 100): 0.60}
+
+
+def cycle(server: Server, size: Size) -> Iterator[Figure]:
+    """Rows a second from claim to completion, against writing the vectors alone.
+
+    The limit has as many processes as the measurement; where these are several, the measurement is
+    compared with the limit of one process as well.
+    """
+    for dimensions in (NARROW, WIDE):
+        limits_of_one: Samples = []
+        with server.database(dimensions) as database:
+            for workers, batch in CYCLES:
+                limits, rates = cycle_rates(database, size, workers, batch)
+                if (workers, batch) == (1, BATCH):
+                    limits_of_one = limits
+                what = f"cycle: {dimensions} dims, batch {batch}, {workers} at once"
+                yield Figure(
+                    what=what,
+                    unit="rows/s",
+                    limits=limits,
+                    samples=rates,
+                    at_least=CYCLE_AT_LEAST.get((dimensions, workers, batch)),
+                )
+                if workers > 1:
+                    what += ", limit of one"
+                    yield Figure(what=what, unit="rows/s", limits=limits_of_one, samples=rates)
+
+
+def cycle_rates(
+    database: Database, size: Size, workers: int, batch: int
+) -> tuple[Samples, Samples]:
+    """The limit, and the measurement."""
+    rows = size.rows_for(batch)
+    with crew(workers) as processes:
+        return alternate(
+            size.repetitions,
+            partial(write_back_rate, database, processes, rows, batch),
+            partial(drain_rate, database, processes, rows, Drain(database, batch)),
+        )
+
+
+# -- triggers: what the statements of an application cost on a watched table
+
+
+def triggers(server: Server, size: Size) -> Iterator[Figure]:
+    """Milliseconds of a statement on a watched table, against the same on one that is not."""
+    with server.database(NARROW) as database, database.connect() as connection:
+        for statement in statements(size.rows, size.single_rows):
+            plain, watched = alternate(
+                size.close_repetitions,
+                partial(statement.milliseconds, database, connection, "plain"),
+                partial(statement.milliseconds, database, connection, "docs"),
+            )
+            yield Figure(
+                what=f"triggers: {statement.what}",
+                unit="ms",
+                limits=plain,
+                samples=watched,
+                at_most=statement.at_most,
+            )
+
+
+# -- claims: how long a claim takes when the queue is long, or cannot be swept
+
+
+def claims(server: Server, size: Size) -> Iterator[Figure]:
+    """Milliseconds of a claim."""
+    yield long_queue(server, size)
+    yield held_snapshot(server, size)
+
+
+def long_queue(server: Server, size: Size) -> Figure:
+    """Of many pending jobs behind many completed ones, against a few pending ones."""
+    with server.database(TINY) as short, server.database(TINY) as long:
+        short.refill("docs", size.short_queue)
+        make_long_queue(long, size.long_queue, size.long_queue)
+        with short.queue() as queue_of_short, long.queue() as queue_of_long:
+            for queue in (queue_of_short, queue_of_long):
+                claim_milliseconds(queue, WARM_UP)
+            few, many = alternate(
+                size.claims,
+                lambda: claim_milliseconds(queue_of_short, 1)[0],
+                lambda: claim_milliseconds(queue_of_long, 1)[0],
+            )
+    what = f"claims: {size.long_queue:,} pending + completed against {size.short_queue:,}"
+    return Figure(what=what, unit="ms", limits=few, samples=many, at_most=1.5)
+
+
+def make_long_queue(database: Database, completed: int, pending: int) -> None:
+    """Fill `docs` by the road of production: its triggers enqueue, and claims complete."""
+    database.refill("docs", completed)
+    with crew(os.cpu_count() or 1) as processes:
+        processes.seconds(Drain(database, batch=1000))
+    database.check_all_embedded("docs")
+    database.fill("docs", range(completed, completed + pending))
+
+
+def held_snapshot(server: Server, size: Size) -> Figure:
+    """After jobs were processed whose dead versions an old snapshot keeps, against before."""
+    with server.database(TINY) as database, database.queue() as queue:
+        database.refill("docs", size.rows + size.short_queue)
+        claim_milliseconds(queue, WARM_UP)
+        before = claim_milliseconds(queue, size.claims)
+        with snapshot(database):
+            drain(queue, TINY, BATCH, most=size.rows)
+            after = claim_milliseconds(queue, size.claims)
+    what = f"claims: {size.rows:,} jobs later, under a held snapshot"
+    return Figure(what=what, unit="ms", limits=before, samples=after, at_most=2.0)
+
+
+@contextmanager
+def snapshot(database: Database) -> Iterator[None]:
+    """Somebody looks at the database as it is now, for as long as the context."""
+    with database.connect() as connection, connection.transaction():
+        connection.execute("set transaction isolation level repeatable read")
+        connection.execute("select from docs limit 1")
+        yield
+
+
+def claim_milliseconds(queue: PostgresQueue, times: int) -> Samples:
+    """Each claim is handed back, so that the queue stays as long as it is."""
+    samples = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        jobs = claim(queue, BATCH)
+        samples.append((time.perf_counter() - begun) * 1000)
+        if len(jobs) != BATCH:
+            raise RuntimeError(f"{len(jobs)} jobs were claimed, not {BATCH}")
+        queue.release(jobs)
+    return samples
+
+
+# -- wal: what is written, which no noise of the machine touches
+
+Shares = dict[str, float]
+"""Bytes a row by step, or percent by table."""
+
+
+def wal(server: Server, size: Size) -> Iterator[Figure]:
+    """Bytes of WAL a row, against those of the same rows without a queue; and what was HOT."""
+    with server.database(NARROW) as database:
+        runs = [wal_of_both(database, size.rows) for _ in range(size.repetitions)]
+    for step in runs[0].docs:
+        yield Figure(
+            what=f"wal: {step}",
+            unit="B/row",
+            limits=[run.plain[step] for run in runs if step in run.plain],
+            samples=[run.docs[step] for run in runs],
+        )
+    for table in runs[0].hot:
+        what = f"wal: HOT among the updates of {table}"
+        yield Figure(what=what, unit="%", samples=[run.hot[table] for run in runs])
+
+
+@dataclass(frozen=True, slots=True)
+class WalRun:
+    """WAL of the steps on either table, and how many of the updates were HOT on the watched one."""
+
+    plain: Shares
+    docs: Shares
+    hot: Shares
+
+
+def wal_of_both(database: Database, rows: int) -> WalRun:
+    """One insert of all rows, then all claims, then all completions, behind one checkpoint."""
+    jobs: list[Job] = []
+    database.empty("plain")
+    database.empty("docs")
+    with database.connect() as connection, database.queue() as queue:
+        connection.execute("select pg_stat_reset()")
+        plain = wal_a_row(
+            connection,
+            rows,
+            enqueue=lambda: insert_texts(connection, "plain", rows),
+            complete=lambda: write_all_vectors(connection, "plain", rows),
+        )
+        docs = wal_a_row(
+            connection,
+            rows,
+            enqueue=lambda: insert_texts(connection, "docs", rows),
+            claim=lambda: jobs.extend(claim_all(queue)),
+            complete=lambda: complete_all(queue, jobs),
+        )
+        queue._connection.execute("select pg_stat_force_next_flush()")
+        hot = {table: hot_share(connection, table) for table in ("docs", "embedding_queue")}
+    database.check_all_embedded("docs")
+    return WalRun(plain, docs, hot)
+
+
+def wal_a_row(connection: Connection, rows: int, **steps: Callable[[], object]) -> Shares:
+    """Take the steps, and tell how much each has written, and all together."""
+    written: Shares = {}
+    connection.execute("checkpoint")
+    for name, step in steps.items():
+        before = value(connection, "select pg_current_wal_insert_lsn()")
+        step()
+        sent = value(connection, "select pg_current_wal_insert_lsn() - %s::pg_lsn", before)
+        written[name] = float(sent) / rows
+    return written | {"whole cycle": sum(written.values())}
+
+
+def claim_all(queue: PostgresQueue) -> Iterator[Job]:
+    while jobs := claim(queue, BATCH):
+        yield from jobs
+
+
+def complete_all(queue: PostgresQueue, jobs: list[Job]) -> None:
+    for first in range(0, len(jobs), BATCH):
+        complete(queue, jobs[first : first + BATCH], NARROW)
+
+
+def hot_share(connection: Connection, table: str) -> float:
+    """In percent of the updates."""
+    share = value(
+        connection,
+        "select 100.0 * n_tup_hot_upd / n_tup_upd from pg_stat_user_tables where relname = %s",
+        table,
+    )
+    return float(share)
+
+
+# -- memory: of the worker as people run it
+
+
+def memory(server: Server, size: Size) -> Iterator[Figure]:
+    """Peak of `worker process` with the local model, over many rows against a tenth of them."""
+    with server.database(OF_LOCAL_MODEL) as database:
+        few, many = alternate(
+            1,
+            partial(peak_megabytes, database, size.small_run),
+            partial(peak_megabytes, database, size.large_run),
+        )
+    what = f"memory: worker process, {size.large_run:,} rows"
+    yield Figure(
+        what=f"{what} against {size.small_run:,}",
+        unit="MB",
+        limits=few,
+        samples=many,
+        at_most=1.2,
+    )
+    yield Figure(what=what, unit="MB", samples=many, at_most=200)
+
+
+def peak_megabytes(database: Database, rows: int) -> float:
+    """Of one run that embeds so many rows. Raises RuntimeError if it fails."""
+    database.refill("docs", rows)
+    with tempfile.TemporaryDirectory() as folder:  # where no .env lies
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.peak_memory", "worker", "process"],
+            cwd=folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(REPOSITORY),
+                "DATABASE_URL": database.url,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"worker process failed: {done.stderr}")
+    database.check_all_embedded("docs")
+    return int(done.stdout) / MEGABYTE
+
+
+# -- prepared: what it costs to work through any pooler
+
+
+def prepared(server: Server, size: Size) -> Iterator[Figure]:
+    """The cycle without prepared statements, as it is, against the same with them."""
+    with server.database(NARROW) as database, crew(1) as process:
+        for batch in (10, BATCH):
+            rows = size.rows_for(batch)
+            with_them = Drain(database, batch, prepare_threshold=PREPARED_FROM)
+            limits, rates = alternate(
+                size.close_repetitions,
+                partial(drain_rate, database, process, rows, with_them),
+                partial(drain_rate, database, process, rows, Drain(database, batch)),
+            )
+            yield Figure(
+                what=f"prepared: batch {batch}, without prepared statements",
+                unit="rows/s",
+                limits=limits,
+                samples=rates,
+            )
+
+
+Group = Callable[[Server, Size], Iterator[Figure]]
+
+GROUPS: Mapping[str, Group] = {
+    "cycle": cycle,
+    "triggers": triggers,
+    "claims": claims,
+    "wal": wal,
+    "memory": memory,
+    "prepared": prepared,
+}
+
+
+def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:
+    """The figures of these groups."""
+    for name in groups:
+        yield from GROUPS[name](server, QUICK if quick else FULL)

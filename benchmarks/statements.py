@@ -1,0 +1,108 @@
+"""What applications do to a table, to be tried on a watched table and on one that is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from benchmarks.database import NARROW, Connection, Database, Table, texts, write_vectors
+from benchmarks.work import BATCH, drain
+
+State = Literal["empty", "filled", "embedded"]
+Run = Callable[[Connection, Table, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Something done to `rows` rows of a table that is in the state `before` it.
+
+    `at_most` is how many times as long it may take on a watched table.
+    """
+
+    what: str
+    rows: int
+    before: State
+    run: Run
+    at_most: float | None = None
+
+    def milliseconds(self, database: Database, connection: Connection, table: Table) -> float:
+        """How long it takes on a table brought into that state for it."""
+        _bring_into(self.before, database, connection, table, self.rows)
+        begun = time.perf_counter()
+        self.run(connection, table, self.rows)
+        return (time.perf_counter() - begun) * 1000
+
+
+def statements(rows: int, singles: int) -> list[Statement]:
+    """All of them: those that take many rows at once, and those with a transaction for each row."""
+    return [
+        Statement("one INSERT … SELECT", rows, "empty", insert_texts, at_most=3.0),
+        Statement("one COPY", rows, "empty", partial(_copy, _copy_data(rows))),
+        Statement("INSERTs of one row", singles, "empty", _insert_singly),
+        Statement("one UPDATE of another column", rows, "embedded", _update_other, at_most=1.1),
+        Statement(f"vectors, batches of {BATCH}", rows, "filled", write_all_vectors, at_most=1.15),
+        Statement("one UPDATE of the text", rows, "embedded", _update_text),
+        Statement("UPDATEs of the text of one row", singles, "embedded", _update_text_singly),
+    ]
+
+
+def insert_texts(connection: Connection, table: Table, rows: int) -> None:
+    connection.execute(
+        f"insert into {table} (id, body) select id, body from texts where id < %s order by id",
+        [rows],
+    )
+
+
+def write_all_vectors(connection: Connection, table: Table, rows: int) -> None:
+    for first in range(0, rows, BATCH):
+        ids = range(first, min(first + BATCH, rows))
+        write_vectors(connection, table, ids, NARROW)
+
+
+def _bring_into(
+    state: State, database: Database, connection: Connection, table: Table, rows: int
+) -> None:
+    """Fill the table, and embed it by the road that its rows would have come."""
+    database.empty(table)
+    if state != "empty":
+        database.fill(table, range(rows))
+    if state == "embedded":
+        if table == "docs":
+            with database.queue() as queue:
+                drain(queue, NARROW, BATCH)
+        else:
+            write_all_vectors(connection, table, rows)
+        database.check_all_embedded(table)
+    database.tidy()
+
+
+def _copy_data(rows: int) -> str:
+    return "".join(f"{row}\t{text}\n" for row, text in enumerate(texts()[:rows]))
+
+
+def _copy(data: str, connection: Connection, table: Table, rows: int) -> None:
+    with connection.cursor().copy(f"copy {table} (id, body) from stdin") as copying:
+        copying.write(data)
+
+
+def _insert_singly(connection: Connection, table: Table, rows: int) -> None:
+    insert = f"insert into {table} (id, body) values (%s, %s)"
+    for row, text in enumerate(texts()[:rows]):
+        connection.execute(insert, [row, text])
+
+
+def _update_other(connection: Connection, table: Table, rows: int) -> None:
+    connection.execute(f"update {table} set views = views + 1")
+
+
+def _update_text(connection: Connection, table: Table, rows: int) -> None:
+    connection.execute(f"update {table} set body = body || '.'")
+
+
+def _update_text_singly(connection: Connection, table: Table, rows: int) -> None:
+    update = f"update {table} set body = body || '.' where id = %s"
+    for row in range(rows):
+        connection.execute(update, [row])
