@@ -44,6 +44,14 @@ def watch(
         bool,
         typer.Option("--create-column", help="Add the vector column, as wide as the model."),
     ] = False,
+    truncate: Annotated[
+        bool,
+        typer.Option(
+            "--truncate",
+            help="Embed as much of the beginning of a text as the model takes"
+            " (default: a text that is too long fails).",
+        ),
+    ] = False,
     sql: Annotated[
         bool, typer.Option("--sql", help="Print a migration to commit, and change nothing.")
     ] = False,
@@ -54,11 +62,18 @@ def watch(
         check_model(model)
     dimensions = _width(model or settings.embedding_model, settings) if create_column else None
     if sql:
-        out(_migration(table, ", ".join(source), column, model, filter_sql, dimensions))
+        options = _options(model, filter_sql, dimensions, truncate)
+        out(_migration(table, ", ".join(source), column, options))
         return
     with queue_of(settings) as queue:
         target = queue.watch(
-            table, ", ".join(source), column, model=model, filter=filter_sql, dimensions=dimensions
+            table,
+            ", ".join(source),
+            column,
+            model=model,
+            filter=filter_sql,
+            dimensions=dimensions,
+            truncate=truncate,
         )
     out(f"Watching: {name_of(target)} <- {target.source}")
     say("hint: rows that are there already: `worker backfill`, then `worker process`")
@@ -70,20 +85,19 @@ def _width(model: str, settings: Settings) -> int:
         return embedder.dimensions or int(embedder.embed(["width"]).vectors.shape[1])
 
 
-def _migration(
-    table: str,
-    source: str,
-    column: str,
-    model: str | None,
-    filter_sql: str | None,
-    dimensions: int | None,
-) -> str:
+def _options(
+    model: str | None, filter_sql: str | None, dimensions: int | None, truncate: bool
+) -> list[str]:
+    options = [f"model => {_literal(model)}"] if model else []
+    options += [f"filter => {_literal(filter_sql)}"] if filter_sql else []
+    options += [f"dimensions => {dimensions}"] if dimensions else []
+    options += ["on_too_long => 'truncate'"] if truncate else []
+    return options
+
+
+def _migration(table: str, source: str, column: str, options: list[str]) -> str:
     relation = _relation_literal(table)
-    arguments = [relation, _literal(source), _literal(column)]
-    arguments += [f"model => {_literal(model)}"] if model else []
-    arguments += [f"filter => {_literal(filter_sql)}"] if filter_sql else []
-    arguments += [f"dimensions => {dimensions}"] if dimensions else []
-    call = ",\n    ".join(arguments)
+    call = ",\n    ".join([relation, _literal(source), _literal(column), *options])
     return (
         f"-- Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
         f"-- Locks: writers to {table} wait for the moment its triggers are made.\n"

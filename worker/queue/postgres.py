@@ -219,14 +219,23 @@ class PostgresQueue:
         model: str | None = None,
         filter: str | None = None,
         dimensions: int | None = None,
+        truncate: bool = False,
     ) -> Target:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
         return self._rows(
             Target,
             "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
             " problem from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
-            " filter => %s, dimensions => %s)",
-            [self.relation(table), source, column, model, filter, dimensions],
+            " filter => %s, dimensions => %s, on_too_long => %s)",
+            [
+                self.relation(table),
+                source,
+                column,
+                model,
+                filter,
+                dimensions,
+                "truncate" if truncate else "fail",
+            ],
         )[0]
 
     def unwatch(self, table: str, column: str) -> bool:
