@@ -118,9 +118,10 @@ begin
           target.max_attempts, target.on_too_long = 'truncate';
 end $$;
 
--- The owners that have jobs of a target and a priority pending, from one of them on, in order.
-create function public.embedding_owners(target_id integer, level smallint, first_owner uuid, most integer)
-returns setof uuid
+-- The owners behind `after_owner` that have jobs of a target and a priority pending, in order, and when the
+-- first of those jobs is due.
+create function public.embedding_owners(target_id integer, level smallint, after_owner uuid, most integer)
+returns table (owner uuid, due_from timestamptz)
 language plpgsql
 set search_path = '', pg_temp
 set plan_cache_mode = force_generic_plan
@@ -129,32 +130,35 @@ set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 begin
-    return query
-    with recursive turn (owner) as (
-        (select coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') from public.embedding_queue as job
-          where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
-            and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') >= first_owner
-          order by coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') limit 1)
-        union all
-        select (select coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') from public.embedding_queue as job
-                 where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
-                   and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') > turn.owner
-                 order by coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') limit 1)
-          from turn where turn.owner is not null
-    )
-    select turn.owner from turn where turn.owner is not null limit most;
+    for place in 1 .. most loop
+        select coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+          into after_owner, due_from
+          from public.embedding_queue as job
+         where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
+           and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') > after_owner
+         order by coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+         limit 1;
+        exit when not found;
+        owner := after_owner;
+        return next;
+    end loop;
 end $$;
 
 -- Locks up to `batch` due jobs of a target and returns them: those whose lease has run out, then by
 -- priority, and of one priority by turns of the owners, to each theirs in the order of their due times.
 -- Up to ten owners a claim, from a place among them that differs each time: however many there are, and
--- however much one of them has queued, it is soon everybody's turn.
+-- however much one of them has queued, it is soon everybody's turn. `level`, `first_owner` and `first_due`
+-- are those of the job that stands first in the index.
 --
 -- A job that is handed out for the last time comes alone: if its worker dies again, it is the one.
 --
 -- The plan is pinned. The planner takes a LIMIT that it does not know for a tenth of the table, and a
--- tenth of a million jobs for worth a sort.
-create function public.embedding_due_jobs(target public.embedding_targets, batch integer)
+-- tenth of a million jobs for worth a sort. Where jobs begin is looked up once: while somebody holds an old
+-- snapshot, all that was claimed since still stands in the index before them, and has to be passed.
+create function public.embedding_due_jobs(
+    target public.embedding_targets, batch integer,
+    level smallint, first_owner uuid, first_due timestamptz
+)
 returns bigint[]
 language plpgsql
 set search_path = '', pg_temp
@@ -164,12 +168,11 @@ set enable_bitmapscan = off
 set enable_sort = off
 as $$
 declare
-    nobody constant uuid := '00000000-0000-0000-0000-000000000000'; -- written out where the index must match
-    owners_a_claim constant integer := 10;
+    others constant integer := 9; -- a claim
     last_chances bigint[];
     ids bigint[];
-    level smallint := 32767;
     owners uuid[];
+    dues timestamptz[];
 begin
     select array_agg(expired.id) filter (where expired.last_chance),
            coalesce(array_agg(expired.id) filter (where not expired.last_chance), '{}')
@@ -183,30 +186,38 @@ begin
         return last_chances[1:1];
     end if;
 
-    while cardinality(ids) < batch loop
-        select job.priority into level from public.embedding_queue as job
-         where job.target_id = target.id and job.status = 'pending' and job.priority <= level
-         order by job.priority desc limit 1;
-        exit when level is null;
-        owners := array(select public.embedding_owners(target.id, level, gen_random_uuid(), owners_a_claim));
-        if cardinality(owners) < owners_a_claim then -- round to the first ones
-            owners := array(
-                select unnest(owners)
-                 union
-                select public.embedding_owners(target.id, level, nobody, owners_a_claim - cardinality(owners)));
+    while level is not null and cardinality(ids) < batch loop
+        select array_agg(turn.owner), array_agg(turn.due_from) into owners, dues
+          from public.embedding_owners(target.id, level, gen_random_uuid(), others) as turn
+         where turn.owner <> first_owner;
+        if coalesce(cardinality(owners), 0) < others then -- round to the first ones
+            select array_agg(turn.owner), array_agg(turn.due_from) into owners, dues
+              from (select * from unnest(owners, dues) as found (owner, due_from)
+                    union all
+                    select * from public.embedding_owners(
+                                      target.id, level, first_owner, others - coalesce(cardinality(owners), 0)) as found
+                     where found.owner <> all (coalesce(owners, '{}'))) as turn;
         end if;
+        owners := first_owner || owners;
+        dues := first_due || dues;
         ids := ids || array(
             select due.id
-              from unnest(owners) as turn (owner)
+              from unnest(owners, dues) as turn (owner, due_from)
              cross join lateral (
                    select job.id from public.embedding_queue as job
                     where job.target_id = target.id and job.status = 'pending' and job.priority = level
-                      and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') = turn.owner and job.available_at <= now()
+                      and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') = turn.owner
+                      and job.available_at between turn.due_from and now()
                     order by job.available_at, job.id
                     limit ceil((batch - cardinality(ids)) / cardinality(owners)::numeric)
                       for update skip locked) as due
              limit batch - cardinality(ids));
-        level := level - 1;
+        select job.priority, coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+          into level, first_owner, first_due
+          from public.embedding_queue as job
+         where job.target_id = target.id and job.status = 'pending' and job.priority < level
+         order by job.priority desc, coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+         limit 1;
     end loop;
     return ids;
 end $$;
@@ -253,33 +264,41 @@ declare
     ids bigint[];
     one bigint;
     locked_table text;
+    due_target integer;
+    level smallint;
+    first_owner uuid;
+    first_due timestamptz;
     turn constant bigint := nextval('public.embedding_turn');
 begin
-    for target in
-        select watched.*
+    for due_target, level, first_owner, first_due in
+        select watched.id, next.priority, next.owner, next.available_at
           from public.embedding_targets as watched
-         cross join lateral (
-               select max(due.priority) as priority
-                 from ((select job.priority from public.embedding_queue as job
-                         where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
-                         order by job.priority desc limit 1)
-                       union all
-                       (select job.priority from public.embedding_queue as job
-                         where job.target_id = watched.id
-                           and job.status = 'processing' and job.lease_expires_at <= now() limit 1)
-                      ) as due) as next
-         where watched.enabled and watched.problem is null and next.priority is not null
+          left join lateral (
+                select job.priority, job.available_at,
+                       coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') as owner
+                  from public.embedding_queue as job
+                 where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
+                 order by job.priority desc, coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'),
+                          job.available_at
+                 limit 1) as next on true
+          left join lateral (
+                select job.priority from public.embedding_queue as job
+                 where job.target_id = watched.id and job.status = 'processing' and job.lease_expires_at <= now()
+                 limit 1) as expired on true
+         cross join lateral (select greatest(next.priority, expired.priority) as priority) as due
+         where watched.enabled and watched.problem is null and due.priority is not null
            and (only_table is null or watched.table_name = only_table)
            and (only_column is null or watched.embedding_column = only_column)
            and watched.id <> all (except_targets)
-         order by next.priority desc,
-                  (row_number() over (partition by next.priority order by watched.id) + turn)
-                  % count(*) over (partition by next.priority)
+         order by due.priority desc,
+                  (row_number() over (partition by due.priority order by watched.id) + turn)
+                  % count(*) over (partition by due.priority)
     loop
+        select * into target from public.embedding_targets as watched where watched.id = due_target;
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
-            ids := public.embedding_due_jobs(target, batch);
+            ids := public.embedding_due_jobs(target, batch, level, first_owner, first_due);
             if cardinality(ids) > 0 then
                 return query select * from public.embedding_claim(target, ids, worker, lease_for, default_model);
                 return;
