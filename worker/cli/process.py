@@ -202,12 +202,7 @@ def progress_of(total: int) -> Iterator[Progress]:
         yield RichProgress(bar, total)
 
 
-class TerminalRemarks:
-    def remark(self, message: str) -> None:
-        say(message)
-
-
-class RichProgress(TerminalRemarks):
+class RichProgress:
     """A bar with percentage, rows a second and the time that remains."""
 
     def __init__(self, bar: Bar, total: int) -> None:
@@ -224,8 +219,11 @@ class RichProgress(TerminalRemarks):
             rate=tally.rows_per_second,
         )
 
+    def remark(self, message: str) -> None:
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-class PlainProgress(TerminalRemarks):
+
+class PlainProgress:
     """A line on stderr at most every PLAIN_LINE_EVERY seconds."""
 
     def __init__(self, total: int) -> None:
@@ -243,3 +241,6 @@ class PlainProgress(TerminalRemarks):
             f"{tally.taken} of {total} ({100 * tally.taken / max(total, 1):.0f}%),"
             f" {tally.rows_per_second:.0f} rows/s, {left:.0f} s left"
         )
+
+    def remark(self, message: str) -> None:
+        say(message)

@@ -391,15 +391,14 @@ class PostgresQueue:
 
         pgvector may live in a schema that is not on the search path, so it is asked for by name.
         """
+        connection = self._connection  # first: a new one knows nothing of vectors
         if self._vectors_registered:
             return
         with _translated():
             schema = self._value(
                 "select extnamespace::regnamespace::text from pg_extension where extname = 'vector'"
             )
-            register_vector_info(
-                self._connection, TypeInfo.fetch(self._connection, f"{schema}.vector")
-            )
+            register_vector_info(connection, TypeInfo.fetch(connection, f"{schema}.vector"))
         self._vectors_registered = True
 
     # -- statements
@@ -438,7 +437,7 @@ def _translated() -> Iterator[None]:
     except psycopg.errors.LockNotAvailable as problem:
         raise Busy(_one_line(str(problem.diag.message_primary))) from problem
     except _PASSING as problem:
-        reason = problem.diag.message_primary or str(problem)
+        reason = problem.diag.message_primary or str(problem).partition("\n")[0]
         raise Unreachable(
             f"the connection to the database failed: {_one_line(reason)}",
             "Nothing is lost: jobs that were claimed are due again when their lease runs out.",
