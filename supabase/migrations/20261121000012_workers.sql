@@ -39,7 +39,7 @@ begin
                                 for update skip locked);
 end $$;
 
--- Takes a worker off the list when it ends.
+-- Takes a worker off the list when it ends. What still stands under its name goes back.
 create function public.embedding_worker_gone(worker text)
 returns void
 language sql
@@ -47,5 +47,6 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
+    select from public.extend_embeddings(worker, '{}', '{}', '0');
     delete from public.embedding_workers as known where known.worker = embedding_worker_gone.worker;
 $$;

@@ -346,12 +346,13 @@ def test_a_worker_elsewhere_may_take_over_at_any_moment(
     insert(texts, 1)
     run = pipeline()
     run.scope = replace(SCOPE, lease=timedelta(0))
+    thief = replace(SCOPE, worker="thief")
     stolen: list[str] = []
 
     original = run.open_embedder
 
     def steal_first(model: str, width: int | None) -> Embedder:
-        stolen.extend(str(job.lease) for job in queue.claim(SCOPE, 1).jobs)
+        stolen.extend(str(job.lease) for job in queue.claim(thief, 1).jobs)
         return original(model, width)
 
     run.open_embedder = steal_first

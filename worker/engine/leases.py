@@ -22,6 +22,10 @@ class Leases:
     _held: dict[Ticket, Job] = field(default_factory=dict)
     _next_beat: float = 0.0
 
+    @property
+    def beat_is_due(self) -> bool:
+        return time.monotonic() >= self._next_beat
+
     def hold(self, jobs: Iterable[Job]) -> None:
         """Jobs were claimed."""
         self._held |= {job.ticket: job for job in jobs}
@@ -32,7 +36,7 @@ class Leases:
 
     def beat_if_due(self, tally: Tally, state: WorkerState) -> None:
         """Extend the leases of all jobs in hand, and say that the worker is there."""
-        if time.monotonic() < self._next_beat:
+        if not self.beat_is_due:
             return
         for ticket in self.queue.extend(self.scope, list(self._held.values())):
             del self._held[ticket]

@@ -33,13 +33,13 @@ class PatientQueue:
     """`queue`, with every call made again until the database answers. Says so once.
 
     Raises Unreachable after PATIENCE, or if `stop` is set and the database still does not answer.
-    `on_return` is called when it is back.
+    `on_outage` is called at the beginning of an outage.
     """
 
     queue: Queue
     progress: Progress
     stop: Event
-    on_return: Callable[[], None] = lambda: None
+    on_outage: Callable[[], None] = lambda: None
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
         return self._until_answered(lambda: self.queue.claim(scope, batch_size, except_targets))
@@ -70,6 +70,7 @@ class PatientQueue:
         try:
             return call()
         except Unreachable as outage:
+            self.on_outage()
             self.progress.remark(f"waiting for the database: {outage.cause}")
         began = time.monotonic()
         retrying = Retrying(
@@ -80,6 +81,5 @@ class PatientQueue:
             reraise=True,
         )
         result = retrying(call)
-        self.on_return()
         self.progress.remark(f"the database is back after {time.monotonic() - began:.0f} s")
         return result

@@ -71,8 +71,8 @@ class Pipeline:
         self._queue = PatientQueue(queue, self.progress, self.stop)
         self._leases = Leases(self._queue, self.scope)
         self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
-        # a claim whose answer was lost on its way is found out by the next heartbeat
-        self._queue.on_return = self._leases.beat_soon
+        # what was claimed by a call whose answer was lost is found out by the next heartbeat
+        self._queue.on_outage = self._leases.beat_soon
 
     @property
     def troubles(self) -> list[WorkerError]:
@@ -127,7 +127,9 @@ class Pipeline:
         while not self.stop.is_set():
             self._beat()
             try:
-                return self._queue.claim(self.scope, self._wanted(), self._writer.troubles.keys())
+                claim = self._queue.claim(self.scope, self._wanted(), self._writer.troubles.keys())
+                if claim or not self._leases.beat_is_due:
+                    return claim
             except Busy:
                 if self._under_way:
                     return None

@@ -195,4 +195,4 @@ class Queue(Protocol):
         """Say that the worker is there, and how many jobs it has done."""
 
     def gone(self, scope: Scope) -> None:
-        """Say that the worker ends."""
+        """Say that the worker ends. What still stands under its name goes back."""
