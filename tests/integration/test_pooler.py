@@ -100,6 +100,7 @@ def test_a_worker_leaves_nothing_behind(docs: Database, narrow: Server, database
             queue.release(claim(queue))
         first, second, third, *_ = claim(queue)
         assert complete(queue, [first]) == []
+        docs.execute("update docs set body = 'edited' where id = 1")
         assert [refused.reason for refused in complete(queue, [first])] == ["lost"]
         assert queue.fail([second], "rejected", "too long") == 1
         queue.release([third], timedelta(minutes=1), "later")
