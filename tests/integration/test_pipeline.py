@@ -292,7 +292,7 @@ def test_a_source_that_is_no_function_of_the_row_fails_after_its_attempts(
 ) -> None:
     texts.execute("update embedding_targets set source = 'body || random()::text'")
     insert(texts, 2)
-    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(0))
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(0))
     tally = pipeline().drain()
     assert tally.failed == 2
     assert rows(texts, "select distinct status, error_class, attempts from embedding_queue") == [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from worker.engine import retry
-from worker.engine.retry import BACKOFF_BASE, BACKOFF_CAP, OUTAGE_PAUSE, backoff, pause_after
+from worker.engine.retry import OUTAGE_PAUSE, backoff, pause_after
 from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
 from worker.settings import RETRY_SECONDS
 
@@ -145,18 +145,23 @@ def test_a_stop_during_a_wait_ends_the_tries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "limit"),
-    [(0, 2), (1, 2), (2, 4), (3, 8), (8, 256), (9, 300), (50, 300), (1000, 300)],
+    ("error_class", "failures", "limit"),
+    [
+        ("changed", 1, 2),
+        ("changed", 2, 4),
+        ("changed", 5, 32),
+        ("changed", 9, 300),
+        ("provider_error", 1, 30),
+        ("provider_error", 3, 120),
+        ("provider_error", 32_767, 3600),
+    ],
 )
-def test_backoff_is_anything_up_to_a_limit_that_doubles(attempts: int, limit: float) -> None:
-    assert (BACKOFF_BASE, BACKOFF_CAP) == (2.0, 300.0)
-    waits = [backoff(attempts).total_seconds() for _ in range(200)]
+def test_backoff_is_anything_up_to_a_limit_that_doubles(
+    error_class: str, failures: int, limit: float
+) -> None:
+    waits = [backoff(error_class, failures).total_seconds() for _ in range(200)]
     assert 0 <= min(waits) < limit / 4
     assert limit * 3 / 4 < max(waits) <= limit
-
-
-def test_backoff_serves_as_many_attempts_as_a_target_may_allow() -> None:
-    assert backoff(32_767) <= timedelta(seconds=BACKOFF_CAP)
 
 
 def test_after_an_outage_jobs_wait_a_minute_or_as_long_as_was_asked_for() -> None:

@@ -25,8 +25,11 @@ from tenacity import (
 from worker.errors import Transient
 from worker.settings import RETRY_SECONDS
 
-BACKOFF_BASE = 2.0  # seconds
-BACKOFF_CAP = 300.0  # seconds
+# By error class: seconds at most after the first failure, doubling up to seconds at most.
+BACKOFF = {
+    "changed": (2.0, 300.0),  # the row is being written to: it may hold still in a moment
+    "provider_error": (30.0, 3600.0),  # something in the provider has to be mended
+}
 OUTAGE_PAUSE = 60.0  # seconds until jobs are due again whose provider was out
 LONGEST_PAUSE = 86_400.0  # seconds, whatever a provider asks for
 
@@ -61,14 +64,14 @@ def with_retries(call: Callable[[], Result], stop: Event) -> Result:
     return retrying(attempt)
 
 
-def backoff(attempts: int) -> timedelta:
-    """Exponential with full jitter: from 0 to 2 s after the first attempt, at most to 5 min.
+def backoff(error_class: str, failures: int) -> timedelta:
+    """When a job is due again after so many failures of its own: exponential with full jitter.
 
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    doublings = min(max(attempts - 1, 0), 10)  # the cap is reached long before
-    ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2.0**doublings)
-    return timedelta(seconds=random.uniform(0, ceiling))
+    base, cap = BACKOFF[error_class]
+    doublings = min(failures - 1, 10)  # the cap is reached before
+    return timedelta(seconds=random.uniform(0, min(cap, base * 2.0**doublings)))
 
 
 def pause_after(outage: Transient) -> timedelta:

@@ -39,7 +39,8 @@ class Writer:
         for job, refusal in outcome.rejected:
             self._fail(job, refusal.error_class, refusal.cause, None)
         for job, failure in outcome.failed:
-            self._fail(job, "provider_error", failure.cause, backoff(job.attempts))
+            pause = backoff("provider_error", job.attempts + 1)
+            self._fail(job, "provider_error", failure.cause, pause)
         if outcome.trouble:
             self.give_back(outcome.unfinished, outcome.trouble)
 
@@ -94,7 +95,7 @@ class Writer:
                     "changed",
                     "the text changed while it was embedded, without its trigger:"
                     " is the source a function of the row alone?",
-                    backoff(done.job.attempts),
+                    backoff("changed", done.job.attempts + 1),
                 )
 
     def _fail(self, job: Job, error_class: str, reason: str, retry_in: timedelta | None) -> None:
