@@ -295,7 +295,7 @@ def test_vectors_of_a_target_that_was_unwatched_are_thrown_away(
 def test_the_type_of_a_watched_column_is_held_by_its_trigger(
     docs: Database, column: LiteralString
 ) -> None:
-    """Not a wish but what Postgres does; docs/operations.md says how to go about it."""
+    """Which is what Postgres does, and not what we would wish; the next test shows the way."""
     sentence, _ = refusal(docs, f"alter table docs alter {column} type varchar(99)")
     assert sentence == "cannot alter type of a column used in a trigger definition"
 
