@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, Worker, rows, value
 from tests.integration.tables import (
     Table,
     acting_as,
@@ -162,6 +162,47 @@ def test_a_worker_can_do_nothing_else(hired: Database) -> None:
     assert allowed(hired, BEYOND_ITS_WORK) == []
 
 
+@pytest.fixture
+def hired_url(db: Database, database_url: str) -> str:
+    """The database, as a login that may do what workers do, and nothing besides."""
+    create_role(db, "hired_hand", "login in role embedding_worker")
+    return f"{database_url}&user=hired_hand"
+
+
+def test_a_worker_can_do_all_of_its_work_and_read_no_table(
+    db: Database, worker: Worker, hired_url: str
+) -> None:
+    db.execute("create table docs (id bigint primary key, body text)")
+    db.execute("alter table docs enable row level security")
+    db.execute("insert into docs values (1, 'from before'), (2, ' ')")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 256)")
+    db.execute("insert into docs select i, 'text ' || i from generate_series(3, 40) i")
+    for command in ("backfill", "process --batch-size 7", "status", "targets"):
+        result = worker(*command.split(), DATABASE_URL=hired_url)
+        assert result.returncode == 0, result.stderr
+    assert rows(db, "select status, count(*) from embedding_queue group by 1 order by 1") == [
+        ("completed", 39),
+        ("skipped", 1),
+    ]
+    assert value(db, "select count(embedding) from docs") == 39
+    assert value(db, "select count(*) from embedding_workers") == 0
+
+    with psycopg.connect(hired_url, autocommit=True) as hired:
+        for statement in ("select from docs", "update docs set body = ''", "copy docs to stdout"):
+            assert "permission denied" in refusal(hired, statement)[0]
+        assert (
+            rows(
+                hired,
+                "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
+                "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
+                "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
+                "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
+                "        or has_any_column_privilege(oid, 'select, insert, update'))",
+            )
+            == []
+        )
+
+
 CALLS: list[LiteralString] = [
     "select * from claim_embeddings('tests')",
     "select * from complete_embeddings('{1}', array[gen_random_uuid()], '{x}',"
@@ -311,6 +352,33 @@ def test_a_signed_in_user_sees_the_state_of_their_own_records(signed_in: Databas
     assert rows(signed_in, "select record_id, user_id::text, status from embedding_queue") == [
         ("1", ANNA, "pending")
     ]
+
+
+def test_what_a_signed_in_user_writes_is_queued_as_theirs(
+    supabase: Database, empty_database_url: str
+) -> None:
+    """Where a policy lets them write their own rows, and nothing lets them write to the queue."""
+    supabase.execute(
+        "create policy own on notes to authenticated"
+        " using (user_id = auth.uid()) with check (user_id = auth.uid())"
+    )
+    supabase.execute("select set_config('request.jwt.claim.sub', %s, false)", [ANNA])
+    with acting_as(supabase, "authenticated"):
+        supabase.execute("insert into notes (id, body, user_id) values (10, 'new', auth.uid())")
+        supabase.execute("update notes set body = 'edited'")  # theirs: no other is there for them
+        hers: LiteralString = "select record_id, status from embedding_queue order by 1"
+        assert rows(supabase, hers) == [("1", "pending"), ("10", "pending")]
+        foreign = "insert into notes (id, body, user_id) values (11, 'x', gen_random_uuid())"
+        assert "row-level security" in refusal(supabase, foreign)[0]
+        supabase.execute("delete from notes where id = 10")
+        assert rows(supabase, hers) == [("1", "pending")]
+    assert rows(supabase, "select record_id, user_id::text from embedding_queue order by 1") == [
+        ("1", ANNA),
+        ("2", BEN),
+        ("3", None),
+    ]
+    with PostgresQueue(empty_database_url, "tests") as queue:
+        assert embed_all(queue) == ["edited", "of Ben", "of nobody"]
 
 
 FOR_USERS_CLOSED: list[LiteralString] = [

@@ -1,0 +1,130 @@
+"""Whole runs as tests see them: the engine between this database and the stand-in for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.acceptance.conftest import Held
+from tests.conftest import Database, rows
+from tests.integration.jobs import SCOPE as SCOPE_OF_JOBS
+from tests.integration.tables import vector_of as vector_of_text
+from tests.openai_server import OpenAIServer, vector_for
+from worker.embedders import Embedder, open_embedder
+from worker.engine import retry
+from worker.engine.embedding import Outcome
+from worker.engine.leases import Leases
+from worker.engine.pipeline import Pace, Pipeline
+from worker.engine.progress import Tally
+from worker.engine.writing import Writer
+from worker.queue import Completion, Job, Queue, Scope
+from worker.settings import Settings
+
+MODEL = "openai:text-embedding-3-small"
+WIDTH = 8
+SCOPE = Scope("test", timedelta(minutes=5), MODEL)
+LONG = 20.0  # seconds; who waits for an event that long waits for one that does not come
+
+
+@dataclass
+class Remarks:
+    """Somebody who watches a run, and writes down what it says."""
+
+    said: list[str] = field(default_factory=list)
+
+    def update(self, tally: Tally) -> None:
+        pass
+
+    def remark(self, message: str) -> None:
+        self.said.append(message)
+
+
+@dataclass
+class Runs:
+    """Makes runs over a queue, with a stand-in as the model."""
+
+    queue: Queue
+    server: OpenAIServer
+    timeout: float = 5.0
+    keys: dict[str, str] = field(default_factory=dict)
+    """Of models that are asked with another key than that of the server."""
+
+    def new(
+        self, batch_size: int = 10, scope: Scope = SCOPE, grace: float = 20.0, **pace: Any
+    ) -> Pipeline:
+        return Pipeline(
+            queue=self.queue,
+            open_embedder=self._open,
+            scope=scope,
+            pace=Pace(batch_size=batch_size, grace=grace, **pace),
+            progress=Remarks(),
+            stop=Event(),
+        )
+
+    def drain(self, batch_size: int = 10, **options: Any) -> Tally:
+        return self.new(batch_size, **options).drain()
+
+    def _open(self, model: str, width: int | None) -> Embedder:
+        settings = Settings(
+            openai_api_key=self.keys.get(model, self.server.api_key),
+            openai_base_url=self.server.base_url,
+            embedding_timeout_seconds=self.timeout,
+        )
+        return open_embedder(model, width, settings)
+
+
+@contextmanager
+def under_way(run: Pipeline, held: Held) -> Iterator[Future[Tally]]:
+    """What is done inside happens while the model has been asked and has not answered."""
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(run.drain)
+        try:
+            assert held.arrived.wait(LONG)
+            yield ending
+        finally:
+            held.let_go.set()
+
+
+def hand_in(queue: Queue, jobs: Sequence[Job]) -> Tally:
+    """What a worker does with the vectors of its jobs: write them, give back what is refused."""
+    leases = Leases(queue, SCOPE_OF_JOBS)
+    leases.hold(jobs)
+    writer = Writer(queue, leases, Tally(), Event())
+    writer.write(jobs, Outcome([Completion(job, _made_up(job), None) for job in jobs]))
+    return writer.tally
+
+
+def _made_up(job: Job) -> Any:
+    return np.array(vector_of_text(job.content, job.dimensions or 3), dtype=np.float32)
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch, tries_for: float | None = None) -> None:
+    """Let nobody wait between two tries; with `tries_for` (seconds) a request ends after that."""
+    monkeypatch.setattr(retry, "_random_exponential", lambda state: 0.0)
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(0))
+    if tries_for is not None:
+        monkeypatch.setattr(retry, "RETRY_SECONDS", tries_for)
+
+
+def states(db: Database) -> dict[str, int]:
+    """How many jobs are in each status."""
+    return dict(rows(db, "select status, count(*) from embedding_queue group by status"))
+
+
+def unlike_their_text(db: Database, read: Callable[[Any], str] = str) -> list[Any]:
+    """The keys of the rows of `docs` whose vector is not that of exactly their text."""
+    return [
+        key
+        for key, body, vector in rows(
+            db, "select id, body, embedding::real[] from docs where embedding is not null"
+        )
+        if not np.allclose(vector, vector_for(read(body), len(vector)), atol=1e-6)
+    ]

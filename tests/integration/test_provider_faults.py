@@ -1,0 +1,363 @@
+"""Whole runs against a provider that misbehaves.
+
+Whatever it does: every job ends finished, pending or failed with its reason, no attempt counts that
+was not the fault of the job, and no row has a vector that is not that of its text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from math import log2
+
+import pytest
+
+from tests.acceptance.conftest import Held
+from tests.conftest import Database, rows, value
+from tests.integration.jobs import insert
+from tests.integration.runs import Runs, at_once, states, under_way, unlike_their_text
+from tests.openai_server import (
+    Answer,
+    Fault,
+    OpenAIServer,
+    as_lists,
+    cut_short,
+    error_with_status_200,
+    hang,
+    not_a_number,
+    not_json,
+    out_of_quota,
+    rate_limited,
+    server_error,
+    too_few_items,
+    unavailable,
+    without_usage,
+    wrong_order,
+    wrong_width,
+    zeros,
+)
+from worker.errors import ProviderRefused, Transient
+from worker.queue.postgres import PostgresQueue
+
+LARGE = "openai:text-embedding-3-large"
+
+
+@pytest.fixture
+def docs(db: Database) -> Database:
+    """A watched table `docs (id, body, embedding vector(8))` without rows."""
+    db.execute("create table docs (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
+    return db
+
+
+def nothing_is_wrong(db: Database) -> None:
+    """Assert what has to be so after every run."""
+    assert unlike_their_text(db) == []
+    assert (
+        rows(
+            db,
+            "select job.* from embedding_queue as job join docs on docs.id::text = job.record_id"
+            " where (job.status = 'completed') is distinct from (docs.embedding is not null)"
+            "    or job.status not in ('completed', 'pending', 'failed') or job.lease is not null"
+            "    or job.unanswered <> 0"
+            "    or job.status = 'pending' and job.attempts <> 0"
+            "    or job.status = 'failed' and (job.error_class is null or job.error_message = '')",
+        )
+        == []
+    )
+
+
+# -- one text over which it fails
+
+
+@pytest.mark.parametrize("guilty", [1, 517, 1000])
+def test_one_refused_text_in_a_thousand_is_found_in_few_requests(
+    docs: Database, runs: Runs, openai: OpenAIServer, guilty: int
+) -> None:
+    insert(docs, 1000)
+    openai.reject = lambda text: text == f"text {guilty}"
+    tally = runs.drain(1000)
+    assert (tally.completed, tally.failed) == (999, 1)
+    assert len(openai.requests) - 1 <= 2 * log2(1000) + 1
+    assert rows(
+        docs, "select record_id, error_class from embedding_queue where status = 'failed'"
+    ) == [(str(guilty), "rejected")]
+    nothing_is_wrong(docs)
+
+
+def test_a_refused_text_costs_only_its_own_batch_further_requests(
+    docs: Database, runs: Runs, openai: OpenAIServer
+) -> None:
+    insert(docs, 1000)
+    openai.reject = lambda text: text == "text 517"
+    assert runs.drain(100).completed == 999
+    assert len(openai.requests) - 10 <= 2 * log2(100) + 1
+    nothing_is_wrong(docs)
+
+
+STUMBLER = "select status, error_class, attempts from embedding_queue where record_id = '7'"
+
+
+def test_a_text_over_which_the_provider_always_fails_is_set_back_alone_and_fails_in_the_end(
+    docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once(monkeypatch, tries_for=0)
+    # so that it comes back when the test says so, and not within the same run
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(hours=1))
+    openai.stumble = lambda text: text == "text 7"
+    insert(docs, 20)
+    for attempt in range(1, 5):
+        run = runs.new(20)
+        assert run.drain().completed == (19 if attempt == 1 else 3), "its neighbours, in this run"
+        assert run.troubles == []
+        assert rows(docs, STUMBLER) == [("pending", "provider_error", attempt)]
+        docs.execute(
+            "insert into docs select 100 * %s + i, 'another ' || i from generate_series(1, 3) i",
+            [attempt],
+        )
+        docs.execute("update embedding_queue set available_at = now() where record_id = '7'")
+    tally = runs.drain(20)
+    assert (tally.completed, tally.failed) == (3, 1)
+    assert rows(docs, STUMBLER) == [("failed", "provider_error", 5)]
+    assert "500" in value(docs, "select error_message from embedding_queue where record_id = '7'")
+    nothing_is_wrong(docs)
+
+
+def test_a_text_alone_over_which_the_provider_fails_cannot_be_told_from_an_outage(
+    docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for neighbours to be compared with: however often it is tried, it does not fail."""
+    at_once(monkeypatch, tries_for=0)
+    openai.stumble = lambda text: text == "text 1"
+    insert(docs, 1)
+    for _ in range(6):
+        run = runs.new()
+        assert run.drain().released == 1
+        assert [type(trouble) for trouble in run.troubles] == [Transient]
+        assert rows(docs, "select status, attempts from embedding_queue") == [("pending", 0)]
+        docs.execute("update embedding_queue set available_at = now()")
+    nothing_is_wrong(docs)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="as many failures in a row as two such texts cost are an outage"
+)
+def test_two_texts_side_by_side_over_which_the_provider_fails_are_both_found(
+    docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once(monkeypatch, tries_for=0)
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(hours=1))
+    openai.stumble = lambda text: text in ("text 1", "text 2")
+    insert(docs, 100)
+    assert runs.drain(100).completed == 98
+
+
+def test_deleted_rows_at_the_head_of_the_queue_hide_nothing(docs: Database, runs: Runs) -> None:
+    insert(docs, 80)
+    docs.execute("alter table docs disable trigger user")
+    docs.execute("delete from docs where id <= 50")
+    tally = runs.drain(25)
+    assert (tally.dropped, tally.completed) == (50, 30)
+    assert states(docs) == {"completed": 30}
+    nothing_is_wrong(docs)
+
+
+# -- now and then
+
+
+def fine(due: Answer) -> Answer:
+    return due
+
+
+NOW_AND_THEN: dict[str, list[Fault]] = {
+    "429 to every second call": [rate_limited(**{"retry-after": "0"}), fine] * 10,
+    "429 in dates": [rate_limited(**{"retry-after": "Mon, 01 Jan 2001 00:00:00 GMT"})] * 3,
+    "500 to some calls": [server_error, fine, fine, server_error, server_error],
+    "503 to every second call": [unavailable, fine] * 5,
+    "silence": [hang, fine, hang],
+    "half an answer": [cut_short, fine, cut_short],
+    "too few vectors": [too_few_items, too_few_items],
+    "an error with status 200": [error_with_status_200] * 3,
+    "a page to log in": [not_json, fine, not_json],
+    "one after the other": [hang, server_error, cut_short, rate_limited(), too_few_items, not_json],
+    "in another order": [wrong_order] * 3,
+    "as lists of numbers": [as_lists] * 3,
+    "without a count": [without_usage] * 3,
+}
+
+
+@pytest.mark.parametrize("faults", NOW_AND_THEN.values(), ids=list(NOW_AND_THEN))
+def test_what_passes_is_not_noticed(
+    docs: Database,
+    runs: Runs,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[Fault],
+) -> None:
+    at_once(monkeypatch)
+    runs.timeout = 0.1
+    insert(docs, 30)
+    openai.faults.extend(faults)
+    run = runs.new()
+    tally = run.drain()
+    assert (tally.completed, tally.taken, run.troubles) == (30, 30, [])
+    assert states(docs) == {"completed": 30}
+    assert value(docs, "select max(attempts) from embedding_queue") == 0
+    nothing_is_wrong(docs)
+
+
+# -- without end
+
+
+WITHOUT_END: dict[str, Fault] = {
+    "429": rate_limited(**{"retry-after": "0"}),
+    "500": server_error,
+    "503": unavailable,
+    "silence": hang,
+    "half an answer": cut_short,
+    "too few vectors": too_few_items,
+    "an error with status 200": error_with_status_200,
+    "a page to log in": not_json,
+    "no credit": out_of_quota,
+    "another width": wrong_width,
+}
+
+
+@pytest.mark.parametrize("fault", WITHOUT_END.values(), ids=list(WITHOUT_END))
+def test_what_does_not_pass_hands_every_job_back_and_is_reported(
+    docs: Database,
+    runs: Runs,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+) -> None:
+    at_once(monkeypatch, tries_for=0)
+    runs.timeout = 0.05
+    insert(docs, 30)
+    openai.faults.extend([fault] * 100)
+    run = runs.new()
+    tally = run.drain()
+    assert tally.released == tally.taken > 0
+    [trouble] = run.troubles
+    assert isinstance(trouble, Transient | ProviderRefused)
+    assert trouble.cause
+    assert states(docs) == {"pending": 30}
+    assert len(openai.requests) < 30, "a provider that is out is left alone"
+    reasons = "select count(*) from embedding_queue where error_message = %s"
+    assert value(docs, reasons, trouble.cause) == tally.released
+    nothing_is_wrong(docs)
+
+    openai.faults.clear()
+    docs.execute("update embedding_queue set available_at = now()")
+    assert runs.drain().completed == 30
+    nothing_is_wrong(docs)
+
+
+@pytest.mark.parametrize("fault", [not_a_number, zeros], ids=["not a number", "zeros"])
+def test_numbers_that_are_none_fail_their_jobs_and_are_not_written(
+    docs: Database, queue: PostgresQueue, runs: Runs, openai: OpenAIServer, fault: Fault
+) -> None:
+    insert(docs, 30)
+    openai.faults.append(fault)
+    tally = runs.drain()
+    assert (tally.completed, tally.failed) == (20, 10)
+    assert rows(
+        docs, "select distinct error_class from embedding_queue where status = 'failed'"
+    ) == [("bad_vector",)]
+    nothing_is_wrong(docs)
+    assert queue.requeue(status="failed") == 10
+    assert runs.drain().completed == 10
+
+
+def test_another_width_once_leaves_what_came_before_it_and_writes_nothing_of_its_own(
+    docs: Database, runs: Runs, openai: OpenAIServer
+) -> None:
+    insert(docs, 30)
+    openai.faults.extend([fine, wrong_width])
+    run = runs.new(delay=0.001)  # one at a time
+    assert run.drain().completed == 10
+    [trouble] = run.troubles
+    assert isinstance(trouble, ProviderRefused)
+    assert "7 dimensions" in trouble.cause
+    assert states(docs) == {"completed": 10, "pending": 20}
+    assert runs.drain().completed == 20
+    assert unlike_their_text(docs) == []
+
+
+# -- two models, one of which is refused
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A model that the provider does not let us have, with a key if that is why."""
+
+    model: str
+    key: str | None
+    words: str
+
+
+REFUSED = {
+    "401": Refused(LARGE, "sk-revoked-long-ago", "401"),
+    "404": Refused("openai:text-embedding-9", None, "404"),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize("priority", [1, 0, -1])
+def test_a_model_that_is_refused_does_not_hold_up_the_other(
+    docs: Database, runs: Runs, refused: Refused, priority: int
+) -> None:
+    """Whichever of the two is asked first."""
+    runs.keys = {refused.model: refused.key} if refused.key else {}
+    docs.execute("create table notes (id bigint primary key, body text)")
+    docs.execute(
+        "select watch_embeddings('notes', 'body', 'embedding', dimensions => 8, model => %s,"
+        " priority => %s::smallint)",
+        [refused.model, priority],
+    )
+    docs.execute("insert into notes select i, 'note ' || i from generate_series(1, 30) i")
+    insert(docs, 30)
+    run = runs.new()
+    tally = run.drain()
+    assert tally.completed == 30
+    [trouble] = run.troubles
+    assert isinstance(trouble, ProviderRefused)
+    assert refused.words in trouble.cause
+    assert trouble.hint
+    assert rows(
+        docs,
+        "select table_name, status, max(attempts), bool_and(available_at <= now()), count(*)"
+        "  from embedding_queue group by 1, 2 order by 1",
+    ) == [("docs", "completed", 0, True, 30), ("notes", "pending", 0, True, 30)]
+    assert value(docs, "select count(embedding) from notes") == 0
+    assert unlike_their_text(docs) == []
+
+
+# -- what the database sees of a slow call
+
+
+def test_nothing_is_open_in_the_database_while_the_model_works(
+    docs: Database, runs: Runs, held: Held
+) -> None:
+    insert(docs, 10)
+    # all there is to claim is claimed: the worker has nothing to do but wait
+    with under_way(runs.new(limit=10), held) as ending:
+        assert states(docs) == {"processing": 10}
+        for _ in range(10):
+            assert rows(
+                docs,
+                "select state, xact_start, backend_xid, backend_xmin from pg_stat_activity"
+                " where application_name = 'tests' and datname = current_database()",
+            ) == [("idle", None, None, None)]
+            assert (
+                rows(
+                    docs,
+                    "select locktype, relation::regclass::text, mode from pg_locks"
+                    "  join pg_stat_activity as backend using (pid)"
+                    " where backend.application_name = 'tests'",
+                )
+                == []
+            )
+        docs.execute("update docs set body = 'written meanwhile' where id = 3")
+    tally = ending.result()
+    assert (tally.completed, tally.stale) == (9, 1)
