@@ -10,7 +10,8 @@
 
 -- Leases the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
 -- Statement by statement, under READ COMMITTED, so that the texts are read with a snapshot younger
--- than the lease: one and the same statement can return the new job with the old text.
+-- than the lease: one and the same statement can return the new job with the old text. `id = any`
+-- wherever a job is meant: by statistics from when the queue was empty, reading all of it costs nothing.
 create function public.embedding_claim(
     target public.embedding_targets,
     ids bigint[],
@@ -86,7 +87,8 @@ begin
                         else 'processing' end as eq_status
               from eq_judged
         ), eq_dropped as (
-            delete from public.embedding_queue using eq_settled where id = eq_id and eq_status = 'dropped'
+            delete from public.embedding_queue using eq_settled
+             where id = any ($1) and id = eq_id and eq_status = 'dropped'
         ), eq_updated as (
             update public.embedding_queue
                set status = eq_status, lease = null, lease_expires_at = null, worker = null,
@@ -102,7 +104,7 @@ begin
                    completed_at = case when eq_status = 'pending' then completed_at else now() end,
                    updated_at = now()
               from eq_settled
-             where id = eq_id and eq_status in ('pending', 'skipped', 'completed')
+             where id = any ($1) and id = eq_id and eq_status in ('pending', 'skipped', 'completed')
         )
         select eq_id, $5, eq_status, %7$L, eq_record, %4$L,
                case when eq_status = 'processing' then eq_content end, eq_hash, $2, $3, $4, eq_attempts,

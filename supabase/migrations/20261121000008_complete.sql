@@ -9,7 +9,8 @@
 -- still hash to what was embedded. An edit that bypassed the triggers leaves the lease as it was, and
 -- only the hash tells; a job that was revoked may have the same text, and only the lease tells.
 --
--- Jobs are looked up by id and lease alone. With `status = 'processing'` beside them the planner
+-- Jobs are looked up by id and lease alone, and by `id = any` wherever one is meant: a small queue, or
+-- one whose statistics are from when it was empty, would be read as a whole. With `status = 'processing'` beside them the planner
 -- takes the small index over leased jobs, and reads all of it for each one: quadratic in the batch.
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
@@ -116,7 +117,7 @@ begin
             select eq_input.*, record_id as eq_record, content is not null as eq_by_hand
               from unnest($1, $2, $3) with ordinality as eq_input (eq_id, eq_lease, eq_hash, eq_place)
               join public.embedding_queue on id = eq_id and lease = eq_lease
-             where id = any ($1) and target_id = $4 -- by the key, where a small queue would be read whole
+             where id = any ($1) and target_id = $4
         ), eq_row as materialized (
             select eq_given.*
               from eq_given join %3$s on %4$s
@@ -127,7 +128,7 @@ begin
         ), eq_job as materialized (
             select eq_row.*
               from eq_row join public.embedding_queue as eq_queue
-                on eq_queue.id = eq_id and eq_queue.lease = eq_lease
+                on eq_queue.id = eq_id and eq_queue.lease = eq_lease and eq_queue.id = any ($1)
                for update of eq_queue skip locked
         )
         select array_agg(eq_place order by eq_place), array_agg(eq_record order by eq_place) from eq_job
@@ -166,7 +167,7 @@ begin
            truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
       from unnest(ids, hashes, embedding_complete.tokens, embedding_complete.truncated_to)
            as given (id, hash, tokens, truncated_to)
-     where job.id = given.id;
+     where job.id = any (ids) and job.id = given.id;
     return ids;
 end $$;
 
