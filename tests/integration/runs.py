@@ -109,7 +109,7 @@ def _made_up(job: Job) -> Any:
 def at_once(monkeypatch: pytest.MonkeyPatch, tries_for: float | None = None) -> None:
     """Let nobody wait between two tries; with `tries_for` (seconds) a request ends after that."""
     monkeypatch.setattr(retry, "_random_exponential", lambda state: 0.0)
-    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(0))
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(0))
     if tries_for is not None:
         monkeypatch.setattr(retry, "RETRY_SECONDS", tries_for)
 

@@ -230,7 +230,6 @@ def test_jobs_whose_claim_was_not_answered_are_done_by_the_same_run(
     assert value(docs, "select max(attempts + unanswered) from embedding_queue") == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a run ends before the beat that would find them out")
 def test_so_are_they_if_they_were_the_last(
     docs: Database, forgetful: Forgetful, openai: OpenAIServer
 ) -> None:

@@ -103,7 +103,7 @@ def test_a_text_over_which_the_provider_always_fails_is_set_back_alone_and_fails
 ) -> None:
     at_once(monkeypatch, tries_for=0)
     # so that it comes back when the test says so, and not within the same run
-    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(hours=1))
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(hours=1))
     openai.stumble = lambda text: text == "text 7"
     insert(docs, 20)
     for attempt in range(1, 5):
@@ -146,7 +146,7 @@ def test_two_texts_side_by_side_over_which_the_provider_fails_are_both_found(
     docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once(monkeypatch, tries_for=0)
-    monkeypatch.setattr("worker.engine.writing.backoff", lambda attempts: timedelta(hours=1))
+    monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(hours=1))
     openai.stumble = lambda text: text in ("text 1", "text 2")
     insert(docs, 100)
     assert runs.drain(100).completed == 98
@@ -346,7 +346,7 @@ def test_nothing_is_open_in_the_database_while_the_model_works(
         for _ in range(10):
             assert rows(
                 docs,
-                "select state, xact_start, backend_xid, backend_xmin from pg_stat_activity"
+                "select distinct state, xact_start, backend_xid, backend_xmin from pg_stat_activity"
                 " where application_name = 'tests' and datname = current_database()",
             ) == [("idle", None, None, None)]
             assert (
