@@ -48,10 +48,10 @@ create table public.embedding_queue (
 );
 
 -- The claim walks this one, for one target and one priority at a time, with the owners of the
--- records by turns. Jobs of nobody count as those of one owner.
+-- records by turns. By their hash: ids are often made in order of time, and their turn begins at a place
+-- drawn by lot. Jobs of nobody count as those of one owner.
 create index embedding_queue_due
-    on public.embedding_queue
-       (target_id, priority desc, (coalesce(user_id, '00000000-0000-0000-0000-000000000000')), available_at, id)
+    on public.embedding_queue (target_id, priority desc, (coalesce(uuid_hash(user_id), 0)), available_at, id)
     where status = 'pending';
 
 -- Jobs whose worker died: an expired lease is due again, with no janitor.

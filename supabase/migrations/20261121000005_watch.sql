@@ -206,7 +206,8 @@ begin
             new_id text;
             owner uuid;
         begin
-            if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null then
+            if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
+               or to_regproc('public.enqueue_embeddings') is null or to_regproc('public.forget_embeddings') is null then
                 return new; -- somebody dropped them by hand
             elsif tg_level = 'ROW' then
                 begin
@@ -389,6 +390,30 @@ begin
                    case when dimensions <= 2000 then 'vector' else 'halfvec' end, dimensions);
 end $$;
 
+-- A table that was renamed takes its target and its jobs with it: it is known by our triggers on it.
+create function public.embedding_follow_table(relation regclass, name_of_table text, embedding_column text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+declare
+    moved integer;
+begin
+    update public.embedding_targets as target
+       set table_name = name_of_table, problem = coalesce(target.problem, 'renamed'), updated_at = now()
+     where target.embedding_column = embedding_follow_table.embedding_column
+       and target.table_name <> name_of_table and to_regclass(target.relation) is null
+       and exists (select from pg_trigger
+                    where tgrelid = embedding_follow_table.relation
+                      and tgfoid = to_regproc(format('public.embedding_trigger_%s', target.id)))
+       and not exists (select from public.embedding_targets as known
+                        where known.table_name = name_of_table
+                          and known.embedding_column = embedding_follow_table.embedding_column)
+    returning target.id into moved;
+    update public.embedding_queue as job set table_name = name_of_table where job.target_id = moved;
+end $$;
+
 -- Keeps `embedding_column` in step with `source` (a column, several, or an SQL expression over the
 -- row), for the rows for which `filter` is true. Rows that are already there are enqueued by
 -- backfill_embeddings, or by their next edit. With `dimensions` a missing column is added.
@@ -452,6 +477,7 @@ begin
                   hint = 'Leave the dimensions away, or watch another column.';
     end if;
 
+    perform public.embedding_follow_table(relation, name_of_table, watch_embeddings.embedding_column);
     select * into before from public.embedding_targets as target
      where target.table_name = name_of_table
        and target.embedding_column = watch_embeddings.embedding_column;

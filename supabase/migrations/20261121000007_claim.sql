@@ -2,7 +2,7 @@
 -- Locks: row locks on what is claimed, for the length of the call. It waits for no lock at all: a
 --        locked row or table is passed over. No transaction stays open behind it.
 -- Undo:  drop function public.claim_embeddings, public.embedding_due_jobs, public.embedding_owners,
---        public.embedding_claim; drop sequence public.embedding_turn;
+--        public.embedding_claim_singly, public.embedding_claim; drop sequence public.embedding_turn;
 --
 -- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns,
 -- and within a target the owners of its records do. What kills its worker is tried alone before it is
@@ -29,6 +29,8 @@ as $$
 #variable_conflict use_column
 declare
     fence constant uuid := gen_random_uuid();
+    -- a character that is no white space: what Unicode calls so, whatever the locale of the database
+    something constant text := '[^\s\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]';
 begin
     return query
     update public.embedding_queue as job
@@ -61,7 +63,7 @@ begin
             select eq_read.*, eq_hash.*,
                    case when eq_exists is null then 'gone'
                         when not eq_inside then 'outside'
-                        when eq_content is null or eq_content !~ '\S' then 'empty'
+                        when eq_content is null or eq_content collate "C" !~ %8$L then 'empty'
                         when eq_has_vector and eq_hash = eq_old_hash and eq_old_model = $3 then 'unchanged'
                         else 'ready' end as eq_verdict
               from eq_read
@@ -113,15 +115,16 @@ begin
         target.embedding_column,
         target.relation,
         target.record_match_sql,
-        target.table_name)
+        target.table_name,
+        something)
     using ids, fence, coalesce(target.model, default_model), target.dimensions, target.id,
           target.max_attempts, target.on_too_long = 'truncate';
 end $$;
 
--- The owners behind `after_owner` that have jobs of a target and a priority pending, in order, and when the
--- first of those jobs is due.
-create function public.embedding_owners(target_id integer, level smallint, after_owner uuid, most integer)
-returns table (owner uuid, due_from timestamptz)
+-- The owners behind `after_owner` that have jobs of a target and a priority due, in order, at most so many,
+-- and since when.
+create function public.embedding_owners(target_id integer, level smallint, after_owner integer, most integer)
+returns table (owner integer, due_from timestamptz)
 language plpgsql
 set search_path = '', pg_temp
 set plan_cache_mode = force_generic_plan
@@ -130,25 +133,29 @@ set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 begin
-    for place in 1 .. most loop
-        select coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+    owner := after_owner;
+    while most > 0 loop
+        select coalesce(uuid_hash(job.user_id), 0), job.available_at
           into after_owner, due_from
           from public.embedding_queue as job
          where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
-           and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') > after_owner
-         order by coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+           and coalesce(uuid_hash(job.user_id), 0) > embedding_owners.owner
+         order by coalesce(uuid_hash(job.user_id), 0), job.available_at
          limit 1;
         exit when not found;
         owner := after_owner;
-        return next;
+        if due_from <= now() then
+            return next;
+            most := most - 1;
+        end if;
     end loop;
 end $$;
 
 -- Locks up to `batch` due jobs of a target and returns them: those whose lease has run out, then by
 -- priority, and of one priority by turns of the owners, to each theirs in the order of their due times.
--- Up to ten owners a claim, from a place among them that differs each time: however many there are, and
--- however much one of them has queued, it is soon everybody's turn. `level`, `first_owner` and `first_due`
--- are those of the job that stands first in the index.
+-- As many owners as there are jobs in a claim, from a place among them that is drawn by lot: however many
+-- there are, and however much one of them has queued, it is soon everybody's turn. `level`, `first_owner`
+-- and `first_due` are those of the due job that stands first in the index.
 --
 -- A job that is handed out for the last time comes alone: if its worker dies again, it is the one.
 --
@@ -157,7 +164,7 @@ end $$;
 -- snapshot, all that was claimed since still stands in the index before them, and has to be passed.
 create function public.embedding_due_jobs(
     target public.embedding_targets, batch integer,
-    level smallint, first_owner uuid, first_due timestamptz
+    level smallint, first_owner integer, first_due timestamptz
 )
 returns bigint[]
 language plpgsql
@@ -168,10 +175,11 @@ set enable_bitmapscan = off
 set enable_sort = off
 as $$
 declare
-    others constant integer := 9; -- a claim
+    lot constant integer := floor(random() * 4294967296) - 2147483648;
     last_chances bigint[];
     ids bigint[];
-    owners uuid[];
+    more bigint[];
+    owners integer[];
     dues timestamptz[];
 begin
     select array_agg(expired.id) filter (where expired.last_chance),
@@ -187,39 +195,86 @@ begin
     end if;
 
     while level is not null and cardinality(ids) < batch loop
-        select array_agg(turn.owner), array_agg(turn.due_from) into owners, dues
-          from public.embedding_owners(target.id, level, gen_random_uuid(), others) as turn
-         where turn.owner <> first_owner;
-        if coalesce(cardinality(owners), 0) < others then -- round to the first ones
-            select array_agg(turn.owner), array_agg(turn.due_from) into owners, dues
-              from (select * from unnest(owners, dues) as found (owner, due_from)
+        select coalesce(array_agg(turn.owner), '{}'), coalesce(array_agg(turn.due_from), '{}')
+          into owners, dues
+          from public.embedding_owners(target.id, level, lot, batch) as turn;
+        if cardinality(owners) < batch then -- round to the first ones
+            select owners || coalesce(array_agg(turn.owner), '{}'), dues || coalesce(array_agg(turn.due_from), '{}')
+              into owners, dues
+              from (select first_owner as owner, first_due as due_from
                     union all
                     select * from public.embedding_owners(
-                                      target.id, level, first_owner, others - coalesce(cardinality(owners), 0)) as found
-                     where found.owner <> all (coalesce(owners, '{}'))) as turn;
+                                      target.id, level, first_owner, batch - cardinality(owners))) as turn
+             where turn.owner <> all (owners);
         end if;
-        owners := first_owner || owners;
-        dues := first_due || dues;
-        ids := ids || array(
-            select due.id
-              from unnest(owners, dues) as turn (owner, due_from)
-             cross join lateral (
-                   select job.id from public.embedding_queue as job
-                    where job.target_id = target.id and job.status = 'pending' and job.priority = level
-                      and coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') = turn.owner
-                      and job.available_at between turn.due_from and now()
-                    order by job.available_at, job.id
-                    limit ceil((batch - cardinality(ids)) / cardinality(owners)::numeric)
-                      for update skip locked) as due
-             limit batch - cardinality(ids));
-        select job.priority, coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+        loop -- until nobody has more: what one does not need of their share goes to the others
+            more := array(
+                select due.id
+                  from unnest(owners, dues) as turn (owner, due_from)
+                 cross join lateral (
+                       select job.id from public.embedding_queue as job
+                        where job.target_id = target.id and job.status = 'pending' and job.priority = level
+                          and coalesce(uuid_hash(job.user_id), 0) = turn.owner
+                          and job.available_at between turn.due_from and now()
+                          and job.id <> all (ids)
+                        order by job.available_at, job.id
+                        limit ceil((batch - cardinality(ids)) / cardinality(owners)::numeric)
+                          for update skip locked) as due
+                 limit batch - cardinality(ids));
+            ids := ids || more;
+            exit when more = '{}' or cardinality(ids) = batch;
+        end loop;
+        select job.priority, coalesce(uuid_hash(job.user_id), 0), job.available_at
           into level, first_owner, first_due
           from public.embedding_queue as job
          where job.target_id = target.id and job.status = 'pending' and job.priority < level
-         order by job.priority desc, coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'), job.available_at
+           and job.available_at <= now()
+         order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
          limit 1;
     end loop;
     return ids;
+end $$;
+
+-- Claims jobs of which some cannot be read, or cannot lose their vector, one at a time: those fail alone.
+create function public.embedding_claim_singly(
+    target public.embedding_targets,
+    ids bigint[],
+    claimer text,
+    lease_for interval,
+    default_model text
+)
+returns table (
+    id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
+    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
+    alone boolean, truncate boolean
+)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+declare
+    one bigint;
+begin
+    foreach one in array ids loop
+        begin
+            perform from public.embedding_queue as job where job.id = one for update skip locked;
+            if found then
+                return query
+                select * from public.embedding_claim(target, array[one], claimer, lease_for, default_model);
+            end if;
+        exception
+            when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+                raise;
+            when others then
+                return query
+                update public.embedding_queue as job
+                   set status = 'failed', error_class = 'unreadable', error_message = sqlerrm, unanswered = 0,
+                       lease = null, lease_expires_at = null, worker = null, updated_at = now()
+                 where job.id = one
+                returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column,
+                          null::text, null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false;
+        end;
+    end loop;
 end $$;
 
 -- Counts the claims, so that targets take turns whichever worker asks.
@@ -262,11 +317,10 @@ as $$
 declare
     target public.embedding_targets;
     ids bigint[];
-    one bigint;
     locked_table text;
     due_target integer;
     level smallint;
-    first_owner uuid;
+    first_owner integer;
     first_due timestamptz;
     turn constant bigint := nextval('public.embedding_turn');
 begin
@@ -275,10 +329,10 @@ begin
           from public.embedding_targets as watched
           left join lateral (
                 select job.priority, job.available_at,
-                       coalesce(job.user_id, '00000000-0000-0000-0000-000000000000') as owner
+                       coalesce(uuid_hash(job.user_id), 0) as owner
                   from public.embedding_queue as job
                  where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
-                 order by job.priority desc, coalesce(job.user_id, '00000000-0000-0000-0000-000000000000'),
+                 order by job.priority desc, coalesce(uuid_hash(job.user_id), 0),
                           job.available_at
                  limit 1) as next on true
           left join lateral (
@@ -295,6 +349,7 @@ begin
                   % count(*) over (partition by due.priority)
     loop
         select * into target from public.embedding_targets as watched where watched.id = due_target;
+        ids := '{}';
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
@@ -309,27 +364,11 @@ begin
             when syntax_error_or_access_rule_violation or invalid_schema_name then
                 -- the table, a column or a right is missing: set aside, so that the others go on
                 update public.embedding_targets as broken set problem = sqlerrm where broken.id = target.id;
-            when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
-                -- some row cannot be read (its key, or the source over it): find it, one at a time
-                foreach one in array ids loop
-                    begin
-                        perform from public.embedding_queue as job where job.id = one for update skip locked;
-                        if found then
-                            return query select * from public.embedding_claim(
-                                target, array[one], worker, lease_for, default_model);
-                        end if;
-                    exception
-                      when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
-                        return query
-                        update public.embedding_queue as job
-                           set status = 'failed', error_class = 'unreadable', error_message = sqlerrm, unanswered = 0,
-                               lease = null, lease_expires_at = null, worker = null, updated_at = now()
-                         where job.id = one
-                        returning job.id, job.target_id, 'failed', job.table_name, job.record_id,
-                                  job.embedding_column, null::text, null::bytea, null::uuid, null::text,
-                                  null::integer, job.attempts, false, false;
-                    end;
-                end loop;
+            when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+                raise; -- nothing here is to blame
+            when others then
+                return query
+                select * from public.embedding_claim_singly(target, ids, worker, lease_for, default_model);
                 return;
         end;
     end loop;

@@ -21,6 +21,7 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 --              source is not a function of the row; or the target has another model by now
 --   locked     the lease holds, and somebody else holds the row or the job: try once more
 --   set_aside  the lease holds, but the table cannot be written to as it is now: give the job back
+--   unwritable a constraint or a trigger of the table does not let this row be written: the job is failed
 -- What stands there completed with this very text and model is not refused: it was completed by this
 -- call, made before, whose answer was lost on its way.
 create function public.embedding_refusals(
@@ -63,8 +64,8 @@ as $$
 declare
     width integer;
 begin
-    if starts_with(error_state, '42') or error_state = '3F000' then
-        return error_text; -- a table, a column, a type or a right is missing
+    if starts_with(error_state, '42') or error_state in ('3F000', '0A000') then
+        return error_text; -- a table, a column, a type or a right is missing, or it is a view by now
     end if;
     width := public.embedding_column_width(target.relation::regclass, target.embedding_column);
     if width is distinct from target.dimensions then
@@ -87,8 +88,11 @@ begin
                    coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
       using (select job.record_id from public.embedding_queue as job where job.id = embedding_is_readable.id);
     return true;
-exception when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
-    return false;
+exception
+    when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+        raise;
+    when others then
+        return false;
 end $$;
 
 -- Writes what both guards let through, and returns those jobs. The rows and jobs are locked first, by
@@ -105,6 +109,7 @@ as $$
 declare
     places integer[];
     records text[];
+    written integer;
 begin
     execute format($sql$
         with eq_given as materialized (
@@ -150,6 +155,10 @@ begin
         'update %1$s set %2$I = eq_vector from unnest($1, $2) as eq_given (eq_record, eq_vector) where %3$s',
         target.relation, target.embedding_column, target.record_match_sql)
       using records, vectors;
+    get diagnostics written = row_count;
+    if written < cardinality(ids) then -- though they are locked, and there
+        raise exception 'a trigger of the table drops the vector' using errcode = 'triggered_data_change_violation';
+    end if;
     update public.embedding_queue as job
        set status = 'completed', content = null, attempts = 0, unanswered = 0, lease = null,
            lease_expires_at = null, worker = null, error_message = null, error_class = null,
@@ -186,6 +195,8 @@ declare
     done bigint[] := '{}';
     acknowledged bigint[];
     drift text;
+    state text;
+    cause text;
 begin
     if cardinality(ids) is distinct from cardinality(leases)
        or cardinality(ids) is distinct from cardinality(hashes)
@@ -201,6 +212,8 @@ begin
     loop
         begin
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
+            -- raises if it holds no vectors any more: a text would take them as well
+            perform public.embedding_column_width(target.relation::regclass, target.embedding_column);
             acknowledged := public.embedding_complete(
                 target, ids, leases, hashes, vectors, model, tokens, truncated_to);
             done := done || acknowledged;
@@ -213,8 +226,12 @@ begin
                                        where job.target_id = target.id);
             end if;
         exception
-            when syntax_error_or_access_rule_violation or invalid_schema_name
-              or data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
+            when lock_not_available or transaction_rollback or insufficient_resources
+              or operator_intervention or system_error then
+                raise; -- nothing here is to blame
+            when others then
+                state := sqlstate;
+                cause := sqlerrm;
                 drift := public.embedding_drift(target, sqlstate, sqlerrm);
                 if drift is not null then
                     update public.embedding_targets as broken set problem = drift where broken.id = target.id;
@@ -223,11 +240,15 @@ begin
                       join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
                      where job.target_id = target.id;
                 elsif cardinality(ids) = 1 then
-                    if public.embedding_is_readable(target, ids[1]) then
+                    if not public.embedding_is_readable(target, ids[1]) then
+                        return query select ids[1], 'changed';
+                    elsif starts_with(state, '22') then
                         raise; -- the row is fine: it is what the caller gave
+                    else
+                        perform public.fail_embeddings(ids, leases, 'unwritable', cause);
+                        return query select ids[1], 'unwritable';
                     end if;
-                    return query select ids[1], 'changed';
-                else -- some row cannot be read any more: one at a time
+                else -- some row cannot be read any more, or cannot be written: one at a time
                     for place in 1 .. cardinality(ids) loop
                         return query
                         select * from public.complete_embeddings(

@@ -223,7 +223,6 @@ def test_a_column_that_took_any_width_and_takes_one_by_now_sets_the_target_aside
     assert problem(docs) == "column embedding holds 4 dimensions by now, not any number"
 
 
-@pytest.mark.xfail(strict=True, reason="a vector is assigned to a text as its text")
 def test_a_column_that_became_a_text_sets_the_target_aside(
     notes: Database, queue: PostgresQueue, claimed: dict[str, list[Job]]
 ) -> None:
@@ -319,7 +318,6 @@ def test_the_type_of_a_watched_column_is_changed_between_dropping_the_trigger_an
     assert stored(db)
 
 
-@pytest.mark.xfail(strict=True, reason="the jobs of the old name are not those of the new one")
 def test_edits_made_between_a_renaming_and_watching_under_the_new_name_are_embedded(
     docs: Database, queue: PostgresQueue
 ) -> None:
@@ -378,7 +376,6 @@ def test_a_worker_that_is_connected_goes_on_when_pgvector_moves(
     assert stored(docs)
 
 
-@pytest.mark.xfail(strict=True, reason="the type is looked up by name, for which it needs a right")
 def test_a_worker_that_connects_after_pgvector_has_moved_needs_no_right_on_its_schema(
     docs: Database, hired_url: str
 ) -> None:
@@ -402,7 +399,6 @@ RULES: dict[str, LiteralString] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="what is not of four classes of errors ends the run")
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
 def test_a_row_whose_vector_breaks_a_rule_of_its_table_is_alone_with_it(
     notes: Database, queue: PostgresQueue, claimed: dict[str, list[Job]], rule: LiteralString
@@ -417,7 +413,6 @@ def test_a_row_whose_vector_breaks_a_rule_of_its_table_is_alone_with_it(
     ) == [("1", True, False), ("2", False, True), ("3", True, False)]
 
 
-@pytest.mark.xfail(strict=True, reason="feature_not_supported is not among the signs of a drift")
 def test_a_table_that_became_a_view_that_cannot_be_written_is_set_aside(
     notes: Database, queue: PostgresQueue, claimed: dict[str, list[Job]]
 ) -> None:
@@ -427,7 +422,6 @@ def test_a_table_that_became_a_view_that_cannot_be_written_is_set_aside(
     assert "view" in str(problem(notes))
 
 
-@pytest.mark.xfail(strict=True, reason="the job is completed whether its row was written or not")
 def test_a_vector_that_a_trigger_of_the_user_drops_does_not_count_as_written(
     notes: Database, queue: PostgresQueue, claimed: dict[str, list[Job]]
 ) -> None:
@@ -444,7 +438,6 @@ def test_a_vector_that_a_trigger_of_the_user_drops_does_not_count_as_written(
     )
 
 
-@pytest.mark.xfail(strict=True, reason="a constraint that a claim breaks is raised to its caller")
 def test_a_vector_that_must_not_be_null_does_not_stop_the_claims_of_others(
     notes: Database, queue: PostgresQueue, claimed: dict[str, list[Job]]
 ) -> None:

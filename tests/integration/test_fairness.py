@@ -181,7 +181,6 @@ def test_the_floods_of_fifty_owners_do_not_hold_up_another(
     assert place_of("the only one", claims(queue, AT_MOST_SO_MANY)) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="where to begin is drawn from all ids, and not from those")
 def test_owners_whose_ids_are_near_each_other_have_their_turns_as_well(
     notes: Database, queue: PostgresQueue
 ) -> None:
@@ -192,12 +191,7 @@ def test_owners_whose_ids_are_near_each_other_have_their_turns_as_well(
     assert place_of("the only one", claims(queue, AT_MOST_SO_MANY)) is not None
 
 
-ALWAYS_THE_SAME = pytest.mark.xfail(strict=True, reason="a batch of one is always the same owner's")
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "owners"), [pytest.param(1, 2, marks=ALWAYS_THE_SAME), (5, 8)]
-)
+@pytest.mark.parametrize(("batch_size", "owners"), [(1, 2), (5, 8)])
 def test_a_batch_that_is_smaller_than_the_number_of_owners_is_not_always_that_of_the_same(
     notes: Database, queue: PostgresQueue, batch_size: int, owners: int
 ) -> None:
@@ -266,7 +260,6 @@ def test_each_owner_gets_the_same_share_and_their_own_in_order(
         assert sorted(records) == list(range(min(records), min(records) + 16)), "the oldest"
 
 
-@pytest.mark.xfail(strict=True, reason="the share that an owner has no jobs for is left over")
 def test_what_one_owner_does_not_use_of_a_claim_the_others_get(
     notes: Database, queue: PostgresQueue
 ) -> None:
@@ -275,7 +268,6 @@ def test_what_one_owner_does_not_use_of_a_claim_the_others_get(
     assert [len(jobs) for jobs in claims(queue, 10)] == [10, 10, 10, 10, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="the share that an owner has no jobs for is left over")
 def test_what_one_owner_does_not_use_of_a_claim_nothing_of_a_lower_priority_gets(
     notes: Database, queue: PostgresQueue
 ) -> None:

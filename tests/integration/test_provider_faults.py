@@ -123,25 +123,31 @@ def test_a_text_over_which_the_provider_always_fails_is_set_back_alone_and_fails
     nothing_is_wrong(docs)
 
 
-def test_a_text_alone_over_which_the_provider_fails_cannot_be_told_from_an_outage(
+def test_a_text_alone_over_which_the_provider_fails_is_told_from_an_outage_by_another_text(
     docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits for neighbours to be compared with: however often it is tried, it does not fail."""
     at_once(monkeypatch, tries_for=0)
     openai.stumble = lambda text: text == "text 1"
     insert(docs, 1)
-    for _ in range(6):
-        run = runs.new()
-        assert run.drain().released == 1
-        assert [type(trouble) for trouble in run.troubles] == [Transient]
-        assert rows(docs, "select status, attempts from embedding_queue") == [("pending", 0)]
-        docs.execute("update embedding_queue set available_at = now()")
+    assert runs.drain().failed == 1
+    assert rows(docs, "select status, error_class, attempts from embedding_queue") == [
+        ("failed", "provider_error", 5)
+    ]
     nothing_is_wrong(docs)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="as many failures in a row as two such texts cost are an outage"
-)
+def test_a_provider_that_fails_over_every_text_is_out(
+    docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once(monkeypatch, tries_for=0)
+    openai.stumble = lambda text: True
+    insert(docs, 30)
+    run = runs.new()
+    assert run.drain().failed == 0
+    assert [type(trouble) for trouble in run.troubles] == [Transient]
+    assert rows(docs, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
+
+
 def test_two_texts_side_by_side_over_which_the_provider_fails_are_both_found(
     docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

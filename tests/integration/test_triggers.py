@@ -480,7 +480,6 @@ def test_no_damage_to_the_queue_loses_a_write(done: Database, damage: LiteralStr
     write(done)
 
 
-@pytest.mark.xfail(strict=True, reason="by row, nothing catches that the function is missing")
 def test_no_queue_that_was_taken_away_by_half_loses_a_write(done: Database) -> None:
     done.execute("drop function enqueue_embeddings")
     write(done)

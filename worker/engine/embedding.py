@@ -10,11 +10,12 @@ import numpy as np
 
 from worker.embedders import Embedder, Embeddings
 from worker.engine.retry import with_retries
-from worker.errors import ProviderRefused, Rejected, Transient
+from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
 from worker.queue import Completion, Job
 
 HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
+BEYOND_SUSPICION = "a"  # a text over which no provider fails
 SHORTEST = 100  # characters; a text refused at this length is not refused for its length
 
 
@@ -22,8 +23,8 @@ SHORTEST = 100  # characters; a text refused at this length is not refused for i
 class Outcome:
     """What became of a batch. Every job is in one of the four lists.
 
-    `rejected` will be refused again. `failed` made the provider fail while its neighbours did not:
-    it may work another time. `trouble` is why the unfinished ones are unfinished: the provider is
+    `rejected` will be refused again. `failed` made a provider fail that is there: it may work
+    another time. `trouble` is why the unfinished ones are unfinished: the provider is
     out, or refuses all calls.
     """
 
@@ -38,36 +39,42 @@ def embed(embedder: Embedder, jobs: Sequence[Job], stop: Event) -> Outcome:
     """Embed jobs of one column. A request that is refused is halved until the guilty job stands
     alone: it costs at most 2·⌈log2 n⌉ further requests, and none of its neighbours.
 
-    So is a request over which the provider has an internal error, as long as that gets it
-    anywhere: as many failures in a row as it takes to find one job mean that the provider is out.
+    So is a request over which the provider has an internal error, if it has none over a text that
+    is beyond suspicion: otherwise it is out.
     """
     outcome = Outcome()
     requests = [jobs[i : i + embedder.max_items] for i in range(0, len(jobs), embedder.max_items)]
-    failures = 0  # in a row
+    patient = True
     while requests:
         request = requests.pop(0)
         try:
-            _embed_request(embedder, request, outcome, stop, patient=not failures)
-            failures = 0
+            _embed_request(embedder, request, outcome, stop, patient)
+            patient = True
         except Rejected as refusal:
-            failures = 0
             if len(request) == 1:
                 outcome.rejected.append((request[0], refusal))
             else:
                 requests[:0] = _halves(request)
         except Transient as failure:
-            failures += 1
-            if not failure.of_the_input or failures > len(jobs).bit_length() + 1 or stop.is_set():
+            if stop.is_set() or not (failure.of_the_input and _answers(embedder)):
                 return _interrupted(outcome, [request, *requests], failure)
+            patient = False  # it has been
             if len(request) == 1:
                 outcome.failed.append((request[0], failure))
             else:
                 requests[:0] = _halves(request)
         except ProviderRefused as refusal:
             return _interrupted(outcome, [request, *requests], refusal)
-    if outcome.failed and not outcome.completions:  # no neighbour that shows whose fault it was
-        return _interrupted(outcome, [], outcome.failed[0][1])
     return outcome
+
+
+def _answers(embedder: Embedder) -> bool:
+    """Whether the provider is there at all."""
+    try:
+        embedder.embed([BEYOND_SUSPICION])
+    except WorkerError:
+        return False
+    return True
 
 
 def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
@@ -80,13 +87,11 @@ def _interrupted(
 ) -> Outcome:
     outcome.trouble = trouble
     outcome.unfinished = [job for request in requests for job in request]
-    outcome.unfinished += [job for job, _ in outcome.failed]
-    outcome.failed = []
     return outcome
 
 
 def _embed_request(
-    embedder: Embedder, jobs: Sequence[Job], outcome: Outcome, stop: Event, *, patient: bool
+    embedder: Embedder, jobs: Sequence[Job], outcome: Outcome, stop: Event, patient: bool
 ) -> None:
     if embedder.dimensions is not None:
         _check_width(embedder, jobs[0], embedder.dimensions)  # before it is paid for

@@ -87,6 +87,8 @@ class Writer:
                 self.tally.stale += 1
             case "locked":
                 self.release([done.job], LOCKED_ROW_RETRY, "its row was locked")
+            case "unwritable":
+                self.tally.failed += 1
             case "set_aside":
                 self.release([done.job], timedelta(0), "its target is set aside")
             case "changed":  # without telling the queue: once by accident, five times by design

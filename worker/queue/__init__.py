@@ -15,7 +15,7 @@ import numpy.typing as npt
 JobId = NewType("JobId", int)
 Ticket = tuple[JobId, UUID]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
-RefusalReason = Literal["lost", "changed", "locked", "set_aside"]
+RefusalReason = Literal["lost", "changed", "locked", "set_aside", "unwritable"]
 WorkerState = Literal["working", "stopping"]
 
 
@@ -84,6 +84,7 @@ class Refusal:
     lost: the lease is not ours any more, the vector is stale. changed: the row reads differently
     though nobody told the queue. locked: somebody is writing it; the same may work in a moment.
     set_aside: the table is not what it was, and the target waits for somebody to mend it.
+    unwritable: the table does not let this row be written; the job is failed.
     """
 
     job_id: JobId

@@ -395,16 +395,18 @@ class PostgresQueue:
     def _register_vectors(self) -> None:
         """Teach the connection, once, to send vectors as binary.
 
-        pgvector may live in a schema that is not on the search path, so it is asked for by name.
+        Asked for by number: its schema may be one that a worker has no right on.
         """
         connection = self._connection  # first: a new one knows nothing of vectors
         if self._vectors_registered:
             return
         with _translated():
-            schema = self._value(
-                "select extnamespace::regnamespace::text from pg_extension where extname = 'vector'"
-            )
-            register_vector_info(connection, TypeInfo.fetch(connection, f"{schema}.vector"))
+            oid, array_oid = connection.execute(
+                "select type.oid, type.typarray from pg_type as type"
+                " join pg_extension as extension on extension.extnamespace = type.typnamespace"
+                " where extension.extname = 'vector' and type.typname = 'vector'"
+            ).fetchone() or (0, 0)
+            register_vector_info(connection, TypeInfo("vector", oid, array_oid))
         self._vectors_registered = True
 
     # -- statements
