@@ -8,6 +8,7 @@ migrations are applied once, to a template; each test gets a clone of it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,8 +59,12 @@ def _url_of(server: str, database: str) -> str:
     return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="tests/chaos at its full length")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The command line is the same over any server: it is tried over the newest alone.
+    """The command line and its end are the same over any server: tried over the newest alone.
 
     And what a pooler shares is only seen where there is one.
     """
@@ -69,7 +74,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _is_redundant(test: str) -> bool:
     if "/test_pooler.py" in test:
         return "[pgbouncer" not in test
-    return "/acceptance/" in test and ("[pgbouncer" in test or "[pg16" in test)
+    process = "/acceptance/" in test or "/chaos/" in test
+    return process and re.search(r"[\[-](pgbouncer|pg16)\b", test) is not None
 
 
 @pytest.fixture(scope="session")

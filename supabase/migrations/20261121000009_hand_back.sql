@@ -70,7 +70,8 @@ end $$;
 
 -- Records what was wrong with jobs. With `retry_in` they are due again after that time, as long as
 -- their target allows another attempt; otherwise they are failed, and stay so until somebody
--- requeues them or edits their row. Returns how many are failed now.
+-- requeues them or edits their row. Returns how many are failed now, also by this call made before,
+-- whose answer was lost on its way.
 create function public.fail_embeddings(
     ids bigint[], leases uuid[], class text, message text, retry_in interval default null
 )
@@ -96,7 +97,12 @@ as $$
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
           from held where job.id = held.id
     )
-    select count(*)::integer from held where for_good;
+    select count(*)::integer
+      from unnest(ids) as given (id)
+      left join held on held.id = given.id
+      left join public.embedding_queue as job on job.id = given.id
+     where held.for_good
+        or held.id is null and job.status = 'failed' and job.error_class = class and job.error_message = message;
 $$;
 
 -- Makes jobs pending again, to be embedded even if their text and model have not changed. Each

@@ -41,12 +41,6 @@ from worker.queue import (
 from worker.queue.migrations import SCHEMA_VERSION, Migration
 
 CONNECT_TIMEOUT = 10  # seconds
-UNFLUSHED: LiteralString = " set_config('synchronous_commit', 'off', true)"
-"""For a statement whose commit need not reach the disk before it is acknowledged; of this
-transaction alone. A crash of the database can undo the last few of them, but not half of one: a
-claim that is undone leaves its job due, a completion its job unfinished. Batches of ten take a
-fifth less.
-"""
 
 Row = TypeVar("Row")
 
@@ -319,7 +313,7 @@ class PostgresQueue:
             rows = cursor.execute(
                 "select id, target_id, status, table_name, record_id, embedding_column, content,"
                 " content_hash, lease, model, dimensions, attempts, alone, truncate"
-                " from public.claim_embeddings(%s, %s, %s, %s, %s, %s, %s::integer[])," + UNFLUSHED,
+                " from public.claim_embeddings(%s, %s, %s, %s, %s, %s, %s::integer[])",
                 [
                     scope.worker,
                     batch_size,
@@ -354,7 +348,7 @@ class PostgresQueue:
             Refusal,
             "select id as job_id, reason from public.complete_embeddings("
             # %b: psycopg sends a list as text otherwise, vectors at sixty times the cost
-            "%b::bigint[], %b, %b, %b, %s, %s::integer[], %s::integer[])," + UNFLUSHED,
+            "%b::bigint[], %b, %b, %b, %s, %s::integer[], %s::integer[])",
             [
                 *_ids_and_leases([completion.job for completion in completions]),
                 [completion.job.content_hash for completion in completions],

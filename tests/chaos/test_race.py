@@ -1,0 +1,249 @@
+"""Writers who never pause against workers who never pause, and are killed: the first promise."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from threading import Event
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from tests.acceptance.conftest import statuses
+from tests.chaos.conftest import wait_until_due
+from tests.conftest import Database, rows, value
+from worker.embedders import open_embedder
+from worker.engine.pipeline import Pace, Pipeline
+from worker.engine.progress import Tally
+from worker.queue import Scope
+from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
+
+RECORDS = 60
+EDITORS = 3
+WORKERS = 4
+ROLLED_BACK = 0.02  # the share of transactions behind which a TRUNCATE is tried and taken back
+
+
+@pytest.fixture
+def notes(db: Database) -> Database:
+    db.execute("create table notes (id integer primary key, body text, deleted_at timestamptz)")
+    db.execute(
+        "select watch_embeddings('notes', 'body', 'embedding', dimensions => 256,"
+        " filter => 'deleted_at is null')"
+    )
+    db.execute("insert into notes select i, 'note ' || i from generate_series(1, %s) i", [RECORDS])
+    return db
+
+
+@pytest.mark.timeout(300)
+def test_no_vector_differs_from_its_text_after_edits_and_kills_without_pause(
+    notes: Database,
+    database_url: str,
+    full: bool,
+    record_property: Callable[[str, object], None],
+) -> None:
+    edits, tally = race(database_url, *((60.0, 30) if full else (5.0, 4)))
+    unfinished = (
+        "select exists (select from embedding_queue where status in ('pending', 'processing'))"
+    )
+    with Drainer(database_url) as drainer:
+        while value(notes, unfinished):
+            wait_until_due(notes)
+            drainer.drain()
+    assert statuses(notes).keys() <= {"completed", "skipped"}
+    assert differing(notes) == []
+    jobs = rows(notes, "select record_id from embedding_queue order by record_id")
+    living = "select id::text from notes where deleted_at is null order by id::text"
+    assert jobs == rows(notes, living)
+    # The race took place: rows were edited while they were embedded, by the hundred.
+    assert edits.keys() == CHANGES.keys()
+    assert edits.total() > 200
+    assert tally.completed > 20
+    assert tally.stale + tally.released > 0
+    record_property(
+        "race",
+        f"{edits.total()} edits, {tally.completed} vectors written,"
+        f" {tally.stale + tally.released} thrown away",
+    )
+
+
+def race(url: str, seconds: float, kills: int) -> tuple[Counter[str], Tally]:
+    """How often there was each kind of edit, and what the workers did that were not killed."""
+    over = Event()
+    with ThreadPoolExecutor(EDITORS) as pool:
+        try:
+            crew = [Racer(url) for _ in range(WORKERS)]
+            for racer in crew:
+                racer.wait_until_ready()
+            editors = [pool.submit(edit, url, over, seed) for seed in range(EDITORS)]
+            for _ in range(kills):
+                over.wait(seconds / (kills + 1))  # the length of the race
+                crew.pop(0).kill()
+                crew.append(Racer(url))
+            over.wait(seconds / (kills + 1))
+        finally:
+            over.set()
+        edits = sum((editor.result() for editor in editors), Counter[str]())
+        tally = Tally()
+        for racer in crew:
+            add(racer.end(), tally)
+    return edits, tally
+
+
+def edit(url: str, over: Event, seed: int) -> Counter[str]:
+    """Edit one to three records a transaction, in their order. A deadlock would raise here."""
+    dice = random.Random(seed)
+    edits = Counter[str]()
+    with psycopg.connect(url) as connection:
+        while not over.is_set():
+            for record in sorted(dice.sample(range(1, RECORDS + 1), dice.randint(1, 3))):
+                [kind] = dice.choices(list(CHANGES), [weight for weight, _ in CHANGES.values()])
+                change(
+                    connection,
+                    kind,
+                    dice.choice([record, -record]),
+                    f"{seed} wrote {edits.total()}",
+                )
+                edits[kind] += 1
+            connection.commit()
+            if dice.random() < ROLLED_BACK:
+                with connection.transaction(force_rollback=True):
+                    connection.execute("truncate notes")
+    return edits
+
+
+UPSERT = (
+    "insert into notes (id, body) values (%(id)s, %(body)s)"
+    " on conflict (id) do update set body = excluded.body, deleted_at = null"
+)
+DELETE = "delete from notes where id = %(id)s"
+# How often, and what. A record bears its number with either sign, so that keys come back which
+# were given up, and one that is deleted under a worker may be there again when it answers.
+CHANGES: dict[str, tuple[int, list[str]]] = {
+    "upsert": (6, [UPSERT]),
+    "edit": (3, ["update notes set body = %(body)s where id = %(id)s"]),
+    "blank": (1, ["update notes set body = ' ' where id = %(id)s"]),
+    "hide": (2, ["update notes set deleted_at = now() where id = %(id)s"]),
+    "show": (2, ["update notes set deleted_at = null where id = %(id)s"]),
+    "delete": (1, [DELETE]),
+    "insert again": (1, [DELETE, UPSERT]),
+    "new key": (
+        3,
+        [
+            # looked for first: two editors who each wait for the other's key would be a deadlock
+            # of their own making
+            "update notes set id = -id where id = %(id)s"
+            " and not exists (select from notes where id = -%(id)s)"
+        ],
+    ),
+    "requeue": (1, ["select requeue_embeddings(null, only_record => %(id)s::text)"]),
+}
+
+
+def change(connection: psycopg.Connection[Any], kind: str, record: int, body: str) -> None:
+    # a key may be taken by another editor in the same moment
+    with suppress(psycopg.errors.UniqueViolation), connection.transaction():
+        for statement in CHANGES[kind][1]:
+            connection.execute(statement.encode(), {"id": record, "body": body})
+
+
+class Racer:
+    """A process that drains the queue again and again, until its end or until it is killed."""
+
+    def __init__(self, url: str) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=work, args=[url, theirs], daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def wait_until_ready(self) -> None:
+        assert self._pipe.recv() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def end(self) -> Tally:
+        self._pipe.send(None)
+        while (tally := self._pipe.recv()) is None:  # that it was ready, where nobody has waited
+            pass
+        self._process.join()
+        self._pipe.close()
+        assert isinstance(tally, Tally)
+        return tally
+
+
+def work(url: str, pipe: Connection[Tally | None, None]) -> None:
+    total = Tally()
+    with Drainer(url) as drainer:
+        pipe.send(None)
+        while not pipe.poll():
+            add(drainer.drain(), total)
+    pipe.send(total)
+
+
+def add(tally: Tally, total: Tally) -> None:
+    total.completed += tally.completed
+    total.stale += tally.stale
+    total.released += tally.released
+
+
+class Drainer:
+    """A worker that keeps its connection and its model from one drain to the next."""
+
+    def __init__(self, url: str) -> None:
+        self._queue = PostgresQueue(url, "race")
+        self._embedder = open_embedder(Settings().embedding_model, 256, Settings())
+
+    def __enter__(self) -> Drainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._queue.__exit__()
+
+    def drain(self) -> Tally:
+        return Pipeline(
+            queue=self._queue,
+            open_embedder=lambda model, width: self._embedder,
+            scope=Scope(f"race {os.getpid()}", timedelta(seconds=2), self._embedder.model),
+            pace=Pace(batch_size=10),
+            progress=self,
+            stop=Event(),
+        ).drain()
+
+    def update(self, tally: Tally) -> None:
+        pass
+
+    def remark(self, message: str) -> None:
+        pass
+
+
+def differing(notes: Database) -> list[int]:
+    """The records whose vector is not that of their text, or not null where there is none."""
+    found = rows(
+        notes, "select id, deleted_at is null, coalesce(body, ''), embedding::real[] from notes"
+    )
+    embedder = open_embedder("local:wordllama-256", 256, Settings())
+    wrong = []
+    for record, alive, body, vector in found:
+        if alive and body.strip():
+            right = embedder.embed([body]).vectors[0]
+            same = vector is not None and np.allclose(vector, right, atol=1e-5)
+        else:
+            same = vector is None
+        if not same:
+            wrong.append(record)
+    assert len(found) == value(notes, "select count(*) from notes")
+    return wrong
