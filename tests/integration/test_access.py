@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.conftest import Database, Worker, rows, value
+from tests.conftest import Database, Server, Worker, rows, value
 from tests.integration.tables import (
     Table,
     acting_as,
@@ -163,10 +163,13 @@ def test_a_worker_can_do_nothing_else(hired: Database) -> None:
 
 
 @pytest.fixture
-def hired_url(db: Database, database_url: str) -> str:
-    """The database, as a login that may do what workers do, and nothing besides."""
+def hired_url(db: Database, server: Server, database: str) -> str:
+    """The database, as a login that may do what workers do, and nothing besides.
+
+    Directly: the pooler of these tests makes everybody the same superuser.
+    """
     create_role(db, "hired_hand", "login in role embedding_worker")
-    return f"{database_url}&user=hired_hand"
+    return f"{server.direct_url_of(database)}&user=hired_hand"
 
 
 def test_a_worker_can_do_all_of_its_work_and_read_no_table(

@@ -11,10 +11,9 @@ from typing import LiteralString
 
 import numpy as np
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from tests.acceptance.conftest import Held
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.runs import Runs, hand_in, under_way
 from tests.integration.tables import (
@@ -239,9 +238,9 @@ def test_a_run_outlives_a_change_that_is_made_while_the_model_works(
 ) -> None:
     drift = STOPS[kind]
     insert(notes, 3)
-    # the first to be asked for, and so the ones whose answer is held back
+    # the first to be asked for, one batch at a time, and so the ones whose answer is held back
     notes.execute("update embedding_queue set priority = 1 where table_name = 'docs'")
-    run = runs.new()
+    run = runs.new(delay=0.001)
     with under_way(run, held) as ending:
         notes.execute(drift.change)
     tally = ending.result()
@@ -360,10 +359,10 @@ def test_pgvector_may_move_to_another_schema_while_workers_are_at_work(
 
 
 @pytest.fixture
-def hired_url(docs: Database, database_url: str) -> str:
-    """The database, as a login that may only work."""
+def hired_url(docs: Database, server: Server, database: str) -> str:
+    """The database, as a login that may only work. The pooler would make it a superuser."""
     create_role(docs, "hired_hand", "login in role embedding_worker")
-    return make_conninfo(database_url, user="hired_hand")
+    return f"{server.direct_url_of(database)}&user=hired_hand"
 
 
 def test_a_worker_that_is_connected_goes_on_when_pgvector_moves(

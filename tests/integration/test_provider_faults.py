@@ -352,7 +352,7 @@ def test_nothing_is_open_in_the_database_while_the_model_works(
         for _ in range(10):
             assert rows(
                 docs,
-                "select state, xact_start, backend_xid, backend_xmin from pg_stat_activity"
+                "select distinct state, xact_start, backend_xid, backend_xmin from pg_stat_activity"
                 " where application_name = 'tests' and datname = current_database()",
             ) == [("idle", None, None, None)]
             assert (

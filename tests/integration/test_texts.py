@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import LiteralString
@@ -13,7 +13,6 @@ from typing import LiteralString
 import numpy as np
 import psycopg
 import pytest
-from psycopg import sql
 
 from tests.conftest import (
     REPOSITORY,
@@ -26,7 +25,7 @@ from tests.conftest import (
 from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.runs import MODEL, Runs, states, unlike_their_text
 from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
-from tests.integration.tables import embed, refusal
+from tests.integration.tables import embed, migrate, refusal
 from tests.openai_server import MAX_TOKENS_PER_TEXT, OpenAIServer, tokens_in, vector_for
 from worker.embedders.local import LocalEmbedder
 from worker.queue.postgres import PostgresQueue
@@ -45,13 +44,18 @@ def texts(db: Database) -> Database:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ten_megabytes(server: Server, template: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A worker with the local model that embeds a text of 10 MB, beside the other tests."""
+def ten_megabytes(
+    postgres: Callable[[int], str],
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A worker with the local model that embeds a text of 10 MB, beside the other tests.
+
+    In a database of its own, and once for all ways by which a database is reached.
+    """
+    server = Server(postgres(18), postgres(18))
+    url = server.direct_url_of("ten_megabytes")
     with psycopg.connect(server.url, autocommit=True) as db:
-        db.execute(
-            sql.SQL("create database ten_megabytes template {}").format(sql.Identifier(template))
-        )
-    url = server.url_of("ten_megabytes")
+        db.execute("create database ten_megabytes")
+    migrate(url)
     with psycopg.connect(url, autocommit=True) as db:
         db.execute("create table docs (id bigint primary key, body text)")
         db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 256)")
