@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,7 +13,7 @@ from worker.engine.leases import Leases
 from worker.engine.progress import Tally
 from worker.engine.retry import backoff, pause_after
 from worker.errors import Busy, Transient, WorkerError
-from worker.queue import Completion, Job, Queue, Refusal
+from worker.queue import Completion, Job, JobId, Queue, RefusalReason
 
 SECOND_TRY_AFTER = (
     0.005  # seconds until a completion is tried again whose row was locked; as long as a claim
@@ -60,37 +61,41 @@ class Writer:
 
     def _complete(self, completions: Sequence[Completion]) -> None:
         """Write vectors. A row that somebody holds just now gets a second try, and then time."""
-        refused = {refusal.job_id: refusal for refusal in self._try_to_complete(completions)}
-        locked = [done for done in completions if _is_locked(refused.get(done.job.id))]
+        reasons = self._try_to_complete(completions)
+        locked = [done for done in completions if reasons.get(done.job.id) == "locked"]
         if locked:
             self.stop.wait(SECOND_TRY_AFTER)
-            for done in locked:
-                del refused[done.job.id]
-            refused |= {refusal.job_id: refusal for refusal in self._try_to_complete(locked)}
+            second = self._try_to_complete(locked)
+            reasons |= {done.job.id: second.get(done.job.id) for done in locked}
+        refused: dict[RefusalReason | None, list[Job]] = defaultdict(list)
         for done in completions:
-            self._count(done, refused.get(done.job.id))
+            reason = reasons.get(done.job.id)
+            refused[reason].append(done.job)
+            self._count(done, reason)
+        self.release(refused["locked"], LOCKED_ROW_RETRY, "its row was locked")
+        self.release(refused["set_aside"], timedelta(0), "its target is set aside")
 
-    def _try_to_complete(self, completions: Sequence[Completion]) -> list[Refusal]:
+    def _try_to_complete(
+        self, completions: Sequence[Completion]
+    ) -> dict[JobId, RefusalReason | None]:
+        """Why jobs were refused, if they were."""
         if not completions:
-            return []
+            return {}
         try:
-            return self.queue.complete(completions[0].job.model, completions)
+            refusals = self.queue.complete(completions[0].job.model, completions)
         except Busy:
-            return [Refusal(done.job.id, "locked") for done in completions]
+            return {done.job.id: "locked" for done in completions}
+        return {refusal.job_id: refusal.reason for refusal in refusals}
 
-    def _count(self, done: Completion, refusal: Refusal | None) -> None:
-        match refusal.reason if refusal else None:
+    def _count(self, done: Completion, reason: RefusalReason | None) -> None:
+        match reason:
             case None:
                 self.tally.completed += 1
                 self.tally.add_tokens(done.tokens)
             case "lost":
                 self.tally.stale += 1
-            case "locked":
-                self.release([done.job], LOCKED_ROW_RETRY, "its row was locked")
             case "unwritable":
                 self.tally.failed += 1
-            case "set_aside":
-                self.release([done.job], timedelta(0), "its target is set aside")
             case "changed":  # without telling the queue: once by accident, five times by design
                 self._fail(
                     done.job,
@@ -107,7 +112,3 @@ class Writer:
             self.tally.stale += 1 - failed  # edited meanwhile: the reason is not that of its text
         else:
             self.tally.released += 1 - failed
-
-
-def _is_locked(refusal: Refusal | None) -> bool:
-    return refusal is not None and refusal.reason == "locked"
