@@ -15,9 +15,7 @@ from worker.engine.retry import backoff, pause_after
 from worker.errors import Busy, Transient, WorkerError
 from worker.queue import Completion, Job, JobId, Queue, RefusalReason
 
-SECOND_TRY_AFTER = (
-    0.005  # seconds until a completion is tried again whose row was locked; as long as a claim
-)
+SECOND_TRY_AFTER = 0.005  # seconds, what a claim takes, until a locked row is tried again
 LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row stayed locked
 
 
