@@ -132,7 +132,7 @@ def test_a_useless_vector_is_never_stored(
     texts: Database, pipeline: NewPipeline, openai: OpenAIServer, fault: Fault
 ) -> None:
     insert(texts, 1)
-    openai.faults.append(fault)
+    openai.faults.extend([fault, fault])
     assert pipeline().drain().failed == 1
     assert rows(texts, "select status, error_class from embedding_queue") == [
         ("failed", "bad_vector")

@@ -264,8 +264,8 @@ def test_numbers_that_are_none_fail_their_jobs_and_are_not_written(
     docs: Database, queue: PostgresQueue, runs: Runs, openai: OpenAIServer, fault: Fault
 ) -> None:
     insert(docs, 30)
-    openai.faults.append(fault)
-    tally = runs.drain()
+    openai.faults.extend([fault, fault])
+    tally = runs.new(delay=0.001).drain()  # one at a time
     assert (tally.completed, tally.failed) == (20, 10)
     assert rows(
         docs, "select distinct error_class from embedding_queue where status = 'failed'"

@@ -206,19 +206,28 @@ def test_a_text_that_is_too_long_fails_alone_and_in_the_words_of_the_provider(
 def test_a_vector_that_is_no_vector_fails_only_its_job(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
 ) -> None:
-    server.faults.append(in_item(1, fault))
+    server.faults += [in_item(1, fault), in_item(0, fault)]
     outcome = embedding.embed(embedder, numbered(3), Event())
     assert completed(outcome) == [0, 2]
     assert rejected(outcome) == {1: "bad_vector"}
     assert (outcome.unfinished, outcome.trouble) == ([], None)
-    assert len(server.requests) == 1
+    assert [len(request.texts) for request in server.requests] == [3, 1]
+
+
+def test_a_vector_that_is_no_vector_once_is_asked_for_again(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    server.faults.append(zeros)
+    outcome = embedding.embed(embedder, numbered(3), Event())
+    assert completed(outcome) == [0, 1, 2]
+    assert outcome.rejected == []
 
 
 def test_an_infinite_number_fails_only_its_job(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     items = [{"index": 0, "embedding": [1e39] * WIDTH}, {"index": 1, "embedding": [1.0] * WIDTH}]
-    server.faults.append(answers(200, {"data": items}))
+    server.faults += [answers(200, {"data": items}), answers(200, {"data": items[:1]})]
     outcome = embedding.embed(embedder, numbered(2), Event())
     assert rejected(outcome) == {0: "bad_vector"}
     assert [completion.job.id for completion in outcome.completions] == [1]

@@ -11,7 +11,7 @@ import numpy as np
 from worker.embedders import Embedder, Embeddings
 from worker.engine.retry import with_retries
 from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
-from worker.queue import Completion, Job
+from worker.queue import Completion, Job, JobId
 
 HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
@@ -45,11 +45,14 @@ def embed(embedder: Embedder, jobs: Sequence[Job], stop: Event) -> Outcome:
     outcome = Outcome()
     requests = [jobs[i : i + embedder.max_items] for i in range(0, len(jobs), embedder.max_items)]
     patient = True
+    doubted: set[JobId] = set()
     while requests:
         request = requests.pop(0)
         try:
-            _embed_request(embedder, request, outcome, stop, patient)
+            useless = _embed_request(embedder, request, outcome, stop, patient)
             patient = True
+            outcome.rejected += [(job, _bad_vector(job)) for job in useless if job.id in doubted]
+            requests[:0] = _once_more([job for job in useless if job.id not in doubted], doubted)
         except Rejected as refusal:
             if len(request) == 1:
                 outcome.rejected.append((request[0], refusal))
@@ -77,6 +80,17 @@ def _answers(embedder: Embedder) -> bool:
     return True
 
 
+def _once_more(useless: list[Job], doubted: set[JobId]) -> list[Sequence[Job]]:
+    """A second request for jobs whose vector nobody can use: it may have been a slip."""
+    doubted |= {job.id for job in useless}
+    return [useless] if useless else []
+
+
+def _bad_vector(job: Job) -> Rejected:
+    message = f"{job.model} gives a vector of zeros, or with numbers that are none"
+    return Rejected(message, error_class="bad_vector")
+
+
 def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
     middle = len(request) // 2
     return [request[:middle], request[middle:]]
@@ -92,7 +106,8 @@ def _interrupted(
 
 def _embed_request(
     embedder: Embedder, jobs: Sequence[Job], outcome: Outcome, stop: Event, patient: bool
-) -> None:
+) -> list[Job]:
+    """Complete what got a vector. Returns the jobs whose vector nobody can use."""
     if embedder.dimensions is not None:
         _check_width(embedder, jobs[0], embedder.dimensions)  # before it is paid for
     texts = [job.content for job in jobs]
@@ -106,14 +121,15 @@ def _embed_request(
     if len(embeddings.vectors) != len(jobs):
         raise Transient(f"{embedder.model} gave {len(embeddings.vectors)} vectors for {len(jobs)}")
     tokens: Sequence[int | None] = embeddings.tokens or [None] * len(jobs)
+    useless = []
     for job, text, vector, count in zip(jobs, texts, embeddings.vectors, tokens, strict=True):
         # pgvector takes a zero vector, but no HNSW index ever finds it.
         if np.isfinite(vector).all() and vector.any():
             shortened = len(text) if len(text) < len(job.content) else None
             outcome.completions.append(Completion(job, vector, count, shortened))
         else:
-            message = f"{embedder.model} gave a vector of zeros, or with numbers that are none"
-            outcome.rejected.append((job, Rejected(message, error_class="bad_vector")))
+            useless.append(job)
+    return useless
 
 
 def _call(embedder: Embedder, texts: list[str], stop: Event, patient: bool = True) -> Embeddings:
