@@ -24,6 +24,7 @@ from rich.progress import Progress as Bar
 from worker.cli.console import out, out_json, report, say
 from worker.cli.session import load_settings, queue_of, scope_of
 from worker.embedders import open_embedder
+from worker.engine.patience import until_answered
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Progress, Tally
 from worker.errors import DatabaseError
@@ -75,9 +76,10 @@ def process(
     with queue_of(settings) as queue:
         scope = scope_of(queue, settings, table, column)
         pipeline = run(queue, settings, scope, pace)
-        set_aside = [
-            target for target in queue.targets(scope.table, scope.column) if target.problem
-        ]
+        targets = until_answered(
+            lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
+        )
+    set_aside = [target for target in targets if target.problem]
     print_summary(pipeline, as_json)
     for target in set_aside:
         report(

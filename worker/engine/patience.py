@@ -67,19 +67,29 @@ class PatientQueue:
         self._until_answered(lambda: self.queue.gone(scope))
 
     def _until_answered(self, call: Callable[[], Result]) -> Result:
-        try:
-            return call()
-        except Unreachable as outage:
-            self.on_outage()
-            self.progress.remark(f"waiting for the database: {outage.cause}")
-        began = time.monotonic()
-        retrying = Retrying(
-            retry=retry_if_exception_type(Unreachable),
-            wait=wait_random_exponential(max=LONGEST_WAIT),
-            stop=stop_after_delay(PATIENCE) | stop_when_event_set(self.stop),
-            sleep=sleep_using_event(self.stop),
-            reraise=True,
-        )
-        result = retrying(call)
-        self.progress.remark(f"the database is back after {time.monotonic() - began:.0f} s")
-        return result
+        return until_answered(call, self.progress, self.stop, self.on_outage)
+
+
+def until_answered(
+    call: Callable[[], Result],
+    progress: Progress,
+    stop: Event,
+    on_outage: Callable[[], None] = lambda: None,
+) -> Result:
+    """What `call` returns, made again until the database answers. See PatientQueue."""
+    try:
+        return call()
+    except Unreachable as outage:
+        on_outage()
+        progress.remark(f"waiting for the database: {outage.cause}")
+    began = time.monotonic()
+    retrying = Retrying(
+        retry=retry_if_exception_type(Unreachable),
+        wait=wait_random_exponential(max=LONGEST_WAIT),
+        stop=stop_after_delay(PATIENCE) | stop_when_event_set(stop),
+        sleep=sleep_using_event(stop),
+        reraise=True,
+    )
+    result = retrying(call)
+    progress.remark(f"the database is back after {time.monotonic() - began:.0f} s")
+    return result

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 from pgvector.psycopg.vector import register_vector_info
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
 
@@ -41,6 +41,8 @@ from worker.queue import (
 from worker.queue.migrations import SCHEMA_VERSION, Migration
 
 CONNECT_TIMEOUT = 10  # seconds
+# Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
+SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 Row = TypeVar("Row")
 
@@ -62,10 +64,11 @@ class PostgresQueue:
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
-            if "@" in str(conninfo_to_dict(self._url).get("host")):
+            given = conninfo_to_dict(self._url)
+            if "@" in str(given.get("host")):
                 raise psycopg.ProgrammingError("an @ of the password was taken for its end")
             return psycopg.connect(
-                self._url,
+                make_conninfo("", **(SIGNS_OF_LIFE | given)),
                 autocommit=True,
                 prepare_threshold=None,
                 connect_timeout=CONNECT_TIMEOUT,
