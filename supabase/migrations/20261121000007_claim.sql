@@ -3,10 +3,18 @@
 --        locked row or table is passed over. No transaction stays open behind it.
 -- Undo:  drop function public.claim_embeddings, public.embedding_due_jobs, public.embedding_owners,
 --        public.embedding_claim_singly, public.embedding_claim; drop sequence public.embedding_turn;
+--        drop type public.embedding_claimed_job;
 --
 -- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns,
 -- and within a target the owners of its records do. What kills its worker is tried alone before it is
 -- given up, so that the jobs it was claimed with do not go down with it.
+
+-- What became of a job that a claim took up: see claim_embeddings.
+create type public.embedding_claimed_job as (
+    id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
+    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
+    alone boolean, truncate boolean
+);
 
 -- Leases the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
 -- Statement by statement, under READ COMMITTED, so that the texts are read with a snapshot younger
@@ -19,15 +27,10 @@ create function public.embedding_claim(
     lease_for interval,
     default_model text
 )
-returns table (
-    id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
-    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
-    alone boolean, truncate boolean
-)
+returns setof public.embedding_claimed_job
 language plpgsql
 set search_path = '', pg_temp
 as $$
-#variable_conflict use_column
 declare
     fence constant uuid := gen_random_uuid();
     -- a character that is no white space: what Unicode calls so, whatever the locale of the database
@@ -245,15 +248,10 @@ create function public.embedding_claim_singly(
     lease_for interval,
     default_model text
 )
-returns table (
-    id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
-    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
-    alone boolean, truncate boolean
-)
+returns setof public.embedding_claimed_job
 language plpgsql
 set search_path = '', pg_temp
 as $$
-#variable_conflict use_column
 declare
     one bigint;
 begin
@@ -305,17 +303,12 @@ create function public.claim_embeddings(
     only_column text default null,
     except_targets integer[] default '{}'
 )
-returns table (
-    id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
-    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
-    alone boolean, truncate boolean
-)
+returns setof public.embedding_claimed_job
 language plpgsql
 security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
-#variable_conflict use_column
 declare
     target public.embedding_targets;
     ids bigint[];

@@ -10,8 +10,9 @@
 -- only the hash tells; a job that was revoked may have the same text, and only the lease tells.
 --
 -- Jobs are looked up by id and lease alone, and by `id = any` wherever one is meant: a small queue, or
--- one whose statistics are from when it was empty, would be read as a whole. With `status = 'processing'` beside them the planner
--- takes the small index over leased jobs, and reads all of it for each one: quadratic in the batch.
+-- one whose statistics are from when it was empty, would be read as a whole. With `status = 'processing'`
+-- beside them the planner takes the small index over leased jobs, and reads all of it for each one:
+-- quadratic in the batch.
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';

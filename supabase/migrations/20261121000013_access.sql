@@ -32,10 +32,10 @@ declare
         'embedding_table_name', 'embedding_key_columns', 'embedding_source_sql', 'embedding_columns_read',
         'embedding_record_id_sql', 'embedding_record_match_sql', 'embedding_make_trigger_function',
         'embedding_make_triggers', 'embedding_drop_triggers', 'embedding_column_width', 'embedding_add_column',
-        'embedding_follow_table', 'watch_embeddings', 'unwatch_embeddings', 'embedding_after_cursor_sql', 'backfill_embeddings',
+        'embedding_follow_table', 'watch_embeddings', 'unwatch_embeddings',
+        'embedding_after_cursor_sql', 'backfill_embeddings',
         'embedding_claim', 'embedding_claim_singly', 'embedding_owners', 'embedding_due_jobs', 'claim_embeddings',
-        'embedding_refusals',
-        'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
+        'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
         'embedding_worker_seen', 'embedding_worker_gone', 'count_due_embeddings', 'embedding_row_count',
         'search_embeddings', 'embedding_schema_version'];
