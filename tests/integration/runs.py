@@ -16,7 +16,7 @@ import pytest
 from tests.acceptance.conftest import Held
 from tests.conftest import Database, rows
 from tests.integration.jobs import SCOPE as SCOPE_OF_JOBS
-from tests.integration.tables import vector_of as vector_of_text
+from tests.integration.tables import completions_of
 from tests.openai_server import OpenAIServer, vector_for
 from worker.embedders import Embedder, open_embedder
 from worker.engine import retry
@@ -25,7 +25,7 @@ from worker.engine.leases import Leases
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.engine.writing import Writer
-from worker.queue import Completion, Job, Queue, Scope
+from worker.queue import Job, Queue, Scope
 from worker.settings import Settings
 
 MODEL = "openai:text-embedding-3-small"
@@ -98,12 +98,8 @@ def hand_in(queue: Queue, jobs: Sequence[Job]) -> Tally:
     leases = Leases(queue, SCOPE_OF_JOBS)
     leases.hold(jobs)
     writer = Writer(queue, leases, Tally(), Event())
-    writer.write(jobs, Outcome([Completion(job, _made_up(job), None) for job in jobs]))
+    writer.write(jobs, Outcome(completions_of(jobs)))
     return writer.tally
-
-
-def _made_up(job: Job) -> Any:
-    return np.array(vector_of_text(job.content, job.dimensions or 3), dtype=np.float32)
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, tries_for: float | None = None) -> None:
@@ -112,11 +108,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch, tries_for: float | None = None) -> 
     monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(0))
     if tries_for is not None:
         monkeypatch.setattr(retry, "RETRY_SECONDS", tries_for)
-
-
-def states(db: Database) -> dict[str, int]:
-    """How many jobs are in each status."""
-    return dict(rows(db, "select status, count(*) from embedding_queue group by status"))
 
 
 def unlike_their_text(db: Database, read: Callable[[Any], str] = str) -> list[Any]:

@@ -29,15 +29,19 @@ def vector_of(text: str, width: int = 3) -> list[float]:
     return [float(byte % 16 + 1) for byte in (sha256(text.encode()).digest() * width)[:width]]
 
 
-def embed(queue: PostgresQueue, jobs: Sequence[Job]) -> list[Refusal]:
-    """Complete jobs with the vectors of their texts."""
-    completions = [
+def completions_of(jobs: Sequence[Job]) -> list[Completion]:
+    """The vectors of the texts of jobs."""
+    return [
         Completion(
             job, np.array(vector_of(job.content, job.dimensions or 3), dtype=np.float32), None
         )
         for job in jobs
     ]
-    return queue.complete(jobs[0].model, completions)
+
+
+def embed(queue: PostgresQueue, jobs: Sequence[Job]) -> list[Refusal]:
+    """Complete jobs with the vectors of their texts."""
+    return queue.complete(jobs[0].model, completions_of(jobs))
 
 
 def embed_all(queue: PostgresQueue) -> list[str]:

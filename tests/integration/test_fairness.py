@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import LiteralString
 from uuid import UUID
@@ -170,21 +170,12 @@ def test_the_flood_of_one_owner_does_not_hold_up_another(
     assert [len(jobs) for jobs in claims(queue, 3)] == [10] * 3, "a claim is full all the same"
 
 
+@pytest.mark.parametrize("ids", [users, recent_users], ids=["apart", "near each other"])
 def test_the_floods_of_fifty_owners_do_not_hold_up_another(
-    notes: Database, queue: PostgresQueue
+    notes: Database, queue: PostgresQueue, ids: Callable[[int], Sequence[UUID]]
 ) -> None:
     """Ten owners have a turn in each claim: on average in the fifth, and never long after."""
-    *many, single = users(51)
-    for owner in many:
-        put(notes, owner, 100)
-    put(notes, single, 1, "the only one")
-    assert place_of("the only one", claims(queue, AT_MOST_SO_MANY)) is not None
-
-
-def test_owners_whose_ids_are_near_each_other_have_their_turns_as_well(
-    notes: Database, queue: PostgresQueue
-) -> None:
-    *many, single = recent_users(51)
+    *many, single = ids(51)
     for owner in many:
         put(notes, owner, 100)
     put(notes, single, 1, "the only one")

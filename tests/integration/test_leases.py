@@ -11,10 +11,10 @@ from typing import LiteralString
 
 import pytest
 
-from tests.acceptance.conftest import Held
+from tests.acceptance.conftest import Held, statuses
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, claim_one, complete, expire_leases, insert
-from tests.integration.runs import LONG, MODEL, Runs, states, under_way
+from tests.integration.runs import LONG, MODEL, Runs, under_way
 from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
 from tests.integration.tables import Connect, jobs
 from tests.openai_server import OpenAIServer
@@ -265,7 +265,7 @@ def test_what_kills_its_worker_is_given_up_and_its_neighbours_are_not(
     assert rows(
         docs, "select record_id, error_class, attempts from embedding_queue where status = 'failed'"
     ) == [("4", "no_answer", 0)]
-    assert states(docs) == {"completed": 9, "failed": 1}
+    assert statuses(docs) == {"completed": 9, "failed": 1}
     assert value(docs, "select max(unanswered) from embedding_queue where status <> 'failed'") == 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
@@ -48,12 +48,6 @@ class Watcher:
 
     def remark(self, message: str) -> None:
         pass
-
-
-@pytest.fixture
-def openai() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as openai:
-        yield openai
 
 
 @pytest.fixture

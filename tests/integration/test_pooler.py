@@ -18,7 +18,6 @@ import pytest
 from tests.conftest import Database, Server, rows, run_worker, value
 from tests.integration.jobs import claim, complete, insert
 from tests.integration.tables import create_role
-from tests.openai_server import OpenAIServer
 from tests.pgbouncer import pgbouncer
 from worker.errors import SettingsError
 from worker.queue.postgres import PostgresQueue
@@ -113,17 +112,6 @@ def test_a_worker_leaves_nothing_behind(docs: Database, narrow: Server, database
         assert (len(queue.status()), len(queue.failures())) == (2, 0)
         assert queue.unwatch("docs", "other")
     assert state(url) == before
-
-
-@pytest.fixture
-def with_openai() -> Iterator[dict[str, str]]:
-    """The environment that makes the stand-in the model of all columns."""
-    with OpenAIServer() as openai:
-        yield {
-            "EMBEDDING_MODEL": "openai:text-embedding-3-small",
-            "OPENAI_API_KEY": openai.api_key,
-            "OPENAI_BASE_URL": openai.base_url,
-        }
 
 
 COMMANDS = [

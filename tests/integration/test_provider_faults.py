@@ -12,10 +12,10 @@ from math import log2
 
 import pytest
 
-from tests.acceptance.conftest import Held
+from tests.acceptance.conftest import Held, statuses
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import insert
-from tests.integration.runs import Runs, at_once, states, under_way, unlike_their_text
+from tests.integration.runs import Runs, at_once, under_way, unlike_their_text
 from tests.openai_server import (
     Answer,
     Fault,
@@ -164,7 +164,7 @@ def test_deleted_rows_at_the_head_of_the_queue_hide_nothing(docs: Database, runs
     docs.execute("delete from docs where id <= 50")
     tally = runs.drain(25)
     assert (tally.dropped, tally.completed) == (50, 30)
-    assert states(docs) == {"completed": 30}
+    assert statuses(docs) == {"completed": 30}
     nothing_is_wrong(docs)
 
 
@@ -207,7 +207,7 @@ def test_what_passes_is_not_noticed(
     run = runs.new()
     tally = run.drain()
     assert (tally.completed, tally.taken, run.troubles) == (30, 30, [])
-    assert states(docs) == {"completed": 30}
+    assert statuses(docs) == {"completed": 30}
     assert value(docs, "select max(attempts) from embedding_queue") == 0
     nothing_is_wrong(docs)
 
@@ -247,7 +247,7 @@ def test_what_does_not_pass_hands_every_job_back_and_is_reported(
     [trouble] = run.troubles
     assert isinstance(trouble, Transient | ProviderRefused)
     assert trouble.cause
-    assert states(docs) == {"pending": 30}
+    assert statuses(docs) == {"pending": 30}
     assert len(openai.requests) < 30, "a provider that is out is left alone"
     reasons = "select count(*) from embedding_queue where error_message = %s"
     assert value(docs, reasons, trouble.cause) == tally.released
@@ -285,7 +285,7 @@ def test_another_width_once_leaves_what_came_before_it_and_writes_nothing_of_its
     [trouble] = run.troubles
     assert isinstance(trouble, ProviderRefused)
     assert "7 dimensions" in trouble.cause
-    assert states(docs) == {"completed": 10, "pending": 20}
+    assert statuses(docs) == {"completed": 10, "pending": 20}
     assert runs.drain().completed == 20
     assert unlike_their_text(docs) == []
 
@@ -348,7 +348,7 @@ def test_nothing_is_open_in_the_database_while_the_model_works(
     insert(docs, 10)
     # all there is to claim is claimed: the worker has nothing to do but wait
     with under_way(runs.new(limit=10), held) as ending:
-        assert states(docs) == {"processing": 10}
+        assert statuses(docs) == {"processing": 10}
         for _ in range(10):
             assert rows(
                 docs,

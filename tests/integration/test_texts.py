@@ -14,6 +14,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from tests.acceptance.conftest import statuses
 from tests.conftest import (
     REPOSITORY,
     Database,
@@ -23,7 +24,7 @@ from tests.conftest import (
     value,
 )
 from tests.integration.jobs import SCOPE, claim, insert
-from tests.integration.runs import MODEL, Runs, states, unlike_their_text
+from tests.integration.runs import MODEL, Runs, unlike_their_text
 from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
 from tests.integration.tables import embed, migrate, refusal
 from tests.openai_server import MAX_TOKENS_PER_TEXT, OpenAIServer, tokens_in, vector_for
@@ -421,7 +422,7 @@ def test_a_text_that_is_too_long_fails_otherwise_and_says_by_how_much(
     message = value(texts, "select error_message from embedding_queue where record_id = '1'")
     assert "maximum context length is 8192 tokens" in message
     assert f"you requested {tokens_in(text)} tokens" in message
-    assert states(texts) == {"completed": 2, "failed": 1}
+    assert statuses(texts) == {"completed": 2, "failed": 1}
 
     texts.execute("update docs set body = 'short' where id = 1")
     assert runs.drain(100).completed == 1
@@ -434,7 +435,7 @@ def test_a_target_that_truncates_by_now_takes_up_what_failed_when_it_is_requeued
     put(texts, LONG_TEXTS["words"])
     assert runs.drain().failed == 1
     texts.execute("select watch_embeddings('docs', 'body', 'embedding', on_too_long => 'truncate')")
-    assert states(texts) == {"failed": 1}, "watching again alone does not start it over"
+    assert statuses(texts) == {"failed": 1}, "watching again alone does not start it over"
     assert queue.requeue(status="failed", error_class="too_long") == 1
     assert runs.drain().completed == 1
     assert rows(texts, "select truncated_to > 0, model from embedding_queue") == [(True, MODEL)]
@@ -461,7 +462,7 @@ def test_a_text_of_ten_megabytes_is_embedded_by_the_local_model_in_one_and_a_hal
     assert process.returncode == 0
     assert usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < 1_500_000_000
     with psycopg.connect(url, autocommit=True) as db:
-        assert states(db) == {"completed": 1}
+        assert statuses(db) == {"completed": 1}
         digest = sha256(TEN_MEGABYTES.encode()).digest()
         assert value(db, "select content_hash from embedding_queue") == digest
         stored = value(db, "select embedding::real[] from docs")
