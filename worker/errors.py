@@ -6,9 +6,10 @@ WorkerError
 │   ├── Unreachable        the database is out of reach: the same call may work soon
 │   ├── SchemaError        the tables and functions are missing or of another version exit 3
 │   └── Busy               a table is locked as a whole: the same claim may work soon
-├── ProviderRefused        key, quota or model: every job goes back untouched         exit 4
-├── Transient              the same call may work later: the job is rescheduled       exit 1
-└── Rejected               the same text will be refused again: the job is failed
+└── ProviderError          what came of asking a model
+    ├── ProviderRefused    key, quota or model: every job goes back untouched         exit 4
+    ├── Transient          the same call may work later: the job is rescheduled       exit 1
+    └── Rejected           the same text will be refused again: the job is failed
 """
 
 from __future__ import annotations
@@ -49,29 +50,68 @@ class Busy(DatabaseError):
     """All that is due lies in tables that another session has locked as a whole."""
 
 
-class ProviderRefused(WorkerError):
-    """The provider will refuse every call until somebody acts: key, quota, model, width."""
+class ProviderError(WorkerError):
+    """What came of asking a model. `error_class` names the kind of it, in the queue and in logs."""
+
+    error_class: str
+
+
+class ProviderRefused(ProviderError):
+    """The provider will refuse every call until somebody acts: key, quota, model, width.
+
+    `of_the_model`: it is this model, or what it is used for; others of the provider may be fine.
+    """
 
     exit_code = 4
 
+    def __init__(
+        self,
+        cause: str,
+        hint: str | None = None,
+        *,
+        error_class: str = "refused",
+        of_the_model: bool = False,
+    ) -> None:
+        super().__init__(cause, hint)
+        self.error_class = error_class
+        self.of_the_model = of_the_model
 
-class Transient(WorkerError):
-    """The provider failed in a way that passes: rate limit, outage, time-out, garbled answer.
+
+class Transient(ProviderError):
+    """The provider failed in a way that passes, by `error_class`:
+
+    rate_limited    it was asked more often than it allows
+    overloaded      it has more to do than it can
+    timed_out       it did not answer in time
+    unreachable     there is no connection to it
+    provider_error  something within it failed
+    bad_answer      it sent something that is no answer to what it was asked
 
     `retry_after` is how many seconds the provider asked to be left alone, if it said so.
     `of_the_input`: one of the texts may be what it failed over, as with an internal error.
     """
 
     def __init__(
-        self, cause: str, *, retry_after: float | None = None, of_the_input: bool = False
+        self,
+        cause: str,
+        *,
+        error_class: str = "provider_error",
+        retry_after: float | None = None,
+        of_the_input: bool = False,
     ) -> None:
         super().__init__(cause, "Nothing is lost: the jobs are due again by themselves.")
+        self.error_class = error_class
         self.retry_after = retry_after
         self.of_the_input = of_the_input
 
 
-class Rejected(WorkerError):
-    """The provider refuses this input. `error_class` names the reason in the queue.
+class Rejected(ProviderError):
+    """The provider refuses this input, by `error_class`:
+
+    rejected    for what is in it
+    too_long    a text is longer than the model takes
+    too_large   there is too much in one request; half of it may do
+    bad_vector  what it makes of the text is no vector
 
     `share` is what part of a text that is too long the model would take, if the provider said so.
     """

@@ -19,6 +19,10 @@ from worker.errors import SettingsError
 MOST_AT_ONCE = 10_000  # jobs
 DAY = 86_400.0  # seconds
 LONGEST_DELAY = 86_400_000  # milliseconds
+MOST_A_MINUTE = 999_999_999  # requests or tokens
+MOST_CONCURRENCY = 256  # requests
+MOST_CACHE = 1_000_000  # MB
+OLLAMA_PORT = 11434
 SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
 RETRY_SECONDS = 30.0
 """How long the tries of one request to a provider go on."""
@@ -32,6 +36,15 @@ class Settings:
     embedding_model: str = "local:wordllama-256"
     openai_api_key: str | None = field(default=None, repr=False)
     openai_base_url: str | None = field(default=None, repr=False)
+    azure_openai_endpoint: str | None = field(default=None, repr=False)
+    azure_openai_api_key: str | None = field(default=None, repr=False)
+    ollama_host: str = field(default="http://127.0.0.1:11434", repr=False)
+    next_public_api_base_url: str | None = field(default=None, repr=False)
+    embedding_api_token: str | None = field(default=None, repr=False)
+    embedding_rpm: int | None = None
+    embedding_tpm: int | None = None
+    embedding_max_concurrency: int | None = None
+    embedding_cache_mb: int = 0
     embedding_batch_size: int = 100
     embedding_delay_ms: int = 0
     embedding_timeout_seconds: float = 60.0
@@ -42,7 +55,7 @@ class Settings:
     @classmethod
     def variables(cls) -> frozenset[str]:
         """The names of all environment variables that are read."""
-        return frozenset(setting.name.upper() for setting in fields(cls)) | set(_DATA_API)
+        return frozenset(setting.name.upper() for setting in fields(cls)) | {*_DATA_API, *_ALIASES}
 
     @classmethod
     def load(cls, environment: Mapping[str, str], dotenv: Path = Path(".env")) -> Settings:
@@ -56,6 +69,9 @@ class Settings:
     def from_mapping(cls, values: Mapping[str, str]) -> Settings:
         """Parse and check `values`. Raises SettingsError with every problem, in one message."""
         given = {name: value.strip() for name, value in values.items() if value.strip()}
+        for alias, variable in _ALIASES.items():
+            if alias in given:
+                given.setdefault(variable, given[alias])
         problems: dict[str, str] = {}
         parsed: dict[str, Any] = {}
         for setting in fields(cls):
@@ -75,19 +91,31 @@ class Settings:
         return cls(**parsed)
 
     def _contradictions(self, given: Mapping[str, str]) -> list[str]:
-        problems = []
-        if self.embedding_model.startswith("openai:") and not (
-            self.openai_api_key or self.openai_base_url
-        ):
-            problems.append(
-                f"OPENAI_API_KEY is not set, but EMBEDDING_MODEL is {self.embedding_model}"
-            )
+        problems = [
+            f"{variable} is not set, but EMBEDDING_MODEL is {self.embedding_model}"
+            for variable in self._missing()
+            if variable not in given  # or it has a problem of its own
+        ]
         if "DATABASE_URL" not in given and any(name in given for name in _DATA_API):
             problems.append(
                 "DATABASE_URL is not set, and the Data API (SUPABASE_URL) is not supported yet:"
                 " copy the connection string of your project into DATABASE_URL"
             )
         return problems
+
+    def _missing(self) -> list[str]:
+        """The variables without which the default model cannot be asked."""
+        provider, _, name = self.embedding_model.partition(":")
+        needed = {
+            "OPENAI_API_KEY": provider == "openai"
+            and not (self.openai_api_key or self.openai_base_url),
+            "AZURE_OPENAI_ENDPOINT": provider == "azure" and not self.azure_openai_endpoint,
+            "AZURE_OPENAI_API_KEY": provider == "azure" and not self.azure_openai_api_key,
+            "NEXT_PUBLIC_API_BASE_URL": provider == "http"
+            and name.startswith("/")
+            and not self.next_public_api_base_url,
+        }
+        return [variable for variable, is_missing in needed.items() if is_missing]
 
 
 def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
@@ -103,6 +131,8 @@ def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, 
 
 # Read so that a Supabase project without a connection string gets an answer, not a local database.
 _DATA_API = ("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL")
+
+_ALIASES = {"MAX_EMBEDDING_WORKERS": "EMBEDDING_MAX_CONCURRENCY"}  # the latter wins
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -152,6 +182,15 @@ def _http_url(given: str) -> str:
     return given
 
 
+def _ollama_host(given: str) -> str:
+    # As Ollama itself reads it: a host, with a port or without, with a scheme or without.
+    url = _http_url(given if "://" in given else f"http://{given}")
+    parts = urlsplit(url)
+    has_port = parts.port is not None or "://" in given
+    address = url if has_port else f"{parts.scheme}://{parts.netloc}:{OLLAMA_PORT}{parts.path}"
+    return address.replace("//0.0.0.0", "//127.0.0.1").rstrip("/")
+
+
 def _model(given: str) -> str:
     if not re.fullmatch(r"[a-z]+:\S+", given):
         raise ValueError(f"must be provider:model, like openai:text-embedding-3-small: `{given}`")
@@ -163,6 +202,15 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "embedding_model": _model,
     "openai_api_key": str,
     "openai_base_url": _http_url,
+    "azure_openai_endpoint": _http_url,
+    "azure_openai_api_key": str,
+    "ollama_host": _ollama_host,
+    "next_public_api_base_url": _http_url,
+    "embedding_api_token": str,
+    "embedding_rpm": _whole_number(1, MOST_A_MINUTE),
+    "embedding_tpm": _whole_number(1, MOST_A_MINUTE),
+    "embedding_max_concurrency": _whole_number(1, MOST_CONCURRENCY),
+    "embedding_cache_mb": _whole_number(0, MOST_CACHE),
     "embedding_batch_size": _whole_number(1, MOST_AT_ONCE),
     "embedding_delay_ms": _whole_number(0, LONGEST_DELAY),
     "embedding_timeout_seconds": _seconds,

@@ -27,7 +27,8 @@ MAY_IMPORT = {
 ONLY_IN = {
     "psycopg": ["queue/postgres.py"],
     "pgvector": ["queue/postgres.py"],
-    "openai": ["embedders/openai.py"],
+    "openai": ["embedders/connection.py"],
+    "tiktoken": ["embedders/tokens.py"],
     "wordllama": ["embedders/local.py"],
     "tokenizers": ["embedders/local.py"],
     "safetensors": ["embedders/local.py"],

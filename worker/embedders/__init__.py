@@ -1,10 +1,11 @@
-"""Text in, vectors out. One file a provider, each the only importer of its client."""
+"""Text in, vectors out. One file a provider; those over HTTP share `connection` and `answers`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,22 @@ from worker.errors import SettingsError
 from worker.settings import Settings
 
 LOCAL_MODEL = "wordllama-256"
+NO_CAP = sys.maxsize
 
 Vectors = npt.NDArray[np.float32]
+Measure = Literal["requests", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a provider says it allows a minute, of requests or of tokens, and what is left of it.
+
+    `reset`: in how many seconds nothing will be used up of it, if nothing more is asked for.
+    """
+
+    limit: float
+    remaining: float
+    reset: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +42,60 @@ class Embeddings:
 
     vectors: Vectors
     tokens: list[int] | None
+    allowances: Mapping[Measure, Allowance] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What one request may hold, and how many tokens one text: all of it at once.
+
+    `bytes` are those of UTF-8. Tokens are those of the model; who cannot count them takes a third
+    of the bytes, which is more than most texts have.
+    """
+
+    items: int
+    bytes: int = NO_CAP
+    tokens: int = NO_CAP
+    tokens_per_text: int = NO_CAP
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many requests may be under way at once: at `first`, and at `most`."""
+
+    first: int
+    most: int
 
 
 class Embedder(Protocol):
     """A model behind one provider. Used by several threads at once."""
 
+    provider: str
+    """Whose limits and troubles it shares with other models, like `openai`."""
+
     model: str
     """`provider:model`, as stored beside each vector."""
 
     dimensions: int | None
-    """The width of the vectors, or None if only an answer will tell."""
+    """The width of the vectors, or None until `introduce` has asked."""
 
-    max_items: int
-    """How many texts one request may hold."""
+    price: float | None
+    """US dollars for a million tokens, or None if it is not known."""
 
-    concurrency: int
-    """How many requests may be under way at once."""
+    caps: Caps
+    """What a request may hold, as far as is known by now: an answer can teach better."""
+
+    concurrency: Concurrency
+
+    count: Callable[[str], int] | None
+    """How many tokens a text has for this model, exactly; None if only the model knows."""
+
+    def introduce(self) -> None:
+        """Learn what only an answer can tell: the width, the caps. To be called before `embed`.
+
+        Asks nothing if everything is known by name, and otherwise for the vector of one letter.
+        Raises as `embed` does, and may then be called again.
+        """
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Embed `texts` (one at least, none empty), in their order, in one try.
@@ -71,7 +124,8 @@ def check_model(model: str) -> None:
     if provider not in _PROVIDERS or not name or (provider == "local" and name != LOCAL_MODEL):
         raise SettingsError(
             f"there is no embedding model `{model}`",
-            f"Give local:{LOCAL_MODEL}, or openai:MODEL for OpenAI and servers like it.",
+            f"Give local:{LOCAL_MODEL}, openai:MODEL, azure:DEPLOYMENT, ollama:MODEL or http:URL;"
+            " docs/providers.md has an example of each.",
         )
 
 
@@ -87,8 +141,15 @@ def _open_openai(name: str, dimensions: int | None, settings: Settings) -> Embed
     return OpenAIEmbedder(name, dimensions, settings)
 
 
+def _open_azure(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+    from worker.embedders.openai import AzureEmbedder
+
+    return AzureEmbedder(name, dimensions, settings)
+
+
 # Imported when wanted: loading a client or a model takes longer than most commands run.
 _PROVIDERS: dict[str, Callable[[str, int | None, Settings], Embedder]] = {
     "local": _open_local,
     "openai": _open_openai,
+    "azure": _open_azure,
 }

@@ -8,14 +8,14 @@ same numbers as `WordLlama.embed(norm=True)` gives (a test compares them).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders import LOCAL_MODEL, Embeddings, Vectors
+from worker.embedders import LOCAL_MODEL, Caps, Concurrency, Embeddings, Vectors
 from worker.errors import SettingsError
 
 DIMENSIONS = 256
@@ -25,10 +25,15 @@ TOKENS_AT_ONCE = 16_384  # rows gathered at a time: 16 MiB, whatever the length 
 class LocalEmbedder:
     """The model, loaded into this process. Raises SettingsError if it is not installed."""
 
+    provider = "local"
     model = f"local:{LOCAL_MODEL}"
     dimensions: int | None = DIMENSIONS
-    max_items = 1000
-    concurrency = 2  # the tokenizer leaves the interpreter lock; more threads only add memory
+    price: float | None = 0.0
+    # the tokenizer takes about 35 times the bytes of its texts in memory
+    caps = Caps(items=1000, bytes=1_000_000)
+    # the tokenizer leaves the interpreter lock; more threads only add memory
+    concurrency = Concurrency(first=2, most=2)
+    count: Callable[[str], int] | None = None  # it takes any length
 
     def __init__(self) -> None:
         package = _package_folder()
@@ -42,6 +47,9 @@ class LocalEmbedder:
         )
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+
+    def introduce(self) -> None:
+        """Everything is known."""
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)

@@ -43,7 +43,8 @@ def embed(embedder: Embedder, jobs: Sequence[Job], stop: Event) -> Outcome:
     is beyond suspicion: otherwise it is out.
     """
     outcome = Outcome()
-    requests = [jobs[i : i + embedder.max_items] for i in range(0, len(jobs), embedder.max_items)]
+    most = embedder.caps.items
+    requests = [jobs[i : i + most] for i in range(0, len(jobs), most)]
     patient = True
     doubted: set[JobId] = set()
     while requests:

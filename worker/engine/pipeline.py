@@ -155,7 +155,7 @@ class Pipeline:
             self._writer.give_back(jobs, trouble)
             return
         embedder = self._embedders[wanted]
-        self._room = 1 if self.pace.delay else min(embedder.concurrency, MAX_REQUESTS)
+        self._room = 1 if self.pace.delay else min(embedder.concurrency.first, MAX_REQUESTS)
         self._under_way[pool.submit(embed, embedder, jobs, self.stop)] = jobs
 
     def _write_behind(self) -> None:

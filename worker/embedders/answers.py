@@ -1,0 +1,85 @@
+"""What stands in an answer: vectors, tokens, words.
+
+The decoder is ours, since the clients' own hand on answers that lack items or have them out of
+order, and take several times as long for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from worker.embedders import Vectors
+
+
+def read_json(content: bytes) -> Any:
+    """What `content` says. Raises ValueError in words of its own if it is not JSON."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        words = content.decode("utf-8", "replace") or "nothing at all"
+        raise ValueError(f"not JSON: {words}") from None
+
+
+def words_of(body: object) -> str:
+    """What a provider said, out of the shapes in which they say it."""
+    match body:
+        case None:
+            return ""
+        case str(words) | {"message": str(words)} | {"detail": str(words)} | {"error": str(words)}:
+            return words
+        case _:
+            return json.dumps(body)
+
+
+def indexed_vectors(items: Sequence[object], count: int) -> Vectors:
+    """The vectors of `count` texts, put into their order by `index`.
+
+    Raises ValueError, TypeError or OverflowError if that is not what was sent. What the numbers
+    are is not looked at.
+    """
+    if len(items) != count:
+        raise ValueError(f"{len(items)} vectors for {count} texts")
+    rows: dict[int, Vectors] = {}
+    for item in items:
+        match item:
+            case {"index": int(index), "embedding": str() | list() as embedding}:
+                rows[index] = vector_of(embedding)
+            case _:
+                raise ValueError("an item without `index` or `embedding`")
+    if rows.keys() != set(range(count)):
+        raise ValueError(f"indexes other than 0 to {count - 1}, each once")
+    return stacked([rows[index] for index in range(count)])
+
+
+def vector_of(embedding: str | list[Any]) -> Vectors:
+    """One vector, from base64 or from a list of numbers. Raises as `indexed_vectors` does."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
+    with np.errstate(over="ignore"):  # what a float32 cannot hold becomes infinite
+        return np.asarray(embedding, dtype=np.float32)
+
+
+def stacked(rows: Sequence[Vectors]) -> Vectors:
+    """Vectors of one width, one below the other. Raises ValueError if their widths differ."""
+    shapes = {row.shape for row in rows}
+    if len(shapes) != 1 or any(row.ndim != 1 or not len(row) for row in rows):
+        raise ValueError("vectors of different widths, or of none")
+    return np.stack(rows).astype(np.float32, copy=False)
+
+
+def shared_out(tokens: object, lengths: Sequence[int]) -> list[int] | None:
+    """The tokens of each text: those of the request, shared out by length without a remainder.
+
+    None if `tokens` is no number of tokens.
+    """
+    if type(tokens) is not int or tokens < 0:
+        return None
+    whole = max(sum(lengths), 1)
+    marks = [(2 * tokens * upto + whole) // (2 * whole) for upto in accumulate(lengths, initial=0)]
+    return [after - before for before, after in pairwise(marks)]

@@ -1,0 +1,214 @@
+"""A server that is spoken to in JSON over HTTP: one request, and one answer, or one error that says
+what to do about it.
+
+OpenAI's client carries it, for its connections, its proxies and its time-outs. Its decoder and its
+retries are not used: the one is several times slower than ours, and waiting is the business of the
+engine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from openai import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    HttpxBinaryResponseContent,
+    OpenAI,
+)
+
+from worker.embedders.answers import words_of
+from worker.embedders.limits import seconds_to_wait
+from worker.errors import ProviderError, ProviderRefused, Rejected, SettingsError, Transient
+
+LINE_LENGTH = 300
+READ_LENGTH = 20_000  # of an answer of megabytes, only the beginning is searched for a line
+# By their prefix, by the header they travel in, and with their middle hidden behind asterisks.
+# The repetitions have limits, or the search would be quadratic.
+KEY_SHAPES = r"\bsk-[\w.*…-]*[\w*]|\bBearer\s+[\w.~+/=-]{16,}|[^\s*]{0,64}\*{3,}[\w-]{0,64}"
+
+ABOUT_THE_TEXTS = {400, 413, 422}
+PASSING = {408: "timed_out", 409: "overloaded", 424: "provider_error", 425: "overloaded"}
+NO_CREDIT = {"insufficient_quota", "billing_not_active"}  # with 429, as for a rate limit
+
+TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
+TOO_LARGE = {"max_tokens_per_request"}
+# Where no code tells, the words have to. OpenAI (and vLLM, word for word), TEI, Ollama, Infinity.
+TOO_LONG_WORDS = re.compile(
+    r"maximum context length is (?P<limit>\d+) tokens(?:\D*(?P<length>\d+) tokens)?"
+    r"|must have less than (?P<tei_limit>\d+) tokens\. Given: (?P<tei_length>\d+)"
+    r"|input length exceeds the context length"
+    r"|should have at most \d+ characters"
+)
+TOO_LARGE_WORDS = re.compile(
+    r"batch size|length limit|too large|tokens per request|maximum request size"
+    r"|should have at most \d+ items",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered, with status 2xx."""
+
+    content: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cures:
+    """What to tell people to look at: the settings that hold address and key."""
+
+    address: str
+    key: str
+
+    def for_status(self, status: int) -> str:
+        """What to do about an answer with this status."""
+        match status:
+            case 401:
+                return f"Check {self.key}, then start again."
+            case 403:
+                return f"Check that the key in {self.key} may use this model, then start again."
+            case 404:
+                return f"Check the name of the model, and {self.address}, then start again."
+        return f"Check {self.address}, and what stands between here and there, then start again."
+
+
+@dataclass(slots=True)
+class Connection:
+    """Any number of requests at once to the server at `base_url`. Raises SettingsError if no header
+    can hold the key."""
+
+    base_url: str
+    key: str | None = field(repr=False)
+    timeout: float
+    cures: Cures
+    host: str = field(init=False)
+    _client: OpenAI = field(init=False, repr=False)
+    _secrets: re.Pattern[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.key and not re.fullmatch(r"[!-~]+", self.key):
+            raise SettingsError(
+                f"{self.cures.key} holds a space or a character that is not ASCII",
+                "Copy the key again, without quotation marks or line breaks.",
+            )
+        self._client = OpenAI(
+            api_key=self.key or "none",
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=0,
+            organization="",
+            project="",
+        )
+        self.host = self._client.base_url.netloc.decode("ascii")
+        self._secrets = _secrets(self.key)
+
+    def post(self, path: str, body: object, timeout: float | None = None) -> Reply:
+        """Send `body` as JSON. Raises ProviderRefused, Transient or Rejected."""
+        patience = timeout or self.timeout
+        try:
+            answer = self._client.post(
+                path,
+                body=body,
+                cast_to=HttpxBinaryResponseContent,
+                options={"timeout": patience},
+            )
+        # `from None`: the client's own message repeats the answer before secrets are taken out.
+        except APIStatusError as error:
+            raise self._failure(error) from None
+        except APITimeoutError:
+            raise Transient(
+                f"{self.host} did not answer within {patience:g} s",
+                error_class="timed_out",
+                of_the_input=True,
+            ) from None
+        except APIConnectionError as error:
+            cause = f"the connection to {self.host} failed: {error.__cause__ or error}"
+            raise Transient(self.one_line(cause), error_class="unreachable") from None
+        return Reply(answer.content, answer.response.headers)
+
+    def get(self, url: str) -> object:
+        """What lies at an address of this server, or None if that is not JSON, or nothing."""
+        try:
+            answer = self._client.get(url, cast_to=HttpxBinaryResponseContent)
+            return json.loads(answer.content)
+        except (APIConnectionError, APIStatusError, ValueError):
+            return None
+
+    def unusable(self, what: str) -> Transient:
+        """The error for an answer that is none."""
+        cause = self.one_line(f"{self.host} sent an unusable answer: {what}")
+        return Transient(cause, error_class="bad_answer", of_the_input=True)
+
+    def one_line(self, text: str) -> str:
+        """`text` without secrets, and with nothing that a terminal or Postgres would stumble on."""
+        text = self._secrets.sub("[redacted]", text[:READ_LENGTH])
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 1] + "…"
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _failure(self, error: APIStatusError) -> ProviderError:
+        """The error that says what to do about this answer, by its status and code."""
+        status, codes, words = error.status_code, _codes(error.body), words_of(error.body)
+        cause = self.one_line(f"{self.host} answered {status}: {words or 'without a word'}")
+        if status == 429 and codes & NO_CREDIT:
+            cure = "Look after the credit and limits of the account, then start again."
+            return ProviderRefused(cause, cure, error_class="out_of_credit")
+        if status in ABOUT_THE_TEXTS or (status == 429 and words.startswith("Request too large")):
+            return _rejection(status, codes, words, cause)
+        if status in PASSING or status == 429 or not 400 <= status < 500:
+            return _passing(status, cause, seconds_to_wait(error.response.headers, words))
+        classes = {401: "unauthorized", 403: "unauthorized", 404: "not_found"}
+        return ProviderRefused(
+            cause,
+            self.cures.for_status(status),
+            error_class=classes.get(status, "refused"),
+            of_the_model=status == 404,
+        )
+
+
+def _passing(status: int, cause: str, wait: float | None) -> Transient:
+    error_class = {429: "rate_limited", 503: "overloaded", 504: "timed_out", 529: "overloaded"}.get(
+        status, PASSING.get(status, "provider_error")
+    )
+    return Transient(
+        cause, error_class=error_class, retry_after=wait, of_the_input=status in (424, 500)
+    )
+
+
+def _rejection(status: int, codes: set[str], words: str, cause: str) -> Rejected:
+    too_long = TOO_LONG_WORDS.search(words)
+    if codes & TOO_LARGE or not (codes & TOO_LONG or too_long):
+        too_large = codes & TOO_LARGE or status == 413 or TOO_LARGE_WORDS.search(words)
+        return Rejected(cause, error_class="too_large" if too_large else "rejected")
+    share = _share_that_fits(too_long.groupdict()) if too_long else None
+    return Rejected(cause, error_class="too_long", share=share)
+
+
+def _share_that_fits(numbers: Mapping[str, str | None]) -> float | None:
+    """What part of a text fits, where a provider says how long it may be and how long it is."""
+    limit = int(numbers["limit"] or numbers["tei_limit"] or 0)
+    length = int(numbers["length"] or numbers["tei_length"] or 0)
+    return limit / length if 0 < limit < length else None
+
+
+def _codes(body: object) -> set[str]:
+    fields = body if isinstance(body, dict) else {}
+    return {code for code in (fields.get("code"), fields.get("type")) if isinstance(code, str)}
+
+
+def _secrets(key: str | None) -> re.Pattern[str]:
+    shapes = [KEY_SHAPES]
+    if key:
+        shapes.insert(0, re.escape(key))
+    if key and len(key) >= 12:  # its beginning is what servers repeat of a key, however they cut it
+        shapes.insert(1, re.escape(key[:8]) + r"(?:[\w.*…-]*[\w*])?")
+    return re.compile("|".join(shapes))

@@ -1,0 +1,71 @@
+"""What the headers of an answer say of rate limits: how much is left, and how long to wait."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from worker.embedders import Allowance, Measure
+
+MEASURES: tuple[Measure, ...] = ("requests", "tokens")
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+TRY_AGAIN = re.compile(r"try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)")
+
+
+def allowances(headers: Mapping[str, str]) -> dict[Measure, Allowance]:
+    """What is said of requests and of tokens, as far as it is said legibly."""
+    found: dict[Measure, Allowance] = {}
+    for measure in MEASURES:
+        limit = _number(headers.get(f"x-ratelimit-limit-{measure}", ""))
+        remaining = _number(headers.get(f"x-ratelimit-remaining-{measure}", ""))
+        if limit and remaining is not None:
+            reset = _duration(headers.get(f"x-ratelimit-reset-{measure}", ""))
+            found[measure] = Allowance(limit, remaining, reset or 0.0)
+    return found
+
+
+def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float | None:
+    """How many seconds from now the provider asks to be left alone, if it says so legibly: by
+    `retry-after-ms`, by `retry-after`, in words, or by the reset of what is used up."""
+    milliseconds = _number(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    asked = _retry_after(headers.get("retry-after", ""))
+    if asked is not None:
+        return asked
+    if sentence := TRY_AGAIN.search(words):
+        return _duration(sentence[1])
+    resets = [a.reset for a in allowances(headers).values() if a.remaining <= 0 and a.reset]
+    return max(resets, default=None)
+
+
+def _retry_after(given: str) -> float | None:
+    seconds = _number(given)
+    if seconds is not None:
+        return seconds
+    try:
+        moment = parsedate_to_datetime(given)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # how Python reads `-0000`
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _duration(given: str) -> float | None:
+    """Seconds, from `6m0s`, `7.66s`, `20ms`, or a bare number of seconds."""
+    if DURATION.fullmatch(given):
+        return sum(float(amount) * UNITS[unit] for amount, unit in PART.findall(given))
+    return _number(given)
+
+
+def _number(given: str) -> float | None:
+    try:
+        number = float(given)
+    except ValueError:
+        return None
+    return number if 0 <= number < float("inf") else None

@@ -1,0 +1,53 @@
+"""What is known of models by their name. One that is not here works as well: its width is asked for
+with one call, and its price is unknown.
+
+Sources, November 2026: OpenAI's model pages and the client's docstrings; the model cards of the
+others, as Ollama and Hugging Face name them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """`width`: dimensions of its vectors; `tokens`: of the longest text it takes; `price`: US
+    dollars for a million tokens, by its own vendor. `shortens`: it can be asked for fewer
+    dimensions, down to any number."""
+
+    width: int | None = None
+    tokens: int | None = None
+    price: float | None = None
+    shortens: bool = False
+
+
+UNKNOWN = Known()
+
+_QWEN3_SMALL = Known(1024, 32_768, shortens=True)
+_QWEN3_MEDIUM = Known(2560, 32_768, shortens=True)
+_QWEN3_LARGE = Known(4096, 32_768, shortens=True)
+
+# Without an organisation before the name, in lower case.
+MODELS = {
+    "text-embedding-3-small": Known(1536, 8191, price=0.02, shortens=True),
+    "text-embedding-3-large": Known(3072, 8191, price=0.13, shortens=True),
+    "text-embedding-ada-002": Known(1536, 8191, price=0.10),
+    "qwen3-embedding:0.6b": _QWEN3_SMALL,
+    "qwen3-embedding:4b": _QWEN3_MEDIUM,
+    "qwen3-embedding:8b": _QWEN3_LARGE,
+    "qwen3-embedding-0.6b": _QWEN3_SMALL,
+    "qwen3-embedding-4b": _QWEN3_MEDIUM,
+    "qwen3-embedding-8b": _QWEN3_LARGE,
+    "embeddinggemma": Known(768, 2048),
+    "nomic-embed-text": Known(768),
+    "mxbai-embed-large": Known(1024, 512),
+    "bge-m3": Known(1024, 8192),
+    "all-minilm": Known(384, 256),
+    "all-minilm-l6-v2": Known(384),
+}
+
+
+def known(name: str) -> Known:
+    """What is known of the model `name`, also as `organisation/name` or `name:latest`."""
+    return MODELS.get(name.lower().rpartition("/")[2].removesuffix(":latest"), UNKNOWN)
