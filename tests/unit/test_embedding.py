@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import ceil, log2
 from threading import Event
@@ -23,13 +24,17 @@ from tests.openai_server import (
     too_few_items,
     unavailable,
     vector_for,
+    with_items,
     without_usage,
     wrong_width,
     zeros,
 )
+from worker.embedders import Embedder
 from worker.embedders.openai import OpenAIEmbedder
 from worker.engine import embedding, retry
 from worker.engine.embedding import Outcome
+from worker.engine.limiter import Limiter
+from worker.engine.models import Model, Provider
 from worker.errors import ProviderRefused, Transient
 from worker.queue import Job, JobId
 from worker.settings import Settings
@@ -45,7 +50,10 @@ def running_server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture
 def server(running_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIServer:
-    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)  # one try; test_retry.py is about the others
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(
+        retry, "RATE_LIMIT_SECONDS", 0.0
+    )  # one try; test_retry.py is about the others
     running_server.requests.clear()
     running_server.faults.clear()
     running_server.reject = running_server.stumble = None
@@ -59,8 +67,16 @@ def long_lived_embedder(running_server: OpenAIServer) -> OpenAIEmbedder:
 
 @pytest.fixture
 def embedder(server: OpenAIServer, long_lived_embedder: OpenAIEmbedder) -> Iterator[OpenAIEmbedder]:
+    caps = long_lived_embedder.caps
     yield long_lived_embedder
-    long_lived_embedder.max_items = OpenAIEmbedder.max_items
+    long_lived_embedder.caps = caps
+
+
+def embed(embedder: Embedder, jobs: list[Job], stop: Event) -> Outcome:
+    """As in a run, with a provider of which nothing is known yet."""
+    with ThreadPoolExecutor(1) as pool:
+        provider = Provider("openai", Limiter(embedder.concurrency), pool)
+        return embedding.embed(Model(embedder, provider), jobs, stop)
 
 
 def embedder_for(
@@ -130,7 +146,7 @@ def no_fault(due: Answer) -> Answer:
 def test_every_job_gets_the_vector_of_its_text_and_its_tokens(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
-    outcome = embedding.embed(embedder, jobs_for("one", "two words", "ünïcödé 😀"), Event())
+    outcome = embed(embedder, jobs_for("one", "two words", "ünïcödé 😀"), Event())
     assert completed(outcome) == [0, 1, 2]
     assert [completion.tokens for completion in outcome.completions] == [1, 2, 5]
     assert (outcome.rejected, outcome.unfinished, outcome.trouble) == ([], [], None)
@@ -141,17 +157,17 @@ def test_tokens_are_none_where_the_provider_does_not_say(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.faults.append(without_usage)
-    outcome = embedding.embed(embedder, numbered(2), Event())
+    outcome = embed(embedder, numbered(2), Event())
     assert [completion.tokens for completion in outcome.completions] == [None, None]
 
 
 def test_more_jobs_than_a_request_holds_go_in_several(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
-    embedder.max_items = 10
-    outcome = embedding.embed(embedder, numbered(25), Event())
+    embedder.caps = replace(embedder.caps, items=10)
+    outcome = embed(embedder, numbered(25), Event())
     assert completed(outcome) == list(range(25))
-    assert [len(request.texts) for request in server.requests] == [10, 10, 5]
+    assert [len(request.texts) for request in server.requests] == [9, 9, 7]
 
 
 # Refused texts
@@ -162,7 +178,7 @@ def test_one_refused_text_in_64_is_found_by_halving_and_costs_none_of_its_neighb
     server: OpenAIServer, embedder: OpenAIEmbedder, guilty: int
 ) -> None:
     server.reject = lambda text: text.startswith("guilty")
-    outcome = embedding.embed(embedder, numbered(64, guilty=(guilty,)), Event())
+    outcome = embed(embedder, numbered(64, guilty=(guilty,)), Event())
     assert rejected(outcome) == {guilty: "rejected"}
     assert completed(outcome) == [number for number in range(64) if number != guilty]
     assert (outcome.unfinished, outcome.trouble) == ([], None)
@@ -174,7 +190,7 @@ def test_halving_finds_a_refused_text_in_any_number(
     server: OpenAIServer, embedder: OpenAIEmbedder, count: int
 ) -> None:
     server.reject = lambda text: text.startswith("guilty")
-    outcome = embedding.embed(embedder, numbered(count, guilty=(count - 1,)), Event())
+    outcome = embed(embedder, numbered(count, guilty=(count - 1,)), Event())
     assert rejected(outcome) == {count - 1: "rejected"}
     assert completed(outcome) == list(range(count - 1))
     assert len(server.requests) - 1 <= 2 * ceil(log2(count))
@@ -184,7 +200,7 @@ def test_several_refused_texts_are_all_found(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.reject = lambda text: text.startswith("guilty")
-    outcome = embedding.embed(embedder, numbered(64, guilty=(3, 4, 60)), Event())
+    outcome = embed(embedder, numbered(64, guilty=(3, 4, 60)), Event())
     assert rejected(outcome) == dict.fromkeys((3, 4, 60), "rejected")
     assert len(completed(outcome)) == 61
 
@@ -192,7 +208,7 @@ def test_several_refused_texts_are_all_found(
 def test_a_text_that_is_too_long_fails_alone_and_in_the_words_of_the_provider(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
-    outcome = embedding.embed(embedder, jobs_for("short", "long " * 10_000, "brief"), Event())
+    outcome = embed(embedder, jobs_for("short", "long " * 10_000, "brief"), Event())
     assert completed(outcome) == [0, 2]
     [(job, refusal)] = outcome.rejected
     assert (job.id, refusal.error_class) == (1, "too_long")
@@ -207,7 +223,7 @@ def test_a_vector_that_is_no_vector_fails_only_its_job(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
 ) -> None:
     server.faults += [in_item(1, fault), in_item(0, fault)]
-    outcome = embedding.embed(embedder, numbered(3), Event())
+    outcome = embed(embedder, numbered(3), Event())
     assert completed(outcome) == [0, 2]
     assert rejected(outcome) == {1: "bad_vector"}
     assert (outcome.unfinished, outcome.trouble) == ([], None)
@@ -218,7 +234,7 @@ def test_a_vector_that_is_no_vector_once_is_asked_for_again(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.faults.append(zeros)
-    outcome = embedding.embed(embedder, numbered(3), Event())
+    outcome = embed(embedder, numbered(3), Event())
     assert completed(outcome) == [0, 1, 2]
     assert outcome.rejected == []
 
@@ -228,7 +244,7 @@ def test_an_infinite_number_fails_only_its_job(
 ) -> None:
     items = [{"index": 0, "embedding": [1e39] * WIDTH}, {"index": 1, "embedding": [1.0] * WIDTH}]
     server.faults += [answers(200, {"data": items}), answers(200, {"data": items[:1]})]
-    outcome = embedding.embed(embedder, numbered(2), Event())
+    outcome = embed(embedder, numbered(2), Event())
     assert rejected(outcome) == {0: "bad_vector"}
     assert [completion.job.id for completion in outcome.completions] == [1]
 
@@ -241,7 +257,7 @@ def test_a_width_that_is_known_to_be_wrong_is_found_before_it_is_paid_for(
 ) -> None:
     embedder = embedder_for(server, "text-embedding-ada-002", 512)
     jobs = jobs_for("one", "two", dimensions=512)
-    outcome = embedding.embed(embedder, jobs, Event())
+    outcome = embed(embedder, jobs, Event())
     assert isinstance(outcome.trouble, ProviderRefused)
     assert outcome.trouble.cause == (
         "openai:text-embedding-ada-002 gives 1536 dimensions, but embedding of docs holds 512"
@@ -255,7 +271,7 @@ def test_a_width_that_only_the_answer_tells_is_found_before_anything_is_written(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.faults.append(wrong_width)
-    outcome = embedding.embed(embedder, numbered(3), Event())
+    outcome = embed(embedder, numbered(3), Event())
     assert isinstance(outcome.trouble, ProviderRefused)
     assert "gives 7 dimensions, but embedding of docs holds 8" in outcome.trouble.cause
     assert (ids(outcome.unfinished), outcome.completions) == ([0, 1, 2], [])
@@ -263,22 +279,22 @@ def test_a_width_that_only_the_answer_tells_is_found_before_anything_is_written(
 
 
 def test_a_column_without_a_width_takes_any(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
-    outcome = embedding.embed(embedder, jobs_for("one", dimensions=None), Event())
+    outcome = embed(embedder, jobs_for("one", dimensions=None), Event())
     assert completed(outcome) == [0]
 
 
 # Trouble
 
 
-@pytest.mark.parametrize("fault", [unavailable, rate_limited(), too_few_items, out_of_quota])
+@pytest.mark.parametrize("fault", [unavailable, rate_limited(), out_of_quota])
 def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
 ) -> None:
-    embedder.max_items = 10
+    embedder.caps = replace(embedder.caps, items=10)
     server.faults += [no_fault, fault]
-    outcome = embedding.embed(embedder, numbered(35), Event())
-    assert completed(outcome) == list(range(10))
-    assert ids(outcome.unfinished) == list(range(10, 35))
+    outcome = embed(embedder, numbered(35), Event())
+    assert completed(outcome) == list(range(9))
+    assert ids(outcome.unfinished) == list(range(9, 35))
     assert outcome.rejected == []
     expected = ProviderRefused if fault is out_of_quota else Transient
     assert isinstance(outcome.trouble, expected)
@@ -288,7 +304,7 @@ def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
 def test_trouble_while_halving_loses_no_job(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
     server.reject = lambda text: text.startswith("guilty")
     server.faults += [no_fault] * 4 + [unavailable]
-    outcome = embedding.embed(embedder, numbered(16, guilty=(3,)), Event())
+    outcome = embed(embedder, numbered(16, guilty=(3,)), Event())
     assert isinstance(outcome.trouble, Transient)
     done = completed(outcome) + list(rejected(outcome)) + ids(outcome.unfinished)
     assert sorted(done) == list(range(16))
@@ -300,7 +316,7 @@ def test_a_text_that_makes_the_provider_fail_is_found_among_its_neighbours(
 ) -> None:
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.05)
     server.stumble = lambda text: text.startswith("guilty")
-    outcome = embedding.embed(embedder, numbered(100, guilty=(3, 77)), Event())
+    outcome = embed(embedder, numbered(100, guilty=(3, 77)), Event())
     assert [job.id for job, _ in outcome.failed] == [3, 77]
     assert completed(outcome) == [number for number in range(100) if number not in (3, 77)]
     assert outcome.trouble is None
@@ -311,7 +327,7 @@ def test_a_provider_that_fails_over_everything_is_asked_no_more_than_it_takes_to
 ) -> None:
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
     server.stumble = lambda text: True
-    outcome = embedding.embed(embedder, numbered(100), Event())
+    outcome = embed(embedder, numbered(100), Event())
     assert isinstance(outcome.trouble, Transient)
     assert sorted(ids(outcome.unfinished)) == list(range(100))
     assert outcome.failed == []
@@ -323,7 +339,7 @@ def test_a_text_alone_that_makes_the_provider_fail_is_not_blamed(
 ) -> None:
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
     server.stumble = lambda text: True
-    outcome = embedding.embed(embedder, numbered(1), Event())
+    outcome = embed(embedder, numbered(1), Event())
     assert (ids(outcome.unfinished), outcome.failed) == ([0], [])
 
 
@@ -332,7 +348,7 @@ def test_a_text_that_is_too_long_is_embedded_as_far_as_it_fits_if_its_target_say
 ) -> None:
     long = "word " * 12_000
     jobs = [replace(job, truncate=True) for job in jobs_for("short", long)]
-    outcome = embedding.embed(embedder, jobs, Event())
+    outcome = embed(embedder, jobs, Event())
     short, shortened = outcome.completions
     assert short.truncated_to is None
     assert shortened.truncated_to is not None
@@ -343,7 +359,7 @@ def test_a_text_that_is_too_long_is_embedded_as_far_as_it_fits_if_its_target_say
 def test_a_text_that_is_too_long_fails_unless_its_target_says_otherwise(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
-    outcome = embedding.embed(embedder, jobs_for("short", "word " * 12_000), Event())
+    outcome = embed(embedder, jobs_for("short", "word " * 12_000), Event())
     [(job, refusal)] = outcome.rejected
     assert (job.id, refusal.error_class) == (1, "too_long")
     assert "8192" in refusal.cause
@@ -353,9 +369,9 @@ def test_a_text_that_is_too_long_fails_unless_its_target_says_otherwise(
 def test_an_outage_that_passes_is_not_noticed(
     server: OpenAIServer, embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "RETRY_SECONDS", 30.0)
+    monkeypatch.setattr(retry, "RATE_LIMIT_SECONDS", 30.0)
     server.faults += [rate_limited(**{"retry-after-ms": "1"})] * 2
-    outcome = embedding.embed(embedder, numbered(3), Event())
+    outcome = embed(embedder, numbered(3), Event())
     assert completed(outcome) == [0, 1, 2]
     assert len(server.requests) == 3
 
@@ -363,10 +379,37 @@ def test_an_outage_that_passes_is_not_noticed(
 def test_a_run_that_is_to_stop_hands_back_what_an_outage_holds_up(
     server: OpenAIServer, embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "RETRY_SECONDS", 30.0)
+    monkeypatch.setattr(retry, "RATE_LIMIT_SECONDS", 30.0)
     server.faults.append(rate_limited(**{"retry-after": "20"}))
     stop = Event()
-    stop.set()
-    outcome = embedding.embed(embedder, numbered(3), stop)
+
+    def stop_when_asked() -> None:
+        while not server.requests:
+            pass
+        stop.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stop_when_asked)
+        outcome = embed(embedder, numbered(3), stop)
     assert ids(outcome.unfinished) == [0, 1, 2]
     assert isinstance(outcome.trouble, Transient)
+
+
+def test_a_run_that_was_stopped_sends_nothing_more(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    stop = Event()
+    stop.set()
+    outcome = embed(embedder, numbered(3), stop)
+    assert (ids(outcome.unfinished), outcome.trouble) == ([0, 1, 2], None)
+    assert server.requests == []
+
+
+def test_a_text_over_which_the_answer_is_always_garbled_is_found_among_its_neighbours(
+    server: OpenAIServer, embedder: OpenAIEmbedder
+) -> None:
+    server.faults += [too_few_items, no_fault, with_items(lambda items: []), no_fault]
+    outcome = embed(embedder, numbered(2), Event())
+    [(job, failure)] = outcome.failed
+    assert (job.id, failure.error_class) == (0, "bad_answer")
+    assert completed(outcome) == [1]

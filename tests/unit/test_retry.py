@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from worker.embedders import Concurrency
 from worker.engine import retry
+from worker.engine.limiter import Limiter
 from worker.engine.retry import OUTAGE_PAUSE, backoff, pause_after
 from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
 from worker.settings import RETRY_SECONDS
+
+Result = TypeVar("Result")
 
 
 class Pauses(Event):
@@ -41,19 +46,30 @@ class Calls:
         return "an answer"
 
 
+class Unlimited(Limiter):
+    """Lets everything through at once: test_limiter.py is about when it does not."""
+
+    def call(self, request: Callable[[], Result], stop: Event, **_: int) -> Result:
+        return request()
+
+
+def with_retries(calls: Callable[[], str], stop: Event) -> str:
+    return retry.with_retries(calls, Unlimited(Concurrency(1, 1)), stop)
+
+
 def outages(count: int, **details: Any) -> list[Transient]:
     return [Transient(f"outage {number}", **details) for number in range(count)]
 
 
 def test_what_works_is_called_once() -> None:
     pauses, calls = Pauses(), Calls()
-    assert retry.with_retries(calls, pauses) == "an answer"
+    assert with_retries(calls, pauses) == "an answer"
     assert (calls.count, pauses.seconds) == (1, [])
 
 
 def test_what_passes_is_tried_again() -> None:
     pauses, calls = Pauses(), Calls(*outages(2))
-    assert retry.with_retries(calls, pauses) == "an answer"
+    assert with_retries(calls, pauses) == "an answer"
     assert calls.count == 3
     assert len(pauses.seconds) == 2
 
@@ -62,7 +78,7 @@ def test_what_passes_is_tried_again() -> None:
 def test_nothing_else_is_tried_again(error: Exception) -> None:
     calls = Calls(error)
     with pytest.raises(type(error)) as caught:
-        retry.with_retries(calls, Pauses())
+        with_retries(calls, Pauses())
     assert caught.value is error
     assert calls.count == 1
 
@@ -70,13 +86,13 @@ def test_nothing_else_is_tried_again(error: Exception) -> None:
 def test_a_refusal_after_an_outage_ends_the_tries() -> None:
     calls = Calls(*outages(1), ProviderRefused("key"))
     with pytest.raises(ProviderRefused):
-        retry.with_retries(calls, Pauses())
+        with_retries(calls, Pauses())
     assert calls.count == 2
 
 
 def test_the_time_the_provider_asked_for_is_waited() -> None:
     pauses = Pauses()
-    retry.with_retries(Calls(*outages(1, retry_after=7.5), *outages(1, retry_after=0.0)), pauses)
+    with_retries(Calls(*outages(1, retry_after=7.5), *outages(1, retry_after=0.0)), pauses)
     assert pauses.seconds == [7.5, 0.0]
 
 
@@ -84,7 +100,7 @@ def test_without_such_a_time_the_wait_is_random_and_its_limit_doubles_up_to_eigh
     waits = []
     for _ in range(50):
         pauses = Pauses()
-        retry.with_retries(Calls(*outages(6)), pauses)
+        with_retries(Calls(*outages(6)), pauses)
         waits.append(pauses.seconds)
     for tries, limit in zip(zip(*waits, strict=True), [1, 2, 4, 8, 8, 8], strict=True):
         assert 0 <= min(tries) < max(tries) <= limit
@@ -94,7 +110,7 @@ def test_without_such_a_time_the_wait_is_random_and_its_limit_doubles_up_to_eigh
 def test_a_wait_beyond_the_budget_is_not_begun() -> None:
     pauses, calls = Pauses(), Calls(*outages(1, retry_after=RETRY_SECONDS + 1))
     with pytest.raises(Transient, match="outage 0"):
-        retry.with_retries(calls, pauses)
+        with_retries(calls, pauses)
     assert (calls.count, pauses.seconds) == (1, [])
 
 
@@ -104,7 +120,7 @@ def test_the_tries_end_with_the_budget_and_with_the_last_failure(
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.03)
     calls = Calls(*outages(100, retry_after=0.005))
     with pytest.raises(Transient) as caught:
-        retry.with_retries(calls, Event())
+        with_retries(calls, Event())
     assert caught.value.cause == f"outage {calls.count - 1}"
     assert 2 <= calls.count <= 7
 
@@ -114,7 +130,7 @@ def test_nothing_is_tried_again_once_the_run_is_to_stop() -> None:
     stop.set()
     calls = Calls(*outages(1))
     with pytest.raises(Transient, match="outage 0"):
-        retry.with_retries(calls, stop)
+        with_retries(calls, stop)
     assert (calls.count, stop.seconds) == (1, [])
 
 
@@ -125,7 +141,7 @@ def test_a_call_under_way_may_end_though_the_run_is_to_stop() -> None:
         stop.set()
         return "an answer"
 
-    assert retry.with_retries(call, stop) == "an answer"
+    assert with_retries(call, stop) == "an answer"
 
 
 class StopsWhileWaiting(Pauses):
@@ -137,7 +153,7 @@ class StopsWhileWaiting(Pauses):
 def test_a_stop_during_a_wait_ends_the_tries() -> None:
     calls = Calls(*outages(5))
     with pytest.raises(Transient, match="outage 0"):
-        retry.with_retries(calls, StopsWhileWaiting())
+        with_retries(calls, StopsWhileWaiting())
     assert calls.count == 1
 
 

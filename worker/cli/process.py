@@ -24,6 +24,7 @@ from rich.progress import Progress as Bar
 from worker.cli.console import out, out_json, report, say
 from worker.cli.session import load_settings, queue_of, scope_of
 from worker.embedders import open_embedder
+from worker.engine.models import Limits
 from worker.engine.patience import until_answered
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Progress, Tally
@@ -72,6 +73,9 @@ def process(
         delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,
         limit=limit,
         grace=settings.embedding_grace_seconds,
+        limits=Limits(
+            settings.embedding_max_concurrency, settings.embedding_rpm, settings.embedding_tpm
+        ),
     )
     with queue_of(settings) as queue:
         scope = scope_of(queue, settings, table, column)

@@ -1,16 +1,20 @@
-"""From jobs to checked vectors: the part of the work that runs beside the database."""
+"""From texts to checked vectors: the part of the work that runs beside the database."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 import numpy as np
+import numpy.typing as npt
 
-from worker.embedders import Embedder, Embeddings
+from worker.embedders import Embeddings
+from worker.embedders.packing import pack, size_of, tokens_at_most
+from worker.engine.limiter import Stopped
+from worker.engine.models import Model
 from worker.engine.retry import with_retries
-from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
+from worker.errors import ProviderError, ProviderRefused, Rejected, Transient
 from worker.queue import Completion, Job, JobId
 
 HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
@@ -21,11 +25,12 @@ SHORTEST = 100  # characters; a text refused at this length is not refused for i
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch. Every job is in one of the four lists.
+    """What became of some jobs. Every job is in one of the four lists.
 
     `rejected` will be refused again. `failed` made a provider fail that is there: it may work
-    another time. `trouble` is why the unfinished ones are unfinished: the provider is
-    out, or refuses all calls.
+    another time. `trouble` is why the unfinished ones are unfinished: the provider is out, or
+    refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
+    are what was asked for, whatever came of it.
     """
 
     completions: list[Completion] = field(default_factory=list)
@@ -33,128 +38,215 @@ class Outcome:
     failed: list[tuple[Job, Transient]] = field(default_factory=list)
     unfinished: list[Job] = field(default_factory=list)
     trouble: Transient | ProviderRefused | None = None
+    requests: int = 0
+    tokens: int | None = None
+
+    def count(self, embeddings: Embeddings) -> None:
+        """Count what an answer cost."""
+        self.requests += 1
+        if embeddings.tokens is not None:
+            self.tokens = (self.tokens or 0) + sum(embeddings.tokens)
+
+    def add(self, other: Outcome) -> None:
+        """Count in what became of other jobs."""
+        self.completions += other.completions
+        self.rejected += other.rejected
+        self.failed += other.failed
+        self.unfinished += other.unfinished
+        self.trouble = self.trouble or other.trouble
+        self.requests += other.requests
+        if other.tokens is not None:
+            self.tokens = (self.tokens or 0) + other.tokens
+
+    def shared(self, twins: Mapping[JobId, list[Job]]) -> Outcome:
+        """The same, also for the jobs that have the same text as one of these."""
+
+        def everybody(job: Job) -> list[Job]:
+            return [job, *twins.get(job.id, ())]
+
+        return replace(
+            self,
+            completions=[
+                done if job is done.job else replace(done, job=job)
+                for done in self.completions
+                for job in everybody(done.job)
+            ],
+            rejected=[(twin, why) for job, why in self.rejected for twin in everybody(job)],
+            failed=[(twin, why) for job, why in self.failed for twin in everybody(job)],
+            unfinished=[twin for job in self.unfinished for twin in everybody(job)],
+        )
 
 
-def embed(embedder: Embedder, jobs: Sequence[Job], stop: Event) -> Outcome:
+def embed(model: Model, jobs: Sequence[Job], stop: Event) -> Outcome:
     """Embed jobs of one column. A request that is refused is halved until the guilty job stands
     alone: it costs at most 2·⌈log2 n⌉ further requests, and none of its neighbours.
 
-    So is a request over which the provider has an internal error, if it has none over a text that
-    is beyond suspicion: otherwise it is out.
+    So is a request over which the provider fails, if it does not fail over a text that is beyond
+    suspicion: otherwise it is out.
     """
-    outcome = Outcome()
-    most = embedder.caps.items
-    requests = [jobs[i : i + most] for i in range(0, len(jobs), most)]
-    patient = True
-    doubted: set[JobId] = set()
-    while requests:
-        request = requests.pop(0)
+    return _Embedding(model, stop).of(jobs)
+
+
+@dataclass(slots=True)
+class _Embedding:
+    model: Model
+    stop: Event
+    outcome: Outcome = field(default_factory=Outcome)
+    _waiting: list[Sequence[Job]] = field(default_factory=list)
+    _refused_before: dict[JobId, Rejected] = field(default_factory=dict)
+    """Texts that are too long for all that can be counted here: they are not sent."""
+    _doubted: set[JobId] = field(default_factory=set)
+    _is_patient: bool = True
+
+    def of(self, jobs: Sequence[Job]) -> Outcome:
+        self._waiting = [jobs]
         try:
-            useless = _embed_request(embedder, request, outcome, stop, patient)
-            patient = True
-            outcome.rejected += [(job, _bad_vector(job)) for job in useless if job.id in doubted]
-            requests[:0] = _once_more([job for job in useless if job.id not in doubted], doubted)
+            self._check_width(jobs[0])  # before anything is paid for
+            self.model.introduce(self.stop)
+            self._check_width(jobs[0])
+            self._waiting = self._packed(jobs)
+            while self._waiting:
+                self._try(self._waiting[0])
+        except (Transient, ProviderRefused) as trouble:
+            self.outcome.trouble = trouble
+            if isinstance(trouble, Transient):
+                self.model.provider.limiter.give_up(trouble)
+        except Stopped:
+            pass
+        self.outcome.unfinished = [job for request in self._waiting for job in request]
+        return self.outcome
+
+    def _packed(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
+        """Requests, as the provider takes them as far as is known by now."""
+        embedder = self.model.embedder
+        packing = pack([job.content for job in jobs], embedder.caps, embedder.count)
+        most = embedder.caps.tokens_per_text
+        for place, tokens in packing.too_long.items():
+            cause = f"{embedder.model} takes {most} tokens, and the text has {tokens}"
+            refusal = Rejected(cause, error_class="too_long", share=most / tokens)
+            self._refused_before[jobs[place].id] = refusal
+        requests = [*packing.requests, *([place] for place in packing.too_long)]
+        return [[jobs[place] for place in request] for request in requests]
+
+    def _try(self, request: Sequence[Job]) -> None:
+        """Send the first of what is waiting, and put what is to follow from it in its place."""
+        try:
+            useless = self._send(request)
         except Rejected as refusal:
             if len(request) == 1:
-                outcome.rejected.append((request[0], refusal))
-            else:
-                requests[:0] = _halves(request)
+                self.outcome.rejected.append((request[0], refusal))
+            self._waiting[:1] = _halves(request)
         except Transient as failure:
-            if stop.is_set() or not (failure.of_the_input and _answers(embedder)):
-                return _interrupted(outcome, [request, *requests], failure)
-            patient = False  # it has been
+            if self.stop.is_set() or not (failure.of_the_input and self._answers()):
+                raise
+            self._is_patient = False  # it has been
             if len(request) == 1:
-                outcome.failed.append((request[0], failure))
+                self.outcome.failed.append((request[0], failure))
+            self._waiting[:1] = _halves(request)
+        else:
+            self._is_patient = True
+            self._waiting[:1] = self._once_more(useless)
+
+    def _send(self, jobs: Sequence[Job]) -> list[Job]:
+        """Complete what gets a vector. Returns the jobs whose vector nobody can use."""
+        texts = [job.content for job in jobs]
+        try:
+            if jobs[0].id in self._refused_before:
+                raise self._refused_before[jobs[0].id]
+            embeddings = self._call(texts)
+        except Rejected as refusal:
+            if len(jobs) > 1 or refusal.error_class != "too_long" or not jobs[0].truncate:
+                raise
+            texts, embeddings = self._embed_beginning(texts[0], refusal)
+        self._check_width(jobs[0], embeddings.vectors.shape[1])
+        tokens: Sequence[int | None] = embeddings.tokens or [None] * len(jobs)
+        usable = _usable(embeddings)
+        useless = []
+        for job, text, vector, count, is_usable in zip(
+            jobs, texts, embeddings.vectors, tokens, usable, strict=True
+        ):
+            if is_usable:
+                shortened = len(text) if len(text) < len(job.content) else None
+                self.outcome.completions.append(Completion(job, vector, count, shortened))
             else:
-                requests[:0] = _halves(request)
-        except ProviderRefused as refusal:
-            return _interrupted(outcome, [request, *requests], refusal)
-    return outcome
+                useless.append(job)
+        return useless
 
+    def _call(self, texts: list[str]) -> Embeddings:
+        embedder, limiter = self.model.embedder, self.model.provider.limiter
+        size = sum(map(size_of, texts))
+        estimated = tokens_at_most(size)
 
-def _answers(embedder: Embedder) -> bool:
-    """Whether the provider is there at all."""
-    try:
-        embedder.embed([BEYOND_SUSPICION])
-    except WorkerError:
-        return False
-    return True
+        def request() -> Embeddings:
+            return embedder.embed(texts)
 
+        if self._is_patient:
+            embeddings = with_retries(request, limiter, self.stop, size=size, tokens=estimated)
+        else:
+            embeddings = limiter.call(request, self.stop, size=size, tokens=estimated)
+        if len(embeddings.vectors) != len(texts):
+            raise Transient(
+                f"{embedder.model} gave {len(embeddings.vectors)} vectors for {len(texts)} texts",
+                error_class="bad_answer",
+            )
+        self.outcome.count(embeddings)
+        taken = estimated if embeddings.tokens is None else sum(embeddings.tokens)
+        limiter.heed(embeddings.allowances, estimated, taken)
+        return embeddings
 
-def _once_more(useless: list[Job], doubted: set[JobId]) -> list[Sequence[Job]]:
-    """A second request for jobs whose vector nobody can use: it may have been a slip."""
-    doubted |= {job.id for job in useless}
-    return [useless] if useless else []
+    def _embed_beginning(self, text: str, refusal: Rejected) -> tuple[list[str], Embeddings]:
+        """As much of the beginning of a text as the model takes. Raises the last refusal."""
+        while refusal.error_class == "too_long" and len(text) > SHORTEST:
+            text = text[: int(len(text) * (refusal.share or HALVED_IF_UNTOLD) * CAUTION)]
+            try:
+                return [text], self._call([text])
+            except Rejected as another:
+                refusal = another
+        raise refusal
 
+    def _answers(self) -> bool:
+        """Whether the provider is there at all."""
+        embedder = self.model.embedder
+        try:
+            self.model.provider.limiter.call(
+                lambda: embedder.embed([BEYOND_SUSPICION]), self.stop, size=1, tokens=1
+            )
+        except ProviderError:
+            return False
+        return True
 
-def _bad_vector(job: Job) -> Rejected:
-    message = f"{job.model} gives a vector of zeros, or with numbers that are none"
-    return Rejected(message, error_class="bad_vector")
+    def _once_more(self, useless: list[Job]) -> list[Sequence[Job]]:
+        """A second request for jobs whose vector nobody can use: it may have been a slip."""
+        for job in useless:
+            if job.id in self._doubted:
+                message = f"{job.model} gives a vector of zeros, or with numbers that are none"
+                self.outcome.rejected.append((job, Rejected(message, error_class="bad_vector")))
+        again = [job for job in useless if job.id not in self._doubted]
+        self._doubted |= {job.id for job in again}
+        return [again] if again else []
+
+    def _check_width(self, job: Job, width: int | None = None) -> None:
+        embedder = self.model.embedder
+        width = width or embedder.dimensions
+        if width is not None and job.dimensions is not None and width != job.dimensions:
+            raise ProviderRefused(
+                f"{embedder.model} gives {width} dimensions, but {job.embedding_column} of"
+                f" {job.table_name} holds {job.dimensions}",
+                "Watch a column of that width, or give the target another model:"
+                " worker watch … --model provider:model.",
+                error_class="wrong_width",
+                of_the_model=True,
+            )
 
 
 def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
+    """What follows from a request that did not go well: nothing, if only one job was in it."""
     middle = len(request) // 2
-    return [request[:middle], request[middle:]]
+    return [request[:middle], request[middle:]] if middle else []
 
 
-def _interrupted(
-    outcome: Outcome, requests: Sequence[Sequence[Job]], trouble: Transient | ProviderRefused
-) -> Outcome:
-    outcome.trouble = trouble
-    outcome.unfinished = [job for request in requests for job in request]
-    return outcome
-
-
-def _embed_request(
-    embedder: Embedder, jobs: Sequence[Job], outcome: Outcome, stop: Event, patient: bool
-) -> list[Job]:
-    """Complete what got a vector. Returns the jobs whose vector nobody can use."""
-    if embedder.dimensions is not None:
-        _check_width(embedder, jobs[0], embedder.dimensions)  # before it is paid for
-    texts = [job.content for job in jobs]
-    try:
-        embeddings = _call(embedder, texts, stop, patient)
-    except Rejected as refusal:
-        if len(jobs) > 1 or refusal.error_class != "too_long" or not jobs[0].truncate:
-            raise
-        texts, embeddings = _embed_beginning(embedder, texts[0], refusal, stop)
-    _check_width(embedder, jobs[0], embeddings.vectors.shape[1])
-    if len(embeddings.vectors) != len(jobs):
-        raise Transient(f"{embedder.model} gave {len(embeddings.vectors)} vectors for {len(jobs)}")
-    tokens: Sequence[int | None] = embeddings.tokens or [None] * len(jobs)
-    useless = []
-    for job, text, vector, count in zip(jobs, texts, embeddings.vectors, tokens, strict=True):
-        # pgvector takes a zero vector, but no HNSW index ever finds it.
-        if np.isfinite(vector).all() and vector.any():
-            shortened = len(text) if len(text) < len(job.content) else None
-            outcome.completions.append(Completion(job, vector, count, shortened))
-        else:
-            useless.append(job)
-    return useless
-
-
-def _call(embedder: Embedder, texts: list[str], stop: Event, patient: bool = True) -> Embeddings:
-    return with_retries(lambda: embedder.embed(texts), stop) if patient else embedder.embed(texts)
-
-
-def _embed_beginning(
-    embedder: Embedder, text: str, refusal: Rejected, stop: Event
-) -> tuple[list[str], Embeddings]:
-    """As much of the beginning of a text as the model takes. Raises the last refusal."""
-    while refusal.error_class == "too_long" and len(text) > SHORTEST:
-        text = text[: int(len(text) * (refusal.share or HALVED_IF_UNTOLD) * CAUTION)]
-        try:
-            return [text], _call(embedder, [text], stop)
-        except Rejected as another:
-            refusal = another
-    raise refusal
-
-
-def _check_width(embedder: Embedder, job: Job, width: int) -> None:
-    if job.dimensions is not None and width != job.dimensions:
-        raise ProviderRefused(
-            f"{embedder.model} gives {width} dimensions, but {job.embedding_column} of"
-            f" {job.table_name} holds {job.dimensions}",
-            "Watch a column of that width, or give the target another model:"
-            " worker watch … --model provider:model.",
-        )
+def _usable(embeddings: Embeddings) -> npt.NDArray[np.bool_]:
+    """Which vectors have numbers only, and are not zero: pgvector takes a zero vector, but no HNSW
+    index ever finds it."""
+    vectors = embeddings.vectors
+    return np.logical_and(np.isfinite(vectors).all(axis=1), vectors.any(axis=1))

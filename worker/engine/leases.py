@@ -26,6 +26,11 @@ class Leases:
     def beat_is_due(self) -> bool:
         return time.monotonic() >= self._next_beat
 
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs in hand."""
+        return list(self._held.values())
+
     def hold(self, jobs: Iterable[Job]) -> None:
         """Jobs were claimed."""
         self._held |= {job.ticket: job for job in jobs}
@@ -38,7 +43,7 @@ class Leases:
         """Extend the leases of all jobs in hand, and say that the worker is there."""
         if not self.beat_is_due:
             return
-        for ticket in self.queue.extend(self.scope, list(self._held.values())):
+        for ticket in self.queue.extend(self.scope, self.jobs):
             del self._held[ticket]
         self.queue.seen(self.scope, state, tally.completed, tally.failed)
         interval = min(self.scope.lease.total_seconds() / BEATS_A_LEASE, LONGEST_SILENCE)

@@ -1,34 +1,36 @@
 """The loop: claim ahead while requests are under way, write behind, and stop when asked.
 
-One thread talks to the database. Requests to the model run in a pool beside it, so no transaction
+One thread talks to the database. Requests to the models run in pools beside it, so no transaction
 is ever open while a model works. What is under way is bounded, whatever the length of the queue.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 from threading import Event
 
-from worker.embedders import Embedder
 from worker.engine.embedding import Outcome, embed
 from worker.engine.leases import Leases
+from worker.engine.models import Limits, Model, Models, OpenEmbedder
 from worker.engine.patience import PatientQueue
 from worker.engine.progress import Progress, Tally
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
-from worker.queue import Claim, Job, Queue, Scope
+from worker.queue import Claim, Job, JobId, Queue, Scope
 
 LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
 ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
 
-MAX_REQUESTS = 32  # under way at once, whatever a provider would bear
+MOST_IN_HAND = 64_000_000  # characters of text; nothing more is claimed beside them
 
-OpenEmbedder = Callable[[str, int | None], Embedder]
+Text = tuple[int, str, bytes]
+"""Target, model and hash: jobs of the same text are embedded once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,15 @@ class Pace:
     delay: float = 0.0
     limit: int | None = None
     grace: float = 20.0
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Jobs of one column whose texts are under way together."""
+
+    model: Model
+    jobs: list[Job]
 
 
 @dataclass(slots=True)
@@ -53,7 +64,7 @@ class Pipeline:
     """
 
     queue: InitVar[Queue]
-    open_embedder: OpenEmbedder
+    open_embedder: InitVar[OpenEmbedder]
     scope: Scope
     pace: Pace
     progress: Progress
@@ -62,21 +73,26 @@ class Pipeline:
     _queue: PatientQueue = field(init=False)
     _leases: Leases = field(init=False)
     _writer: Writer = field(init=False)
-    _embedders: dict[tuple[str, int | None], Embedder] = field(default_factory=dict)
-    _under_way: dict[Future[Outcome], list[Job]] = field(default_factory=dict)
-    _room: int = 1
+    _models: Models = field(init=False)
+    _under_way: dict[Future[Outcome], Request] = field(default_factory=dict)
+    _twins: dict[Text, list[Job]] = field(default_factory=dict)
+    """For each text that is under way, the jobs that wait for its vector beside the first."""
+    _in_hand: int = 0
+    _characters: int = 0
+    _target_models: dict[int, Model] = field(default_factory=dict)
     _stopped_at: float | None = None
 
-    def __post_init__(self, queue: Queue) -> None:
+    def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
         self._queue = PatientQueue(queue, self.progress, self.stop)
         self._leases = Leases(self._queue, self.scope)
         self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
+        self._models = Models(open_embedder, self.pace.limits)
         # what was claimed by a call whose answer was lost is found out by the next heartbeat
         self._queue.on_outage = self._leases.beat_soon
 
     @property
     def troubles(self) -> list[WorkerError]:
-        """Why targets were left alone, the first reason first."""
+        """Why targets were left alone."""
         return list(self._writer.troubles.values())
 
     def drain(self) -> Tally:
@@ -85,30 +101,29 @@ class Pipeline:
         Waits for a database that is out of reach. Raises Unreachable if it stays so; what was
         claimed is then due again when its lease runs out.
         """
-        pool = ThreadPoolExecutor(MAX_REQUESTS, "embed")
         try:
             self._beat()
-            while self._claim_ahead(pool) or self._under_way:
+            while self._claim_ahead() or self._under_way:
                 self._write_behind()
             self._queue.gone(self.scope)
         finally:
             if self._under_way:  # the database is lost: do not wait for the model as well
                 self.stop.set()
-            pool.shutdown(wait=False)
-            for embedder in self._embedders.values():
-                embedder.close()
+            self._models.close()
         return self.tally
 
-    def _claim_ahead(self, pool: ThreadPoolExecutor) -> bool:
+    # -- claiming
+
+    def _claim_ahead(self) -> bool:
         """Fill the room for requests. False if there is nothing to claim, or it is time to end."""
-        while self._wanted() > 0 and len(self._under_way) < self._room:
+        while self._wanted() > 0 and self._has_room():
             claim = self._claim()
             if not claim:
                 return False
             self._leases.hold(claim.jobs)
             self.tally.add_settled(claim.settled)
             if claim.jobs:
-                self._take_up(pool, claim.jobs)
+                self._take_up(claim.jobs)
             else:
                 self.progress.update(self.tally)
         return self._wanted() > 0
@@ -119,15 +134,21 @@ class Pipeline:
             return 0
         if self.pace.limit is None:
             return self.pace.batch_size
-        taken = self.tally.taken + sum(len(jobs) for jobs in self._under_way.values())
-        return min(self.pace.batch_size, self.pace.limit - taken)
+        return min(self.pace.batch_size, self.pace.limit - self.tally.taken - self._in_hand)
+
+    def _has_room(self) -> bool:
+        if not self._under_way:
+            return True
+        if self.pace.delay or self._characters > MOST_IN_HAND:
+            return False
+        return any(provider.has_room for provider in self._models.providers.values())
 
     def _claim(self) -> Claim | None:
         patience = time.monotonic() + LOCKED_PATIENCE
         while not self.stop.is_set():
             self._beat()
             try:
-                claim = self._queue.claim(self.scope, self._wanted(), self._writer.troubles.keys())
+                claim = self._queue.claim(self.scope, self._wanted(), self._left_alone())
                 if claim or not self._leases.beat_is_due:
                     return claim
             except Busy:
@@ -138,39 +159,86 @@ class Pipeline:
                 self.stop.wait(LOCKED_PAUSE)
         return None
 
-    def _take_up(self, pool: ThreadPoolExecutor, jobs: list[Job]) -> None:
+    def _left_alone(self) -> Collection[int]:
+        """The targets of which nothing is claimed now: their model cannot be used, or is busy."""
+        busy = (t for t, model in self._target_models.items() if not model.provider.has_room)
+        return {*self._writer.troubles, *busy}
+
+    # -- embedding
+
+    def _take_up(self, jobs: list[Job]) -> None:
         alone = jobs[0].alone  # or what is under way beside it would go down with it once more
         while alone and self._under_way:
             self._write_behind()
-        self._submit(pool, jobs)
+        self._submit(jobs)
         while alone and self._under_way:
             self._write_behind()
 
-    def _submit(self, pool: ThreadPoolExecutor, jobs: list[Job]) -> None:
-        wanted = (jobs[0].model, jobs[0].dimensions)
+    def _submit(self, jobs: list[Job]) -> None:
         try:
-            if wanted not in self._embedders:
-                self._embedders[wanted] = self.open_embedder(*wanted)
+            model = self._models.of(jobs[0])
         except WorkerError as trouble:
             self._writer.give_back(jobs, trouble)
             return
-        embedder = self._embedders[wanted]
-        self._room = 1 if self.pace.delay else min(embedder.concurrency.first, MAX_REQUESTS)
-        self._under_way[pool.submit(embed, embedder, jobs, self.stop)] = jobs
+        self._target_models[jobs[0].target_id] = model
+        self._in_hand += len(jobs)
+        self._characters += sum(len(job.content) for job in jobs)
+        for request in model.requests(self._first_of_their_text(jobs)):
+            future = model.provider.pool.submit(embed, model, request, self.stop)
+            self._under_way[future] = Request(model, request)
+            model.provider.under_way += 1
+
+    def _first_of_their_text(self, jobs: Iterable[Job]) -> list[Job]:
+        """Jobs whose text is not under way; the others wait for the vector of the first."""
+        first = []
+        for job in jobs:
+            text = _text_of(job)
+            if text in self._twins:
+                self._twins[text].append(job)
+            else:
+                self._twins[text] = []
+                first.append(job)
+        return first
+
+    # -- writing
 
     def _write_behind(self) -> None:
         """Wait a moment for a request to end, and write what came of it."""
         finished, _ = wait(self._under_way, ATTENTION, FIRST_COMPLETED)
         self._beat()
-        for future in finished:
-            self._writer.write(self._under_way.pop(future), future.result())
-            self.progress.update(self.tally)
-            if self.pace.delay and self._wanted() > 0:
-                self.stop.wait(self.pace.delay)
+        for column in self._by_column(finished):
+            self._write(column)
+        if finished and self.pace.delay and not self._under_way and self._wanted() > 0:
+            self.stop.wait(self.pace.delay)
         if self._out_of_grace():
-            for jobs in self._under_way.values():
-                self._writer.release(jobs, timedelta(0), "its worker was stopped")
+            self._writer.release(self._leases.jobs, timedelta(0), "its worker was stopped")
             self._under_way.clear()
+
+    def _by_column(self, finished: Iterable[Future[Outcome]]) -> Iterable[list[Future[Outcome]]]:
+        """Requests of a column that ended at once are written at once: some hold one text each."""
+        columns: dict[tuple[int, str], list[Future[Outcome]]] = defaultdict(list)
+        for future in finished:
+            job = self._under_way[future].jobs[0]
+            columns[job.target_id, job.model].append(future)
+        return columns.values()
+
+    def _write(self, finished: list[Future[Outcome]]) -> None:
+        outcome = Outcome()
+        jobs: list[Job] = []
+        twins: dict[JobId, list[Job]] = {}
+        for future in finished:
+            outcome.add(future.result())
+            request = self._under_way.pop(future)
+            request.model.provider.under_way -= 1
+            for job in request.jobs:
+                twins[job.id] = self._twins.pop(_text_of(job))
+                jobs += [job, *twins[job.id]]
+        self._in_hand -= len(jobs)
+        self._characters -= sum(len(job.content) for job in jobs)
+        price = request.model.embedder.price
+        self.tally.add_cost(outcome.requests, outcome.tokens, price)
+        self._writer.write(jobs, outcome.shared(twins))
+        self.progress.update(self.tally)
 
     def _out_of_grace(self) -> bool:
         if not self.stop.is_set():
@@ -180,3 +248,7 @@ class Pipeline:
 
     def _beat(self) -> None:
         self._leases.beat_if_due(self.tally, "stopping" if self.stop.is_set() else "working")
+
+
+def _text_of(job: Job) -> Text:
+    return job.target_id, job.model, job.content_hash

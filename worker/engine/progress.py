@@ -21,7 +21,9 @@ class Tally:
     failed: int = 0
     stale: int = 0  # edited or taken over while it was embedded: its vector was thrown away
     released: int = 0  # given back, due again later
+    requests: int = 0  # to models, whatever came of them
     tokens: int | None = None  # None: no provider has said
+    cost: float | None = 0.0  # US dollars; None: of a model whose price is not known
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -57,10 +59,15 @@ class Tally:
         self.failed += settled["failed"]
         self.released += settled["pending"]
 
-    def add_tokens(self, tokens: int | None) -> None:
-        """Count the tokens of a completed job, if they are known."""
+    def add_cost(self, requests: int, tokens: int | None, price: float | None) -> None:
+        """Count what was asked of a model with a price: US dollars for a million tokens."""
+        self.requests += requests
         if tokens is not None:
             self.tokens = (self.tokens or 0) + tokens
+        if price is None or self.cost is None or (tokens is None and price > 0):
+            self.cost = None if requests else self.cost
+        else:
+            self.cost += (tokens or 0) * price / 1e6
 
 
 class Progress(Protocol):

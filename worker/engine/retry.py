@@ -6,7 +6,9 @@ the queue, for the time that `backoff` gives.
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Event
@@ -17,11 +19,10 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
-    stop_before_delay,
-    stop_when_event_set,
     wait_random_exponential,
 )
 
+from worker.engine.limiter import Limiter, Stopped
 from worker.errors import Transient
 from worker.settings import RETRY_SECONDS
 
@@ -29,35 +30,61 @@ from worker.settings import RETRY_SECONDS
 BACKOFF = {
     "changed": (2.0, 300.0),  # the row is being written to: it may hold still in a moment
     "provider_error": (30.0, 3600.0),  # something in the provider has to be mended
+    "timed_out": (30.0, 3600.0),
+    "bad_answer": (30.0, 3600.0),
 }
+RATE_LIMIT_SECONDS = 120.0  # without an answer, until a provider that limits the rate is given up
 OUTAGE_PAUSE = 60.0  # seconds until jobs are due again whose provider was out
 LONGEST_PAUSE = 86_400.0  # seconds, whatever a provider asks for
 
 Result = TypeVar("Result")
 
 
-def with_retries(call: Callable[[], Result], stop: Event) -> Result:
-    """Call until it works, for RETRY_SECONDS at most, or until `stop` is set.
+def with_retries(
+    request: Callable[[], Result],
+    limiter: Limiter,
+    stop: Event,
+    *,
+    size: int = 0,
+    tokens: int = 0,
+) -> Result:
+    """Send `request` through `limiter` until it works, or patience is over, or `stop` is set.
 
     Only Transient is tried again, after the time its provider asked for, or else after a random
-    time that doubles up to 8 s. Raises what the last try raised.
+    time that doubles up to 8 s. Patience is RETRY_SECONDS from when it was first sent; but a rate
+    limit is waited for as long as the provider lets anything through, and RATE_LIMIT_SECONDS
+    longer. Raises what the last try raised, or Stopped if there was none.
     """
+    began = math.inf
     failure: Transient | None = None
+
+    def send() -> Result:
+        nonlocal began
+        began = min(began, time.monotonic())
+        return request()
 
     def attempt() -> Result:
         nonlocal failure
-        if failure and stop.is_set():  # set while waiting: that was the last try
-            raise failure
         try:
-            return call()
+            if failure and stop.is_set():  # set while waiting: that was the last try
+                raise failure
+            return limiter.call(send, stop, size=size, tokens=tokens)
+        except Stopped:
+            raise failure or Stopped from None
         except Transient as problem:
             failure = problem
             raise
 
+    def patience_is_over(state: RetryCallState) -> bool:
+        again_at = time.monotonic() + state.upcoming_sleep
+        if failure and failure.error_class == "rate_limited":
+            return again_at > limiter.answered_at + RATE_LIMIT_SECONDS
+        return again_at >= began + RETRY_SECONDS
+
     retrying = Retrying(
         retry=retry_if_exception_type(Transient),
         wait=_wait,
-        stop=stop_before_delay(RETRY_SECONDS) | stop_when_event_set(stop),
+        stop=lambda state: stop.is_set() or patience_is_over(state),
         sleep=sleep_using_event(stop),
         reraise=True,
     )
@@ -85,6 +112,9 @@ _random_exponential = wait_random_exponential(max=8)
 
 def _wait(state: RetryCallState) -> float:
     failure = state.outcome.exception() if state.outcome else None
-    if isinstance(failure, Transient) and failure.retry_after is not None:
-        return failure.retry_after
+    if isinstance(failure, Transient):
+        if failure.retry_after is not None:
+            return failure.retry_after
+        if failure.error_class == "rate_limited":
+            return 0.0  # the limiter has the pause, and its turns
     return float(_random_exponential(state))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Event
@@ -29,7 +29,7 @@ class Writer:
     stop: Event
     troubles: dict[int, WorkerError] = field(default_factory=dict)
 
-    def write(self, jobs: Sequence[Job], outcome: Outcome) -> None:
+    def write(self, jobs: Collection[Job], outcome: Outcome) -> None:
         """Write what became of `jobs`. Vectors of jobs that were lost meanwhile are thrown away."""
         lost = self.leases.let_go(jobs)
         ours = [done for done in outcome.completions if done.job.ticket not in lost]
@@ -38,10 +38,12 @@ class Writer:
         for job, refusal in outcome.rejected:
             self._fail(job, refusal.error_class, refusal.cause, None)
         for job, failure in outcome.failed:
-            pause = backoff("provider_error", job.attempts + 1)
-            self._fail(job, "provider_error", failure.cause, pause)
+            pause = backoff(failure.error_class, job.attempts + 1)
+            self._fail(job, failure.error_class, failure.cause, pause)
         if outcome.trouble:
             self.give_back(outcome.unfinished, outcome.trouble)
+        else:
+            self.release(outcome.unfinished, timedelta(0), "its worker was stopped")
 
     def give_back(self, jobs: Sequence[Job], trouble: WorkerError) -> None:
         """Hand back the jobs of a target whose model cannot be used now."""
@@ -89,7 +91,6 @@ class Writer:
         match reason:
             case None:
                 self.tally.completed += 1
-                self.tally.add_tokens(done.tokens)
             case "lost":
                 self.tally.stale += 1
             case "unwritable":

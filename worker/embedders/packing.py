@@ -1,0 +1,85 @@
+"""Texts into requests: under all caps of a provider at once, and as few as they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from worker.embedders import NO_CAP, Caps
+
+BYTES_PER_TOKEN = 3  # at least, in most texts: for models whose tokens nobody here can count
+
+
+@dataclass(slots=True)
+class Packing:
+    """Which texts, by their place, go into which request; `too_long` are to go into none, and how
+    many tokens they have."""
+
+    requests: list[list[int]] = field(default_factory=list)
+    too_long: dict[int, int] = field(default_factory=dict)
+
+
+def size_of(text: str) -> int:
+    """The bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def tokens_at_most(size: int) -> int:
+    """How many tokens a text of `size` bytes has, taken rather too high than too low."""
+    return -(-size // BYTES_PER_TOKEN)
+
+
+def pack(texts: Sequence[str], caps: Caps, count: Callable[[str], int] | None = None) -> Packing:
+    """Put `texts` into requests. What fits into one keeps its order.
+
+    A text that `count` finds longer than the model takes is left out. One that may be longer, for
+    all that can be told without counting, travels alone: its refusal then costs nobody else.
+    """
+    packing = Packing()
+    sizes = [size_of(text) for text in texts]
+    together: list[int] = []
+    alone: list[list[int]] = []
+    for place, size in enumerate(sizes):
+        if size <= caps.tokens_per_text:  # no token is shorter than a byte
+            together.append(place)
+        elif count and (tokens := count(texts[place])) > caps.tokens_per_text:
+            packing.too_long[place] = tokens
+        elif not count and tokens_at_most(size) > caps.tokens_per_text:
+            alone.append([place])
+        else:
+            together.append(place)
+    packing.requests = [*_shared(together, sizes, caps), *alone]
+    return packing
+
+
+def _shared(places: list[int], sizes: Sequence[int], caps: Caps) -> Iterator[list[int]]:
+    """Requests of several texts each. If it takes more than one, texts of about the same length go
+    together, so that a model that pads them to the longest has little to pad."""
+    if len(places) > caps.items or _load(places, sizes) > _room(caps):
+        places = sorted(places, key=sizes.__getitem__)
+    most = _even_share(len(places), caps.items)
+    request: list[int] = []
+    load = 0
+    for place in places:
+        if request and (len(request) >= most or load + sizes[place] > _room(caps)):
+            yield request
+            request, load = [], 0
+        request.append(place)
+        load += sizes[place]
+    if request:
+        yield request
+
+
+def _room(caps: Caps) -> int:
+    """The bytes a request may hold, of which its tokens are a third at most."""
+    return min(caps.bytes, caps.tokens * BYTES_PER_TOKEN if caps.tokens < NO_CAP else NO_CAP)
+
+
+def _load(places: Sequence[int], sizes: Sequence[int]) -> int:
+    return sum(sizes[place] for place in places)
+
+
+def _even_share(texts: int, most: int) -> int:
+    """How many texts a request gets, so that the last one is not much smaller than the others."""
+    requests = max(-(-texts // most), 1)
+    return max(-(-texts // requests), 1)

@@ -1,0 +1,174 @@
+"""When the next request to a provider may be sent, and whether it may be sent at all.
+
+One limiter for all the models and threads of a provider. It keeps to what the settings and the
+provider allow, finds out what the provider bears, and lets one request at a time look whether it is
+back after an outage.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass, field
+from threading import Condition, Event
+from typing import TypeVar
+
+from worker.embedders import Allowance, Concurrency, Measure
+from worker.engine.pace import MARGIN, LearnedRate, Spacing, Window
+from worker.errors import ProviderError, ProviderRefused, Rejected, Transient
+
+PUSHES_BACK = {"rate_limited", "overloaded", "timed_out"}
+FIRST_PAUSE = 0.5  # seconds after a refusal that names no time; doubles while nothing gets through
+LONGEST_PAUSE = 8.0  # seconds
+OUTAGE_AFTER = 3  # failures in a row, and only one request at a time looks whether it is over
+ATTENTION = 0.25  # seconds until somebody who waits notices that the run is to stop
+
+Result = TypeVar("Result")
+
+
+class Stopped(Exception):
+    """The run ended before the request was sent."""
+
+
+@dataclass(slots=True)
+class Limiter:
+    """Settings first: `rpm` and `tpm` are the most requests and tokens a minute, `most` the most
+    requests at once, whatever a provider would bear."""
+
+    concurrency: InitVar[Concurrency]
+    most: InitVar[int | None] = None
+    rpm: int | None = None
+    tpm: int | None = None
+    trouble: ProviderError | None = None
+    """Why the provider cannot be used at all; every request then ends with it."""
+    _window: Window = field(init=False)
+    _learned: LearnedRate = field(default_factory=LearnedRate)
+    _requests: Spacing = field(default_factory=Spacing)
+    _tokens: Spacing = field(default_factory=Spacing)
+    _said: dict[Measure, float] = field(default_factory=dict)  # a minute, by the provider
+    _changed: Condition = field(default_factory=Condition)
+    _under_way: int = 0
+    _paused_until: float = 0.0
+    _pauses: int = 0  # in a row, with nothing let through between
+    _failures: int = 0  # in a row
+    answered_at: float = field(default_factory=time.monotonic)
+    """When the provider last let a request through."""
+
+    def __post_init__(self, concurrency: Concurrency, most: int | None) -> None:
+        most = most or concurrency.most
+        self._window = Window(min(concurrency.first, most), most)
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be under way at once, at this moment."""
+        return int(self._window.limit)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it looks as if the provider were out."""
+        return self._failures >= OUTAGE_AFTER
+
+    def call(
+        self, request: Callable[[], Result], stop: Event, *, size: int = 0, tokens: int = 0
+    ) -> Result:
+        """Send a request of `size` bytes and about `tokens` tokens when it is its turn.
+
+        Raises Stopped if `stop` is set before, `trouble` if there is any, or what `request` raises.
+        """
+        was_full = self._wait_for_turn(tokens, stop)
+        sent = time.monotonic()
+        failure: ProviderError | None = None
+        try:
+            return request()
+        except ProviderError as problem:
+            failure = problem
+            raise
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._learn(failure, sent, size, was_full)
+                self._changed.notify(2)  # one for the place that is free, one for a new place
+
+    def heed(self, allowances: Mapping[Measure, Allowance], estimated: int, tokens: int) -> None:
+        """Keep to what an answer says is allowed, and to how many tokens it says it took."""
+        with self._changed:
+            self._tokens.charge(tokens - estimated)
+            for measure, allowance in allowances.items():
+                self._said[measure] = allowance.limit
+                wanted = self._under_way if measure == "requests" else estimated
+                lacking = min(wanted, allowance.limit) - allowance.remaining
+                if lacking > 0:  # others use it as well: wait until that much is back
+                    used = max(allowance.limit - allowance.remaining, 1.0)
+                    self._pause(allowance.reset * lacking / used)
+
+    def give_up(self, trouble: ProviderError) -> None:
+        """Let no more requests through."""
+        with self._changed:
+            self.trouble = self.trouble or trouble
+            self._changed.notify_all()
+
+    def _wait_for_turn(self, tokens: int, stop: Event) -> bool:
+        """Returns whether no more than this request may be under way."""
+        with self._changed:
+            while True:
+                if self.trouble:
+                    raise self.trouble
+                if stop.is_set():
+                    raise Stopped
+                now = time.monotonic()
+                wait = self._seconds_to_wait(now)
+                if wait <= 0:
+                    self._requests.take(now)
+                    self._tokens.take(now, tokens)
+                    self._under_way += 1
+                    return self._under_way >= self.limit
+                self._changed.wait(min(wait, ATTENTION))
+
+    def _seconds_to_wait(self, now: float) -> float:
+        if self._under_way >= (1 if self.is_out else self.limit):
+            return ATTENTION
+        self._requests.rate = _least(
+            _a_second(self.rpm), _a_second(self._said.get("requests")), self._learned.at(now)
+        )
+        self._tokens.rate = _least(_a_second(self.tpm), _a_second(self._said.get("tokens")))
+        return max(self._paused_until - now, self._requests.wait(now), self._tokens.wait(now))
+
+    def _learn(self, failure: ProviderError | None, sent: float, size: int, was_full: bool) -> None:
+        now = time.monotonic()
+        match failure:
+            case None | Rejected():
+                self.answered_at = now
+                self._failures = self._pauses = 0
+                self._learned.answered(sent, now)
+                self._window.answered(sent, now, size, was_full)
+            case Transient():
+                self._learn_of_failure(failure, sent, now)
+            case ProviderRefused() if not failure.of_the_model:
+                self.trouble = self.trouble or failure
+
+    def _learn_of_failure(self, failure: Transient, sent: float, now: float) -> None:
+        if failure.error_class in PUSHES_BACK:
+            self._window.pushed_back(sent, now)
+        if failure.error_class == "rate_limited":
+            self._learned.refused(sent, now)
+        else:
+            self._failures += 1
+        if failure.retry_after is not None:
+            self._pause(failure.retry_after)
+        elif failure.error_class == "rate_limited" or self.is_out:
+            if sent >= self._paused_until:  # of many refused at once, the first counts
+                self._pauses += 1
+            self._pause(min(FIRST_PAUSE * 2.0 ** (self._pauses - 1), LONGEST_PAUSE))
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds * random.uniform(1.0, 1.1)
+        self._paused_until = max(self._paused_until, until)
+
+
+def _a_second(a_minute: float | None) -> float | None:
+    return None if a_minute is None else MARGIN * a_minute / 60
+
+
+def _least(*rates: float | None) -> float | None:
+    return min((rate for rate in rates if rate is not None), default=None)

@@ -1,0 +1,157 @@
+"""How much may be asked of a provider at once, and how often: found out by asking.
+
+Nothing here waits or locks; times are those of a monotonic clock, in seconds, and given by the
+caller. It is the congestion control of TCP, as every client of a shared server has to find its
+share (additive increase, multiplicative decrease; Chiu and Jain, 1989).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+SHRINK = 0.75
+FIRST_PROBE_AFTER = 1.0  # seconds at a limit that was found, until more is tried
+LONGEST_PROBE_WAIT = 8.0  # seconds, however often the limit proved true
+SLOW = 2.0  # times the best latency: more at once would only wait longer
+LEAST_LATENCY = 0.05  # seconds; below it, differences are noise
+MARGIN = 0.98  # of what is allowed: clocks differ, and requests overtake each other
+SLACK = 0.05  # seconds by which a turn that was missed may be made up for
+RECOVERY = 2.0  # seconds from a refusal until the pace is nearly back at where it was refused
+REQUESTS_PER_PROBE = 200  # so at most one in so many is refused for our trying more
+MEMORY = 2.0  # seconds over which the rate of answers is measured
+
+
+@dataclass(slots=True)
+class Window:
+    """How many requests may be under way: one more for each window of answers, a quarter less when
+    the provider pushes back. A limit at which it did so is tried again only after a while, and each
+    time it proves true, after twice as long."""
+
+    limit: float
+    most: int
+    _ceiling: float = math.inf
+    _shrunk_at: float = -math.inf
+    _probe_after: float = FIRST_PROBE_AFTER
+    _answers: list[float] = field(default_factory=list)  # latencies, as multiples of the best
+    _best: dict[int, float] = field(default_factory=dict)  # latency by magnitude of the request
+
+    def answered(self, sent: float, now: float, size: int, was_full: bool) -> None:
+        """A request of `size` bytes got an answer; `was_full` if no more could be under way."""
+        latency = max(now - sent, LEAST_LATENCY)
+        magnitude = size.bit_length() // 2
+        best = self._best[magnitude] = min(latency, self._best.get(magnitude, latency))
+        self._answers.append(latency / best)
+        if len(self._answers) < self.limit:
+            return
+        slowness = median(self._answers)
+        self._answers.clear()
+        if slowness > SLOW and self.limit > 1:
+            self.pushed_back(sent, now)
+        elif was_full:
+            self._grow(now)
+
+    def pushed_back(self, sent: float, now: float) -> None:
+        """The provider has too much to do. Of many who are told so at once, the first counts."""
+        if sent < self._shrunk_at:
+            return
+        is_confirmed = self.limit >= 0.9 * self._ceiling
+        self._probe_after = 2 * self._probe_after if is_confirmed else FIRST_PROBE_AFTER
+        self._ceiling = self.limit
+        self._shrunk_at = now
+        self.limit = max(self.limit * SHRINK, 1.0)
+        self._answers.clear()
+
+    def _grow(self, now: float) -> None:
+        if self.limit >= self._ceiling:
+            if now < self._shrunk_at + min(self._probe_after, LONGEST_PROBE_WAIT):
+                return
+            self._ceiling = math.inf
+        self.limit = min(self.limit + 1, self._ceiling, self.most)
+
+
+@dataclass(slots=True)
+class Spacing:
+    """Turns at a given rate a second (None: at once), for amounts: requests, or their tokens."""
+
+    rate: float | None = None
+    _next: float = -math.inf
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next turn."""
+        return 0.0 if self.rate is None else max(0.0, self._next - now)
+
+    def take(self, now: float, amount: float = 1.0) -> None:
+        """Take a turn."""
+        if self.rate is not None:
+            interval = amount / self.rate
+            self._next = max(self._next, now - min(interval, SLACK)) + interval
+
+    def charge(self, amount: float) -> None:
+        """Something cost more than was taken for it, or less."""
+        if self.rate is not None and self._next > -math.inf:
+            self._next += amount / self.rate
+
+
+@dataclass(slots=True)
+class LearnedRate:
+    """The rate at which a provider refuses that does not say what it allows.
+
+    After a refusal: back, and within RECOVERY nearly up to where it was refused; there for a
+    while, which doubles each time the limit proves true; then more, slowly at first and ever
+    faster, so that a limit that is gone is soon forgotten (the shape of TCP CUBIC, RFC 9438).
+    """
+
+    _ceiling: float | None = None
+    _floor: float = 0.0
+    _refused_at: float = -math.inf
+    _answered_at: float = -math.inf
+    _probe_after: float = FIRST_PROBE_AFTER
+    _answers: deque[float] = field(default_factory=lambda: deque(maxlen=4096))
+    _began: float = math.inf
+
+    def at(self, now: float) -> float | None:
+        """Requests a second, or None if no limit is known."""
+        if self._ceiling is None:
+            return None
+        top = MARGIN * self._ceiling
+        since = now - self._refused_at
+        if since < RECOVERY:
+            return self._floor + (top - self._floor) * since / RECOVERY
+        patience = min(self._probe_after, REQUESTS_PER_PROBE / self._ceiling)
+        probing = max(0.0, since - RECOVERY - patience)
+        growth = min(0.02 * probing + 0.02 * probing**2, 10.0)
+        if growth >= 10.0:
+            self._ceiling = None
+            return None
+        return float(top * math.exp(growth))
+
+    def answered(self, sent: float, now: float) -> None:
+        """A request was let through."""
+        self._began = min(self._began, sent)
+        self._answered_at = now
+        self._answers.append(now)
+
+    def refused(self, sent: float, now: float) -> None:
+        """A request was refused for its rate. Of many at once, the first counts; and one before
+        which nothing was let through says nothing about a rate."""
+        if sent < self._refused_at or self._answered_at < self._refused_at:
+            return
+        measured = self._measured(now)
+        pace = self.at(now) or max(measured, 1.0)
+        if self._ceiling is not None and pace >= 0.9 * self._ceiling:  # it proves true
+            self._probe_after *= 2
+            self._ceiling = pace
+        else:
+            self._probe_after = FIRST_PROBE_AFTER
+            self._ceiling = min(max(measured, 0.5 * pace), SHRINK * pace)
+        self._floor = 0.9 * self._ceiling
+        self._refused_at = now
+
+    def _measured(self, now: float) -> float:
+        """Answers a second, of late."""
+        while self._answers and self._answers[0] < now - MEMORY:
+            self._answers.popleft()
+        return len(self._answers) / min(MEMORY, max(now - self._began, LEAST_LATENCY))
