@@ -116,7 +116,8 @@ def test_texts_become_the_vectors_that_the_server_computes(
 
 def test_a_full_request_is_answered_in_one_piece(server: OpenAIServer) -> None:
     embedder = embedder_for(server, dimensions=8)
-    texts = [str(number) for number in range(embedder.max_items)]
+    texts = [str(number) for number in range(embedder.caps.items)]
+    assert len(texts) == 2048
     assert np.array_equal(embedder.embed(texts).vectors, [vector_for(text, 8) for text in texts])
     assert len(server.requests) == 1
 
@@ -182,7 +183,7 @@ def test_key_and_address_come_from_the_settings_alone(
     embedder_for(server).embed(["a text"])
     assert "from-the-environment" not in str(server.requests)
     with_key_only = OpenAIEmbedder(SMALL, None, Settings(openai_api_key="sk-given"))
-    assert str(with_key_only._client.base_url) == "https://api.openai.com/v1/"
+    assert with_key_only._connection.host == "api.openai.com"
 
 
 # Answers
@@ -307,6 +308,7 @@ def test_an_unknown_model_is_refused_with_a_hint(server: OpenAIServer) -> None:
     error = failure(embedder_for(server, "text-embedding-9"))
     assert isinstance(error, ProviderRefused)
     assert "404: The model `text-embedding-9` does not exist" in error.cause
+    assert (error.error_class, error.of_the_model) == ("not_found", True)
     assert "OPENAI_BASE_URL" in str(error.hint)
 
 
@@ -333,6 +335,7 @@ def test_a_key_without_permission_is_refused(
     error = failure(embedder)
     assert isinstance(error, ProviderRefused)
     assert "403: Country not supported" in error.cause
+    assert (error.error_class, error.of_the_model) == ("unauthorized", False)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +353,7 @@ def test_an_account_without_credit_is_refused(
     error = failure(embedder)
     assert isinstance(error, ProviderRefused)
     assert "credit" in str(error.hint)
+    assert (error.error_class, error.of_the_model) == ("out_of_credit", False)
 
 
 def test_the_words_insufficient_quota_alone_do_not_refuse(
@@ -362,14 +366,31 @@ def test_the_words_insufficient_quota_alone_do_not_refuse(
 # Failures that pass
 
 
-@pytest.mark.parametrize("status", [304, 408, 409, 424, 425, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize(
+    ("status", "error_class"),
+    [
+        (304, "provider_error"),
+        (408, "timed_out"),
+        (409, "overloaded"),
+        (424, "provider_error"),
+        (425, "overloaded"),
+        (429, "rate_limited"),
+        (500, "provider_error"),
+        (502, "provider_error"),
+        (503, "overloaded"),
+        (504, "timed_out"),
+        (529, "overloaded"),
+    ],
+)
 def test_a_status_that_passes_is_transient(
-    server: OpenAIServer, embedder: OpenAIEmbedder, status: int
+    server: OpenAIServer, embedder: OpenAIEmbedder, status: int, error_class: str
 ) -> None:
     server.faults.append(answers(status))
     error = transient(embedder)
     assert error.cause.endswith(f" answered {status}: without a word")
+    assert error.error_class == error_class
     assert error.retry_after is None
+    assert error.of_the_input == (status in (424, 500))
 
 
 def test_a_failed_request_is_not_repeated_by_the_client(
@@ -417,6 +438,7 @@ def test_a_server_that_says_nothing_is_given_up_after_the_time_out(server: OpenA
     server.faults.append(hang)
     error = transient(OpenAIEmbedder(SMALL, None, settings))
     assert error.cause.endswith(" did not answer within 0.05 s")
+    assert error.error_class == "timed_out"
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
@@ -425,6 +447,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
     error = transient(embedder)
     assert error.cause.startswith("the connection to 127.0.0.1:")
     assert "refused" in error.cause
+    assert error.error_class == "unreachable"
 
 
 def test_the_stand_in_can_end_while_requests_wait() -> None:
@@ -481,7 +504,9 @@ def test_a_garbled_answer_is_transient(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault, problem: str
 ) -> None:
     server.faults.append(fault)
-    assert f" sent an unusable answer: {problem}" in transient(embedder).cause
+    error = transient(embedder)
+    assert f" sent an unusable answer: {problem}" in error.cause
+    assert error.error_class == "bad_answer"
 
 
 @pytest.mark.parametrize(
@@ -510,7 +535,7 @@ def test_an_answer_that_does_not_fit_the_texts_is_transient(
         (["good", ""], "400: '$.input' is invalid.", "rejected"),
         (["good"] * 2049, "400: '$.input' is invalid.", "rejected"),
         (["good", "x" * 40_000], "400: This model's maximum context length is 8192", "too_long"),
-        (["x" * 30_000] * 41, "400: Requested 307500 tokens, max 300000", "too_long"),
+        (["x" * 30_000] * 41, "400: Requested 307500 tokens, max 300000", "too_large"),
         (["good", "guilty"], "400: '$.input' is invalid.", "rejected"),
     ],
 )
@@ -532,26 +557,30 @@ def test_a_request_that_openai_refuses_is_rejected_in_its_words(
         (400, {"error": {"message": "x", "code": ["odd"], "type": {}}}, "x", "rejected"),
         (400, {"error": "unable to embed"}, "unable to embed", "rejected"),
         (400, ["odd"], '["odd"]', "rejected"),
-        (413, b"length limit exceeded", "length limit exceeded", "rejected"),
+        (413, b"length limit exceeded", "length limit exceeded", "too_large"),
+        (413, b"", "without a word", "too_large"),
         (422, b"", "without a word", "rejected"),
-        (422, {"message": "batch size 64", "code": 422, "type": "Validation"}, "batch", "rejected"),
+        (422, {"message": "batch size 64 > 32", "code": 422}, "batch size 64 > 32", "too_large"),
+        (429, {"error": {"message": "Request too large for x"}}, "Request too large", "too_large"),
         (422, {"detail": "too short"}, "too short", "rejected"),
         (422, {"detail": [{"loc": ["body"]}]}, '{"detail": [{"loc": ["body"]}]}', "rejected"),
     ],
 )
 def test_a_request_that_another_server_refuses_is_rejected_in_its_words(
-    server: OpenAIServer,
-    embedder: OpenAIEmbedder,
-    status: int,
-    body: object,
-    words: str,
-    error_class: str,
+    server: OpenAIServer, status: int, body: object, words: str, error_class: str
 ) -> None:
     server.faults.append(answers(status, body))
-    error = failure(embedder)
+    error = failure(embedder_for(server), "one", "another")
     assert isinstance(error, Rejected)
     assert f" answered {status}: {words}" in error.cause
     assert error.error_class == error_class
+
+
+def test_what_is_too_large_with_one_text_is_a_text_too_long(server: OpenAIServer) -> None:
+    server.faults.append(answers(413, b"length limit exceeded"))
+    error = failure(embedder_for(server))
+    assert isinstance(error, Rejected)
+    assert error.error_class == "too_long"
 
 
 def test_words_of_many_lines_become_one_short_line_that_postgres_can_store(
