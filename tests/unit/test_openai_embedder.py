@@ -33,12 +33,14 @@ from tests.openai_server import (
     wrong_width,
     zeros,
 )
-from worker.embedders import open_embedder
 from worker.embedders.openai import OpenAIEmbedder
 from worker.errors import ProviderRefused, Rejected, SettingsError, Transient, WorkerError
 from worker.settings import Settings
 
 SMALL = "text-embedding-3-small"
+
+opened: list[OpenAIEmbedder] = []
+"""To be closed at the end of a test."""
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +50,21 @@ def running_server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture(scope="module")
-def long_lived_embedder(running_server: OpenAIServer) -> OpenAIEmbedder:
-    return embedder_for(running_server)
+def long_lived_embedder(running_server: OpenAIServer) -> Iterator[OpenAIEmbedder]:
+    embedder = embedder_for(running_server)
+    opened.remove(embedder)
+    yield embedder
+    embedder.close()
 
 
 @pytest.fixture
-def server(running_server: OpenAIServer) -> OpenAIServer:
+def server(running_server: OpenAIServer) -> Iterator[OpenAIServer]:
     running_server.requests.clear()
     running_server.faults.clear()
     running_server.reject = None
-    return running_server
+    yield running_server
+    while opened:
+        opened.pop().close()
 
 
 @pytest.fixture
@@ -71,8 +78,14 @@ def embedder_for(
     dimensions: int | None = None,
     **settings: Any,
 ) -> OpenAIEmbedder:
-    given = {"openai_api_key": server.api_key, "openai_base_url": server.base_url} | settings
-    return OpenAIEmbedder(name, dimensions, Settings(embedding_timeout_seconds=5.0, **given))
+    given: dict[str, Any] = {
+        "openai_api_key": server.api_key,
+        "openai_base_url": server.base_url,
+        "embedding_timeout_seconds": 5.0,
+        **settings,
+    }
+    opened.append(OpenAIEmbedder(name, dimensions, Settings(**given)))
+    return opened[-1]
 
 
 def failure(embedder: OpenAIEmbedder, *texts: str) -> WorkerError:
@@ -144,9 +157,7 @@ def test_dimensions_are_sent_only_where_the_model_can_be_shortened_to_the_column
 
 
 def test_the_width_of_an_unknown_model_is_unknown_and_not_asked_for(server: OpenAIServer) -> None:
-    embedder = open_embedder(
-        "openai:nomic-embed-text", 768, Settings(openai_base_url=server.base_url)
-    )
+    embedder = embedder_for(server, "nomic-embed-text", 768)
     assert embedder.dimensions is None
     with pytest.raises(WorkerError):
         embedder.embed(["a text"])
@@ -434,9 +445,8 @@ def test_a_wait_until_a_date_is_counted_from_now(
 
 
 def test_a_server_that_says_nothing_is_given_up_after_the_time_out(server: OpenAIServer) -> None:
-    settings = Settings(openai_base_url=server.base_url, embedding_timeout_seconds=0.05)
     server.faults.append(hang)
-    error = transient(OpenAIEmbedder(SMALL, None, settings))
+    error = transient(embedder_for(server, embedding_timeout_seconds=0.05))
     assert error.cause.endswith(" did not answer within 0.05 s")
     assert error.error_class == "timed_out"
 
@@ -452,8 +462,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
 
 def test_the_stand_in_can_end_while_requests_wait() -> None:
     with OpenAIServer() as server:
-        settings = Settings(openai_base_url=server.base_url, embedding_timeout_seconds=0.01)
-        embedder = OpenAIEmbedder(SMALL, None, settings)
+        embedder = embedder_for(server, embedding_timeout_seconds=0.01)
         server.faults.append(hang)
         transient(embedder)
         server.latency = 60
