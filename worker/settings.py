@@ -184,11 +184,14 @@ def _http_url(given: str) -> str:
 
 def _ollama_host(given: str) -> str:
     # As Ollama itself reads it: a host, with a port or without, with a scheme or without.
-    url = _http_url(given if "://" in given else f"http://{given}")
-    parts = urlsplit(url)
+    url = given if "://" in given else f"http://{given}"
+    url = re.sub(r"//(0\.0\.0\.0)?(?=:|/|$)", "//127.0.0.1", url) if url != "http://" else url
+    try:
+        parts = urlsplit(_http_url(url))
+    except ValueError:
+        raise ValueError(f"must be an address like http://127.0.0.1:{OLLAMA_PORT}") from None
     has_port = parts.port is not None or "://" in given
-    address = url if has_port else f"{parts.scheme}://{parts.netloc}:{OLLAMA_PORT}{parts.path}"
-    return address.replace("//0.0.0.0", "//127.0.0.1").rstrip("/")
+    return (url if has_port else f"http://{parts.netloc}:{OLLAMA_PORT}{parts.path}").rstrip("/")
 
 
 def _model(given: str) -> str:

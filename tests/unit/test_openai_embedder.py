@@ -33,12 +33,14 @@ from tests.openai_server import (
     wrong_width,
     zeros,
 )
-from worker.embedders import open_embedder
 from worker.embedders.openai import OpenAIEmbedder
 from worker.errors import ProviderRefused, Rejected, SettingsError, Transient, WorkerError
 from worker.settings import Settings
 
 SMALL = "text-embedding-3-small"
+
+opened: list[OpenAIEmbedder] = []
+"""To be closed at the end of a test."""
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +50,21 @@ def running_server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture(scope="module")
-def long_lived_embedder(running_server: OpenAIServer) -> OpenAIEmbedder:
-    return embedder_for(running_server)
+def long_lived_embedder(running_server: OpenAIServer) -> Iterator[OpenAIEmbedder]:
+    embedder = embedder_for(running_server)
+    opened.remove(embedder)
+    yield embedder
+    embedder.close()
 
 
 @pytest.fixture
-def server(running_server: OpenAIServer) -> OpenAIServer:
+def server(running_server: OpenAIServer) -> Iterator[OpenAIServer]:
     running_server.requests.clear()
     running_server.faults.clear()
     running_server.reject = None
-    return running_server
+    yield running_server
+    while opened:
+        opened.pop().close()
 
 
 @pytest.fixture
@@ -71,8 +78,14 @@ def embedder_for(
     dimensions: int | None = None,
     **settings: Any,
 ) -> OpenAIEmbedder:
-    given = {"openai_api_key": server.api_key, "openai_base_url": server.base_url} | settings
-    return OpenAIEmbedder(name, dimensions, Settings(embedding_timeout_seconds=5.0, **given))
+    given: dict[str, Any] = {
+        "openai_api_key": server.api_key,
+        "openai_base_url": server.base_url,
+        "embedding_timeout_seconds": 5.0,
+        **settings,
+    }
+    opened.append(OpenAIEmbedder(name, dimensions, Settings(**given)))
+    return opened[-1]
 
 
 def failure(embedder: OpenAIEmbedder, *texts: str) -> WorkerError:
@@ -116,7 +129,8 @@ def test_texts_become_the_vectors_that_the_server_computes(
 
 def test_a_full_request_is_answered_in_one_piece(server: OpenAIServer) -> None:
     embedder = embedder_for(server, dimensions=8)
-    texts = [str(number) for number in range(embedder.max_items)]
+    texts = [str(number) for number in range(embedder.caps.items)]
+    assert len(texts) == 2048
     assert np.array_equal(embedder.embed(texts).vectors, [vector_for(text, 8) for text in texts])
     assert len(server.requests) == 1
 
@@ -143,9 +157,7 @@ def test_dimensions_are_sent_only_where_the_model_can_be_shortened_to_the_column
 
 
 def test_the_width_of_an_unknown_model_is_unknown_and_not_asked_for(server: OpenAIServer) -> None:
-    embedder = open_embedder(
-        "openai:nomic-embed-text", 768, Settings(openai_base_url=server.base_url)
-    )
+    embedder = embedder_for(server, "nomic-embed-text", 768)
     assert embedder.dimensions is None
     with pytest.raises(WorkerError):
         embedder.embed(["a text"])
@@ -182,7 +194,7 @@ def test_key_and_address_come_from_the_settings_alone(
     embedder_for(server).embed(["a text"])
     assert "from-the-environment" not in str(server.requests)
     with_key_only = OpenAIEmbedder(SMALL, None, Settings(openai_api_key="sk-given"))
-    assert str(with_key_only._client.base_url) == "https://api.openai.com/v1/"
+    assert with_key_only._connection.host == "api.openai.com"
 
 
 # Answers
@@ -307,6 +319,7 @@ def test_an_unknown_model_is_refused_with_a_hint(server: OpenAIServer) -> None:
     error = failure(embedder_for(server, "text-embedding-9"))
     assert isinstance(error, ProviderRefused)
     assert "404: The model `text-embedding-9` does not exist" in error.cause
+    assert (error.error_class, error.of_the_model) == ("not_found", True)
     assert "OPENAI_BASE_URL" in str(error.hint)
 
 
@@ -333,6 +346,7 @@ def test_a_key_without_permission_is_refused(
     error = failure(embedder)
     assert isinstance(error, ProviderRefused)
     assert "403: Country not supported" in error.cause
+    assert (error.error_class, error.of_the_model) == ("unauthorized", False)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +364,7 @@ def test_an_account_without_credit_is_refused(
     error = failure(embedder)
     assert isinstance(error, ProviderRefused)
     assert "credit" in str(error.hint)
+    assert (error.error_class, error.of_the_model) == ("out_of_credit", False)
 
 
 def test_the_words_insufficient_quota_alone_do_not_refuse(
@@ -362,14 +377,31 @@ def test_the_words_insufficient_quota_alone_do_not_refuse(
 # Failures that pass
 
 
-@pytest.mark.parametrize("status", [304, 408, 409, 424, 425, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize(
+    ("status", "error_class"),
+    [
+        (304, "provider_error"),
+        (408, "timed_out"),
+        (409, "overloaded"),
+        (424, "provider_error"),
+        (425, "overloaded"),
+        (429, "rate_limited"),
+        (500, "provider_error"),
+        (502, "provider_error"),
+        (503, "overloaded"),
+        (504, "timed_out"),
+        (529, "overloaded"),
+    ],
+)
 def test_a_status_that_passes_is_transient(
-    server: OpenAIServer, embedder: OpenAIEmbedder, status: int
+    server: OpenAIServer, embedder: OpenAIEmbedder, status: int, error_class: str
 ) -> None:
     server.faults.append(answers(status))
     error = transient(embedder)
     assert error.cause.endswith(f" answered {status}: without a word")
+    assert error.error_class == error_class
     assert error.retry_after is None
+    assert error.of_the_input == (status in (424, 500))
 
 
 def test_a_failed_request_is_not_repeated_by_the_client(
@@ -413,10 +445,10 @@ def test_a_wait_until_a_date_is_counted_from_now(
 
 
 def test_a_server_that_says_nothing_is_given_up_after_the_time_out(server: OpenAIServer) -> None:
-    settings = Settings(openai_base_url=server.base_url, embedding_timeout_seconds=0.05)
     server.faults.append(hang)
-    error = transient(OpenAIEmbedder(SMALL, None, settings))
+    error = transient(embedder_for(server, embedding_timeout_seconds=0.05))
     assert error.cause.endswith(" did not answer within 0.05 s")
+    assert error.error_class == "timed_out"
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
@@ -425,12 +457,12 @@ def test_a_server_that_is_not_there_is_named() -> None:
     error = transient(embedder)
     assert error.cause.startswith("the connection to 127.0.0.1:")
     assert "refused" in error.cause
+    assert error.error_class == "unreachable"
 
 
 def test_the_stand_in_can_end_while_requests_wait() -> None:
     with OpenAIServer() as server:
-        settings = Settings(openai_base_url=server.base_url, embedding_timeout_seconds=0.01)
-        embedder = OpenAIEmbedder(SMALL, None, settings)
+        embedder = embedder_for(server, embedding_timeout_seconds=0.01)
         server.faults.append(hang)
         transient(embedder)
         server.latency = 60
@@ -481,7 +513,9 @@ def test_a_garbled_answer_is_transient(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault, problem: str
 ) -> None:
     server.faults.append(fault)
-    assert f" sent an unusable answer: {problem}" in transient(embedder).cause
+    error = transient(embedder)
+    assert f" sent an unusable answer: {problem}" in error.cause
+    assert error.error_class == "bad_answer"
 
 
 @pytest.mark.parametrize(
@@ -510,7 +544,7 @@ def test_an_answer_that_does_not_fit_the_texts_is_transient(
         (["good", ""], "400: '$.input' is invalid.", "rejected"),
         (["good"] * 2049, "400: '$.input' is invalid.", "rejected"),
         (["good", "x" * 40_000], "400: This model's maximum context length is 8192", "too_long"),
-        (["x" * 30_000] * 41, "400: Requested 307500 tokens, max 300000", "too_long"),
+        (["x" * 30_000] * 41, "400: Requested 307500 tokens, max 300000", "too_large"),
         (["good", "guilty"], "400: '$.input' is invalid.", "rejected"),
     ],
 )
@@ -532,26 +566,30 @@ def test_a_request_that_openai_refuses_is_rejected_in_its_words(
         (400, {"error": {"message": "x", "code": ["odd"], "type": {}}}, "x", "rejected"),
         (400, {"error": "unable to embed"}, "unable to embed", "rejected"),
         (400, ["odd"], '["odd"]', "rejected"),
-        (413, b"length limit exceeded", "length limit exceeded", "rejected"),
+        (413, b"length limit exceeded", "length limit exceeded", "too_large"),
+        (413, b"", "without a word", "too_large"),
         (422, b"", "without a word", "rejected"),
-        (422, {"message": "batch size 64", "code": 422, "type": "Validation"}, "batch", "rejected"),
+        (422, {"message": "batch size 64 > 32", "code": 422}, "batch size 64 > 32", "too_large"),
+        (429, {"error": {"message": "Request too large for x"}}, "Request too large", "too_large"),
         (422, {"detail": "too short"}, "too short", "rejected"),
         (422, {"detail": [{"loc": ["body"]}]}, '{"detail": [{"loc": ["body"]}]}', "rejected"),
     ],
 )
 def test_a_request_that_another_server_refuses_is_rejected_in_its_words(
-    server: OpenAIServer,
-    embedder: OpenAIEmbedder,
-    status: int,
-    body: object,
-    words: str,
-    error_class: str,
+    server: OpenAIServer, status: int, body: object, words: str, error_class: str
 ) -> None:
     server.faults.append(answers(status, body))
-    error = failure(embedder)
+    error = failure(embedder_for(server), "one", "another")
     assert isinstance(error, Rejected)
     assert f" answered {status}: {words}" in error.cause
     assert error.error_class == error_class
+
+
+def test_what_is_too_large_with_one_text_is_a_text_too_long(server: OpenAIServer) -> None:
+    server.faults.append(answers(413, b"length limit exceeded"))
+    error = failure(embedder_for(server))
+    assert isinstance(error, Rejected)
+    assert error.error_class == "too_long"
 
 
 def test_words_of_many_lines_become_one_short_line_that_postgres_can_store(

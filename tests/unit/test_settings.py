@@ -36,6 +36,16 @@ def test_every_variable_is_read() -> None:
             "EMBEDDING_MODEL": "openai:text-embedding-3-small",
             "OPENAI_API_KEY": "sk-given",
             "OPENAI_BASE_URL": "http://127.0.0.1:8080/v1",
+            "AZURE_OPENAI_ENDPOINT": "https://given.openai.azure.com",
+            "AZURE_OPENAI_API_KEY": "azure-given",
+            "OLLAMA_HOST": "gpu-box",
+            "NEXT_PUBLIC_API_BASE_URL": "https://app.example.com",
+            "EMBEDDING_API_TOKEN": "token-given",
+            "EMBEDDING_RPM": "3000",
+            "EMBEDDING_TPM": "1000000",
+            "EMBEDDING_MAX_CONCURRENCY": "9",
+            "MAX_EMBEDDING_WORKERS": "4",
+            "EMBEDDING_CACHE_MB": "64",
             "EMBEDDING_BATCH_SIZE": "7",
             "EMBEDDING_DELAY_MS": "0",
             "EMBEDDING_TIMEOUT_SECONDS": "1.5",
@@ -48,6 +58,15 @@ def test_every_variable_is_read() -> None:
         embedding_model="openai:text-embedding-3-small",
         openai_api_key="sk-given",
         openai_base_url="http://127.0.0.1:8080/v1",
+        azure_openai_endpoint="https://given.openai.azure.com",
+        azure_openai_api_key="azure-given",
+        ollama_host="http://gpu-box:11434",
+        next_public_api_base_url="https://app.example.com",
+        embedding_api_token="token-given",
+        embedding_rpm=3000,
+        embedding_tpm=1_000_000,
+        embedding_max_concurrency=9,
+        embedding_cache_mb=64,
         embedding_batch_size=7,
         embedding_delay_ms=0,
         embedding_timeout_seconds=1.5,
@@ -58,7 +77,14 @@ def test_every_variable_is_read() -> None:
 
 def test_there_is_a_variable_for_every_setting() -> None:
     names = {setting.name.upper() for setting in fields(Settings)}
-    assert Settings.variables() == names | {"SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"}
+    others = {"SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "MAX_EMBEDDING_WORKERS"}
+    assert Settings.variables() == names | others
+
+
+def test_the_alias_of_a_variable_is_read_where_the_variable_is_not_set() -> None:
+    assert Settings.from_mapping({"MAX_EMBEDDING_WORKERS": "4"}).embedding_max_concurrency == 4
+    [problem] = problems(MAX_EMBEDDING_WORKERS="0")
+    assert problem == "EMBEDDING_MAX_CONCURRENCY must be a whole number from 1 to 256: `0`"
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
@@ -141,6 +167,31 @@ def test_a_base_url_of_another_kind_is_not_repeated(given: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("gpu-box", "http://gpu-box:11434"),
+        ("gpu-box:8080", "http://gpu-box:8080"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("[::1]", "http://[::1]:11434"),
+        ("http://gpu-box", "http://gpu-box"),
+        ("http://gpu-box:8080/", "http://gpu-box:8080"),
+        ("https://gpu-box.example.com/ollama/", "https://gpu-box.example.com/ollama"),
+    ],
+)
+def test_the_host_of_ollama_is_read_as_ollama_reads_it(given: str, read: str) -> None:
+    assert Settings.from_mapping({"OLLAMA_HOST": given}).ollama_host == read
+
+
+@pytest.mark.parametrize("given", ["ftp://gpu-box", "gpu-box:port", "http://", "[::"])
+def test_what_is_no_host_of_ollama_is_not_repeated(given: str) -> None:
+    assert problems(OLLAMA_HOST=given) == [
+        "OLLAMA_HOST must be an address like http://127.0.0.1:11434"
+    ]
+
+
 def test_all_that_is_malformed_is_told_at_once() -> None:
     malformed = {
         "DATABASE_URL": "host=localhost",
@@ -164,6 +215,24 @@ def test_openai_needs_a_key_or_a_server_that_may_do_without() -> None:
     ]
     Settings.from_mapping({"EMBEDDING_MODEL": model, "OPENAI_API_KEY": "sk-given"})
     Settings.from_mapping({"EMBEDDING_MODEL": model, "OPENAI_BASE_URL": "http://localhost/v1"})
+
+
+def test_azure_needs_an_endpoint_and_a_key() -> None:
+    azure = {"EMBEDDING_MODEL": "azure:text-embedding-3-small"}
+    assert [problem.split()[0] for problem in problems(**azure)] == [
+        "AZURE_OPENAI_ENDPOINT",
+        "AZURE_OPENAI_API_KEY",
+    ]
+    azure |= {"AZURE_OPENAI_ENDPOINT": "https://given.openai.azure.com"}
+    Settings.from_mapping(azure | {"AZURE_OPENAI_API_KEY": "azure-given"})
+
+
+def test_an_endpoint_of_your_own_without_a_host_needs_one() -> None:
+    relative = {"EMBEDDING_MODEL": "http:/api/embeddings/generate"}
+    [problem] = problems(**relative)
+    assert problem.startswith("NEXT_PUBLIC_API_BASE_URL is not set, but EMBEDDING_MODEL is http:/")
+    Settings.from_mapping(relative | {"NEXT_PUBLIC_API_BASE_URL": "https://app.example.com"})
+    Settings.from_mapping({"EMBEDDING_MODEL": "http:https://app.example.com/api"})
 
 
 def test_a_lease_must_leave_room_for_three_heartbeats() -> None:
@@ -252,7 +321,8 @@ def test_a_file_that_is_not_utf8_is_an_error_of_settings(tmp_path: Path) -> None
 
 
 def test_urls_and_keys_are_secret() -> None:
-    named = {n for n in Settings.variables() if n.endswith(("_KEY", "_URL")) and "SUPA" not in n}
+    endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST")
+    named = {n for n in Settings.variables() if n.endswith(endings) and "SUPABASE" not in n}
     assert {name.upper() for name in SECRETS} == named
 
 
