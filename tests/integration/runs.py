@@ -54,8 +54,8 @@ class Runs:
     queue: Queue
     server: OpenAIServer
     timeout: float = 5.0
-    keys: dict[str, str] = field(default_factory=dict)
-    """Of models that are asked with another key than that of the server."""
+    key: str | None = None
+    """Another than that of the server."""
 
     def new(
         self, batch_size: int = 10, scope: Scope = SCOPE, grace: float = 20.0, **pace: Any
@@ -74,7 +74,7 @@ class Runs:
 
     def _open(self, model: str, width: int | None) -> Embedder:
         settings = Settings(
-            openai_api_key=self.keys.get(model, self.server.api_key),
+            openai_api_key=self.key or self.server.api_key,
             openai_base_url=self.server.base_url,
             embedding_timeout_seconds=self.timeout,
         )
@@ -106,8 +106,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch, tries_for: float | None = None) -> 
     """Let nobody wait between two tries; with `tries_for` (seconds) a request ends after that."""
     monkeypatch.setattr(retry, "_random_exponential", lambda state: 0.0)
     monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(0))
+    monkeypatch.setattr("worker.engine.limiter.FIRST_PAUSE", 0.0)
     if tries_for is not None:
         monkeypatch.setattr(retry, "RETRY_SECONDS", tries_for)
+        monkeypatch.setattr(retry, "RATE_LIMIT_SECONDS", tries_for)
 
 
 def unlike_their_text(db: Database, read: Callable[[Any], str] = str) -> list[Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import insert
+from tests.integration.runs import at_once
 from tests.openai_server import (
     Fault,
     OpenAIServer,
@@ -24,7 +25,6 @@ from tests.openai_server import (
     zeros,
 )
 from worker.embedders import Embedder, open_embedder
-from worker.engine import retry
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.errors import ProviderRefused, SettingsError, Transient
@@ -151,7 +151,7 @@ def test_an_outage_hands_the_jobs_back_untouched_and_ends_the_run(
     openai: OpenAIServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.05)
+    at_once(monkeypatch, tries_for=0.05)
     insert(texts, 30)
     openai.faults.extend([server_error] * 100)
     run = pipeline()
@@ -250,7 +250,7 @@ def test_without_a_delay_batches_overlap_and_stay_bounded(
         )
 
     pipeline(then=look).drain()
-    assert 10 < max(claimed) <= 80
+    assert 10 < max(claimed) <= 160
 
 
 def test_a_stop_finishes_what_is_under_way_and_claims_no_more(
@@ -343,13 +343,13 @@ def test_a_worker_elsewhere_may_take_over_at_any_moment(
     thief = replace(SCOPE, worker="thief")
     stolen: list[str] = []
 
-    original = run.open_embedder
+    original = run._models.open_embedder
 
     def steal_first(model: str, width: int | None) -> Embedder:
         stolen.extend(str(job.lease) for job in queue.claim(thief, 1).jobs)
         return original(model, width)
 
-    run.open_embedder = steal_first
+    run._models.open_embedder = steal_first
     tally = run.drain()
     assert stolen
     assert (tally.stale, tally.completed) == (1, 0)

@@ -6,7 +6,6 @@ was not the fault of the job, and no row has a vector that is not that of its te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from math import log2
 
@@ -293,33 +292,16 @@ def test_another_width_once_leaves_what_came_before_it_and_writes_nothing_of_its
 # -- two models, one of which is refused
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A model that the provider does not let us have, with a key if that is why."""
-
-    model: str
-    key: str | None
-    words: str
-
-
-REFUSED = {
-    "401": Refused(LARGE, "sk-revoked-long-ago", "401"),
-    "404": Refused("openai:text-embedding-9", None, "404"),
-}
-
-
-@pytest.mark.parametrize("refused", REFUSED.values(), ids=list(REFUSED))
 @pytest.mark.parametrize("priority", [1, 0, -1])
 def test_a_model_that_is_refused_does_not_hold_up_the_other(
-    docs: Database, runs: Runs, refused: Refused, priority: int
+    docs: Database, runs: Runs, priority: int
 ) -> None:
     """Whichever of the two is asked first."""
-    runs.keys = {refused.model: refused.key} if refused.key else {}
     docs.execute("create table notes (id bigint primary key, body text)")
     docs.execute(
         "select watch_embeddings('notes', 'body', 'embedding', dimensions => 8, model => %s,"
         " priority => %s::smallint)",
-        [refused.model, priority],
+        ["openai:text-embedding-9", priority],
     )
     docs.execute("insert into notes select i, 'note ' || i from generate_series(1, 30) i")
     insert(docs, 30)
@@ -328,7 +310,7 @@ def test_a_model_that_is_refused_does_not_hold_up_the_other(
     assert tally.completed == 30
     [trouble] = run.troubles
     assert isinstance(trouble, ProviderRefused)
-    assert refused.words in trouble.cause
+    assert "404" in trouble.cause
     assert trouble.hint
     assert rows(
         docs,
@@ -337,6 +319,31 @@ def test_a_model_that_is_refused_does_not_hold_up_the_other(
     ) == [("docs", "completed", 0, True, 30), ("notes", "pending", 0, True, 30)]
     assert value(docs, "select count(embedding) from notes") == 0
     assert unlike_their_text(docs) == []
+
+
+def test_a_key_that_is_refused_stops_every_model_of_its_provider_and_no_other(
+    docs: Database, runs: Runs, openai: OpenAIServer
+) -> None:
+    for number, model in enumerate([LARGE, "local:wordllama-256"]):
+        docs.execute(
+            f"create table notes_{number} (id bigint primary key, body text);"
+            f"select watch_embeddings('notes_{number}', 'body', 'embedding',"
+            f" dimensions => {256 if number else 8}, model => '{model}');"
+            f"insert into notes_{number} select i, 'note ' || i from generate_series(1, 30) i"
+        )
+    insert(docs, 30)
+    runs.key = "sk-revoked-long-ago"
+    run = runs.new()
+    tally = run.drain()
+    assert (tally.completed, tally.failed) == (30, 0)
+    assert len(run.troubles) == 2
+    assert all(" answered 401: " in trouble.cause for trouble in run.troubles)
+    assert value(docs, "select count(embedding) from notes_1") == 30
+    pending = "select distinct table_name, bool_and(available_at <= now()) from embedding_queue"
+    assert rows(docs, f"{pending} where status = 'pending' group by 1 order by 1") == [
+        ("docs", True),
+        ("notes_0", True),
+    ]
 
 
 # -- what the database sees of a slow call

@@ -171,7 +171,7 @@ class Connection:
             cause,
             self.cures.for_status(status),
             error_class=classes.get(status, "refused"),
-            of_the_model=status == 404,
+            of_the_model=status == 404 or "model_not_found" in codes,
         )
 
 

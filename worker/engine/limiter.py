@@ -140,7 +140,7 @@ class Limiter:
             case None | Rejected():
                 self.answered_at = now
                 self._failures = self._pauses = 0
-                self._learned.answered(sent, now)
+                self._learned.answered(sent)
                 self._window.answered(sent, now, size, was_full)
             case Transient():
                 self._learn_of_failure(failure, sent, now)
@@ -148,18 +148,20 @@ class Limiter:
                 self.trouble = self.trouble or failure
 
     def _learn_of_failure(self, failure: Transient, sent: float, now: float) -> None:
-        if failure.error_class in PUSHES_BACK:
-            self._window.pushed_back(sent, now)
-        if failure.error_class == "rate_limited":
-            self._learned.refused(sent, now)
-        else:
+        is_rate = failure.error_class == "rate_limited"
+        if not is_rate:
             self._failures += 1
-        if failure.retry_after is not None:
-            self._pause(failure.retry_after)
-        elif failure.error_class == "rate_limited" or self.is_out:
+        pause = failure.retry_after
+        if pause is None and (is_rate or self.is_out):
             if sent >= self._paused_until:  # of many refused at once, the first counts
                 self._pauses += 1
-            self._pause(min(FIRST_PAUSE * 2.0 ** (self._pauses - 1), LONGEST_PAUSE))
+            pause = min(FIRST_PAUSE * 2.0 ** (self._pauses - 1), LONGEST_PAUSE)
+        if failure.error_class in PUSHES_BACK:
+            self._window.pushed_back(sent, now)
+        if is_rate:
+            self._learned.refused(sent, now, pause or 0.0)
+        if pause:
+            self._pause(pause)
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds * random.uniform(1.0, 1.1)

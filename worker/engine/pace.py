@@ -8,7 +8,6 @@ share (additive increase, multiplicative decrease; Chiu and Jain, 1989).
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -21,7 +20,9 @@ MARGIN = 0.98  # of what is allowed: clocks differ, and requests overtake each o
 SLACK = 0.05  # seconds by which a turn that was missed may be made up for
 RECOVERY = 2.0  # seconds from a refusal until the pace is nearly back at where it was refused
 REQUESTS_PER_PROBE = 200  # so at most one in so many is refused for our trying more
-MEMORY = 2.0  # seconds over which the rate of answers is measured
+PROBE_BACKOFF = 1.5
+ENOUGH_TO_MEASURE = 5  # answers
+FORGOTTEN_AT = 10.0  # e to the power of it: so far above where it was refused
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Window:
         if sent < self._shrunk_at:
             return
         is_confirmed = self.limit >= 0.9 * self._ceiling
-        self._probe_after = 2 * self._probe_after if is_confirmed else FIRST_PROBE_AFTER
+        self._probe_after = PROBE_BACKOFF * self._probe_after if is_confirmed else FIRST_PROBE_AFTER
         self._ceiling = self.limit
         self._shrunk_at = now
         self.limit = max(self.limit * SHRINK, 1.0)
@@ -100,58 +101,58 @@ class LearnedRate:
     """The rate at which a provider refuses that does not say what it allows.
 
     After a refusal: back, and within RECOVERY nearly up to where it was refused; there for a
-    while, which doubles each time the limit proves true; then more, slowly at first and ever
+    while, which grows each time the limit proves true; then more, slowly at first and ever
     faster, so that a limit that is gone is soon forgotten (the shape of TCP CUBIC, RFC 9438).
     """
 
     _ceiling: float | None = None
     _floor: float = 0.0
     _refused_at: float = -math.inf
-    _answered_at: float = -math.inf
+    _resumed_at: float = -math.inf
     _probe_after: float = FIRST_PROBE_AFTER
-    _answers: deque[float] = field(default_factory=lambda: deque(maxlen=4096))
-    _began: float = math.inf
+    _answers: int = 0  # since _resumed_at
 
     def at(self, now: float) -> float | None:
         """Requests a second, or None if no limit is known."""
         if self._ceiling is None:
             return None
         top = MARGIN * self._ceiling
-        since = now - self._refused_at
+        since = max(now - self._resumed_at, 0.0)
         if since < RECOVERY:
             return self._floor + (top - self._floor) * since / RECOVERY
         patience = min(self._probe_after, REQUESTS_PER_PROBE / self._ceiling)
         probing = max(0.0, since - RECOVERY - patience)
-        growth = min(0.02 * probing + 0.02 * probing**2, 10.0)
-        if growth >= 10.0:
+        growth = 0.02 * probing + 0.02 * probing**2
+        if growth > FORGOTTEN_AT:
             self._ceiling = None
             return None
-        return float(top * math.exp(growth))
+        return top * math.exp(growth)
 
-    def answered(self, sent: float, now: float) -> None:
+    def answered(self, sent: float) -> None:
         """A request was let through."""
-        self._began = min(self._began, sent)
-        self._answered_at = now
-        self._answers.append(now)
+        if self._resumed_at == -math.inf:
+            self._resumed_at = sent
+        self._answers += 1
 
-    def refused(self, sent: float, now: float) -> None:
-        """A request was refused for its rate. Of many at once, the first counts; and one before
-        which nothing was let through says nothing about a rate."""
-        if sent < self._refused_at or self._answered_at < self._refused_at:
+    def refused(self, sent: float, now: float, pause: float) -> None:
+        """A request was refused for its rate, and there is to be a pause (seconds).
+
+        Of many at once, the first counts; and one before which nothing was let through says
+        nothing about a rate.
+        """
+        if sent < self._refused_at or not self._answers:
             return
-        measured = self._measured(now)
+        # over the pause as well: it is the rest of a window whose share is used up
+        measured = self._answers / max(now + pause - self._resumed_at, LEAST_LATENCY)
         pace = self.at(now) or max(measured, 1.0)
         if self._ceiling is not None and pace >= 0.9 * self._ceiling:  # it proves true
-            self._probe_after *= 2
+            self._probe_after *= PROBE_BACKOFF
             self._ceiling = pace
         else:
             self._probe_after = FIRST_PROBE_AFTER
-            self._ceiling = min(max(measured, 0.5 * pace), SHRINK * pace)
+            is_much = self._answers >= ENOUGH_TO_MEASURE
+            self._ceiling = min(max(measured, 0.25 * pace) if is_much else pace, SHRINK * pace)
         self._floor = 0.9 * self._ceiling
         self._refused_at = now
-
-    def _measured(self, now: float) -> float:
-        """Answers a second, of late."""
-        while self._answers and self._answers[0] < now - MEMORY:
-            self._answers.popleft()
-        return len(self._answers) / min(MEMORY, max(now - self._began, LEAST_LATENCY))
+        self._resumed_at = now + pause
+        self._answers = 0

@@ -76,6 +76,8 @@ def with_retries(
             raise
 
     def patience_is_over(state: RetryCallState) -> bool:
+        if stop.is_set() or limiter.trouble:
+            return True
         again_at = time.monotonic() + state.upcoming_sleep
         if failure and failure.error_class == "rate_limited":
             return again_at > limiter.answered_at + RATE_LIMIT_SECONDS
@@ -84,7 +86,7 @@ def with_retries(
     retrying = Retrying(
         retry=retry_if_exception_type(Transient),
         wait=_wait,
-        stop=lambda state: stop.is_set() or patience_is_over(state),
+        stop=patience_is_over,
         sleep=sleep_using_event(stop),
         reraise=True,
     )
