@@ -125,6 +125,8 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     hired.execute("select embedding_worker_seen('tests', 'here', 1)")
     assert value(hired, "select count(*) from embedding_workers") == 1
     hired.execute("select embedding_worker_gone('tests')")
+    hired.execute("select embedding_provider_seen('openai', 'no key')")
+    assert value(hired, "select trouble from embedding_providers") == "no key"
     assert value(hired, "select embedding_schema_version()") >= 1
 
 
@@ -133,6 +135,15 @@ def test_a_worker_sees_targets_and_states(hired: Database) -> None:
     assert rows(hired, "select * from embedding_failures") == []
     assert value(hired, "select count(*) from embedding_queue") == 4
     assert value(hired, "select table_name from embedding_targets") == "docs"
+    hired.execute(SEEN)
+    assert rows(hired, "select model, tokens, cost from embedding_usage") == [("a:b", 5, None)]
+    assert rows(hired, "select * from embedding_providers") == []
+
+
+SEEN: LiteralString = (
+    """select embedding_worker_seen('tests', 'here', 1, 'working', 0, 0, '[{"model": "a:b","""
+    """ "completed": 1, "failed": 0, "requests": 1, "tokens": 5, "cost": null}]')"""
+)
 
 
 BEYOND_ITS_WORK: list[LiteralString] = [
@@ -155,6 +166,9 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select forget_embeddings(1, array['1'])",
     "select embedding_claim(target, array[1], 'me', '1 min', 'a:b')"
     " from embedding_targets as target",
+    "insert into embedding_usage (minute, model) values (now(), 'a:b')",
+    "delete from embedding_usage",
+    "delete from embedding_providers",
 ]
 
 
@@ -199,6 +213,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
+                "   and relname !~ '^embedding_(usage|providers)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -214,6 +229,9 @@ CALLS: list[LiteralString] = [
     "select requeue_embeddings(null)",
     "select backfill_embeddings('docs', 'embedding')",
     "select count(*) from embedding_status",
+    SEEN,
+    "select embedding_provider_seen('openai', 'no key', 'mend it')",
+    "select embedding_provider_seen('openai')",
 ]
 
 
@@ -270,9 +288,11 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         for role in ("embedding_worker", "service_role")
         for name in (
             "embedding_failures",
+            "embedding_providers",
             "embedding_queue",
             "embedding_status",
             "embedding_targets",
+            "embedding_usage",
             "embedding_workers",
         )
     ]
@@ -318,6 +338,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "claim_embeddings",
         "complete_embeddings",
         "count_due_embeddings",
+        "embedding_provider_seen",
         "embedding_row_count",
         "embedding_schema_version",
         "embedding_table_name",
@@ -341,8 +362,11 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_targets",
     "select * from embedding_status",
     "select * from embedding_failures",
+    "select * from embedding_usage",
+    "select * from embedding_providers",
     "select * from claim_embeddings('anon')",
     "select requeue_embeddings(null)",
+    "select embedding_provider_seen('openai', 'none of it is true')",
 ]
 
 
@@ -396,6 +420,8 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "delete from embedding_queue",
     "select * from embedding_targets",
     "select * from embedding_status",
+    "select * from embedding_usage",
+    "select * from embedding_providers",
     "select * from claim_embeddings('me')",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
@@ -449,8 +475,10 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
+        ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),
+        ("embedding_usage", True),
         ("embedding_workers", True),
     ]
 

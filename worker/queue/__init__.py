@@ -138,6 +138,32 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker has done with a model since it started.
+
+    `cost` in US dollars; None: the price of the model is not known.
+    """
+
+    model: str
+    completed: int
+    failed: int
+    requests: int
+    tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderTrouble:
+    """Why a provider cannot be used now, since when, and when that was last found."""
+
+    provider: str
+    trouble: str
+    hint: str | None
+    since: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """A row found by a search. Distance by cosine: 0 the same direction, 2 the opposite.
 

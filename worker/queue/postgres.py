@@ -11,6 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -22,6 +23,7 @@ from pgvector.psycopg.vector import register_vector_info
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
+from psycopg.types.json import Jsonb
 
 from worker.errors import Busy, SchemaError, SettingsError, Unreachable
 from worker.queue import (
@@ -31,11 +33,13 @@ from worker.queue import (
     Job,
     JobId,
     Match,
+    ProviderTrouble,
     Refusal,
     Scope,
     Target,
     TargetStatus,
     Ticket,
+    Usage,
     WorkerState,
 )
 from worker.queue.migrations import SCHEMA_VERSION, Migration
@@ -300,6 +304,14 @@ class PostgresQueue:
             " from public.embedding_failures order by failed desc, table_name, embedding_column",
         )
 
+    def providers(self) -> list[ProviderTrouble]:
+        """The providers that cannot be used now."""
+        return self._rows(
+            ProviderTrouble,
+            "select provider, trouble, hint, since, seen_at from public.embedding_providers"
+            " order by provider",
+        )
+
     def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
         """The rows nearest to `vector`, nearest first."""
         self._register_vectors()
@@ -380,14 +392,32 @@ class PostgresQueue:
             [*_ids_and_leases(jobs), retry_in, reason],
         )
 
-    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
+    def seen(
+        self,
+        scope: Scope,
+        state: WorkerState,
+        completed: int,
+        failed: int,
+        usage: Sequence[Usage] = (),
+    ) -> None:
         self._value(
-            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s)",
-            [scope.worker, socket.gethostname(), os.getpid(), state, completed, failed],
+            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s, %s)",
+            [
+                scope.worker,
+                socket.gethostname(),
+                os.getpid(),
+                state,
+                completed,
+                failed,
+                Jsonb([asdict(of_model) for of_model in usage]),
+            ],
         )
 
     def gone(self, scope: Scope) -> None:
         self._value("select public.embedding_worker_gone(%s)", [scope.worker])
+
+    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+        self._value("select public.embedding_provider_seen(%s, %s, %s)", [provider, trouble, hint])
 
     def _register_vectors(self) -> None:
         """Teach the connection, once, to send vectors as binary.

@@ -19,7 +19,9 @@ as $$ select 1 $$;
 
 alter table public.embedding_targets enable row level security;
 alter table public.embedding_queue enable row level security;
+alter table public.embedding_usage enable row level security;
 alter table public.embedding_workers enable row level security;
+alter table public.embedding_providers enable row level security;
 
 do $$
 declare
@@ -37,18 +39,20 @@ declare
         'embedding_claim', 'embedding_claim_singly', 'embedding_owners', 'embedding_due_jobs', 'claim_embeddings',
         'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
-        'embedding_worker_seen', 'embedding_worker_gone', 'count_due_embeddings', 'embedding_row_count',
+        'embedding_count_usage', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
+        'count_due_embeddings', 'embedding_row_count',
         'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
         'function public.claim_embeddings, public.complete_embeddings, public.extend_embeddings, '
         'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
-        'public.embedding_row_count, public.count_due_embeddings, public.embedding_table_name, '
-        'public.embedding_schema_version';
+        'public.embedding_provider_seen, '
+        'public.embedding_row_count, public.count_due_embeddings, '
+        'public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
-        'public.embedding_failures';
+        'public.embedding_failures, public.embedding_usage, public.embedding_providers';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
@@ -70,6 +74,8 @@ begin
         create policy embedding_worker_reads on public.embedding_targets for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_queue for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_workers for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_usage for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_providers for select to embedding_worker using (true);
     end if;
     if to_regrole('service_role') is not null then
         execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);
