@@ -22,6 +22,7 @@ alter table public.embedding_queue enable row level security;
 alter table public.embedding_usage enable row level security;
 alter table public.embedding_workers enable row level security;
 alter table public.embedding_providers enable row level security;
+alter table public.embedding_cache enable row level security;
 
 do $$
 declare
@@ -40,14 +41,14 @@ declare
         'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
         'embedding_count_usage', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
-        'count_due_embeddings', 'embedding_row_count',
+        'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
         'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
         'function public.claim_embeddings, public.complete_embeddings, public.extend_embeddings, '
         'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
-        'public.embedding_provider_seen, '
+        'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
         'public.embedding_row_count, public.count_due_embeddings, '
         'public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
@@ -62,9 +63,9 @@ begin
      where routine.pronamespace = 'public'::regnamespace
        and routine.proname = any (our_functions);
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
-    execute format('revoke all on table %s from %s', worker_tables, everyone);
+    execute format('revoke all on table %s, public.embedding_cache from %s', worker_tables, everyone);
     execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, '
-                   'public.embedding_turn from %s',
+                   'public.embedding_turn, public.embedding_cache_kib from %s',
                    everyone);
 
     if to_regrole('embedding_worker') is not null then

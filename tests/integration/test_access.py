@@ -127,6 +127,10 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     hired.execute("select embedding_worker_gone('tests')")
     hired.execute("select embedding_provider_seen('openai', 'no key')")
     assert value(hired, "select trouble from embedding_providers") == "no key"
+    hired.execute("select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)")
+    assert rows(hired, "select content_hash, tokens from cached_embeddings('a:b', 3, '{x,y}')") == [
+        (b"x", 7)
+    ]
     assert value(hired, "select embedding_schema_version()") >= 1
 
 
@@ -169,6 +173,9 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "insert into embedding_usage (minute, model) values (now(), 'a:b')",
     "delete from embedding_usage",
     "delete from embedding_providers",
+    "select * from embedding_cache",
+    "delete from embedding_cache",
+    "select nextval('embedding_cache_kib')",
 ]
 
 
@@ -232,6 +239,8 @@ CALLS: list[LiteralString] = [
     SEEN,
     "select embedding_provider_seen('openai', 'no key', 'mend it')",
     "select embedding_provider_seen('openai')",
+    "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
+    "select * from cached_embeddings('a:b', 3, '{x}')",
 ]
 
 
@@ -335,6 +344,8 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         )
     } == {
         "backfill_embeddings",
+        "cache_embeddings",
+        "cached_embeddings",
         "claim_embeddings",
         "complete_embeddings",
         "count_due_embeddings",
@@ -364,9 +375,11 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_failures",
     "select * from embedding_usage",
     "select * from embedding_providers",
+    "select * from embedding_cache",
     "select * from claim_embeddings('anon')",
     "select requeue_embeddings(null)",
     "select embedding_provider_seen('openai', 'none of it is true')",
+    "select * from cached_embeddings('a:b', 3, '{x}')",
 ]
 
 
@@ -422,7 +435,9 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from embedding_status",
     "select * from embedding_usage",
     "select * from embedding_providers",
+    "select * from embedding_cache",
     "select * from claim_embeddings('me')",
+    "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
 
@@ -475,6 +490,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
+        ("embedding_cache", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),

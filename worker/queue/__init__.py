@@ -17,6 +17,8 @@ Ticket = tuple[JobId, UUID]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "locked", "set_aside", "unwritable"]
 WorkerState = Literal["working", "stopping"]
+Cached = dict[bytes, tuple[npt.NDArray[np.float32], int | None]]
+"""By the hash of a text: its vector, and the number of tokens that took if it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from psycopg.types.json import Jsonb
 
 from worker.errors import Busy, SchemaError, SettingsError, Unreachable
 from worker.queue import (
+    Cached,
     Claim,
     Completion,
     Failure,
@@ -418,6 +419,36 @@ class PostgresQueue:
 
     def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
         self._value("select public.embedding_provider_seen(%s, %s, %s)", [provider, trouble, hint])
+
+    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
+        self._register_vectors()
+        with _translated():
+            found = self._connection.execute(
+                "select content_hash, vector, tokens"
+                " from public.cached_embeddings(%s, %s, %b::bytea[])",
+                [model, dimensions, list(hashes)],
+                binary=True,
+            )
+            return {
+                content_hash: (vector.to_numpy(), tokens)
+                for content_hash, vector, tokens in found.fetchall()
+            }
+
+    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
+        whole = [completion for completion in completions if completion.truncated_to is None]
+        if not whole:
+            return
+        self._register_vectors()
+        self._value(
+            "select public.cache_embeddings(%s, %b, %b, %s::integer[], %s)",
+            [
+                model,
+                [completion.job.content_hash for completion in whole],
+                [completion.vector for completion in whole],
+                [completion.tokens for completion in whole],
+                cap_mb,
+            ],
+        )
 
     def _register_vectors(self) -> None:
         """Teach the connection, once, to send vectors as binary.
