@@ -36,12 +36,14 @@ declare
         'embedding_record_id_sql', 'embedding_record_match_sql', 'embedding_make_trigger_function',
         'embedding_make_triggers', 'embedding_drop_triggers', 'embedding_column_width', 'embedding_add_column',
         'embedding_follow_table', 'watch_embeddings', 'unwatch_embeddings',
-        'embedding_after_cursor_sql', 'backfill_embeddings',
-        'embedding_claim', 'embedding_claim_singly', 'embedding_owners', 'embedding_due_jobs', 'claim_embeddings',
+        'embedding_after_cursor_sql', 'embedding_missing_sql', 'backfill_embeddings',
+        'embedding_visible_character', 'embedding_claim', 'embedding_claim_singly', 'embedding_owners',
+        'embedding_due_jobs', 'claim_embeddings',
         'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
         'embedding_count_usage', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
+        'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
         'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
@@ -49,7 +51,7 @@ declare
         'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
-        'public.embedding_row_count, public.count_due_embeddings, '
+        'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
         'public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '

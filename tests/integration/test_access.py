@@ -131,6 +131,7 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     assert rows(hired, "select content_hash, tokens from cached_embeddings('a:b', 3, '{x,y}')") == [
         (b"x", 7)
     ]
+    assert value(hired, "select row_count from estimate_embeddings('a:b')") == 3
     assert value(hired, "select embedding_schema_version()") >= 1
 
 
@@ -170,6 +171,7 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select forget_embeddings(1, array['1'])",
     "select embedding_claim(target, array[1], 'me', '1 min', 'a:b')"
     " from embedding_targets as target",
+    "select embedding_text_to_embed(target, '1', 'a:b') from embedding_targets as target",
     "insert into embedding_usage (minute, model) values (now(), 'a:b')",
     "delete from embedding_usage",
     "delete from embedding_providers",
@@ -241,6 +243,8 @@ CALLS: list[LiteralString] = [
     "select embedding_provider_seen('openai')",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
     "select * from cached_embeddings('a:b', 3, '{x}')",
+    "select * from estimate_embeddings('a:b')",
+    "select * from estimate_embeddings('a:b', missing => true)",
 ]
 
 
@@ -355,6 +359,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_table_name",
         "embedding_worker_gone",
         "embedding_worker_seen",
+        "estimate_embeddings",
         "extend_embeddings",
         "fail_embeddings",
         "release_embeddings",
@@ -380,6 +385,7 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select requeue_embeddings(null)",
     "select embedding_provider_seen('openai', 'none of it is true')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
+    "select * from estimate_embeddings('a:b')",
 ]
 
 
@@ -438,6 +444,7 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from embedding_cache",
     "select * from claim_embeddings('me')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
+    "select * from estimate_embeddings('a:b')",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
 
@@ -578,6 +585,8 @@ def test_rows_hidden_from_their_owner_are_a_problem_and_not_gone(
     rented.execute("insert into docs values (1, 'one')")
     rented.execute("alter table docs enable row level security, force row level security")
     with PostgresQueue(landlord_url, "tests") as queue:
+        [found] = queue.estimate("a:b", None, None, False)
+        assert (found.row_count, found.texts) == (1, [])
         assert embed_all(queue) == []
         assert jobs(rented) == [("1", "pending")]
         assert "row-level security" in str(queue.targets()[0].problem)

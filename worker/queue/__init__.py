@@ -166,6 +166,23 @@ class ProviderTrouble:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """How much there is to embed in a watched column, and a sample of it.
+
+    `row_count` is None where it cannot be told. `bytes` is the length of each text of the sample,
+    `texts` are their beginnings. What needs no call to the model is counted and has no text.
+    """
+
+    table_name: str
+    embedding_column: str
+    model: str
+    dimensions: int | None
+    row_count: int | None
+    bytes: list[int]
+    texts: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """A row found by a search. Distance by cosine: 0 the same direction, 2 the opposite.
 

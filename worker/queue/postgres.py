@@ -30,6 +30,7 @@ from worker.queue import (
     Cached,
     Claim,
     Completion,
+    Estimate,
     Failure,
     Job,
     JobId,
@@ -311,6 +312,17 @@ class PostgresQueue:
             ProviderTrouble,
             "select provider, trouble, hint, since, seen_at from public.embedding_providers"
             " order by provider",
+        )
+
+    def estimate(
+        self, default_model: str, table: str | None, column: str | None, missing: bool
+    ) -> list[Estimate]:
+        """What is due, or (`missing`) what a backfill would enqueue, by column, with a sample."""
+        return self._rows(
+            Estimate,
+            "select table_name, embedding_column, model, dimensions, row_count, bytes, texts"
+            " from public.estimate_embeddings(%s, %s, %s, %s)",
+            [default_model, table, column, missing],
         )
 
     def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
