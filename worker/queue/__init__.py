@@ -237,8 +237,30 @@ class Queue(Protocol):
     ) -> None:
         """Give the jobs back untouched, to be due again after about `retry_in`."""
 
-    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
-        """Say that the worker is there, and how many jobs it has done."""
+    def seen(
+        self,
+        scope: Scope,
+        state: WorkerState,
+        completed: int,
+        failed: int,
+        usage: Sequence[Usage] = (),
+    ) -> None:
+        """Say that the worker is there, and what it has done since it started.
+
+        `usage` has each model once; of one that is left out nothing new is known.
+        """
 
     def gone(self, scope: Scope) -> None:
         """Say that the worker ends. What still stands under its name goes back."""
+
+    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+        """Say why a provider cannot be used, or (None) that it can."""
+
+    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
+        """The vectors that the cache has for texts of these hashes, and the tokens they took."""
+
+    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
+        """Put vectors made by `model` into the cache; the oldest above `cap_mb` MiB go.
+
+        Those of a part of a text are left out: they are not what another column may want.
+        """
