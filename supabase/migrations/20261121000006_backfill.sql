@@ -1,6 +1,6 @@
 -- Why:   rows that were there before their column was watched have no job and no vector.
 -- Locks: SHARE row locks on the rows it enqueues, for the length of a call; it waits for none.
--- Undo:  drop function public.backfill_embeddings, public.embedding_after_cursor_sql;
+-- Undo:  drop function public.backfill_embeddings, public.embedding_missing_sql, public.embedding_after_cursor_sql;
 
 -- The condition for the rows behind the place to which a target's backfill has come.
 create function public.embedding_after_cursor_sql(target public.embedding_targets)
@@ -19,6 +19,19 @@ as $$
       from unnest(target.key_columns) with ordinality as key (name, ordinal)
       join pg_class as class on class.oid = target.relation::regclass
       join pg_attribute as attribute on attribute.attrelid = class.oid and attribute.attname = key.name;
+$$;
+
+-- The condition for the rows that lack a vector and have no job that says why.
+create function public.embedding_missing_sql(target public.embedding_targets)
+returns text
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select format('%I.%I is null and (%s) and not exists (select from public.embedding_queue as eq_job '
+                  'where eq_job.record_id = %s and eq_job.target_id = %s and eq_job.status <> ''completed'')',
+                  (parse_ident(target.relation))[2], target.embedding_column, coalesce(target.filter, 'true'),
+                  target.record_id_sql, target.id);
 $$;
 
 -- Enqueues the next rows of a target that lack a vector, at most `batch` of them, in key order and
@@ -58,12 +71,8 @@ begin
             with eq_row as materialized (
                 select %1$s as eq_record, %2$s as eq_owner, row_number() over () as eq_place
                   from (select %3$I.* from %4$s
-                         where %3$I.%5$I is null and (%6$s) and (%7$s)
-                           and not exists (
-                               select from public.embedding_queue as eq_job
-                                where eq_job.record_id = %1$s and eq_job.target_id = $5
-                                  and eq_job.status <> 'completed')
-                         order by %8$s
+                         where (%5$s) and (%6$s)
+                         order by %7$s
                          limit $3
                            for share of %3$I skip locked) as %3$I
             ), eq_enqueued as (
@@ -86,8 +95,7 @@ begin
             coalesce(quote_ident(bare_name) || '.' || quote_ident(target.user_column), 'null::uuid'),
             bare_name,
             target.relation,
-            target.embedding_column,
-            coalesce(target.filter, 'true'),
+            public.embedding_missing_sql(target),
             public.embedding_after_cursor_sql(target),
             (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
                from unnest(target.key_columns) with ordinality as key (name, ordinal)))

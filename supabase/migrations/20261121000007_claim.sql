@@ -3,7 +3,7 @@
 --        locked row or table is passed over. No transaction stays open behind it.
 -- Undo:  drop function public.claim_embeddings, public.embedding_due_jobs, public.embedding_owners,
 --        public.embedding_claim_singly, public.embedding_claim; drop sequence public.embedding_turn;
---        drop type public.embedding_claimed_job;
+--        drop function public.embedding_visible_character; drop type public.embedding_claimed_job;
 --
 -- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns,
 -- and within a target the owners of its records do. What kills its worker is tried alone before it is
@@ -15,6 +15,15 @@ create type public.embedding_claimed_job as (
     content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
     alone boolean, truncate boolean
 );
+
+-- A regular expression for a character that is no white space: what Unicode calls so, whatever the locale
+-- of the database, under the collation "C". A text without one is nothing to embed.
+create function public.embedding_visible_character()
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$ select '[^\s\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]' $$;
 
 -- Leases the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
 -- Statement by statement, under READ COMMITTED, so that the texts are read with a snapshot younger
@@ -33,8 +42,6 @@ set search_path = '', pg_temp
 as $$
 declare
     fence constant uuid := gen_random_uuid();
-    -- a character that is no white space: what Unicode calls so, whatever the locale of the database
-    something constant text := '[^\s\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]';
 begin
     return query
     update public.embedding_queue as job
@@ -121,7 +128,7 @@ begin
         target.relation,
         target.record_match_sql,
         target.table_name,
-        something)
+        public.embedding_visible_character())
     using ids, fence, coalesce(target.model, default_model), target.dimensions, target.id,
           target.max_attempts, target.on_too_long = 'truncate';
 end $$;

@@ -199,12 +199,16 @@ def test_status_shows_counts_coverage_and_failures(mixed: Database, worker: Work
 
 def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worker) -> None:
     mixed.execute("insert into notes values (7, 'new')")
+    mixed.execute("select embedding_provider_seen('local', 'its files are missing', 'Fetch them.')")
     found = one_document(worker("status", "--json").stdout)
-    assert list(found) == ["columns", "failures"]
+    assert list(found) == ["columns", "failures", "providers"]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")
     for failure in found["failures"]:
         assert list(failure) == documented_fields("## worker status", "In `failures`")
+    [provider] = found["providers"]
+    assert list(provider) == documented_fields("## worker status", "In `providers`")
+    assert (provider["trouble"], provider["hint"]) == ("its files are missing", "Fetch them.")
     notes = found["columns"][0]
     since = datetime.fromisoformat(notes.pop("oldest_due"))
     assert since == value(mixed, "select available_at from embedding_queue where record_id = '7'")
@@ -257,7 +261,8 @@ def test_with_nothing_watched_the_way_to_watch_is_shown(
     assert (result.stdout, result.returncode) == ("", 0)
     assert result.stderr.startswith("Nothing is watched yet. `worker watch TABLE ")
     found = one_document(worker(command, "--json").stdout)
-    assert found == ([] if command == "targets" else {"columns": [], "failures": []})
+    nothing: dict[str, list[Any]] = {"columns": [], "failures": [], "providers": []}
+    assert found == ([] if command == "targets" else nothing)
 
 
 # worker watch, unwatch, targets

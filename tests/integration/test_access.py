@@ -125,6 +125,13 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     hired.execute("select embedding_worker_seen('tests', 'here', 1)")
     assert value(hired, "select count(*) from embedding_workers") == 1
     hired.execute("select embedding_worker_gone('tests')")
+    hired.execute("select embedding_provider_seen('openai', 'no key')")
+    assert value(hired, "select trouble from embedding_providers") == "no key"
+    hired.execute("select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)")
+    assert rows(hired, "select content_hash, tokens from cached_embeddings('a:b', 3, '{x,y}')") == [
+        (b"x", 7)
+    ]
+    assert value(hired, "select row_count from estimate_embeddings('a:b')") == 3
     assert value(hired, "select embedding_schema_version()") >= 1
 
 
@@ -133,6 +140,15 @@ def test_a_worker_sees_targets_and_states(hired: Database) -> None:
     assert rows(hired, "select * from embedding_failures") == []
     assert value(hired, "select count(*) from embedding_queue") == 4
     assert value(hired, "select table_name from embedding_targets") == "docs"
+    hired.execute(SEEN)
+    assert rows(hired, "select model, tokens, cost from embedding_usage") == [("a:b", 5, None)]
+    assert rows(hired, "select * from embedding_providers") == []
+
+
+SEEN: LiteralString = (
+    """select embedding_worker_seen('tests', 'here', 1, 'working', 0, 0, '[{"model": "a:b","""
+    """ "completed": 1, "failed": 0, "requests": 1, "tokens": 5, "cost": null}]')"""
+)
 
 
 BEYOND_ITS_WORK: list[LiteralString] = [
@@ -155,6 +171,13 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select forget_embeddings(1, array['1'])",
     "select embedding_claim(target, array[1], 'me', '1 min', 'a:b')"
     " from embedding_targets as target",
+    "select embedding_text_to_embed(target, '1', 'a:b') from embedding_targets as target",
+    "insert into embedding_usage (minute, model) values (now(), 'a:b')",
+    "delete from embedding_usage",
+    "delete from embedding_providers",
+    "select * from embedding_cache",
+    "delete from embedding_cache",
+    "select nextval('embedding_cache_kib')",
 ]
 
 
@@ -199,6 +222,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
+                "   and relname !~ '^embedding_(usage|providers)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -214,6 +238,13 @@ CALLS: list[LiteralString] = [
     "select requeue_embeddings(null)",
     "select backfill_embeddings('docs', 'embedding')",
     "select count(*) from embedding_status",
+    SEEN,
+    "select embedding_provider_seen('openai', 'no key', 'mend it')",
+    "select embedding_provider_seen('openai')",
+    "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
+    "select * from cached_embeddings('a:b', 3, '{x}')",
+    "select * from estimate_embeddings('a:b')",
+    "select * from estimate_embeddings('a:b', missing => true)",
 ]
 
 
@@ -270,9 +301,11 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         for role in ("embedding_worker", "service_role")
         for name in (
             "embedding_failures",
+            "embedding_providers",
             "embedding_queue",
             "embedding_status",
             "embedding_targets",
+            "embedding_usage",
             "embedding_workers",
         )
     ]
@@ -315,14 +348,18 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         )
     } == {
         "backfill_embeddings",
+        "cache_embeddings",
+        "cached_embeddings",
         "claim_embeddings",
         "complete_embeddings",
         "count_due_embeddings",
+        "embedding_provider_seen",
         "embedding_row_count",
         "embedding_schema_version",
         "embedding_table_name",
         "embedding_worker_gone",
         "embedding_worker_seen",
+        "estimate_embeddings",
         "extend_embeddings",
         "fail_embeddings",
         "release_embeddings",
@@ -341,8 +378,14 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_targets",
     "select * from embedding_status",
     "select * from embedding_failures",
+    "select * from embedding_usage",
+    "select * from embedding_providers",
+    "select * from embedding_cache",
     "select * from claim_embeddings('anon')",
     "select requeue_embeddings(null)",
+    "select embedding_provider_seen('openai', 'none of it is true')",
+    "select * from cached_embeddings('a:b', 3, '{x}')",
+    "select * from estimate_embeddings('a:b')",
 ]
 
 
@@ -396,7 +439,12 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "delete from embedding_queue",
     "select * from embedding_targets",
     "select * from embedding_status",
+    "select * from embedding_usage",
+    "select * from embedding_providers",
+    "select * from embedding_cache",
     "select * from claim_embeddings('me')",
+    "select * from cached_embeddings('a:b', 3, '{x}')",
+    "select * from estimate_embeddings('a:b')",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
 
@@ -449,8 +497,11 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
+        ("embedding_cache", True),
+        ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),
+        ("embedding_usage", True),
         ("embedding_workers", True),
     ]
 
@@ -534,6 +585,8 @@ def test_rows_hidden_from_their_owner_are_a_problem_and_not_gone(
     rented.execute("insert into docs values (1, 'one')")
     rented.execute("alter table docs enable row level security, force row level security")
     with PostgresQueue(landlord_url, "tests") as queue:
+        [found] = queue.estimate("a:b", None, None, False)
+        assert (found.row_count, found.texts) == (1, [])
         assert embed_all(queue) == []
         assert jobs(rented) == [("1", "pending")]
         assert "row-level security" in str(queue.targets()[0].problem)

@@ -23,7 +23,7 @@ from worker.engine import patience, pipeline
 from worker.engine.leases import Leases
 from worker.engine.progress import Tally
 from worker.errors import Unreachable
-from worker.queue import Claim, Job, Scope, Ticket, WorkerState
+from worker.queue import Claim, Job, Scope, Ticket, Usage, WorkerState
 from worker.queue.postgres import PostgresQueue
 
 OTHER = replace(SCOPE, worker="other", default_model=MODEL)
@@ -38,8 +38,15 @@ class Watched(PostgresQueue):
         self.beats = Semaphore(0)
         self.states: list[WorkerState] = []
 
-    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
-        super().seen(scope, state, completed, failed)
+    def seen(
+        self,
+        scope: Scope,
+        state: WorkerState,
+        completed: int,
+        failed: int,
+        usage: Sequence[Usage] = (),
+    ) -> None:
+        super().seen(scope, state, completed, failed, usage)
         self.states.append(state)
         self.beats.release()
 

@@ -13,7 +13,7 @@ from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json
 from worker.cli.process import AsJson, Column, Table
 from worker.cli.session import load_settings, queue_of
 from worker.errors import SettingsError
-from worker.queue import TargetStatus
+from worker.queue import Failure, TargetStatus
 
 
 def requeue(
@@ -62,39 +62,52 @@ def _confirmed(question: str) -> bool:
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show how far every watched column is, and what failed."""
+    """Show how far every watched column is, what failed, and which provider cannot be used."""
     with queue_of(load_settings()) as queue:
-        columns, failures = queue.status(), queue.failures()
+        columns, failures, providers = queue.status(), queue.failures(), queue.providers()
     if as_json:
         out_json(
             {
                 "columns": [asdict(column) for column in columns],
                 "failures": [asdict(failure) for failure in failures],
+                "providers": [asdict(provider) for provider in providers],
             }
         )
         return
-    if not columns:
+    if columns:
+        _print_columns(columns)
+    else:
         say(NOTHING_WATCHED)
-        return
-    _print_columns(columns)
     for column in columns:
         if column.problem:
             out(f"\nset aside: {name_of(column)}: {one_line(column.problem, 160)}")
             out("hint: mend the table, then run `worker watch` for it again")
     if failures:
         out("")
-        out_table(
-            ["failed", "class", "column", "latest reason"],
-            [
-                (
-                    failure.failed,
-                    failure.error_class,
-                    name_of(failure),
-                    one_line(failure.latest_message, 100),
-                )
-                for failure in failures
-            ],
-        )
+        _print_failures(failures)
+    if providers and columns:
+        out("")
+    for provider in providers:
+        since = provider.since.astimezone()
+        trouble = one_line(provider.trouble, 160)
+        out(f"stopped: {provider.provider} since {since:%Y-%m-%d %H:%M}: {trouble}")
+        if provider.hint:
+            out(f"hint: {one_line(provider.hint, 160)}")
+
+
+def _print_failures(failures: list[Failure]) -> None:
+    out_table(
+        ["failed", "class", "column", "latest reason"],
+        [
+            (
+                failure.failed,
+                failure.error_class,
+                name_of(failure),
+                one_line(failure.latest_message, 100),
+            )
+            for failure in failures
+        ],
+    )
 
 
 def _print_columns(columns: list[TargetStatus]) -> None:

@@ -17,6 +17,8 @@ Ticket = tuple[JobId, UUID]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "locked", "set_aside", "unwritable"]
 WorkerState = Literal["working", "stopping"]
+Cached = dict[bytes, tuple[npt.NDArray[np.float32], int | None]]
+"""By the hash of a text: its vector, and the number of tokens that took if it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,49 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a worker has done with a model since it started.
+
+    `cost` in US dollars; None: the price of the model is not known.
+    """
+
+    model: str
+    completed: int
+    failed: int
+    requests: int
+    tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderTrouble:
+    """Why a provider cannot be used now, since when, and when that was last found."""
+
+    provider: str
+    trouble: str
+    hint: str | None
+    since: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How much there is to embed in a watched column, and a sample of it.
+
+    `row_count` is None where it cannot be told. `bytes` is the length of each text of the sample,
+    `texts` are their beginnings. What needs no call to the model is counted and has no text.
+    """
+
+    table_name: str
+    embedding_column: str
+    model: str
+    dimensions: int | None
+    row_count: int | None
+    bytes: list[int]
+    texts: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """A row found by a search. Distance by cosine: 0 the same direction, 2 the opposite.
 
@@ -192,8 +237,30 @@ class Queue(Protocol):
     ) -> None:
         """Give the jobs back untouched, to be due again after about `retry_in`."""
 
-    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
-        """Say that the worker is there, and how many jobs it has done."""
+    def seen(
+        self,
+        scope: Scope,
+        state: WorkerState,
+        completed: int,
+        failed: int,
+        usage: Sequence[Usage] = (),
+    ) -> None:
+        """Say that the worker is there, and what it has done since it started.
+
+        `usage` has each model once; of one that is left out nothing new is known.
+        """
 
     def gone(self, scope: Scope) -> None:
         """Say that the worker ends. What still stands under its name goes back."""
+
+    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+        """Say why a provider cannot be used, or (None) that it can."""
+
+    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
+        """The vectors that the cache has for texts of these hashes, and the tokens they took."""
+
+    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
+        """Put vectors made by `model` into the cache; the oldest above `cap_mb` MiB go.
+
+        Those of a part of a text are left out: they are not what another column may want.
+        """

@@ -11,6 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -22,20 +23,25 @@ from pgvector.psycopg.vector import register_vector_info
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
+from psycopg.types.json import Jsonb
 
 from worker.errors import Busy, SchemaError, SettingsError, Unreachable
 from worker.queue import (
+    Cached,
     Claim,
     Completion,
+    Estimate,
     Failure,
     Job,
     JobId,
     Match,
+    ProviderTrouble,
     Refusal,
     Scope,
     Target,
     TargetStatus,
     Ticket,
+    Usage,
     WorkerState,
 )
 from worker.queue.migrations import SCHEMA_VERSION, Migration
@@ -300,6 +306,25 @@ class PostgresQueue:
             " from public.embedding_failures order by failed desc, table_name, embedding_column",
         )
 
+    def providers(self) -> list[ProviderTrouble]:
+        """The providers that cannot be used now."""
+        return self._rows(
+            ProviderTrouble,
+            "select provider, trouble, hint, since, seen_at from public.embedding_providers"
+            " order by provider",
+        )
+
+    def estimate(
+        self, default_model: str, table: str | None, column: str | None, missing: bool
+    ) -> list[Estimate]:
+        """What is due, or (`missing`) what a backfill would enqueue, by column, with a sample."""
+        return self._rows(
+            Estimate,
+            "select table_name, embedding_column, model, dimensions, row_count, bytes, texts"
+            " from public.estimate_embeddings(%s, %s, %s, %s)",
+            [default_model, table, column, missing],
+        )
+
     def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
         """The rows nearest to `vector`, nearest first."""
         self._register_vectors()
@@ -380,14 +405,62 @@ class PostgresQueue:
             [*_ids_and_leases(jobs), retry_in, reason],
         )
 
-    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
+    def seen(
+        self,
+        scope: Scope,
+        state: WorkerState,
+        completed: int,
+        failed: int,
+        usage: Sequence[Usage] = (),
+    ) -> None:
         self._value(
-            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s)",
-            [scope.worker, socket.gethostname(), os.getpid(), state, completed, failed],
+            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s, %s)",
+            [
+                scope.worker,
+                socket.gethostname(),
+                os.getpid(),
+                state,
+                completed,
+                failed,
+                Jsonb([asdict(of_model) for of_model in usage]),
+            ],
         )
 
     def gone(self, scope: Scope) -> None:
         self._value("select public.embedding_worker_gone(%s)", [scope.worker])
+
+    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+        self._value("select public.embedding_provider_seen(%s, %s, %s)", [provider, trouble, hint])
+
+    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
+        self._register_vectors()
+        with _translated():
+            found = self._connection.execute(
+                "select content_hash, vector, tokens"
+                " from public.cached_embeddings(%s, %s, %b::bytea[])",
+                [model, dimensions, list(hashes)],
+                binary=True,
+            )
+            return {
+                content_hash: (vector.to_numpy(), tokens)
+                for content_hash, vector, tokens in found.fetchall()
+            }
+
+    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
+        whole = [completion for completion in completions if completion.truncated_to is None]
+        if not whole:
+            return
+        self._register_vectors()
+        self._value(
+            "select public.cache_embeddings(%s, %b, %b, %s::integer[], %s)",
+            [
+                model,
+                [completion.job.content_hash for completion in whole],
+                [completion.vector for completion in whole],
+                [completion.tokens for completion in whole],
+                cap_mb,
+            ],
+        )
 
     def _register_vectors(self) -> None:
         """Teach the connection, once, to send vectors as binary.

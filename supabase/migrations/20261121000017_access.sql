@@ -19,7 +19,10 @@ as $$ select 1 $$;
 
 alter table public.embedding_targets enable row level security;
 alter table public.embedding_queue enable row level security;
+alter table public.embedding_usage enable row level security;
 alter table public.embedding_workers enable row level security;
+alter table public.embedding_providers enable row level security;
+alter table public.embedding_cache enable row level security;
 
 do $$
 declare
@@ -33,22 +36,26 @@ declare
         'embedding_record_id_sql', 'embedding_record_match_sql', 'embedding_make_trigger_function',
         'embedding_make_triggers', 'embedding_drop_triggers', 'embedding_column_width', 'embedding_add_column',
         'embedding_follow_table', 'watch_embeddings', 'unwatch_embeddings',
-        'embedding_after_cursor_sql', 'backfill_embeddings',
-        'embedding_claim', 'embedding_claim_singly', 'embedding_owners', 'embedding_due_jobs', 'claim_embeddings',
+        'embedding_after_cursor_sql', 'embedding_missing_sql', 'backfill_embeddings',
+        'embedding_visible_character', 'embedding_claim', 'embedding_claim_singly', 'embedding_owners',
+        'embedding_due_jobs', 'claim_embeddings',
         'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
-        'embedding_worker_seen', 'embedding_worker_gone', 'count_due_embeddings', 'embedding_row_count',
+        'embedding_count_usage', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
+        'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
+        'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
         'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
         'function public.claim_embeddings, public.complete_embeddings, public.extend_embeddings, '
         'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
-        'public.embedding_row_count, public.count_due_embeddings, public.embedding_table_name, '
-        'public.embedding_schema_version';
+        'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
+        'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
+        'public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
-        'public.embedding_failures';
+        'public.embedding_failures, public.embedding_usage, public.embedding_providers';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
@@ -58,9 +65,9 @@ begin
      where routine.pronamespace = 'public'::regnamespace
        and routine.proname = any (our_functions);
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
-    execute format('revoke all on table %s from %s', worker_tables, everyone);
+    execute format('revoke all on table %s, public.embedding_cache from %s', worker_tables, everyone);
     execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, '
-                   'public.embedding_turn from %s',
+                   'public.embedding_turn, public.embedding_cache_kib from %s',
                    everyone);
 
     if to_regrole('embedding_worker') is not null then
@@ -70,6 +77,8 @@ begin
         create policy embedding_worker_reads on public.embedding_targets for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_queue for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_workers for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_usage for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_providers for select to embedding_worker using (true);
     end if;
     if to_regrole('service_role') is not null then
         execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);

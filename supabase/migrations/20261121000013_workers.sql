@@ -1,6 +1,6 @@
 -- Why:   who is at work. Each worker has a row for as long as it runs, and says every so often that it is
 --        still there; one that was killed is known by its silence.
--- Locks: nothing but a worker's own row.
+-- Locks: a worker's own row, and then those of the running minute in embedding_usage.
 -- Undo:  drop function public.embedding_worker_seen, public.embedding_worker_gone;
 --        drop table public.embedding_workers;
 create table public.embedding_workers (
@@ -10,15 +10,20 @@ create table public.embedding_workers (
     state text not null default 'working',         -- stopping: claims no more
     completed bigint not null default 0,           -- jobs since it started
     failed bigint not null default 0,
+    usage jsonb not null default '[]',             -- by model, as it was last reported: see embedding_worker_seen
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now(),
     constraint embedding_workers_known_state check (state in ('working', 'stopping'))
 );
 
--- Writes a worker down, or that it is still there. Those of whom nothing was seen for a day are forgotten.
+-- Writes a worker down, or that it is still there. `usage` is what it has done since it started, by
+-- model: an array of {"model", "completed", "failed", "requests", "tokens", "cost"}, the cost in US dollars or
+-- null. What is new of it is added to the running minute of embedding_usage, so the call may be repeated;
+-- a model that is left out stays as it was. Workers of whom nothing was seen for a day are forgotten (one
+-- that wakes up after that is counted anew), and so are minutes after a week.
 create function public.embedding_worker_seen(
     worker text, host text, pid integer, state text default 'working',
-    completed bigint default 0, failed bigint default 0
+    completed bigint default 0, failed bigint default 0, usage jsonb default '[]'
 )
 returns void
 language plpgsql
@@ -27,16 +32,30 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
 #variable_conflict use_column
+declare
+    before jsonb;
+    known_now jsonb;
 begin
     insert into public.embedding_workers as known (worker, host, pid, state, completed, failed)
     values (embedding_worker_seen.worker, embedding_worker_seen.host, embedding_worker_seen.pid,
             embedding_worker_seen.state, embedding_worker_seen.completed, embedding_worker_seen.failed)
     on conflict on constraint embedding_workers_pkey do update
-       set state = excluded.state, completed = excluded.completed, failed = excluded.failed, seen_at = now();
+       set state = excluded.state, completed = excluded.completed, failed = excluded.failed, seen_at = now()
+    returning known.usage into before; -- and the row is ours: a call like this one waits here
+    known_now := public.embedding_count_usage(before, embedding_worker_seen.usage);
+    if known_now <> before then
+        update public.embedding_workers as known set usage = known_now
+         where known.worker = embedding_worker_seen.worker;
+    end if;
     delete from public.embedding_workers as silent
      where silent.worker in (select long_gone.worker from public.embedding_workers as long_gone
                               where long_gone.seen_at < now() - interval '1 day'
                                 for update skip locked);
+    delete from public.embedding_usage as old
+     where (old.minute, old.model) in (select long_past.minute, long_past.model
+                                         from public.embedding_usage as long_past
+                                        where long_past.minute < now() - interval '7 days'
+                                          for update skip locked);
 end $$;
 
 -- Takes a worker off the list when it ends. What still stands under its name goes back.

@@ -1,0 +1,61 @@
+-- Why:   what was done, minute by minute and model by model: the rate, the tokens and the money. It grows
+--        with the time and not with the texts, and so does the work of keeping it: heartbeats write it.
+-- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats want them,
+--        and all take them in the order of the models.
+-- Undo:  drop function public.embedding_count_usage; drop table public.embedding_usage;
+create table public.embedding_usage (
+    minute timestamptz not null,
+    model text not null,
+    completed bigint not null default 0,           -- jobs
+    failed bigint not null default 0,
+    requests bigint not null default 0,
+    tokens bigint not null default 0,
+    cost numeric,                                  -- US dollars; null: the price of some of it is not known
+    primary key (minute, model)
+);
+
+-- Adds to the running minute what a worker has done since it last spoke: the difference between what it
+-- said then and what it says now, both as totals since it started. Returns what is to be remembered: of
+-- each total the higher, so that a call that is made twice, or arrives after a later one, adds nothing.
+create function public.embedding_count_usage(before jsonb, after jsonb)
+returns jsonb
+language sql
+set search_path = '', pg_temp
+as $$
+    with said as materialized (
+        select * from jsonb_to_recordset(before) as entry (
+            model text, completed bigint, failed bigint, requests bigint, tokens bigint, cost numeric)
+    ), says as materialized (
+        select * from jsonb_to_recordset(after) as entry (
+            model text, completed bigint, failed bigint, requests bigint, tokens bigint, cost numeric)
+    ), known as materialized (
+        select model,
+               greatest(said.completed, says.completed, 0) as completed,
+               greatest(said.failed, says.failed, 0) as failed,
+               greatest(said.requests, says.requests, 0) as requests,
+               greatest(said.tokens, says.tokens, 0) as tokens,
+               greatest(said.cost, says.cost) as cost
+          from said full join says using (model)
+    ), news as materialized (
+        select model,
+               known.completed - coalesce(said.completed, 0) as completed,
+               known.failed - coalesce(said.failed, 0) as failed,
+               known.requests - coalesce(said.requests, 0) as requests,
+               known.tokens - coalesce(said.tokens, 0) as tokens,
+               case when says.cost is not null then known.cost - coalesce(said.cost, 0) end as cost
+          from known join says using (model) left join said using (model)
+    ), counted as (
+        insert into public.embedding_usage as counted (minute, model, completed, failed, requests, tokens, cost)
+        select date_trunc('minute', now(), 'UTC'), model, completed, failed, requests, tokens, cost
+          from news
+         where completed > 0 or failed > 0 or requests > 0 or tokens > 0 or cost > 0
+         order by model
+        on conflict on constraint embedding_usage_pkey do update
+           set completed = counted.completed + excluded.completed,
+               failed = counted.failed + excluded.failed,
+               requests = counted.requests + excluded.requests,
+               tokens = counted.tokens + excluded.tokens,
+               cost = counted.cost + excluded.cost -- unknown if either is
+    )
+    select coalesce(jsonb_agg(to_jsonb(known) order by model), '[]') from known;
+$$;
