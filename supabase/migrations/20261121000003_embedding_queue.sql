@@ -26,6 +26,7 @@ create table public.embedding_queue (
     content_hash bytea,                            -- sha256 of the text the stored vector was made from …
     model text,                                    -- … and by which model, with how many tokens
     tokens integer,
+    cost real,                                     -- US dollars that were paid for it; null: not known
     truncated_to integer,                          -- only that many characters were embedded; null: all of them
     completed_at timestamptz,
     created_at timestamptz not null default now(),

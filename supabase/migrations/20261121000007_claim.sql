@@ -110,6 +110,7 @@ begin
                    content_hash = case when eq_status = 'skipped' then null else content_hash end,
                    model = case when eq_status = 'skipped' then null else model end,
                    tokens = case when eq_status = 'skipped' then null else tokens end,
+                   cost = case when eq_status = 'skipped' then null else cost end,
                    truncated_to = case when eq_status = 'skipped' then null else truncated_to end,
                    completed_at = case when eq_status = 'pending' then completed_at else now() end,
                    updated_at = now()

@@ -102,7 +102,7 @@ end $$;
 -- vectors would be copied six times on their way.
 create function public.embedding_complete(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
-    model text, tokens integer[], truncated_to integer[]
+    model text, tokens integer[], truncated_to integer[], costs real[]
 )
 returns bigint[]
 language plpgsql
@@ -146,10 +146,10 @@ begin
     elsif cardinality(places) < cardinality(ids) then
         select array_agg(given.id order by place), array_agg(given.hash order by place),
                array_agg(given.vector order by place), array_agg(given.tokens order by place),
-               array_agg(given.truncated_to order by place)
-          into ids, hashes, vectors, tokens, truncated_to
-          from unnest(ids, hashes, vectors, tokens, truncated_to)
-               with ordinality as given (id, hash, vector, tokens, truncated_to, place)
+               array_agg(given.truncated_to order by place), array_agg(given.cost order by place)
+          into ids, hashes, vectors, tokens, truncated_to, costs
+          from unnest(ids, hashes, vectors, tokens, truncated_to, costs)
+               with ordinality as given (id, hash, vector, tokens, truncated_to, cost, place)
          where place = any (places);
     end if;
 
@@ -164,17 +164,17 @@ begin
     update public.embedding_queue as job
        set status = 'completed', content = null, attempts = 0, unanswered = 0, lease = null,
            lease_expires_at = null, worker = null, error_message = null, error_class = null,
-           content_hash = given.hash, model = embedding_complete.model, tokens = given.tokens,
+           content_hash = given.hash, model = embedding_complete.model, tokens = given.tokens, cost = given.cost,
            truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
-      from unnest(ids, hashes, embedding_complete.tokens, embedding_complete.truncated_to)
-           as given (id, hash, tokens, truncated_to)
+      from unnest(ids, hashes, embedding_complete.tokens, embedding_complete.truncated_to, costs)
+           as given (id, hash, tokens, truncated_to, cost)
      where job.id = any (ids) and job.id = given.id;
     return ids;
 end $$;
 
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
 -- completes their jobs, where both guards hold. Returns the jobs that were refused, with the
--- reason (see embedding_refusals); all others are done. `tokens` and `truncated_to` may be null, as a
+-- reason (see embedding_refusals); all others are done. `tokens`, `truncated_to` and `costs` (US dollars) may be null, as a
 -- whole or for some. Raises lock_not_available if the table is locked as a whole.
 create function public.complete_embeddings(
     ids bigint[],
@@ -183,7 +183,8 @@ create function public.complete_embeddings(
     vectors vector[],
     model text,
     tokens integer[] default null,
-    truncated_to integer[] default null
+    truncated_to integer[] default null,
+    costs real[] default null
 )
 returns table (id bigint, reason text)
 language plpgsql
@@ -204,8 +205,9 @@ begin
        or cardinality(ids) is distinct from cardinality(hashes)
        or cardinality(ids) is distinct from cardinality(vectors)
        or cardinality(ids) <> cardinality(tokens)
-       or cardinality(ids) <> cardinality(truncated_to) then
-        raise exception 'ids, leases, hashes, vectors, tokens and truncated_to must be of one length'
+       or cardinality(ids) <> cardinality(truncated_to)
+       or cardinality(ids) <> cardinality(costs) then
+        raise exception 'ids, leases, hashes, vectors, tokens, truncated_to and costs must be of one length'
             using errcode = 'invalid_parameter_value';
     end if;
     for target in
@@ -217,7 +219,7 @@ begin
             -- raises if it holds no vectors any more: a text would take them as well
             perform public.embedding_column_width(target.relation::regclass, target.embedding_column);
             acknowledged := public.embedding_complete(
-                target, ids, leases, hashes, vectors, model, tokens, truncated_to);
+                target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs);
             done := done || acknowledged;
             if cardinality(done) < cardinality(ids) then
                 return query
@@ -255,7 +257,7 @@ begin
                         return query
                         select * from public.complete_embeddings(
                             ids[place:place], leases[place:place], hashes[place:place], vectors[place:place],
-                            model, tokens[place:place], truncated_to[place:place]);
+                            model, tokens[place:place], truncated_to[place:place], costs[place:place]);
                     end loop;
                     return;
                 end if;

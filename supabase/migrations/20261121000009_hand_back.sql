@@ -43,9 +43,10 @@ end $$;
 -- Gives jobs back that are no worse for it: on shutdown, or because the provider is out. It does not
 -- count as an attempt. They are due again after `retry_in` and up to half as much again, each for
 -- itself: a text over which a provider falls silent then meets other neighbours, and does not hold up
--- the same ones for ever. Returns how many leases were still held.
+-- the same ones for ever. `class` and `reason` say why. Returns how many leases were still held.
 create function public.release_embeddings(
-    ids bigint[], leases uuid[], retry_in interval default '0', reason text default null
+    ids bigint[], leases uuid[], retry_in interval default '0', reason text default null,
+    class text default null
 )
 returns integer
 language plpgsql
@@ -58,7 +59,8 @@ declare
 begin
     update public.embedding_queue as job
        set status = 'pending', unanswered = 0,
-           available_at = clock_timestamp() + retry_in * (1 + random() / 2), error_message = reason,
+           available_at = clock_timestamp() + retry_in * (1 + random() / 2),
+           error_message = reason, error_class = class,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (
                select held.id from public.embedding_queue as held

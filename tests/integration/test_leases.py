@@ -314,14 +314,14 @@ def test_a_job_that_comes_alone_is_alone_in_its_process(
     )
     run = runs.new()
     opened: list[Counting] = []
-    original: Callable[[str, int | None], Embedder] = run.open_embedder
+    original: Callable[[str, int | None], Embedder] = run._models.open_embedder
 
     def open_counting(model: str, width: int | None) -> Embedder:
         # another worker has died over it, and it turns up while the rest is under way
         opened.append(Counting(original(model, width), lambda: docs.execute(expire)))
         return opened[-1]  # type: ignore[return-value]
 
-    run.open_embedder = open_counting
+    run._models.open_embedder = open_counting
     assert run.drain().completed == 300
     calls = opened[0].calls
     assert max(beside for _, beside in calls) > 1, "calls overlap"

@@ -50,11 +50,30 @@ def test_each_way_in_which_a_claim_settles_a_job_has_its_count() -> None:
 
 def test_tokens_are_added_up_where_they_are_known() -> None:
     tally = Tally()
-    tally.add_tokens(None)
-    assert tally.tokens is None
+    tally.models["a:silent"].add(1, None, 0.02)
+    before = tally.tokens
     for tokens in (0, 5, None, 7):
-        tally.add_tokens(tokens)
-    assert tally.tokens == 12
+        tally.models["a:one"].add(1, tokens, 0.02)
+    assert (before, tally.tokens, tally.requests) == (None, 12, 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cost"),
+    [
+        ([], 0.0),
+        ([("a:one", 1_000_000, 0.02), ("a:one", 500_000, 0.02), ("a:two", 100_000, 0.13)], 0.043),
+        ([("a:free", None, 0.0), ("a:one", 1_000_000, 0.02)], 0.02),
+        ([("a:one", 1_000_000, 0.02), ("a:unknown", 5, None)], None),
+        ([("a:one", 1_000_000, 0.02), ("a:one", None, 0.02)], None),
+    ],
+)
+def test_what_it_cost_is_known_if_all_prices_and_tokens_are(
+    asked: list[tuple[str, int | None, float | None]], cost: float | None
+) -> None:
+    tally = Tally()
+    for model, tokens, price in asked:
+        tally.models[model].add(1, tokens, price)
+    assert tally.cost == pytest.approx(cost)
 
 
 def test_the_rate_counts_from_the_beginning_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from worker.cli.console import out, out_json, report, say
+from worker.cli.estimate import print_forecast
 from worker.cli.session import load_settings, queue_of, scope_of
 from worker.embedders import open_embedder
 from worker.engine.models import Limits
@@ -55,6 +56,9 @@ DelayMs = Annotated[
 Table = Annotated[str | None, typer.Option(help="Only this table.")]
 Column = Annotated[str | None, typer.Option(help="Only this embedding column.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="End after this many jobs.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Tell rows, tokens, requests, cost and time; call nobody.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -64,27 +68,31 @@ def process(
     table: Table = None,
     column: Column = None,
     limit: Limit = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> int:
     """Embed what is due, then end with a summary."""
     settings = load_settings()
-    pace = Pace(
-        batch_size=batch_size or settings.embedding_batch_size,
-        delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,
-        limit=limit,
-        grace=settings.embedding_grace_seconds,
-        limits=Limits(
-            settings.embedding_max_concurrency, settings.embedding_rpm, settings.embedding_tpm
-        ),
-    )
     with queue_of(settings) as queue:
+        if dry_run:
+            print_forecast(
+                queue,
+                settings,
+                table=table,
+                column=column,
+                missing=False,
+                batch_size=batch_size,
+                limit=limit,
+                as_json=as_json,
+            )
+            return 0
         scope = scope_of(queue, settings, table, column)
-        pipeline = run(queue, settings, scope, pace)
+        pipeline = run(queue, settings, scope, _pace(settings, batch_size, delay_ms, limit))
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
-    set_aside = [target for target in targets if target.problem]
     print_summary(pipeline, as_json)
+    set_aside = [target for target in targets if target.problem]
     for target in set_aside:
         report(
             DatabaseError(
@@ -94,6 +102,21 @@ def process(
             )
         )
     return exit_code(pipeline) or int(bool(set_aside))
+
+
+def _pace(
+    settings: Settings, batch_size: int | None, delay_ms: int | None, limit: int | None
+) -> Pace:
+    return Pace(
+        batch_size=batch_size or settings.embedding_batch_size,
+        delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,
+        limit=limit,
+        grace=settings.embedding_grace_seconds,
+        limits=Limits(
+            settings.embedding_max_concurrency, settings.embedding_rpm, settings.embedding_tpm
+        ),
+        cache_mb=settings.embedding_cache_mb,
+    )
 
 
 def run(queue: PostgresQueue, settings: Settings, scope: Scope, pace: Pace) -> Pipeline:
@@ -130,7 +153,10 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
                 "success_rate": round(tally.success_rate, 1),
                 "elapsed_seconds": round(tally.elapsed, 3),
                 "rows_per_second": round(tally.rows_per_second, 1),
+                "cached": tally.cached,
+                "requests": tally.requests,
                 "tokens": tally.tokens,
+                "cost": tally.cost,
                 "trouble": pipeline.troubles[0].cause if pipeline.troubles else None,
             }
         )
@@ -150,8 +176,14 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
             out(f"{name}: {count} ({meaning})")
     out(f"Elapsed: {tally.elapsed:.1f} s")
     out(f"Rows per second: {tally.rows_per_second:.0f}")
+    if tally.cached:
+        out(f"From the cache: {tally.cached}")
+    if tally.requests:
+        out(f"Requests: {tally.requests}")
     if tally.tokens is not None:
         out(f"Tokens: {tally.tokens}")
+    if tally.cost is None or tally.cost > 0:
+        out(f"Cost: {'not known' if tally.cost is None else f'${tally.cost:.4f}'}")
 
 
 def exit_code(pipeline: Pipeline) -> int:

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
-from worker.cli.process import AsJson, Column, Table
+from worker.cli.estimate import print_forecast
+from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.session import load_settings, queue_of
 from worker.errors import SettingsError
 from worker.queue import Failure, TargetStatus
@@ -155,14 +156,25 @@ def backfill(
     batch: Annotated[
         int, typer.Option(min=1, max=100_000, help="Rows to enqueue in one transaction.")
     ] = 1000,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Enqueue the rows that lack a vector. May be interrupted: it goes on where it was."""
+    settings = load_settings()
     total = 0
-    with queue_of(load_settings()) as queue:
+    with queue_of(settings) as queue:
+        if dry_run:
+            print_forecast(
+                queue, settings, table=table, column=column, missing=True, as_json=as_json
+            )
+            return
         for target in queue.targets(table, column):
             enqueued = 0
             while found := queue.backfill(target, batch):
                 enqueued += found
             say(f"{name_of(target)}: {enqueued} rows enqueued")
             total += enqueued
-    out(f"Enqueued: {total}")
+    if as_json:
+        out_json({"enqueued": total})
+    else:
+        out(f"Enqueued: {total}")

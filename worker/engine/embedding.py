@@ -59,7 +59,7 @@ class Outcome:
             self.tokens = (self.tokens or 0) + other.tokens
 
     def shared(self, twins: Mapping[JobId, list[Job]]) -> Outcome:
-        """The same, also for the jobs that have the same text as one of these."""
+        """The same, also for the jobs that have the same text as one of these; only one is paid."""
 
         def everybody(job: Job) -> list[Job]:
             return [job, *twins.get(job.id, ())]
@@ -67,7 +67,7 @@ class Outcome:
         return replace(
             self,
             completions=[
-                done if job is done.job else replace(done, job=job)
+                done if job is done.job else replace(done, job=job, cost=0.0)
                 for done in self.completions
                 for job in everybody(done.job)
             ],
@@ -167,7 +167,8 @@ class _Embedding:
         ):
             if is_usable:
                 shortened = len(text) if len(text) < len(job.content) else None
-                self.outcome.completions.append(Completion(job, vector, count, shortened))
+                cost = _cost(count, self.model.embedder.price)
+                self.outcome.completions.append(Completion(job, vector, count, shortened, cost))
             else:
                 useless.append(job)
         return useless
@@ -243,6 +244,11 @@ def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
     """What follows from a request that did not go well: nothing, if only one job was in it."""
     middle = len(request) // 2
     return [request[:middle], request[middle:]] if middle else []
+
+
+def _cost(tokens: int | None, price: float | None) -> float | None:
+    """US dollars, at a price for a million tokens."""
+    return None if tokens is None or price is None else tokens * price / 1e6
 
 
 def _usable(embeddings: Embeddings) -> npt.NDArray[np.bool_]:

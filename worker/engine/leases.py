@@ -45,9 +45,13 @@ class Leases:
             return
         for ticket in self.queue.extend(self.scope, self.jobs):
             del self._held[ticket]
-        self.queue.seen(self.scope, state, tally.completed, tally.failed)
+        self.say(tally, state)
         interval = min(self.scope.lease.total_seconds() / BEATS_A_LEASE, LONGEST_SILENCE)
         self._next_beat = time.monotonic() + interval
+
+    def say(self, tally: Tally, state: WorkerState) -> None:
+        """Say that the worker is there, and what it has done."""
+        self.queue.seen(self.scope, state, tally.completed, tally.failed, tally.usage)
 
     def beat_soon(self) -> None:
         """Make the next beat due at once."""

@@ -36,6 +36,8 @@ class Provider:
     pool: ThreadPoolExecutor
     under_way: int = 0
     """Requests that were handed to the pool and have not come back."""
+    told: str | None = ""
+    """What the queue was told last of why it cannot be used; None: that it can."""
 
     @property
     def has_room(self) -> bool:

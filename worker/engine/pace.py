@@ -19,7 +19,7 @@ LEAST_LATENCY = 0.05  # seconds; below it, differences are noise
 MARGIN = 0.98  # of what is allowed: clocks differ, and requests overtake each other
 SLACK = 0.05  # seconds by which a turn that was missed may be made up for
 RECOVERY = 2.0  # seconds from a refusal until the pace is nearly back at where it was refused
-REQUESTS_PER_PROBE = 200  # so at most one in so many is refused for our trying more
+LONGEST_BELIEF = 60.0  # seconds at a rate that was found, until more is tried
 PROBE_BACKOFF = 1.5
 ENOUGH_TO_MEASURE = 5  # answers
 FORGOTTEN_AT = 10.0  # e to the power of it: so far above where it was refused
@@ -106,23 +106,22 @@ class LearnedRate:
     """
 
     _ceiling: float | None = None
-    _floor: float = 0.0
     _refused_at: float = -math.inf
     _resumed_at: float = -math.inf
     _probe_after: float = FIRST_PROBE_AFTER
-    _answers: int = 0  # since _resumed_at
+    _counted_from: float = 0.0
+    _answers: int = 0  # since then
 
     def at(self, now: float) -> float | None:
         """Requests a second, or None if no limit is known."""
         if self._ceiling is None:
             return None
         top = MARGIN * self._ceiling
-        since = max(now - self._resumed_at, 0.0)
-        if since < RECOVERY:
-            return self._floor + (top - self._floor) * since / RECOVERY
-        patience = min(self._probe_after, REQUESTS_PER_PROBE / self._ceiling)
-        probing = max(0.0, since - RECOVERY - patience)
-        growth = 0.02 * probing + 0.02 * probing**2
+        recovered = min(max(now - self._resumed_at, 0.0) / RECOVERY, 1.0)
+        if recovered < 1.0:
+            return top * (SHRINK + (1.0 - SHRINK) * recovered)
+        probing = self._probing(now)
+        growth = 0.03 * probing * (1.0 + probing)
         if growth > FORGOTTEN_AT:
             self._ceiling = None
             return None
@@ -130,8 +129,8 @@ class LearnedRate:
 
     def answered(self, sent: float) -> None:
         """A request was let through."""
-        if self._resumed_at == -math.inf:
-            self._resumed_at = sent
+        if not self._answers and self._ceiling is None:
+            self._counted_from = sent
         self._answers += 1
 
     def refused(self, sent: float, now: float, pause: float) -> None:
@@ -142,17 +141,32 @@ class LearnedRate:
         """
         if sent < self._refused_at or not self._answers:
             return
-        # over the pause as well: it is the rest of a window whose share is used up
-        measured = self._answers / max(now + pause - self._resumed_at, LEAST_LATENCY)
-        pace = self.at(now) or max(measured, 1.0)
-        if self._ceiling is not None and pace >= 0.9 * self._ceiling:  # it proves true
-            self._probe_after *= PROBE_BACKOFF
-            self._ceiling = pace
-        else:
-            self._probe_after = FIRST_PROBE_AFTER
-            is_much = self._answers >= ENOUGH_TO_MEASURE
-            self._ceiling = min(max(measured, 0.25 * pace) if is_much else pace, SHRINK * pace)
-        self._floor = 0.9 * self._ceiling
+        pace = self.at(now) or 0.0
+        is_confirmed = self._ceiling is not None and self._probing(now) > 0
         self._refused_at = now
         self._resumed_at = now + pause
-        self._answers = 0
+        if self._ceiling is None or self._answers >= ENOUGH_TO_MEASURE:
+            # over the pause as well: it is the rest of a window whose share is used up
+            span = max(now + pause - self._counted_from, LEAST_LATENCY)
+            measured = self._answers / span
+            self._believe(measured, pace, is_confirmed)
+            if pause > span / 2:
+                self._probe_after = max(self._probe_after, span)
+            self._answers = 0
+            self._counted_from = now + pause
+
+    def _believe(self, measured: float, pace: float, is_confirmed: bool) -> None:
+        """Take what was let through a second for what is allowed."""
+        if self._ceiling is None:
+            self._ceiling = max(measured, 1.0)
+        elif is_confirmed:
+            is_near = measured < 1.3 * self._ceiling
+            self._probe_after = PROBE_BACKOFF * self._probe_after if is_near else FIRST_PROBE_AFTER
+            self._ceiling = max(self._ceiling, min(measured, pace))
+        else:  # it was taken too high
+            self._ceiling = min(max(measured, 0.25 * pace), 0.95 * pace)
+
+    def _probing(self, now: float) -> float:
+        """For how many seconds more has been tried than is known to be allowed."""
+        patience = min(self._probe_after, LONGEST_BELIEF)
+        return max(0.0, now - self._resumed_at - RECOVERY - patience)

@@ -20,7 +20,18 @@ from tenacity import (
 
 from worker.engine.progress import Progress
 from worker.errors import Unreachable
-from worker.queue import Claim, Completion, Job, Queue, Refusal, Scope, Ticket, WorkerState
+from worker.queue import (
+    Cached,
+    Claim,
+    Completion,
+    Job,
+    Queue,
+    Refusal,
+    Scope,
+    Ticket,
+    Usage,
+    WorkerState,
+)
 
 PATIENCE = 600.0  # seconds until a run gives its database up
 LONGEST_WAIT = 15.0  # seconds between two tries
@@ -56,12 +67,32 @@ class PatientQueue:
         return self._until_answered(lambda: self.queue.fail(jobs, error_class, message, retry_in))
 
     def release(
-        self, jobs: Sequence[Job], retry_in: timedelta = timedelta(0), reason: str | None = None
+        self,
+        jobs: Sequence[Job],
+        retry_in: timedelta = timedelta(0),
+        reason: str | None = None,
+        error_class: str | None = None,
     ) -> None:
-        self._until_answered(lambda: self.queue.release(jobs, retry_in, reason))
+        self._until_answered(lambda: self.queue.release(jobs, retry_in, reason, error_class))
 
-    def seen(self, scope: Scope, state: WorkerState, completed: int, failed: int) -> None:
-        self._until_answered(lambda: self.queue.seen(scope, state, completed, failed))
+    def seen(
+        self,
+        scope: Scope,
+        state: WorkerState,
+        completed: int,
+        failed: int,
+        usage: Sequence[Usage] = (),
+    ) -> None:
+        self._until_answered(lambda: self.queue.seen(scope, state, completed, failed, usage))
+
+    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+        self._until_answered(lambda: self.queue.provider_seen(provider, trouble, hint))
+
+    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
+        return self._until_answered(lambda: self.queue.cached(model, dimensions, hashes))
+
+    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
+        self._until_answered(lambda: self.queue.cache(model, completions, cap_mb))
 
     def gone(self, scope: Scope) -> None:
         self._until_answered(lambda: self.queue.gone(scope))

@@ -16,12 +16,12 @@ from threading import Event
 
 from worker.engine.embedding import Outcome, embed
 from worker.engine.leases import Leases
-from worker.engine.models import Limits, Model, Models, OpenEmbedder
+from worker.engine.models import Limits, Model, Models, OpenEmbedder, Provider
 from worker.engine.patience import PatientQueue
 from worker.engine.progress import Progress, Tally
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
-from worker.queue import Claim, Job, JobId, Queue, Scope
+from worker.queue import Claim, Completion, Job, Queue, Scope
 
 LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
@@ -37,7 +37,8 @@ Text = tuple[int, str, bytes]
 class Pace:
     """How a run goes about it. With a `delay` (seconds) batches go one at a time.
 
-    Once it is to stop, what is under way has `grace` seconds to end.
+    Once it is to stop, what is under way has `grace` seconds to end. Vectors are looked up in the
+    database first, and kept there, if `cache_mb` is above zero.
     """
 
     batch_size: int
@@ -45,6 +46,7 @@ class Pace:
     limit: int | None = None
     grace: float = 20.0
     limits: Limits = field(default_factory=Limits)
+    cache_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Pipeline:
             self._beat()
             while self._claim_ahead() or self._under_way:
                 self._write_behind()
+            self._leases.say(self.tally, "stopping")
             self._queue.gone(self.scope)
         finally:
             if self._under_way:  # the database is lost: do not wait for the model as well
@@ -183,7 +186,8 @@ class Pipeline:
         self._target_models[jobs[0].target_id] = model
         self._in_hand += len(jobs)
         self._characters += sum(len(job.content) for job in jobs)
-        for request in model.requests(self._first_of_their_text(jobs)):
+        unknown = self._without_cached(model, self._first_of_their_text(jobs))
+        for request in model.requests(unknown):
             future = model.provider.pool.submit(embed, model, request, self.stop)
             self._under_way[future] = Request(model, request)
             model.provider.under_way += 1
@@ -199,6 +203,19 @@ class Pipeline:
                 self._twins[text] = []
                 first.append(job)
         return first
+
+    def _without_cached(self, model: Model, jobs: list[Job]) -> list[Job]:
+        """Jobs whose vector is not in the cache; the others are completed."""
+        width = model.embedder.dimensions or (jobs[0].dimensions if jobs else None)
+        if not (self.pace.cache_mb and jobs and width):
+            return jobs
+        found = self._queue.cached(jobs[0].model, width, [job.content_hash for job in jobs])
+        known = [job for job in jobs if job.content_hash in found]
+        if known:
+            self.tally.cached += len(known)
+            vectors = ((job, *found[job.content_hash]) for job in known)
+            self._hand_in(known, Outcome([Completion(*given, cost=0.0) for given in vectors]))
+        return [job for job in jobs if job.content_hash not in found]
 
     # -- writing
 
@@ -225,20 +242,35 @@ class Pipeline:
     def _write(self, finished: list[Future[Outcome]]) -> None:
         outcome = Outcome()
         jobs: list[Job] = []
-        twins: dict[JobId, list[Job]] = {}
         for future in finished:
             outcome.add(future.result())
             request = self._under_way.pop(future)
             request.model.provider.under_way -= 1
-            for job in request.jobs:
-                twins[job.id] = self._twins.pop(_text_of(job))
-                jobs += [job, *twins[job.id]]
+            jobs += request.jobs
+        model = request.model
+        spent = self.tally.models[jobs[0].model]
+        spent.add(outcome.requests, outcome.tokens, model.embedder.price)
+        if self.pace.cache_mb and outcome.completions:  # paid for, whatever becomes of the row
+            self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
+        self._hand_in(jobs, outcome)
+        self._report(model.provider)
+
+    def _hand_in(self, first: list[Job], outcome: Outcome) -> None:
+        """Write what became of these texts, for all jobs that have them."""
+        twins = {job.id: self._twins.pop(_text_of(job)) for job in first}
+        jobs = first + [twin for same in twins.values() for twin in same]
         self._in_hand -= len(jobs)
         self._characters -= sum(len(job.content) for job in jobs)
-        price = request.model.embedder.price
-        self.tally.add_cost(outcome.requests, outcome.tokens, price)
         self._writer.write(jobs, outcome.shared(twins))
         self.progress.update(self.tally)
+
+    def _report(self, provider: Provider) -> None:
+        """Tell the queue, once, whether the provider can be used, and again when that changes."""
+        trouble = provider.limiter.trouble
+        cause = trouble.cause if trouble else None
+        if cause != provider.told:
+            self._queue.provider_seen(provider.name, cause, trouble.hint if trouble else None)
+            provider.told = cause
 
     def _out_of_grace(self) -> bool:
         if not self.stop.is_set():

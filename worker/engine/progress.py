@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from worker.queue import SettledStatus
+from worker.queue import SettledStatus, Usage
+
+
+@dataclass(slots=True)
+class Spent:
+    """What was asked of one model, and what came of it. None: nobody knows, or said so far."""
+
+    completed: int = 0
+    failed: int = 0
+    requests: int = 0  # whatever came of them
+    tokens: int | None = None
+    cost: float | None = 0.0  # US dollars
+
+    def add(self, requests: int, tokens: int | None, price: float | None) -> None:
+        """Count requests to a model with a price: US dollars for a million tokens."""
+        self.requests += requests
+        if tokens is not None:
+            self.tokens = (self.tokens or 0) + tokens
+        is_known = price is not None and (tokens is not None or price == 0.0)
+        if self.cost is not None and is_known:
+            self.cost += (tokens or 0) * (price or 0.0) / 1e6
+        elif requests:
+            self.cost = None
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one run. Every job that was taken up is in exactly one of them."""
+    """Counts of one run. Every job that was taken up is in exactly one of the first seven."""
 
     completed: int = 0
     unchanged: int = 0  # the stored vector was right already: no call to the model
@@ -21,10 +43,41 @@ class Tally:
     failed: int = 0
     stale: int = 0  # edited or taken over while it was embedded: its vector was thrown away
     released: int = 0  # given back, due again later
-    requests: int = 0  # to models, whatever came of them
-    tokens: int | None = None  # None: no provider has said
-    cost: float | None = 0.0  # US dollars; None: of a model whose price is not known
+    cached: int = 0  # texts whose vector was in the cache
+    models: defaultdict[str, Spent] = field(default_factory=lambda: defaultdict(Spent))
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def requests(self) -> int:
+        """Requests to models, whatever came of them."""
+        return sum(spent.requests for spent in self.models.values())
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that models have read, or None if none of them has said."""
+        told = [spent.tokens for spent in self.models.values() if spent.tokens is not None]
+        return sum(told) if told else None
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars, or None if the price of a model is not known."""
+        costs = [spent.cost for spent in self.models.values()]
+        return None if None in costs else sum(cost for cost in costs if cost)
+
+    @property
+    def usage(self) -> list[Usage]:
+        """The same as the queue wants it."""
+        return [
+            Usage(
+                model,
+                spent.completed,
+                spent.failed,
+                spent.requests,
+                spent.tokens or 0,
+                spent.cost,
+            )
+            for model, spent in self.models.items()
+        ]
 
     @property
     def processed(self) -> int:
@@ -59,15 +112,15 @@ class Tally:
         self.failed += settled["failed"]
         self.released += settled["pending"]
 
-    def add_cost(self, requests: int, tokens: int | None, price: float | None) -> None:
-        """Count what was asked of a model with a price: US dollars for a million tokens."""
-        self.requests += requests
-        if tokens is not None:
-            self.tokens = (self.tokens or 0) + tokens
-        if price is None or self.cost is None or (tokens is None and price > 0):
-            self.cost = None if requests else self.cost
-        else:
-            self.cost += (tokens or 0) * price / 1e6
+    def add_completed(self, model: str) -> None:
+        """Count a job that has its vector now."""
+        self.completed += 1
+        self.models[model].completed += 1
+
+    def add_failed(self, model: str, jobs: int = 1) -> None:
+        """Count jobs that failed for good."""
+        self.failed += jobs
+        self.models[model].failed += jobs
 
 
 class Progress(Protocol):

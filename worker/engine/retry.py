@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
 from typing import TypeVar
@@ -55,42 +56,47 @@ def with_retries(
     limit is waited for as long as the provider lets anything through, and RATE_LIMIT_SECONDS
     longer. Raises what the last try raised, or Stopped if there was none.
     """
-    began = math.inf
-    failure: Transient | None = None
-
-    def send() -> Result:
-        nonlocal began
-        began = min(began, time.monotonic())
-        return request()
-
-    def attempt() -> Result:
-        nonlocal failure
-        try:
-            if failure and stop.is_set():  # set while waiting: that was the last try
-                raise failure
-            return limiter.call(send, stop, size=size, tokens=tokens)
-        except Stopped:
-            raise failure or Stopped from None
-        except Transient as problem:
-            failure = problem
-            raise
-
-    def patience_is_over(state: RetryCallState) -> bool:
-        if stop.is_set() or limiter.trouble:
-            return True
-        again_at = time.monotonic() + state.upcoming_sleep
-        if failure and failure.error_class == "rate_limited":
-            return again_at > limiter.answered_at + RATE_LIMIT_SECONDS
-        return again_at >= began + RETRY_SECONDS
-
+    tries = _Tries(limiter, stop)
     retrying = Retrying(
         retry=retry_if_exception_type(Transient),
         wait=_wait,
-        stop=patience_is_over,
+        stop=tries.are_over,
         sleep=sleep_using_event(stop),
         reraise=True,
     )
-    return retrying(attempt)
+    return retrying(lambda: tries.attempt(request, size, tokens))
+
+
+@dataclass(slots=True)
+class _Tries:
+    limiter: Limiter
+    stop: Event
+    began: float = math.inf
+    failure: Transient | None = None
+
+    def attempt(self, request: Callable[[], Result], size: int, tokens: int) -> Result:
+        if self.failure and self.stop.is_set():  # set while waiting: that was the last try
+            raise self.failure
+
+        def send() -> Result:
+            self.began = min(self.began, time.monotonic())
+            return request()
+
+        try:
+            return self.limiter.call(send, self.stop, size=size, tokens=tokens)
+        except Stopped:
+            raise self.failure or Stopped from None
+        except Transient as problem:
+            self.failure = problem
+            raise
+
+    def are_over(self, state: RetryCallState) -> bool:
+        if self.stop.is_set() or self.limiter.trouble:
+            return True
+        again_at = time.monotonic() + state.upcoming_sleep
+        if self.failure and self.failure.error_class == "rate_limited":
+            return again_at > self.limiter.answered_at + RATE_LIMIT_SECONDS
+        return again_at >= self.began + RETRY_SECONDS
 
 
 def backoff(error_class: str, failures: int) -> timedelta:

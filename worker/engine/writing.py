@@ -12,10 +12,11 @@ from worker.engine.embedding import Outcome
 from worker.engine.leases import Leases
 from worker.engine.progress import Tally
 from worker.engine.retry import backoff, pause_after
-from worker.errors import Busy, Transient, WorkerError
+from worker.errors import Busy, ProviderError, Transient, WorkerError
 from worker.queue import Completion, Job, JobId, Queue, RefusalReason
 
 SECOND_TRY_AFTER = 0.005  # seconds, what a claim takes, until a locked row is tried again
+NOT_OPENED = "not_configured"  # error class of jobs whose model lacks a setting or a package
 LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row stayed locked
 
 
@@ -48,15 +49,22 @@ class Writer:
     def give_back(self, jobs: Sequence[Job], trouble: WorkerError) -> None:
         """Hand back the jobs of a target whose model cannot be used now."""
         pause = pause_after(trouble) if isinstance(trouble, Transient) else timedelta(0)
-        self.release(jobs, pause, trouble.cause)
+        error_class = trouble.error_class if isinstance(trouble, ProviderError) else NOT_OPENED
+        self.release(jobs, pause, trouble.cause, error_class)
         if jobs and not self.stop.is_set():
             self.troubles.setdefault(jobs[0].target_id, trouble)
 
-    def release(self, jobs: Sequence[Job], retry_in: timedelta, reason: str) -> None:
+    def release(
+        self,
+        jobs: Sequence[Job],
+        retry_in: timedelta,
+        reason: str,
+        error_class: str | None = None,
+    ) -> None:
         """Hand back jobs, to be due again after about `retry_in`."""
         self.leases.let_go(jobs)
         if jobs:
-            self.queue.release(jobs, retry_in, reason)
+            self.queue.release(jobs, retry_in, reason, error_class)
             self.tally.released += len(jobs)
 
     def _complete(self, completions: Sequence[Completion]) -> None:
@@ -90,11 +98,11 @@ class Writer:
     def _count(self, done: Completion, reason: RefusalReason | None) -> None:
         match reason:
             case None:
-                self.tally.completed += 1
+                self.tally.add_completed(done.job.model)
             case "lost":
                 self.tally.stale += 1
             case "unwritable":
-                self.tally.failed += 1
+                self.tally.add_failed(done.job.model)
             case "changed":  # without telling the queue: once by accident, five times by design
                 self._fail(
                     done.job,
@@ -106,7 +114,7 @@ class Writer:
 
     def _fail(self, job: Job, error_class: str, reason: str, retry_in: timedelta | None) -> None:
         failed = self.queue.fail([job], error_class, reason, retry_in)
-        self.tally.failed += failed
+        self.tally.add_failed(job.model, failed)
         if retry_in is None:
             self.tally.stale += 1 - failed  # edited meanwhile: the reason is not that of its text
         else:

@@ -68,15 +68,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A vector for a job, and the number of tokens it took if that is known.
+    """A vector for a job, the number of tokens it took if that is known, and what it cost.
 
-    `truncated_to`: how many characters of the text were embedded, if not all of them.
+    `cost` in US dollars; None: the price is not known. `truncated_to`: how many characters of the
+    text were embedded, if not all of them.
     """
 
     job: Job
     vector: npt.NDArray[np.float32]
     tokens: int | None
     truncated_to: int | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +235,13 @@ class Queue(Protocol):
         """Record what was wrong with the jobs. Returns how many are failed for good."""
 
     def release(
-        self, jobs: Sequence[Job], retry_in: timedelta = timedelta(0), reason: str | None = None
+        self,
+        jobs: Sequence[Job],
+        retry_in: timedelta = timedelta(0),
+        reason: str | None = None,
+        error_class: str | None = None,
     ) -> None:
-        """Give the jobs back untouched, to be due again after about `retry_in`."""
+        """Give the jobs back untouched, to be due again after about `retry_in`, and say why."""
 
     def seen(
         self,

@@ -325,6 +325,13 @@ class PostgresQueue:
             [default_model, table, column, missing],
         )
 
+    def best_minute(self, model: str) -> int | None:
+        """The most rows that were completed with a model in a minute of the last week, if any."""
+        best = self._value(
+            "select max(completed) from public.embedding_usage where model = %s", [model]
+        )
+        return None if best is None else int(best) or None
+
     def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
         """The rows nearest to `vector`, nearest first."""
         self._register_vectors()
@@ -376,7 +383,7 @@ class PostgresQueue:
             Refusal,
             "select id as job_id, reason from public.complete_embeddings("
             # %b: psycopg sends a list as text otherwise, vectors at sixty times the cost
-            "%b::bigint[], %b, %b, %b, %s, %s::integer[], %s::integer[])",
+            "%b::bigint[], %b, %b, %b, %s, %s::integer[], %s::integer[], %s::real[])",
             [
                 *_ids_and_leases([completion.job for completion in completions]),
                 [completion.job.content_hash for completion in completions],
@@ -384,6 +391,7 @@ class PostgresQueue:
                 model,
                 [completion.tokens for completion in completions],
                 [completion.truncated_to for completion in completions],
+                [completion.cost for completion in completions],
             ],
         )
 
@@ -398,11 +406,15 @@ class PostgresQueue:
         )
 
     def release(
-        self, jobs: Sequence[Job], retry_in: timedelta = timedelta(0), reason: str | None = None
+        self,
+        jobs: Sequence[Job],
+        retry_in: timedelta = timedelta(0),
+        reason: str | None = None,
+        error_class: str | None = None,
     ) -> None:
         self._value(
-            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s)",
-            [*_ids_and_leases(jobs), retry_in, reason],
+            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s)",
+            [*_ids_and_leases(jobs), retry_in, reason, error_class],
         )
 
     def seen(
