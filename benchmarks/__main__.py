@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import queue
+from benchmarks import api, queue
 from benchmarks.database import server
 from benchmarks.report import Figure, table, write_json
 
-SUITES = {"queue": queue}
+SUITES = {"api": api, "queue": queue}
 
 
 def main() -> None:

@@ -1,0 +1,167 @@
+"""A server that answers as OpenAI's embeddings API, with as little work as it can, in a process of
+its own: what is measured against it is the worker.
+
+Its vectors are made up beforehand. It may keep to an allowance of requests a minute, as a bucket that
+holds a tenth of it, and then says so in its headers or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from benchmarks.database import some_vectors
+
+HEAD = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%s\r\n"
+REFUSAL = (
+    b'{"error":{"message":"Rate limit reached","type":"requests","code":"rate_limit_exceeded"}}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """`latency` in seconds; `rpm` requests a minute, or as many as come."""
+
+    latency: float = 0.0
+    rpm: float | None = None
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """The server at `base_url`, which can be told to behave in another way while it runs."""
+
+    base_url: str
+    _pipe: Connection
+
+    def behave(self, behaviour: Behaviour) -> None:
+        """From now on."""
+        self._pipe.send(behaviour)
+        self._pipe.recv()
+
+    def answers(self) -> tuple[list[float], list[float]]:
+        """When requests were answered, and when they were refused, by the monotonic clock, since
+        it was asked last."""
+        self._pipe.send(None)
+        answered, refused = self._pipe.recv()
+        return answered, refused
+
+
+@contextmanager
+def provider(dimensions: int) -> Iterator[Provider]:
+    """A server that is there for as long as the context."""
+    ours, theirs = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_serve, args=(theirs, dimensions), daemon=True)
+    process.start()
+    try:
+        yield Provider(f"http://127.0.0.1:{ours.recv()}/v1", ours)
+    finally:
+        process.terminate()
+        process.join()
+
+
+@dataclass(slots=True)
+class _State:
+    vectors: list[bytes]
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    bucket: float = 0.0
+    filled_at: float = 0.0
+
+    def behave(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.bucket = (behaviour.rpm or 0.0) / 10
+        self.filled_at = time.monotonic()
+
+    def answer(self, body: bytes) -> bytes:
+        """The whole answer to a request that has waited long enough."""
+        now, rpm = time.monotonic(), self.behaviour.rpm
+        if rpm is None:
+            self.answered.append(now)
+            return self._vectors(body, b"")
+        self.bucket = min(self.bucket + (now - self.filled_at) * rpm / 60, rpm / 10)
+        self.filled_at = now
+        is_allowed = self.bucket >= 1
+        (self.answered if is_allowed else self.refused).append(now)
+        self.bucket -= is_allowed
+        if is_allowed:
+            return self._vectors(body, self._headers(rpm))
+        return HEAD % (b"429 Too Many Requests", len(REFUSAL), self._headers(rpm)) + REFUSAL
+
+    def _vectors(self, body: bytes, headers: bytes) -> bytes:
+        texts = json.loads(body)["input"]
+        items = b",".join(
+            b'{"object":"embedding","index":%d,"embedding":"%s"}'
+            % (index, self.vectors[index % len(self.vectors)])
+            for index in range(len(texts))
+        )
+        content = b'{"object":"list","data":[%s],"usage":{"total_tokens":%d}}' % (
+            items,
+            len(body) // 4,
+        )
+        return HEAD % (b"200 OK", len(content), headers) + content
+
+    def _headers(self, rpm: float) -> bytes:
+        if self.behaviour.silent:
+            return b""
+        reset = (rpm / 10 - self.bucket) / (rpm / 60)
+        return (
+            b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\n"
+            b"x-ratelimit-reset-requests: %.3fs\r\n" % (rpm, self.bucket, reset)
+        )
+
+
+class _Protocol(asyncio.Protocol):
+    def __init__(self, state: _State) -> None:
+        self.state = state
+        self.received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, found, body = self.received.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        if len(body) == length:
+            self.received = b""
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.state.behaviour.latency, self._answer, body)
+
+    def _answer(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(self.state.answer(body))
+
+
+def _serve(pipe: Connection, dimensions: int) -> None:
+    vectors = [base64.b64encode(vector.tobytes()) for vector in some_vectors(dimensions)]
+    asyncio.run(_listen(pipe, _State(vectors)))
+
+
+async def _listen(pipe: Connection, state: _State) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Protocol(state), "127.0.0.1", 0)
+    pipe.send(server.sockets[0].getsockname()[1])
+
+    def listen() -> None:
+        told = pipe.recv()
+        if told is None:
+            pipe.send((state.answered, state.refused))
+            state.answered, state.refused = [], []
+        else:
+            state.behave(told)
+            pipe.send(None)
+
+    loop.add_reader(pipe.fileno(), listen)
+    await server.serve_forever()
