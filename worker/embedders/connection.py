@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from urllib.parse import unquote, urlsplit
 
 from openai import (
@@ -229,7 +230,8 @@ def _codes(body: object) -> set[str]:
 
 
 def _secrets(key: str | None, password: str) -> re.Pattern[str]:
-    shapes = [re.escape(secret) for secret in (key, password) if secret]
+    digest = key and sha256(key.encode()).hexdigest()  # which LiteLLM repeats
+    shapes = [re.escape(secret) for secret in (key, digest, password) if secret]
     if key and len(key) >= 12:  # its beginning is what servers repeat of a key, however they cut it
         shapes.append(re.escape(key[:8]) + r"(?:[\w.*…-]*[\w*])?")
     return re.compile("|".join([*shapes, KEY_SHAPES]))
