@@ -45,6 +45,15 @@ class Compatible(TEIServer):
         return super().due(request)
 
 
+class WithoutBase64(Compatible):
+    """One that knows numbers only."""
+
+    def due(self, request: Request) -> Answer:
+        if request.body.get("encoding_format") == "base64":
+            return Answer(400, as_json({"error": "'encoding_format' must be 'float'"}))
+        return super().due(request)
+
+
 LITELLM = (
     "Authentication Error, Invalid proxy server token passed. Received API Key = sk-...cdef,"
     f" Key Hash (Token) ={sha256(WRONG.encode()).hexdigest()}. Unable to find token in cache or"
@@ -56,7 +65,7 @@ SERVERS: dict[str, Callable[[], ModelServer]] = {
     "Text Embeddings Inference": lambda: TEIServer(api_key=RIGHT),
     "vLLM": lambda: Compatible({"error": "Unauthorized"}),
     "Infinity": lambda: Compatible({"detail": "Unauthorized"}),
-    "LM Studio": lambda: Compatible(None),
+    "LM Studio": lambda: WithoutBase64(None),
     "LiteLLM": lambda: Compatible({"error": {"message": LITELLM, "code": "401"}}),
     "llama.cpp": lambda: Compatible({"error": {"message": "Invalid API Key", "code": 401}}),
     "Ollama": OllamaServer,
@@ -115,7 +124,9 @@ def test_a_recipe_works_as_it_is_written(title: str, table: Database, worker: Wo
         watch(worker, title, environment)
         write(table)
         result = worker("process", **environment)
+        found = worker("search", "the first note", **environment)
     assert result.returncode == 0, result.stderr
+    assert found.stdout.split()[1] == "1", found.stderr
     assert statuses(table) == {"completed": 2}
     assert value(table, "select count(embedding) from notes") == 2
     model = value(table, "select min(model) from embedding_queue")
