@@ -30,6 +30,8 @@ class OllamaServer(ModelServer):
     def __init__(self, max_queue: int = 512) -> None:
         super().__init__()
         self.max_queue = max_queue
+        self.pulled = dict(WIDTHS)
+        """The models that are there, and the widths of their vectors."""
         self.loading_seconds = 0.0
         """How long the first answer takes, while the model is loaded."""
         self._under_way = 0
@@ -54,11 +56,11 @@ class OllamaServer(ModelServer):
         if (request.method, request.path) != ("POST", "/api/embed"):
             return Answer(404, b"404 page not found", {"content-type": "text/plain"})
         model = str(request.body.get("model")).removesuffix(":latest")
-        if model not in WIDTHS:
+        if model not in self.pulled:
             return _refusal(404, f'model "{model}" not found, try pulling it first')
         self.closing.wait(self.loading_seconds)
         self.loading_seconds = 0.0
-        return _embeddings(request, WIDTHS[model])
+        return _embeddings(request, self.pulled[model])
 
     def stumbled(self, due: Answer) -> Answer:
         return _refusal(400, CRASHED)

@@ -197,6 +197,9 @@ def _ollama_host(given: str) -> str:
 def _model(given: str) -> str:
     if not re.fullmatch(r"[a-z]+:\S+", given):
         raise ValueError(f"must be provider:model, like openai:text-embedding-3-small: `{given}`")
+    if given.startswith("http:") and re.search(r"[@?#]", given):
+        # The name of a model is shown and stored; what was given may hold a password.
+        raise ValueError("may hold no user, password, query or fragment")
     return given
 
 

@@ -12,12 +12,14 @@ import typer
 from dotenv import dotenv_values
 
 from worker import cli, errors
+from worker.embedders.models import MODELS
 from worker.errors import WorkerError
 from worker.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
 CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+PROVIDERS = (REPOSITORY / "docs" / "providers.md").read_text(encoding="utf-8")
 CLI = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
 
 group = typer.main.get_command(cli.app)
@@ -154,3 +156,33 @@ def test_the_tree_of_errors_gives_their_exit_codes() -> None:
 
 def test_every_error_is_in_the_tree() -> None:
     assert all(error.__name__ in str(errors.__doc__) for error in error_classes())
+
+
+# The models, and how they fail
+
+
+def test_the_table_of_known_models_is_that_of_the_code() -> None:
+    head = ("model", "dimensions", "can be shortened", "tokens a text")
+    rows = table(PROVIDERS, *head, "US dollars for a million tokens")
+    assert rows == [
+        [
+            name,
+            str(about.width),
+            "yes" if about.shortens else "no",
+            str(about.tokens or "unknown"),
+            "none" if about.price is None else f"{about.price:.2f}",
+        ]
+        for name, about in MODELS.items()
+    ]
+
+
+def test_the_table_of_error_classes_is_complete() -> None:
+    described = re.findall(r"^    ([a-z]\w+)  +\w", str(errors.Transient.__doc__), re.M)
+    described += re.findall(r"^    ([a-z]\w+)  +\w", str(errors.Rejected.__doc__), re.M)
+    refused = re.findall(
+        r'40[134]: "(\w+)"|ProviderRefused\([^)]*error_class="(\w+)"|error_class: str = "(\w+)"',
+        "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "worker").rglob("*.py")),
+    )
+    classes = {*described, *(name for names in refused for name in names if name), "wrong_width"}
+    assert len(described) == 10
+    assert classes == {row[0] for row in table(PROVIDERS, "class", "when", "what the worker does")}

@@ -169,9 +169,11 @@ def test_a_lone_surrogate_is_sent_as_a_question_mark(embedder: OpenAIEmbedder) -
     assert np.array_equal(vectors, [vector_for("a?b", 1536)])
 
 
-def test_a_server_without_keys_is_sent_a_placeholder(server: OpenAIServer) -> None:
-    failure(embedder_for(server, openai_api_key=None))
-    assert server.requests[0].headers["authorization"] == "Bearer none"
+def test_without_a_key_none_is_sent(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
+    error = failure(embedder_for(server, openai_api_key=None))
+    assert error.cause.endswith("401: You didn't provide an API key.")
+    assert "authorization" not in server.requests[0].headers
 
 
 def test_neither_key_nor_server_is_an_error_of_settings() -> None:

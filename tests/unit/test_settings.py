@@ -143,6 +143,13 @@ def test_what_is_no_model_is_repeated_with_an_example(given: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("given", ["http:https://me:hunter2@host", "http:/path?key=hunter2"])
+def test_a_model_with_a_secret_in_its_address_is_not_repeated(given: str) -> None:
+    assert problems(EMBEDDING_MODEL=given) == [
+        "EMBEDDING_MODEL may hold no user, password, query or fragment"
+    ]
+
+
 @pytest.mark.parametrize(
     "given", ["host=localhost", "localhost:5432", "mysql://u:p@h/d", "postgresql:/u:p@h/d"]
 )

@@ -47,6 +47,7 @@ def find(
     """Embed the words with the model of the target, and find the rows nearest to them."""
     model = target.model or settings.embedding_model
     with closing(open_embedder(model, target.dimensions, settings)) as embedder:
+        embedder.introduce()  # some servers answer only when asked in the way it finds out
         vector = embedder.embed([words]).vectors[0]
     if target.dimensions not in (None, len(vector)):
         raise ProviderRefused(

@@ -80,9 +80,11 @@ def watch(
 
 
 def _width(model: str, settings: Settings) -> int:
-    """How wide the vectors of a model are; one short text is embedded if only that can tell."""
+    """How wide the vectors of a model are; one letter is embedded if only that can tell."""
     with closing(open_embedder(model, None, settings)) as embedder:
-        return embedder.dimensions or int(embedder.embed(["width"]).vectors.shape[1])
+        embedder.introduce()
+        assert embedder.dimensions is not None  # or it would have raised
+        return embedder.dimensions
 
 
 def _options(

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from worker.embedders.addresses import check_address
 from worker.errors import SettingsError
 from worker.settings import Settings
 
@@ -127,6 +128,8 @@ def check_model(model: str) -> None:
             f"Give local:{LOCAL_MODEL}, openai:MODEL, azure:DEPLOYMENT, ollama:MODEL or http:URL;"
             " docs/providers.md has an example of each.",
         )
+    if provider == "http":
+        check_address(name)
 
 
 def _open_local(name: str, dimensions: int | None, settings: Settings) -> Embedder:
@@ -147,9 +150,23 @@ def _open_azure(name: str, dimensions: int | None, settings: Settings) -> Embedd
     return AzureEmbedder(name, dimensions, settings)
 
 
+def _open_ollama(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+    from worker.embedders.ollama import OllamaEmbedder
+
+    return OllamaEmbedder(name, dimensions, settings)
+
+
+def _open_http(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+    from worker.embedders.http import HttpEmbedder
+
+    return HttpEmbedder(name, dimensions, settings)
+
+
 # Imported when wanted: loading a client or a model takes longer than most commands run.
 _PROVIDERS: dict[str, Callable[[str, int | None, Settings], Embedder]] = {
     "local": _open_local,
     "openai": _open_openai,
     "azure": _open_azure,
+    "ollama": _open_ollama,
+    "http": _open_http,
 }

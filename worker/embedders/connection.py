@@ -8,23 +8,27 @@ engine.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from urllib.parse import unquote, urlsplit
 
 from openai import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
     HttpxBinaryResponseContent,
+    Omit,
     OpenAI,
 )
 
-from worker.embedders.answers import words_of
+from worker.embedders import Embeddings
+from worker.embedders.answers import read_json, words_of
 from worker.embedders.limits import seconds_to_wait
 from worker.errors import ProviderError, ProviderRefused, Rejected, SettingsError, Transient
 
+A_LETTER = "a"
 LINE_LENGTH = 300
 READ_LENGTH = 20_000  # of an answer of megabytes, only the beginning is searched for a line
 # By their prefix, by the header they travel in, and with their middle hidden behind asterisks.
@@ -39,7 +43,7 @@ TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
 TOO_LARGE = {"max_tokens_per_request"}
 # Where no code tells, the words have to. OpenAI (and vLLM, word for word), TEI, Ollama, Infinity.
 TOO_LONG_WORDS = re.compile(
-    r"maximum context length is (?P<limit>\d+) tokens(?:\D*(?P<length>\d+) tokens)?"
+    r"maximum context length is (?P<limit>\d+) tokens(?:\D*(?P<length>\d+)(?: input)? tokens)?"
     r"|must have less than (?P<tei_limit>\d+) tokens\. Given: (?P<tei_length>\d+)"
     r"|input length exceeds the context length"
     r"|should have at most \d+ characters"
@@ -61,27 +65,34 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Cures:
-    """What to tell people to look at: the settings that hold address and key."""
+    """What to tell people to look at: the settings that hold the address and, if one is wanted, the
+    key."""
 
     address: str
-    key: str
+    key: str | None
 
     def for_status(self, status: int) -> str:
         """What to do about an answer with this status."""
         match status:
-            case 401:
+            case 401 if self.key:
                 return f"Check {self.key}, then start again."
-            case 403:
+            case 403 if self.key:
                 return f"Check that the key in {self.key} may use this model, then start again."
             case 404:
-                return f"Check the name of the model, and {self.address}, then start again."
+                return self.for_the_model()
         return f"Check {self.address}, and what stands between here and there, then start again."
+
+    def for_the_model(self) -> str:
+        """What to do about a model that is not there, or not for this use."""
+        return f"Check the name of the model, and {self.address}, then start again."
 
 
 @dataclass(slots=True)
 class Connection:
-    """Any number of requests at once to the server at `base_url`. Raises SettingsError if no header
-    can hold the key."""
+    """Any number of requests at once to the server at `base_url`, with the key if there is one.
+
+    Raises SettingsError if no header can hold the key.
+    """
 
     base_url: str
     key: str | None = field(repr=False)
@@ -89,6 +100,7 @@ class Connection:
     cures: Cures
     host: str = field(init=False)
     _client: OpenAI = field(init=False, repr=False)
+    _headers: dict[str, str | Omit] = field(init=False, repr=False)
     _secrets: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +118,9 @@ class Connection:
             project="",
         )
         self.host = self._client.base_url.netloc.decode("ascii")
-        self._secrets = _secrets(self.key)
+        # The client wants a key; what it makes of that is left away where there is none.
+        self._headers = {} if self.key else {"Authorization": Omit()}
+        self._secrets = _secrets(self.key, unquote(urlsplit(self.base_url).password or ""))
 
     def post(self, path: str, body: object, timeout: float | None = None) -> Reply:
         """Send `body` as JSON. Raises ProviderRefused, Transient or Rejected."""
@@ -116,7 +130,7 @@ class Connection:
                 path,
                 body=body,
                 cast_to=HttpxBinaryResponseContent,
-                options={"timeout": patience},
+                options={"timeout": patience, "headers": self._headers},
             )
         # `from None`: the client's own message repeats the answer before secrets are taken out.
         except APIStatusError as error:
@@ -132,11 +146,21 @@ class Connection:
             raise Transient(self.one_line(cause), error_class="unreachable") from None
         return Reply(answer.content, answer.response.headers)
 
+    def introduced(self, embed: Callable[[Sequence[str]], Embeddings]) -> Embeddings:
+        """What `embed` makes of one letter. A refusal of that is for no text, but for the model."""
+        try:
+            return embed([A_LETTER])
+        except Rejected as refusal:
+            cure = self.cures.for_the_model()
+            raise ProviderRefused(refusal.cause, cure, of_the_model=True) from None
+
     def get(self, url: str) -> object:
         """What lies at an address of this server, or None if that is not JSON, or nothing."""
         try:
-            answer = self._client.get(url, cast_to=HttpxBinaryResponseContent)
-            return json.loads(answer.content)
+            answer = self._client.get(
+                url, cast_to=HttpxBinaryResponseContent, options={"headers": self._headers}
+            )
+            return read_json(answer.content)
         except (APIConnectionError, APIStatusError, ValueError):
             return None
 
@@ -205,10 +229,9 @@ def _codes(body: object) -> set[str]:
     return {code for code in (fields.get("code"), fields.get("type")) if isinstance(code, str)}
 
 
-def _secrets(key: str | None) -> re.Pattern[str]:
-    shapes = [KEY_SHAPES]
-    if key:
-        shapes.insert(0, re.escape(key))
+def _secrets(key: str | None, password: str) -> re.Pattern[str]:
+    digest = key and sha256(key.encode()).hexdigest()  # which LiteLLM repeats
+    shapes = [re.escape(secret) for secret in (key, digest, password) if secret]
     if key and len(key) >= 12:  # its beginning is what servers repeat of a key, however they cut it
-        shapes.insert(1, re.escape(key[:8]) + r"(?:[\w.*…-]*[\w*])?")
-    return re.compile("|".join(shapes))
+        shapes.append(re.escape(key[:8]) + r"(?:[\w.*…-]*[\w*])?")
+    return re.compile("|".join([*shapes, KEY_SHAPES]))

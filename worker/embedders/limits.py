@@ -13,7 +13,9 @@ MEASURES: tuple[Measure, ...] = ("requests", "tokens")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-TRY_AGAIN = re.compile(r"try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)")
+TRY_AGAIN = re.compile(  # OpenAI, Azure
+    r"try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)|retry after (\d+) seconds?"
+)
 
 
 def allowances(headers: Mapping[str, str]) -> dict[Measure, Allowance]:
@@ -38,7 +40,7 @@ def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float | None
     if asked is not None:
         return asked
     if sentence := TRY_AGAIN.search(words):
-        return _duration(sentence[1])
+        return _duration(sentence[1] or sentence[2])
     resets = [a.reset for a in allowances(headers).values() if a.remaining <= 0 and a.reset]
     return max(resets, default=None)
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 class Known:
     """`width`: dimensions of its vectors; `tokens`: of the longest text it takes; `price`: US
     dollars for a million tokens, by its own vendor. `shortens`: it can be asked for fewer
-    dimensions, down to any number."""
+    dimensions, down to any number. `by_openai`: whoever serves it, it is as OpenAI serves it."""
 
     width: int | None = None
     tokens: int | None = None
     price: float | None = None
     shortens: bool = False
+    by_openai: bool = False
 
 
 UNKNOWN = Known()
@@ -30,9 +31,9 @@ _QWEN3_LARGE = Known(4096, 32_768, shortens=True)
 
 # Without an organisation before the name, in lower case.
 MODELS = {
-    "text-embedding-3-small": Known(1536, 8191, price=0.02, shortens=True),
-    "text-embedding-3-large": Known(3072, 8191, price=0.13, shortens=True),
-    "text-embedding-ada-002": Known(1536, 8191, price=0.10),
+    "text-embedding-3-small": Known(1536, 8191, price=0.02, shortens=True, by_openai=True),
+    "text-embedding-3-large": Known(3072, 8191, price=0.13, shortens=True, by_openai=True),
+    "text-embedding-ada-002": Known(1536, 8191, price=0.10, by_openai=True),
     "qwen3-embedding:0.6b": _QWEN3_SMALL,
     "qwen3-embedding:4b": _QWEN3_MEDIUM,
     "qwen3-embedding:8b": _QWEN3_LARGE,

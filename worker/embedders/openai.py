@@ -7,9 +7,9 @@ neither by its address nor by the model it is asked for, nothing is taken for gr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 from worker.embedders import Caps, Concurrency, Embeddings
 from worker.embedders.answers import indexed_vectors, read_json, shared_out, words_of
@@ -17,18 +17,22 @@ from worker.embedders.connection import Connection, Cures
 from worker.embedders.limits import allowances
 from worker.embedders.models import known
 from worker.embedders.tokens import counter
-from worker.errors import ProviderError, Rejected, SettingsError, Transient
+from worker.errors import ProviderError, ProviderRefused, Rejected, SettingsError, Transient
 from worker.settings import Settings
 
 BASE_URL = "https://api.openai.com/v1"
-BY_OPENAI = "text-embedding-"
 # 2048 texts and 300,000 tokens. OpenAI takes a quarter of the bytes for the number of tokens when
 # it looks at a request (timescale/pgai#730), so 1.2 MB would do; tokens proper count as well.
 OPENAI_CAPS = Caps(items=2048, bytes=1_000_000, tokens=300_000)
 # What every server takes: TEI's default is 32 texts, and 2 MB in JSON.
 CAREFUL_CAPS = Caps(items=32, bytes=1_000_000)
 MOST_ITEMS = 2048
-A_LETTER = "a"
+MOST_AT_ONCE = 32  # requests
+# TEI, Infinity. What is not too many is too many bytes.
+MAY_BE_FOR_BASE64 = {"refused", "provider_error", "bad_answer"}
+TOO_MANY_ITEMS = re.compile(
+    r"batch size(?: \d+ > maximum allowed batch size (\d+))?|at most (\d+) items"
+)
 
 
 class OpenAIEmbedder:
@@ -43,9 +47,8 @@ class OpenAIEmbedder:
         self.model = f"{self.provider}:{name}"
         self._name = name
         self._connection = self._connect(settings)
-        self._is_stranger = bool(settings.openai_base_url) and not name.startswith(BY_OPENAI)
+        self._is_stranger = bool(settings.openai_base_url) and not known(name).by_openai
         self._describe(name, dimensions)
-        self.price = None if self._is_stranger else known(name).price
 
     def _connect(self, settings: Settings) -> Connection:
         if not settings.openai_api_key and not settings.openai_base_url:
@@ -70,11 +73,12 @@ class OpenAIEmbedder:
             self.dimensions = self._more["dimensions"] = dimensions
         if self._is_stranger:
             self.dimensions = None  # whatever it calls its model: it is asked
+        self.price = about.price
         self.caps = CAREFUL_CAPS if self._is_stranger else OPENAI_CAPS
         if about.tokens:
             self.caps = replace(self.caps, tokens_per_text=about.tokens)
-        self.concurrency = Concurrency(first=4 if self._is_stranger else 8, most=32)
-        self.count = counter(name)
+        self.concurrency = Concurrency(first=4 if self._is_stranger else 8, most=MOST_AT_ONCE)
+        self.count = counter() if about.by_openai else None
         self._encoding = "base64"
         self._may_grow = self._is_stranger
 
@@ -86,22 +90,30 @@ class OpenAIEmbedder:
 
     def _read_info(self) -> None:
         """TEI says what it takes; the others know no such address."""
-        address = urlsplit(self._connection.base_url)
-        match self._connection.get(f"{address.scheme}://{address.netloc}/info"):
-            case {"max_client_batch_size": int(items), "max_input_length": int(tokens)}:
+        root = self._connection.base_url.rstrip("/").removesuffix("/v1")
+        match self._connection.get(f"{root}/info"):
+            case {
+                "max_client_batch_size": int(items),
+                "max_input_length": int(tokens),
+                "max_concurrent_requests": int(permits),
+            } if min(items, tokens, permits) > 0:
+                # A request takes as many permits as it has texts.
+                items = min(items, permits)
+                most = min(permits // items, MOST_AT_ONCE)
                 self.caps = replace(self.caps, items=items, tokens_per_text=tokens)
+                self.concurrency = Concurrency(min(self.concurrency.first, most), most)
                 self._may_grow = False
 
     def _introduced(self) -> Embeddings:
         """The answer to one letter, in base64, or in the other encoding if it is refused so."""
         try:
-            return self.embed([A_LETTER])
-        except (Rejected, Transient) as refusal:
-            if isinstance(refusal, Transient) and not refusal.of_the_input:
+            return self._connection.introduced(self.embed)
+        except (ProviderRefused, Transient) as refusal:
+            if refusal.error_class not in MAY_BE_FOR_BASE64:
                 raise
             self._encoding = "float"
             try:
-                return self.embed([A_LETTER])
+                return self._connection.introduced(self.embed)
             except ProviderError:
                 self._encoding = "base64"
                 raise refusal from None
@@ -131,9 +143,9 @@ class OpenAIEmbedder:
             return refusal
         if len(lengths) == 1:
             return Rejected(refusal.cause, error_class="too_long")
-        half = len(lengths) // 2
-        if "batch" in refusal.cause or "items" in refusal.cause:
-            self.caps = replace(self.caps, items=min(self.caps.items, half))
+        if limit := TOO_MANY_ITEMS.search(refusal.cause):
+            most = int(limit[1] or limit[2] or len(lengths) // 2)
+            self.caps = replace(self.caps, items=max(1, min(self.caps.items, most)))
         else:
             self.caps = replace(self.caps, bytes=min(self.caps.bytes, sum(lengths) // 2))
         self._may_grow = False
@@ -160,7 +172,8 @@ class AzureEmbedder(OpenAIEmbedder):
                 "AZURE_OPENAI_ENDPOINT or AZURE_OPENAI_API_KEY is not set",
                 "Azure's portal shows both, under Keys and Endpoint of the resource.",
             )
-        root = settings.azure_openai_endpoint.rstrip("/").removesuffix("/openai/v1")
+        # The portal also shows longer addresses, of a deployment or with a version.
+        root = re.sub(r"(?<!/)/openai(/.*)?$|/$", "", settings.azure_openai_endpoint)
         return Connection(
             f"{root}/openai/v1",
             settings.azure_openai_api_key,

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha1, sha256
 from importlib.util import find_spec
 from pathlib import Path
 
 COUNTED_BY = "cl100k_base"  # by all three models of OpenAI
-MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 VOCABULARY = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
-BYTES_PER_TOKEN = 3  # at least, in most texts: where nothing counts better
-
-
-def counter(name: str) -> Callable[[str], int] | None:
-    """What counts the tokens of a text for the model `name`, or None if nothing here can."""
-    return _cl100k() if name in MODELS else None
+DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 
 
 @cache
-def _cl100k() -> Callable[[str], int] | None:
-    if find_spec("tiktoken") is None or not _vocabulary().is_file():
+def counter() -> Callable[[str], int] | None:
+    """What counts the tokens of a text for the models of OpenAI, or None if nothing here can."""
+    if find_spec("tiktoken") is None or not _is_here(_vocabulary()):
         return None
     import tiktoken
 
@@ -31,8 +26,19 @@ def _cl100k() -> Callable[[str], int] | None:
     return lambda text: len(encoding.encode_ordinary(text))
 
 
-def _vocabulary() -> Path:
-    """Where tiktoken looks for its vocabulary before it would download it."""
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    name = hashlib.sha1(VOCABULARY.encode()).hexdigest()
-    return Path(folder or Path(tempfile.gettempdir(), "data-gym-cache"), name)
+def _vocabulary() -> Path | None:
+    """Where tiktoken looks for its vocabulary before it would download it, if it does."""
+    name = sha1(VOCABULARY.encode()).hexdigest()
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        folder = os.environ.get(variable)
+        if folder is not None:  # an empty one tells it to keep none
+            return Path(folder, name) if folder else None
+    return Path(tempfile.gettempdir(), "data-gym-cache", name)
+
+
+def _is_here(vocabulary: Path | None) -> bool:
+    # One that is damaged would be downloaded again.
+    try:
+        return vocabulary is not None and sha256(vocabulary.read_bytes()).hexdigest() == DIGEST
+    except OSError:
+        return False

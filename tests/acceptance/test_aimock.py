@@ -1,0 +1,93 @@
+"""The command line against a mock that nobody here wrote, also where the mock misbehaves by chance.
+
+Its own answer of Ollama is that of an API which Ollama has given up: what it passes on from a
+stand-in, with the same misbehaviour, is not.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+
+from tests.acceptance.conftest import WIDTH, fill, statuses
+from tests.aimock import NO_AIMOCK, aimock, aimock_is_here
+from tests.conftest import IN_CI, Database, Worker, rows
+from tests.ollama_server import OllamaServer
+from tests.openai_server import vector_for
+from worker.embedders import open_embedder
+from worker.errors import Transient
+from worker.settings import Settings
+
+pytestmark = pytest.mark.skipif(not aimock_is_here() and not IN_CI, reason=NO_AIMOCK)
+
+NOTES = 240
+RUNS = 10  # of `worker process`, at most
+CALM: list[str] = []
+LIMITS = ["--chaos-ratelimit", "0.15"]
+CHAOS = [*LIMITS, "--chaos-drop", "0.1", "--chaos-malformed", "0.1", "--chaos-disconnect", "0.1"]
+
+OPENAI = "openai:text-embedding-3-small"
+AZURE = "azure:text-embedding-3-small"
+OLLAMA = "ollama:qwen3-embedding:0.6b"
+
+
+@contextmanager
+def mocked(model: str, options: list[str]) -> Iterator[dict[str, str]]:
+    """The environment in which the mock is the server of the model."""
+    with ExitStack() as servers:
+        if model == OLLAMA:
+            behind = servers.enter_context(OllamaServer())
+            options = [*options, "--proxy-only", "--provider-ollama", behind.root]
+        root = servers.enter_context(aimock(*options))
+        yield {
+            "EMBEDDING_MODEL": model,
+            "EMBEDDING_BATCH_SIZE": "10",
+            "OPENAI_BASE_URL": f"{root}/v1",
+            "AZURE_OPENAI_API_KEY": "0123456789abcdef",
+            "AZURE_OPENAI_ENDPOINT": root,
+            "OLLAMA_HOST": root,
+        }
+
+
+def made_up(texts: list[str]) -> list[list[float]]:
+    """The vectors that the mock gives to these texts."""
+    asked = {"model": "text-embedding-3-small", "input": texts, "dimensions": WIDTH}
+    with aimock() as root:
+        request = urllib.request.Request(f"{root}/v1/embeddings", json.dumps(asked).encode())
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            items = json.loads(answer.read())["data"]
+    return [item["embedding"] for item in items]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("options", [CALM, CHAOS], ids=["calm", "chaos"])
+@pytest.mark.parametrize("model", [OPENAI, AZURE, OLLAMA], ids=["openai", "azure", "ollama"])
+def test_every_row_has_the_vector_of_its_text_in_the_end(
+    notes: Database, worker: Worker, model: str, options: list[str]
+) -> None:
+    fill(notes, NOTES)
+    with mocked(model, options) as environment:
+        for _ in range(RUNS):
+            worker("process", **environment)
+            if statuses(notes) == {"completed": NOTES}:
+                break
+            notes.execute("update embedding_queue set available_at = now()")
+    assert statuses(notes) == {"completed": NOTES}
+    found = rows(notes, "select body, embedding::real[] from notes order by id")
+    texts = [body for body, _ in found]
+    right = [vector_for(text, WIDTH) for text in texts] if model == OLLAMA else made_up(texts)
+    assert np.allclose([vector for _, vector in found], right, atol=1e-6)
+
+
+def test_an_answer_of_another_api_than_was_asked_is_never_taken() -> None:
+    with aimock() as root:
+        embedder = open_embedder(OLLAMA, WIDTH, Settings(ollama_host=root))
+        with pytest.raises(Transient, match="no list `embeddings` in") as caught:
+            embedder.embed(["first", "second"])
+        embedder.close()
+    assert caught.value.error_class == "bad_answer"

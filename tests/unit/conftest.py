@@ -1,0 +1,45 @@
+"""What the tests of embedders share: they are opened by name, asked, and closed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from worker.embedders import Embedder, open_embedder
+from worker.errors import WorkerError
+from worker.settings import Settings
+
+Open = Callable[..., Embedder]
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens `provider:model` with these settings, for a column of these dimensions."""
+    embedders: list[Embedder] = []
+
+    def opened(model: str, dimensions: int | None = None, **settings: Any) -> Embedder:
+        given = {"embedding_timeout_seconds": 5.0} | settings
+        embedders.append(open_embedder(model, dimensions, Settings(**given)))
+        return embedders[-1]
+
+    yield opened
+    for embedder in embedders:
+        embedder.close()
+
+
+def failure(embedder: Embedder, *texts: str) -> Any:
+    """The error that `embed` raises."""
+    with pytest.raises(WorkerError) as caught:
+        embedder.embed(texts or ["a text"])
+    assert caught.value.cause.isprintable()
+    assert len(caught.value.cause) <= 300
+    return caught.value
+
+
+def refusal(embedder: Embedder) -> Any:
+    """The error that `introduce` raises."""
+    with pytest.raises(WorkerError) as caught:
+        embedder.introduce()
+    return caught.value

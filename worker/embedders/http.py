@@ -1,0 +1,100 @@
+"""`http:…`: an endpoint of your own, as many a web application has one for its scripts. It is sent
+`{"text": "…"}`, and answers `{"embedding": […]}`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from worker.embedders import Caps, Concurrency, Embeddings, Vectors
+from worker.embedders.addresses import address_of, token_for
+from worker.embedders.answers import read_json, stacked, vector_of, words_of
+from worker.embedders.connection import Connection, Cures
+from worker.embedders.limits import allowances
+from worker.errors import Rejected
+from worker.settings import Settings
+
+
+class HttpEmbedder:
+    """The endpoint at the address `name`, or at that path below NEXT_PUBLIC_API_BASE_URL.
+
+    Raises SettingsError if there is no such address, or no header can hold the token.
+    """
+
+    provider = "http"
+    price: float | None = None
+    caps = Caps(items=1, bytes=1_000_000)
+    concurrency = Concurrency(first=4, most=32)
+    count: Callable[[str], int] | None = None
+
+    def __init__(self, name: str, dimensions: int | None, settings: Settings) -> None:
+        self.model = f"{self.provider}:{name}"
+        self.dimensions: int | None = None
+        self._address = address_of(name, settings)
+        token = token_for(self._address, settings)
+        key = "EMBEDDING_API_TOKEN"
+        if settings.embedding_api_token and not token:
+            key += " and NEXT_PUBLIC_API_BASE_URL, to whose host alone it is sent"
+        self._connection = Connection(
+            self._address,
+            token,
+            settings.embedding_timeout_seconds,
+            Cures(address="the address in the model's name, or NEXT_PUBLIC_API_BASE_URL", key=key),
+        )
+
+    def introduce(self) -> None:
+        if self.dimensions is None:
+            self.dimensions = self._connection.introduced(self.embed).vectors.shape[1]
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        parts = [self._embed_one(text) for text in texts]
+        tokens = [part.tokens[0] for part in parts if part.tokens]
+        try:
+            vectors = stacked([part.vectors[0] for part in parts])
+        except ValueError as problem:
+            raise self._connection.unusable(str(problem)) from None
+        all_said = len(tokens) == len(texts)
+        return Embeddings(vectors, tokens if all_said else None, parts[-1].allowances)
+
+    def _embed_one(self, text: str) -> Embeddings:
+        # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
+        body = {"text": text.encode("utf-8", "replace").decode()}
+        try:
+            reply = self._connection.post(self._address, body)
+        except Rejected as refusal:
+            if refusal.error_class == "too_large":
+                raise Rejected(refusal.cause, error_class="too_long") from None
+            raise
+        try:
+            answer = read_json(reply.content)
+            vectors = stacked([_vector_in(answer)])
+        except (ValueError, TypeError, OverflowError) as problem:
+            raise self._connection.unusable(str(problem)) from None
+        return Embeddings(vectors, _tokens_in(answer), allowances(reply.headers))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _vector_in(answer: object) -> Vectors:
+    """Raises ValueError, TypeError or OverflowError if there is none."""
+    match answer:
+        case {"error": error} if error:
+            raise ValueError(f"an error with status 200: {words_of(error)}")
+        case (
+            {"embedding": list(numbers)}
+            | {"data": {"embedding": list(numbers)}}
+            | {"data": [{"embedding": list(numbers)}]}
+            | {"data": list(numbers)}
+            | list(numbers)
+        ):
+            return vector_of(numbers)
+    raise ValueError(f"no list `embedding` in {words_of(answer)}")
+
+
+def _tokens_in(answer: object) -> list[int] | None:
+    match answer:
+        case {"usage": {"total_tokens": int(tokens)} | {"prompt_tokens": int(tokens)}} | {
+            "tokens": int(tokens)
+        } if type(tokens) is int and tokens >= 0:
+            return [tokens]
+    return None

@@ -1,0 +1,103 @@
+"""`ollama:…`: Ollama by its own API. Its imitation of OpenAI's cuts long texts without a word."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from worker.embedders import Caps, Concurrency, Embeddings, Vectors
+from worker.embedders.answers import read_json, shared_out, stacked, vector_of, words_of
+from worker.embedders.connection import Connection, Cures, Reply
+from worker.embedders.models import known
+from worker.errors import ProviderRefused, Rejected, Transient
+from worker.settings import Settings
+
+# It loads a model with the first request, from a disk, and forgets it after a time without any.
+KEEP_ALIVE_MINUTES = 30
+LOADING_SECONDS = 120.0  # at least
+NOT_PULLED = re.compile(r"try pulling it first|model .* not found")
+# It answers 400 as well where the process that runs the model failed.
+CRASHED = re.compile(r"answered 400: .*(\bEOF\b|\bNaN\b|\bconnection\b|\brunner\b)")
+
+
+class OllamaEmbedder:
+    """The model `name` of the Ollama at OLLAMA_HOST, at the width of the column if the model is
+    known to have a smaller one."""
+
+    provider = "ollama"
+    price: float | None = 0.0
+    caps = Caps(items=32, bytes=1_000_000)
+    concurrency = Concurrency(first=2, most=8)
+    count: Callable[[str], int] | None = None
+
+    def __init__(self, name: str, dimensions: int | None, settings: Settings) -> None:
+        self.model = f"{self.provider}:{name}"
+        self._name = name
+        self._connection = Connection(
+            settings.ollama_host,
+            None,
+            settings.embedding_timeout_seconds,
+            Cures(address="OLLAMA_HOST", key=None),
+        )
+        about = known(name)
+        self.dimensions = about.width
+        self._more: dict[str, object] = {}
+        if about.shortens and about.width and dimensions and dimensions < about.width:
+            self.dimensions = self._more["dimensions"] = dimensions
+        self._loaded_until = 0.0  # by time.monotonic
+
+    def introduce(self) -> None:
+        if self.dimensions is None:
+            self.dimensions = self._connection.introduced(self.embed).vectors.shape[1]
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        reply = self._ask([text.decode() for text in encoded])
+        self._loaded_until = time.monotonic() + KEEP_ALIVE_MINUTES * 60
+        try:
+            vectors, tokens = _decoded(reply.content, len(texts))
+        except (ValueError, TypeError, OverflowError) as problem:
+            raise self._connection.unusable(str(problem)) from None
+        return Embeddings(vectors, shared_out(tokens, [len(text) for text in encoded]))
+
+    def _ask(self, texts: list[str]) -> Reply:
+        body = {
+            "model": self._name,
+            "input": texts,
+            "truncate": False,
+            "keep_alive": f"{KEEP_ALIVE_MINUTES}m",
+        }
+        patience = self._connection.timeout
+        if time.monotonic() > self._loaded_until:
+            patience = max(patience, LOADING_SECONDS)
+        try:
+            return self._connection.post("/api/embed", body | self._more, patience)
+        except ProviderRefused as refusal:
+            if NOT_PULLED.search(refusal.cause):
+                refusal.hint = f"Run `ollama pull {self._name}` at OLLAMA_HOST, then start again."
+            raise
+        except Rejected as refusal:
+            if refusal.error_class == "rejected" and CRASHED.search(refusal.cause):
+                raise Transient(refusal.cause, of_the_input=True) from None
+            if refusal.error_class == "too_large" and len(texts) == 1:
+                raise Rejected(refusal.cause, error_class="too_long") from None
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _decoded(content: bytes, count: int) -> tuple[Vectors, object]:
+    """The vectors, and what is said of tokens. Raises ValueError, TypeError or OverflowError."""
+    answer = read_json(content)
+    match answer:
+        case {"error": error} if error:
+            raise ValueError(f"an error with status 200: {words_of(error)}")
+        case {"embeddings": list(rows)}:
+            if len(rows) != count:
+                raise ValueError(f"{len(rows)} vectors for {count} texts")
+            vectors = stacked([vector_of(row) for row in rows])
+            return vectors, answer.get("prompt_eval_count")
+    raise ValueError(f"no list `embeddings` in {words_of(answer)}")
