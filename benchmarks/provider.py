@@ -1,8 +1,8 @@
 """A server that answers as OpenAI's embeddings API, with as little work as it can, in a process of
 its own: what is measured against it is the worker.
 
-Its vectors are made up beforehand. It may keep to an allowance of requests a minute, as a bucket that
-holds a tenth of it, and then says so in its headers or not.
+Its vectors are made up beforehand. It may keep to an allowance of requests a minute, as a bucket
+that holds a tenth of it, and then says so in its headers or not.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def provider(dimensions: int) -> Iterator[Provider]:
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve, args=(theirs, dimensions), daemon=True)
     process.start()
+    theirs.close()  # so that we do not wait for a process that died
     try:
         yield Provider(f"http://127.0.0.1:{ours.recv()}/v1", ours)
     finally:

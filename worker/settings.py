@@ -45,7 +45,7 @@ class Settings:
     embedding_tpm: int | None = None
     embedding_max_concurrency: int | None = None
     embedding_cache_mb: int = 0
-    embedding_batch_size: int = 100
+    embedding_batch_size: int | None = None
     embedding_delay_ms: int = 0
     embedding_timeout_seconds: float = 60.0
     embedding_lease_seconds: float = 300.0

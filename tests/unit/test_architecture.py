@@ -28,6 +28,7 @@ ONLY_IN = {
     "psycopg": ["queue/postgres.py"],
     "pgvector": ["queue/postgres.py"],
     "openai": ["embedders/connection.py"],
+    "jiter": ["embedders/answers.py"],
     "tiktoken": ["embedders/tokens.py"],
     "wordllama": ["embedders/local.py"],
     "tokenizers": ["embedders/local.py"],

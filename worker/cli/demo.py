@@ -40,7 +40,7 @@ def demo() -> int:
             for table in ("sessions", "summaries"):
                 queue.requeue(status=None, table=table)
         say("\n3. worker process")
-        pipeline = run(queue, settings, scope, Pace(batch_size=settings.embedding_batch_size))
+        pipeline = run(queue, settings, scope, Pace())
         print_summary(pipeline, as_json=False)
         say("\n4. Searches")
         for table, column, words in SEARCHES:

@@ -10,6 +10,7 @@ from math import ceil
 from worker.cli.console import NOTHING_WATCHED, out, out_json, out_table, say
 from worker.embedders import Caps, Embedder, open_embedder
 from worker.embedders.packing import size_of, tokens_at_most
+from worker.engine.pipeline import TEXTS_A_REQUEST
 from worker.queue import Estimate
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
@@ -51,7 +52,7 @@ def print_forecast(
     found = queue.targets(table, column)
     only_table = found[0].table_name if table else None
     estimates = queue.estimate(settings.embedding_model, only_table, column, missing)
-    batch = batch_size or settings.embedding_batch_size
+    batch = batch_size or settings.embedding_batch_size or TEXTS_A_REQUEST
     forecasts = list(_forecasts(queue, settings, estimates, batch, limit))
     if as_json:
         out_json([asdict(forecast) for forecast in forecasts])

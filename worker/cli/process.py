@@ -41,7 +41,8 @@ BatchSize = Annotated[
     typer.Option(
         min=1,
         max=MOST_AT_ONCE,
-        help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default 100).",
+        help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default: requests of"
+        " 100 texts, claimed by the hundred).",
     ),
 ]
 DelayMs = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 
 from worker.embedders import Embedder
@@ -55,9 +55,11 @@ class Model:
     _is_introduced: bool = False
     _introduction: Lock = field(default_factory=Lock)
 
-    def requests(self, jobs: Sequence[Job]) -> list[list[Job]]:
-        """Jobs of one column, as the provider takes them as far as is known by now."""
-        packing = pack([job.content for job in jobs], self.embedder.caps)
+    def requests(self, jobs: Sequence[Job], most: int) -> list[list[Job]]:
+        """Jobs of one column, `most` at once, as the provider takes them for all that is known."""
+        caps = self.embedder.caps
+        caps = replace(caps, items=min(caps.items, most))
+        packing = pack([job.content for job in jobs], caps)
         return [[jobs[place] for place in request] for request in packing.requests]
 
     def introduce(self, stop: Event) -> None:

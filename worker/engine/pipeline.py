@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
@@ -27,6 +27,8 @@ LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
 ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
 
+TEXTS_A_REQUEST = 100
+CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100, and with more no less
 MOST_IN_HAND = 64_000_000  # characters of text; nothing more is claimed beside them
 
 Text = tuple[int, str, bytes]
@@ -35,13 +37,16 @@ Text = tuple[int, str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a run goes about it. With a `delay` (seconds) batches go one at a time.
+    """How a run goes about it: so many jobs are claimed and embedded at once (None: requests hold
+    TEXTS_A_REQUEST at most, and more is claimed at once, since that is cheaper).
+
+    With a `delay` (seconds) batches go one at a time, and only `limit` jobs are taken up.
 
     Once it is to stop, what is under way has `grace` seconds to end. Vectors are looked up in the
     database first, and kept there, if `cache_mb` is above zero.
     """
 
-    batch_size: int
+    batch_size: int | None = None
     delay: float = 0.0
     limit: int | None = None
     grace: float = 20.0
@@ -81,6 +86,8 @@ class Pipeline:
     """For each text that is under way, the jobs that wait for its vector beside the first."""
     _in_hand: int = 0
     _characters: int = 0
+    _at_once: int = TEXTS_A_REQUEST
+    """Jobs to claim at once; fewer where their texts are long."""
     _target_models: dict[int, Model] = field(default_factory=dict)
     _stopped_at: float | None = None
 
@@ -135,9 +142,10 @@ class Pipeline:
         """How many jobs may be claimed next."""
         if self.stop.is_set():
             return 0
+        wanted = self.pace.batch_size or (TEXTS_A_REQUEST if self.pace.delay else self._at_once)
         if self.pace.limit is None:
-            return self.pace.batch_size
-        return min(self.pace.batch_size, self.pace.limit - self.tally.taken - self._in_hand)
+            return wanted
+        return min(wanted, self.pace.limit - self.tally.taken - self._in_hand)
 
     def _has_room(self) -> bool:
         if not self._under_way:
@@ -184,10 +192,12 @@ class Pipeline:
             self._writer.give_back(jobs, trouble)
             return
         self._target_models[jobs[0].target_id] = model
+        characters = sum(len(job.content) for job in jobs)
         self._in_hand += len(jobs)
-        self._characters += sum(len(job.content) for job in jobs)
+        self._characters += characters
+        self._at_once = max(min(2 * self._at_once, CLAIMED_AT_ONCE, _fit(jobs, characters)), 1)
         unknown = self._without_cached(model, self._first_of_their_text(jobs))
-        for request in model.requests(unknown):
+        for request in model.requests(unknown, self.pace.batch_size or TEXTS_A_REQUEST):
             future = model.provider.pool.submit(embed, model, request, self.stop)
             self._under_way[future] = Request(model, request)
             model.provider.under_way += 1
@@ -280,6 +290,11 @@ class Pipeline:
 
     def _beat(self) -> None:
         self._leases.beat_if_due(self.tally, "stopping" if self.stop.is_set() else "working")
+
+
+def _fit(jobs: Sized, characters: int) -> int:
+    """How many jobs like these may be in hand."""
+    return MOST_IN_HAND * len(jobs) // max(characters, 1)
 
 
 def _text_of(job: Job) -> Text:

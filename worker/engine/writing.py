@@ -17,6 +17,9 @@ from worker.queue import Completion, Job, JobId, Queue, RefusalReason
 
 SECOND_TRY_AFTER = 0.005  # seconds, what a claim takes, until a locked row is tried again
 NOT_OPENED = "not_configured"  # error class of jobs whose model lacks a setting or a package
+# Of vectors, in one statement. Above its work_mem (4 MB by default) Postgres puts them on disk:
+# 95 µs a row of 1536 dimensions became 380.
+BYTES_AT_ONCE = 1_500_000
 LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row stayed locked
 
 
@@ -35,7 +38,9 @@ class Writer:
         lost = self.leases.let_go(jobs)
         ours = [done for done in outcome.completions if done.job.ticket not in lost]
         self.tally.stale += len(outcome.completions) - len(ours)
-        self._complete(ours)
+        at_once = max(BYTES_AT_ONCE // ours[0].vector.nbytes, 1) if ours else 1
+        for first in range(0, len(ours), at_once):
+            self._complete(ours[first : first + at_once])
         for job, refusal in outcome.rejected:
             self._fail(job, refusal.error_class, refusal.cause, None)
         for job, failure in outcome.failed:
