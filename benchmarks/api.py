@@ -149,7 +149,7 @@ def change(server: Server, size: Size) -> Iterator[Figure]:
                 what=f"refused after going down to a tenth, {how}",
                 unit="%",
                 samples=[100 * len(refused) / max(len(low) + len(refused), 1)],
-                at_most=10.0,
+                at_most=5.0,
             )
             yield Figure(
                 what=f"back up again, {how}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
@@ -30,7 +30,7 @@ from worker.engine.patience import until_answered
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Progress, Tally
 from worker.errors import DatabaseError
-from worker.queue import Scope
+from worker.queue import Scope, Target
 from worker.queue.postgres import PostgresQueue
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE, Settings
 
@@ -93,6 +93,12 @@ def process(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
     print_summary(pipeline, as_json)
+    is_whole = report_set_aside(targets)
+    return exit_code(pipeline) or int(not is_whole)
+
+
+def report_set_aside(targets: Iterable[Target]) -> bool:
+    """Tell which columns are set aside, and why. Returns whether none is."""
     set_aside = [target for target in targets if target.problem]
     for target in set_aside:
         report(
@@ -102,7 +108,7 @@ def process(
                 "Mend the table, then run `worker watch` for the column again.",
             )
         )
-    return exit_code(pipeline) or int(bool(set_aside))
+    return not set_aside
 
 
 def _pace(
