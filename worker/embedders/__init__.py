@@ -95,7 +95,7 @@ class Embedder(Protocol):
         """Learn what only an answer can tell: the width, the caps. To be called before `embed`.
 
         Asks nothing if everything is known by name, and otherwise for the vector of one letter.
-        Raises as `embed` does, and may then be called again.
+        Raises ProviderRefused or Transient, and may then be called again.
         """
 
     def embed(self, texts: Sequence[str]) -> Embeddings:

@@ -28,8 +28,8 @@ OPENAI_CAPS = Caps(items=2048, bytes=1_000_000, tokens=300_000)
 CAREFUL_CAPS = Caps(items=32, bytes=1_000_000)
 MOST_ITEMS = 2048
 MOST_AT_ONCE = 32  # requests
-# TEI, Infinity. What is not too many is too many bytes.
 MAY_BE_FOR_BASE64 = {"refused", "provider_error", "bad_answer"}
+# TEI, Infinity. What is not too many is too many bytes.
 TOO_MANY_ITEMS = re.compile(
     r"batch size(?: \d+ > maximum allowed batch size (\d+))?|at most (\d+) items"
 )

@@ -102,6 +102,12 @@ class Limiter:
                     used = max(allowance.limit - allowance.remaining, 1.0)
                     self._pause(allowance.reset * lacking / used)
 
+    def keep_to(self, concurrency: Concurrency) -> None:
+        """Have no more requests under way at once than this, as was learned by now."""
+        with self._changed:
+            self._window.most = min(self._window.most, concurrency.most)
+            self._window.limit = min(self._window.limit, self._window.most)
+
     def give_up(self, trouble: ProviderError) -> None:
         """Let no more requests through."""
         with self._changed:

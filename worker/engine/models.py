@@ -11,7 +11,6 @@ from worker.embedders import Embedder
 from worker.embedders.packing import pack
 from worker.engine.limiter import Limiter
 from worker.engine.retry import with_retries
-from worker.errors import ProviderRefused, Rejected
 from worker.queue import Job
 
 
@@ -70,15 +69,9 @@ class Model:
         with self._introduction:
             if self._is_introduced:
                 return
-            try:
-                with_retries(self.embedder.introduce, self.provider.limiter, stop)
-            except Rejected as refusal:  # one letter: it is not the text that it refuses
-                raise ProviderRefused(
-                    refusal.cause,
-                    "Check the name of the model and the width of the column.",
-                    error_class=refusal.error_class,
-                    of_the_model=True,
-                ) from None
+            limiter = self.provider.limiter
+            with_retries(self.embedder.introduce, limiter, stop)
+            limiter.keep_to(self.embedder.concurrency)
             self._is_introduced = True
 
 
