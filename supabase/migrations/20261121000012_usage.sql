@@ -10,6 +10,7 @@ create table public.embedding_usage (
     failed bigint not null default 0,
     requests bigint not null default 0,
     tokens bigint not null default 0,
+    seconds double precision not null default 0,   -- that workers were at it, all together
     cost numeric,                                  -- US dollars; null: the price of some of it is not known
     primary key (minute, model)
 );
@@ -24,16 +25,19 @@ set search_path = '', pg_temp
 as $$
     with said as materialized (
         select * from jsonb_to_recordset(before) as entry (
-            model text, completed bigint, failed bigint, requests bigint, tokens bigint, cost numeric)
+            model text, completed bigint, failed bigint, requests bigint, tokens bigint,
+            seconds double precision, cost numeric)
     ), says as materialized (
         select * from jsonb_to_recordset(after) as entry (
-            model text, completed bigint, failed bigint, requests bigint, tokens bigint, cost numeric)
+            model text, completed bigint, failed bigint, requests bigint, tokens bigint,
+            seconds double precision, cost numeric)
     ), known as materialized (
         select model,
                greatest(said.completed, says.completed, 0) as completed,
                greatest(said.failed, says.failed, 0) as failed,
                greatest(said.requests, says.requests, 0) as requests,
                greatest(said.tokens, says.tokens, 0) as tokens,
+               greatest(said.seconds, says.seconds, 0) as seconds,
                greatest(said.cost, says.cost) as cost
           from said full join says using (model)
     ), news as materialized (
@@ -42,11 +46,13 @@ as $$
                known.failed - coalesce(said.failed, 0) as failed,
                known.requests - coalesce(said.requests, 0) as requests,
                known.tokens - coalesce(said.tokens, 0) as tokens,
+               known.seconds - coalesce(said.seconds, 0) as seconds,
                case when says.cost is not null then known.cost - coalesce(said.cost, 0) end as cost
           from known join says using (model) left join said using (model)
     ), counted as (
-        insert into public.embedding_usage as counted (minute, model, completed, failed, requests, tokens, cost)
-        select date_trunc('minute', now(), 'UTC'), model, completed, failed, requests, tokens, cost
+        insert into public.embedding_usage as counted
+               (minute, model, completed, failed, requests, tokens, seconds, cost)
+        select date_trunc('minute', now(), 'UTC'), model, completed, failed, requests, tokens, seconds, cost
           from news
          where completed > 0 or failed > 0 or requests > 0 or tokens > 0 or cost > 0
          order by model
@@ -55,6 +61,7 @@ as $$
                failed = counted.failed + excluded.failed,
                requests = counted.requests + excluded.requests,
                tokens = counted.tokens + excluded.tokens,
+               seconds = counted.seconds + excluded.seconds,
                cost = counted.cost + excluded.cost -- unknown if either is
     )
     select coalesce(jsonb_agg(to_jsonb(known) order by model), '[]') from known;

@@ -183,6 +183,11 @@ def test_the_table_of_error_classes_is_complete() -> None:
         r'40[134]: "(\w+)"|ProviderRefused\([^)]*error_class="(\w+)"|error_class: str = "(\w+)"',
         "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "worker").rglob("*.py")),
     )
-    classes = {*described, *(name for names in refused for name in names if name), "wrong_width", "not_configured"}
+    classes = {
+        *described,
+        *(name for names in refused for name in names if name),
+        "wrong_width",
+        "not_configured",
+    }
     assert len(described) == 10
     assert classes == {row[0] for row in table(PROVIDERS, "class", "when", "what the worker does")}

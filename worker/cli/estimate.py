@@ -23,8 +23,8 @@ BYTES_PER_TOKEN = 4  # in most texts; OpenAI itself estimates so
 class Forecast:
     """What it will take to embed a column. None: not known.
 
-    `rows` of which `texts` need a call; `cost` in US dollars; `seconds` by the best minute that was
-    measured with the model, and by the limits of the settings.
+    `rows` of which `texts` need a call; `cost` in US dollars; `seconds` for one worker, by what was
+    measured with the model in the last week, and by the limits of the settings.
     """
 
     column: str
@@ -75,8 +75,8 @@ def _forecasts(
             rows = min(rows, limit)
             limit -= rows
         with closing(open_embedder(estimate.model, estimate.dimensions, settings)) as embedder:
-            best_minute = queue.best_minute(estimate.model)
-            yield _forecast(estimate, rows, embedder, settings, batch, best_minute)
+            rate = queue.rate(estimate.model)
+            yield _forecast(estimate, rows, embedder, settings, batch, rate)
 
 
 def _forecast(
@@ -85,17 +85,17 @@ def _forecast(
     embedder: Embedder,
     settings: Settings,
     batch: int,
-    best_minute: int | None,
+    rate: float | None,
 ) -> Forecast:
     sampled = max(min(estimate.row_count or 0, SAMPLE), 1)
     texts = round((rows or 0) * len(estimate.bytes) / sampled)
     mean = sum(estimate.bytes) / max(len(estimate.bytes), 1)
     tokens = round(texts * mean * _tokens_per_byte(estimate.texts, embedder))
     requests = ceil(texts / _texts_per_request(embedder.caps, batch, mean))
-    minutes = [
-        texts / best_minute if best_minute else None,
-        requests / settings.embedding_rpm if settings.embedding_rpm else None,
-        tokens / settings.embedding_tpm if settings.embedding_tpm else None,
+    times = [
+        texts / rate if rate else None,
+        60 * requests / settings.embedding_rpm if settings.embedding_rpm else None,
+        60 * tokens / settings.embedding_tpm if settings.embedding_tpm else None,
     ]
     return Forecast(
         f"{estimate.table_name}.{estimate.embedding_column}",
@@ -105,7 +105,7 @@ def _forecast(
         tokens,
         requests,
         None if embedder.price is None else tokens * embedder.price / 1e6,
-        max((60 * time for time in minutes if time is not None), default=None),
+        max((time for time in times if time is not None), default=None),
     )
 
 

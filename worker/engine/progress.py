@@ -75,6 +75,7 @@ class Tally:
                 spent.requests,
                 spent.tokens or 0,
                 spent.cost,
+                self.elapsed,
             )
             for model, spent in self.models.items()
         ]

@@ -143,7 +143,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a worker has done with a model since it started.
+    """What a worker has done with a model since it started, and for how many seconds it was at it.
 
     `cost` in US dollars; None: the price of the model is not known.
     """
@@ -154,6 +154,7 @@ class Usage:
     requests: int
     tokens: int
     cost: float | None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,12 +325,14 @@ class PostgresQueue:
             [default_model, table, column, missing],
         )
 
-    def best_minute(self, model: str) -> int | None:
-        """The most rows that were completed with a model in a minute of the last week, if any."""
-        best = self._value(
-            "select max(completed) from public.embedding_usage where model = %s", [model]
+    def rate(self, model: str) -> float | None:
+        """The rows a second that a worker has completed with a model in the last week, if any."""
+        rate = self._value(
+            "select sum(completed) / nullif(sum(seconds), 0) from public.embedding_usage"
+            " where model = %s",
+            [model],
         )
-        return None if best is None else int(best) or None
+        return float(rate) if rate else None
 
     def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
         """The rows nearest to `vector`, nearest first."""
