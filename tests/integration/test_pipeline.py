@@ -354,3 +354,25 @@ def test_a_worker_elsewhere_may_take_over_at_any_moment(
     assert stolen
     assert (tally.stale, tally.completed) == (1, 0)
     assert value(texts, "select lease::text from embedding_queue") == stolen[0]
+
+
+def test_jobs_that_wait_for_the_text_of_another_are_bounded_as_well(
+    texts: Database,
+    pipeline: NewPipeline,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.engine.pipeline.MOST_JOBS", 100)
+    texts.execute("insert into docs select i, 'the same' from generate_series(1, 1000) i")
+    openai.latency = 0.05
+    claimed: list[int] = []
+
+    def look(tally: Tally) -> None:
+        claimed.append(
+            value(texts, "select count(*) from embedding_queue where status = 'processing'")
+        )
+
+    tally = pipeline(then=look).drain()
+    assert tally.completed == 1000
+    assert max(claimed) <= 110
+    assert all(request.texts == ["the same"] for request in openai.requests)

@@ -161,7 +161,7 @@ class Limiter:
         if pause is None and (is_rate or self.is_out):
             if sent >= self._paused_until:  # of many refused at once, the first counts
                 self._pauses += 1
-            pause = min(FIRST_PAUSE * 2.0 ** (self._pauses - 1), LONGEST_PAUSE)
+            pause = min(FIRST_PAUSE * 2.0 ** min(self._pauses - 1, 10), LONGEST_PAUSE)
         if failure.error_class in PUSHES_BACK:
             self._window.pushed_back(sent, now)
         if is_rate:

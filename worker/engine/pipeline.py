@@ -29,7 +29,9 @@ ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a mo
 
 TEXTS_A_REQUEST = 100
 CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100, and with more no less
-MOST_IN_HAND = 64_000_000  # characters of text; nothing more is claimed beside them
+# Nothing more is claimed beside so many; jobs that wait for the text of another take no request.
+MOST_JOBS = 10_000  # or four batches
+MOST_CHARACTERS = 64_000_000  # of text
 
 Text = tuple[int, str, bytes]
 """Target, model and hash: jobs of the same text are embedded once."""
@@ -150,7 +152,8 @@ class Pipeline:
     def _has_room(self) -> bool:
         if not self._under_way:
             return True
-        if self.pace.delay or self._characters > MOST_IN_HAND:
+        most = max(MOST_JOBS, 4 * (self.pace.batch_size or 0))
+        if self.pace.delay or self._in_hand >= most or self._characters > MOST_CHARACTERS:
             return False
         return any(provider.has_room for provider in self._models.providers.values())
 
@@ -294,7 +297,7 @@ class Pipeline:
 
 def _fit(jobs: Sized, characters: int) -> int:
     """How many jobs like these may be in hand."""
-    return MOST_IN_HAND * len(jobs) // max(characters, 1)
+    return MOST_CHARACTERS * len(jobs) // max(characters, 1)
 
 
 def _text_of(job: Job) -> Text:
