@@ -12,7 +12,7 @@ from worker.cli.console import NOTHING_WATCHED, dollars, out, out_json, out_tabl
 from worker.embedders import Caps, Embedder, open_embedder
 from worker.embedders.packing import size_of, tokens_at_most
 from worker.engine.pipeline import TEXTS_A_REQUEST
-from worker.queue import Estimate
+from worker.queue import Estimate, Target
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 
@@ -56,8 +56,11 @@ def print_forecast(
     batch_size: int | None = None,
     limit: int | None = None,
     as_json: bool = False,
-) -> None:
-    """Print what is due (or `missing`: what a backfill would enqueue), and what it will take."""
+) -> list[Target]:
+    """Print what is due (or `missing`: what a backfill would enqueue), and what it will take.
+
+    Returns the columns that were asked for.
+    """
     found = queue.targets(table, column)
     only_table = found[0].table_name if table else None
     estimates = queue.estimate(settings.embedding_model, only_table, column, missing)
@@ -67,9 +70,10 @@ def print_forecast(
         out_json([asdict(forecast) for forecast in forecasts])
     elif not found:
         say(NOTHING_WATCHED)
-    else:
+    elif forecasts:
         _print(forecasts)
         _hint(forecasts, missing)
+    return found
 
 
 def _forecasts(

@@ -76,7 +76,7 @@ def process(
     settings = load_settings()
     with queue_of(settings) as queue:
         if dry_run:
-            print_forecast(
+            found = print_forecast(
                 queue,
                 settings,
                 table=table,
@@ -86,7 +86,7 @@ def process(
                 limit=limit,
                 as_json=as_json,
             )
-            return int(not report_set_aside(queue.targets(table, column)))
+            return int(not report_set_aside(found))
         scope = scope_of(queue, settings, table, column)
         pipeline = run(queue, settings, scope, _pace(settings, batch_size, delay_ms, limit))
         targets = until_answered(
