@@ -17,6 +17,8 @@ from worker.cli.estimate import Forecast
 HEADS = ["column", "model", "rows", "texts", "tokens", "requests", "cost", "time"]
 NO_TIME = "hint: the time is not known before a first run with the model\n"
 
+NO_KEY = f"OPENAI_API_KEY is not set, but EMBEDDING_MODEL is {MODEL}"
+
 both_commands = pytest.mark.parametrize("command", ["process", "backfill"])
 
 
@@ -90,17 +92,18 @@ def test_the_json_of_a_dry_run_has_the_documented_fields(
 
 
 def test_what_a_dry_run_foretells_is_what_the_run_then_takes(
-    local_notes: Database, worker: Worker
+    notes: Database, worker: Worker, with_openai: dict[str, str]
 ) -> None:
-    fill(local_notes, 150)
-    local_notes.execute("update notes set body = ' ' where id <= 30")
-    [forecast] = forecasts(worker, "process")
-    assert (forecast["rows"], forecast["texts"], forecast["cost"]) == (150, 120, 0)
-    found = json.loads(worker("process", "--json").stdout)
+    fill(notes, 150)
+    notes.execute("update notes set body = ' ' where id <= 30")
+    [forecast] = forecasts(worker, "process", **with_openai)
+    assert (forecast["rows"], forecast["texts"]) == (150, 120)
+    found = json.loads(worker("process", "--json", **with_openai).stdout)
     assert found["processed"] == forecast["rows"]
     assert found["completed"] == forecast["texts"]
     assert found["requests"] == forecast["requests"]
     assert found["tokens"] == pytest.approx(forecast["tokens"], rel=0.5)
+    assert found["cost"] == pytest.approx(forecast["cost"], rel=0.5)
 
 
 def test_what_a_backfill_foretells_is_what_it_then_enqueues(db: Database, worker: Worker) -> None:
@@ -241,10 +244,10 @@ def test_a_dry_run_of_a_column_that_is_set_aside_says_so(
     [
         (["--table", "nope"], {}, "there is no table nope"),
         (["--column", "nope"], {}, "column nope is not watched"),
-        ([], {"EMBEDDING_MODEL": MODEL}, f"OPENAI_API_KEY is not set, but EMBEDDING_MODEL is {MODEL}"),
+        ([], {"EMBEDDING_MODEL": MODEL}, NO_KEY),
         ([], {"EMBEDDING_MODEL": "nobody:model"}, "there is no embedding model `nobody:model`"),
     ],
-)  # fmt: skip
+)
 def test_a_dry_run_refuses_what_a_run_refuses(
     db: Database,
     worker: Worker,

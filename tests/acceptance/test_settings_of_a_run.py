@@ -1,4 +1,4 @@
-"""What the settings of a run do to the model's server: how often it is asked, and how much at once."""
+"""What settings do to the model's server: how often it is asked, and by how many at once."""
 
 from __future__ import annotations
 
@@ -108,14 +108,6 @@ def test_no_more_requests_are_under_way_than_the_settings_allow(
     assert statuses(notes) == {"completed": 100}
 
 
-@pytest.mark.parametrize("name", ["EMBEDDING_MAX_CONCURRENCY", "MAX_EMBEDDING_WORKERS"])
-def test_a_number_of_requests_that_cannot_be_is_told_by_the_name_it_was_given(
-    notes: Database, worker: Worker, name: str
-) -> None:
-    cause, _ = refused(worker("process", **{name: "0"}), 2)
-    assert cause == f"{name} must be a whole number from 1 to 256: `0`"
-
-
 # How many a minute
 
 
@@ -189,8 +181,8 @@ def test_status_names_a_provider_that_refuses_the_key_until_it_is_mended(
     cause, _ = refused(worker("process", **wrong), 4)
     *_, stopped, hint = worker("status").stdout.splitlines()
     assert re.fullmatch(r"stopped: openai since \d{4}-\d\d-\d\d \d\d:\d\d: 127.*", stopped)
-    assert stopped.endswith(cause[:100]) or cause[:100] in stopped
-    assert hint == "hint: Check OPENAI_API_KEY."
+    assert cause[:100] in stopped
+    assert hint == "hint: Check OPENAI_API_KEY, then start again."
     [provider] = json.loads(worker("status", "--json").stdout)["providers"]
     assert (provider["provider"], provider["trouble"]) == ("openai", cause)
     assert "sk-wrong" not in stopped + json.dumps(provider)
