@@ -235,6 +235,17 @@ def test_a_dry_run_of_a_column_that_is_set_aside_says_so(
     assert worker(command, "--dry-run").stdout == ""
 
 
+@both_commands
+def test_a_dry_run_of_columns_that_are_not_enabled_says_so(
+    notes: Database, worker: Worker, command: str
+) -> None:
+    notes.execute("update embedding_targets set enabled = false")
+    result = worker(command, "--dry-run")
+    assert (result.stdout, result.returncode) == ("", 0)
+    assert result.stderr.startswith("hint: no column of these is worked on: `enabled` is false")
+    assert forecasts(worker, command) == []
+
+
 # What it refuses
 
 

@@ -73,6 +73,8 @@ def print_forecast(
     elif forecasts:
         _print(forecasts)
         _hint(forecasts, missing)
+    elif not any(target.problem for target in found):
+        say("hint: no column of these is worked on: `enabled` is false in embedding_targets")
     return found
 
 
