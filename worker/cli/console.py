@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -60,12 +61,21 @@ def one_line(text: str, width: int) -> str:
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
+def dollars(cost: float | None) -> str:
+    """An amount of US dollars, to a hundredth of a cent."""
+    if cost is None:
+        return "not known"
+    if not cost:
+        return "$0"
+    return "<$0.0001" if cost < 0.0001 else f"${cost:.4f}"
+
+
 def _as_cell(value: object) -> str:
     return "-" if value is None else str(value)
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "-" or cell.replace(".", "", 1).rstrip("%").isdigit()
+    return cell == "-" or re.fullmatch(r"<?\$?\d+(\.\d+)?(%| s| min| h)?", cell) is not None
 
 
 def _as_json(value: object) -> str:

@@ -6,17 +6,26 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from math import ceil
+from typing import TypeVar
 
-from worker.cli.console import NOTHING_WATCHED, out, out_json, out_table, say
+from worker.cli.console import NOTHING_WATCHED, dollars, out, out_json, out_table, say
 from worker.embedders import Caps, Embedder, open_embedder
 from worker.embedders.packing import size_of, tokens_at_most
 from worker.engine.pipeline import TEXTS_A_REQUEST
-from worker.queue import Estimate
+from worker.queue import Estimate, Target
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 
 SAMPLE = 200  # rows at most, of each column
+NOTHING_DUE = "nothing is due; `worker backfill --dry-run` tells what lacks its vector"
+NOTHING_LACKS = "no row lacks its vector, unless it is in the queue already"
+HOW_LONG = (
+    "the time goes by the settings and by the busiest minute so far, so after short runs alone"
+    " it is too long"
+)
 BYTES_PER_TOKEN = 4  # in most texts; OpenAI itself estimates so
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +56,11 @@ def print_forecast(
     batch_size: int | None = None,
     limit: int | None = None,
     as_json: bool = False,
-) -> None:
-    """Print what is due (or `missing`: what a backfill would enqueue), and what it will take."""
+) -> list[Target]:
+    """Print what is due (or `missing`: what a backfill would enqueue), and what it will take.
+
+    Returns the columns that were asked for.
+    """
     found = queue.targets(table, column)
     only_table = found[0].table_name if table else None
     estimates = queue.estimate(settings.embedding_model, only_table, column, missing)
@@ -56,10 +68,14 @@ def print_forecast(
     forecasts = list(_forecasts(queue, settings, estimates, batch, limit))
     if as_json:
         out_json([asdict(forecast) for forecast in forecasts])
-    elif not forecasts:
+    elif not found:
         say(NOTHING_WATCHED)
-    else:
+    elif forecasts:
         _print(forecasts)
+        _hint(forecasts, missing)
+    elif not any(target.problem for target in found):
+        say("hint: no column of these is worked on: `enabled` is false in embedding_targets")
+    return found
 
 
 def _forecasts(
@@ -74,23 +90,36 @@ def _forecasts(
         if limit is not None and rows is not None:
             rows = min(rows, limit)
             limit -= rows
+        if not rows:  # nobody has to be able to ask this model
+            yield _nothing(estimate, rows)
+            continue
         with closing(open_embedder(estimate.model, estimate.dimensions, settings)) as embedder:
             rate = queue.rate(estimate.model)
             yield _forecast(estimate, rows, embedder, settings, batch, rate)
 
 
+def _nothing(estimate: Estimate, rows: int | None) -> Forecast:
+    """What becomes of a column without rows, or whose rows cannot be counted."""
+    known = None if rows is None else 0.0
+    return Forecast(_column(estimate), estimate.model, rows, 0, 0, 0, known, known)
+
+
+def _column(estimate: Estimate) -> str:
+    return f"{estimate.table_name}.{estimate.embedding_column}"
+
+
 def _forecast(
     estimate: Estimate,
-    rows: int | None,
+    rows: int,
     embedder: Embedder,
     settings: Settings,
     batch: int,
     rate: float | None,
 ) -> Forecast:
     sampled = max(min(estimate.row_count or 0, SAMPLE), 1)
-    texts = round((rows or 0) * len(estimate.bytes) / sampled)
+    texts = round(rows * len(estimate.bytes) / sampled)
     mean = sum(estimate.bytes) / max(len(estimate.bytes), 1)
-    tokens = round(texts * mean * _tokens_per_byte(estimate.texts, embedder))
+    tokens = max(round(texts * mean * _tokens_per_byte(estimate.texts, embedder)), texts)
     requests = ceil(texts / _texts_per_request(embedder.caps, batch, mean))
     times = [
         texts / rate if rate else None,
@@ -98,15 +127,21 @@ def _forecast(
         60 * tokens / settings.embedding_tpm if settings.embedding_tpm else None,
     ]
     return Forecast(
-        f"{estimate.table_name}.{estimate.embedding_column}",
+        _column(estimate),
         estimate.model,
         rows,
         texts,
         tokens,
         requests,
-        None if embedder.price is None else tokens * embedder.price / 1e6,
-        max((time for time in times if time is not None), default=None),
+        _cost(tokens, embedder.price),
+        max((time for time in times if time is not None), default=None) if texts else 0.0,
     )
+
+
+def _cost(tokens: int, price: float | None) -> float | None:
+    if not tokens:
+        return 0.0
+    return None if price is None else tokens * price / 1e6
 
 
 def _tokens_per_byte(texts: list[str], embedder: Embedder) -> float:
@@ -123,27 +158,56 @@ def _texts_per_request(caps: Caps, batch: int, mean: float) -> int:
 
 
 def _print(forecasts: list[Forecast]) -> None:
+    lines = [*forecasts, _sum(forecasts)] if len(forecasts) > 1 else forecasts
     out_table(
         ["column", "model", "rows", "texts", "tokens", "requests", "cost", "time"],
         [
             (
-                forecast.column,
-                forecast.model,
-                forecast.rows,
-                forecast.texts,
-                forecast.tokens,
-                forecast.requests,
-                None if forecast.cost is None else f"{forecast.cost:.4f}",
-                _duration(forecast.seconds),
+                line.column,
+                line.model,
+                line.rows,
+                line.texts,
+                line.tokens,
+                line.requests,
+                None if line.cost is None else dollars(line.cost),
+                _duration(line.seconds),
             )
-            for forecast in forecasts
+            for line in lines
         ],
     )
-    known = [forecast.cost for forecast in forecasts if forecast.cost is not None]
-    total = f"about ${sum(known):.4f}" if len(known) == len(forecasts) else "not known"
-    out(f"Cost: {total}")
+    cost = _sum(forecasts).cost
+    out(f"Cost: {'about ' if cost else ''}{dollars(cost)}")
+
+
+def _sum(forecasts: list[Forecast]) -> Forecast:
+    """The last line. It knows a number if all the others know it."""
+    return Forecast(
+        "(all)",
+        "",
+        _total(forecast.rows for forecast in forecasts),
+        sum(forecast.texts for forecast in forecasts),
+        sum(forecast.tokens for forecast in forecasts),
+        sum(forecast.requests for forecast in forecasts),
+        _total(forecast.cost for forecast in forecasts),
+        _total(forecast.seconds for forecast in forecasts),
+    )
+
+
+def _total(values: Iterable[Number | None]) -> Number | None:
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _hint(forecasts: list[Forecast], missing: bool) -> None:
+    """What the numbers do not say by themselves."""
+    if any(forecast.rows is None for forecast in forecasts):
+        say("hint: where there is no number of rows, the table cannot be read now")
+    elif not any(forecast.rows for forecast in forecasts):
+        say("hint: " + (NOTHING_LACKS if missing else NOTHING_DUE))
     if any(forecast.seconds is None and forecast.texts for forecast in forecasts):
         say("hint: the time is not known before a first run with the model")
+    elif any((forecast.seconds or 0) > 60 for forecast in forecasts):
+        say(f"hint: {HOW_LONG}")
 
 
 def _duration(seconds: float | None) -> str | None:

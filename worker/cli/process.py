@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from worker.cli.console import out, out_json, report, say
+from worker.cli.console import dollars, out, out_json, report, say
 from worker.cli.estimate import print_forecast
 from worker.cli.session import load_settings, queue_of, scope_of
 from worker.embedders import open_embedder
@@ -76,7 +76,7 @@ def process(
     settings = load_settings()
     with queue_of(settings) as queue:
         if dry_run:
-            print_forecast(
+            found = print_forecast(
                 queue,
                 settings,
                 table=table,
@@ -86,7 +86,7 @@ def process(
                 limit=limit,
                 as_json=as_json,
             )
-            return 0
+            return int(not report_set_aside(found))
         scope = scope_of(queue, settings, table, column)
         pipeline = run(queue, settings, scope, _pace(settings, batch_size, delay_ms, limit))
         targets = until_answered(
@@ -190,7 +190,7 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
     if tally.tokens is not None:
         out(f"Tokens: {tally.tokens}")
     if tally.cost is None or tally.cost > 0:
-        out(f"Cost: {'not known' if tally.cost is None else f'${tally.cost:.4f}'}")
+        out(f"Cost: {dollars(tally.cost)}")
 
 
 def exit_code(pipeline: Pipeline) -> int:

@@ -11,7 +11,7 @@ import typer
 
 from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
 from worker.cli.estimate import print_forecast
-from worker.cli.process import AsJson, Column, DryRun, Table
+from worker.cli.process import AsJson, Column, DryRun, Table, report_set_aside
 from worker.cli.session import load_settings, queue_of
 from worker.errors import SettingsError
 from worker.queue import Failure, TargetStatus
@@ -158,23 +158,24 @@ def backfill(
     ] = 1000,
     dry_run: DryRun = False,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Enqueue the rows that lack a vector. May be interrupted: it goes on where it was."""
     settings = load_settings()
     total = 0
     with queue_of(settings) as queue:
         if dry_run:
-            print_forecast(
+            found = print_forecast(
                 queue, settings, table=table, column=column, missing=True, as_json=as_json
             )
-            return
+            return int(not report_set_aside(found))
         for target in queue.targets(table, column):
             enqueued = 0
-            while found := queue.backfill(target, batch):
-                enqueued += found
+            while rows := queue.backfill(target, batch):
+                enqueued += rows
             say(f"{name_of(target)}: {enqueued} rows enqueued")
             total += enqueued
     if as_json:
         out_json({"enqueued": total})
     else:
         out(f"Enqueued: {total}")
+    return 0
