@@ -19,10 +19,6 @@ from worker.settings import Settings
 SAMPLE = 200  # rows at most, of each column
 NOTHING_DUE = "nothing is due; `worker backfill --dry-run` tells what lacks its vector"
 NOTHING_LACKS = "no row lacks its vector, unless it is in the queue already"
-HOW_LONG = (
-    "the time goes by the settings and by the busiest minute so far, so after short runs alone"
-    " it is too long"
-)
 BYTES_PER_TOKEN = 4  # in most texts; OpenAI itself estimates so
 
 Number = TypeVar("Number", int, float)
@@ -206,8 +202,6 @@ def _hint(forecasts: list[Forecast], missing: bool) -> None:
         say("hint: " + (NOTHING_LACKS if missing else NOTHING_DUE))
     if any(forecast.seconds is None and forecast.texts for forecast in forecasts):
         say("hint: the time is not known before a first run with the model")
-    elif any((forecast.seconds or 0) > 60 for forecast in forecasts):
-        say(f"hint: {HOW_LONG}")
 
 
 def _duration(seconds: float | None) -> str | None:

@@ -121,7 +121,7 @@ class LearnedRate:
         if recovered < 1.0:
             return top * (SHRINK + (1.0 - SHRINK) * recovered)
         probing = self._probing(now)
-        growth = 0.03 * probing * (1.0 + probing)
+        growth = 0.05 * probing * (1.0 + probing)
         if growth > FORGOTTEN_AT:
             self._ceiling = None
             return None
@@ -164,6 +164,8 @@ class LearnedRate:
             self._probe_after = PROBE_BACKOFF * self._probe_after if is_near else FIRST_PROBE_AFTER
             self._ceiling = max(self._ceiling, min(measured, pace))
         else:  # it was taken too high
+            if measured < 0.7 * self._ceiling:  # it has changed, and may again
+                self._probe_after = FIRST_PROBE_AFTER
             self._ceiling = min(max(measured, 0.25 * pace), 0.95 * pace)
 
     def _probing(self, now: float) -> float:

@@ -1,0 +1,199 @@
+"""When requests to a provider may be sent, in real time and by real threads, for a moment each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from threading import Event
+
+import pytest
+
+from worker.embedders import Allowance, Concurrency
+from worker.engine import limiter as limiters
+from worker.engine.limiter import OUTAGE_AFTER, Limiter, Stopped
+from worker.errors import ProviderError, ProviderRefused, Rejected, Transient
+
+GO_ON = Event()
+
+
+def fails(failure: ProviderError) -> Callable[[], None]:
+    def request() -> None:
+        raise failure
+
+    return request
+
+
+def fail(limiter: Limiter, failure: ProviderError) -> None:
+    with pytest.raises(type(failure)):
+        limiter.call(fails(failure), GO_ON)
+
+
+def sent_at(limiter: Limiter, count: int, threads: int = 8, tokens: int = 0) -> list[float]:
+    """When so many requests were sent, by threads that all wait for their turn."""
+    with ThreadPoolExecutor(threads) as pool:
+        calls = [
+            pool.submit(limiter.call, time.monotonic, GO_ON, tokens=tokens) for _ in range(count)
+        ]
+        return sorted(call.result() for call in calls)
+
+
+@contextmanager
+def waiting(limiter: Limiter, stop: Event) -> Iterator[Callable[[], None]]:
+    """A request that waits for its turn; what is yielded waits for it."""
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(limiter.call, lambda: None, stop)
+        time.sleep(0.05)
+        assert not call.done()
+        yield lambda: call.result(timeout=2)
+
+
+def test_no_more_requests_are_under_way_than_the_limit() -> None:
+    limiter = Limiter(Concurrency(3, 5))
+    under_way: list[int] = []
+    most: list[int] = []
+
+    def request() -> None:
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.01)
+        under_way.pop()
+
+    with ThreadPoolExecutor(16) as pool:
+        for call in [pool.submit(limiter.call, request, GO_ON) for _ in range(60)]:
+            call.result()
+    assert 3 <= max(most) <= 5
+
+
+def test_the_settings_bound_what_a_provider_would_bear() -> None:
+    assert Limiter(Concurrency(8, 32), most=2).limit == 2
+
+
+@pytest.mark.parametrize(
+    ("limiter", "tokens"),
+    [
+        (Limiter(Concurrency(8, 8), rpm=6000), 0),
+        (Limiter(Concurrency(8, 8), tpm=600_000), 100),
+    ],
+    ids=["requests", "tokens"],
+)
+def test_no_more_is_sent_in_a_time_than_the_settings_allow(limiter: Limiter, tokens: int) -> None:
+    times = sent_at(limiter, 40, tokens=tokens)
+    assert all(later - times[at] > 0.08 for at, later in enumerate(times[10:]))
+    assert times[-1] - times[0] < 0.6
+
+
+def test_what_an_answer_says_is_allowed_is_kept_to_from_then_on() -> None:
+    limiter = Limiter(Concurrency(8, 8))
+    limiter.heed({"requests": Allowance(limit=6000, remaining=5999, reset=0.01)}, 0, 0)
+    times = sent_at(limiter, 20)
+    assert times[-1] - times[0] > 0.15
+
+
+def test_what_others_have_used_up_is_waited_for() -> None:
+    limiter = Limiter(Concurrency(8, 8))
+    began = time.monotonic()
+    limiter.heed({"tokens": Allowance(limit=1000, remaining=0, reset=2.0)}, 100, 100)
+    [sent] = sent_at(limiter, 1)
+    assert 0.2 <= sent - began < 1.0, "a tenth of what comes back in two seconds"
+
+
+def test_a_pause_that_a_provider_asks_for_is_a_pause_for_all() -> None:
+    limiter = Limiter(Concurrency(8, 8))
+    fail(limiter, Transient("slow down", error_class="rate_limited", retry_after=0.3))
+    began = time.monotonic()
+    assert min(sent_at(limiter, 8)) - began >= 0.25
+
+
+def test_after_three_failures_in_a_row_one_request_at_a_time_looks_whether_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limiters, "FIRST_PAUSE", 0.01)
+    limiter = Limiter(Concurrency(8, 8))
+    for _ in range(OUTAGE_AFTER):
+        fail(limiter, Transient("gone", error_class="unreachable"))
+    assert limiter.is_out
+    entered, let_go = threading.Semaphore(0), Event()
+
+    def probe() -> None:
+        entered.release()
+        assert let_go.wait(5)
+
+    with ThreadPoolExecutor(4) as pool:
+        probes = [pool.submit(limiter.call, probe, GO_ON) for _ in range(4)]
+        assert entered.acquire(timeout=2)
+        assert not entered.acquire(timeout=0.3), "a second one while the first is under way"
+        let_go.set()
+        for call in probes:
+            call.result(timeout=5)
+    assert not limiter.is_out
+
+
+@pytest.mark.parametrize(
+    "answer", [None, Rejected("not this text")], ids=["a vector", "a refused text"]
+)
+def test_an_answer_of_any_kind_ends_the_row_of_failures(answer: Rejected | None) -> None:
+    limiter = Limiter(Concurrency(8, 8))
+    for _ in range(OUTAGE_AFTER - 1):
+        fail(limiter, Transient("gone", error_class="unreachable"))
+    if answer:
+        fail(limiter, answer)
+    else:
+        limiter.call(lambda: None, GO_ON)
+    fail(limiter, Transient("gone", error_class="unreachable"))
+    assert not limiter.is_out
+
+
+def test_a_key_that_is_refused_ends_every_request_that_waits() -> None:
+    limiter = Limiter(Concurrency(1, 1))
+    refusal = ProviderRefused("wrong key", "check it", error_class="unauthorized")
+    entered, let_go = Event(), Event()
+
+    def request() -> None:
+        entered.set()
+        assert let_go.wait(5)
+        raise refusal
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(limiter.call, request, GO_ON)
+        assert entered.wait(2)
+        with waiting(limiter, GO_ON) as ended:
+            let_go.set()
+            with pytest.raises(ProviderRefused, match="wrong key"):
+                ended()
+        with pytest.raises(ProviderRefused):
+            first.result()
+    assert limiter.trouble is refusal
+
+
+def test_a_model_that_is_refused_is_no_trouble_of_its_provider() -> None:
+    limiter = Limiter(Concurrency(1, 1))
+    fail(limiter, ProviderRefused("no such model", of_the_model=True))
+    assert limiter.trouble is None
+    limiter.call(lambda: None, GO_ON)
+
+
+def test_who_waits_when_the_run_is_to_stop_is_told_at_once() -> None:
+    limiter, stop = Limiter(Concurrency(1, 1)), Event()
+    fail(limiter, Transient("slow down", error_class="rate_limited", retry_after=60.0))
+    with waiting(limiter, stop) as ended:
+        stop.set()
+        with pytest.raises(Stopped):
+            ended()
+
+
+def test_an_outage_of_days_is_no_overflow() -> None:
+    limiter = Limiter(Concurrency(1, 1))
+    limiter._pauses = 10_000
+    limiter.call(lambda: None, GO_ON)
+    limiter._pauses = 10_000
+    fail(limiter, Transient("slow down", error_class="rate_limited"))
+    assert limiter._paused_until < time.monotonic() + 10
+
+
+def test_turns_are_spread_evenly() -> None:
+    times = sent_at(Limiter(Concurrency(8, 8), rpm=3000), 12)
+    assert max(later - sooner for sooner, later in pairwise(times)) < 0.06
