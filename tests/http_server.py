@@ -120,6 +120,8 @@ class ModelServer:
         """Seconds from the arrival of a request to its answer."""
         self.faults: deque[Fault] = deque()
         """Each spoils one answer, first come first served."""
+        self.stall: Callable[[str], bool] | None = None
+        """To a request holding such a text the server never says anything."""
         self.stumble: Callable[[str], bool] | None = None
         """Over a request holding such a text the server has an internal error, each time."""
         self.closing = threading.Event()
@@ -149,6 +151,8 @@ class ModelServer:
         self.requests.append(request)
         self.closing.wait(self.latency)
         due = self.due(request)
+        if self.stall and any(map(self.stall, request.texts)):
+            return None
         if self.stumble and any(map(self.stumble, request.texts)):
             return self.stumbled(due)
         try:

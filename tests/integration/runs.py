@@ -58,7 +58,7 @@ class Runs:
     """Another than that of the server."""
 
     def new(
-        self, batch_size: int = 10, scope: Scope = SCOPE, grace: float = 20.0, **pace: Any
+        self, batch_size: int | None = 10, scope: Scope = SCOPE, grace: float = 20.0, **pace: Any
     ) -> Pipeline:
         return Pipeline(
             queue=self.queue,
