@@ -20,7 +20,7 @@ MARGIN = 0.98  # of what is allowed: clocks differ, and requests overtake each o
 SLACK = 0.05  # seconds by which a turn that was missed may be made up for
 RECOVERY = 2.0  # seconds from a refusal until the pace is nearly back at where it was refused
 LONGEST_BELIEF = 60.0  # seconds at a rate that was found, until more is tried
-PROBE_BACKOFF = 1.5
+PROBE_BACKOFF = 2.0
 ENOUGH_TO_MEASURE = 5  # answers
 FORGOTTEN_AT = 10.0  # e to the power of it: so far above where it was refused
 
