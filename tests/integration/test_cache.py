@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, Server, rows, value
 from tests.integration.tables import Connect, migrate, refusal, vector_of
 from worker.queue import Cached, Completion, Job, JobId
 from worker.queue.postgres import PostgresQueue
@@ -191,8 +191,14 @@ def test_a_row_that_somebody_holds_is_not_waited_for(
 
 
 def test_a_lookup_reads_what_it_is_asked_for_however_old_the_statistics_are(
-    db: Database, queue: PostgresQueue
+    db: Database, server: Server, database: str
 ) -> None:
+    # directly: each session behind a pooler tells of its reads when it likes
+    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
+        look_up(db, queue)
+
+
+def look_up(db: Database, queue: PostgresQueue) -> None:
     def read() -> tuple[int, int]:
         queue.run_script("select pg_stat_force_next_flush()")
         [(scans, entries)] = rows(
