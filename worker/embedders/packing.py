@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from worker.embedders import NO_CAP, Caps
+from worker.embedders import Caps
 
 BYTES_PER_TOKEN = 3  # at least, in most texts: for models whose tokens nobody here can count
 
@@ -55,28 +55,21 @@ def pack(texts: Sequence[str], caps: Caps, count: Callable[[str], int] | None = 
 def _shared(places: list[int], sizes: Sequence[int], caps: Caps) -> Iterator[list[int]]:
     """Requests of several texts each. If it takes more than one, texts of about the same length go
     together, so that a model that pads them to the longest has little to pad."""
-    if len(places) > caps.items or _load(places, sizes) > _room(caps):
+    # the bytes a request may hold, of which its tokens are a third at most
+    room = min(caps.bytes, caps.tokens * BYTES_PER_TOKEN)
+    if len(places) > caps.items or sum(sizes[place] for place in places) > room:
         places = sorted(places, key=sizes.__getitem__)
     most = _even_share(len(places), caps.items)
     request: list[int] = []
     load = 0
     for place in places:
-        if request and (len(request) >= most or load + sizes[place] > _room(caps)):
+        if request and (len(request) >= most or load + sizes[place] > room):
             yield request
             request, load = [], 0
         request.append(place)
         load += sizes[place]
     if request:
         yield request
-
-
-def _room(caps: Caps) -> int:
-    """The bytes a request may hold, of which its tokens are a third at most."""
-    return min(caps.bytes, caps.tokens * BYTES_PER_TOKEN if caps.tokens < NO_CAP else NO_CAP)
-
-
-def _load(places: Sequence[int], sizes: Sequence[int]) -> int:
-    return sum(sizes[place] for place in places)
 
 
 def _even_share(texts: int, most: int) -> int:

@@ -20,7 +20,8 @@ MARGIN = 0.98  # of what is allowed: clocks differ, and requests overtake each o
 SLACK = 0.05  # seconds by which a turn that was missed may be made up for
 RECOVERY = 2.0  # seconds from a refusal until the pace is nearly back at where it was refused
 LONGEST_BELIEF = 60.0  # seconds at a rate that was found, until more is tried
-PROBE_BACKOFF = 2.0
+PROBE_BACKOFF = 2.0  # times as long until more is tried, each time a limit proves true
+GROWTH = 0.05  # of what is tried beyond a limit: nearly twice as much after three seconds
 ENOUGH_TO_MEASURE = 5  # answers
 FORGOTTEN_AT = 10.0  # e to the power of it: so far above where it was refused
 
@@ -121,7 +122,7 @@ class LearnedRate:
         if recovered < 1.0:
             return top * (SHRINK + (1.0 - SHRINK) * recovered)
         probing = self._probing(now)
-        growth = 0.05 * probing * (1.0 + probing)
+        growth = GROWTH * probing * (1.0 + probing)
         if growth > FORGOTTEN_AT:
             self._ceiling = None
             return None

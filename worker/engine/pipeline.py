@@ -42,8 +42,7 @@ class Pace:
     """How a run goes about it: so many jobs are claimed and embedded at once (None: requests hold
     TEXTS_A_REQUEST at most, and more is claimed at once, since that is cheaper).
 
-    With a `delay` (seconds) batches go one at a time, and only `limit` jobs are taken up.
-
+    With a `delay` (seconds) batches go one at a time. `limit`: so many jobs are taken up in all.
     Once it is to stop, what is under way has `grace` seconds to end. Vectors are looked up in the
     database first, and kept there, if `cache_mb` is above zero.
     """
