@@ -1,8 +1,9 @@
 """A real Postgres for every test that asks for one.
 
 One embedded server a session and version: Postgres 18 always, 16 as well where CI is set. Once
-more 18 is reached through pgbouncer, by the worker; what a test does itself it does directly. The
-migrations are applied once, to a template; each test gets a clone of it.
+more 18 is reached through pgbouncer, and what a queue promises once more over the Data API, by the
+worker; what a test does itself it does directly. The migrations are applied once, to a template;
+each test gets a clone of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,23 +28,52 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from tests.pgbouncer import NO_PGBOUNCER, open_all_sessions, pgbouncer, pgbouncer_program
+from tests.supabase_project import (
+    NO_SUPABASE,
+    PROJECT,
+    Project,
+    data_api,
+    make_project,
+    supabase_is_here,
+)
+from worker.queue import OperatorQueue
+from worker.queue.data_api import DataApiQueue
 from worker.queue.embedded import embedded_postgres
 from worker.queue.migrations import migrations
 from worker.queue.postgres import PostgresQueue
 
 REPOSITORY = Path(__file__).parents[1]
 IN_CI = bool(os.environ.get("CI"))
-VARIANTS = {"pg18": 18, "pgbouncer": 18} | ({"pg16": 16} if IN_CI else {})
+VARIANTS = {"pg18": "18", "pgbouncer": "18", "data_api": "project"} | (
+    {"pg16": "16"} if IN_CI else {}
+)
+# What is tried over the Data API as well: the contract of both queues, and whole runs over it.
+CONTRACT = (
+    "test_backfill",
+    "test_cache",
+    "test_claim",
+    "test_complete",
+    "test_estimate",
+    "test_fairness",
+    "test_leases",
+    "test_pipeline",
+    "test_status_and_search",
+    "test_usage",
+)
 
 Database = psycopg.Connection[TupleRow]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, and the way by which the worker reaches it."""
+    """A running server, and the way by which the worker reaches it.
+
+    `project`: what serves the Data API of its database `project`, which is then that of each test.
+    """
 
     url: str
     worker_url: str
+    project: Project | None = None
 
     def url_of(self, database: str) -> str:
         """The URL of a database for the worker."""
@@ -68,35 +98,60 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     And what a pooler shares is only seen where there is one.
     """
-    items[:] = [item for item in items if not _is_redundant(item.nodeid)]
+    items[:] = [item for item in items if not _is_redundant(item)]
 
 
-def _is_redundant(test: str) -> bool:
+def _is_redundant(item: pytest.Item) -> bool:
+    test = item.nodeid
     if "/test_pooler.py" in test:
         return "[pgbouncer" not in test
+    over_the_data_api = re.search(r"[\[-]data_api\b", test) is not None
+    if item.get_closest_marker("over_the_data_api"):
+        return "[" in test and not over_the_data_api
+    if over_the_data_api:
+        return item.get_closest_marker("over_a_connection") is not None or not any(
+            f"/integration/{file}.py" in test for file in CONTRACT
+        )
     process = "/acceptance/" in test or "/chaos/" in test
     return process and re.search(r"[\[-](pgbouncer|pg16)\b", test) is not None
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[int], str]]:
-    """The URL of the server of a version, which is started when it is first asked for."""
+def postgres() -> Iterator[Callable[[str], str]]:
+    """The URL of a server, which is started when it is first asked for.
+
+    Of that of a Postgres version (`18`), or of one with the roles of Supabase (`project`): roles
+    are those of a whole server.
+    """
     with ExitStack() as servers:
-        yield cache(lambda version: servers.enter_context(_postgres(version)))
+        yield cache(
+            lambda name: servers.enter_context(_postgres(int(name) if name.isdigit() else 18))
+        )
 
 
 def _variant(name: str) -> Any:
     """A parameter of `server`; skipped if it cannot be had here, but never where CI is set."""
-    missing = name == "pgbouncer" and not pgbouncer_program() and not IN_CI
-    return pytest.param(name, marks=[pytest.mark.skip(NO_PGBOUNCER)] if missing else [])
+    lacking = {
+        "pgbouncer": "" if pgbouncer_program() else NO_PGBOUNCER,
+        "data_api": "" if supabase_is_here() else NO_SUPABASE,
+    }.get(name)
+    return pytest.param(name, marks=[pytest.mark.skip(lacking)] if lacking and not IN_CI else [])
 
 
 @pytest.fixture(scope="session", params=map(_variant, VARIANTS))
-def server(request: pytest.FixtureRequest, postgres: Callable[[int], str]) -> Iterator[Server]:
-    through_pool = request.param == "pgbouncer"
+def server(request: pytest.FixtureRequest, postgres: Callable[[str], str]) -> Iterator[Server]:
     url = postgres(VARIANTS[request.param])
-    with pgbouncer(url) if through_pool else nullcontext(url) as worker_url:
-        yield Server(url, worker_url)
+    if request.param == "pgbouncer":
+        with pgbouncer(url) as pooled_url:
+            yield Server(url, pooled_url)
+    elif request.param == "data_api":
+        with (
+            _database(Server(url, url), PROJECT) as name,
+            data_api(_url_of(url, name)) as project,
+        ):
+            yield Server(url, url, project)
+    else:
+        yield Server(url, url)
 
 
 @contextmanager
@@ -126,16 +181,17 @@ def _memory() -> str | None:
 def template(server: Server) -> Iterator[str]:
     # Dropped again: the next variant may be the same server.
     with _database(server, "worker_template") as name:
-        with PostgresQueue(server.direct_url_of(name), "tests") as queue:
-            for migration in migrations():
-                queue.apply(migration)
+        if server.project:
+            make_project(server.direct_url_of(name))
+        migrate(server.direct_url_of(name))
         yield name
 
 
 @pytest.fixture
 def database(server: Server, template: str) -> Iterator[str]:
     """The name of a database of this test alone, migrated."""
-    with _database(server, f"test_{uuid4().hex[:12]}", template) as name:
+    name = PROJECT if server.project else f"test_{uuid4().hex[:12]}"
+    with _database(server, name, template) as name:
         yield name
 
 
@@ -165,6 +221,29 @@ def empty_db(server: Server, empty_database: str) -> Iterator[Database]:
         yield connection
 
 
+@pytest.fixture(scope="session")
+def project_server(postgres: Callable[[str], str]) -> Server:
+    """The server that has the roles of Supabase."""
+    return Server(postgres("project"), postgres("project"))
+
+
+@pytest.fixture
+def empty_project(project_server: Server) -> Iterator[str]:
+    """The URL of a Supabase project's database of this test alone, without the migrations."""
+    with _database(project_server, f"test_{uuid4().hex[:12]}") as name:
+        url = project_server.url_of(name)
+        make_project(url)
+        yield url
+
+
+@pytest.fixture
+def project(empty_project: str) -> Iterator[Project]:
+    """A Supabase project of this test alone, migrated, with its Data API."""
+    migrate(empty_project)
+    with data_api(empty_project) as project:
+        yield project
+
+
 @pytest.fixture
 def connect(server: Server, database: str) -> Iterator[Callable[[], Database]]:
     """Opens a further connection, in autocommit, each time it is called."""
@@ -186,8 +265,13 @@ def db(connect: Callable[[], Database]) -> Database:
 
 
 @pytest.fixture
-def queue(database_url: str) -> Iterator[PostgresQueue]:
-    with PostgresQueue(database_url, "tests") as queue:
+def queue(server: Server, database_url: str) -> Iterator[OperatorQueue]:
+    """The queue of this test, by the way of the worker."""
+    with (
+        DataApiQueue(server.project.url, server.project.secret_key, "tests")
+        if server.project
+        else PostgresQueue(database_url, "tests")
+    ) as queue:
         yield queue
 
 
@@ -231,6 +315,13 @@ def run_worker(
     )
 
 
+def migrate(url: str) -> None:
+    """Apply all migrations to a database that has none."""
+    with PostgresQueue(url, "tests") as queue:
+        for migration in migrations():
+            queue.apply(migration)
+
+
 def value(connection: Database, query: LiteralString, *parameters: Any) -> Any:
     """The only value of the only row."""
     row = connection.execute(query, parameters or None).fetchone()
@@ -252,10 +343,12 @@ def _opened(server: Server, database: str) -> str:
 
 @contextmanager
 def _database(server: Server, name: str, template: str | None = None) -> Iterator[str]:
+    drop = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
     create = sql.SQL("create database {}").format(sql.Identifier(name))
     if template:
         create += sql.SQL(" template {} strategy file_copy").format(sql.Identifier(template))
     with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(drop)
         connection.execute(create)
     yield name
     with psycopg.connect(server.url, autocommit=True) as connection:
@@ -263,4 +356,4 @@ def _database(server: Server, name: str, template: str | None = None) -> Iterato
         sessions = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
         while connection.execute(sessions, [name]).fetchall():
             pass
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+        connection.execute(drop)

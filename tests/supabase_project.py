@@ -27,6 +27,7 @@ from tests.tcp_proxy import TcpProxy
 
 PARTS = Path(__file__).parents[1] / ".parts/supabase/node_modules"
 START_SECONDS = 30
+PROJECT = "project"  # the name of the database that is served, whatever the test
 NO_SUPABASE = "there is no Supabase CLI, or no Node.js: see scripts/setup-parts"
 
 # Roles are those of the whole server; each is made once.
@@ -43,13 +44,14 @@ begin
         alter role authenticated set statement_timeout = '8s';
         alter role authenticator set statement_timeout = '8s';
     end if;
+    execute format('alter role %I set search_path = "$user", public, extensions', current_user);
 exception when duplicate_object or unique_violation then
     null; -- another test made them in the same moment
 end $$;
 """
 
 # Of each database of a project: what is there before the first migration.
-PROJECT = """
+OF_A_PROJECT = """
 create schema if not exists extensions;
 create schema if not exists auth;
 create extension if not exists vector with schema extensions;
@@ -85,7 +87,7 @@ def make_project(database_url: str) -> None:
     """Give a database what a Supabase project has before its first migration."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(ROLES)
-        connection.execute(PROJECT)
+        connection.execute(OF_A_PROJECT)
 
 
 @contextmanager

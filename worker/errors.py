@@ -4,6 +4,7 @@ WorkerError
 ├── SettingsError          correct the environment or the command, start again       exit 2
 ├── DatabaseError          the database refused a statement                           exit 1
 │   ├── Unreachable        the database is out of reach: the same call may work soon
+│   │   └── StatementTimeout  it ended a statement that took too long: half of it may work
 │   ├── SchemaError        the tables and functions are missing or of another version exit 3
 │   └── Busy               a table is locked as a whole: the same claim may work soon
 └── ProviderError          what came of asking a model
@@ -38,6 +39,10 @@ class DatabaseError(WorkerError):
 
 class Unreachable(DatabaseError):
     """The database is restarting, out of reach, or out of room; the same call may work soon."""
+
+
+class StatementTimeout(Unreachable):
+    """The database ended a statement that took longer than the role of the Data API may take."""
 
 
 class SchemaError(DatabaseError):

@@ -5,7 +5,9 @@ Every problem is found before any is reported, so that one look is enough to men
 
 from __future__ import annotations
 
+import json
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -33,6 +35,8 @@ class Settings:
     """What the worker was told. Secrets have no repr."""
 
     database_url: str | None = field(default=None, repr=False)
+    supabase_url: str | None = None
+    supabase_service_role_key: str | None = field(default=None, repr=False)
     embedding_model: str = "local:wordllama-256"
     openai_api_key: str | None = field(default=None, repr=False)
     openai_base_url: str | None = field(default=None, repr=False)
@@ -55,7 +59,7 @@ class Settings:
     @classmethod
     def variables(cls) -> frozenset[str]:
         """The names of all environment variables that are read."""
-        return frozenset(setting.name.upper() for setting in fields(cls)) | {*_DATA_API, *_ALIASES}
+        return frozenset(setting.name.upper() for setting in fields(cls)) | _ALIASES.keys()
 
     @classmethod
     def load(cls, environment: Mapping[str, str], dotenv: Path = Path(".env")) -> Settings:
@@ -91,22 +95,21 @@ class Settings:
         return cls(**parsed)
 
     def _contradictions(self, given: Mapping[str, str]) -> list[str]:
-        problems = [
-            f"{variable} is not set, but EMBEDDING_MODEL is {self.embedding_model}"
-            for variable in self._missing()
+        return [
+            f"{variable} is not set, but {reason}"
+            for variable, reason in self._missing().items()
             if variable not in given  # or it has a problem of its own
         ]
-        if "DATABASE_URL" not in given and any(name in given for name in _DATA_API):
-            problems.append(
-                "DATABASE_URL is not set, and the Data API (SUPABASE_URL) is not supported yet:"
-                " copy the connection string of your project into DATABASE_URL"
-            )
-        return problems
 
-    def _missing(self) -> list[str]:
-        """The variables without which the default model cannot be asked."""
+    @property
+    def uses_data_api(self) -> bool:
+        """Whether the queue is reached over the Data API: where there is no way to the database."""
+        return self.supabase_url is not None and self.database_url is None
+
+    def _missing(self) -> dict[str, str]:
+        """The variables that what was given cannot do without, and why."""
         provider, _, name = self.embedding_model.partition(":")
-        needed = {
+        of_the_model = {
             "OPENAI_API_KEY": provider == "openai"
             and not (self.openai_api_key or self.openai_base_url),
             "AZURE_OPENAI_ENDPOINT": provider == "azure" and not self.azure_openai_endpoint,
@@ -115,7 +118,14 @@ class Settings:
             and name.startswith("/")
             and not self.next_public_api_base_url,
         }
-        return [variable for variable, is_missing in needed.items() if is_missing]
+        missing = {
+            variable: f"EMBEDDING_MODEL is {self.embedding_model}"
+            for variable, is_missing in of_the_model.items()
+            if is_missing
+        }
+        if self.uses_data_api and not self.supabase_service_role_key:
+            missing["SUPABASE_SERVICE_ROLE_KEY"] = "SUPABASE_URL is, and DATABASE_URL is not"
+        return missing
 
 
 def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
@@ -129,10 +139,10 @@ def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, 
     return from_file | {name: value for name, value in environment.items() if value.strip()}
 
 
-# Read so that a Supabase project without a connection string gets an answer, not a local database.
-_DATA_API = ("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL")
-
-_ALIASES = {"MAX_EMBEDDING_WORKERS": "EMBEDDING_MAX_CONCURRENCY"}  # the latter wins
+_ALIASES = {  # the latter wins
+    "MAX_EMBEDDING_WORKERS": "EMBEDDING_MAX_CONCURRENCY",
+    "NEXT_PUBLIC_SUPABASE_URL": "SUPABASE_URL",
+}
 
 
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -182,6 +192,29 @@ def _http_url(given: str) -> str:
     return given
 
 
+def _project_url(given: str) -> str:
+    parts = urlsplit(_http_url(given))
+    if parts.hostname == "supabase.com" or parts.username:
+        raise ValueError("must be the address of the project, like https://PROJECT.supabase.co")
+    return re.sub(r"(/rest/v1)?/*$", "", f"{parts.scheme}://{parts.netloc}{parts.path}")
+
+
+def _secret_key(given: str) -> str:
+    # Never repeated. A key for browsers would be let in, and then refused everything.
+    if given.startswith("sb_publishable_") or _role_in(given) == "anon":
+        raise ValueError("is the key for browsers: it must be a secret key or that of service_role")
+    return given
+
+
+def _role_in(key: str) -> str | None:
+    """The role that a key of the older kind, a JSON web token, says it is for."""
+    try:
+        payload = urlsafe_b64decode(key.split(".")[1] + "==")
+        return str(json.loads(payload).get("role"))
+    except (IndexError, ValueError, AttributeError):
+        return None
+
+
 def _ollama_host(given: str) -> str:
     # As Ollama itself reads it: a host, with a port or without, with a scheme or without.
     url = given if "://" in given else f"http://{given}"
@@ -205,6 +238,8 @@ def _model(given: str) -> str:
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "database_url": _postgres_url,
+    "supabase_url": _project_url,
+    "supabase_service_role_key": _secret_key,
     "embedding_model": _model,
     "openai_api_key": str,
     "openai_base_url": _http_url,

@@ -2,7 +2,7 @@
 --        with the time and not with the texts, and so does the work of keeping it: heartbeats write it.
 -- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats want them,
 --        and all take them in the order of the models.
--- Undo:  drop function public.embedding_count_usage; drop table public.embedding_usage;
+-- Undo:  drop function public.embedding_rate, public.embedding_count_usage; drop table public.embedding_usage;
 create table public.embedding_usage (
     minute timestamptz not null,
     model text not null,
@@ -65,4 +65,18 @@ as $$
                cost = counted.cost + excluded.cost -- unknown if either is
     )
     select coalesce(jsonb_agg(to_jsonb(known) order by model), '[]') from known;
+$$;
+
+-- The jobs a second that a worker has completed with a model in the last week. Null if there was none.
+create function public.embedding_rate(model text)
+returns double precision
+language sql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+    select sum(counted.completed) / nullif(sum(counted.seconds), 0)
+      from public.embedding_usage as counted
+     where counted.model = embedding_rate.model;
 $$;

@@ -36,6 +36,9 @@ declare
     before jsonb;
     known_now jsonb;
 begin
+    if jsonb_typeof(usage) = 'string' then
+        usage := usage #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
+    end if;
     insert into public.embedding_workers as known (worker, host, pid, state, completed, failed)
     values (embedding_worker_seen.worker, embedding_worker_seen.host, embedding_worker_seen.pid,
             embedding_worker_seen.state, embedding_worker_seen.completed, embedding_worker_seen.failed)

@@ -41,7 +41,7 @@ declare
         'embedding_due_jobs', 'claim_embeddings',
         'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
-        'embedding_count_usage', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
+        'embedding_count_usage', 'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
         'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
         'search_embeddings', 'embedding_schema_version'];
@@ -52,7 +52,7 @@ declare
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
         'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
-        'public.embedding_table_name, public.embedding_schema_version';
+        'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
         'public.embedding_failures, public.embedding_usage, public.embedding_providers';

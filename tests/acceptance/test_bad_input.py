@@ -592,5 +592,5 @@ def test_a_supabase_project_without_a_connection_string_gets_no_database_of_its_
 ) -> None:
     environment = {"SUPABASE_URL": "https://x.supabase.co", "WORKER_DATA_DIR": str(tmp_path / "d")}
     cause, _ = refused(run_worker("status", cwd=tmp_path, environment=environment), 2)
-    assert "DATABASE_URL" in cause
+    assert "SUPABASE_SERVICE_ROLE_KEY is not set" in cause
     assert not (tmp_path / "d").exists()

@@ -9,8 +9,7 @@ import numpy as np
 
 from tests.conftest import Database
 from worker.embedders import Vectors
-from worker.queue import Completion, Job, Refusal, Scope
-from worker.queue.postgres import PostgresQueue
+from worker.queue import Completion, Job, OperatorQueue, Refusal, Scope
 
 SCOPE = Scope(worker="test", lease=timedelta(minutes=5), default_model="test:model")
 
@@ -20,17 +19,17 @@ def insert(docs: Database, count: int) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, %s) i", [count])
 
 
-def claim(queue: PostgresQueue, batch_size: int = 100, scope: Scope = SCOPE) -> list[Job]:
+def claim(queue: OperatorQueue, batch_size: int = 100, scope: Scope = SCOPE) -> list[Job]:
     return queue.claim(scope, batch_size).jobs
 
 
-def claim_one(queue: PostgresQueue) -> Job:
+def claim_one(queue: OperatorQueue) -> Job:
     [job] = claim(queue, 1)
     return job
 
 
 def complete(
-    queue: PostgresQueue, jobs: Sequence[Job], vector: Vectors | None = None
+    queue: OperatorQueue, jobs: Sequence[Job], vector: Vectors | None = None
 ) -> list[Refusal]:
     return queue.complete(
         "test:model",

@@ -16,10 +16,11 @@ from tests.integration.jobs import (
     vector_of,
 )
 from worker.errors import Busy
+from worker.queue import OperatorQueue
 from worker.queue.postgres import PostgresQueue
 
 
-def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: PostgresQueue) -> None:
+def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     job = claim_one(queue)
     assert (job.table_name, job.record_id, job.embedding_column) == ("docs", "1", "embedding")
@@ -31,7 +32,7 @@ def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: PostgresQ
     ) == [("processing", 1, "test", job.lease, True)]
 
 
-def test_a_claim_never_exceeds_its_limit(docs: Database, queue: PostgresQueue) -> None:
+def test_a_claim_never_exceeds_its_limit(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1000)
     docs.execute("analyze embedding_queue")
     assert len(claim(queue, 10)) == 10
@@ -50,7 +51,7 @@ def test_a_claim_never_exceeds_its_limit_whatever_the_planner_does(
 
 
 def test_the_higher_priority_is_claimed_first_and_then_the_older(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 4)
     docs.execute("update embedding_queue set priority = 5 where record_id = '3'")
@@ -61,14 +62,14 @@ def test_the_higher_priority_is_claimed_first_and_then_the_older(
     assert order == ["3", "4", "1", "2"]
 
 
-def test_a_job_that_is_not_due_is_not_claimed(docs: Database, queue: PostgresQueue) -> None:
+def test_a_job_that_is_not_due_is_not_claimed(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     docs.execute("update embedding_queue set available_at = now() + interval '1 hour'")
     assert not queue.claim(SCOPE, 10)
 
 
 def test_two_workers_never_get_the_same_job(
-    docs: Database, queue: PostgresQueue, database_url: str
+    docs: Database, queue: OperatorQueue, database_url: str
 ) -> None:
     insert(docs, 10)
     with PostgresQueue(database_url, "other") as other:
@@ -77,7 +78,7 @@ def test_two_workers_never_get_the_same_job(
 
 
 def test_a_claim_under_way_is_passed_over_without_waiting(
-    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
 ) -> None:
     insert(docs, 3)
     other = connect()
@@ -86,7 +87,7 @@ def test_a_claim_under_way_is_passed_over_without_waiting(
         assert {job.record_id for job in claim(queue)} == {"2", "3"}
 
 
-def test_an_expired_lease_is_due_again_for_any_worker(docs: Database, queue: PostgresQueue) -> None:
+def test_an_expired_lease_is_due_again_for_any_worker(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     first = claim_one(queue)
     assert not queue.claim(SCOPE, 1)
@@ -99,7 +100,7 @@ def test_an_expired_lease_is_due_again_for_any_worker(docs: Database, queue: Pos
 
 
 def test_a_job_that_is_never_answered_is_failed_when_it_is_claimed(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     for _ in range(5):
@@ -118,7 +119,7 @@ def test_a_job_that_is_never_answered_is_failed_when_it_is_claimed(
 
 
 def test_jobs_of_deleted_records_do_not_hide_those_behind_them(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 60)
     docs.execute("alter table docs disable trigger user")
@@ -131,7 +132,7 @@ def test_jobs_of_deleted_records_do_not_hide_those_behind_them(
 
 
 def test_unchanged_text_and_model_complete_without_a_vector(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -149,7 +150,7 @@ def test_unchanged_text_and_model_complete_without_a_vector(
     ],
 )
 def test_another_text_or_model_or_no_vector_is_embedded_anew(
-    docs: Database, queue: PostgresQueue, change: str
+    docs: Database, queue: OperatorQueue, change: str
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -159,7 +160,7 @@ def test_another_text_or_model_or_no_vector_is_embedded_anew(
 
 
 def test_requeued_jobs_are_embedded_anew_even_if_nothing_changed(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -169,7 +170,7 @@ def test_requeued_jobs_are_embedded_anew_even_if_nothing_changed(
 
 @pytest.mark.parametrize("text", ["", " \t\n ", "\u2003", None])
 def test_nothing_to_embed_is_skipped_and_loses_its_vector(
-    docs: Database, queue: PostgresQueue, text: str | None
+    docs: Database, queue: OperatorQueue, text: str | None
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -182,7 +183,7 @@ def test_nothing_to_embed_is_skipped_and_loses_its_vector(
 
 
 def test_a_row_that_somebody_writes_keeps_its_vector_until_it_can_be_taken(
-    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -200,7 +201,7 @@ def test_a_row_that_somebody_writes_keeps_its_vector_until_it_can_be_taken(
 
 
 def test_a_row_that_cannot_be_read_fails_alone_with_the_reason(
-    db: Database, queue: PostgresQueue
+    db: Database, queue: OperatorQueue
 ) -> None:
     db.execute("create table events (id integer primary key, data json)")
     db.execute(
@@ -217,7 +218,7 @@ def test_a_row_that_cannot_be_read_fails_alone_with_the_reason(
     ) == [("1", "unreadable"), ("2", "unreadable")]
 
 
-def test_a_record_id_that_is_no_key_fails_alone(docs: Database, queue: PostgresQueue) -> None:
+def test_a_record_id_that_is_no_key_fails_alone(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     docs.execute(
         "insert into embedding_queue (table_name, record_id, embedding_column)"
@@ -229,7 +230,7 @@ def test_a_record_id_that_is_no_key_fails_alone(docs: Database, queue: PostgresQ
 
 
 def test_a_target_whose_column_is_gone_is_set_aside_and_the_others_go_on(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("create table notes (id integer primary key, body text)")
     docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
@@ -246,7 +247,7 @@ def test_a_target_whose_column_is_gone_is_set_aside_and_the_others_go_on(
     assert [job.table_name for job in claim(queue)] == ["notes"]
 
 
-def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: PostgresQueue) -> None:
+def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     docs.execute("drop table docs")
     assert not queue.claim(SCOPE, 1)
@@ -254,7 +255,7 @@ def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: Postgr
 
 
 def test_a_locked_table_is_passed_over_and_told_if_there_is_nothing_else(
-    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
 ) -> None:
     docs.execute("create table notes (id integer primary key, body text)")
     docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
@@ -269,14 +270,14 @@ def test_a_locked_table_is_passed_over_and_told_if_there_is_nothing_else(
     assert claim_one(queue).table_name == "docs"
 
 
-def test_a_disabled_target_is_not_claimed(docs: Database, queue: PostgresQueue) -> None:
+def test_a_disabled_target_is_not_claimed(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     docs.execute("update embedding_targets set enabled = false")
     assert not queue.claim(SCOPE, 1)
 
 
 def test_a_claim_can_be_narrowed_to_a_table_and_column(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'second', dimensions => 3)")
     insert(docs, 2)
@@ -286,7 +287,7 @@ def test_a_claim_can_be_narrowed_to_a_table_and_column(
 
 
 def test_the_model_of_the_target_goes_before_the_default(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("update embedding_targets set model = 'its:own'")
     insert(docs, 1)
@@ -294,7 +295,7 @@ def test_the_model_of_the_target_goes_before_the_default(
 
 
 def test_an_old_text_is_never_handed_out_with_a_new_job(
-    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
 ) -> None:
     """The claim reads the text after it has leased the job, with a younger snapshot."""
     insert(docs, 1)

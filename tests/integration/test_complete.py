@@ -9,12 +9,11 @@ import pytest
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim, claim_one, complete, insert, vector_of
 from worker.errors import Busy, SettingsError
-from worker.queue import Completion
-from worker.queue.postgres import PostgresQueue
+from worker.queue import Completion, OperatorQueue
 
 
 def test_a_completion_writes_the_vector_and_what_it_was_made_from(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -31,7 +30,7 @@ def test_a_completion_writes_the_vector_and_what_it_was_made_from(
 
 
 def test_an_edit_during_embedding_discards_the_stale_vector(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -42,7 +41,7 @@ def test_an_edit_during_embedding_discards_the_stale_vector(
 
 
 def test_an_edit_that_is_not_committed_yet_is_not_overtaken(
-    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
 ) -> None:
     """The lease still looks good: the writer's change to the queue does not show yet."""
     insert(docs, 1)
@@ -56,7 +55,7 @@ def test_an_edit_that_is_not_committed_yet_is_not_overtaken(
 
 
 def test_an_edit_that_bypassed_the_triggers_is_found_by_the_hash(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -67,7 +66,7 @@ def test_an_edit_that_bypassed_the_triggers_is_found_by_the_hash(
 
 
 def test_a_row_deleted_during_embedding_leaves_no_trace(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -78,7 +77,7 @@ def test_a_row_deleted_during_embedding_leaves_no_trace(
 
 
 def test_a_row_that_left_the_filter_during_embedding_gets_no_vector(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
     insert(docs, 1)
@@ -89,7 +88,7 @@ def test_a_row_that_left_the_filter_during_embedding_gets_no_vector(
 
 
 def test_one_refused_job_does_not_hold_up_its_neighbours(
-    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
 ) -> None:
     insert(docs, 3)
     jobs = claim(queue)
@@ -108,7 +107,7 @@ def test_one_refused_job_does_not_hold_up_its_neighbours(
 
 
 def test_writing_a_vector_waits_for_no_lock_and_makes_nobody_wait_for_the_model(
-    docs: Database, connect: Callable[[], Database], queue: PostgresQueue
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -122,8 +121,9 @@ def test_writing_a_vector_waits_for_no_lock_and_makes_nobody_wait_for_the_model(
     assert complete(queue, [job]) == []
 
 
+@pytest.mark.over_a_connection
 def test_no_transaction_is_open_between_claim_and_completion(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     claim_one(queue)
@@ -135,7 +135,7 @@ def test_no_transaction_is_open_between_claim_and_completion(
 
 
 def test_a_completion_whose_answer_was_lost_can_be_made_again(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -146,7 +146,7 @@ def test_a_completion_whose_answer_was_lost_can_be_made_again(
 
 
 def test_a_hand_made_pending_takes_the_fence_from_the_worker(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -156,7 +156,7 @@ def test_a_hand_made_pending_takes_the_fence_from_the_worker(
 
 
 def test_a_text_given_by_hand_is_embedded_instead_of_the_row_and_then_forgotten(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     docs.execute("update embedding_queue set content = 'by hand'")
@@ -170,7 +170,7 @@ def test_a_text_given_by_hand_is_embedded_instead_of_the_row_and_then_forgotten(
 
 @pytest.mark.parametrize("column_type", ["vector(3)", "halfvec(3)", "vector"])
 def test_vectors_arrive_as_they_were_sent(
-    db: Database, queue: PostgresQueue, column_type: str
+    db: Database, queue: OperatorQueue, column_type: str
 ) -> None:
     db.execute(
         f"create table docs (id integer primary key, body text, embedding {column_type})".encode()
@@ -183,7 +183,7 @@ def test_vectors_arrive_as_they_were_sent(
     assert np.allclose(stored, vector, atol=2e-4 if "half" in column_type else 0)
 
 
-def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: PostgresQueue) -> None:
+def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     job = claim_one(queue)
     with pytest.raises(SettingsError, match="expected 3 dimensions, not 2"):
@@ -192,7 +192,7 @@ def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: Postgr
 
 
 def test_released_jobs_are_due_again_and_no_worse_for_it(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -207,7 +207,7 @@ def test_released_jobs_are_due_again_and_no_worse_for_it(
 
 
 def test_failed_jobs_keep_their_reason_until_they_are_requeued_or_edited(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -224,7 +224,7 @@ def test_failed_jobs_keep_their_reason_until_they_are_requeued_or_edited(
 
 
 def test_a_job_that_may_be_tried_again_fails_with_its_last_attempt(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("update embedding_targets set max_attempts = 2")
     insert(docs, 1)
@@ -234,7 +234,7 @@ def test_a_job_that_may_be_tried_again_fails_with_its_last_attempt(
 
 
 def test_a_lost_lease_can_neither_fail_nor_release_a_job(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -246,7 +246,7 @@ def test_a_lost_lease_can_neither_fail_nor_release_a_job(
 
 
 def test_a_vector_of_a_model_that_the_target_has_no_more_is_refused(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)

@@ -23,7 +23,7 @@ from worker.engine import patience, pipeline
 from worker.engine.leases import Leases
 from worker.engine.progress import Tally
 from worker.errors import Unreachable
-from worker.queue import Claim, Job, Scope, Ticket, Usage, WorkerState
+from worker.queue import Claim, Job, OperatorQueue, Scope, Ticket, Usage, WorkerState
 from worker.queue.postgres import PostgresQueue
 
 OTHER = replace(SCOPE, worker="other", default_model=MODEL)
@@ -78,7 +78,7 @@ def tickets(held: Sequence[Job]) -> set[Ticket]:
 
 
 def test_a_beat_holds_on_to_what_is_held(
-    docs: Database, queue: PostgresQueue, other: PostgresQueue
+    docs: Database, queue: OperatorQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 2)
     held = claim(queue)
@@ -93,7 +93,7 @@ def test_a_beat_holds_on_to_what_is_held(
 
 
 def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
-    docs: Database, queue: PostgresQueue, other: PostgresQueue
+    docs: Database, queue: OperatorQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 1)
     leases = Leases(queue, SCOPE)
@@ -108,7 +108,7 @@ def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
 
 
 def test_what_a_beat_finds_lost_is_not_handed_in(
-    docs: Database, queue: PostgresQueue, other: PostgresQueue
+    docs: Database, queue: OperatorQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 3)
     held = claim(queue)
@@ -164,7 +164,7 @@ LOSSES: dict[str, LiteralString] = {
 
 @pytest.mark.parametrize("loss", LOSSES.items(), ids=list(LOSSES))
 def test_a_worker_is_told_which_of_its_leases_are_lost(
-    docs: Database, queue: PostgresQueue, loss: tuple[str, LiteralString]
+    docs: Database, queue: OperatorQueue, loss: tuple[str, LiteralString]
 ) -> None:
     name, statement = loss
     insert(docs, 3)
@@ -176,7 +176,7 @@ def test_a_worker_is_told_which_of_its_leases_are_lost(
 
 
 def test_a_lease_whose_job_is_just_locked_is_not_lost_and_not_waited_for(
-    docs: Database, queue: PostgresQueue, connect: Connect
+    docs: Database, queue: OperatorQueue, connect: Connect
 ) -> None:
     insert(docs, 2)
     held = claim(queue)
@@ -188,7 +188,7 @@ def test_a_lease_whose_job_is_just_locked_is_not_lost_and_not_waited_for(
 
 
 def test_what_stands_under_a_workers_name_beyond_what_it_knows_of_goes_back(
-    docs: Database, queue: PostgresQueue, other: PostgresQueue
+    docs: Database, queue: OperatorQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 6)
     docs.execute("update embedding_queue set unanswered = 3 where record_id = '3'")
@@ -247,7 +247,7 @@ def test_so_are_they_if_they_were_the_last(
 # -- what is never answered
 
 
-def dying_over(docs: Database, queue: PostgresQueue, record: str) -> list[list[Job]]:
+def dying_over(docs: Database, queue: OperatorQueue, record: str) -> list[list[Job]]:
     """What workers claim that die over a record, and complete all else that is handed out alone."""
     claims = []
     while taken := queue.claim(SCOPE, 10):
@@ -259,7 +259,7 @@ def dying_over(docs: Database, queue: PostgresQueue, record: str) -> list[list[J
 
 
 def test_what_kills_its_worker_is_given_up_and_its_neighbours_are_not(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     insert(docs, 10)
     claims = dying_over(docs, queue, "4")
@@ -341,7 +341,7 @@ ANSWERS: dict[str, Callable[[PostgresQueue, Job], object]] = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
 def test_whatever_is_answered_the_silence_before_it_is_forgotten(
-    docs: Database, queue: PostgresQueue, answer: Callable[[PostgresQueue, Job], object]
+    docs: Database, queue: OperatorQueue, answer: Callable[[OperatorQueue, Job], object]
 ) -> None:
     insert(docs, 1)
     for _ in range(3):
@@ -378,7 +378,7 @@ def test_a_worker_is_on_the_list_while_it_runs_and_not_afterwards(
 
 
 def test_a_worker_that_said_nothing_for_a_day_is_forgotten_by_the_next_that_speaks(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     for name in ("killed yesterday", "killed this morning"):
         queue.seen(replace(SCOPE, worker=name), "working", 5, 1)

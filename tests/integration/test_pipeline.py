@@ -28,8 +28,7 @@ from worker.embedders import Embedder, open_embedder
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.errors import ProviderRefused, SettingsError, Transient
-from worker.queue import Scope
-from worker.queue.postgres import PostgresQueue
+from worker.queue import OperatorQueue, Scope
 from worker.settings import Settings
 
 MODEL = "openai:text-embedding-3-small"
@@ -62,7 +61,7 @@ NewPipeline = Callable[..., Pipeline]
 
 
 @pytest.fixture
-def pipeline(queue: PostgresQueue, openai: OpenAIServer) -> NewPipeline:
+def pipeline(queue: OperatorQueue, openai: OpenAIServer) -> NewPipeline:
     def pipeline(
         pace: Pace = TEN_AT_ONCE,
         then: Callable[[Tally], object] = lambda tally: None,
@@ -334,7 +333,7 @@ def test_a_narrower_column_is_filled_with_shortened_vectors(
 
 
 def test_a_worker_elsewhere_may_take_over_at_any_moment(
-    texts: Database, pipeline: NewPipeline, queue: PostgresQueue
+    texts: Database, pipeline: NewPipeline, queue: OperatorQueue
 ) -> None:
     """Leases that run out while the model works: the result is dropped, and counted."""
     insert(texts, 1)

@@ -10,11 +10,12 @@ import pytest
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim
 from tests.integration.tables import Table, embed, embed_all, migrate, refusal
-from worker.queue import Match, Target, TargetStatus
+from worker.queue import Match, OperatorQueue, Target, TargetStatus
+from worker.queue.data_api import DataApiQueue
 from worker.queue.postgres import PostgresQueue
 
 
-def status(queue: PostgresQueue) -> TargetStatus:
+def status(queue: OperatorQueue) -> TargetStatus:
     [found] = queue.status()
     return found
 
@@ -22,7 +23,7 @@ def status(queue: PostgresQueue) -> TargetStatus:
 # -- status
 
 
-def test_a_table_without_rows_has_no_coverage(docs: Database, queue: PostgresQueue) -> None:
+def test_a_table_without_rows_has_no_coverage(docs: Database, queue: OperatorQueue) -> None:
     assert status(queue) == TargetStatus(
         table_name="docs",
         embedding_column="embedding",
@@ -41,7 +42,7 @@ def test_a_table_without_rows_has_no_coverage(docs: Database, queue: PostgresQue
     )
 
 
-def test_jobs_are_counted_by_status(docs: Database, queue: PostgresQueue) -> None:
+def test_jobs_are_counted_by_status(docs: Database, queue: OperatorQueue) -> None:
     docs.execute("insert into docs values (0, null)")
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 10) i")
     completed = claim(queue, 4)  # the first of which is skipped
@@ -56,7 +57,7 @@ def test_jobs_are_counted_by_status(docs: Database, queue: PostgresQueue) -> Non
 
 
 def test_rows_that_are_not_in_the_queue_count_against_the_coverage(
-    db: Database, queue: PostgresQueue
+    db: Database, queue: OperatorQueue
 ) -> None:
     Table(db).create()
     db.execute("insert into docs select i, 'text ' || i from generate_series(1, 8) i")
@@ -73,7 +74,7 @@ def test_rows_that_are_not_in_the_queue_count_against_the_coverage(
 
 
 def test_what_is_skipped_does_not_count_against_the_coverage(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("insert into docs values (1, 'one'), (2, ''), (3, null)")
     embed_all(queue)
@@ -84,7 +85,7 @@ def test_what_is_skipped_does_not_count_against_the_coverage(
     assert status(queue).coverage == 0.0
 
 
-def test_rows_outside_the_filter_do_not_count(docs: Database, queue: PostgresQueue) -> None:
+def test_rows_outside_the_filter_do_not_count(docs: Database, queue: OperatorQueue) -> None:
     docs.execute("insert into docs values (1, 'one', 0), (2, 'two', 1), (3, 'three', 1)")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 1')")
     embed_all(queue)
@@ -92,7 +93,7 @@ def test_rows_outside_the_filter_do_not_count(docs: Database, queue: PostgresQue
 
 
 def test_the_coverage_is_rounded_to_a_tenth_and_never_exceeds_100(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 3) i")
     embed(queue, claim(queue, 2))
@@ -105,7 +106,7 @@ def test_the_coverage_is_rounded_to_a_tenth_and_never_exceeds_100(
     assert status(queue).coverage is None
 
 
-def test_the_oldest_due_is_that_of_the_jobs_that_wait(docs: Database, queue: PostgresQueue) -> None:
+def test_the_oldest_due_is_that_of_the_jobs_that_wait(docs: Database, queue: OperatorQueue) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 4) i")
     docs.execute(
         "update embedding_queue"
@@ -117,7 +118,7 @@ def test_the_oldest_due_is_that_of_the_jobs_that_wait(docs: Database, queue: Pos
     assert (status(queue).oldest_due, status(queue).due) == (None, 0)
 
 
-def test_a_lease_that_ran_out_is_due_again(docs: Database, queue: PostgresQueue) -> None:
+def test_a_lease_that_ran_out_is_due_again(docs: Database, queue: OperatorQueue) -> None:
     docs.execute("insert into docs values (1, 'one')")
     claim(queue)
     assert status(queue).due == queue.count_due(SCOPE) == 0
@@ -126,7 +127,7 @@ def test_a_lease_that_ran_out_is_due_again(docs: Database, queue: PostgresQueue)
 
 
 def test_a_problem_is_shown_and_what_waits_for_it_is_not_due(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("insert into docs values (1, 'one', 0)")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
@@ -139,7 +140,7 @@ def test_a_problem_is_shown_and_what_waits_for_it_is_not_due(
 
 
 def test_a_table_that_is_gone_does_not_hide_the_others(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     notes = Table(docs, "app", "notes")
     notes.create()
@@ -152,7 +153,7 @@ def test_a_table_that_is_gone_does_not_hide_the_others(
     ]
 
 
-def test_a_filter_that_fails_does_not_hide_the_status(docs: Database, queue: PostgresQueue) -> None:
+def test_a_filter_that_fails_does_not_hide_the_status(docs: Database, queue: OperatorQueue) -> None:
     docs.execute("insert into docs values (1, 'one', 0)")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => '1 / views = 1')")
     assert status(queue).rows is None
@@ -167,7 +168,7 @@ def test_a_filter_that_fails_does_not_hide_the_status(docs: Database, queue: Pos
 
 
 def test_what_is_due_can_be_counted_by_table_and_column(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("select watch_embeddings('docs', 'views', 'other', dimensions => 3)")
     notes = Table(docs, name="notes")
@@ -185,7 +186,7 @@ def test_what_is_due_can_be_counted_by_table_and_column(
 
 
 def test_failures_are_counted_by_class_with_the_latest_reason(
-    docs: Database, queue: PostgresQueue
+    docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 5) i")
     queue.fail(claim(queue, 1), "rejected", "too long: 9000 tokens")
@@ -208,7 +209,7 @@ def test_failures_are_counted_by_class_with_the_latest_reason(
 # -- search
 
 
-def store(table: Table, queue: PostgresQueue) -> Target:
+def store(table: Table, queue: OperatorQueue) -> Target:
     """A watched table with three rows whose vectors are known, and one without a vector."""
     table.create()
     name = table.watch()
@@ -221,7 +222,7 @@ def store(table: Table, queue: PostgresQueue) -> Target:
 NEAREST = [Match("1", "text 1", 0.0), Match("2", "text 2", 0.4), Match("3", "text 3", 2.0)]
 
 
-def search(queue: PostgresQueue, target: Target, limit: int = 10) -> list[Match]:
+def search(queue: OperatorQueue, target: Target, limit: int = 10) -> list[Match]:
     return [
         Match(match.record_id, match.content, round(match.distance, 6))
         for match in queue.search(target, np.array([5, 0, 0], dtype=np.float32), limit)
@@ -246,20 +247,23 @@ def search(queue: PostgresQueue, target: Target, limit: int = 10) -> list[Match]
     ],
 )
 def test_the_nearest_rows_come_first(
-    db: Database, queue: PostgresQueue, names: dict[str, str]
+    db: Database, queue: OperatorQueue, names: dict[str, str]
 ) -> None:
     target = store(Table(db, **names), queue)
+    if isinstance(queue, DataApiQueue) and "schema" in names:  # none that its role may look into
+        db.execute('grant usage on schema "My-Schema" to service_role')
+        db.execute('grant select on all tables in schema "My-Schema" to service_role')
     assert search(queue, target) == NEAREST
     assert search(queue, target, limit=2) == NEAREST[:2]
 
 
-def test_halfvecs_are_searched_as_well(db: Database, queue: PostgresQueue) -> None:
+def test_halfvecs_are_searched_as_well(db: Database, queue: OperatorQueue) -> None:
     target = store(Table(db), queue)
     db.execute("alter table docs alter column embedding type halfvec(3)")
     assert search(queue, target) == NEAREST
 
 
-def test_rows_outside_the_filter_are_not_found(db: Database, queue: PostgresQueue) -> None:
+def test_rows_outside_the_filter_are_not_found(db: Database, queue: OperatorQueue) -> None:
     store(Table(db), queue)
     db.execute("select watch_embeddings('docs', $$body || '!'$$, 'embedding', filter => 'id <> 2')")
     assert search(queue, queue.target("docs", "embedding")) == [
@@ -268,7 +272,7 @@ def test_rows_outside_the_filter_are_not_found(db: Database, queue: PostgresQueu
     ]
 
 
-def test_an_index_serves_the_search(db: Database, queue: PostgresQueue) -> None:
+def test_an_index_serves_the_search(db: Database, queue: OperatorQueue) -> None:
     target = store(Table(db), queue)
     db.execute("create index on docs using hnsw (embedding vector_cosine_ops)")
     db.execute("set enable_seqscan = off")
@@ -296,7 +300,7 @@ def test_a_search_in_a_column_that_nobody_watches_is_refused(docs: Database) -> 
     )
 
 
-def test_a_vector_of_another_width_is_refused(docs: Database, queue: PostgresQueue) -> None:
+def test_a_vector_of_another_width_is_refused(docs: Database, queue: OperatorQueue) -> None:
     docs.execute("insert into docs values (1, 'one')")
     embed_all(queue)
     assert refusal(docs, "select * from search_embeddings('docs', 'embedding', '[1,2]')")[0] == (

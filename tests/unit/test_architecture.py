@@ -27,6 +27,10 @@ MAY_IMPORT = {
 ONLY_IN = {
     "psycopg": ["queue/postgres.py"],
     "pgvector": ["queue/postgres.py"],
+    "supabase": ["queue/rest.py"],
+    "postgrest": ["queue/rest.py"],
+    "httpx": ["queue/rest.py"],
+    "orjson": ["queue/data_api.py"],
     "openai": ["embedders/connection.py"],
     "jiter": ["embedders/answers.py"],
     "tiktoken": ["embedders/tokens.py"],

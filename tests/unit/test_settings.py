@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def test_every_variable_is_read() -> None:
             "EMBEDDING_TIMEOUT_SECONDS": "1.5",
             "EMBEDDING_LEASE_SECONDS": "31.6",
             "WORKER_DATA_DIR": "/some where/else",
-            "SUPABASE_URL": "https://project.supabase.co",
+            "SUPABASE_URL": "https://project.supabase.co/rest/v1/",
+            "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_given",
         }
     ) == Settings(
         database_url="postgresql://user:password@host/database",
@@ -72,12 +74,14 @@ def test_every_variable_is_read() -> None:
         embedding_timeout_seconds=1.5,
         embedding_lease_seconds=31.6,
         worker_data_dir=Path("/some where/else"),
+        supabase_url="https://project.supabase.co",
+        supabase_service_role_key="sb_secret_given",
     )
 
 
 def test_there_is_a_variable_for_every_setting() -> None:
     names = {setting.name.upper() for setting in fields(Settings)}
-    others = {"SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "MAX_EMBEDDING_WORKERS"}
+    others = {"NEXT_PUBLIC_SUPABASE_URL", "MAX_EMBEDDING_WORKERS"}
     assert Settings.variables() == names | others
 
 
@@ -85,6 +89,8 @@ def test_the_alias_of_a_variable_is_read_where_the_variable_is_not_set() -> None
     assert Settings.from_mapping({"MAX_EMBEDDING_WORKERS": "4"}).embedding_max_concurrency == 4
     [problem] = problems(MAX_EMBEDDING_WORKERS="0")
     assert problem == "EMBEDDING_MAX_CONCURRENCY must be a whole number from 1 to 256: `0`"
+    [problem] = problems(NEXT_PUBLIC_SUPABASE_URL="https://supabase.com/dashboard/project/x")
+    assert problem.startswith("SUPABASE_URL must be the address of the project")
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
@@ -249,12 +255,43 @@ def test_a_lease_must_leave_room_for_three_heartbeats() -> None:
 
 
 @pytest.mark.parametrize("variable", ["SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"])
-def test_a_supabase_project_without_a_connection_string_is_told_what_to_copy(variable: str) -> None:
-    [problem] = problems(**{variable: "https://project.supabase.co"})
-    assert problem.startswith("DATABASE_URL is not set, and the Data API (SUPABASE_URL) is not")
-    Settings.from_mapping(
-        {variable: "https://project.supabase.co", "DATABASE_URL": "postgresql://host/database"}
+def test_a_supabase_project_needs_a_key_or_a_connection_string(variable: str) -> None:
+    url = "https://project.supabase.co"
+    [problem] = problems(**{variable: url})
+    assert problem == (
+        "SUPABASE_SERVICE_ROLE_KEY is not set, but SUPABASE_URL is, and DATABASE_URL is not"
     )
+    key = {"SUPABASE_SERVICE_ROLE_KEY": "sb_secret_x"}
+    assert Settings.from_mapping({variable: url} | key).uses_data_api
+    database = {"DATABASE_URL": "postgresql://host/database"}
+    assert not Settings.from_mapping({variable: url} | database).uses_data_api
+    assert not Settings.from_mapping({variable: url} | key | database).uses_data_api
+
+
+def token(payload: bytes) -> str:
+    """A JSON web token, as keys were until the secret and publishable ones."""
+    return f"header.{urlsafe_b64encode(payload).decode().rstrip('=')}.signature"
+
+
+@pytest.mark.parametrize(
+    ("key", "is_for_browsers"),
+    [
+        ("sb_publishable_x", True),
+        ("sb_secret_x", False),
+        (token(b'{"role": "anon"}'), True),
+        (token(b'{"role": "service_role"}'), False),
+        ("x.no base64.x", False),
+        ("x.W10.x", False),  # a token that holds a list
+    ],
+)
+def test_the_key_for_browsers_is_told_from_the_secret_one(key: str, is_for_browsers: bool) -> None:
+    given = {"SUPABASE_URL": "https://project.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": key}
+    if is_for_browsers:
+        [problem] = problems(**given)
+        assert problem.startswith("SUPABASE_SERVICE_ROLE_KEY is the key for browsers")
+        assert key not in problem
+    else:
+        assert Settings.from_mapping(given).supabase_service_role_key == key
 
 
 def test_a_blank_connection_string_is_none_for_a_supabase_project_as_well() -> None:
@@ -268,7 +305,7 @@ def test_contradictions_are_told_together() -> None:
     )
     assert [problem.split()[0] for problem in found] == [
         "OPENAI_API_KEY",
-        "DATABASE_URL",
+        "SUPABASE_SERVICE_ROLE_KEY",
     ]
 
 
@@ -281,7 +318,7 @@ def test_contradictions_are_told_together_with_what_is_malformed() -> None:
     assert [problem.split()[0] for problem in found] == [
         "EMBEDDING_BATCH_SIZE",
         "OPENAI_API_KEY",
-        "DATABASE_URL",
+        "SUPABASE_SERVICE_ROLE_KEY",
     ]
 
 
@@ -329,7 +366,7 @@ def test_a_file_that_is_not_utf8_is_an_error_of_settings(tmp_path: Path) -> None
 
 def test_urls_and_keys_are_secret() -> None:
     endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST")
-    named = {n for n in Settings.variables() if n.endswith(endings) and "SUPABASE" not in n}
+    named = {n for n in Settings.variables() if n.endswith(endings) and "SUPABASE_URL" not in n}
     assert {name.upper() for name in SECRETS} == named
 
 

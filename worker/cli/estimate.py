@@ -12,8 +12,7 @@ from worker.cli.console import NOTHING_WATCHED, dollars, out, out_json, out_tabl
 from worker.embedders import Caps, Embedder, open_embedder
 from worker.embedders.packing import size_of, tokens_at_most
 from worker.engine.pipeline import TEXTS_A_REQUEST
-from worker.queue import Estimate, Target
-from worker.queue.postgres import PostgresQueue
+from worker.queue import Estimate, OperatorQueue, Target
 from worker.settings import Settings
 
 SAMPLE = 200  # rows at most, of each column
@@ -43,7 +42,7 @@ class Forecast:
 
 
 def print_forecast(
-    queue: PostgresQueue,
+    queue: OperatorQueue,
     settings: Settings,
     *,
     table: str | None,
@@ -75,7 +74,7 @@ def print_forecast(
 
 
 def _forecasts(
-    queue: PostgresQueue,
+    queue: OperatorQueue,
     settings: Settings,
     estimates: Iterable[Estimate],
     batch: int,

@@ -30,8 +30,7 @@ from worker.engine.patience import until_answered
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Progress, Tally
 from worker.errors import DatabaseError
-from worker.queue import Scope, Target
-from worker.queue.postgres import PostgresQueue
+from worker.queue import OperatorQueue, Scope, Target
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE, Settings
 
 PLAIN_LINE_EVERY = 10.0  # seconds, where there is no terminal
@@ -126,7 +125,7 @@ def _pace(
     )
 
 
-def run(queue: PostgresQueue, settings: Settings, scope: Scope, pace: Pace) -> Pipeline:
+def run(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace) -> Pipeline:
     """Drain the scope, with progress on stderr, until done or interrupted."""
     due = queue.count_due(scope)
     total = due if pace.limit is None else min(due, pace.limit)

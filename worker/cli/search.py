@@ -14,8 +14,7 @@ from worker.cli.process import AsJson, Column, Table
 from worker.cli.session import load_settings, queue_of
 from worker.embedders import open_embedder
 from worker.errors import ProviderRefused, SettingsError
-from worker.queue import Match, Target
-from worker.queue.postgres import PostgresQueue
+from worker.queue import Match, OperatorQueue, Target
 from worker.settings import Settings
 
 
@@ -42,7 +41,7 @@ def search(
 
 
 def find(
-    queue: PostgresQueue, settings: Settings, target: Target, words: str, limit: int
+    queue: OperatorQueue, settings: Settings, target: Target, words: str, limit: int
 ) -> list[Match]:
     """Embed the words with the model of the target, and find the rows nearest to them."""
     model = target.model or settings.embedding_model
@@ -66,7 +65,7 @@ def print_matches(matches: list[Match]) -> None:
         out(head + one_line(match.content or "(unreadable)", max(columns - len(head), 20)))
 
 
-def _only_target(queue: PostgresQueue, table: str | None, column: str | None) -> Target:
+def _only_target(queue: OperatorQueue, table: str | None, column: str | None) -> Target:
     targets = queue.targets(table, column)
     if not targets:
         raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")

@@ -10,7 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
 
-from worker.queue import Scope
+from worker.errors import SettingsError
+from worker.queue import OperatorQueue, Scope
 from worker.queue.embedded import default_data_dir, embedded_postgres
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings, read_environment
@@ -33,7 +34,16 @@ def demo_settings() -> Settings:
 
 @contextmanager
 def database(settings: Settings) -> Iterator[PostgresQueue]:
-    """A connection to the database of the settings; without one, to the embedded Postgres."""
+    """A connection to the database of the settings; without one, to the embedded Postgres.
+
+    Raises SettingsError where only the Data API is at hand.
+    """
+    if settings.uses_data_api:
+        raise SettingsError(
+            "this takes a connection to the database: the Data API changes no schema",
+            "Set DATABASE_URL, or do it with the Supabase CLI: `worker init`,"
+            " `worker watch … --sql`, `supabase db push`.",
+        )
     if settings.database_url:
         with PostgresQueue(settings.database_url, _worker_name()) as queue:
             yield queue
@@ -46,15 +56,36 @@ def database(settings: Settings) -> Iterator[PostgresQueue]:
 
 
 @contextmanager
-def queue_of(settings: Settings) -> Iterator[PostgresQueue]:
+def owner_of(settings: Settings) -> Iterator[PostgresQueue]:
     """The same, with the schema checked. Raises SchemaError if it does not fit this worker."""
     with database(settings) as queue:
         queue.check_schema()
         yield queue
 
 
+@contextmanager
+def queue_of(settings: Settings) -> Iterator[OperatorQueue]:
+    """The queue of the settings, over a connection or over the Data API, with the schema checked.
+
+    Raises SchemaError if it does not fit this worker.
+    """
+    if not settings.uses_data_api:
+        with owner_of(settings) as queue:
+            yield queue
+        return
+    from worker.queue.data_api import DataApiQueue  # its packages take a second to import
+
+    assert settings.supabase_url is not None
+    assert settings.supabase_service_role_key is not None  # or Settings had raised
+    with DataApiQueue(
+        settings.supabase_url, settings.supabase_service_role_key, _worker_name()
+    ) as api:
+        api.check_schema()
+        yield api
+
+
 def scope_of(
-    queue: PostgresQueue, settings: Settings, table: str | None, column: str | None
+    queue: OperatorQueue, settings: Settings, table: str | None, column: str | None
 ) -> Scope:
     """Whose jobs to work on. Raises SettingsError if nothing of that name is watched."""
     found = queue.targets(table, column)

@@ -11,7 +11,7 @@ import typer
 
 from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
 from worker.cli.process import AsJson
-from worker.cli.session import load_settings, queue_of
+from worker.cli.session import load_settings, owner_of, queue_of
 from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.settings import Settings
@@ -65,7 +65,7 @@ def watch(
         options = _options(model, filter_sql, dimensions, truncate)
         out(_migration(table, ", ".join(source), column, options))
         return
-    with queue_of(settings) as queue:
+    with owner_of(settings) as queue:
         target = queue.watch(
             table,
             ", ".join(source),
@@ -126,7 +126,7 @@ def _literal(text: str) -> str:
 
 def unwatch(table: TableArgument, column: EmbeddingColumn) -> None:
     """Stop keeping a column in step. Its vectors stay."""
-    with queue_of(load_settings()) as queue:
+    with owner_of(load_settings()) as queue:
         if not queue.unwatch(table, column):
             raise SettingsError(
                 f"column {column} of table {table} is not watched",

@@ -12,6 +12,8 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from worker.errors import SettingsError
+
 JobId = NewType("JobId", int)
 Ticket = tuple[JobId, UUID]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
@@ -271,3 +273,84 @@ class Queue(Protocol):
 
         Those of a part of a text are left out: they are not what another column may want.
         """
+
+
+class OperatorQueue(Queue, Protocol):
+    """What the commands ask of a queue, beside what the engine needs of it.
+
+    Raises SettingsError, with the database's own sentence, if what it was asked makes no sense.
+    """
+
+    def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
+        """The watched columns, of a table as somebody typed it and of a name (None: of any).
+
+        Raises SettingsError if a table or a column is given and none is watched by it.
+        """
+
+    def target(self, table: str, column: str) -> Target:
+        """The one watched column. Raises SettingsError if it is not watched."""
+
+    def backfill(self, target: Target, batch: int) -> int:
+        """Enqueue the next rows that lack a vector. 0: there are no more."""
+
+    def requeue(
+        self,
+        *,
+        status: str | None,
+        table: str | None = None,
+        column: str | None = None,
+        record: str | None = None,
+        error_class: str | None = None,
+    ) -> int:
+        """Make jobs pending again, narrowed down by what is given. Returns how many."""
+
+    def count_due(self, scope: Scope) -> int:
+        """How many jobs of the scope are due now."""
+
+    def status(self) -> list[TargetStatus]:
+        """How far every watched column is."""
+
+    def failures(self) -> list[Failure]:
+        """What failed, by column and class, the most frequent first."""
+
+    def providers(self) -> list[ProviderTrouble]:
+        """The providers that cannot be used now."""
+
+    def estimate(
+        self, default_model: str, table: str | None, column: str | None, missing: bool
+    ) -> list[Estimate]:
+        """What is due, or (`missing`) what a backfill would enqueue, by column, with a sample."""
+
+    def rate(self, model: str) -> float | None:
+        """The rows a second that a worker has completed with a model in the last week, if any."""
+
+    def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
+        """The rows nearest to `vector`, nearest first."""
+
+
+def watched_by(targets: Sequence[Target], table: str | None, column: str | None) -> list[Target]:
+    """Those of a table, by the name it is watched under, and of a column (None: of any).
+
+    Raises SettingsError if one is given and none is watched by it.
+    """
+    found = [
+        target
+        for target in targets
+        if table in (None, target.table_name) and column in (None, target.embedding_column)
+    ]
+    if not found and (table or column):
+        given = [f"column {column}"] * bool(column) + [f"table {table}"] * bool(table)
+        raise SettingsError(
+            f"{' of '.join(given)} is not watched",
+            "`worker targets` lists what is; `worker watch` adds to it.",
+        )
+    return found
+
+
+def no_such_table(given: str) -> SettingsError:
+    """What to tell somebody who typed the name of a table that is not there."""
+    return SettingsError(
+        f"there is no table {given}",
+        "Write it as in SQL, with its schema and its quotes where it needs them: "
+        'app.docs, or \'"My-Schema"."Weird Table"\'.',
+    )

@@ -25,7 +25,7 @@ from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
 from psycopg.types.json import Jsonb
 
-from worker.errors import Busy, SchemaError, SettingsError, Unreachable
+from worker.errors import Busy, SettingsError, Unreachable
 from worker.queue import (
     Cached,
     Claim,
@@ -43,8 +43,10 @@ from worker.queue import (
     Ticket,
     Usage,
     WorkerState,
+    no_such_table,
+    watched_by,
 )
-from worker.queue.migrations import SCHEMA_VERSION, Migration
+from worker.queue.migrations import Migration, check_version
 
 CONNECT_TIMEOUT = 10  # seconds
 # Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
@@ -112,24 +114,10 @@ class PostgresQueue:
 
     def check_schema(self) -> None:
         """Raise SchemaError unless the SQL API is there and of this worker's version."""
-        if self._value("select to_regprocedure('public.embedding_schema_version()') is null"):
-            raise SchemaError(
-                "the tables and functions of embedding-worker are missing from this database",
-                "Apply the migrations: worker migrate (or: supabase db push).",
-            )
-        version = self._value("select public.embedding_schema_version()")
-        if version < SCHEMA_VERSION:
-            raise SchemaError(
-                f"the schema of this database ({version}) is older than this worker's"
-                f" ({SCHEMA_VERSION})",
-                "Apply the migrations: worker migrate (or: supabase db push).",
-            )
-        if version > SCHEMA_VERSION:
-            raise SchemaError(
-                f"the schema of this database ({version}) is newer than this worker's"
-                f" ({SCHEMA_VERSION})",
-                "Upgrade the worker: pip install --upgrade embedding-worker.",
-            )
+        exists = self._value(
+            "select to_regprocedure('public.embedding_schema_version()') is not null"
+        )
+        check_version(self._value("select public.embedding_schema_version()") if exists else None)
 
     def applied_migrations(self) -> set[str]:
         """The versions in the history table, which is that of the Supabase CLI."""
@@ -160,30 +148,15 @@ class PostgresQueue:
     # -- the targets
 
     def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
-        """The watched columns, of a table as somebody typed it and of a name (None: of any).
-
-        Raises SettingsError if a table or a column is given and none is watched by it.
-        """
         name = self.table_name(table) if table else None
-        found = [
-            target
-            for target in self._rows(
-                Target,
-                "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
-                " problem from public.embedding_targets order by table_name, embedding_column",
-            )
-            if name in (None, target.table_name) and column in (None, target.embedding_column)
-        ]
-        if not found and (name or column):
-            given = [f"column {column}"] * bool(column) + [f"table {name}"] * bool(name)
-            raise SettingsError(
-                f"{' of '.join(given)} is not watched",
-                "`worker targets` lists what is; `worker watch` adds to it.",
-            )
-        return found
+        every = self._rows(
+            Target,
+            "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
+            " problem from public.embedding_targets order by table_name, embedding_column",
+        )
+        return watched_by(every, name, column)
 
     def target(self, table: str, column: str) -> Target:
-        """The one watched column. Raises SettingsError if it is not watched."""
         return self.targets(table, column)[0]
 
     def table_name(self, given: str) -> str:
@@ -213,11 +186,7 @@ class PostgresQueue:
                 continue
             if relation is not None:
                 return str(relation)
-        raise SettingsError(
-            f"there is no table {given}",
-            "Write it as in SQL, with its schema and its quotes where it needs them: "
-            'app.docs, or \'"My-Schema"."Weird Table"\'.',
-        )
+        raise no_such_table(given)
 
     def watch(
         self,
@@ -255,10 +224,9 @@ class PostgresQueue:
             )
         )
 
-    # -- steering the queue
+    # -- the operator's side: the OperatorQueue protocol
 
     def backfill(self, target: Target, batch: int) -> int:
-        """Enqueue the next rows that lack a vector. 0: there are no more."""
         return int(
             self._value(
                 "select public.backfill_embeddings(%s, %s, %s)",
@@ -275,7 +243,6 @@ class PostgresQueue:
         record: str | None = None,
         error_class: str | None = None,
     ) -> int:
-        """Make jobs pending again, narrowed down by what is given. Returns how many."""
         return int(
             self._value(
                 "select public.requeue_embeddings(%s, %s, %s, %s, %s)",
@@ -284,13 +251,11 @@ class PostgresQueue:
         )
 
     def count_due(self, scope: Scope) -> int:
-        """How many jobs of the scope are due now."""
         return int(
             self._value("select public.count_due_embeddings(%s, %s)", [scope.table, scope.column])
         )
 
     def status(self) -> list[TargetStatus]:
-        """How far every watched column is."""
         return self._rows(
             TargetStatus,
             "select table_name, embedding_column, model, enabled, problem, rows, pending,"
@@ -299,7 +264,6 @@ class PostgresQueue:
         )
 
     def failures(self) -> list[Failure]:
-        """What failed, by column and class, the most frequent first."""
         return self._rows(
             Failure,
             "select table_name, embedding_column, error_class, failed, latest_message, latest_at"
@@ -307,7 +271,6 @@ class PostgresQueue:
         )
 
     def providers(self) -> list[ProviderTrouble]:
-        """The providers that cannot be used now."""
         return self._rows(
             ProviderTrouble,
             "select provider, trouble, hint, since, seen_at from public.embedding_providers"
@@ -317,7 +280,6 @@ class PostgresQueue:
     def estimate(
         self, default_model: str, table: str | None, column: str | None, missing: bool
     ) -> list[Estimate]:
-        """What is due, or (`missing`) what a backfill would enqueue, by column, with a sample."""
         return self._rows(
             Estimate,
             "select table_name, embedding_column, model, dimensions, row_count, bytes, texts"
@@ -326,16 +288,10 @@ class PostgresQueue:
         )
 
     def rate(self, model: str) -> float | None:
-        """The rows a second that a worker has completed with a model in the last week, if any."""
-        rate = self._value(
-            "select sum(completed) / nullif(sum(seconds), 0) from public.embedding_usage"
-            " where model = %s",
-            [model],
-        )
+        rate = self._value("select public.embedding_rate(%s)", [model])
         return float(rate) if rate else None
 
     def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
-        """The rows nearest to `vector`, nearest first."""
         self._register_vectors()
         return self._rows(
             Match,

@@ -1,0 +1,72 @@
+"""What the answers of a Data API mean, by the bodies that its documentation gives."""
+
+from __future__ import annotations
+
+import pytest
+from postgrest import APIError
+
+from worker.errors import (
+    Busy,
+    SchemaError,
+    SettingsError,
+    StatementTimeout,
+    Unreachable,
+    WorkerError,
+)
+from worker.queue.rest import MIGRATE, NOTHING_LOST, WHICH_KEY, meaning_of
+
+
+def meaning(status: int, code: str | None, message: str = "why", hint: str = "") -> WorkerError:
+    return meaning_of(APIError({"code": code, "message": message, "hint": hint or None}), status)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "hint"),
+    [
+        (401, None, SettingsError, WHICH_KEY),  # of the gateway: Invalid API key
+        (401, "PGRST301", SettingsError, WHICH_KEY),  # a token that cannot be decoded
+        (401, "PGRST303", SettingsError, WHICH_KEY),  # one that has expired
+        (403, "42501", SettingsError, WHICH_KEY),  # the key of anon
+        (404, "PGRST202", SchemaError, MIGRATE),  # no such function
+        (404, "PGRST205", SchemaError, MIGRATE),  # no such table
+        (500, "55P03", Busy, None),
+        (503, "PGRST000", Unreachable, NOTHING_LOST),  # no connection to the database
+        (503, "PGRST002", Unreachable, NOTHING_LOST),  # its schema is not read yet
+        (504, "PGRST003", Unreachable, NOTHING_LOST),  # no connection of the pool in time
+        (500, "57P01", Unreachable, NOTHING_LOST),  # the database is shut down
+        (500, "53100", Unreachable, NOTHING_LOST),  # its disk is full
+        (405, "25006", Unreachable, NOTHING_LOST),  # it is read-only
+        (502, "502", Unreachable, NOTHING_LOST),  # of a gateway, in HTML
+        (540, "540", Unreachable, NOTHING_LOST),  # the project is paused
+        (429, "429", Unreachable, NOTHING_LOST),
+    ],
+)
+def test_an_answer_is_told_by_its_code_and_status(
+    status: int, code: str | None, error: type[WorkerError], hint: str | None
+) -> None:
+    found = meaning(status, code)
+    assert type(found) is error
+    assert "why" in found.cause
+    assert found.hint == hint
+
+
+def test_a_statement_that_took_too_long_is_told_from_other_failures_that_pass() -> None:
+    found = meaning(500, "57014", "canceling statement due to statement timeout")
+    assert isinstance(found, StatementTimeout)
+    assert "alter role authenticator set statement_timeout" in str(found.hint)
+
+
+def test_a_schema_that_is_not_served_is_told_with_where_to_add_it() -> None:
+    assert "exposed schemas" in str(meaning(406, "PGRST106").hint)
+
+
+def test_an_address_that_is_no_data_api_is_told() -> None:
+    assert "no Data API" in meaning(404, "404", "Not Found").cause
+    assert "no Data API" in meaning(404, None, "requested path is invalid").cause
+
+
+def test_what_the_database_says_comes_as_it_is_on_one_line() -> None:
+    found = meaning(400, "42704", "column x of table y\nis not watched", "Register it first.")
+    assert type(found) is SettingsError
+    assert found.cause == "column x of table y is not watched"
+    assert found.hint == "Register it first."

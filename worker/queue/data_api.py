@@ -1,0 +1,416 @@
+"""The queue over the Data API of a Supabase project: each method is one call of the SQL API.
+
+HTTPS, a URL and a key are all it needs; no connection to the database is ever open. A call ends
+after the statement timeout of the API's role, which is 8 s unless somebody changed it: what takes
+longer is halved and sent again.
+
+Vectors travel as the shortest decimals that give the same 32-bit numbers. Base64 is less than half
+as long, but SQL has nothing that makes numbers of bytes: taken apart by hand, a vector of 1536
+costs the database 9 ms, as decimals half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from worker.errors import SchemaError, SettingsError, StatementTimeout
+from worker.queue import (
+    Cached,
+    Claim,
+    Completion,
+    Estimate,
+    Failure,
+    Job,
+    JobId,
+    Match,
+    ProviderTrouble,
+    Refusal,
+    Scope,
+    Target,
+    TargetStatus,
+    Ticket,
+    Usage,
+    WorkerState,
+    no_such_table,
+    watched_by,
+)
+from worker.queue.migrations import check_version
+from worker.queue.rest import Rest
+
+Row = TypeVar("Row")
+
+
+class DataApiQueue:
+    """The queue in the project at `url`, and what an operator asks of it.
+
+    Unless said otherwise, methods raise Unreachable if the project is out of reach, and
+    SettingsError if it refuses the key or what it was asked.
+    """
+
+    def __init__(self, url: str, key: str, application_name: str) -> None:
+        """Nothing is sent yet."""
+        self._rest = Rest(url, key, application_name)
+
+    def __enter__(self) -> DataApiQueue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rest.close()
+
+    def check_schema(self) -> None:
+        """Raise SchemaError unless the SQL API is there and of this worker's version."""
+        check_version(int(self._rest.call("embedding_schema_version", {})))
+
+    # -- the operator's side: the OperatorQueue protocol
+
+    def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
+        every = self._read(Target, "embedding_targets", "table_name", "embedding_column")
+        name = self._table_name(table, every) if table else None
+        return watched_by(every, name, column)
+
+    def _table_name(self, given: str, targets: Sequence[Target]) -> str:
+        """The name under which a table is watched, for a name as somebody typed it."""
+        if any(target.table_name == given for target in targets):
+            return given
+        for name in ('"' + given.replace('"', '""') + '"', given):
+            try:
+                return str(self._rest.call("embedding_table_name", {"relation": name}))
+            except (SettingsError, SchemaError):  # not that name, or not even one
+                continue
+        raise no_such_table(given)
+
+    def target(self, table: str, column: str) -> Target:
+        return self.targets(table, column)[0]
+
+    def backfill(self, target: Target, batch: int) -> int:
+        return self._halved(
+            batch,
+            lambda size: int(
+                self._rest.call(
+                    "backfill_embeddings",
+                    {
+                        "watched_table": target.table_name,
+                        "embedding_column": target.embedding_column,
+                        "batch": size,
+                    },
+                )
+            ),
+        )
+
+    def requeue(
+        self,
+        *,
+        status: str | None,
+        table: str | None = None,
+        column: str | None = None,
+        record: str | None = None,
+        error_class: str | None = None,
+    ) -> int:
+        return int(
+            self._rest.call(
+                "requeue_embeddings",
+                {
+                    "only_status": status,
+                    "only_table": table,
+                    "only_column": column,
+                    "only_record": record,
+                    "only_error_class": error_class,
+                },
+            )
+        )
+
+    def count_due(self, scope: Scope) -> int:
+        return int(
+            self._rest.call(
+                "count_due_embeddings", {"only_table": scope.table, "only_column": scope.column}
+            )
+        )
+
+    def status(self) -> list[TargetStatus]:
+        return self._read(TargetStatus, "embedding_status", "table_name", "embedding_column")
+
+    def failures(self) -> list[Failure]:
+        found = self._read(Failure, "embedding_failures", "table_name", "embedding_column")
+        return sorted(found, key=lambda failure: -failure.failed)
+
+    def providers(self) -> list[ProviderTrouble]:
+        return self._read(ProviderTrouble, "embedding_providers", "provider")
+
+    def estimate(
+        self, default_model: str, table: str | None, column: str | None, missing: bool
+    ) -> list[Estimate]:
+        return _rows(
+            Estimate,
+            self._rest.call(
+                "estimate_embeddings",
+                {
+                    "default_model": default_model,
+                    "only_table": table,
+                    "only_column": column,
+                    "missing": missing,
+                },
+            ),
+        )
+
+    def rate(self, model: str) -> float | None:
+        rate = self._rest.call("embedding_rate", {"model": model})
+        return float(rate) if rate else None
+
+    def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
+        return _rows(
+            Match,
+            self._rest.call(
+                "search_embeddings",
+                {
+                    "watched_table": target.table_name,
+                    "embedding_column": target.embedding_column,
+                    "query": _decimals(vector),
+                    "matches": limit,
+                },
+            ),
+        )
+
+    # -- the worker's side: the Queue protocol
+
+    def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        rows = self._halved(
+            batch_size,
+            lambda size: self._rest.call(
+                "claim_embeddings",
+                {
+                    "worker": scope.worker,
+                    "batch": size,
+                    "lease_for": _interval(scope.lease),
+                    "default_model": scope.default_model,
+                    "only_table": scope.table,
+                    "only_column": scope.column,
+                    "except_targets": list(except_targets),
+                },
+            ),
+        )
+        statuses = [row.pop("status") for row in rows]
+        return Claim(
+            jobs=[
+                _job(row)
+                for row, status in zip(rows, statuses, strict=True)
+                if status == "processing"
+            ],
+            settled=Counter(status for status in statuses if status != "processing"),
+        )
+
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+        lost = self._rest.call(
+            "extend_embeddings",
+            {
+                "worker": scope.worker,
+                **_ids_and_leases(jobs),
+                "lease_for": _interval(scope.lease),
+            },
+        )
+        return {(JobId(row["id"]), UUID(row["lease"])) for row in lost}
+
+    def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        try:
+            return self._complete(model, completions)
+        except StatementTimeout:
+            if len(completions) == 1:
+                raise
+            half = len(completions) // 2
+            return [
+                *self.complete(model, completions[:half]),
+                *self.complete(model, completions[half:]),
+            ]
+
+    def _complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        refused = self._rest.call(
+            "complete_embeddings",
+            {
+                **_ids_and_leases([completion.job for completion in completions]),
+                **_hashes_and_vectors(completions),
+                "model": model,
+                "tokens": [completion.tokens for completion in completions],
+                "truncated_to": [completion.truncated_to for completion in completions],
+                "costs": [completion.cost for completion in completions],
+            },
+        )
+        return [Refusal(JobId(row["id"]), row["reason"]) for row in refused]
+
+    def fail(
+        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+    ) -> int:
+        return int(
+            self._rest.call(
+                "fail_embeddings",
+                {
+                    **_ids_and_leases(jobs),
+                    "class": error_class,
+                    "message": message,
+                    "retry_in": None if retry_in is None else _interval(retry_in),
+                },
+            )
+        )
+
+    def release(
+        self,
+        jobs: Sequence[Job],
+        retry_in: timedelta = timedelta(0),
+        reason: str | None = None,
+        error_class: str | None = None,
+    ) -> None:
+        self._rest.call(
+            "release_embeddings",
+            {
+                **_ids_and_leases(jobs),
+                "retry_in": _interval(retry_in),
+                "reason": reason,
+                "class": error_class,
+            },
+        )
+
+    def seen(
+        self,
+        scope: Scope,
+        state: WorkerState,
+        completed: int,
+        failed: int,
+        usage: Sequence[Usage] = (),
+    ) -> None:
+        self._rest.call(
+            "embedding_worker_seen",
+            {
+                "worker": scope.worker,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "state": state,
+                "completed": completed,
+                "failed": failed,
+                "usage": [asdict(of_model) for of_model in usage],
+            },
+        )
+
+    def gone(self, scope: Scope) -> None:
+        self._rest.call("embedding_worker_gone", {"worker": scope.worker})
+
+    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+        self._rest.call(
+            "embedding_provider_seen", {"provider": provider, "trouble": trouble, "hint": hint}
+        )
+
+    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
+        found = self._rest.call(
+            "cached_embeddings",
+            {"model": model, "dimensions": dimensions, "hashes": _bytea_array(hashes)},
+        )
+        return {
+            _bytes(row["content_hash"]): (
+                np.array(json.loads(row["vector"]), dtype=np.float32),
+                row["tokens"],
+            )
+            for row in found
+        }
+
+    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
+        whole = [completion for completion in completions if completion.truncated_to is None]
+        if not whole:
+            return
+        self._rest.call(
+            "cache_embeddings",
+            {
+                "model": model,
+                **_hashes_and_vectors(whole),
+                "tokens": [completion.tokens for completion in whole],
+                "cap_mb": cap_mb,
+            },
+        )
+
+    def _read(self, row_class: type[Row], relation: str, *order: str) -> list[Row]:
+        """All rows of a table or view, in the order of these columns."""
+        columns = [field.name for field in fields(row_class)]  # type: ignore[arg-type]
+        return _rows(row_class, self._rest.read(relation, columns, order))
+
+    @staticmethod
+    def _halved(size: int, call: Callable[[int], Row]) -> Row:
+        """`call` with `size`, or with less where that takes the database too long."""
+        while True:
+            try:
+                return call(size)
+            except StatementTimeout:
+                if size == 1:
+                    raise
+                size = (size + 1) // 2
+
+
+def _rows(row_class: type[Row], answer: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [
+        row_class(**{name: _READERS.get(name, _as_it_is)(value) for name, value in row.items()})
+        for row in answer
+    ]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _time(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
+
+
+def _number(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
+
+
+# JSON has no times, and servers differ in whether a numeric is a number or a text.
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "oldest_due": _time,
+    "latest_at": _time,
+    "since": _time,
+    "seen_at": _time,
+    "coverage": _number,
+}
+
+
+def _job(row: dict[str, Any]) -> Job:
+    return Job(**row | {"lease": UUID(row["lease"]), "content_hash": _bytes(row["content_hash"])})
+
+
+def _bytes(value: str | Mapping[str, Any]) -> bytes:
+    r"""What came of a bytea: `\x…` of PostgREST, an object of bytes of Supabase Lite."""
+    return bytes.fromhex(value[2:]) if isinstance(value, str) else bytes(value["data"])
+
+
+def _bytea_array(values: Sequence[bytes]) -> str:
+    """As SQL writes it, within a JSON string: every server hands that to Postgres as it is."""
+    return "{" + ",".join(f'"\\\\x{value.hex()}"' for value in values) + "}"
+
+
+def _decimals(vector: npt.NDArray[np.float32]) -> str:
+    return orjson.dumps(
+        np.ascontiguousarray(vector, dtype=np.float32), option=orjson.OPT_SERIALIZE_NUMPY
+    ).decode()
+
+
+def _interval(time: timedelta) -> str:
+    return f"{time.total_seconds()} seconds"
+
+
+def _ids_and_leases(jobs: Sequence[Job]) -> dict[str, Any]:
+    return {"ids": [job.id for job in jobs], "leases": [str(job.lease) for job in jobs]}
+
+
+def _hashes_and_vectors(completions: Sequence[Completion]) -> dict[str, Any]:
+    return {
+        "hashes": _bytea_array([completion.job.content_hash for completion in completions]),
+        "vectors": [_decimals(completion.vector) for completion in completions],
+    }
