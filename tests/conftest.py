@@ -315,8 +315,11 @@ def run_worker(
     )
 
 
-def migrate(url: str) -> None:
-    """Apply all migrations to a database that has none."""
+def migrate(url: str, *before: LiteralString) -> None:
+    """Apply the migrations to a database in which other statements ran before."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in before:
+            connection.execute(statement)
     with PostgresQueue(url, "tests") as queue:
         for migration in migrations():
             queue.apply(migration)

@@ -16,8 +16,6 @@ from psycopg import sql
 from tests.conftest import Database, rows
 from tests.integration.jobs import SCOPE
 from worker.queue import Completion, Job, OperatorQueue, Refusal
-from worker.queue.migrations import migrations
-from worker.queue.postgres import PostgresQueue
 
 Connect = Callable[[], Database]
 
@@ -179,13 +177,3 @@ def acting_as(db: Database, role: LiteralString) -> Iterator[Database]:
         yield db
     finally:
         db.execute("reset role")
-
-
-def migrate(url: str, *before: LiteralString) -> None:
-    """Apply the migrations to a database in which other statements ran before."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        for statement in before:
-            connection.execute(statement)
-    with PostgresQueue(url, "tests") as queue:
-        for migration in migrations():
-            queue.apply(migration)

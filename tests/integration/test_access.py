@@ -10,14 +10,13 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.conftest import Database, Server, Worker, rows, value
+from tests.conftest import Database, Server, Worker, migrate, rows, value
 from tests.integration.tables import (
     Table,
     acting_as,
     create_role,
     embed_all,
     jobs,
-    migrate,
     refusal,
 )
 from worker.queue.postgres import PostgresQueue

@@ -12,8 +12,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from tests.conftest import Database, Server, rows, value
-from tests.integration.tables import Connect, migrate, refusal, vector_of
+from tests.conftest import Database, Server, migrate, rows, value
+from tests.integration.tables import Connect, refusal, vector_of
 from worker.queue import Cached, Completion, Job, JobId, OperatorQueue
 from worker.queue.postgres import PostgresQueue
 

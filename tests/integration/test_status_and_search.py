@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, migrate, rows, value
 from tests.integration.jobs import SCOPE, claim
-from tests.integration.tables import Table, embed, embed_all, migrate, refusal
+from tests.integration.tables import Table, embed, embed_all, refusal
 from worker.queue import Match, OperatorQueue, Target, TargetStatus
 from worker.queue.data_api import DataApiQueue
 from worker.queue.postgres import PostgresQueue

@@ -20,13 +20,14 @@ from tests.conftest import (
     Database,
     Server,
     Worker,
+    migrate,
     rows,
     value,
 )
 from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.runs import MODEL, Runs, unlike_their_text
 from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
-from tests.integration.tables import embed, migrate, refusal
+from tests.integration.tables import embed, refusal
 from tests.openai_server import MAX_TOKENS_PER_TEXT, OpenAIServer, tokens_in, vector_for
 from worker.embedders.local import LocalEmbedder
 from worker.queue.postgres import PostgresQueue

@@ -8,7 +8,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, migrate, rows, value
 from tests.integration.jobs import claim
 from tests.integration.tables import (
     Connect,
@@ -16,7 +16,6 @@ from tests.integration.tables import (
     embed,
     embed_all,
     jobs,
-    migrate,
     parsed,
     refusal,
     vector_of,
