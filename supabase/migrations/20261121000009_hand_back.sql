@@ -109,6 +109,7 @@ $$;
 
 -- Makes jobs pending again, to be embedded even if their text and model have not changed. Each
 -- argument that is given narrows it down; `only_status` null means every status. Returns how many.
+-- Called over the Data API it has a minute: PostgREST takes the timeout from here, not from its role.
 create function public.requeue_embeddings(
     only_status text default 'failed',
     only_table text default null,
@@ -121,6 +122,7 @@ language plpgsql
 security definer
 set search_path = '', pg_temp
 set row_security = off
+set statement_timeout = '1min'
 as $$
 declare
     requeued bigint;

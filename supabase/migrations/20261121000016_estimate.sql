@@ -93,6 +93,7 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 set lock_timeout = '1s'
+set statement_timeout = '1min' -- of a call over the Data API, as in requeue_embeddings
 as $$
 #variable_conflict use_column
 declare
