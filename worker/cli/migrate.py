@@ -1,44 +1,120 @@
-"""`worker migrate`."""
+"""`worker migrate`, and `worker init`: the schema into a database, or into a project's folder."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from worker.cli.console import out, out_table, say
 from worker.cli.session import database, load_settings
-from worker.queue.migrations import migrations
+from worker.queue.migrations import History, Migration, migrations, scheduled, shipped
 from worker.queue.postgres import PostgresQueue
+from worker.queue.project import as_in_project, copy_into
+from worker.settings import Settings, read_environment
+
+PROJECT = "The folder of a Supabase project, which has a folder supabase."
 
 
 def migrate(
     status: Annotated[
         bool, typer.Option("--status", help="Show what is applied, and change nothing.")
     ] = False,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--copy-to",
+            metavar="PATH",
+            help="Copy what is missing in the folder of a Supabase project, and apply nothing.",
+        ),
+    ] = None,
 ) -> None:
     """Apply the migrations, in the history that the Supabase CLI keeps as well."""
+    if copy_to:
+        _copy(copy_to, migrations(), overwrite=False)
+        return
     with database(load_settings()) as queue:
         if status:
-            applied = queue.applied_migrations()
-            out_table(
-                ["version", "name", "applied"],
-                [
-                    (m.version, m.name, "yes" if m.version in applied else "no")
-                    for m in migrations()
-                ],
-            )
+            _print_status(queue.applied_migrations())
             return
         count = apply_migrations(queue)
         queue.check_schema()
     say(f"{count} migrations applied" if count else "nothing to apply: the schema is up to date")
 
 
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help=PROJECT)] = Path(),
+    with_cron: Annotated[
+        bool,
+        typer.Option("--with-cron", help="Also what pg_cron is to do: top up, and clean up."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Overwrite copies that are not as this worker has them."),
+    ] = False,
+) -> None:
+    """Put the migrations and the settings of this worker into the folder of a Supabase project."""
+    _copy(path, [*migrations(), *([scheduled()] if with_cron else [])], overwrite=force)
+    dotenv = path / ".env"
+    added = _add_variables(dotenv)
+    if added:
+        out(str(dotenv))
+    say(f"{added} settings added to {dotenv}, as comments" if added else f"{dotenv} has them all")
+
+
 def apply_migrations(queue: PostgresQueue) -> int:
     """Apply what the history lacks, each in a transaction of its own. Returns how many."""
-    applied = queue.applied_migrations()
-    missing = [migration for migration in migrations() if migration.version not in applied]
-    for migration in missing:
+    history = queue.applied_migrations()
+    missing = [migration for migration in migrations() if not migration.version_in(history)]
+    # under the versions of their copies, by which `supabase db push` knows them in this folder
+    for migration in as_in_project(Path(), missing):
         queue.apply(migration)
         out(f"{migration.version}_{migration.name}")
     return len(missing)
+
+
+def _print_status(history: History) -> None:
+    out_table(
+        ["version", "name", "applied"],
+        [
+            (applied or migration.version, migration.name, "yes" if applied else "no")
+            for migration in migrations()
+            for applied in [migration.version_in(history)]
+        ],
+    )
+
+
+def _copy(project: Path, wanted: Sequence[Migration], overwrite: bool) -> None:
+    copied = copy_into(project, wanted, _history(project), overwrite)
+    for file in copied:
+        out(str(file))
+    say(f"{len(copied)} migrations copied" if copied else "nothing to copy: all are there")
+
+
+def _history(project: Path) -> History:
+    """What the database of a project has applied, if DATABASE_URL tells of one."""
+    url = read_environment(os.environ, project / ".env").get("DATABASE_URL")
+    if not url:
+        return {}
+    with database(Settings.from_mapping({"DATABASE_URL": url})) as queue:
+        return queue.applied_migrations()
+
+
+def _add_variables(dotenv: Path) -> int:
+    """Append to a `.env` each variable that it does not mention, as .env.example has it."""
+    before = dotenv.read_text(encoding="utf-8") if dotenv.exists() else ""
+    example = shipped(".env.example").read_text(encoding="utf-8")
+    mentioned = set(re.findall(r"^[\s#]*(?:export\s+)?(\w+)\s*=", before, re.M))
+    lacking = [
+        entry
+        for entry, variable in re.findall(r"^((?:# .*\n)+# (\w+)=.*\n)", example, re.M)
+        if variable not in mentioned
+    ]
+    if lacking:
+        gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+        dotenv.write_text(before + gap + "\n".join(lacking), encoding="utf-8")
+    return len(lacking)

@@ -131,11 +131,15 @@ class PostgresQueue:
                 "Upgrade the worker: pip install --upgrade embedding-worker.",
             )
 
-    def applied_migrations(self) -> set[str]:
-        """The versions in the history table, which is that of the Supabase CLI."""
+    def applied_migrations(self) -> dict[str, str | None]:
+        """Version and name of each in the history table, which is that of the Supabase CLI."""
         if self._value("select to_regclass('supabase_migrations.schema_migrations') is null"):
-            return set()
-        return set(self._values("select version from supabase_migrations.schema_migrations"))
+            return {}
+        history: dict[str, str | None] = self._value(
+            "select coalesce(jsonb_object_agg(version, name), '{}')"
+            " from supabase_migrations.schema_migrations"
+        )
+        return history
 
     def apply(self, migration: Migration) -> None:
         """Run a migration and enter it into the history: both or neither."""

@@ -1,0 +1,98 @@
+"""The folder of somebody's Supabase project, and the migrations of this worker in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from worker.errors import SettingsError
+from worker.queue.migrations import COPY_PREFIX, History, Migration
+
+MIGRATIONS = Path("supabase/migrations")
+VERSION = "%Y%m%d%H%M%S"
+
+
+def as_in_project(project: Path, wanted: Sequence[Migration]) -> list[Migration]:
+    """The migrations under the versions and names of their copies, where a project has such."""
+    copies = _copies(project)
+    return [
+        replace(migration, version=_version(copies[migration.copy_name]), name=migration.copy_name)
+        if migration.copy_name in copies
+        else migration
+        for migration in wanted
+    ]
+
+
+def copy_into(
+    project: Path, wanted: Sequence[Migration], history: History, overwrite: bool
+) -> list[Path]:
+    """Copy what a project lacks, with versions behind all of its own. Returns the new files.
+
+    What the database of that history has applied keeps the version it has there. A file is known
+    by its name. Raises SettingsError, and copies nothing, if there is one with another content
+    that is not to be overwritten.
+    """
+    if not (project / "supabase").is_dir():
+        raise SettingsError(
+            f"there is no folder supabase in {project}",
+            "Name the folder of your project, or make it one: supabase init",
+        )
+    copies = _copies(project)
+    contents = _new_contents(project, wanted, history, copies)
+    differing = [path for path in contents if path in copies.values()]
+    if differing and not overwrite:
+        raise SettingsError(
+            f"not as this worker has it: {', '.join(str(path) for path in differing)}",
+            "`worker init --force` overwrites it. Databases that have applied it stay as they are.",
+        )
+    for path, sql in contents.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(sql, encoding="utf-8")
+    return list(contents)
+
+
+def _new_contents(
+    project: Path, wanted: Sequence[Migration], history: History, copies: dict[str, Path]
+) -> dict[Path, str]:
+    """What is to be written into which file, so that all that is wanted is there."""
+    folder = project / MIGRATIONS
+    versions = _versions_after([*map(_version, folder.glob("*_*.sql")), *history])
+    contents = {}
+    for migration in wanted:
+        path = copies.get(migration.copy_name)
+        if path is None:
+            version = migration.version_in(history) or next(versions)
+            path = folder / f"{version}_{migration.copy_name}.sql"
+        if not path.exists() or path.read_text(encoding="utf-8") != migration.sql:
+            contents[path] = migration.sql
+    return contents
+
+
+def _copies(project: Path) -> dict[str, Path]:
+    """The files that were copied into a project, by their name behind the version."""
+    found = (project / MIGRATIONS).glob(f"*_{COPY_PREFIX}*.sql")
+    return {path.stem.split("_", 1)[1]: path for path in sorted(found)}
+
+
+def _version(path: Path) -> str:
+    return path.stem.split("_", 1)[0]
+
+
+def _versions_after(known: Sequence[str]) -> Iterator[str]:
+    """Versions as the Supabase CLI makes them: moments from now on, behind all that are known."""
+    newest = max([version for version in known if _is_moment(version)], default="")
+    moment = datetime.now(UTC)
+    if newest > moment.strftime(VERSION):
+        moment = datetime.strptime(newest, VERSION)
+    while True:
+        moment += timedelta(seconds=1)
+        yield moment.strftime(VERSION)
+
+
+def _is_moment(version: str) -> bool:
+    try:
+        return datetime.strptime(version, VERSION).strftime(VERSION) == version
+    except ValueError:
+        return False
