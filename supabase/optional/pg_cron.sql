@@ -9,7 +9,7 @@
 -- are still made by workers; this only puts rows into their queue.
 do $migration$
 begin
-    if to_regprocedure('cron.schedule(text, text, text)') is null then
+    if to_regclass('cron.job') is null then
         raise notice 'pg_cron is not enabled: nothing is scheduled; enable it, then run this file again';
         return;
     end if;

@@ -81,9 +81,10 @@ def _version(path: Path) -> str:
 
 
 def _versions_after(known: Sequence[str]) -> Iterator[str]:
-    """Versions as the Supabase CLI makes them: moments from now on, behind all that are known."""
+    """Versions as the Supabase CLI makes them: moments, behind all that are known."""
     newest = max([version for version in known if _is_moment(version)], default="")
-    moment = datetime.now(UTC)
+    # from the past, so that what `supabase migration new` makes in a moment comes behind them
+    moment = datetime.now(UTC) - timedelta(minutes=1)
     if newest > moment.strftime(VERSION):
         moment = datetime.strptime(newest, VERSION)
     while True:
