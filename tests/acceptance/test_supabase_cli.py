@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,7 @@ from tests.acceptance.conftest import Completed, refused
 from tests.conftest import IN_CI, REPOSITORY, Database, Server, rows, run_worker, value
 from tests.supabase_project import (
     NO_SUPABASE,
+    PARTS,
     make_project,
     over_tcp,
     supabase_cli,
@@ -74,6 +79,13 @@ class Project:
             r"^ *`?(\d*)`? *\| *`?(\d*)`? *\|", self.supabase("migration", "list"), re.M
         )
         return dict(lines)
+
+    def findings(self) -> set[tuple[str, str]]:
+        """What the advisors find, at any level: the name of each, and what it is about."""
+        arguments = ["--type", "all", "--level", "info", "--output-format", "json"]
+        said = self.supabase("db", "advisors", *arguments)
+        found = json.loads(said[said.index("{") : said.rindex("}") + 1])["results"]
+        return {(finding["name"], finding["detail"].split("`")[1]) for finding in found}
 
     def is_all_applied(self) -> bool:
         """Whether the CLI and the worker both say so, and of the same versions."""
@@ -217,6 +229,14 @@ def test_a_watch_that_is_kept_in_git_is_pushed(theirs: Project) -> None:
     assert "up to date" in theirs.supabase("db", "push")
 
 
+def test_what_pg_cron_is_to_do_is_pushed_also_where_it_is_not(theirs: Project) -> None:
+    theirs.worked("init", "--with-cron")
+    assert theirs.copies() == [*OURS, "pg_cron"]
+    theirs.supabase("db", "push")
+    assert theirs.is_all_applied()
+    assert "nothing to copy" in theirs.worker("init", "--with-cron").stderr
+
+
 # -- what is written into a folder
 
 
@@ -286,3 +306,77 @@ def test_an_owner_who_is_no_superuser_pushes_watches_and_embeds(hosted: Project)
     assert value(
         hosted.db, "select has_schema_privilege('embedding_worker', 'extensions', 'usage')"
     )
+
+
+# -- the documentation
+
+DOCUMENTATION = (REPOSITORY / "docs/supabase.md").read_text(encoding="utf-8")
+COMMANDS = [
+    command
+    for block in re.findall(r"^```console\n(.*?)^```", DOCUMENTATION, re.M | re.S)
+    for command in re.findall(r"^\$ ((?:worker|supabase) .*)$", block, re.M)
+]
+
+
+def run_as_written(command: str, project: Project) -> None:
+    programs = [str(PARTS / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=project.folder,
+        env={
+            "PATH": ":".join(programs),
+            "HOME": str(project.folder),
+            "SUPABASE_YES": "true",
+            "SUPABASE_TELEMETRY_DISABLED": "1",
+            "DATABASE_URL": project.url,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+
+
+def test_the_commands_of_the_documentation_work_as_written(opened: Open) -> None:
+    project = opened()
+    project.db.execute("create table docs (id bigint primary key, title text, body text)")
+    for command in COMMANDS:
+        run_as_written(command, project)
+    assert project.is_all_applied()
+    assert value(project.db, "select table_name from embedding_targets") == "docs"
+
+
+# -- the advisors
+
+
+EXPLAINED = {
+    (finding, about)
+    for finding, about in re.findall(r"^\| `(\w+)` \| `(\w+)` \|", DOCUMENTATION, re.M)
+}
+VECTOR_IN_PUBLIC = ("extension_in_public", "vector")
+
+
+def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Project) -> None:
+    this.supabase("db", "push", "--include-seed")
+    assert this.findings() == EXPLAINED - {VECTOR_IN_PUBLIC}
+    this.worked("process", EMBEDDING_CACHE_MB="1")
+    assert {about for _, about in this.findings()} == {
+        "embedding_queue_failed",
+        "embedding_queue_owner",
+        "summaries_session_id",
+    }
+
+
+def test_the_advisors_have_nothing_to_say_of_a_watched_table(hosted: Project) -> None:
+    hosted.db.execute("drop extension vector; create extension vector schema public")
+    hosted.worked("init")
+    hosted.supabase("db", "push")
+    of_the_project = hosted.findings()
+    assert of_the_project == EXPLAINED - {("unused_index", "summaries_session_id")}
+    hosted.worked("watch", *WATCH)
+    hosted.db.execute(
+        "select watch_embeddings('notes', 'id::text', 'other', dimensions => 3,"
+        " on_change => 'clear')"
+    )
+    assert hosted.findings() == of_the_project
