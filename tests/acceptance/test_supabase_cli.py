@@ -186,12 +186,13 @@ def test_copies_are_pushed_and_then_the_worker_finds_nothing_to_do(theirs: Proje
     assert "up to date" in theirs.supabase("db", "push")
 
 
-def test_what_the_worker_applied_first_is_copied_under_the_versions_it_has(
+def test_what_the_worker_applied_before_there_were_copies_is_entered_as_the_copies(
     theirs: Project,
 ) -> None:
     theirs.worked("migrate")
     theirs.worked("init")
     assert theirs.copies() == OURS
+    assert theirs.worked("migrate") == ""
     assert theirs.is_all_applied()
     assert "up to date" in theirs.supabase("db", "push")
 

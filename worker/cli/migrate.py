@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from worker.cli.session import database, load_settings
 from worker.queue.migrations import History, Migration, migrations, scheduled, shipped
 from worker.queue.postgres import PostgresQueue
 from worker.queue.project import as_in_project, copy_into
-from worker.settings import Settings, read_environment
 
 PROJECT = "The folder of a Supabase project, which has a folder supabase."
 
@@ -67,14 +65,22 @@ def init(
 
 
 def apply_migrations(queue: PostgresQueue) -> int:
-    """Apply what the history lacks, each in a transaction of its own. Returns how many."""
+    """Apply what the history lacks, each in a transaction of its own. Returns how many.
+
+    In a project that has copies, the history is to have their versions: then `supabase db push`
+    knows them, whoever applied them.
+    """
     history = queue.applied_migrations()
-    missing = [migration for migration in migrations() if not migration.version_in(history)]
-    # under the versions of their copies, by which `supabase db push` knows them in this folder
-    for migration in as_in_project(Path(), missing):
-        queue.apply(migration)
-        out(f"{migration.version}_{migration.name}")
-    return len(missing)
+    count = 0
+    for ours, copied in zip(migrations(), as_in_project(Path(), migrations()), strict=True):
+        applied = ours.version_in(history)
+        if not applied:
+            queue.apply(copied)
+            out(f"{copied.version}_{copied.name}")
+            count += 1
+        elif copied != ours:
+            queue.reenter(applied, copied)
+    return count
 
 
 def _print_status(history: History) -> None:
@@ -89,19 +95,10 @@ def _print_status(history: History) -> None:
 
 
 def _copy(project: Path, wanted: Sequence[Migration], overwrite: bool) -> None:
-    copied = copy_into(project, wanted, _history(project), overwrite)
+    copied = copy_into(project, wanted, overwrite)
     for file in copied:
         out(str(file))
     say(f"{len(copied)} migrations copied" if copied else "nothing to copy: all are there")
-
-
-def _history(project: Path) -> History:
-    """What the database of a project has applied, if DATABASE_URL tells of one."""
-    url = read_environment(os.environ, project / ".env").get("DATABASE_URL")
-    if not url:
-        return {}
-    with database(Settings.from_mapping({"DATABASE_URL": url})) as queue:
-        return queue.applied_migrations()
 
 
 def _add_variables(dotenv: Path) -> int:

@@ -156,6 +156,17 @@ class PostgresQueue:
                 [migration.version, [migration.sql], migration.name],
             )
 
+    def reenter(self, version: str, migration: Migration) -> None:
+        """What the history has under a version, it has as this migration from now on."""
+        with _translated():
+            self._connection.execute(
+                "with entry as (delete from supabase_migrations.schema_migrations"
+                "                where version = %s and version <> %s returning statements)"
+                " insert into supabase_migrations.schema_migrations (version, statements, name)"
+                " select %s, statements, %s from entry on conflict do nothing",
+                [version, migration.version, migration.version, migration.name],
+            )
+
     def run_script(self, sql: str) -> None:
         """Run the statements of an SQL file, all or none."""
         with _translated():

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from worker.errors import SettingsError
-from worker.queue.migrations import COPY_PREFIX, History, Migration
+from worker.queue.migrations import COPY_PREFIX, Migration
 
 MIGRATIONS = Path("supabase/migrations")
 VERSION = "%Y%m%d%H%M%S"
@@ -25,14 +25,11 @@ def as_in_project(project: Path, wanted: Sequence[Migration]) -> list[Migration]
     ]
 
 
-def copy_into(
-    project: Path, wanted: Sequence[Migration], history: History, overwrite: bool
-) -> list[Path]:
+def copy_into(project: Path, wanted: Sequence[Migration], overwrite: bool) -> list[Path]:
     """Copy what a project lacks, with versions behind all of its own. Returns the new files.
 
-    What the database of that history has applied keeps the version it has there. A file is known
-    by its name. Raises SettingsError, and copies nothing, if there is one with another content
-    that is not to be overwritten.
+    A copy that is there is known by its name. Raises SettingsError, and copies nothing, if one has
+    another content and is not to be overwritten.
     """
     if not (project / "supabase").is_dir():
         raise SettingsError(
@@ -40,7 +37,7 @@ def copy_into(
             "Name the folder of your project, or make it one: supabase init",
         )
     copies = _copies(project)
-    contents = _new_contents(project, wanted, history, copies)
+    contents = _new_contents(project / MIGRATIONS, wanted, copies)
     differing = [path for path in contents if path in copies.values()]
     if differing and not overwrite:
         raise SettingsError(
@@ -54,17 +51,14 @@ def copy_into(
 
 
 def _new_contents(
-    project: Path, wanted: Sequence[Migration], history: History, copies: dict[str, Path]
+    folder: Path, wanted: Sequence[Migration], copies: dict[str, Path]
 ) -> dict[Path, str]:
     """What is to be written into which file, so that all that is wanted is there."""
-    folder = project / MIGRATIONS
-    versions = _versions_after([*map(_version, folder.glob("*_*.sql")), *history])
+    versions = _versions_after([_version(path) for path in folder.glob("*_*.sql")])
     contents = {}
     for migration in wanted:
-        path = copies.get(migration.copy_name)
-        if path is None:
-            version = migration.version_in(history) or next(versions)
-            path = folder / f"{version}_{migration.copy_name}.sql"
+        name = migration.copy_name
+        path = copies.get(name) or folder / f"{next(versions)}_{name}.sql"
         if not path.exists() or path.read_text(encoding="utf-8") != migration.sql:
             contents[path] = migration.sql
     return contents
