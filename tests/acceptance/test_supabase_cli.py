@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 from dotenv import dotenv_values
@@ -18,6 +19,8 @@ from psycopg import sql
 
 from tests.acceptance.conftest import Completed, refused
 from tests.conftest import IN_CI, REPOSITORY, Database, Server, rows, run_worker, value
+from tests.integration.tables import acting_as
+from tests.integration.test_access import ANNA
 from tests.supabase_project import (
     NO_SUPABASE,
     PARTS,
@@ -276,37 +279,64 @@ def test_settings_that_are_there_stay_and_the_others_come_as_comments(tmp_path: 
 # -- an owner who is no superuser
 
 
-@pytest.fixture
-def hosted(theirs: Project) -> Project:
-    """The same, where its owner has what `postgres` has on a hosted project."""
-    db = theirs.db
-    db.execute(
-        "do $$ begin create role landlord_bypassing login createrole bypassrls;"
-        " exception when duplicate_object then null; end $$"
+HOSTED = """
+do $$ begin
+    create role landlady login createrole bypassrls;
+    create role tenant;
+exception when duplicate_object then null; -- roles are those of the whole server
+end $$;
+grant tenant to landlady;
+grant usage on schema auth to landlady;
+grant usage, create on schema public to tenant;
+alter schema public owner to landlady;
+alter schema extensions owner to landlady;
+alter schema supabase_migrations owner to landlady;
+alter table supabase_migrations.schema_migrations owner to landlady;
+"""
+
+
+@pytest.fixture(params=["extensions", "public"])
+def hosted(theirs: Project, request: pytest.FixtureRequest) -> Project:
+    """The same, pushed to as one who has what `postgres` has on a hosted project, with our copies.
+
+    The table `notes` belongs to somebody else.
+    """
+    database = sql.Identifier(theirs.db.info.dbname)
+    theirs.db.execute(HOSTED)
+    theirs.db.execute("alter table notes owner to tenant")
+    theirs.db.execute(sql.SQL("alter database {} owner to landlady").format(database))
+    theirs.db.execute(
+        sql.SQL("drop extension vector; create extension vector schema {}").format(
+            sql.Identifier(request.param)
+        )
     )
-    database = sql.Identifier(db.info.dbname)
-    db.execute(sql.SQL("alter database {} owner to landlord_bypassing").format(database))
-    for schema in ("public", "extensions", "supabase_migrations"):
-        owned = sql.SQL("alter schema {} owner to landlord_bypassing")
-        db.execute(owned.format(sql.Identifier(schema)))
-    db.execute("grant usage on schema auth to landlord_bypassing")
-    db.execute("alter table supabase_migrations.schema_migrations owner to landlord_bypassing")
-    db.execute("alter table notes owner to landlord_bypassing")
-    return Project(theirs.folder, db, re.sub(r"//\w+@", "//landlord_bypassing@", theirs.url))
+    landlady = Project(theirs.folder, theirs.db, re.sub(r"//\w+@", "//landlady@", theirs.url))
+    landlady.worked("init")
+    landlady.supabase("db", "push")
+    return landlady
 
 
 def test_an_owner_who_is_no_superuser_pushes_watches_and_embeds(hosted: Project) -> None:
-    hosted.worked("init")
-    hosted.supabase("db", "push")
     hosted.worked("watch", *WATCH)
     hosted.db.execute("insert into notes values (1, 'a note')")
     hosted.worked("process")
     assert value(hosted.db, "select embedding is not null from notes")
     owners = "select distinct proowner::regrole::text from pg_proc where proname ~ 'embeddings$'"
-    assert rows(hosted.db, owners) == [("landlord_bypassing",)]
-    assert value(
-        hosted.db, "select has_schema_privilege('embedding_worker', 'extensions', 'usage')"
-    )
+    assert rows(hosted.db, owners) == [("landlady",)]
+    assert hosted.is_all_applied()
+
+
+def test_a_signed_in_user_writes_and_sees_the_state_of_their_own_record(hosted: Project) -> None:
+    hosted.worked("watch", *WATCH)
+    hosted.db.execute("grant all on notes to authenticated")
+    hosted.db.execute("insert into notes values (1, 'of somebody else', gen_random_uuid())")
+    hosted.db.execute("select set_config('request.jwt.claim.sub', %s, false)", [ANNA])
+    with acting_as(hosted.db, "authenticated"):
+        hosted.db.execute("insert into notes values (2, 'of Anna', auth.uid())")
+        state: LiteralString = "select record_id, user_id::text, status from embedding_queue"
+        assert rows(hosted.db, state) == [("2", ANNA, "pending")]
+        hosted.worked("process")
+        assert rows(hosted.db, state) == [("2", ANNA, "completed")]
 
 
 # -- the documentation
@@ -356,6 +386,7 @@ EXPLAINED = {
     for finding, about in re.findall(r"^\| `(\w+)` \| `(\w+)` \|", DOCUMENTATION, re.M)
 }
 VECTOR_IN_PUBLIC = ("extension_in_public", "vector")
+SAMPLE_INDEX = ("unused_index", "summaries_session_id")
 
 
 def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Project) -> None:
@@ -370,14 +401,11 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
 
 
 def test_the_advisors_have_nothing_to_say_of_a_watched_table(hosted: Project) -> None:
-    hosted.db.execute("drop extension vector; create extension vector schema public")
-    hosted.worked("init")
-    hosted.supabase("db", "push")
-    of_the_project = hosted.findings()
-    assert of_the_project == EXPLAINED - {("unused_index", "summaries_session_id")}
+    before = hosted.findings()
+    assert before | {VECTOR_IN_PUBLIC, SAMPLE_INDEX} == EXPLAINED
     hosted.worked("watch", *WATCH)
     hosted.db.execute(
         "select watch_embeddings('notes', 'id::text', 'other', dimensions => 3,"
         " on_change => 'clear')"
     )
-    assert hosted.findings() == of_the_project
+    assert hosted.findings() == before
