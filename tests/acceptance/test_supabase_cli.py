@@ -262,6 +262,18 @@ def test_a_folder_that_is_no_project_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "supabase").mkdir()
+    (tmp_path / "supabase/migrations").touch()
+    cause, _ = refused(run_worker("init", cwd=tmp_path, environment={}), 2)
+    assert cause == "supabase/migrations: File exists"
+    (tmp_path / "supabase/migrations").unlink()
+    (tmp_path / ".env").write_bytes("OTHER=größer".encode("latin-1"))
+    result = run_worker("init", str(tmp_path), cwd=tmp_path.parent, environment={})
+    assert "UTF-8" in result.stderr
+    assert result.returncode == 2
+
+
 def test_settings_that_are_there_stay_and_the_others_come_as_comments(tmp_path: Path) -> None:
     (tmp_path / "supabase").mkdir()
     dotenv = tmp_path / ".env"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from worker.cli.console import out, out_table, say
 from worker.cli.session import database, load_settings
+from worker.errors import SettingsError
 from worker.queue.migrations import History, Migration, migrations, scheduled, shipped
 from worker.queue.postgres import PostgresQueue
 from worker.queue.project import as_in_project, copy_into
@@ -56,9 +58,10 @@ def init(
     ] = False,
 ) -> None:
     """Put the migrations and the settings of this worker into the folder of a Supabase project."""
-    _copy(path, [*migrations(), *([scheduled()] if with_cron else [])], overwrite=force)
     dotenv = path / ".env"
-    added = _add_variables(dotenv)
+    _copy(path, [*migrations(), *([scheduled()] if with_cron else [])], overwrite=force)
+    with _of_a_project():
+        added = _add_variables(dotenv)
     if added:
         out(str(dotenv))
     say(f"{added} settings added to {dotenv}, as comments" if added else f"{dotenv} has them all")
@@ -95,10 +98,26 @@ def _print_status(history: History) -> None:
 
 
 def _copy(project: Path, wanted: Sequence[Migration], overwrite: bool) -> None:
-    copied = copy_into(project, wanted, overwrite)
+    with _of_a_project():
+        copied = copy_into(project, wanted, overwrite)
     for file in copied:
         out(str(file))
     say(f"{len(copied)} migrations copied" if copied else "nothing to copy: all are there")
+
+
+@contextmanager
+def _of_a_project() -> Iterator[None]:
+    """What is wrong with somebody's files, as an error of theirs."""
+    try:
+        yield
+    except OSError as problem:
+        raise SettingsError(
+            f"{problem.filename}: {problem.strerror}", "Mend it, then run this again."
+        ) from None
+    except UnicodeDecodeError:
+        raise SettingsError(
+            "a file of this project is not written in UTF-8", "Save .env as UTF-8."
+        ) from None
 
 
 def _add_variables(dotenv: Path) -> int:
