@@ -1,7 +1,7 @@
 -- Why:     sample data, so that semantic search can be tried in plain words before any table of your own
 --          is watched: 33 sessions of a software company (meetings and customer support) and 22 summaries.
--- Creates: public.sessions and public.summaries, an index, row level security, two watches (which add the
---          columns title_embedding and content_embedding, and the triggers), and the rows.
+-- Creates: public.sessions and public.summaries, an index, row level security with a policy each, two watches
+--          (which add the columns title_embedding and content_embedding, and the triggers), and the rows.
 -- Locks:   nothing but these two tables. Row level security and the watches take a brief exclusive lock on
 --          them, the index blocks writes to public.summaries while it is built over a few rows.
 -- Undo:    select public.unwatch_embeddings('summaries', 'content_embedding');
@@ -32,10 +32,26 @@ create table if not exists public.summaries (
 
 create index if not exists summaries_session_id on public.summaries (session_id);
 
--- Tables in `public` can be reached over Supabase's Data API. With row level security and no policy, nobody
--- reads or writes these but their owner and the roles that bypass it (superusers, `service_role`).
+-- Tables in `public` can be reached over Supabase's Data API. With row level security, nobody reads or writes
+-- these but their owner and the roles that bypass it (superusers, `service_role`); and on Supabase a signed-in
+-- user reads their own rows.
 alter table public.sessions enable row level security;
 alter table public.summaries enable row level security;
+
+do $$
+declare
+    sample text;
+begin
+    if to_regrole('authenticated') is null or to_regprocedure('auth.uid()') is null then
+        return; -- not on Supabase
+    end if;
+    foreach sample in array array['sessions', 'summaries'] loop
+        execute format('grant select on public.%I to authenticated', sample);
+        execute format('drop policy if exists owners_read on public.%I', sample);
+        execute format('create policy owners_read on public.%I for select to authenticated '
+                       'using (user_id = (select auth.uid()))', sample);
+    end loop;
+end $$;
 
 -- The watches come before the rows, so that the triggers enqueue the rows as they arrive.
 -- A row that is soft-deleted needs no vector, hence the filter.

@@ -11,6 +11,7 @@ from worker.queue.migrations import migrations
 
 SUPABASE = Path(__file__).parents[2] / "supabase"
 FILES = sorted((SUPABASE / "migrations").iterdir())
+ALL = [*FILES, *(SUPABASE / "optional").iterdir()]
 
 
 def headings(path: Path) -> list[str]:
@@ -21,7 +22,7 @@ def headings(path: Path) -> list[str]:
     return [match[1] for match in found if match]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_a_migration_says_why_what_it_locks_and_how_to_undo_it(path: Path) -> None:
     assert headings(path) == ["Why", "Locks", "Undo"]
 
@@ -33,6 +34,11 @@ def test_the_sample_data_says_so_as_well() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_migration_is_named_as_the_supabase_cli_names_it(path: Path) -> None:
     assert re.fullmatch(r"\d{14}_[a-z0-9_]+\.sql", path.name)
+
+
+def test_the_role_of_workers_is_the_only_one_that_is_made() -> None:
+    made = [re.findall(r"create (?:role|user) (\w+)", path.read_text(), re.I) for path in ALL]
+    assert [role for roles in made for role in roles] == ["embedding_worker"]
 
 
 def test_versions_ascend_and_are_unique() -> None:

@@ -55,6 +55,7 @@ for command in (
     targets.unwatch,
     targets.targets,
     search.search,
+    migrate.init,
     migrate.migrate,
     demo.demo,
 ):

@@ -1,44 +1,136 @@
-"""`worker migrate`."""
+"""`worker migrate`, and `worker init`: the schema into a database, or into a project's folder."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from worker.cli.console import out, out_table, say
 from worker.cli.session import database, load_settings
-from worker.queue.migrations import migrations
+from worker.errors import SettingsError
+from worker.queue.migrations import History, Migration, migrations, scheduled, shipped
 from worker.queue.postgres import PostgresQueue
+from worker.queue.project import as_in_project, copy_into
+
+PROJECT = "The folder of a Supabase project, which has a folder supabase."
 
 
 def migrate(
     status: Annotated[
         bool, typer.Option("--status", help="Show what is applied, and change nothing.")
     ] = False,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--copy-to",
+            metavar="PATH",
+            help="Copy what is missing in the folder of a Supabase project, and apply nothing.",
+        ),
+    ] = None,
 ) -> None:
     """Apply the migrations, in the history that the Supabase CLI keeps as well."""
+    if copy_to:
+        _copy(copy_to, migrations(), overwrite=False)
+        return
     with database(load_settings()) as queue:
         if status:
-            applied = queue.applied_migrations()
-            out_table(
-                ["version", "name", "applied"],
-                [
-                    (m.version, m.name, "yes" if m.version in applied else "no")
-                    for m in migrations()
-                ],
-            )
+            _print_status(queue.applied_migrations())
             return
         count = apply_migrations(queue)
         queue.check_schema()
     say(f"{count} migrations applied" if count else "nothing to apply: the schema is up to date")
 
 
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help=PROJECT)] = Path(),
+    with_cron: Annotated[
+        bool,
+        typer.Option("--with-cron", help="Also what pg_cron is to do: top up, and clean up."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Overwrite copies that are not as this worker has them."),
+    ] = False,
+) -> None:
+    """Put the migrations and the settings of this worker into the folder of a Supabase project."""
+    dotenv = path / ".env"
+    _copy(path, [*migrations(), *([scheduled()] if with_cron else [])], overwrite=force)
+    with _of_a_project():
+        added = _add_variables(dotenv)
+    if added:
+        out(str(dotenv))
+    say(f"{added} settings added to {dotenv}, as comments" if added else f"{dotenv} has them all")
+
+
 def apply_migrations(queue: PostgresQueue) -> int:
-    """Apply what the history lacks, each in a transaction of its own. Returns how many."""
-    applied = queue.applied_migrations()
-    missing = [migration for migration in migrations() if migration.version not in applied]
-    for migration in missing:
-        queue.apply(migration)
-        out(f"{migration.version}_{migration.name}")
-    return len(missing)
+    """Apply what the history lacks, each in a transaction of its own. Returns how many.
+
+    In a project that has copies, the history is to have their versions: then `supabase db push`
+    knows them, whoever applied them.
+    """
+    history = queue.applied_migrations()
+    count = 0
+    for ours, copied in zip(migrations(), as_in_project(Path(), migrations()), strict=True):
+        applied = ours.version_in(history)
+        if not applied:
+            queue.apply(copied)
+            out(f"{copied.version}_{copied.name}")
+            count += 1
+        elif copied != ours:
+            queue.reenter(applied, copied)
+    return count
+
+
+def _print_status(history: History) -> None:
+    out_table(
+        ["version", "name", "applied"],
+        [
+            (applied or migration.version, migration.name, "yes" if applied else "no")
+            for migration in migrations()
+            for applied in [migration.version_in(history)]
+        ],
+    )
+
+
+def _copy(project: Path, wanted: Sequence[Migration], overwrite: bool) -> None:
+    with _of_a_project():
+        copied = copy_into(project, wanted, overwrite)
+    for file in copied:
+        out(str(file))
+    say(f"{len(copied)} migrations copied" if copied else "nothing to copy: all are there")
+
+
+@contextmanager
+def _of_a_project() -> Iterator[None]:
+    """What is wrong with somebody's files, as an error of theirs."""
+    try:
+        yield
+    except OSError as problem:
+        raise SettingsError(
+            f"{problem.filename}: {problem.strerror}", "Mend it, then run this again."
+        ) from None
+    except UnicodeDecodeError:
+        raise SettingsError(
+            "a file of this project is not written in UTF-8", "Save .env as UTF-8."
+        ) from None
+
+
+def _add_variables(dotenv: Path) -> int:
+    """Append to a `.env` each variable that it does not mention, as .env.example has it."""
+    before = dotenv.read_text(encoding="utf-8") if dotenv.exists() else ""
+    example = shipped(".env.example").read_text(encoding="utf-8")
+    mentioned = set(re.findall(r"^[\s#]*(?:export\s+)?(\w+)\s*=", before, re.M))
+    lacking = [
+        entry
+        for entry, variable in re.findall(r"^((?:# .*\n)+# (\w+)=.*\n)", example, re.M)
+        if variable not in mentioned
+    ]
+    if lacking:
+        gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+        dotenv.write_text(before + gap + "\n".join(lacking), encoding="utf-8")
+    return len(lacking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from worker.errors import SchemaError
 
 SCHEMA_VERSION = 1
 """What `embedding_schema_version()` must answer. Raised with any change that old workers notice."""
+
+COPY_PREFIX = "embedding_worker_"
+"""Begins the names of copies: a project may well have a migration `search` of its own."""
+
+History = Mapping[str, str | None]
+"""The version of each migration that a database has applied, with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +26,32 @@ class Migration:
     name: str
     sql: str
 
+    @property
+    def copy_name(self) -> str:
+        """What it is called, behind its version, where it was copied into a project."""
+        return COPY_PREFIX + self.name
+
+    def version_in(self, history: History) -> str | None:
+        """The version under which a database has it, also as a copy of some project."""
+        copies = (version for version, name in history.items() if name == self.copy_name)
+        return self.version if self.version in history else next(copies, None)
+
 
 def migrations() -> list[Migration]:
     """All migrations, in the order in which they are applied."""
-    found = []
-    for path in sorted((_supabase_folder() / "migrations").glob("*_*.sql")):
-        version, name = path.stem.split("_", 1)
-        found.append(Migration(version, name, path.read_text(encoding="utf-8")))
-    return found
+    return [_migration(path) for path in sorted(shipped("supabase/migrations").glob("*_*.sql"))]
+
+
+def scheduled() -> Migration:
+    """What pg_cron is to do by itself: applied only where somebody asks for it."""
+    return Migration(
+        "", "pg_cron", shipped("supabase/optional/pg_cron.sql").read_text(encoding="utf-8")
+    )
 
 
 def seed() -> str:
     """The sample tables with their text, and their watches."""
-    return (_supabase_folder() / "seed.sql").read_text(encoding="utf-8")
+    return shipped("supabase/seed.sql").read_text(encoding="utf-8")
 
 
 def check_version(version: int | None) -> None:
@@ -55,8 +75,13 @@ def check_version(version: int | None) -> None:
         )
 
 
-def _supabase_folder() -> Path:
-    """`supabase/` as the wheel carries it, or as it lies in a checkout."""
+def shipped(name: str) -> Path:
+    """A file or folder as the wheel carries it, or as it lies in a checkout."""
     package = Path(__file__).parents[1]
-    shipped = package / "supabase"
-    return shipped if shipped.is_dir() else package.parent / "supabase"
+    carried = package / name
+    return carried if carried.exists() else package.parent / name
+
+
+def _migration(path: Path) -> Migration:
+    version, name = path.stem.split("_", 1)
+    return Migration(version, name, path.read_text(encoding="utf-8"))

@@ -119,11 +119,15 @@ class PostgresQueue:
         )
         check_version(self._value("select public.embedding_schema_version()") if exists else None)
 
-    def applied_migrations(self) -> set[str]:
-        """The versions in the history table, which is that of the Supabase CLI."""
+    def applied_migrations(self) -> dict[str, str | None]:
+        """Version and name of each in the history table, which is that of the Supabase CLI."""
         if self._value("select to_regclass('supabase_migrations.schema_migrations') is null"):
-            return set()
-        return set(self._values("select version from supabase_migrations.schema_migrations"))
+            return {}
+        history: dict[str, str | None] = self._value(
+            "select coalesce(jsonb_object_agg(version, name), '{}')"
+            " from supabase_migrations.schema_migrations"
+        )
+        return history
 
     def apply(self, migration: Migration) -> None:
         """Run a migration and enter it into the history: both or neither."""
@@ -138,6 +142,17 @@ class PostgresQueue:
                 "insert into supabase_migrations.schema_migrations (version, statements, name)"
                 " values (%s, %s, %s)",
                 [migration.version, [migration.sql], migration.name],
+            )
+
+    def reenter(self, version: str, migration: Migration) -> None:
+        """What the history has under a version, it has as this migration from now on."""
+        with _translated():
+            self._connection.execute(
+                "with entry as (delete from supabase_migrations.schema_migrations"
+                "                where version = %s and version <> %s returning statements)"
+                " insert into supabase_migrations.schema_migrations (version, statements, name)"
+                " select %s, statements, %s from entry on conflict do nothing",
+                [version, migration.version, migration.version, migration.name],
             )
 
     def run_script(self, sql: str) -> None:
