@@ -11,8 +11,10 @@ from threading import Event
 
 import pytest
 
-from tests.conftest import REPOSITORY, Database, rows
+from tests.conftest import REPOSITORY, Database, Server, rows
+from tests.integration.tables import migrate
 from tests.openai_server import Answer, OpenAIServer
+from tests.supabase_project import Project, data_api, make_project
 
 MODEL = "openai:text-embedding-3-small"
 WIDTH = 8
@@ -35,6 +37,16 @@ def with_openai(openai: OpenAIServer) -> dict[str, str]:
         "OPENAI_API_KEY": openai.api_key,
         "OPENAI_BASE_URL": openai.base_url,
     }
+
+
+@pytest.fixture
+def project(server: Server, empty_database: str) -> Iterator[Project]:
+    """A migrated project of Supabase, with its Data API, over the database of `empty_db`."""
+    url = server.direct_url_of(empty_database)
+    make_project(url)
+    migrate(url)
+    with data_api(url) as project:
+        yield project
 
 
 @pytest.fixture
