@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from supabase import create_client
+from supabase.lib.client_options import SyncClientOptions
 
 from tests.acceptance.conftest import MODEL, WIDTH, fill, statuses
 from tests.conftest import IN_CI, REPOSITORY, Database, rows
@@ -67,15 +69,19 @@ def notes(project: Project, empty_db: Database) -> Database:
     return empty_db
 
 
+@pytest.fixture(scope="module")
+def edge_function(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Edge Function as JavaScript, with its call, and with what it has from Deno."""
+    return HERE + compiled(EDGE_FUNCTION, tmp_path_factory.mktemp("edge")) + CALL
+
+
 @pytest.fixture
-def embed(project: Project, openai: OpenAIServer, tmp_path: Path) -> Embed:
+def embed(edge_function: str, project: Project, openai: OpenAIServer, tmp_path: Path) -> Embed:
     """Calls the Edge Function of the project, as it calls OpenAI. Gives its status and its body."""
-    # The imports of a module come before all else that it says.
-    module = HERE + compiled(EDGE_FUNCTION, tmp_path)
 
     def embed(caller: str = project.secret_key) -> tuple[int, str]:
         said = run_javascript(
-            module + CALL,
+            edge_function,
             tmp_path,
             SUPABASE_URL=project.url,
             SUPABASE_SECRET_KEYS=json.dumps({"default": project.secret_key}),
@@ -252,18 +258,19 @@ def test_a_signed_in_user_searches_their_own_rows_by_supabase_js(
     assert json.loads(said) == [{"id": 2, "content": "of anna", "similarity": 1}]
 
 
-@pytest.mark.filterwarnings("ignore:The '.*' parameter is deprecated:DeprecationWarning")
 def test_the_service_searches_all_rows_by_supabase_py(project: Project, notes: Database) -> None:
     [snippet] = snippets("python", "match_notes")
     fill(notes, 3)
     notes.execute("update notes set embedding = '[1,1,0,0,0,0,0,0]' where id < 3")
     notes.execute("update notes set embedding = '[0,1,0,0,0,0,0,0]' where id = 3")
-    names: dict[str, Any] = {
-        "supabase": create_client(project.url, project.secret_key),
-        "json": json,
-        "embedding": [1.0, *[0.0] * 7],
-    }
-    exec(snippet, names)
+    with httpx.Client() as http:  # which the client would open itself, and leave open
+        options = SyncClientOptions(httpx_client=http)
+        names: dict[str, Any] = {
+            "supabase": create_client(project.url, project.secret_key, options),
+            "json": json,
+            "embedding": [1.0, *[0.0] * 7],
+        }
+        exec(snippet, names)
     found = names["found"].data
     assert sorted((row["id"], row["content"]) for row in found) == [
         (1, "note number 1"),

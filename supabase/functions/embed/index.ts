@@ -46,7 +46,7 @@ Deno.serve(async (request) => {
   const claim = { worker: `edge-${crypto.randomUUID()}`, except_targets: others.data.map((target): number => target.id),
                   default_model: env("EMBEDDING_MODEL", "openai:text-embedding-3-small") };
   const summary = { claimed: 0, troubles: [] as string[] };
-  for (let batch = 0; batch < 10; batch++) { // more do not fit into the processor time of a function
+  for (let batch = 0; batch < 5; batch++) { // more do not fit into the processor time of a function
     const { data: taken } = await database.rpc("claim_embeddings", claim).throwOnError();
     if (taken.length === 0) break;
     const jobs: Job[] = taken.filter((job: Job) => job.status === "processing");
