@@ -245,6 +245,13 @@ def project(empty_project: str) -> Iterator[Project]:
 
 
 @pytest.fixture
+def owner(project: Project) -> Iterator[Database]:
+    """A connection to the database of the project as its owner, in autocommit."""
+    with psycopg.connect(project.database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
 def connect(server: Server, database: str) -> Iterator[Callable[[], Database]]:
     """Opens a further connection, in autocommit, each time it is called."""
     opened: list[Database] = []

@@ -422,6 +422,9 @@ end $$;
 -- changes, its records become pending, and those whose text and model turn out the same complete
 -- without a call to the model. So they do where a problem had set the target aside. Says in one
 -- sentence what is wrong, and then changes nothing.
+--
+-- `match_function` true writes a function `match_<table>` for apps, false takes it away; without it
+-- one that is there is kept in step.
 create function public.watch_embeddings(
     relation regclass,
     source text,
@@ -432,7 +435,8 @@ create function public.watch_embeddings(
     priority smallint default 0,
     debounce interval default '0',
     on_change text default 'keep',
-    on_too_long text default 'fail'
+    on_too_long text default 'fail',
+    match_function boolean default null
 )
 returns public.embedding_targets
 language plpgsql
@@ -510,6 +514,7 @@ begin
 
     perform public.embedding_make_trigger_function(watched);
     perform public.embedding_make_triggers(watched, columns_read);
+    perform public.embedding_keep_match_function(watched, match_function);
     if (before.source, before.filter, before.model, before.record_match_sql, before.problem)
        is distinct from (watched.source, watched.filter, watched.model, watched.record_match_sql, watched.problem)
     then
@@ -525,8 +530,8 @@ begin
     return watched;
 end $$;
 
--- Stops keeping the column in step: its triggers and its queue go, its vectors stay. Also serves
--- after the table itself was dropped or renamed, by the name it was watched under. True if it was
+-- Stops keeping the column in step: its triggers, its match function and its queue go, its vectors
+-- stay. Also serves after the table itself was dropped or renamed, by the name it was watched under. True if it was
 -- watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
 returns boolean
@@ -547,6 +552,7 @@ begin
     end if;
     -- with the triggers that call it, wherever their table is now
     execute format('drop function if exists public.embedding_trigger_%s() cascade', target.id);
+    perform public.embedding_keep_match_function(target, false);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;
 end $$;

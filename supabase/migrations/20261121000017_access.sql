@@ -47,7 +47,8 @@ declare
         'embedding_count_usage', 'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
         'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
-        'search_embeddings', 'embedding_schema_version'];
+        'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
+        'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
         'function public.claim_embeddings, public.complete_embeddings, public.extend_embeddings, '

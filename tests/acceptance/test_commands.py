@@ -338,7 +338,7 @@ WATCHES = [
         "--create-column",
     ],
     ["app.docs", "--source", "body", "--column", "vector", "--create-column"],
-    ["UPPER", "--source", "body", "--column", "vector", "--create-column"],
+    ["UPPER", "--source", "body", "--column", "vector", "--create-column", "--match-function"],
 ]
 
 
@@ -360,7 +360,8 @@ def test_the_sql_of_watch_runs_as_a_migration_and_equals_running_watch(
         return rows(
             posts,
             "select to_jsonb(target) - 'id' - 'created_at' - 'updated_at',"
-            " (select count(*) from pg_trigger where tgrelid = target.relation::regclass)"
+            " (select count(*) from pg_trigger where tgrelid = target.relation::regclass),"
+            " (select count(*) from embedding_match_functions())"
             " from embedding_targets as target",
         )
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from tests.acceptance.conftest import refused
-from tests.conftest import Database, rows, run_worker
-from tests.supabase_project import Project
+from tests.conftest import IN_CI, Database, rows, run_worker
+from tests.supabase_project import NO_SUPABASE, Project, supabase_is_here
+
+pytestmark = pytest.mark.skipif(not supabase_is_here() and not IN_CI, reason=NO_SUPABASE)
 
 Completed = subprocess.CompletedProcess[str]
 Api = Callable[..., Completed]
-
-
-@pytest.fixture
-def owner(project: Project) -> Iterator[Database]:
-    with psycopg.connect(project.database_url, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -52,6 +52,13 @@ def watch(
             " (default: a text that is too long fails).",
         ),
     ] = False,
+    match_function: Annotated[
+        bool,
+        typer.Option(
+            "--match-function",
+            help="Write a function match_TABLE by which apps search the column.",
+        ),
+    ] = False,
     sql: Annotated[
         bool, typer.Option("--sql", help="Print a migration to commit, and change nothing.")
     ] = False,
@@ -62,7 +69,7 @@ def watch(
         check_model(model)
     dimensions = _width(model or settings.embedding_model, settings) if create_column else None
     if sql:
-        options = _options(model, filter_sql, dimensions, truncate)
+        options = _options(model, filter_sql, dimensions, truncate, match_function)
         out(_migration(table, ", ".join(source), column, options))
         return
     with owner_of(settings) as queue:
@@ -74,6 +81,7 @@ def watch(
             filter=filter_sql,
             dimensions=dimensions,
             truncate=truncate,
+            match_function=match_function or None,
         )
     out(f"Watching: {name_of(target)} <- {target.source}")
     say("hint: rows that are there already: `worker backfill`, then `worker process`")
@@ -88,12 +96,17 @@ def _width(model: str, settings: Settings) -> int:
 
 
 def _options(
-    model: str | None, filter_sql: str | None, dimensions: int | None, truncate: bool
+    model: str | None,
+    filter_sql: str | None,
+    dimensions: int | None,
+    truncate: bool,
+    match_function: bool,
 ) -> list[str]:
     options = [f"model => {_literal(model)}"] if model else []
     options += [f"filter => {_literal(filter_sql)}"] if filter_sql else []
     options += [f"dimensions => {dimensions}"] if dimensions else []
     options += ["on_too_long => 'truncate'"] if truncate else []
+    options += ["match_function => true"] if match_function else []
     return options
 
 

@@ -213,13 +213,14 @@ class PostgresQueue:
         filter: str | None = None,
         dimensions: int | None = None,
         truncate: bool = False,
+        match_function: bool | None = None,
     ) -> Target:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
         return self._rows(
             Target,
             "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
             " problem from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
-            " filter => %s, dimensions => %s, on_too_long => %s)",
+            " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s)",
             [
                 self.relation(table),
                 source,
@@ -228,6 +229,7 @@ class PostgresQueue:
                 filter,
                 dimensions,
                 "truncate" if truncate else "fail",
+                match_function,
             ],
         )[0]
 
