@@ -25,6 +25,7 @@ from tests.integration.test_access import ANNA
 from tests.supabase_project import (
     NO_SUPABASE,
     PARTS,
+    data_api,
     over_tcp,
     supabase_cli,
     supabase_is_here,
@@ -354,14 +355,18 @@ def test_a_signed_in_user_writes_and_sees_the_state_of_their_own_record(hosted: 
 # -- the documentation
 
 DOCUMENTATION = (REPOSITORY / "docs/supabase.md").read_text(encoding="utf-8")
-COMMANDS = [
-    command
-    for block in re.findall(r"^```console\n(.*?)^```", DOCUMENTATION, re.M | re.S)
-    for command in re.findall(r"^\$ ((?:worker|supabase) .*)$", block, re.M)
-]
+WITH_THE_CLI, OVER_THE_DATA_API = DOCUMENTATION.split("\n## Over the Data API\n")
 
 
-def run_as_written(command: str, project: Project) -> None:
+def commands_in(text: str) -> list[str]:
+    return [
+        command
+        for block in re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
+        for command in re.findall(r"^\$ ((?:worker|supabase) .*)$", block, re.M)
+    ]
+
+
+def run_as_written(command: str, project: Project, **environment: str) -> str:
     programs = [str(PARTS / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
@@ -371,7 +376,7 @@ def run_as_written(command: str, project: Project) -> None:
             "HOME": str(project.folder),
             "SUPABASE_YES": "true",
             "SUPABASE_TELEMETRY_DISABLED": "1",
-            "DATABASE_URL": project.url,
+            **environment,
         },
         capture_output=True,
         text=True,
@@ -379,15 +384,34 @@ def run_as_written(command: str, project: Project) -> None:
         check=False,
     )
     assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+    return result.stdout
 
 
-def test_the_commands_of_the_documentation_work_as_written(opened: Open) -> None:
+def test_the_documentation_leads_from_an_empty_project_to_a_search(
+    opened: Open, empty_project: str
+) -> None:
     project = opened()
     project.db.execute("create table docs (id bigint primary key, title text, body text)")
-    for command in COMMANDS:
-        run_as_written(command, project)
+    project.db.execute(
+        "insert into docs values (1, 'Opening hours', 'We are there from nine to five.'),"
+        " (2, 'Refunds', 'Send it back, and you are paid back what it cost.')"
+    )
+    for command in commands_in(WITH_THE_CLI):
+        run_as_written(command, project, DATABASE_URL=project.url)
     assert project.is_all_applied()
     assert value(project.db, "select table_name from embedding_targets") == "docs"
+
+    with data_api(empty_project) as api, (project.folder / ".env").open("a") as settings:
+        settings.write(f"SUPABASE_URL={api.url}\nSUPABASE_SERVICE_ROLE_KEY={api.secret_key}\n")
+        settings.flush()
+        said = [run_as_written(command, project) for command in commands_in(OVER_THE_DATA_API)]
+    assert "nothing is wrong" in said[0]
+    assert "Refunds" in said[-1].splitlines()[0]  # the nearest
+
+
+def test_the_settings_it_names_are_those_of_the_worker() -> None:
+    named = set(re.findall(r"^([A-Z_]+)=", OVER_THE_DATA_API, re.M))
+    assert named == {"SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"} <= Settings.variables()
 
 
 # -- the advisors

@@ -6,8 +6,8 @@ from typing import Any, LiteralString
 
 import pytest
 
-from tests.conftest import Database, rows, value
-from tests.integration.tables import Table, acting_as, create_role, migrate, refusal
+from tests.conftest import Database, migrate, rows, value
+from tests.integration.tables import Table, acting_as, create_role, refusal
 from worker.queue.postgres import PostgresQueue
 
 NEAR: LiteralString = "select * from match_docs('[1,0,0]')"

@@ -16,7 +16,8 @@ MODULES = sorted(WORKER.rglob("*.py"))
 MAY_IMPORT = {
     "__init__": set[str](),
     "__main__": {"cli"},
-    "cli": {"engine", "queue", "embedders", "settings", "errors"},
+    "cli": {"doctor", "engine", "queue", "embedders", "settings", "errors"},
+    "doctor": {"queue", "embedders", "settings", "errors"},
     "engine": {"queue", "embedders", "settings", "errors"},
     "queue": {"settings", "errors"},
     "embedders": {"settings", "errors"},

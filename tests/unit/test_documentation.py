@@ -158,6 +158,22 @@ def test_every_error_is_in_the_tree() -> None:
     assert all(error.__name__ in str(errors.__doc__) for error in error_classes())
 
 
+# The checks of the doctor
+
+
+def test_the_table_of_the_doctors_checks_is_complete() -> None:
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (REPOSITORY / "worker/doctor").glob("*.py")
+    )
+    made = re.findall(r'Finding\(\s*"(\w+)",\s*"(\w+)"', source)
+    documented = {
+        (level, check)
+        for check, levels, _ in table(CLI, "check", "level", "when")
+        for level in levels.split(", ")
+    }
+    assert set(made) == documented
+
+
 # The models, and how they fail
 
 

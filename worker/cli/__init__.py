@@ -10,7 +10,7 @@ from functools import wraps
 
 import typer
 
-from worker.cli import demo, migrate, process, queue, search, targets
+from worker.cli import demo, doctor, migrate, process, queue, search, targets
 from worker.cli.console import report
 from worker.errors import WorkerError
 
@@ -55,6 +55,7 @@ for command in (
     targets.unwatch,
     targets.targets,
     search.search,
+    doctor.doctor,
     migrate.init,
     migrate.migrate,
     demo.demo,

@@ -69,8 +69,16 @@ def queue_of(settings: Settings) -> Iterator[OperatorQueue]:
 
     Raises SchemaError if it does not fit this worker.
     """
+    with unchecked_queue_of(settings) as queue:
+        queue.check_schema()
+        yield queue
+
+
+@contextmanager
+def unchecked_queue_of(settings: Settings) -> Iterator[OperatorQueue]:
+    """The same, whatever its schema."""
     if not settings.uses_data_api:
-        with owner_of(settings) as queue:
+        with database(settings) as queue:
             yield queue
         return
     from worker.queue.data_api import DataApiQueue  # its packages take a second to import
@@ -80,7 +88,6 @@ def queue_of(settings: Settings) -> Iterator[OperatorQueue]:
     with DataApiQueue(
         settings.supabase_url, settings.supabase_service_role_key, _worker_name()
     ) as api:
-        api.check_schema()
         yield api
 
 

@@ -19,6 +19,7 @@ Ticket = tuple[JobId, UUID]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "locked", "set_aside", "unwritable"]
 WorkerState = Literal["working", "stopping"]
+Level = Literal["ok", "note", "warning", "problem"]
 Cached = dict[bytes, tuple[npt.NDArray[np.float32], int | None]]
 """By the hash of a text: its vector, and the number of tokens that took if it is known."""
 
@@ -188,6 +189,31 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. `cure` is None where there is nothing to do."""
+
+    level: Level
+    check: str
+    subject: str
+    cause: str
+    cure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who a connection is to the database.
+
+    `may_work`: whether it may claim jobs; None where nobody can. `finds_vector`: whether the type
+    is found without its schema; None where there is no such type.
+    """
+
+    role: str
+    server_version: str
+    may_work: bool | None
+    finds_vector: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """A row found by a search. Distance by cosine: 0 the same direction, 2 the opposite.
 
@@ -326,6 +352,18 @@ class OperatorQueue(Queue, Protocol):
 
     def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
         """The rows nearest to `vector`, nearest first."""
+
+    def check_schema(self) -> None:
+        """Raise SchemaError unless the SQL API is there and of this worker's version."""
+
+    def diagnose(self) -> list[Finding]:
+        """What the database finds wrong with itself and its columns."""
+
+    def session(self) -> Session | None:
+        """Who we are to the database. None: there is no connection to it."""
+
+    def clock(self) -> datetime:
+        """The time of the database, or of what answers for it."""
 
 
 def watched_by(targets: Sequence[Target], table: str | None, column: str | None) -> list[Target]:

@@ -32,6 +32,7 @@ from worker.queue import (
     Completion,
     Estimate,
     Failure,
+    Finding,
     Job,
     JobId,
     Match,
@@ -70,7 +71,6 @@ class DataApiQueue:
         self._rest.close()
 
     def check_schema(self) -> None:
-        """Raise SchemaError unless the SQL API is there and of this worker's version."""
         check_version(int(self._rest.call("embedding_schema_version", {})))
 
     # -- the operator's side: the OperatorQueue protocol
@@ -181,6 +181,19 @@ class DataApiQueue:
                 },
             ),
         )
+
+    def diagnose(self) -> list[Finding]:
+        return [
+            Finding(check=row.pop("check_name"), **row)
+            for row in self._rest.call("diagnose_embeddings", {})
+        ]
+
+    def session(self) -> None:
+        return None
+
+    def clock(self) -> datetime:
+        self._rest.call("embedding_schema_version", {})
+        return self._rest.answered_at
 
     # -- the worker's side: the Queue protocol
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
@@ -32,12 +32,14 @@ from worker.queue import (
     Completion,
     Estimate,
     Failure,
+    Finding,
     Job,
     JobId,
     Match,
     ProviderTrouble,
     Refusal,
     Scope,
+    Session,
     Target,
     TargetStatus,
     Ticket,
@@ -113,7 +115,6 @@ class PostgresQueue:
     # -- the schema
 
     def check_schema(self) -> None:
-        """Raise SchemaError unless the SQL API is there and of this worker's version."""
         exists = self._value(
             "select to_regprocedure('public.embedding_schema_version()') is not null"
         )
@@ -315,6 +316,28 @@ class PostgresQueue:
             "select record_id, content, distance from public.search_embeddings(%s, %s, %s, %s)",
             [target.table_name, target.embedding_column, vector, limit],
         )
+
+    def diagnose(self) -> list[Finding]:
+        return self._rows(
+            Finding,
+            "select level, check_name as check, subject, cause, cure"
+            " from public.diagnose_embeddings()",
+        )
+
+    def session(self) -> Session | None:
+        return self._rows(
+            Session,
+            "select current_user::text as role,"
+            " current_setting('server_version') as server_version,"
+            " has_function_privilege(to_regproc('public.claim_embeddings')::oid, 'execute')"
+            "  as may_work,"
+            " (select extnamespace::regnamespace::name = any (current_schemas(true))"
+            "    from pg_catalog.pg_extension where extname = 'vector') as finds_vector",
+        )[0]
+
+    def clock(self) -> datetime:
+        now: datetime = self._value("select clock_timestamp()")
+        return now
 
     # -- the worker's side: the Queue protocol
 

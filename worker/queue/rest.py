@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -57,10 +59,12 @@ class Rest:
     def __init__(self, url: str, key: str, application_name: str) -> None:
         """Nothing is sent yet."""
         self._status = 0  # of the last answer: the exceptions of supabase-py do not tell it
+        self.answered_at = datetime.min.replace(tzinfo=UTC)
+        """When the last answer was sent, by the clock of the server, to the second."""
         self._http = httpx.Client(
             http2=True,
             timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
-            event_hooks={"response": [self._note_status]},
+            event_hooks={"response": [self._note]},
         )
         self._client: Client = create_client(
             url,
@@ -87,8 +91,10 @@ class Rest:
             query = query.order(column)
         return self._answer(query.retry(False))
 
-    def _note_status(self, response: httpx.Response) -> None:
+    def _note(self, response: httpx.Response) -> None:
         self._status = response.status_code
+        if date := response.headers.get("date"):
+            self.answered_at = parsedate_to_datetime(date)
 
     def _answer(self, request: Any) -> Any:
         try:

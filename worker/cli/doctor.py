@@ -1,0 +1,32 @@
+"""`worker doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from worker.cli.console import out, out_json
+from worker.cli.process import AsJson
+from worker.cli.session import load_settings, unchecked_queue_of
+from worker.doctor import examine
+from worker.queue import Finding
+
+
+def doctor(as_json: AsJson = False) -> int:
+    """Look for what goes wrong in practice, and say cause and cure of it."""
+    settings = load_settings()
+    findings = list(examine(settings, lambda: unchecked_queue_of(settings)))
+    healthy = all(finding.level != "problem" for finding in findings)
+    if as_json:
+        out_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
+    else:
+        _print(findings, healthy)
+    return int(not healthy)
+
+
+def _print(findings: list[Finding], healthy: bool) -> None:
+    for finding in findings:
+        out(f"{finding.level}: {finding.subject}: {finding.cause}")
+        if finding.cure:
+            out(f"  hint: {finding.cure}")
+    problems = sum(finding.level == "problem" for finding in findings)
+    out("nothing is wrong" if healthy else f"{problems} of it must be mended")

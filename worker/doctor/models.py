@@ -1,0 +1,46 @@
+"""Whether the models that the columns want can be asked, with the keys that are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+from worker.embedders import open_embedder
+from worker.errors import ProviderError, ProviderRefused, SettingsError
+from worker.queue import Finding, Target
+from worker.settings import Settings
+
+PROBE = "a"  # a text of one token: what it costs is not worth mentioning
+
+
+def findings_of_models(targets: Sequence[Target], settings: Settings) -> Iterator[Finding]:
+    """Ask each model once a width, for the vector of one letter. Without targets, the default."""
+    wanted = {
+        (target.model or settings.embedding_model, target.dimensions)
+        for target in targets
+        if target.enabled
+    } or {(settings.embedding_model, None)}
+    for model, dimensions in sorted(wanted, key=str):
+        yield _asked(model, dimensions, settings)
+
+
+def _asked(model: str, dimensions: int | None, settings: Settings) -> Finding:
+    try:
+        with closing(open_embedder(model, dimensions, settings)) as embedder:
+            embedder.introduce()
+            width = len(embedder.embed([PROBE]).vectors[0])
+    except SettingsError as problem:
+        return Finding("problem", "model_setting", model, problem.cause, problem.hint)
+    except ProviderRefused as problem:
+        return Finding("problem", "model_refused", model, problem.cause, problem.hint)
+    except ProviderError as problem:
+        return Finding("warning", "model_unreachable", model, problem.cause, problem.hint)
+    if dimensions not in (None, width):
+        return Finding(
+            "problem",
+            "model_width",
+            model,
+            f"it gives {width} dimensions, but a column that wants it holds {dimensions}",
+            f"Watch a column of {width} dimensions, or another model.",
+        )
+    return Finding("ok", "model", model, f"it answers, with {width} dimensions", None)
