@@ -174,6 +174,18 @@ def test_the_table_of_the_doctors_checks_is_complete() -> None:
     assert set(made) == documented
 
 
+def test_the_table_of_the_checks_of_the_database_is_complete() -> None:
+    [file] = (REPOSITORY / "supabase/migrations").glob("*_doctor.sql")
+    made = re.findall(
+        r"select (?:'(\w+)'|case .*? then '(\w+)' else '(\w+)' end), '(\w+)'",
+        file.read_text(encoding="utf-8"),
+    )
+    found = [(check, ", ".join(filter(None, levels))) for *levels, check in made]
+    documentation = (REPOSITORY / "docs/sql-api.md").read_text(encoding="utf-8")
+    rows = table(documentation, "check", "level", "when")
+    assert sorted(found) == sorted((check, level) for check, level, _ in rows)
+
+
 # The models, and how they fail
 
 

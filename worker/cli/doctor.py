@@ -29,4 +29,4 @@ def _print(findings: list[Finding], healthy: bool) -> None:
         if finding.cure:
             out(f"  hint: {finding.cure}")
     problems = sum(finding.level == "problem" for finding in findings)
-    out("nothing is wrong" if healthy else f"{problems} of it must be mended")
+    out("nothing is wrong" if healthy else f"problems: {problems}")

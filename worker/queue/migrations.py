@@ -59,13 +59,13 @@ def check_version(version: int | None) -> None:
     if version is None:
         raise SchemaError(
             "the tables and functions of embedding-worker are missing from this database",
-            "Apply the migrations: worker migrate (or: supabase db push).",
+            "Apply the migrations: worker migrate (or: supabase db push --remote).",
         )
     if version < SCHEMA_VERSION:
         raise SchemaError(
             f"the schema of this database ({version}) is older than this worker's"
             f" ({SCHEMA_VERSION})",
-            "Apply the migrations: worker migrate (or: supabase db push).",
+            "Apply the migrations: worker migrate (or: supabase db push --remote).",
         )
     if version > SCHEMA_VERSION:
         raise SchemaError(

@@ -40,7 +40,7 @@ WHICH_KEY = (
 )
 WHICH_URL = "It looks like https://PROJECT.supabase.co: Project Settings, Data API."
 MIGRATE = (
-    "Apply the migrations: supabase db push, or worker migrate with DATABASE_URL. If they are"
+    "Apply the migrations: supabase db push --remote, or worker migrate. If they are"
     " applied: notify pgrst, 'reload schema';"
 )
 NOTHING_LOST = (
