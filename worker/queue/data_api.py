@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -63,6 +65,7 @@ class DataApiQueue:
     def __init__(self, url: str, key: str, application_name: str) -> None:
         """Nothing is sent yet."""
         self._rest = Rest(url, key, application_name)
+        self._most_at_once = sys.maxsize  # jobs or rows in one call
 
     def __enter__(self) -> DataApiQueue:
         return self
@@ -95,7 +98,7 @@ class DataApiQueue:
         return self.targets(table, column)[0]
 
     def backfill(self, target: Target, batch: int) -> int:
-        return self._halved(
+        return self._within_time(
             batch,
             lambda size: int(
                 self._rest.call(
@@ -198,7 +201,7 @@ class DataApiQueue:
     # -- the worker's side: the Queue protocol
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
-        rows = self._halved(
+        rows = self._within_time(
             batch_size,
             lambda size: self._rest.call(
                 "claim_embeddings",
@@ -235,18 +238,19 @@ class DataApiQueue:
         return {(JobId(row["id"]), UUID(row["lease"])) for row in lost}
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
-        try:
-            return self._complete(model, completions)
-        except StatementTimeout:
-            if len(completions) == 1:
-                raise
-            half = len(completions) // 2
-            return [
-                *self.complete(model, completions[:half]),
-                *self.complete(model, completions[half:]),
-            ]
+        refused: list[Refusal] = []
+        while completions:
+            refusals, completions = self._within_time(
+                len(completions), partial(self._complete, model, completions)
+            )
+            refused += refusals
+        return refused
 
-    def _complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+    def _complete(
+        self, model: str, completions: Sequence[Completion], most: int
+    ) -> tuple[list[Refusal], Sequence[Completion]]:
+        """Hand in at most so many. Returns what was refused of them, and the rest."""
+        completions, rest = completions[:most], completions[most:]
         refused = self._rest.call(
             "complete_embeddings",
             {
@@ -258,7 +262,7 @@ class DataApiQueue:
                 "costs": [completion.cost for completion in completions],
             },
         )
-        return [Refusal(JobId(row["id"]), row["reason"]) for row in refused]
+        return [Refusal(JobId(row["id"]), row["reason"]) for row in refused], rest
 
     def fail(
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
@@ -353,16 +357,19 @@ class DataApiQueue:
         columns = [field.name for field in fields(row_class)]  # type: ignore[arg-type]
         return _rows(row_class, self._rest.read(relation, columns, order))
 
-    @staticmethod
-    def _halved(size: int, call: Callable[[int], Row]) -> Row:
-        """`call` with `size`, or with less where that takes the database too long."""
+    def _within_time(self, size: int, call: Callable[[int], Row]) -> Row:
+        """`call` with `size`, or with as much of it as the database does in the time it has.
+
+        What proves too much is halved, and not asked for again.
+        """
         while True:
+            size = min(size, self._most_at_once)
             try:
                 return call(size)
             except StatementTimeout:
                 if size == 1:
                     raise
-                size = (size + 1) // 2
+                self._most_at_once = size // 2
 
 
 def _rows(row_class: type[Row], answer: Sequence[Mapping[str, Any]]) -> list[Row]:
