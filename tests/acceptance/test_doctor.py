@@ -50,9 +50,11 @@ def test_of_what_is_fine_it_says_so(worker: Worker, with_openai: dict[str, str])
     assert not [line for line in said if line.startswith(("problem", "warning"))]
 
 
-def test_cause_and_cure_have_a_line_each(notes: Database, worker: Worker) -> None:
+def test_cause_and_cure_have_a_line_each(
+    notes: Database, worker: Worker, with_openai: dict[str, str]
+) -> None:
     notes.execute("alter table notes disable trigger all")
-    result = worker("doctor")
+    result = worker("doctor", **with_openai)
     assert result.returncode == 1
     said = result.stdout.splitlines()
     [place] = [number for number, line in enumerate(said) if line.startswith("problem: notes")]
