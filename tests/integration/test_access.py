@@ -131,6 +131,7 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
         (b"x", 7)
     ]
     assert value(hired, "select row_count from estimate_embeddings('a:b')") == 3
+    assert rows(hired, "select * from diagnose_embeddings()") == []
     assert value(hired, "select embedding_schema_version()") >= 1
 
 
@@ -244,6 +245,7 @@ CALLS: list[LiteralString] = [
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
     "select * from estimate_embeddings('a:b', missing => true)",
+    "select * from diagnose_embeddings()",
 ]
 
 
@@ -352,6 +354,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "claim_embeddings",
         "complete_embeddings",
         "count_due_embeddings",
+        "diagnose_embeddings",
         "embedding_provider_seen",
         "embedding_row_count",
         "embedding_schema_version",
@@ -385,6 +388,7 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select embedding_provider_seen('openai', 'none of it is true')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from diagnose_embeddings()",
 ]
 
 
@@ -444,6 +448,7 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from claim_embeddings('me')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from diagnose_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
 

@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
 CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
 PROVIDERS = (REPOSITORY / "docs" / "providers.md").read_text(encoding="utf-8")
+SQL_API = (REPOSITORY / "docs" / "sql-api.md").read_text(encoding="utf-8")
 CLI = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
 
 group = typer.main.get_command(cli.app)
@@ -191,3 +192,14 @@ def test_the_table_of_error_classes_is_complete() -> None:
     }
     assert len(described) == 10
     assert classes == {row[0] for row in table(PROVIDERS, "class", "when", "what the worker does")}
+
+
+# The checks of the database
+
+
+def test_the_table_of_checks_is_complete() -> None:
+    [path] = (REPOSITORY / "supabase" / "migrations").glob("*_doctor.sql")
+    checks = re.findall(
+        r"'(?:problem|warning|note)'(?: end)?,\s+'(\w+)',", path.read_text(encoding="utf-8")
+    )
+    assert sorted(row[0] for row in table(SQL_API, "check", "level", "when")) == sorted(checks)
