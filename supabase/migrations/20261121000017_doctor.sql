@@ -1,171 +1,216 @@
--- Why:   what goes wrong with a queue in practice can be seen in the catalogs, if one knows where. Said here
---        once, to psql, to the Data API and to `worker doctor` alike.
--- Locks: nothing.
--- Undo:  drop function public.diagnose_embeddings, public.embedding_findings_of_server,
---        public.embedding_findings_of_queue, public.embedding_findings_of_target;
---        drop type public.embedding_finding;
+-- Why:   whatever is wrong with the targets, their triggers, columns and indexes, the queue and the
+--        extension is said in one place, with what to do about it.
+-- Locks: nothing. A call reads the catalogs and the queue, and none of the watched tables.
+-- Undo:  drop function public.diagnose_embeddings;
 
--- `level` is problem, warning or note. `cause` and `cure` are a sentence each.
-create type public.embedding_finding as (level text, check_name text, subject text, cause text, cure text);
-
--- What is wrong with the extension.
-create function public.embedding_findings_of_server()
-returns setof public.embedding_finding
-language sql
-stable
-set search_path = '', pg_temp
-as $$
-    select case when outdated.is_too_old then 'problem' else 'warning' end, 'vector_version', 'vector ' || extversion,
-           case when outdated.is_too_old then 'it has no halfvec, and is too old for this worker'
-                else 'its HNSW indexes can be damaged by a vacuum' end,
-           'Update it to 0.8.4 or newer: alter extension vector update;'
-      from pg_extension
-     cross join lateral (select string_to_array(extversion, '.')::integer[] < array[0, 7] as is_too_old,
-                                string_to_array(extversion, '.')::integer[] < array[0, 8, 4] as has_bugs) as outdated
-     where extname = 'vector' and outdated.has_bugs;
-$$;
-
--- What is wrong with the queue, whatever is in it.
-create function public.embedding_findings_of_queue()
-returns setof public.embedding_finding
-language sql
-stable
-set search_path = '', pg_temp
-as $$
-    select 'problem', 'autovacuum_off', 'embedding_queue', 'nobody sweeps up its dead rows: autovacuum is off',
-           'alter table public.embedding_queue reset (autovacuum_enabled); and set autovacuum = on.'
-      from pg_class
-     where oid = 'public.embedding_queue'::regclass
-       and (current_setting('autovacuum') = 'off' or 'autovacuum_enabled=false' = any (reloptions))
-    union all
-    -- twice what autovacuum waits for by the settings of the table
-    select 'warning', 'autovacuum_behind', 'embedding_queue',
-           format('%s dead rows stand before %s living ones, and every claim passes them', n_dead_tup, n_live_tup),
-           'Look for an old transaction (pg_stat_activity.backend_xmin); else: vacuum public.embedding_queue;'
-      from pg_stat_user_tables
-     where relid = 'public.embedding_queue'::regclass
-       and n_dead_tup > greatest(10000, 2 * (1000 + 0.01 * n_live_tup))
-    union all
-    select 'note', 'nothing_watched', 'embedding_targets', 'no column is watched yet',
-           'worker watch TABLE --source COLUMN --column EMBEDDING'
-     where not exists (select from public.embedding_targets);
-$$;
-
--- What is wrong with one column. Of one whose table is gone, that alone.
-create function public.embedding_findings_of_target(target public.embedding_targets)
-returns setof public.embedding_finding
-language plpgsql
-stable
-set search_path = '', pg_temp
-as $$
-declare
-    enough_to_tell constant integer := 1000;   -- jobs
-    large constant integer := 10000;           -- vectors that take a while to be indexed
-    long_enough constant integer := 600000;    -- milliseconds
-    subject constant text := target.table_name || '.' || target.embedding_column;
-    again constant text := 'Run worker watch for the column again';
-    relation constant regclass := to_regclass(target.relation);
-    column_type text;
-    width integer;
-    pending bigint;
-    jobs bigint;
-begin
-    if target.problem is not null then
-        return query select 'problem', 'set_aside', subject, 'it is set aside: ' || target.problem,
-                     'Mend the table. ' || again || '.';
-    end if;
-    if relation is null then
-        return query select 'problem', 'table_missing', subject, 'its table is gone', 'worker unwatch, or bring it back.';
-        return;
-    end if;
-
-    return query
-    select 'problem', 'triggers_missing', subject, 'it lacks a trigger: ' || string_agg(kind, ', '),
-           again || ', then worker backfill.'
-      from unnest(array['insert', 'update', 'delete', 'truncate']) as kind
-     where not exists (select from pg_trigger
-                        where tgrelid = relation and tgname = format('embedding_%s_%s', kind, target.id))
-    having count(*) > 0;
-
-    return query
-    select 'problem', 'triggers_disabled', subject, 'a trigger is disabled: ' || string_agg(tgname::text, ', '),
-           format('alter table %s enable trigger user; then worker backfill.', target.relation)
-      from pg_trigger
-     where tgrelid = relation and tgenabled in ('D', 'R')
-       and tgfoid = to_regproc(format('public.embedding_trigger_%s', target.id))
-    having count(*) > 0;
-
-    select format_type(atttypid, null), nullif(atttypmod, -1) into column_type, width
-      from pg_attribute where attrelid = relation and attname = target.embedding_column and not attisdropped;
-    if column_type is null or column_type !~ '(^|\.)(vector|halfvec)$' or width is distinct from target.dimensions then
-        return query select 'problem', 'column_changed', subject,
-                     format('it was watched as %s dimensions, and is %s by now', coalesce(target.dimensions::text, 'any'),
-                            coalesce(column_type || coalesce('(' || width || ')', ''), 'gone')),
-                     again || '.';
-    elsif width > (case when column_type ~ 'halfvec$' then 4000 else 2000 end) then
-        return query select 'warning', 'dimensions_above_index', subject,
-                     format('no index can be built over %s dimensions of %s', width, column_type),
-                     'Use halfvec, which can be indexed up to 4000, or have the model give fewer.';
-    end if;
-
-    return query
-    select 'problem', 'index_invalid', subject,
-           format('its index %s is the rest of a build that was ended', index.indexrelid::regclass),
-           format('drop index concurrently %s; and build it again.', index.indexrelid::regclass)
-      from pg_index as index
-      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attnum = any (index.indkey)
-     where index.indrelid = relation and attribute.attname = target.embedding_column and not index.indisvalid
-       and not exists (select from pg_stat_progress_create_index as build where build.index_relid = index.indexrelid);
-
-    select count(*) filter (where job.status = 'pending'), count(*) into pending, jobs
-      from public.embedding_queue as job where job.target_id = target.id;
-    return query
-    select 'warning', 'index_during_backfill', subject,
-           format('%s vectors have to be written through its index %s, each about 25 times slower', pending,
-                  index.indexrelid::regclass),
-           'Drop it, and build it after the backfill.'
-      from pg_index as index
-      join pg_class as class on class.oid = index.indexrelid
-      join pg_am as method on method.oid = class.relam and method.amname = 'hnsw'
-      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attnum = any (index.indkey)
-     where index.indrelid = relation and attribute.attname = target.embedding_column
-       and pending > enough_to_tell and pending > jobs / 10;
-
-    return query
-    select 'warning', 'timeout_too_short', subject,
-           format('it has no index yet, and a statement may take %s s: too short to build one over %s vectors',
-                  setting::integer / 1000, jobs),
-           'set statement_timeout = 0 in the session that builds it, over a direct connection.'
-      from pg_settings
-     where name = 'statement_timeout' and setting::integer between 1 and long_enough - 1 and jobs > large
-       and not exists (
-               select from pg_index as index
-                 join pg_class as class on class.oid = index.indexrelid
-                 join pg_am as method on method.oid = class.relam and method.amname in ('hnsw', 'ivfflat')
-                where index.indrelid = relation);
-
-    return query
-    select 'note', 'failed_jobs', subject, format('%s of its jobs failed', count(*)),
-           'worker status shows why; worker requeue --failed tries them once more.'
-      from public.embedding_queue as job where job.target_id = target.id and job.status = 'failed'
-    having count(*) > 0;
-end $$;
-
--- What is wrong, and what is worth saying: a row each, and none for what is fine. The time that a statement
--- may take is that of the session that asks.
+-- One row for each thing that is wrong (`problem`), likely to go wrong (`warning`) or worth saying (`note`);
+-- none for what is fine. Tables are looked up in the catalogs by name: one that is gone, or that our owner may not
+-- use, raises nothing.
 create function public.diagnose_embeddings()
-returns setof public.embedding_finding
+returns table (level text, check_name text, subject text, cause text, cure text)
 language sql
 stable
 security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
-    select * from public.embedding_findings_of_server()
-    union all
-    select * from public.embedding_findings_of_queue()
-    union all
-    select finding.*
-      from (select * from public.embedding_targets order by table_name, embedding_column) as target
-     cross join lateral public.embedding_findings_of_target(target) as finding;
+    with watched as (
+        select target.id,
+               format('%s.%I', target.table_name, target.embedding_column) as name,
+               target.table_name, target.embedding_column, target.relation, target.dimensions, target.problem,
+               class.oid as relation_id, attribute.attnum, type.typname as type,
+               nullif(attribute.atttypmod, -1) as width
+          from public.embedding_targets as target
+         cross join lateral parse_ident(target.relation) as part
+          left join pg_namespace as namespace on namespace.nspname = part[1]
+          left join pg_class as class on class.relnamespace = namespace.oid and class.relname = part[2]
+          left join pg_attribute as attribute
+            on attribute.attrelid = class.oid and attribute.attname = target.embedding_column
+           and attribute.attnum > 0 and not attribute.attisdropped
+          left join pg_type as type on type.oid = attribute.atttypid
+    ), indexes as ( -- also those over an expression of the column
+        select watched.id, watched.name, index.indrelid, index.indisvalid, class.relkind, method.amname as method,
+               index.indexrelid::regclass::text as index_name
+          from watched
+          join pg_index as index on index.indrelid = watched.relation_id
+          join pg_class as class on class.oid = index.indexrelid
+          join pg_am as method on method.oid = class.relam
+         where exists (select from pg_depend as dependency
+                        where dependency.classid = 'pg_class'::regclass and dependency.objid = index.indexrelid
+                          and dependency.refclassid = 'pg_class'::regclass
+                          and dependency.refobjid = watched.relation_id
+                          and dependency.refobjsubid = watched.attnum)
+    ), found (level, check_name, subject, cause, cure) as (
+
+        -- the extension; what a build of it adds to its number is not compared
+        select case when vector.version < '{0,7}' then 'problem' else 'warning' end,
+               'vector_version',
+               'vector ' || vector.extversion,
+               case when vector.version < '{0,7}' then 'before 0.7 pgvector has no halfvec, which this needs'
+                    else 'before 0.8.4 a vacuum or a parallel build can damage an hnsw index' end,
+               'Run `alter extension vector update`, after an upgrade of Postgres or its image '
+               'if that brings no newer version.'
+          from (select extversion, string_to_array(substring(extversion from '^\d+(?:\.\d+)*'), '.')::integer[] as version
+                  from pg_extension where extname = 'vector') as vector
+         where vector.version < '{0,8,4}'
+
+        -- the targets
+        union all
+        select 'note', 'no_targets', 'embedding_targets', 'no column is watched',
+               'Run `worker watch` for the first one.'
+         where not exists (select from watched)
+
+        union all
+        select 'problem', 'table_missing', watched.name,
+               format('table %s no longer exists', watched.relation)
+                   || coalesce(format(', it is called %s now', renamed.relation), ''),
+               coalesce(format('Run `worker watch` for the column of %s.', renamed.relation),
+                        'Run `worker unwatch` for the column, or `worker watch` once the table is back.')
+          from watched
+          left join lateral (
+                select min(pg_trigger.tgrelid::regclass::text) as relation
+                  from pg_trigger
+                 where pg_trigger.tgname = format('embedding_truncate_%s', watched.id)) as renamed on true
+         where watched.relation_id is null
+
+        union all
+        select 'problem', 'set_aside', watched.name, watched.problem,
+               'Mend the table, then run `worker watch` for the column again.'
+          from watched
+         where watched.relation_id is not null and watched.problem is not null
+
+        union all
+        select 'problem', 'column_changed', watched.name,
+               case when watched.attnum is null then format('column %s is gone', watched.name)
+                    when watched.type not in ('vector', 'halfvec')
+                        then format('column %s is of type %s and not a vector', watched.name, watched.type)
+                    else format('column %s holds %s dimensions and was watched with %s', watched.name,
+                                coalesce(watched.width::text, 'any'), coalesce(watched.dimensions::text, 'any')) end,
+               'Change it back, or run `worker watch` for the column as it should be.'
+          from watched
+         where watched.relation_id is not null
+           and (watched.attnum is null or watched.type not in ('vector', 'halfvec')
+                or watched.width is distinct from watched.dimensions)
+
+        -- their triggers
+        union all
+        select 'problem', 'triggers_missing', watched.name,
+               format('table %s lacks %s, so changes go unseen', watched.table_name, missing.names),
+               format('Run `worker watch` for the column again, then `worker backfill`, and for what was edited '
+                      'meanwhile `update public.embedding_queue set status = ''pending'' where target_id = %s`.',
+                      watched.id)
+          from watched
+         cross join lateral (
+               select string_agg(wanted.name, ', ' order by wanted.name) as names
+                 from unnest('{insert,update,delete,truncate}'::text[]) as event
+                cross join lateral format('embedding_%s_%s', event, watched.id) as wanted (name)
+                where not exists (select from pg_trigger
+                                   where pg_trigger.tgrelid = watched.relation_id
+                                     and pg_trigger.tgname = wanted.name)) as missing
+         where watched.relation_id is not null and missing.names is not null
+
+        union all
+        select 'problem', 'triggers_disabled', watched.name,
+               format('table %s has %s disabled, so changes go unseen', watched.table_name, disabled.names),
+               format('Run `alter table %s %s`, then `worker backfill`, and for what was edited meanwhile '
+                      '`update public.embedding_queue set status = ''pending'' where target_id = %s`.',
+                      watched.relation, disabled.enabling, watched.id)
+          from watched
+         cross join lateral (
+               select string_agg(pg_trigger.tgname, ', ' order by pg_trigger.tgname) as names,
+                      string_agg('enable trigger ' || pg_trigger.tgname, ', ' order by pg_trigger.tgname) as enabling
+                 from pg_trigger
+                where pg_trigger.tgrelid = watched.relation_id and pg_trigger.tgenabled in ('D', 'R')
+                  and pg_trigger.tgname ~ format('^(zz_)?embedding_[a-z]+_%s$', watched.id)) as disabled
+         where disabled.names is not null
+
+        -- their indexes
+        union all
+        select 'warning', 'dimensions_above_index', watched.name,
+               format('an index over %s ends at %s dimensions, this column has %s',
+                      watched.type, last.dimensions, watched.width),
+               case when watched.width <= 4000 then format('Make it a halfvec(%s).', watched.width)
+                    else 'Use a model, or a width of it, of no more than 4000 dimensions in a halfvec column.' end
+          from watched
+          join (values ('vector', 2000), ('halfvec', 4000)) as last (type, dimensions) on last.type = watched.type
+         where watched.width > last.dimensions
+           and not exists (select from indexes
+                            where indexes.id = watched.id and indexes.method in ('hnsw', 'ivfflat'))
+
+        union all
+        select 'problem', 'index_invalid', indexes.index_name,
+               format('a build of this index over %s was broken off, so no search uses it', indexes.name),
+               format('Run `drop index %s%s` and build it again.',
+                      case when indexes.relkind = 'i' then 'concurrently ' else '' end, indexes.index_name)
+          from indexes
+         where not indexes.indisvalid
+           and not exists ( -- of a build by somebody else the table is not shown to all
+               select from pg_stat_progress_create_index as build
+                where build.datname = current_database()
+                  and (build.relid = indexes.indrelid or build.relid is null))
+
+        union all
+        select 'warning', 'index_during_backfill', indexes.index_name,
+               format('%s jobs of %s are pending, and this index makes writing a vector about 25 times slower',
+                      job.pending, indexes.name),
+               'Drop it, and build it again after the backfill.'
+          from indexes
+         cross join lateral (
+               select count(*) filter (where status = 'pending') as pending, count(*) as jobs
+                 from public.embedding_queue where target_id = indexes.id) as job
+         where indexes.method = 'hnsw' and job.pending > 1000 and job.pending * 10 > job.jobs
+
+        union all
+        select 'warning', 'timeout_too_short', watched.name,
+               format('the statement_timeout of %s would end the build of an index over %s, which has none',
+                      current_setting('statement_timeout'), watched.name),
+               'Run `set statement_timeout = 0` in the session that builds it, '
+               'over a direct connection or one in session mode.'
+          from watched
+         where (select setting::bigint between 1 and 600000 - 1 -- milliseconds
+                  from pg_settings where pg_settings.name = 'statement_timeout')
+           and watched.type in ('vector', 'halfvec')
+           and not exists (select from indexes
+                            where indexes.id = watched.id and indexes.indisvalid
+                              and indexes.method in ('hnsw', 'ivfflat'))
+           and exists (select from public.embedding_queue
+                        where target_id = watched.id and status = 'completed' offset 10000)
+
+        -- the queue
+        union all
+        select 'note', 'failed_jobs', watched.name,
+               format('%s %s failed', job.failed, case when job.failed = 1 then 'job' else 'jobs' end),
+               'Run `worker status` to see why.'
+          from watched
+         cross join lateral (
+               select count(*) as failed from public.embedding_queue
+                where target_id = watched.id and status = 'failed') as job
+         where job.failed > 0
+
+        union all
+        select 'problem', 'autovacuum_off', off.subject, off.cause, off.cure
+          from (select 'embedding_queue', 'the autovacuum of the queue is turned off, so its dead rows stay',
+                       'Run `alter table public.embedding_queue reset (autovacuum_enabled)`.'
+                  from pg_class
+                 cross join lateral pg_options_to_table(pg_class.reloptions) as option
+                 where pg_class.oid = 'public.embedding_queue'::regclass
+                   and option.option_name = 'autovacuum_enabled' and not option.option_value::boolean
+                union all
+                select 'autovacuum', 'the autovacuum of the server is turned off, so dead rows stay',
+                       'Run `alter system set autovacuum = on` and `select pg_reload_conf()`, '
+                       'or turn it on in the settings of your host.'
+                 where not current_setting('autovacuum')::boolean) as off (subject, cause, cure)
+
+        union all
+        select 'warning', 'autovacuum_behind', 'embedding_queue',
+               format('the queue has %s dead rows beside %s that live', queue.n_dead_tup, queue.n_live_tup),
+               'End the oldest transaction (`select * from pg_stat_activity order by age(backend_xmin) desc nulls last`), '
+               'or without one run `vacuum public.embedding_queue`.'
+          from pg_stat_user_tables as queue
+         where queue.relid = 'public.embedding_queue'::regclass
+           and queue.n_dead_tup > greatest(10000, 2 * (1000 + 0.01 * queue.n_live_tup))
+    )
+    select found.level, found.check_name, found.subject, found.cause, found.cure
+      from found
+     order by array_position('{problem,warning,note}', found.level), found.subject, found.check_name;
 $$;

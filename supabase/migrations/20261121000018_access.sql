@@ -47,8 +47,8 @@ declare
         'embedding_count_usage', 'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
         'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
-        'embedding_findings_of_server', 'embedding_findings_of_queue', 'embedding_findings_of_target',
-        'diagnose_embeddings', 'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
+        'diagnose_embeddings',
+        'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
         'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
@@ -57,7 +57,8 @@ declare
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
         'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
-        'public.diagnose_embeddings, public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
+        'public.diagnose_embeddings, '
+        'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
         'public.embedding_failures, public.embedding_usage, public.embedding_providers';

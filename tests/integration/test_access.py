@@ -131,6 +131,7 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
         (b"x", 7)
     ]
     assert value(hired, "select row_count from estimate_embeddings('a:b')") == 3
+    assert rows(hired, "select * from diagnose_embeddings()") == []
     assert value(hired, "select embedding_schema_version()") >= 1
 
 
@@ -244,6 +245,7 @@ CALLS: list[LiteralString] = [
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
     "select * from estimate_embeddings('a:b', missing => true)",
+    "select * from diagnose_embeddings()",
 ]
 
 
@@ -387,6 +389,7 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select embedding_provider_seen('openai', 'none of it is true')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from diagnose_embeddings()",
 ]
 
 
@@ -446,6 +449,7 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from claim_embeddings('me')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from diagnose_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
 

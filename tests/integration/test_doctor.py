@@ -1,168 +1,361 @@
-"""What the database finds wrong with itself: each check made to fire by the thing itself."""
+"""Each thing that diagnose_embeddings finds, made to happen, and a healthy database."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import LiteralString
 
+import psycopg
 import pytest
+from psycopg import sql
 
-from tests.conftest import Database, rows, value
-from tests.integration.tables import acting_as
-from worker.queue import Finding
-from worker.queue.postgres import PostgresQueue
-
-
-def found(queue: PostgresQueue) -> dict[str, Finding]:
-    findings = queue.diagnose()
-    assert all(finding.cause and finding.cure for finding in findings)
-    return {finding.check: finding for finding in findings}
+from tests.conftest import Database, Server, rows, value
+from tests.integration.jobs import insert
+from tests.integration.tables import Table, acting_as
 
 
-def test_of_a_column_that_is_fine_nothing_is_said(docs: Database, queue: PostgresQueue) -> None:
-    docs.execute("insert into docs values (1, 'a text')")
-    assert queue.diagnose() == []
+def diagnosis(db: Database) -> list[tuple[str, str, str]]:
+    """Level, check and subject of all that is found."""
+    return rows(db, "select level, check_name, subject from diagnose_embeddings()")
 
 
-def test_that_nothing_is_watched_is_worth_saying(db: Database, queue: PostgresQueue) -> None:
-    [finding] = queue.diagnose()
-    assert (finding.level, finding.check) == ("note", "nothing_watched")
+def explanation(db: Database, check: str) -> tuple[str, str]:
+    """Cause and cure of the only finding of a check."""
+    [found] = rows(db, "select cause, cure from diagnose_embeddings() where check_name = %s", check)
+    return found
+
+
+def run(db: Database, statement: str) -> None:
+    """Run a statement that a cure quotes."""
+    db.execute(sql.SQL(statement))
+
+
+def quoted(cure: str) -> list[str]:
+    return cure.split("`")[1::2]
+
+
+def set_all(db: Database, status: LiteralString, count: int) -> None:
+    """The jobs of `count` new rows of `docs`, all of a status."""
+    insert(db, count)
+    db.execute("update embedding_queue set status = %s, error_message = 'x'", [status])
+
+
+INDEX: LiteralString = "create index docs_index on docs using hnsw (embedding vector_cosine_ops)"
+
+
+# -- nothing is wrong
+
+
+def test_a_healthy_database_has_nothing_to_say(docs: Database) -> None:
+    set_all(docs, "completed", 20)
+    docs.execute(INDEX)
+    assert diagnosis(docs) == []
+
+
+def test_a_worker_may_ask(docs: Database) -> None:
+    docs.execute("drop table docs")
+    with acting_as(docs, "embedding_worker"):
+        assert diagnosis(docs) == [("problem", "table_missing", "docs.embedding")]
+
+
+def test_a_database_where_nothing_is_watched_says_so(db: Database) -> None:
+    assert diagnosis(db) == [("note", "no_targets", "embedding_targets")]
+
+
+# -- the extension
 
 
 @pytest.mark.parametrize(
-    ("version", "level"), [("0.6.2", "problem"), ("0.7.0", "warning"), ("0.8.3", "warning")]
+    ("version", "level"),
+    [
+        ("0.6.2", "problem"),
+        ("0.7.0", "warning"),
+        ("0.8.3", "warning"),
+        ("0.8", "warning"),
+        ("0.8.4", None),
+        ("0.8.10", None),
+        ("0.10.0-dev", None),
+        ("1.0", None),
+        ("unpackaged", None),
+    ],
 )
-def test_an_old_extension_is_told(
-    docs: Database, queue: PostgresQueue, version: str, level: str
-) -> None:
+def test_an_old_pgvector(docs: Database, version: str, level: str | None) -> None:
     docs.execute("update pg_extension set extversion = %s where extname = 'vector'", [version])
-    assert found(queue)["vector_version"].level == level
+    found = [(level, "vector_version", f"vector {version}")] if level else []
+    assert diagnosis(docs) == found
 
 
-@pytest.mark.parametrize("version", ["0.8.4", "0.10", "1.0.0"])
-def test_a_newer_extension_is_fine(docs: Database, queue: PostgresQueue, version: str) -> None:
-    docs.execute("update pg_extension set extversion = %s where extname = 'vector'", [version])
-    assert queue.diagnose() == []
+# -- the targets
 
 
-PROBLEMS: dict[str, tuple[LiteralString, ...]] = {
-    "set_aside": ("update embedding_targets set problem = 'renamed'",),
-    "table_missing": ("drop table docs",),
-    "triggers_missing": ("drop trigger embedding_update_1 on docs",),
-    "triggers_disabled": ("alter table docs disable trigger embedding_insert_1",),
-    "column_changed": ("alter table docs alter column embedding type vector(4)",),
-    "index_invalid": (
-        "create index broken on docs using hnsw (embedding vector_cosine_ops)",
-        "update pg_index set indisvalid = false where indexrelid = 'broken'::regclass",
-    ),
-    "autovacuum_off": ("alter table embedding_queue set (autovacuum_enabled = false)",),
-}
+def test_a_table_that_is_gone_does_not_hide_the_others(docs: Database) -> None:
+    notes = Table(docs, "app", "Notes of me")
+    notes.create()
+    notes.watch()
+    docs.execute("drop table docs")
+    docs.execute('drop trigger embedding_insert_2 on app."Notes of me"')
+    assert diagnosis(docs) == [
+        ("problem", "triggers_missing", 'app."Notes of me".embedding'),
+        ("problem", "table_missing", "docs.embedding"),
+    ]
+    docs.execute("drop schema app cascade")
+    assert [check for _, check, _ in diagnosis(docs)] == ["table_missing"] * 2
 
 
-@pytest.mark.parametrize("check", PROBLEMS)
-def test_a_problem_of_the_database_is_told(
-    docs: Database, queue: PostgresQueue, check: str
-) -> None:
-    assert value(docs, "select id from embedding_targets") == 1  # by which triggers are named
-    for statement in PROBLEMS[check]:
-        docs.execute(statement)
-    assert found(queue)[check].level == "problem"
+def test_a_table_that_was_renamed_is_known_again(docs: Database) -> None:
+    docs.execute("alter table docs rename to pages")
+    assert diagnosis(docs) == [("problem", "table_missing", "docs.embedding")]
+    assert explanation(docs, "table_missing") == (
+        "table public.docs no longer exists, it is called public.pages now",
+        "Run `worker watch` for the column of public.pages.",
+    )
+    docs.execute("select watch_embeddings('pages', 'body', 'embedding')")
+    assert diagnosis(docs) == []
+
+
+def test_a_target_that_is_set_aside(docs: Database) -> None:
+    docs.execute("update embedding_targets set problem = 'column body does not exist'")
+    assert diagnosis(docs) == [("problem", "set_aside", "docs.embedding")]
+    assert explanation(docs, "set_aside")[0] == "column body does not exist"
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ("type vector(4)", "holds 4 dimensions and was watched with 3"),
+        ("type vector", "holds any dimensions and was watched with 3"),
+        ("type text", "is of type text and not a vector"),
+        (None, "is gone"),
+    ],
+)
+def test_a_column_that_changed(docs: Database, change: LiteralString | None, cause: str) -> None:
+    docs.execute(
+        "alter table docs alter column embedding " + change
+        if change
+        else "alter table docs drop column embedding"
+    )
+    assert diagnosis(docs) == [("problem", "column_changed", "docs.embedding")]
+    assert explanation(docs, "column_changed")[0] == f"column docs.embedding {cause}"
+
+
+# -- their triggers
+
+
+@pytest.mark.parametrize("event", ["insert", "update", "delete", "truncate"])
+def test_a_trigger_that_is_missing(docs: Database, event: LiteralString) -> None:
+    docs.execute(f"drop trigger embedding_{event}_1 on docs")
+    assert diagnosis(docs) == [("problem", "triggers_missing", "docs.embedding")]
+    cause, cure = explanation(docs, "triggers_missing")
+    assert cause == f"table docs lacks embedding_{event}_1, so changes go unseen"
+    run(docs, quoted(cure)[-1])
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    assert diagnosis(docs) == []
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        "alter table docs drop column embedding",
-        "alter table docs alter column embedding type text",
-        "alter table docs alter column embedding type halfvec(2)",
+        "disable trigger user",
+        "disable trigger embedding_delete_1",
+        "disable trigger zz_embedding_clear_1",
+        "enable replica trigger embedding_insert_1",
     ],
 )
-def test_so_is_a_column_that_is_another_by_now(
-    docs: Database, queue: PostgresQueue, change: LiteralString
-) -> None:
-    docs.execute(change)
-    assert found(queue)["column_changed"].level == "problem"
+def test_a_trigger_that_is_disabled(docs: Database, change: LiteralString) -> None:
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', on_change => 'clear')")
+    docs.execute("alter table docs " + change)
+    assert diagnosis(docs) == [("problem", "triggers_disabled", "docs.embedding")]
+    _, cure = explanation(docs, "triggers_disabled")
+    alter, _, update = quoted(cure)
+    run(docs, alter)
+    run(docs, update)
+    assert diagnosis(docs) == []
 
 
-def test_a_trigger_for_replicas_alone_is_as_good_as_disabled(
-    docs: Database, queue: PostgresQueue
-) -> None:
-    docs.execute("alter table docs enable replica trigger embedding_insert_1")
-    assert found(queue)["triggers_disabled"].level == "problem"
-    docs.execute("alter table docs enable always trigger embedding_insert_1")
-    assert queue.diagnose() == []
+def test_a_trigger_that_always_fires_is_fine(docs: Database) -> None:
+    docs.execute("alter table docs enable always trigger embedding_delete_1")
+    assert diagnosis(docs) == []
+
+
+# -- their indexes
 
 
 @pytest.mark.parametrize(
-    ("column_type", "fires"),
-    [("vector(2000)", False), ("vector(2001)", True), ("halfvec(4000)", False)],
+    ("column", "cure"),
+    [
+        ("vector(2001)", "Make it a halfvec(2001)."),
+        ("vector(4001)", "Use a model, or a width of it, of no more than 4000 dimensions"),
+        ("halfvec(4001)", "Use a model, or a width of it, of no more than 4000 dimensions"),
+        ("vector(2000)", None),
+        ("halfvec(4000)", None),
+        ("vector", None),
+    ],
 )
-def test_a_width_that_cannot_be_indexed_is_a_warning(
-    db: Database, queue: PostgresQueue, column_type: str, fires: bool
+def test_more_dimensions_than_an_index_takes(
+    db: Database, column: LiteralString, cure: str | None
 ) -> None:
-    db.execute(
-        f"create table wide (id bigint primary key, body text, embedding {column_type})".encode()
-    )
-    db.execute("select watch_embeddings('wide', 'body', 'embedding')")
-    assert ("dimensions_above_index" in found(queue)) is fires
+    Table(db).create()
+    db.execute("alter table docs add column embedding " + column)
+    db.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    if cure is None:
+        assert diagnosis(db) == []
+    else:
+        assert diagnosis(db) == [("warning", "dimensions_above_index", "docs.embedding")]
+        assert explanation(db, "dimensions_above_index")[1].startswith(cure)
 
 
-def test_an_index_that_is_there_before_the_backfill_is_a_warning(
-    docs: Database, queue: PostgresQueue
-) -> None:
-    docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 1001) i")
-    assert queue.diagnose() == []
-    docs.execute("create index on docs using hnsw (embedding vector_cosine_ops)")
-    assert found(queue)["index_during_backfill"].level == "warning"
-    docs.execute("update embedding_queue set status = 'completed'")
-    assert queue.diagnose() == []
+def test_an_index_over_a_narrower_expression_will_do(db: Database) -> None:
+    Table(db).create()
+    db.execute("alter table docs add column embedding vector(2001)")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    db.execute("create index on docs using hnsw ((embedding::halfvec(2001)) halfvec_cosine_ops)")
+    assert diagnosis(db) == []
 
 
-def test_a_timeout_under_which_no_index_can_be_built_is_a_warning(
-    docs: Database, queue: PostgresQueue, database: str
-) -> None:
-    docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 10001) i")
-    assert queue.diagnose() == []
-    docs.execute(f"alter database {database} set statement_timeout = '2min'".encode())
-    with PostgresQueue(docs_url(docs), "tests") as hurried:
-        assert "120 s" in found(hurried)["timeout_too_short"].cause
-    docs.execute("create index on docs using hnsw (embedding vector_cosine_ops)")
-    with PostgresQueue(docs_url(docs), "tests") as hurried:
-        assert "timeout_too_short" not in found(hurried)
+def test_an_index_that_is_invalid(docs: Database) -> None:
+    docs.execute(INDEX)
+    docs.execute("update pg_index set indisvalid = false where indexrelid = 'docs_index'::regclass")
+    assert diagnosis(docs) == [("problem", "index_invalid", "public.docs_index")]
+    [drop] = quoted(explanation(docs, "index_invalid")[1])
+    assert drop == "drop index concurrently public.docs_index"
+    run(docs, drop)
+    assert diagnosis(docs) == []
 
 
-def docs_url(docs: Database) -> str:
-    """The way of the test, and not through the pooler, whose sessions began before."""
-    return f"postgresql://{docs.info.user}@/{docs.info.dbname}?host={docs.info.host}"
+def test_an_invalid_index_of_another_column_is_none_of_ours(docs: Database) -> None:
+    docs.execute("create index docs_index on docs (body)")
+    docs.execute("update pg_index set indisvalid = false where indexrelid = 'docs_index'::regclass")
+    assert diagnosis(docs) == []
 
 
-def test_dead_rows_that_nobody_sweeps_up_are_a_warning(
-    docs: Database, queue: PostgresQueue
-) -> None:
-    docs.execute("alter table embedding_queue set (autovacuum_enabled = false)")
-    docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 6000) i")
-    for _ in range(2):
-        docs.execute("update embedding_queue set priority = priority + 1")
+def test_an_index_that_is_being_built_is_not_invalid(docs: Database, server: Server) -> None:
+    url = server.direct_url_of(docs.info.dbname)
+    with psycopg.connect(url) as writer, psycopg.connect(url, autocommit=True) as builder:
+        writer.execute("insert into docs values (1, 'holds the build up')")
+        builder.pgconn.send_query(INDEX.replace("index", "index concurrently", 1).encode())
+        deadline = time.monotonic() + 20
+        while not rows(
+            docs, "select from pg_index where not indisvalid and indrelid = 'docs'::regclass"
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert diagnosis(docs) == []
+        with acting_as(docs, "embedding_worker"):
+            assert diagnosis(docs) == []
+        writer.rollback()
+        while builder.pgconn.get_result():
+            pass
+    assert diagnosis(docs) == []
+
+
+def test_an_index_that_is_kept_during_a_backfill(docs: Database) -> None:
+    docs.execute(INDEX)
+    insert(docs, 1000)
+    assert diagnosis(docs) == []
+    docs.execute("insert into docs values (1001, 'one more')")
+    assert diagnosis(docs) == [("warning", "index_during_backfill", "public.docs_index")]
+    assert explanation(docs, "index_during_backfill")[0].startswith("1001 jobs of docs.embedding")
+    docs.execute("drop index docs_index")
+    assert diagnosis(docs) == []
+
+
+def test_a_tenth_of_a_table_that_is_pending_is_no_backfill(docs: Database) -> None:
+    docs.execute(INDEX)
+    set_all(docs, "completed", 10_010)
+    docs.execute("update embedding_queue set status = 'pending' where record_id::integer <= 1001")
+    assert diagnosis(docs) == []
+    docs.execute("update embedding_queue set status = 'pending' where record_id = '1002'")
+    assert diagnosis(docs) == [("warning", "index_during_backfill", "public.docs_index")]
+
+
+def test_a_timeout_that_would_end_the_build_of_an_index(docs: Database) -> None:
+    set_all(docs, "completed", 10_000)
+    docs.execute("set statement_timeout = '2min'")
+    assert diagnosis(docs) == []
+    docs.execute("insert into docs values (0, 'one more')")
+    docs.execute("update embedding_queue set status = 'completed' where status = 'pending'")
+    assert diagnosis(docs) == [("warning", "timeout_too_short", "docs.embedding")]
+    assert "statement_timeout of 2min" in explanation(docs, "timeout_too_short")[0]
+    for enough in ("10min", "0"):
+        docs.execute("select set_config('statement_timeout', %s, false)", [enough])
+        assert diagnosis(docs) == []
+    docs.execute(INDEX)
+    docs.execute("set statement_timeout = '2min'")
+    assert diagnosis(docs) == []
+
+
+# -- the queue
+
+
+def test_jobs_that_failed(docs: Database) -> None:
+    set_all(docs, "failed", 1)
+    assert diagnosis(docs) == [("note", "failed_jobs", "docs.embedding")]
+    assert explanation(docs, "failed_jobs")[0] == "1 job failed"
+    docs.execute("insert into docs values (2, 'two')")
+    docs.execute("update embedding_queue set status = 'failed', error_message = 'x'")
+    assert explanation(docs, "failed_jobs")[0] == "2 jobs failed"
+
+
+def test_an_autovacuum_that_is_off_for_the_queue(docs: Database) -> None:
+    docs.execute("alter table embedding_queue set (autovacuum_enabled = off)")
+    assert diagnosis(docs) == [("problem", "autovacuum_off", "embedding_queue")]
+    [reset] = quoted(explanation(docs, "autovacuum_off")[1])
+    run(docs, reset)
+    assert diagnosis(docs) == []
+    docs.execute("alter table embedding_queue set (autovacuum_enabled = yes)")
+    assert diagnosis(docs) == []
+
+
+@pytest.fixture
+def without_autovacuum(docs: Database) -> Iterator[Database]:
+    docs.execute("alter system set autovacuum = off")
+    try:
+        _reload(docs, "off")
+        yield docs
+    finally:
+        docs.execute("alter system reset autovacuum")
+        _reload(docs, "on")
+
+
+def _reload(db: Database, autovacuum: str) -> None:
+    db.execute("select pg_reload_conf()")
+    deadline = time.monotonic() + 20
+    while value(db, "show autovacuum") != autovacuum:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_autovacuum_that_is_off_for_the_server(without_autovacuum: Database) -> None:
+    assert diagnosis(without_autovacuum) == [("problem", "autovacuum_off", "autovacuum")]
+
+
+def test_dead_rows_that_nobody_sweeps(docs: Database) -> None:
+    docs.execute("alter table embedding_queue set (autovacuum_enabled = off)")
+    insert(docs, 10_001)
+    docs.execute("delete from docs where id > 1")
     docs.execute("select pg_stat_force_next_flush()")
-    assert "12000 dead rows" in found(queue)["autovacuum_behind"].cause
+    assert diagnosis(docs) == [("problem", "autovacuum_off", "embedding_queue")]
+    docs.execute("delete from docs")
+    docs.execute("select pg_stat_force_next_flush()")
+    assert diagnosis(docs) == [
+        ("problem", "autovacuum_off", "embedding_queue"),
+        ("warning", "autovacuum_behind", "embedding_queue"),
+    ]
+    cause, cure = explanation(docs, "autovacuum_behind")
+    assert cause == "the queue has 10001 dead rows beside 0 that live"
+    look, vacuum = quoted(cure)
+    run(docs, look)
+    run(docs, vacuum)
+    docs.execute("select pg_stat_force_next_flush()")
+    assert [check for _, check, _ in diagnosis(docs)] == ["autovacuum_off"]
 
 
-def test_jobs_that_failed_are_worth_saying(docs: Database, queue: PostgresQueue) -> None:
-    docs.execute("insert into docs values (1, 'a'), (2, 'b')")
-    docs.execute("update embedding_queue set status = 'failed', error_message = 'why'")
-    finding = found(queue)["failed_jobs"]
-    assert (finding.level, finding.subject) == ("note", "docs.embedding")
-    assert finding.cause.startswith("2 ")
+# -- the order
 
 
-def test_one_broken_column_does_not_hide_the_others(docs: Database, queue: PostgresQueue) -> None:
-    docs.execute("create table other (id bigint primary key, body text)")
-    docs.execute("select watch_embeddings('other', 'body', 'embedding', dimensions => 3)")
-    docs.execute("drop table docs")
-    docs.execute("alter table other disable trigger all")
-    assert {"table_missing", "triggers_disabled"} <= set(found(queue))
-
-
-def test_the_role_of_a_worker_may_ask(docs: Database) -> None:
-    docs.execute("drop table docs")
-    with acting_as(docs, "embedding_worker"):
-        assert rows(docs, "select check_name from diagnose_embeddings()") == [("table_missing",)]
+def test_problems_come_first_and_notes_last(docs: Database) -> None:
+    set_all(docs, "failed", 1)
+    docs.execute("update pg_extension set extversion = '0.8.0' where extname = 'vector'")
+    docs.execute("drop trigger embedding_insert_1 on docs")
+    assert [level for level, _, _ in diagnosis(docs)] == ["problem", "warning", "note"]
