@@ -59,8 +59,8 @@ class Rest:
     def __init__(self, url: str, key: str, application_name: str) -> None:
         """Nothing is sent yet."""
         self._status = 0  # of the last answer: the exceptions of supabase-py do not tell it
-        self.answered_at = datetime.min.replace(tzinfo=UTC)
-        """When the last answer was sent, by the clock of the server, to the second."""
+        self.answered_at = datetime.now(UTC)
+        """When the last answer was sent: to the second by the server's clock, if it told."""
         self._http = httpx.Client(
             http2=True,
             timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
@@ -93,8 +93,8 @@ class Rest:
 
     def _note(self, response: httpx.Response) -> None:
         self._status = response.status_code
-        if date := response.headers.get("date"):
-            self.answered_at = parsedate_to_datetime(date)
+        date = response.headers.get("date")
+        self.answered_at = parsedate_to_datetime(date) if date else datetime.now(UTC)
 
     def _answer(self, request: Any) -> Any:
         try:
