@@ -220,7 +220,9 @@ def test_the_jobs_of_a_worker_that_is_cut_off_are_done_by_another_meanwhile(
     held.let_go.set()
     summary, said = ended(cut_off)
     assert said == "" or ONE_OUTAGE.fullmatch(said)  # of a silence that ends, it learns nothing
-    assert (summary["completed"], summary["stale"]) == (0, ROWS)
+    # A beat finds its leases lost, unless it hands in first: what stands there completed with this
+    # very text and model is not refused, since it may have been completed by this very call.
+    assert summary["completed"] + summary["stale"] == ROWS
     assert set(openai.times_asked().values()) == {2}
     assert_all_is_well(notes)
 
