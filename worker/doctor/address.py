@@ -21,7 +21,7 @@ class Network:
     """What this host knows of the network."""
 
     def families(self, host: str) -> set[int]:
-        """The families of the addresses of a host (AF_INET, AF_INET6). None: it has no address."""
+        """The families of the addresses of a host (AF_INET, AF_INET6). Empty: it has none."""
         try:
             return {int(found[0]) for found in socket.getaddrinfo(host, None)}
         except OSError:
