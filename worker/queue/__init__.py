@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, NewType, Protocol
+from typing import Any, Literal, NewType, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -63,6 +63,19 @@ class Claim:
 
     jobs: list[Job]
     settled: Counter[SettledStatus]
+
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, Any]]) -> Claim:
+        """Of the rows of claim_embeddings, with values as Job has them. Takes their status off."""
+        statuses = [row.pop("status") for row in rows]
+        return cls(
+            jobs=[
+                Job(**row)
+                for row, status in zip(rows, statuses, strict=True)
+                if status == "processing"
+            ],
+            settled=Counter(status for status in statuses if status != "processing"),
+        )
 
     def __bool__(self) -> bool:
         """False if nothing at all was due."""
@@ -383,6 +396,16 @@ def watched_by(targets: Sequence[Target], table: str | None, column: str | None)
             "`worker targets` lists what is; `worker watch` adds to it.",
         )
     return found
+
+
+def whole(completions: Sequence[Completion]) -> list[Completion]:
+    """Those of a whole text: the vector of a part of one is not what another column may want."""
+    return [completion for completion in completions if completion.truncated_to is None]
+
+
+def one_line(message: str) -> str:
+    """What a server said, without its line breaks."""
+    return " ".join(message.split())
 
 
 def no_such_table(given: str) -> SettingsError:

@@ -15,7 +15,6 @@ import json
 import os
 import socket
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
@@ -48,6 +47,7 @@ from worker.queue import (
     WorkerState,
     no_such_table,
     watched_by,
+    whole,
 )
 from worker.queue.migrations import check_version
 from worker.queue.rest import Rest
@@ -216,15 +216,7 @@ class DataApiQueue:
                 },
             ),
         )
-        statuses = [row.pop("status") for row in rows]
-        return Claim(
-            jobs=[
-                _job(row)
-                for row, status in zip(rows, statuses, strict=True)
-                if status == "processing"
-            ],
-            settled=Counter(status for status in statuses if status != "processing"),
-        )
+        return Claim.of([_as_job(row) for row in rows])
 
     def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
         lost = self._rest.call(
@@ -339,15 +331,15 @@ class DataApiQueue:
         }
 
     def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
-        whole = [completion for completion in completions if completion.truncated_to is None]
-        if not whole:
+        completions = whole(completions)
+        if not completions:
             return
         self._rest.call(
             "cache_embeddings",
             {
                 "model": model,
-                **_hashes_and_vectors(whole),
-                "tokens": [completion.tokens for completion in whole],
+                **_hashes_and_vectors(completions),
+                "tokens": [completion.tokens for completion in completions],
                 "cap_mb": cap_mb,
             },
         )
@@ -401,8 +393,10 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _job(row: dict[str, Any]) -> Job:
-    return Job(**row | {"lease": UUID(row["lease"]), "content_hash": _bytes(row["content_hash"])})
+def _as_job(row: dict[str, Any]) -> dict[str, Any]:
+    if row["status"] != "processing":
+        return row
+    return row | {"lease": UUID(row["lease"]), "content_hash": _bytes(row["content_hash"])}
 
 
 def _bytes(value: str | Mapping[str, Any]) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -46,7 +45,9 @@ from worker.queue import (
     Usage,
     WorkerState,
     no_such_table,
+    one_line,
     watched_by,
+    whole,
 )
 from worker.queue.migrations import Migration, check_version
 
@@ -85,7 +86,7 @@ class PostgresQueue:
                 application_name=self._application_name,
             )
         except psycopg.OperationalError as problem:
-            reason = _one_line(str(problem)).removeprefix("connection failed: ")
+            reason = one_line(str(problem)).removeprefix("connection failed: ")
             raise Unreachable(
                 f"the database cannot be reached: {reason}",
                 "Check DATABASE_URL, and that the server is up and lets this host in.",
@@ -357,15 +358,7 @@ class PostgresQueue:
                     list(except_targets),
                 ],
             ).fetchall()
-        statuses = [row.pop("status") for row in rows]
-        return Claim(
-            jobs=[
-                Job(**row)
-                for row, status in zip(rows, statuses, strict=True)
-                if status == "processing"
-            ],
-            settled=Counter(status for status in statuses if status != "processing"),
-        )
+        return Claim.of(rows)
 
     def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
         with _translated():
@@ -457,17 +450,17 @@ class PostgresQueue:
             }
 
     def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
-        whole = [completion for completion in completions if completion.truncated_to is None]
-        if not whole:
+        completions = whole(completions)
+        if not completions:
             return
         self._register_vectors()
         self._value(
             "select public.cache_embeddings(%s, %b, %b, %s::integer[], %s)",
             [
                 model,
-                [completion.job.content_hash for completion in whole],
-                [completion.vector for completion in whole],
-                [completion.tokens for completion in whole],
+                [completion.job.content_hash for completion in completions],
+                [completion.vector for completion in completions],
+                [completion.tokens for completion in completions],
                 cap_mb,
             ],
         )
@@ -523,16 +516,16 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.LockNotAvailable as problem:
-        raise Busy(_one_line(str(problem.diag.message_primary))) from problem
+        raise Busy(one_line(str(problem.diag.message_primary))) from problem
     except _PASSING as problem:
         reason = problem.diag.message_primary or str(problem).partition("\n")[0]
         raise Unreachable(
-            f"the connection to the database failed: {_one_line(reason)}",
+            f"the connection to the database failed: {one_line(reason)}",
             "Nothing is lost: jobs that were claimed are due again when their lease runs out.",
         ) from problem
     except psycopg.errors.InsufficientPrivilege as problem:
         raise SettingsError(
-            _one_line(str(problem.diag.message_primary)),
+            one_line(str(problem.diag.message_primary)),
             "Connect as the owner of the table, or grant the right.",
         ) from problem
     except UnicodeEncodeError as problem:
@@ -541,8 +534,4 @@ def _translated() -> Iterator[None]:
         ) from problem
     except psycopg.Error as problem:
         primary = problem.diag.message_primary or str(problem)
-        raise SettingsError(_one_line(primary), problem.diag.message_hint) from problem
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())
+        raise SettingsError(one_line(primary), problem.diag.message_hint) from problem

@@ -24,6 +24,7 @@ from worker.errors import (
     Unreachable,
     WorkerError,
 )
+from worker.queue import one_line
 
 ANSWER_TIMEOUT = 60.0  # seconds; the statement timeout of the API's role ends a call long before
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -104,7 +105,7 @@ class Rest:
         except httpx.HTTPError as problem:
             reason = str(problem) or type(problem).__name__
             raise Unreachable(
-                f"the Data API cannot be reached: {_one_line(reason)}", NOTHING_LOST
+                f"the Data API cannot be reached: {one_line(reason)}", NOTHING_LOST
             ) from None
         except ValueError:  # an answer that is no JSON
             raise SettingsError("what answers at SUPABASE_URL is no Data API", WHICH_URL) from None
@@ -113,7 +114,7 @@ class Rest:
 def meaning_of(problem: APIError, status: int) -> WorkerError:
     """The error of ours for one of the Data API, whose answer had this status."""
     code = problem.code or ""
-    message = _one_line(problem.message or f"status {status}")
+    message = one_line(problem.message or f"status {status}")
     if (status in (401, 403) and not re.fullmatch(r"\w{5}", code)) or code.startswith("PGRST30"):
         return SettingsError(f"the Data API refuses the key: {message}", WHICH_KEY)
     if code == "42501":
@@ -137,8 +138,4 @@ def meaning_of(problem: APIError, status: int) -> WorkerError:
         return Unreachable(f"the Data API failed: {message}", NOTHING_LOST)
     if status == 404 and code in ("", "404"):
         return SettingsError(f"what answers at SUPABASE_URL is no Data API: {message}", WHICH_URL)
-    return SettingsError(message, _one_line(problem.hint) if problem.hint else None)
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    return SettingsError(message, one_line(problem.hint) if problem.hint else None)
