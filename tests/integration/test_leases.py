@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from threading import Lock, Semaphore
+from threading import Event, Lock, Semaphore
 from typing import LiteralString
 
 import pytest
@@ -278,13 +278,17 @@ def test_what_kills_its_worker_is_given_up_and_its_neighbours_are_not(
 
 @dataclass
 class Counting:
-    """Notes of each call how many are under way with it, and does something at the second."""
+    """Notes of each call how many are under way with it, and does something at the second.
+
+    The first waits for it, however slow the claims of this machine are.
+    """
 
     embedder: Embedder
     at_second: Callable[[], object]
     calls: list[tuple[list[str], int]] = field(default_factory=list)
     under_way: int = 0
     lock: Lock = field(default_factory=Lock)
+    second: Event = field(default_factory=Event)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.embedder, name)
@@ -295,6 +299,8 @@ class Counting:
             self.calls.append((list(texts), self.under_way))
             if len(self.calls) == 2:
                 self.at_second()
+                self.second.set()
+        self.second.wait(timeout=30)
         try:
             return self.embedder.embed(texts)
         finally:
