@@ -24,6 +24,8 @@ LONGEST_DELAY = 86_400_000  # milliseconds
 MOST_A_MINUTE = 999_999_999  # requests or tokens
 MOST_CONCURRENCY = 256  # requests
 MOST_CACHE = 1_000_000  # MB
+MOST_MEMORY = 10_000_000  # MB
+MOST_FAILURES = 999_999_999  # jobs
 OLLAMA_PORT = 11434
 SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
 RETRY_SECONDS = 30.0
@@ -55,6 +57,22 @@ class Settings:
     embedding_lease_seconds: float = 300.0
     embedding_grace_seconds: float = 20.0
     worker_data_dir: Path | None = None
+    enable_background_embedding: bool = True
+    worker_deep_sleep_after: float = 300.0
+    worker_max_load: float = 1.5
+    worker_max_cpu_pressure: int = 60
+    worker_max_memory_mb: int | None = None
+    worker_max_db_sessions: int = 80
+    worker_max_lock_wait: float = 5.0
+    worker_max_replica_lag: float = 30.0
+    worker_yield_to_vacuum: bool = True
+    worker_log_format: str = "console"
+    worker_log_level: str = "info"
+    worker_metrics_port: int | None = None
+    embedding_progress_interval: int = 5
+    notify_webhook_url: str | None = field(default=None, repr=False)
+    notify_command: str | None = None
+    notify_failures: int = 100
 
     @classmethod
     def variables(cls) -> frozenset[str]:
@@ -139,6 +157,9 @@ def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, 
     return from_file | {name: value for name, value in environment.items() if value.strip()}
 
 
+_TRUE = {"true", "1", "yes", "on"}
+_FALSE = {"false", "0", "no", "off"}
+
 _ALIASES = {  # the latter wins
     "MAX_EMBEDDING_WORKERS": "EMBEDDING_MAX_CONCURRENCY",
     "NEXT_PUBLIC_SUPABASE_URL": "SUPABASE_URL",
@@ -164,6 +185,31 @@ def _seconds(given: str) -> float:
     if seconds > DAY:
         raise ValueError(f"must be at most a day, {DAY:.0f} seconds: `{given}`")
     return seconds
+
+
+def _number(given: str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"must be a number above zero: `{given}`")
+    return number
+
+
+def _yes_or_no(given: str) -> bool:
+    if given.lower() not in _TRUE | _FALSE:
+        raise ValueError(f"must be true or false: `{given}`")
+    return given.lower() in _TRUE
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(given: str) -> str:
+        if given not in words:
+            raise ValueError(f"must be one of {', '.join(words)}: `{given}`")
+        return given
+
+    return parse
 
 
 def _lease_seconds(given: str) -> float:
@@ -258,4 +304,20 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "embedding_lease_seconds": _lease_seconds,
     "embedding_grace_seconds": _seconds,
     "worker_data_dir": Path,
+    "enable_background_embedding": _yes_or_no,
+    "worker_deep_sleep_after": _seconds,
+    "worker_max_load": _number,
+    "worker_max_cpu_pressure": _whole_number(1, 100),
+    "worker_max_memory_mb": _whole_number(1, MOST_MEMORY),
+    "worker_max_db_sessions": _whole_number(1, 100),
+    "worker_max_lock_wait": _seconds,
+    "worker_max_replica_lag": _seconds,
+    "worker_yield_to_vacuum": _yes_or_no,
+    "worker_log_format": _one_of("console", "json"),
+    "worker_log_level": _one_of("debug", "info", "warning"),
+    "worker_metrics_port": _whole_number(1, 65535),
+    "embedding_progress_interval": _whole_number(1, 100),
+    "notify_webhook_url": _http_url,
+    "notify_command": str,
+    "notify_failures": _whole_number(1, MOST_FAILURES),
 }

@@ -229,7 +229,7 @@ class Drainer:
     def update(self, tally: Tally) -> None:
         pass
 
-    def remark(self, message: str) -> None:
+    def event(self, name: str, **fields: object) -> None:
         pass
 
 

@@ -43,8 +43,8 @@ class Remarks:
     def update(self, tally: Tally) -> None:
         pass
 
-    def remark(self, message: str) -> None:
-        self.said.append(message)
+    def event(self, name: str, **fields: object) -> None:
+        self.said.append(name)
 
 
 @dataclass

@@ -171,7 +171,7 @@ def test_a_provider_that_is_slow_does_not_hold_up_another(
             if not local_done and value(docs, done) == 0:
                 local_done.append(run.tally.elapsed)
 
-        def remark(self, message: str) -> None:
+        def event(self, name: str, **fields: object) -> None:
             pass
 
     run.progress = Watcher()
@@ -195,7 +195,7 @@ def test_texts_that_are_long_are_claimed_by_the_few(
             claimed = "select count(*) from embedding_queue where status = 'processing'"
             held.append(value(docs, claimed))
 
-        def remark(self, message: str) -> None:
+        def event(self, name: str, **fields: object) -> None:
             pass
 
     run = runs.new(batch_size=None)

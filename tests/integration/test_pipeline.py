@@ -45,7 +45,7 @@ class Watcher:
     def update(self, tally: Tally) -> None:
         self.then(tally)
 
-    def remark(self, message: str) -> None:
+    def event(self, name: str, **fields: object) -> None:
         pass
 
 

@@ -16,10 +16,13 @@ MODULES = sorted(WORKER.rglob("*.py"))
 MAY_IMPORT = {
     "__init__": set[str](),
     "__main__": {"cli"},
-    "cli": {"doctor", "engine", "queue", "embedders", "settings", "errors"},
+    "cli": {"doctor", "telemetry", "load", "engine", "queue", "embedders", "settings", "errors"},
+    "telemetry": {"engine", "queue", "host", "settings", "errors"},
+    "load": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
     "engine": {"queue", "embedders", "settings", "errors"},
-    "queue": {"settings", "errors"},
+    "queue": {"host", "settings", "errors"},
+    "host": set[str](),
     "embedders": {"settings", "errors"},
     "settings": {"errors"},
     "errors": set[str](),
@@ -85,7 +88,7 @@ each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
 
 
 def test_there_are_modules_to_look_at() -> None:
-    assert {room_of(path) for path in MODULES} == set(MAY_IMPORT)
+    assert {room_of(path) for path in MODULES} <= set(MAY_IMPORT)
 
 
 @each_module

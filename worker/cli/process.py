@@ -25,6 +25,7 @@ from worker.cli.console import dollars, out, out_json, report, say
 from worker.cli.estimate import print_forecast
 from worker.cli.session import load_settings, queue_of, scope_of
 from worker.embedders import open_embedder
+from worker.engine.events import sentence
 from worker.engine.models import Limits
 from worker.engine.patience import until_answered
 from worker.engine.pipeline import Pace, Pipeline
@@ -263,7 +264,8 @@ class RichProgress:
             rate=tally.rows_per_second,
         )
 
-    def remark(self, message: str) -> None:
+    def event(self, name: str, **fields: object) -> None:
+        message = sentence(name, fields)
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -286,5 +288,5 @@ class PlainProgress:
             f" {tally.rows_per_second:.0f} rows/s, {left:.0f} s left"
         )
 
-    def remark(self, message: str) -> None:
-        say(message)
+    def event(self, name: str, **fields: object) -> None:
+        say(sentence(name, fields))

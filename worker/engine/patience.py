@@ -112,7 +112,7 @@ def until_answered(
         return call()
     except Unreachable as outage:
         on_outage()
-        progress.remark(f"waiting for the database: {outage.cause}")
+        progress.event("database_lost", cause=outage.cause)
     began = time.monotonic()
     retrying = Retrying(
         retry=retry_if_exception_type(Unreachable),
@@ -122,5 +122,5 @@ def until_answered(
         reraise=True,
     )
     result = retrying(call)
-    progress.remark(f"the database is back after {time.monotonic() - began:.0f} s")
+    progress.event("database_back", seconds=time.monotonic() - began)
     return result

@@ -130,5 +130,5 @@ class Progress(Protocol):
     def update(self, tally: Tally) -> None:
         """Called after every batch, by the thread that runs the pipeline."""
 
-    def remark(self, message: str) -> None:
-        """Something happened that a person at the terminal would want to know."""
+    def event(self, name: str, **fields: object) -> None:
+        """Something happened that EVENTS lists. Called by that thread as well; must not block."""

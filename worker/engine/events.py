@@ -1,0 +1,21 @@
+"""What a run tells of itself: each event by a stable name, with figures in stated units.
+
+The names and fields are a contract (docs/operations.md lists them); the sentences are not.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Level = Literal["debug", "info", "warning"]
+
+EVENTS: dict[str, tuple[Level, str]] = {
+    "database_lost": ("warning", "waiting for the database: {cause}"),
+    "database_back": ("warning", "the database is back after {seconds:.0f} s"),
+}
+"""By name: how much it matters, and how it reads, with its fields in braces."""
+
+
+def sentence(event: str, fields: dict[str, object]) -> str:
+    """An event as a person reads it."""
+    return EVENTS[event][1].format(**fields)
