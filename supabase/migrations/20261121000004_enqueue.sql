@@ -59,6 +59,9 @@ begin
            worker = null,
            updated_at = now();
     get diagnostics enqueued = row_count;
+    if enqueued > 0 then
+        perform public.embedding_wake();
+    end if;
     if enqueued < cardinality(record_ids) then
         perform public.embedding_set_aside(target_id, format('a key is longer than %s bytes', longest));
     end if;
@@ -82,7 +85,9 @@ end $$;
 create function public.embedding_queue_by_hand()
 returns trigger
 language plpgsql
+security definer
 set search_path = '', pg_temp
+set row_security = off
 as $$
 begin
     new.lease := null;
@@ -97,6 +102,7 @@ begin
         if new.available_at is not distinct from old.available_at then
             new.available_at := now();
         end if;
+        perform public.embedding_wake();
     end if;
     return new;
 end $$;
@@ -133,6 +139,7 @@ begin
             using errcode = 'foreign_key_violation',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
     end if;
+    perform public.embedding_wake();
     return new;
 end $$;
 

@@ -7,13 +7,19 @@ create table public.embedding_workers (
     worker text primary key,                       -- as in embedding_queue: host, pid, letters of chance
     host text not null,
     pid integer not null,
-    state text not null default 'working',         -- stopping: claims no more
+    state text not null default 'working',         -- waiting: nothing is due. paused: held by an order or a load.
+                                                   -- asleep: gave its memory back. stopping: claims no more
+    gear text not null default 'full',             -- thin: one batch at a time. hold: claims nothing
+    cause text,                                    -- of its state or gear, where there is one: an order, a figure
+    listens boolean not null default false,        -- whether a NOTIFY reaches it
+    rss_mb real,                                   -- its memory, in MB of 2**20 bytes
     completed bigint not null default 0,           -- jobs since it started
     failed bigint not null default 0,
     usage jsonb not null default '[]',             -- by model, as it was last reported: see embedding_worker_seen
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now(),
-    constraint embedding_workers_known_state check (state in ('working', 'stopping'))
+    constraint embedding_workers_known_state check (state in ('working', 'waiting', 'paused', 'asleep', 'stopping')),
+    constraint embedding_workers_known_gear check (gear in ('full', 'thin', 'hold', 'end'))
 );
 
 -- Writes a worker down, or that it is still there. `usage` is what it has done since it started, by
@@ -23,7 +29,8 @@ create table public.embedding_workers (
 -- that wakes up after that is counted anew), and so are minutes after a week.
 create function public.embedding_worker_seen(
     worker text, host text, pid integer, state text default 'working',
-    completed bigint default 0, failed bigint default 0, usage jsonb default '[]'
+    completed bigint default 0, failed bigint default 0, usage jsonb default '[]',
+    gear text default 'full', cause text default null, listens boolean default false, rss_mb real default null
 )
 returns void
 language plpgsql
@@ -39,11 +46,15 @@ begin
     if jsonb_typeof(usage) = 'string' then
         usage := usage #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
     end if;
-    insert into public.embedding_workers as known (worker, host, pid, state, completed, failed)
+    insert into public.embedding_workers as known
+           (worker, host, pid, state, completed, failed, gear, cause, listens, rss_mb)
     values (embedding_worker_seen.worker, embedding_worker_seen.host, embedding_worker_seen.pid,
-            embedding_worker_seen.state, embedding_worker_seen.completed, embedding_worker_seen.failed)
+            embedding_worker_seen.state, embedding_worker_seen.completed, embedding_worker_seen.failed,
+            embedding_worker_seen.gear, embedding_worker_seen.cause, embedding_worker_seen.listens,
+            embedding_worker_seen.rss_mb)
     on conflict on constraint embedding_workers_pkey do update
-       set state = excluded.state, completed = excluded.completed, failed = excluded.failed, seen_at = now()
+       set state = excluded.state, completed = excluded.completed, failed = excluded.failed, gear = excluded.gear,
+           cause = excluded.cause, listens = excluded.listens, rss_mb = excluded.rss_mb, seen_at = now()
     returning known.usage into before; -- and the row is ours: a call like this one waits here
     known_now := public.embedding_count_usage(before, embedding_worker_seen.usage);
     if known_now <> before then

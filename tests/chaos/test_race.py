@@ -229,6 +229,9 @@ class Drainer:
     def update(self, tally: Tally) -> None:
         pass
 
+    def pulse(self) -> None:
+        pass
+
     def event(self, name: str, **fields: object) -> None:
         pass
 

@@ -43,6 +43,9 @@ class Remarks:
     def update(self, tally: Tally) -> None:
         pass
 
+    def pulse(self) -> None:
+        pass
+
     def event(self, name: str, **fields: object) -> None:
         self.said.append(name)
 

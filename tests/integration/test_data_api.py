@@ -21,7 +21,7 @@ from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import SCOPE, claim, complete, insert, vector_of
 from tests.supabase_project import data_api
 from worker.errors import SchemaError, SettingsError, Unreachable
-from worker.queue import Completion, OperatorQueue, Usage
+from worker.queue import Completion, OperatorQueue, Report, Usage
 from worker.queue.data_api import DataApiQueue
 from worker.queue.rest import Rest, meaning_of
 
@@ -97,7 +97,7 @@ def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: Operat
     queue.cache("test:model", [Completion(jobs[2], vector_of(jobs[2]), 7)], 1)
     [(vector, tokens)] = queue.cached("test:model", 3, [jobs[2].content_hash, b"\0"]).values()
     assert (vector.tolist(), tokens) == (vector_of(jobs[2]).tolist(), 7)
-    queue.seen(SCOPE, "working", 2, 1, [Usage("test:model", 2, 1, 1, 7, 0.5, 0.25)])
+    queue.seen(SCOPE, Report("working", 2, 1, [Usage("test:model", 2, 1, 1, 7, 0.5, 0.25)]))
     queue.provider_seen("test", "out", None)
     assert queue.rate("test:model") == 8.0
     assert queue.requeue(status="failed", error_class="rejected") == 1

@@ -171,6 +171,9 @@ def test_a_provider_that_is_slow_does_not_hold_up_another(
             if not local_done and value(docs, done) == 0:
                 local_done.append(run.tally.elapsed)
 
+        def pulse(self) -> None:
+            pass
+
         def event(self, name: str, **fields: object) -> None:
             pass
 
@@ -194,6 +197,9 @@ def test_texts_that_are_long_are_claimed_by_the_few(
         def update(self, tally: object) -> None:
             claimed = "select count(*) from embedding_queue where status = 'processing'"
             held.append(value(docs, claimed))
+
+        def pulse(self) -> None:
+            pass
 
         def event(self, name: str, **fields: object) -> None:
             pass

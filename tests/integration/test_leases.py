@@ -21,9 +21,8 @@ from tests.openai_server import OpenAIServer
 from worker.embedders import Embedder, Embeddings
 from worker.engine import patience, pipeline
 from worker.engine.leases import Leases
-from worker.engine.progress import Tally
 from worker.errors import Unreachable
-from worker.queue import Claim, Job, OperatorQueue, Scope, Ticket, Usage, WorkerState
+from worker.queue import Claim, Job, OperatorQueue, Report, Scope, Ticket, WorkerState
 from worker.queue.postgres import PostgresQueue
 
 OTHER = replace(SCOPE, worker="other", default_model=MODEL)
@@ -38,16 +37,9 @@ class Watched(PostgresQueue):
         self.beats = Semaphore(0)
         self.states: list[WorkerState] = []
 
-    def seen(
-        self,
-        scope: Scope,
-        state: WorkerState,
-        completed: int,
-        failed: int,
-        usage: Sequence[Usage] = (),
-    ) -> None:
-        super().seen(scope, state, completed, failed, usage)
-        self.states.append(state)
+    def seen(self, scope: Scope, report: Report) -> None:
+        super().seen(scope, report)
+        self.states.append(report.state)
         self.beats.release()
 
     def wait_for_beats(self, count: int) -> None:
@@ -85,7 +77,7 @@ def test_a_beat_holds_on_to_what_is_held(
     leases = Leases(queue, SCOPE)
     leases.hold(held)
     expire_leases(docs)  # and nobody has noticed yet
-    leases.beat_if_due(Tally(), "working")
+    leases.beat_if_due(Report("working"))
     assert not other.claim(OTHER, 10)
     assert value(docs, "select min(lease_expires_at) > now() + '4 min' from embedding_queue")
     assert leases.let_go(held) == set()
@@ -98,12 +90,12 @@ def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
     insert(docs, 1)
     leases = Leases(queue, SCOPE)
     leases.hold(claim(queue))
-    leases.beat_if_due(Tally(), "working")
+    leases.beat_if_due(Report("working"))
     expire_leases(docs)
-    leases.beat_if_due(Tally(), "working")
+    leases.beat_if_due(Report("working"))
     assert value(docs, "select lease_expires_at <= now() from embedding_queue"), "too soon to beat"
     leases.beat_soon()
-    leases.beat_if_due(Tally(), "working")
+    leases.beat_if_due(Report("working"))
     assert not other.claim(OTHER, 10)
 
 
@@ -116,7 +108,7 @@ def test_what_a_beat_finds_lost_is_not_handed_in(
     leases.hold(held)
     docs.execute("update embedding_queue set lease_expires_at = now() where record_id = '2'")
     taken = claim(other, scope=OTHER)
-    leases.beat_if_due(Tally(), "working")
+    leases.beat_if_due(Report("working"))
     assert {job_id for job_id, _ in leases.let_go(held)} == {job.id for job in taken}
 
 
@@ -387,11 +379,11 @@ def test_a_worker_that_said_nothing_for_a_day_is_forgotten_by_the_next_that_spea
     docs: Database, queue: OperatorQueue
 ) -> None:
     for name in ("killed yesterday", "killed this morning"):
-        queue.seen(replace(SCOPE, worker=name), "working", 5, 1)
+        queue.seen(replace(SCOPE, worker=name), Report("working", 5, 1))
     docs.execute(
         "update embedding_workers set seen_at = now() - interval '25 hours' where worker ~ 'yes'"
     )
-    queue.seen(SCOPE, "working", 0, 0)
+    queue.seen(SCOPE, Report("working"))
     assert sorted(rows(docs, AT_WORK)) == [
         ("killed this morning", "working", 5, 1),
         ("test", "working", 0, 0),

@@ -45,6 +45,9 @@ class Watcher:
     def update(self, tally: Tally) -> None:
         self.then(tally)
 
+    def pulse(self) -> None:
+        pass
+
     def event(self, name: str, **fields: object) -> None:
         pass
 

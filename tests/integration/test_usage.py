@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Database, Worker, rows, value
 from tests.integration.jobs import SCOPE
 from tests.integration.tables import Connect, refusal
-from worker.queue import OperatorQueue, Usage
+from worker.queue import OperatorQueue, Report, Usage
 from worker.queue.postgres import PostgresQueue
 
 # -- the counters
@@ -28,7 +28,7 @@ SUMS: LiteralString = (
 
 
 def say(queue: OperatorQueue, *usage: Usage, worker: str = "test") -> None:
-    queue.seen(replace(SCOPE, worker=worker), "working", 0, 0, usage)
+    queue.seen(replace(SCOPE, worker=worker), Report("working", usage=usage))
 
 
 def test_what_is_new_since_the_last_heartbeat_is_added_to_the_running_minute(

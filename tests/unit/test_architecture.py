@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "telemetry": {"engine", "queue", "host", "settings", "errors"},
     "load": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
-    "engine": {"queue", "embedders", "settings", "errors"},
+    "engine": {"queue", "embedders", "host", "settings", "errors"},
     "queue": {"host", "settings", "errors"},
     "host": set[str](),
     "embedders": {"settings", "errors"},

@@ -10,7 +10,7 @@ from functools import wraps
 
 import typer
 
-from worker.cli import demo, doctor, migrate, process, queue, search, targets
+from worker.cli import control, demo, doctor, migrate, process, queue, run, search, targets
 from worker.cli.console import report
 from worker.errors import WorkerError
 
@@ -48,9 +48,14 @@ app = typer.Typer(
 )
 for command in (
     process.process,
+    run.run,
     queue.requeue,
     queue.status,
     queue.backfill,
+    control.pause,
+    control.resume,
+    control.sleep,
+    control.wake,
     targets.watch,
     targets.unwatch,
     targets.targets,

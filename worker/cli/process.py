@@ -88,7 +88,7 @@ def process(
             )
             return int(not report_set_aside(found))
         scope = scope_of(queue, settings, table, column)
-        pipeline = run(queue, settings, scope, _pace(settings, batch_size, delay_ms, limit))
+        pipeline = run(queue, settings, scope, pace_of(settings, batch_size, delay_ms, limit))
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
@@ -111,9 +111,10 @@ def report_set_aside(targets: Iterable[Target]) -> bool:
     return not set_aside
 
 
-def _pace(
-    settings: Settings, batch_size: int | None, delay_ms: int | None, limit: int | None
+def pace_of(
+    settings: Settings, batch_size: int | None, delay_ms: int | None, limit: int | None = None
 ) -> Pace:
+    """What the flags say of the pace, and the settings where they say nothing."""
     return Pace(
         batch_size=batch_size or settings.embedding_batch_size,
         delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,
@@ -264,6 +265,9 @@ class RichProgress:
             rate=tally.rows_per_second,
         )
 
+    def pulse(self) -> None:
+        pass
+
     def event(self, name: str, **fields: object) -> None:
         message = sentence(name, fields)
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -287,6 +291,9 @@ class PlainProgress:
             f"{tally.taken} of {total} ({100 * tally.taken / max(total, 1):.0f}%),"
             f" {tally.rows_per_second:.0f} rows/s, {left:.0f} s left"
         )
+
+    def pulse(self) -> None:
+        pass
 
     def event(self, name: str, **fields: object) -> None:
         say(sentence(name, fields))

@@ -12,6 +12,20 @@ Level = Literal["debug", "info", "warning"]
 EVENTS: dict[str, tuple[Level, str]] = {
     "database_lost": ("warning", "waiting for the database: {cause}"),
     "database_back": ("warning", "the database is back after {seconds:.0f} s"),
+    "gear_changed": ("info", "in gear {gear} now: {cause}"),
+    "state_changed": ("debug", "{state} now: {cause}"),
+    "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
+    "provider_stopped": ("warning", "{provider} cannot be used: {cause}"),
+    "provider_back": ("info", "{provider} can be used again"),
+    "queue_drained": (
+        "info",
+        "nothing is due: {completed} done, {failed} failed in {seconds:.1f} s",
+    ),
+    "worker_started": ("info", "{worker} works on {host}, pid {pid}, with {model}"),
+    "worker_stopped": (
+        "info",
+        "{worker} ends: {completed} done, {failed} failed",
+    ),
 }
 """By name: how much it matters, and how it reads, with its fields in braces."""
 

@@ -19,6 +19,8 @@ class Verdict:
 
     gear: Gear
     cause: str | None = None
+    at_most: int | None = None
+    """So many jobs may be in hand at most, from now on; None: as many as fit."""
 
 
 FULL = Verdict("full")

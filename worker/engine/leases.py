@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from worker.engine.progress import Tally
-from worker.queue import Job, Queue, Scope, Ticket, WorkerState
+from worker.queue import Job, Queue, Report, Scope, Ticket
 
 BEATS_A_LEASE = 3  # so that one may come late
 LONGEST_SILENCE = 30.0  # seconds; of whom nothing was seen for longer, people think that he is dead
@@ -39,19 +38,15 @@ class Leases:
         """Jobs are about to be handed in. Returns which of them were lost meanwhile."""
         return {job.ticket for job in jobs if self._held.pop(job.ticket, None) is None}
 
-    def beat_if_due(self, tally: Tally, state: WorkerState) -> None:
+    def beat_if_due(self, report: Report) -> None:
         """Extend the leases of all jobs in hand, and say that the worker is there."""
         if not self.beat_is_due:
             return
         for ticket in self.queue.extend(self.scope, self.jobs):
             del self._held[ticket]
-        self.say(tally, state)
+        self.queue.seen(self.scope, report)
         interval = min(self.scope.lease.total_seconds() / BEATS_A_LEASE, LONGEST_SILENCE)
         self._next_beat = time.monotonic() + interval
-
-    def say(self, tally: Tally, state: WorkerState) -> None:
-        """Say that the worker is there, and what it has done."""
-        self.queue.seen(self.scope, state, tally.completed, tally.failed, tally.usage)
 
     def beat_soon(self) -> None:
         """Make the next beat due at once."""

@@ -25,12 +25,12 @@ from worker.queue import (
     Claim,
     Completion,
     Job,
+    Order,
     Queue,
     Refusal,
+    Report,
     Scope,
     Ticket,
-    Usage,
-    WorkerState,
 )
 
 PATIENCE = 600.0  # seconds until a run gives its database up
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 class PatientQueue:
     """`queue`, with every call made again until the database answers. Says so once.
 
-    Raises Unreachable after PATIENCE, or if `stop` is set and the database still does not answer.
+    Raises Unreachable after `patience` seconds, or if `stop` is set and there is still no answer.
     `on_outage` is called at the beginning of an outage.
     """
 
@@ -51,20 +51,21 @@ class PatientQueue:
     progress: Progress
     stop: Event
     on_outage: Callable[[], None] = lambda: None
+    patience: float = PATIENCE
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
-        return self._until_answered(lambda: self.queue.claim(scope, batch_size, except_targets))
+        return self.until_answered(lambda: self.queue.claim(scope, batch_size, except_targets))
 
     def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
-        return self._until_answered(lambda: self.queue.extend(scope, jobs))
+        return self.until_answered(lambda: self.queue.extend(scope, jobs))
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
-        return self._until_answered(lambda: self.queue.complete(model, completions))
+        return self.until_answered(lambda: self.queue.complete(model, completions))
 
     def fail(
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
     ) -> int:
-        return self._until_answered(lambda: self.queue.fail(jobs, error_class, message, retry_in))
+        return self.until_answered(lambda: self.queue.fail(jobs, error_class, message, retry_in))
 
     def release(
         self,
@@ -73,32 +74,35 @@ class PatientQueue:
         reason: str | None = None,
         error_class: str | None = None,
     ) -> None:
-        self._until_answered(lambda: self.queue.release(jobs, retry_in, reason, error_class))
+        self.until_answered(lambda: self.queue.release(jobs, retry_in, reason, error_class))
 
-    def seen(
-        self,
-        scope: Scope,
-        state: WorkerState,
-        completed: int,
-        failed: int,
-        usage: Sequence[Usage] = (),
-    ) -> None:
-        self._until_answered(lambda: self.queue.seen(scope, state, completed, failed, usage))
+    def seen(self, scope: Scope, report: Report) -> None:
+        self.until_answered(lambda: self.queue.seen(scope, report))
+
+    def order(self, scope: Scope) -> Order:
+        return self.until_answered(lambda: self.queue.order(scope))
+
+    def listen(self) -> bool:
+        return self.until_answered(self.queue.listen)
+
+    def wait(self, seconds: float) -> bool:
+        return self.until_answered(lambda: self.queue.wait(seconds))
 
     def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
-        self._until_answered(lambda: self.queue.provider_seen(provider, trouble, hint))
+        self.until_answered(lambda: self.queue.provider_seen(provider, trouble, hint))
 
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
-        return self._until_answered(lambda: self.queue.cached(model, dimensions, hashes))
+        return self.until_answered(lambda: self.queue.cached(model, dimensions, hashes))
 
     def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
-        self._until_answered(lambda: self.queue.cache(model, completions, cap_mb))
+        self.until_answered(lambda: self.queue.cache(model, completions, cap_mb))
 
     def gone(self, scope: Scope) -> None:
-        self._until_answered(lambda: self.queue.gone(scope))
+        self.until_answered(lambda: self.queue.gone(scope))
 
-    def _until_answered(self, call: Callable[[], Result]) -> Result:
-        return until_answered(call, self.progress, self.stop, self.on_outage)
+    def until_answered(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns, made again until the database answers."""
+        return until_answered(call, self.progress, self.stop, self.on_outage, self.patience)
 
 
 def until_answered(
@@ -106,6 +110,7 @@ def until_answered(
     progress: Progress,
     stop: Event,
     on_outage: Callable[[], None] = lambda: None,
+    patience: float = PATIENCE,
 ) -> Result:
     """What `call` returns, made again until the database answers. See PatientQueue."""
     try:
@@ -117,8 +122,9 @@ def until_answered(
     retrying = Retrying(
         retry=retry_if_exception_type(Unreachable),
         wait=wait_random_exponential(max=LONGEST_WAIT),
-        stop=stop_after_delay(PATIENCE) | stop_when_event_set(stop),
+        stop=stop_after_delay(patience) | stop_when_event_set(stop),
         sleep=sleep_using_event(stop),
+        before_sleep=lambda _: progress.pulse(),
         reraise=True,
     )
     result = retrying(call)

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sized
+from collections.abc import Collection, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 from threading import Event
 
 from worker.engine.embedding import Outcome, embed
+from worker.engine.gear import FULL, Governor, Verdict
 from worker.engine.leases import Leases
 from worker.engine.models import Limits, Model, Models, OpenEmbedder, Provider
 from worker.engine.patience import PatientQueue
 from worker.engine.progress import Progress, Tally
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
-from worker.queue import Claim, Completion, Job, Queue, Scope
+from worker.queue import Claim, Completion, Job, Queue, Report, Scope, WorkerState
 
 LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
+LONGEST_PAUSE = 10.0  # seconds after a batch, where thinned out
 ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
 
 TEXTS_A_REQUEST = 100
@@ -61,6 +64,7 @@ class Request:
 
     model: Model
     jobs: list[Job]
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -78,6 +82,12 @@ class Pipeline:
     progress: Progress
     stop: Event
     tally: Tally = field(default_factory=Tally)
+    govern: Governor = lambda: FULL
+    state: WorkerState = "working"
+    """What its worker is said to do; between two works whoever makes it work says so."""
+    cause: str | None = None
+    since: float = field(default_factory=time.monotonic)
+    listens: bool = False
     _queue: PatientQueue = field(init=False)
     _leases: Leases = field(init=False)
     _writer: Writer = field(init=False)
@@ -91,6 +101,8 @@ class Pipeline:
     """Jobs to claim at once; fewer where their texts are long."""
     _target_models: dict[int, Model] = field(default_factory=dict)
     _stopped_at: float | None = None
+    _verdict: Verdict = FULL
+    _batch_began: float = 0.0
 
     def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
         self._queue = PatientQueue(queue, self.progress, self.stop)
@@ -111,22 +123,67 @@ class Pipeline:
         Waits for a database that is out of reach. Raises Unreachable if it stays so; what was
         claimed is then due again when its lease runs out.
         """
+        with self.attended():
+            self.work()
+        return self.tally
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """The worker is on the list of those at work, and in the end lets go of everything."""
         try:
-            self._beat()
-            while self._claim_ahead() or self._under_way:
-                self._write_behind()
-            self._leases.say(self.tally, "stopping")
+            self.beat()
+            yield
+            self.enter("stopping", "asked to stop")
             self._queue.gone(self.scope)
         finally:
             if self._under_way:  # the database is lost: do not wait for the model as well
                 self.stop.set()
             self._models.close()
-        return self.tally
+
+    def work(self) -> None:
+        """Work as `drain` does, within `attended`; may be called again when there is more."""
+        while self._claim_ahead() or self._under_way:
+            self._write_behind()
+
+    def unload(self) -> None:
+        """Give back the memory of the models. They are opened again when they are needed."""
+        self._models.close()
+        self._models = Models(self._models.open_embedder, self.pace.limits)
+        self._target_models.clear()
+        self._at_once = TEXTS_A_REQUEST
+
+    def forgive(self) -> None:
+        """Try again the targets that were left alone."""
+        self._writer.troubles.clear()
+
+    @property
+    def patient_queue(self) -> PatientQueue:
+        """The queue, which waits for its database."""
+        return self._queue
+
+    def enter(self, state: WorkerState, cause: str) -> None:
+        """Tell the queue what the worker does from now on."""
+        if state != self.state:
+            self.progress.event("state_changed", state=state, cause=cause)
+        self.state, self.cause, self.since = state, cause, time.monotonic()
+        self._leases.beat_soon()
+        self.beat()
+
+    def beat(self) -> None:
+        """Extend the leases and say that the worker is there, if it is time for that."""
+        self.progress.pulse()
+        self._leases.beat_if_due(self._report_of_itself())
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gear it is in."""
+        return self._verdict
 
     # -- claiming
 
     def _claim_ahead(self) -> bool:
-        """Fill the room for requests. False if there is nothing to claim, or it is time to end."""
+        """Fill the room for requests. False if there is nothing to claim, or none may be."""
+        self._shift()
         while self._wanted() > 0 and self._has_room():
             claim = self._claim()
             if not claim:
@@ -141,25 +198,41 @@ class Pipeline:
 
     def _wanted(self) -> int:
         """How many jobs may be claimed next."""
-        if self.stop.is_set():
+        if self.stop.is_set() or self._verdict.gear in ("hold", "end"):
             return 0
-        wanted = self.pace.batch_size or (TEXTS_A_REQUEST if self.pace.delay else self._at_once)
-        if self.pace.limit is None:
-            return wanted
-        return min(wanted, self.pace.limit - self.tally.taken - self._in_hand)
+        wanted = self.pace.batch_size or (TEXTS_A_REQUEST if self._is_slow else self._at_once)
+        if self._verdict.at_most is not None:
+            wanted = min(wanted, self._verdict.at_most - self._in_hand)
+        if self.pace.limit is not None:
+            wanted = min(wanted, self.pace.limit - self.tally.taken - self._in_hand)
+        return wanted
+
+    @property
+    def _is_slow(self) -> bool:
+        """Whether batches go one at a time."""
+        return self.pace.delay > 0 or self._verdict.gear == "thin"
+
+    def _shift(self) -> None:
+        """Take the gear that is asked for, and say so if it is another."""
+        verdict = self._queue.until_answered(self.govern)
+        if verdict.gear != self._verdict.gear:
+            self.progress.event(
+                "gear_changed", gear=verdict.gear, cause=verdict.cause or "nothing is in the way"
+            )
+        self._verdict = verdict
 
     def _has_room(self) -> bool:
         if not self._under_way:
             return True
         most = max(MOST_JOBS, 4 * (self.pace.batch_size or 0))
-        if self.pace.delay or self._in_hand >= most or self._characters > MOST_CHARACTERS:
+        if self._is_slow or self._in_hand >= most or self._characters > MOST_CHARACTERS:
             return False
         return any(provider.has_room for provider in self._models.providers.values())
 
     def _claim(self) -> Claim | None:
         patience = time.monotonic() + LOCKED_PATIENCE
         while not self.stop.is_set():
-            self._beat()
+            self.beat()
             try:
                 claim = self._queue.claim(self.scope, self._wanted(), self._left_alone())
                 if claim or not self._leases.beat_is_due:
@@ -180,6 +253,8 @@ class Pipeline:
     # -- embedding
 
     def _take_up(self, jobs: list[Job]) -> None:
+        if self.state != "working":
+            self.enter("working", "there is something to do")
         alone = jobs[0].alone  # or what is under way beside it would go down with it once more
         while alone and self._under_way:
             self._write_behind()
@@ -194,6 +269,8 @@ class Pipeline:
             self._writer.give_back(jobs, trouble)
             return
         self._target_models[jobs[0].target_id] = model
+        if not self._under_way:
+            self._batch_began = time.monotonic()
         characters = sum(len(job.content) for job in jobs)
         self._in_hand += len(jobs)
         self._characters += characters
@@ -234,14 +311,21 @@ class Pipeline:
     def _write_behind(self) -> None:
         """Wait a moment for a request to end, and write what came of it."""
         finished, _ = wait(self._under_way, ATTENTION, FIRST_COMPLETED)
-        self._beat()
+        self.beat()
         for column in self._by_column(finished):
             self._write(column)
-        if finished and self.pace.delay and not self._under_way and self._wanted() > 0:
-            self.stop.wait(self.pace.delay)
+        if finished and self._is_slow and not self._under_way and self._wanted() > 0:
+            self._pause_after_batch()
         if self._out_of_grace():
             self._writer.release(self._leases.jobs, timedelta(0), "its worker was stopped")
             self._under_way.clear()
+
+    def _pause_after_batch(self) -> None:
+        pause = self.pace.delay
+        if self._verdict.gear == "thin":
+            took = time.monotonic() - self._batch_began
+            pause = max(pause, min(took, LONGEST_PAUSE))
+        self.stop.wait(pause)
 
     def _by_column(self, finished: Iterable[Future[Outcome]]) -> Iterable[list[Future[Outcome]]]:
         """Requests of a column that ended at once are written at once: some hold one text each."""
@@ -255,8 +339,9 @@ class Pipeline:
         outcome = Outcome()
         jobs: list[Job] = []
         for future in finished:
-            outcome.add(future.result())
             request = self._under_way.pop(future)
+            outcome.add(future.result())
+            self._tell_of(request, future.result())
             request.model.provider.under_way -= 1
             jobs += request.jobs
         model = request.model
@@ -266,6 +351,19 @@ class Pipeline:
             self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
         self._hand_in(jobs, outcome)
         self._report(model.provider)
+
+    def _tell_of(self, request: Request, outcome: Outcome) -> None:
+        job = request.jobs[0]
+        self.progress.event(
+            "batch_done",
+            table=job.table_name,
+            column=job.embedding_column,
+            model=job.model,
+            jobs=len(request.jobs),
+            requests=outcome.requests,
+            tokens=outcome.tokens,
+            seconds=time.monotonic() - request.began,
+        )
 
     def _hand_in(self, first: list[Job], outcome: Outcome) -> None:
         """Write what became of these texts, for all jobs that have them."""
@@ -279,10 +377,16 @@ class Pipeline:
     def _report(self, provider: Provider) -> None:
         """Tell the queue, once, whether the provider can be used, and again when that changes."""
         trouble = provider.limiter.trouble
-        cause = trouble.cause if trouble else None
-        if cause != provider.told:
-            self._queue.provider_seen(provider.name, cause, trouble.hint if trouble else None)
-            provider.told = cause
+        cause, hint = (trouble.cause, trouble.hint) if trouble else (None, None)
+        if cause == provider.told:
+            return
+        self._queue.provider_seen(provider.name, cause, hint)
+        if cause:
+            fields = {"provider": provider.name, "cause": cause, "hint": hint}
+            self.progress.event("provider_stopped", **fields)
+        elif provider.told:
+            self.progress.event("provider_back", provider=provider.name)
+        provider.told = cause
 
     def _out_of_grace(self) -> bool:
         if not self.stop.is_set():
@@ -290,8 +394,17 @@ class Pipeline:
         self._stopped_at = self._stopped_at or time.monotonic()
         return time.monotonic() > self._stopped_at + self.pace.grace
 
-    def _beat(self) -> None:
-        self._leases.beat_if_due(self.tally, "stopping" if self.stop.is_set() else "working")
+    def _report_of_itself(self) -> Report:
+        return Report(
+            state="stopping" if self.stop.is_set() else self.state,
+            completed=self.tally.completed,
+            failed=self.tally.failed,
+            usage=self.tally.usage,
+            gear=self._verdict.gear,
+            cause=self._verdict.cause or self.cause,
+            # nobody needs to wake who may not work
+            listens=self.listens and self._verdict.gear != "hold",
+        )
 
 
 def _fit(jobs: Sized, characters: int) -> int:

@@ -46,6 +46,7 @@ class Tally:
     cached: int = 0  # texts whose vector was in the cache
     models: defaultdict[str, Spent] = field(default_factory=lambda: defaultdict(Spent))
     started: float = field(default_factory=time.monotonic)
+    rested: float = 0.0  # seconds in which there was nothing to do, or nothing allowed
 
     @property
     def requests(self) -> int:
@@ -75,7 +76,7 @@ class Tally:
                 spent.requests,
                 spent.tokens or 0,
                 spent.cost,
-                self.elapsed,
+                self.elapsed - self.rested,
             )
             for model, spent in self.models.items()
         ]
@@ -102,8 +103,8 @@ class Tally:
 
     @property
     def rows_per_second(self) -> float:
-        """Processed jobs a second, from the beginning of the run."""
-        return self.processed / max(self.elapsed, 1e-9)
+        """Processed jobs a second, from the beginning of the run, without its rests."""
+        return self.processed / max(self.elapsed - self.rested, 1e-9)
 
     def add_settled(self, settled: Counter[SettledStatus]) -> None:
         """Count what a claim settled by itself."""
@@ -129,6 +130,9 @@ class Progress(Protocol):
 
     def update(self, tally: Tally) -> None:
         """Called after every batch, by the thread that runs the pipeline."""
+
+    def pulse(self) -> None:
+        """The run is not stuck. Called by that thread every few seconds, whatever it does."""
 
     def event(self, name: str, **fields: object) -> None:
         """Something happened that EVENTS lists. Called by that thread as well; must not block."""

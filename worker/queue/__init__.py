@@ -18,7 +18,8 @@ JobId = NewType("JobId", int)
 Ticket = tuple[JobId, UUID]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "locked", "set_aside", "unwritable"]
-WorkerState = Literal["working", "stopping"]
+WorkerState = Literal["working", "waiting", "paused", "asleep", "stopping"]
+Wish = Literal["work", "pause", "sleep"]
 Level = Literal["ok", "note", "warning", "problem"]
 Cached = dict[bytes, tuple[npt.NDArray[np.float32], int | None]]
 """By the hash of a text: its vector, and the number of tokens that took if it is known."""
@@ -174,6 +175,31 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What a worker says of itself: its state, and what it has done since it started.
+
+    `usage` has each model once; of one that is left out nothing new is known. `cause` of its state
+    or gear, where there is one. `listens`: a notification would reach it.
+    """
+
+    state: WorkerState
+    completed: int = 0
+    failed: int = 0
+    usage: Sequence[Usage] = ()
+    gear: str = "full"
+    cause: str | None = None
+    listens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker was told to do, and when; None: never anything."""
+
+    wish: Wish = "work"
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderTrouble:
     """Why a provider cannot be used now, since when, and when that was last found."""
 
@@ -285,18 +311,17 @@ class Queue(Protocol):
     ) -> None:
         """Give the jobs back untouched, to be due again after about `retry_in`, and say why."""
 
-    def seen(
-        self,
-        scope: Scope,
-        state: WorkerState,
-        completed: int,
-        failed: int,
-        usage: Sequence[Usage] = (),
-    ) -> None:
-        """Say that the worker is there, and what it has done since it started.
+    def seen(self, scope: Scope, report: Report) -> None:
+        """Say that the worker is there, and how much memory its process takes."""
 
-        `usage` has each model once; of one that is left out nothing new is known.
-        """
+    def order(self, scope: Scope) -> Order:
+        """What the worker was told to do."""
+
+    def listen(self) -> bool:
+        """Ask to be woken by notifications. False if they cannot come this way."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait that long, or until a notification comes: then True. Needs `listen` before."""
 
     def gone(self, scope: Scope) -> None:
         """Say that the worker ends. What still stands under its name goes back."""
@@ -342,6 +367,12 @@ class OperatorQueue(Queue, Protocol):
         error_class: str | None = None,
     ) -> int:
         """Make jobs pending again, narrowed down by what is given. Returns how many."""
+
+    def control(self, wish: Wish, worker: str | None = None) -> int:
+        """Tell all workers, or one, what to do. Returns how many are there to hear it.
+
+        Raises SettingsError if there is no such worker.
+        """
 
     def count_due(self, scope: Scope) -> int:
         """How many jobs of the scope are due now."""

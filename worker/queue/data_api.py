@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ import numpy.typing as npt
 import orjson
 
 from worker.errors import SchemaError, SettingsError, StatementTimeout
+from worker.host import resident_mb
 from worker.queue import (
     Cached,
     Claim,
@@ -37,14 +39,15 @@ from worker.queue import (
     Job,
     JobId,
     Match,
+    Order,
     ProviderTrouble,
     Refusal,
+    Report,
     Scope,
     Target,
     TargetStatus,
     Ticket,
-    Usage,
-    WorkerState,
+    Wish,
     no_such_table,
     watched_by,
     whole,
@@ -133,6 +136,9 @@ class DataApiQueue:
                 },
             )
         )
+
+    def control(self, wish: Wish, worker: str | None = None) -> int:
+        return int(self._rest.call("control_embeddings", {"wish": wish, "worker": worker}))
 
     def count_due(self, scope: Scope) -> int:
         return int(
@@ -288,26 +294,28 @@ class DataApiQueue:
             },
         )
 
-    def seen(
-        self,
-        scope: Scope,
-        state: WorkerState,
-        completed: int,
-        failed: int,
-        usage: Sequence[Usage] = (),
-    ) -> None:
+    def seen(self, scope: Scope, report: Report) -> None:
         self._rest.call(
             "embedding_worker_seen",
             {
                 "worker": scope.worker,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "state": state,
-                "completed": completed,
-                "failed": failed,
-                "usage": [asdict(of_model) for of_model in usage],
+                "rss_mb": resident_mb(),
+                **asdict(report),
             },
         )
+
+    def order(self, scope: Scope) -> Order:
+        found = self._rest.call("embedding_order", {"worker": scope.worker})
+        return _rows(Order, found)[0] if found else Order()
+
+    def listen(self) -> bool:
+        return False
+
+    def wait(self, seconds: float) -> bool:
+        time.sleep(seconds)
+        return False
 
     def gone(self, scope: Scope) -> None:
         self._rest.call("embedding_worker_gone", {"worker": scope.worker})

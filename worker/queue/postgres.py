@@ -25,6 +25,7 @@ from psycopg.types import TypeInfo
 from psycopg.types.json import Jsonb
 
 from worker.errors import Busy, SettingsError, Unreachable
+from worker.host import resident_mb
 from worker.queue import (
     Cached,
     Claim,
@@ -35,15 +36,16 @@ from worker.queue import (
     Job,
     JobId,
     Match,
+    Order,
     ProviderTrouble,
     Refusal,
+    Report,
     Scope,
     Session,
     Target,
     TargetStatus,
     Ticket,
-    Usage,
-    WorkerState,
+    Wish,
     no_such_table,
     one_line,
     watched_by,
@@ -72,6 +74,7 @@ class PostgresQueue:
         self._application_name = application_name
         self._open = self._connect()
         self._vectors_registered = False
+        self._listens: bool | None = None  # None: nobody has asked yet
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
@@ -105,6 +108,7 @@ class PostgresQueue:
         if self._open.closed:
             self._open = self._connect()
             self._vectors_registered = False
+            self._listens = None
         return self._open
 
     def __enter__(self) -> PostgresQueue:
@@ -269,6 +273,9 @@ class PostgresQueue:
             )
         )
 
+    def control(self, wish: Wish, worker: str | None = None) -> int:
+        return int(self._value("select public.control_embeddings(%s, %s)", [wish, worker]))
+
     def count_due(self, scope: Scope) -> int:
         return int(
             self._value("select public.count_due_embeddings(%s, %s)", [scope.table, scope.column])
@@ -408,26 +415,57 @@ class PostgresQueue:
             [*_ids_and_leases(jobs), retry_in, reason, error_class],
         )
 
-    def seen(
-        self,
-        scope: Scope,
-        state: WorkerState,
-        completed: int,
-        failed: int,
-        usage: Sequence[Usage] = (),
-    ) -> None:
+    def seen(self, scope: Scope, report: Report) -> None:
         self._value(
-            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s, %s)",
+            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::real)",
             [
                 scope.worker,
                 socket.gethostname(),
                 os.getpid(),
-                state,
-                completed,
-                failed,
-                Jsonb([asdict(of_model) for of_model in usage]),
+                report.state,
+                report.completed,
+                report.failed,
+                Jsonb([asdict(of_model) for of_model in report.usage]),
+                report.gear,
+                report.cause,
+                report.listens,
+                resident_mb(),
             ],
         )
+
+    def order(self, scope: Scope) -> Order:
+        found = self._rows(
+            Order, "select wish, since from public.embedding_order(%s)", [scope.worker]
+        )
+        return found[0] if found else Order()
+
+    def listen(self) -> bool:
+        connection = self._connection
+        if self._listens is None:
+            with _translated():
+                self._listens = self._keeps_its_session(connection)
+                if self._listens:
+                    connection.execute("listen embedding_queue")
+        return self._listens
+
+    def wait(self, seconds: float) -> bool:
+        with _translated():
+            heard = list(self._connection.notifies(timeout=seconds, stop_after=1))
+        return bool(heard)
+
+    def _keeps_its_session(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether a LISTEN lasts: not where a pooler gives each transaction another backend.
+
+        Without a pooler, the backend is the one that has answered the connection. Behind one, a
+        second connection that holds a transaction shows whether it takes ours away.
+        """
+        backend = "select pg_backend_pid()"
+        ours = connection.execute(backend).fetchone()
+        if ours == (connection.info.backend_pid,):
+            return True
+        with self._connect() as other, other.transaction():
+            theirs = other.execute(backend).fetchone()
+            return ours != theirs and ours == connection.execute(backend).fetchone()
 
     def gone(self, scope: Scope) -> None:
         self._value("select public.embedding_worker_gone(%s)", [scope.worker])

@@ -1,0 +1,56 @@
+"""`worker run`."""
+
+from __future__ import annotations
+
+from threading import Event
+
+from worker.cli.console import say
+from worker.cli.process import BatchSize, Column, DelayMs, Table, pace_of, stopped_by_signals
+from worker.cli.session import load_settings, queue_of, scope_of
+from worker.embedders import open_embedder
+from worker.engine.events import EVENTS, sentence
+from worker.engine.pipeline import Pace, Pipeline
+from worker.engine.progress import Tally
+from worker.engine.service import Orders, Service
+from worker.queue import OperatorQueue, Scope
+from worker.settings import Settings
+
+
+def run(
+    batch_size: BatchSize = None,
+    delay_ms: DelayMs = None,
+    table: Table = None,
+    column: Column = None,
+) -> int:
+    """Embed what becomes due, until it is stopped."""
+    settings = load_settings()
+    if not settings.enable_background_embedding:
+        say("ENABLE_BACKGROUND_EMBEDDING is false: nothing is done in the background here.")
+        say("hint: `worker process` embeds what is due, once.")
+        return 0
+    with queue_of(settings) as queue, stopped_by_signals() as stop:
+        scope = scope_of(queue, settings, table, column)
+        serve(queue, settings, scope, pace_of(settings, batch_size, delay_ms), stop)
+    return 0
+
+
+class Talk:
+    def update(self, tally: Tally) -> None: ...
+    def pulse(self) -> None: ...
+    def event(self, name: str, **fields: object) -> None:
+        say(f"{EVENTS[name][0]} {name} {sentence(name, fields)}")
+
+
+def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, stop: Event) -> None:
+    """Work and rest in turns until `stop` is set."""
+    orders = Orders(queue, scope)
+    pipeline = Pipeline(
+        queue=queue,
+        open_embedder=lambda model, width: open_embedder(model, width, settings),
+        scope=scope,
+        pace=pace,
+        progress=Talk(),
+        stop=stop,
+        govern=orders,
+    )
+    Service(pipeline, orders, settings.worker_deep_sleep_after).run()
