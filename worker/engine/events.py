@@ -12,8 +12,8 @@ Level = Literal["debug", "info", "warning"]
 EVENTS: dict[str, tuple[Level, str]] = {
     "database_lost": ("warning", "waiting for the database: {cause}"),
     "database_back": ("warning", "the database is back after {seconds:.0f} s"),
-    "gear_changed": ("info", "in gear {gear} now: {cause}"),
-    "state_changed": ("debug", "{state} now: {cause}"),
+    "gear_changed": ("info", "gear {gear}: {cause}"),
+    "state_changed": ("debug", "{state}: {cause}"),
     "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
     "provider_stopped": ("warning", "{provider} cannot be used: {cause}"),
     "provider_back": ("info", "{provider} can be used again"),
@@ -21,6 +21,12 @@ EVENTS: dict[str, tuple[Level, str]] = {
         "info",
         "nothing is due: {completed} done, {failed} failed in {seconds:.1f} s",
     ),
+    "target_reached": (
+        "info",
+        "{percent:.1f}% of the rows have their vector, {wanted:g}% were wanted",
+    ),
+    "failures_exceeded": ("warning", "{failed} jobs have failed, {threshold} or more"),
+    "minute_passed": ("info", "{completed} done, {failed} failed, {rows_per_second:.1f} rows/s"),
     "worker_started": ("info", "{worker} works on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",
