@@ -57,6 +57,7 @@ CONTRACT = (
     "test_fairness",
     "test_leases",
     "test_pipeline",
+    "test_service",
     "test_status_and_search",
     "test_usage",
 )

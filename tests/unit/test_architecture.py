@@ -16,7 +16,17 @@ MODULES = sorted(WORKER.rglob("*.py"))
 MAY_IMPORT = {
     "__init__": set[str](),
     "__main__": {"cli"},
-    "cli": {"doctor", "telemetry", "load", "engine", "queue", "embedders", "settings", "errors"},
+    "cli": {
+        "host",
+        "doctor",
+        "telemetry",
+        "load",
+        "engine",
+        "queue",
+        "embedders",
+        "settings",
+        "errors",
+    },
     "telemetry": {"engine", "queue", "host", "settings", "errors"},
     "load": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},

@@ -20,6 +20,7 @@ from worker.cli.console import say
 from worker.engine.events import EVENTS, sentence
 from worker.engine.progress import Progress, Tally
 
+TOLD_IN_THE_END = ("provider_stopped", "model_unusable")
 LINE_AFTER = 60.0  # seconds, where a step takes longer than that
 QUIET_FOR = 2.0  # seconds; of a run that is over by then the summary tells, and its rate is wild
 
@@ -101,8 +102,8 @@ class PlainProgress:
 
 
 def is_told(event: str) -> bool:
-    """Whether it is of interest while a run goes on: of a provider's trouble its end tells."""
-    return EVENTS[event][0] != "debug" and event != "provider_stopped"
+    """Whether it is of interest while a run goes on."""
+    return EVENTS[event][0] != "debug" and event not in TOLD_IN_THE_END
 
 
 def remaining(tally: Tally, total: int) -> str:

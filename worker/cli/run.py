@@ -12,6 +12,8 @@ from worker.engine.events import EVENTS, sentence
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.engine.service import Orders, Service
+from worker.errors import WorkerError
+from worker.host import give_back_memory
 from worker.queue import OperatorQueue, Scope
 from worker.settings import Settings
 
@@ -41,8 +43,28 @@ class Talk:
         say(f"{EVENTS[name][0]} {name} {sentence(name, fields)}")
 
 
+def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
+    """Look whether the models in use can be opened, before anything is claimed for them.
+
+    Raises what the first of them raises if none can; of a single one the log tells when its jobs
+    come.
+    """
+    targets = queue.targets(scope.table, scope.column)
+    models = {target.model or scope.default_model for target in targets} or {scope.default_model}
+    problems = []
+    for model in sorted(models):
+        try:
+            open_embedder(model, None, settings).close()
+        except WorkerError as problem:
+            problems.append(problem)
+    if len(problems) == len(models):
+        raise problems[0]
+    give_back_memory()
+
+
 def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, stop: Event) -> None:
     """Work and rest in turns until `stop` is set."""
+    open_models(queue, settings, scope)
     orders = Orders(queue, scope)
     pipeline = Pipeline(
         queue=queue,

@@ -15,6 +15,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "gear_changed": ("info", "gear {gear}: {cause}"),
     "state_changed": ("debug", "{state}: {cause}"),
     "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
+    "model_unusable": ("warning", "nothing of {table}.{column} is embedded for now: {cause}"),
     "provider_stopped": ("warning", "{provider} cannot be used: {cause}"),
     "provider_back": ("info", "{provider} can be used again"),
     "queue_drained": (

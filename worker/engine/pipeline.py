@@ -100,6 +100,7 @@ class Pipeline:
     _at_once: int = TEXTS_A_REQUEST
     """Jobs to claim at once; fewer where their texts are long."""
     _target_models: dict[int, Model] = field(default_factory=dict)
+    _told_of: set[int] = field(default_factory=set)
     _stopped_at: float | None = None
     _verdict: Verdict = FULL
     _batch_began: float = 0.0
@@ -155,6 +156,7 @@ class Pipeline:
     def forgive(self) -> None:
         """Try again the targets that were left alone."""
         self._writer.troubles.clear()
+        self._told_of.clear()
 
     @property
     def patient_queue(self) -> PatientQueue:
@@ -267,6 +269,7 @@ class Pipeline:
             model = self._models.of(jobs[0])
         except WorkerError as trouble:
             self._writer.give_back(jobs, trouble)
+            self._tell_of_trouble(jobs[0])
             return
         self._target_models[jobs[0].target_id] = model
         if not self._under_way:
@@ -351,6 +354,15 @@ class Pipeline:
             self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
         self._hand_in(jobs, outcome)
         self._report(model.provider)
+        self._tell_of_trouble(jobs[0])
+
+    def _tell_of_trouble(self, job: Job) -> None:
+        """Once for each column that is left alone, and again if that goes on after it was tried."""
+        trouble = self._writer.troubles.get(job.target_id)
+        if trouble and job.target_id not in self._told_of:
+            self._told_of.add(job.target_id)
+            where = {"table": job.table_name, "column": job.embedding_column}
+            self.progress.event("model_unusable", **where, cause=trouble.cause, hint=trouble.hint)
 
     def _tell_of(self, request: Request, outcome: Outcome) -> None:
         job = request.jobs[0]
