@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from select import select
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
@@ -448,9 +449,12 @@ class PostgresQueue:
         return self._listens
 
     def wait(self, seconds: float) -> bool:
+        connection = self._connection
         with _translated():
-            heard = list(self._connection.notifies(timeout=seconds, stop_after=1))
-        return bool(heard)
+            # psycopg would look ten times a second whether it is to stop
+            return _has_heard(connection) or (
+                bool(select([connection.fileno()], [], [], seconds)[0]) and _has_heard(connection)
+            )
 
     def _can_listen(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether a LISTEN lasts: not where a pooler gives each transaction another backend.
@@ -548,6 +552,10 @@ _PASSING = (
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
 )
+
+
+def _has_heard(connection: psycopg.Connection[Any]) -> bool:
+    return bool(list(connection.notifies(timeout=0, stop_after=1)))
 
 
 def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[UUID]]:
