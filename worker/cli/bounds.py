@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
+from worker.embedders import open_embedder
 from worker.engine.bounds import Coverage, UntilCovered, UntilLate, UntilSpent
 from worker.engine.gear import Governor
 from worker.engine.progress import Progress, Tally
 from worker.errors import SettingsError
 from worker.queue import OperatorQueue, Scope
+from worker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,17 @@ class Bounds:
         if self.dollars is not None:
             found.append(UntilSpent(self.dollars, tally))
         return found
+
+
+def refuse_unpriced(settings: Settings, models: Iterable[str]) -> None:
+    """Raise SettingsError if nobody knows what one of the models costs."""
+    for model in models:
+        with closing(open_embedder(model, None, settings)) as embedder:
+            if embedder.price is None:
+                raise SettingsError(
+                    f"what {model} costs is not known, so --max-cost has no meaning",
+                    "Bound the run with --limit or --max-minutes.",
+                )
 
 
 def percent_of(given: str | None) -> float | None:

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.bounds import NONE, Bounds, percent_of
+from worker.cli.bounds import NONE, Bounds, percent_of, refuse_unpriced
 from worker.cli.console import say
 from worker.cli.estimate import print_forecast
 from worker.cli.progress import progress_of
-from worker.cli.session import load_settings, queue_of, scope_of
+from worker.cli.session import load_settings, models_of, queue_of, scope_of
 from worker.cli.summary import exit_code, print_summary, report_set_aside
 from worker.embedders import open_embedder
 from worker.engine.bounds import as_end
@@ -93,6 +93,8 @@ def process(
         scope = scope_of(queue, settings, table, column)
         bounds = Bounds(percent_of(until), max_minutes, max_cost)
         pace = pace_of(settings, batch_size, delay_ms, limit)
+        if max_cost is not None:
+            refuse_unpriced(settings, models_of(queue, scope))
         pipeline = drain(queue, settings, scope, pace, bounds)
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop

@@ -6,7 +6,7 @@ from threading import Event
 
 from worker.cli.console import say
 from worker.cli.process import BatchSize, Column, DelayMs, Table, pace_of, stopped_by_signals
-from worker.cli.session import load_settings, queue_of, scope_of
+from worker.cli.session import load_settings, models_of, queue_of, scope_of
 from worker.embedders import open_embedder
 from worker.engine.events import EVENTS, sentence
 from worker.engine.pipeline import Pace, Pipeline
@@ -49,10 +49,9 @@ def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
     Raises what the first of them raises if none can; of a single one the log tells when its jobs
     come.
     """
-    targets = queue.targets(scope.table, scope.column)
-    models = {target.model or scope.default_model for target in targets} or {scope.default_model}
+    models = models_of(queue, scope)
     problems = []
-    for model in sorted(models):
+    for model in models:
         try:
             open_embedder(model, None, settings).close()
         except WorkerError as problem:

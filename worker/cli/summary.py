@@ -31,10 +31,13 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
                 "requests": tally.requests,
                 "tokens": tally.tokens,
                 "cost": tally.cost,
+                "ended": ended_by(pipeline),
                 "trouble": pipeline.troubles[0].cause if pipeline.troubles else None,
             }
         )
         return
+    if ended := ended_by(pipeline):
+        say(f"ended: {ended}")
     out("=== PROCESSING SUMMARY ===")
     out(f"Total records processed: {tally.processed}")
     out(f"Total errors: {tally.failed}")
@@ -58,6 +61,11 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
         out(f"Tokens: {tally.tokens}")
     if tally.cost is None or tally.cost > 0:
         out(f"Cost: {dollars(tally.cost)}")
+
+
+def ended_by(pipeline: Pipeline) -> str | None:
+    """Why it ended before all was done, if it was told to."""
+    return pipeline.verdict.cause if pipeline.verdict.gear == "end" else None
 
 
 def exit_code(pipeline: Pipeline) -> int:
