@@ -39,6 +39,7 @@ from worker.queue import (
     Match,
     Order,
     ProviderTrouble,
+    QueueProgress,
     Refusal,
     Report,
     Scope,
@@ -47,6 +48,7 @@ from worker.queue import (
     TargetStatus,
     Ticket,
     Wish,
+    WorkerSeen,
     no_such_table,
     one_line,
     watched_by,
@@ -289,6 +291,20 @@ class PostgresQueue:
             "select table_name, embedding_column, model, enabled, problem, rows, pending,"
             " processing, completed, failed, skipped, coverage::float8, due, oldest_due"
             " from public.embedding_status order by table_name, embedding_column",
+        )
+
+    def progress(self) -> QueueProgress:
+        return self._rows(
+            QueueProgress,
+            "select pending, due, oldest_due, rows_per_second, elapsed_seconds, eta_seconds"
+            " from public.embedding_progress",
+        )[0]
+
+    def workers(self) -> list[WorkerSeen]:
+        return self._rows(
+            WorkerSeen,
+            "select worker, host, pid, state, gear, cause, rss_mb, completed, failed, started_at,"
+            " seen_at from public.embedding_workers order by worker",
         )
 
     def failures(self) -> list[Failure]:
