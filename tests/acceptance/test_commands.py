@@ -201,7 +201,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
     mixed.execute("insert into notes values (7, 'new')")
     mixed.execute("select embedding_provider_seen('local', 'its files are missing', 'Fetch them.')")
     found = one_document(worker("status", "--json").stdout)
-    assert list(found) == ["columns", "failures", "providers"]
+    assert list(found) == ["columns", "failures", "providers", "progress", "workers"]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")
     for failure in found["failures"]:

@@ -1,0 +1,206 @@
+"""A look at the queue as lines of text, as many and as long as there is room for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rich.text import Text
+
+from worker.cli.console import aligned, cut, name_of, one_line
+from worker.cli.look import Look
+from worker.cli.progress import span
+from worker.queue import Failure, ProviderTrouble, TargetStatus, WorkerSeen
+
+BAR = 6  # cells
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+LONGEST_REASON = 100
+TINTS = {
+    r"[▏▎▍▌▋▊▉█]+": "green",
+    r"^\s*(column|worker|failed)  ?.*(due|cause|reason)$": "bold",
+    r"\bsilent\b|^(stopped|set aside): ": "yellow",
+    r"^… and \d+ more$": "dim",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Lines that belong together. Of `items`, of a line or more each, some may be left out."""
+
+    head: list[str]
+    items: list[list[str]]
+    foot: list[str] = field(default_factory=list)
+
+    def lines(self, most: int) -> list[str]:
+        """Those of at most `most` items; if there are more, the last says how many."""
+        shown, left = self.items, 0
+        if len(self.items) > most:
+            shown, left = self.items[: most - 1], len(self.items) - most + 1
+        more = [f"… and {left} more"] if left else []
+        return [*self.head, *(line for item in shown for line in item), *more, *self.foot]
+
+
+def sections_of(look: Look, width: int) -> list[Section]:
+    """What there is to say of it, in lines of at most `width` cells, the most important last."""
+    sections = [Section([], [[cut(_speed(look), width)]])] if look.columns else []
+    if look.columns:
+        sections.insert(0, _columns(look, width))
+    if look.workers:
+        sections.append(_workers(look, width))
+    if aside := [column for column in look.columns if column.problem]:
+        sections.append(_set_aside(aside, width))
+    if look.failures:
+        sections.append(_failures(look.failures, width))
+    if look.providers:
+        sections.append(_providers(look.providers, width))
+    return sections
+
+
+def fitted(sections: Sequence[Section], height: int | None) -> list[str]:
+    """The lines of all sections with a blank one between, cut alike to `height` lines if given."""
+    most = max((len(section.items) for section in sections), default=0)
+    lines = _joined(sections, most)
+    while height is not None and len(lines) > height and most > 1:
+        most -= 1
+        lines = _joined(sections, most)
+    return lines[:height]
+
+
+def tinted(line: str) -> Text:
+    """The same in colours, for those who see them: they say nothing that the words do not."""
+    text = Text(line, no_wrap=True, overflow="crop")
+    for pattern, style in TINTS.items():
+        text.highlight_regex(re.compile(pattern), style)
+    return text
+
+
+def bar(percent: float) -> str:
+    """A bar of block characters: full at 100, and only then."""
+    eighths = int(percent / 100 * BAR * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + EIGHTHS[rest].strip()).ljust(BAR, "░")
+
+
+def age(since: datetime, now: datetime) -> str:
+    """How long ago, in the largest unit that is not zero."""
+    seconds = max(int((now - since).total_seconds()), 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _joined(sections: Sequence[Section], most: int) -> list[str]:
+    blocks = [section.lines(most) for section in sections]
+    return [line for block in blocks for line in ["", *block]][1:]
+
+
+def _columns(look: Look, width: int) -> Section:
+    """Those with something left to do come first: they are not the ones to be cut."""
+    columns = sorted(look.columns, key=_is_at_rest)
+    heads = ["column", "pending", "active", "done", "failed", "skipped", "coverage", "due"]
+    rows = [
+        (
+            name_of(column),
+            column.pending,
+            column.processing,
+            column.completed,
+            column.failed,
+            column.skipped,
+            None if column.coverage is None else f"{bar(column.coverage)} {column.coverage:5.1f}%",
+            column.oldest_due and age(column.oldest_due, look.at),
+        )
+        for column in columns
+    ]
+    return _table(heads, rows, width, yielding=0)
+
+
+def _is_at_rest(column: TargetStatus) -> bool:
+    return not (column.pending or column.processing or column.failed or column.problem)
+
+
+def _speed(look: Look) -> str:
+    progress = look.progress
+    rate = "unknown" if progress.rows_per_second is None else f"{progress.rows_per_second:g}"
+    silent = sum(map(look.is_silent, look.workers))
+    workers = f"{len(look.workers) - silent}" + (f" and {silent} silent" if silent else "")
+    return (
+        f"rows/s: {rate}  elapsed: {_span(progress.elapsed_seconds)}"
+        f"  ETA: {_span(progress.eta_seconds)}  workers: {workers}"
+    )
+
+
+def _span(seconds: float | None) -> str:
+    return "unknown" if seconds is None else span(seconds)
+
+
+def _workers(look: Look, width: int) -> Section:
+    """Those that are silent come last. The host is told where the names do not begin with it."""
+    heads = ["worker", "state", "memory", "seen", "cause"]
+    workers = sorted(look.workers, key=look.is_silent)
+    rows = [
+        [
+            worker.worker,
+            "silent" if look.is_silent(worker) else worker.state,
+            None if worker.rss_mb is None else f"{worker.rss_mb:.0f} MB",
+            f"{age(worker.seen_at, look.at)} ago",
+            _cause(worker),
+        ]
+        for worker in workers
+    ]
+    if not all(worker.worker.startswith(worker.host) for worker in workers):
+        heads.insert(1, "host")
+        for row, worker in zip(rows, workers, strict=True):
+            row.insert(1, worker.host)
+    return _table(heads, rows, width)
+
+
+def _cause(worker: WorkerSeen) -> str | None:
+    gear = "thin" if worker.gear == "thin" else None
+    return ": ".join(filter(None, (gear, worker.cause and one_line(worker.cause, 100)))) or None
+
+
+def _set_aside(columns: list[TargetStatus], width: int) -> Section:
+    return Section(
+        [],
+        [
+            [cut(f"set aside: {name_of(column)}: {one_line(column.problem or '', 160)}", width)]
+            for column in columns
+        ],
+        [cut("hint: mend the table, then run `worker watch` for it again", width)],
+    )
+
+
+def _failures(failures: list[Failure], width: int) -> Section:
+    heads = ["failed", "class", "column", "latest reason"]
+    rows = [
+        (
+            failure.failed,
+            failure.error_class,
+            name_of(failure),
+            one_line(failure.latest_message, LONGEST_REASON),
+        )
+        for failure in failures
+    ]
+    return _table(heads, rows, width)
+
+
+def _providers(providers: list[ProviderTrouble], width: int) -> Section:
+    return Section([], [[cut(line, width) for line in _stopped(each)] for each in providers])
+
+
+def _stopped(provider: ProviderTrouble) -> Iterator[str]:
+    since = provider.since.astimezone()
+    name, trouble = one_line(provider.provider, 40), one_line(provider.trouble, 160)
+    yield f"stopped: {name} since {since:%Y-%m-%d %H:%M}: {trouble}"
+    if provider.hint:
+        yield f"hint: {one_line(provider.hint, 160)}"
+
+
+def _table(
+    heads: list[str], rows: Sequence[Sequence[object]], width: int, yielding: int = -1
+) -> Section:
+    head, *lines = aligned(heads, rows, width, yielding)
+    return Section([head], [[line] for line in lines])

@@ -1,0 +1,53 @@
+"""`worker status`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from worker.cli.conditions import condition_of
+from worker.cli.console import NOTHING_WATCHED, out, out_json, say
+from worker.cli.look import Look, look_at
+from worker.cli.process import AsJson
+from worker.cli.screen import fitted, sections_of, tinted
+from worker.cli.session import load_settings, queue_of
+
+WIDE = 300  # cells, where no terminal sets a limit
+
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(help="End with 1 if this holds: 'oldest_due > 5m'. Several may be given."),
+]
+
+
+def status(fail_if: FailIf = None, as_json: AsJson = False) -> int:
+    """Show how far every column is, how fast, who is at work, what failed and what is stopped."""
+    conditions = [condition_of(text) for text in fail_if or ()]
+    with queue_of(load_settings()) as queue:
+        look = look_at(queue)
+    if as_json:
+        out_json(look.document())
+    else:
+        _print(look)
+    figures = look.figures()
+    held = [condition for condition in conditions if condition.holds(figures)]
+    for condition in held:
+        say(f"error: {condition.finding(figures)}")
+    return int(bool(held))
+
+
+def _print(look: Look) -> None:
+    if not look.columns:
+        say(NOTHING_WATCHED)
+    if not sys.stdout.isatty():
+        for line in fitted(sections_of(look, WIDE), None):
+            out(line)
+        return
+    size = shutil.get_terminal_size()
+    console = Console(highlight=False)
+    for line in fitted(sections_of(look, size.columns), size.lines - 1):
+        console.print(tinted(line), crop=False)
