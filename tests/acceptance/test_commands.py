@@ -182,13 +182,13 @@ def test_status_shows_counts_coverage_and_failures(mixed: Database, worker: Work
     assert (result.stderr, result.returncode) == ("", 0)
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == [
-        *["column", "pending", "processing", "completed", "failed", "skipped", "coverage"],
-        *["due", "for"],
+        *["column", "pending", "active", "done", "failed", "skipped", "coverage", "due"],
     ]
-    assert lines[1] == ["notes.embedding", "0", "0", "3", "2", "1", "60.0%", "-"]
-    assert lines[2] == ["others.embedding", "0", "0", "1", "1", "0", "50.0%", "-"]
-    assert lines[3:5] == [[], ["failed", "class", "column", "latest", "reason"]]
-    failures = {(line[1], line[2]): line[0] for line in lines[5:]}
+    assert lines[1] == ["notes.embedding", "0", "0", "3", "2", "1", "███▌░░", "60.0%", "-"]
+    assert lines[2] == ["others.embedding", "0", "0", "1", "1", "0", "███░░░", "50.0%", "-"]
+    assert {"rows/s:", "elapsed:", "ETA:", "workers:"} < set(lines[4])
+    assert [lines[3], *lines[5:7]] == [[], [], ["failed", "class", "column", "latest", "reason"]]
+    failures = {(line[1], line[2]): line[0] for line in lines[7:]}
     assert failures == {
         ("rejected", "notes.embedding"): "1",
         ("too_long", "notes.embedding"): "1",
@@ -261,8 +261,12 @@ def test_with_nothing_watched_the_way_to_watch_is_shown(
     assert (result.stdout, result.returncode) == ("", 0)
     assert result.stderr.startswith("Nothing is watched yet. `worker watch TABLE ")
     found = one_document(worker(command, "--json").stdout)
-    nothing: dict[str, list[Any]] = {"columns": [], "failures": [], "providers": []}
-    assert found == ([] if command == "targets" else nothing)
+    if command == "targets":
+        assert found == []
+    else:
+        lists = ("columns", "failures", "providers", "workers")
+        assert [found[name] for name in lists] == [[], [], [], []]
+        assert found["progress"]["pending"] == 0
 
 
 # worker watch, unwatch, targets
