@@ -55,7 +55,7 @@ def aligned(
         if sum(widths) + len(gap) * (len(widths) - 1) > width:
             gap = " "
         others = sum(widths) - widths[yielding] + len(gap) * (len(widths) - 1)
-        widths[yielding] = max(min(widths[yielding], width - others), LEAST_OF_A_COLUMN)
+        widths[yielding] = min(widths[yielding], max(width - others, LEAST_OF_A_COLUMN))
     lines = [
         gap.join(_padded(*cell) for cell in zip(line, widths, numeric, strict=True)).rstrip()
         for line in [heads, *cells]

@@ -77,7 +77,10 @@ class Throughput:
         self._rates: dict[str, float] = {}
 
     def after(self, look: Look) -> float | None:
-        """Jobs a second of all that are not silent; None before one has spoken twice."""
+        """Jobs a second of all that are not silent.
+
+        Before one of them has spoken twice: those of `embedding_progress`, None if it knows none.
+        """
         for worker in look.workers:
             before = self._seen.get(worker.worker, worker)
             seconds = (worker.seen_at - before.seen_at) / timedelta(seconds=1)
@@ -87,7 +90,7 @@ class Throughput:
             self._seen[worker.worker] = worker
         there = {worker.worker for worker in look.workers if not look.is_silent(worker)}
         rates = [rate for name, rate in self._rates.items() if name in there]
-        return sum(rates) if rates or not there else None
+        return sum(rates) if rates or not there else look.progress.rows_per_second
 
 
 def sparkline(values: list[float | None]) -> str:

@@ -157,9 +157,9 @@ def _workers(look: Look, width: int) -> Section:
     return _table(heads, rows, width)
 
 
-def _cause(worker: WorkerSeen) -> str | None:
+def _cause(worker: WorkerSeen) -> str:
     gear = "thin" if worker.gear == "thin" else None
-    return ": ".join(filter(None, (gear, worker.cause and one_line(worker.cause, 100)))) or None
+    return ": ".join(filter(None, (gear, worker.cause and one_line(worker.cause, 100))))
 
 
 def _set_aside(columns: list[TargetStatus], width: int) -> Section:
