@@ -1,4 +1,4 @@
-"""What `worker status` and `worker monitor` show of a look, and how much of it there is room for."""
+"""What `worker status` and `worker monitor` show, and how much of it there is room for."""
 
 from __future__ import annotations
 
