@@ -112,6 +112,10 @@ def test_status_fits_a_terminal_and_shows_nothing_raw(
 ) -> None:
     fill(local_notes, 3)
     local_notes.execute(f"update embedding_queue set status = 'failed', error_message = E{HOSTILE}")
+    local_notes.execute(
+        "insert into embedding_workers (worker, host, pid, seen_at)"
+        " values ('a:1:x', 'a', 1, now() - interval '3 min')"
+    )
     terminal = on_terminal("status")
     assert terminal.end() == 0
     assert COLOUR.search(terminal.written)

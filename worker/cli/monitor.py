@@ -118,7 +118,7 @@ def _curves(history: History, width: int) -> list[str]:
     room = max(width - 40, 8)
     rows = [
         (
-            "rows/s",
+            "throughput",
             *_extremes(history.rates, "{:.0f}".format),
             sparkline(list(history.rates)[-room:]),
         ),

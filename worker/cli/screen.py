@@ -59,13 +59,19 @@ def sections_of(look: Look, width: int) -> list[Section]:
 
 
 def fitted(sections: Sequence[Section], height: int | None) -> list[str]:
-    """The lines of all sections with a blank one between, cut alike to `height` lines if given."""
-    most = max((len(section.items) for section in sections), default=0)
-    lines = _joined(sections, most)
-    while height is not None and len(lines) > height and most > 1:
-        most -= 1
-        lines = _joined(sections, most)
-    return lines[:height]
+    """The lines of all sections with a blank one between; in turns as many of each as fit."""
+    whole = [len(section.items) for section in sections]
+    if height is None:
+        return _joined(sections, whole)
+    most = [1] * len(sections)
+    growing = list(range(len(sections)))
+    while growing:
+        for number in list(growing):
+            most[number] += 1
+            if most[number] > whole[number] or len(_joined(sections, most)) > height:
+                most[number] -= 1
+                growing.remove(number)
+    return _joined(sections, most)[:height]
 
 
 def tinted(line: str) -> Text:
@@ -92,8 +98,8 @@ def age(since: datetime, now: datetime) -> str:
     return f"{seconds}s"
 
 
-def _joined(sections: Sequence[Section], most: int) -> list[str]:
-    blocks = [section.lines(most) for section in sections]
+def _joined(sections: Sequence[Section], most: Sequence[int]) -> list[str]:
+    blocks = [section.lines(each) for section, each in zip(sections, most, strict=True)]
     return [line for block in blocks for line in ["", *block]][1:]
 
 
