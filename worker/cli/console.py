@@ -70,9 +70,9 @@ def _padded(cell: str, width: int, right: bool) -> str:
 
 def report(problem: WorkerError) -> None:
     """One line of cause and one of cure."""
-    say(f"error: {problem.cause}")
+    say(f"error: {printable(problem.cause)}")
     if problem.hint:
-        say(f"hint: {problem.hint}")
+        say(f"hint: {printable(problem.hint)}")
 
 
 def name_of(watched: Target | TargetStatus | Failure) -> str:

@@ -37,13 +37,14 @@ Interval = Annotated[
 
 def monitor(interval: Interval = 1.0, as_json: AsJson = False) -> None:
     """Show what `worker status` shows, live, until q is pressed."""
+    console = Console(highlight=False)
     with queue_of(load_settings()) as queue, _ended_by_sigterm():
         if as_json:
             _repeat(queue, interval, _print_document, time.sleep)
-        elif not sys.stdout.isatty():
-            _repeat(queue, interval, _print_line, time.sleep)
+        elif sys.stdout.isatty() and not console.is_dumb_terminal:
+            _watch(queue, interval, console)
         else:
-            _watch(queue, interval)
+            _repeat(queue, interval, _print_line, time.sleep)
 
 
 class History:
@@ -146,16 +147,14 @@ def _clock(at: datetime) -> str:
     return f"{at.astimezone():%H:%M:%S}"
 
 
-def _watch(queue: OperatorQueue, interval: float) -> None:
-    console = Console(highlight=False)
-    history = History()
+def _watch(queue: OperatorQueue, interval: float, console: Console) -> None:
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
 
         def show(history: History) -> None:
             lines = screen_of(history, console.width, console.height)
             live.update(Group(*map(tinted, lines)), refresh=True)
 
-        _repeat(queue, interval, show, lambda seconds: pressed("q", seconds), history)
+        _repeat(queue, interval, show, lambda seconds: pressed("q", seconds))
 
 
 def _repeat(
@@ -163,10 +162,9 @@ def _repeat(
     interval: float,
     show: Callable[[History], None],
     pause: Callable[[float], bool | None],
-    history: History | None = None,
 ) -> None:
     """Look and show, every `interval` seconds, until a pause says that it is enough."""
-    history = history or History()
+    history = History()
     due = time.monotonic()
     while True:
         history.take(queue)
@@ -178,7 +176,8 @@ def _repeat(
 
 def _print_line(history: History) -> None:
     if history.outage or history.look is None:
-        say(f"{_clock(datetime.now(UTC))} {history.outage}")
+        cause = history.outage.cause if history.outage else ""
+        say(f"{_clock(datetime.now(UTC))} {one_line(cause, 160)}")
         return
     figures = history.look.figures()
     rate = history.rates[-1]
