@@ -404,6 +404,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "oldest_due": _time,
     "latest_at": _time,
     "since": _time,
+    "started_at": _time,
     "seen_at": _time,
     "coverage": _number,
 }
