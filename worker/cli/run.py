@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from threading import Event
 
 from worker.cli.console import say
@@ -73,5 +74,6 @@ def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, st
         progress=Talk(),
         stop=stop,
         govern=orders,
+        patience=inf,
     )
     Service(pipeline, orders, settings.worker_deep_sleep_after).run()

@@ -19,7 +19,7 @@ from worker.engine.embedding import Outcome, embed
 from worker.engine.gear import FULL, Governor, Verdict
 from worker.engine.leases import Leases
 from worker.engine.models import Limits, Model, Models, OpenEmbedder, Provider
-from worker.engine.patience import PatientQueue
+from worker.engine.patience import PATIENCE, PatientQueue
 from worker.engine.progress import Progress, Tally
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
@@ -83,6 +83,8 @@ class Pipeline:
     stop: Event
     tally: Tally = field(default_factory=Tally)
     govern: Governor = lambda: FULL
+    patience: float = PATIENCE
+    """Seconds to wait for a database that is out of reach."""
     state: WorkerState = "working"
     """What its worker is said to do; between two works whoever makes it work says so."""
     cause: str | None = None
@@ -106,7 +108,7 @@ class Pipeline:
     _batch_began: float = 0.0
 
     def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
-        self._queue = PatientQueue(queue, self.progress, self.stop)
+        self._queue = PatientQueue(queue, self.progress, self.stop, patience=self.patience)
         self._leases = Leases(self._queue, self.scope)
         self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
         self._models = Models(open_embedder, self.pace.limits)
