@@ -24,8 +24,18 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "worker_started": ("info", "{worker} works on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",
-        "{worker} ends: {completed} done, {failed} failed",
+        "{worker} ends after {seconds:.0f} s: {completed} done, {failed} failed",
     ),
+    "minute_passed": (
+        "info",
+        "{completed} done, {failed} failed, {rows_per_second:.1f} rows/s, {pending} pending,"
+        " {rss_mb:.0f} MB",
+    ),
+    "target_reached": ("info", "{percent:.1f} % of the rows have their vector, {wanted} % wanted"),
+    "failures_exceeded": ("warning", "{failed} jobs have failed, {threshold} or more"),
+    "notification_sent": ("info", "told of {about} by {channel} in {seconds:.1f} s"),
+    "notification_failed": ("warning", "could not tell of {about} by {channel}: {cause}"),
+    "observer_failed": ("warning", "{observer} does not take what it is told: {cause}"),
 }
 """By name: how much it matters, and how it reads, with its fields in braces."""
 
