@@ -126,6 +126,10 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     hired.execute("select embedding_worker_gone('tests')")
     hired.execute("select embedding_provider_seen('openai', 'no key')")
     assert value(hired, "select trouble from embedding_providers") == "no key"
+    announce = "select announce_embedding_event('queue_drained', '', gen_random_uuid())"
+    assert value(hired, announce) is True
+    assert value(hired, announce) is False
+    assert value(hired, "select count(*) from embedding_announcements") == 1
     hired.execute("select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)")
     assert rows(hired, "select content_hash, tokens from cached_embeddings('a:b', 3, '{x,y}')") == [
         (b"x", 7)
@@ -175,6 +179,7 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "insert into embedding_usage (minute, model) values (now(), 'a:b')",
     "delete from embedding_usage",
     "delete from embedding_providers",
+    "delete from embedding_announcements",
     "select * from embedding_cache",
     "delete from embedding_cache",
     "select nextval('embedding_cache_kib')",
@@ -222,7 +227,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
-                "   and relname !~ '^embedding_(usage|providers)$'"
+                "   and relname !~ '^embedding_(usage|providers|announcements)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -241,6 +246,7 @@ CALLS: list[LiteralString] = [
     SEEN,
     "select embedding_provider_seen('openai', 'no key', 'mend it')",
     "select embedding_provider_seen('openai')",
+    "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
@@ -301,6 +307,7 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         (role, name)
         for role in ("embedding_worker", "service_role")
         for name in (
+            "embedding_announcements",
             "embedding_failures",
             "embedding_providers",
             "embedding_queue",
@@ -502,6 +509,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
+        ("embedding_announcements", True),
         ("embedding_cache", True),
         ("embedding_providers", True),
         ("embedding_queue", True),

@@ -20,7 +20,7 @@ from tenacity import (
     sleep_using_event,
     stop_after_attempt,
     stop_when_event_set,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
 from worker.settings import Settings
@@ -28,7 +28,7 @@ from worker.settings import Settings
 COMMAND_TIMEOUT = 30.0  # seconds
 ANSWER_TIMEOUT = 10.0  # seconds
 TRIES = 5
-FIRST_WAIT = 1.0  # seconds; the waits double, and come to a quarter of a minute
+FIRST_WAIT = 2.0  # seconds at most, until the second try; the waits double
 MOST_OUTPUT = 300  # characters of what a command said last
 
 # A command is somebody else's program: our keys are not for it, nor is our line to systemd.
@@ -133,7 +133,7 @@ class Webhook:
         body = notice.as_json(_as_slack_text(notice.text))
         retrying = Retrying(
             retry=retry_if_exception_type(_MayWorkLater),
-            wait=wait_exponential_jitter(FIRST_WAIT),
+            wait=wait_random_exponential(FIRST_WAIT),
             stop=stop_after_attempt(TRIES) | stop_when_event_set(self._abandoned),
             sleep=sleep_using_event(self._abandoned),
             reraise=True,
