@@ -355,6 +355,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
             " where has_function_privilege('service_role', oid, 'execute')",
         )
     } == {
+        "announce_embedding_event",
         "backfill_embeddings",
         "cache_embeddings",
         "cached_embeddings",

@@ -155,7 +155,7 @@ def test_a_run_with_a_key_that_is_refused_has_it_told(
 ) -> None:
     """A whole run, with the notifier as the one who watches it."""
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 30) i")
-    runs.key = "not the key"
+    runs.key = "sk-another"
     said = Said()
     scope = Scope("test", SCOPE.lease, MODEL)
     with Inbox() as inbox, Notifier(queue, scope, [Webhook(inbox.url)], said) as notifier:
