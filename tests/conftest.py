@@ -58,6 +58,7 @@ CONTRACT = (
     "test_leases",
     "test_notify",
     "test_pipeline",
+    "test_service",
     "test_status_and_search",
     "test_usage",
 )

@@ -2,7 +2,7 @@
 --        with the time and not with the texts, and so does the work of keeping it: heartbeats write it.
 -- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats want them,
 --        and all take them in the order of the models.
--- Undo:  drop function public.embedding_rate, public.embedding_count_usage; drop table public.embedding_usage;
+-- Undo:  drop view public.embedding_progress; drop function public.embedding_rate, public.embedding_count_usage; drop table public.embedding_usage;
 create table public.embedding_usage (
     minute timestamptz not null,
     model text not null,
@@ -80,3 +80,48 @@ as $$
       from public.embedding_usage as counted
      where counted.model = embedding_rate.model;
 $$;
+
+-- How far all columns are together, and how fast: one row. `rows_per_second` of all workers, over the last whole
+-- minutes of the present spell of work, five at most; null if nothing was done in them. `elapsed_seconds` since that
+-- spell began: it ends with two minutes in which nothing was done. `eta_seconds` at that rate; null where there
+-- is none, or something to do and nobody at it.
+create view public.embedding_progress
+with (security_invoker = true)
+as
+with minutes as (
+    select counted.minute, sum(counted.completed + counted.failed) as jobs,
+           counted.minute - lag(counted.minute) over (order by counted.minute) as gap
+      from public.embedding_usage as counted
+     where counted.completed + counted.failed > 0
+     group by counted.minute
+), spell as (
+    select max(minutes.minute) filter (where minutes.gap is null or minutes.gap > interval '2 minutes') as began,
+           max(minutes.minute) as latest
+      from minutes
+), lately as (
+    select sum(minutes.jobs) as jobs,
+           extract(epoch from now() - greatest(spell.began, date_trunc('minute', now(), 'UTC') - interval '5 minutes')) as seconds
+      from spell
+      join minutes on minutes.minute >= greatest(spell.began, date_trunc('minute', now(), 'UTC') - interval '5 minutes')
+     where spell.latest > now() - interval '3 minutes'
+     group by spell.began
+), speed as (
+    select round(lately.jobs / nullif(lately.seconds, 0), 1)::float8 as rows_per_second
+      from lately where lately.seconds >= 10
+), queued as (
+    select coalesce(sum(status.pending + status.processing), 0)::bigint as pending,
+           coalesce(sum(status.due), 0)::bigint as due,
+           min(status.oldest_due) as oldest_due
+      from public.embedding_status as status
+)
+select queued.pending,
+       queued.due,
+       queued.oldest_due,
+       speed.rows_per_second,
+       case when spell.latest > now() - interval '3 minutes'
+            then extract(epoch from now() - spell.began)::float8 end as elapsed_seconds,
+       case when queued.pending = 0 then 0
+            else queued.pending / nullif(speed.rows_per_second, 0) end::float8 as eta_seconds
+  from queued
+ cross join spell
+  left join speed on true;

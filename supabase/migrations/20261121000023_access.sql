@@ -65,7 +65,7 @@ declare
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
         'public.embedding_failures, public.embedding_usage, public.embedding_providers, '
-        'public.embedding_control, public.embedding_announcements';
+        'public.embedding_control, public.embedding_progress, public.embedding_announcements';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone

@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
@@ -502,33 +501,14 @@ def test_a_killed_worker_loses_nothing(
 
 
 def test_off_a_terminal_progress_is_plain_lines_on_stderr(
-    local_notes: Database, database_url: str, tmp_path: Path
+    local_notes: Database, worker: Worker
 ) -> None:
     fill(local_notes, 30)
-    every_batch = (
-        "import worker.cli.process as process, worker.cli;"
-        "process.PLAIN_LINE_EVERY = 0.0; worker.cli.main()"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", every_batch, "process", "--batch-size", "10", "--json"],
-        cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(REPOSITORY),
-            "DATABASE_URL": database_url,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    lines = result.stderr.splitlines()
-    told = [line.split(",")[0] for line in lines]
-    assert told[-1] == "30 of 30 (100%)"
-    # Several batches that end together have one line.
-    in_order = ["10 of 30 (33%)", "20 of 30 (67%)", "30 of 30 (100%)"]
-    assert told == [line for line in in_order if line in told]
-    assert all(re.fullmatch(r".*\), \d+ rows/s, \d+ s left", line) for line in lines)
+    slowly = ("--batch-size", "10", "--delay-ms", "1500")
+    result = worker("process", *slowly, "--json", EMBEDDING_PROGRESS_INTERVAL="30")
+    assert result.returncode == 0
+    told = result.stderr.splitlines()
+    assert re.fullmatch(r"100%: 30 of 30, \d+ rows/s, \d+ s elapsed, 0 s remaining", told[-1])
     assert json.loads(result.stdout)["completed"] == 30
 
 

@@ -22,7 +22,7 @@ from tests.openai_server import Answer, OpenAIServer, Request, vector_for
 
 Process = subprocess.Popen[str]
 
-PROGRESS = re.compile(r"\d+ of \d+ \(\d+%\), .*\n")
+PROGRESS = re.compile(r"\d+%: \d+ of \d+, .*\n")
 ONE_OUTAGE = re.compile(r"waiting for the database: .+\nthe database is back after \d+ s\n")
 
 

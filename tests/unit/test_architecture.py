@@ -16,7 +16,17 @@ MODULES = sorted(WORKER.rglob("*.py"))
 MAY_IMPORT = {
     "__init__": set[str](),
     "__main__": {"cli"},
-    "cli": {"doctor", "telemetry", "load", "engine", "queue", "embedders", "settings", "errors"},
+    "cli": {
+        "host",
+        "doctor",
+        "telemetry",
+        "load",
+        "engine",
+        "queue",
+        "embedders",
+        "settings",
+        "errors",
+    },
     "telemetry": {"engine", "queue", "host", "settings", "errors"},
     "load": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
@@ -52,7 +62,8 @@ ONLY_IN = {
 
 MOST_LINES = 35
 LONGER = {
-    "cli/process.py: print_summary": "one line for each line of the summary, one for each field",
+    "cli/summary.py: print_summary": "one line for each line of the summary, one for each field",
+    "cli/process.py: process": "half of it is its flags, and that it hands them on",
     "cli/targets.py: watch": "half of it is the help of its eight flags",
 }
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from worker.engine.events import sentence
 from worker.engine.progress import Tally
 from worker.telemetry.systemd import Systemd
 
@@ -47,18 +48,21 @@ def heard(listener: socket.socket) -> list[str]:
 
 def test_systemd_hears_of_the_start_what_is_done_and_the_end(listener: socket.socket) -> None:
     systemd = Systemd(environment(listener))
-    systemd.event("worker_started", worker="w", host="h", pid=1, model="a:b")
+    started = {"worker": "w", "host": "h", "pid": 1, "model": "a:b"}
+    waiting = {"state": "waiting", "cause": "nothing is due"}
+    stopped = {"worker": "w", "seconds": 1.0, "completed": 1, "failed": 0}
+    systemd.event("worker_started", **started)
     systemd.event("batch_done", table="docs", column="embedding", jobs=1, seconds=0.1)
-    systemd.event("state_changed", state="waiting", cause="nothing is due")
+    systemd.event("state_changed", **waiting)
     systemd.event("database_lost", cause="gone\nMAINPID=1")
-    systemd.event("worker_stopped", worker="w", seconds=1.0, completed=1, failed=0)
+    systemd.event("worker_stopped", **stopped)
     assert heard(listener) == [
         "READY=1",
-        "STATUS=w works on h, pid 1, with a:b",
-        "STATUS=waiting now: nothing is due",
-        "STATUS=waiting for the database: gone MAINPID=1",
+        "STATUS=" + sentence("worker_started", started),
+        "STATUS=" + sentence("state_changed", waiting),
+        "STATUS=" + sentence("database_lost", {"cause": "gone MAINPID=1"}),
         "STOPPING=1",
-        "STATUS=w ends after 1 s: 1 done, 0 failed",
+        "STATUS=" + sentence("worker_stopped", stopped),
     ]
 
 

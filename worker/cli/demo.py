@@ -9,9 +9,10 @@ from pathlib import Path
 
 from worker.cli.console import out, say
 from worker.cli.migrate import apply_migrations
-from worker.cli.process import exit_code, print_summary, run
+from worker.cli.process import drain
 from worker.cli.search import find, print_matches
 from worker.cli.session import database, demo_settings, scope_of
+from worker.cli.summary import exit_code, print_summary
 from worker.engine.pipeline import Pace
 from worker.queue.embedded import POSTGRES_VERSION, default_data_dir
 from worker.queue.migrations import seed
@@ -40,7 +41,7 @@ def demo() -> int:
             for table in ("sessions", "summaries"):
                 queue.requeue(status=None, table=table)
         say("\n3. worker process")
-        pipeline = run(queue, settings, scope, Pace())
+        pipeline = drain(queue, settings, scope, Pace())
         print_summary(pipeline, as_json=False)
         say("\n4. Searches")
         for table, column, words in SEARCHES:

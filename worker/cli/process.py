@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
 
-from worker.cli.console import dollars, out, out_json, report, say
+from worker.cli.bounds import NONE, Bounds, percent_of, refuse_unpriced
+from worker.cli.console import say
 from worker.cli.estimate import print_forecast
-from worker.cli.session import load_settings, queue_of, scope_of
+from worker.cli.progress import progress_of
+from worker.cli.session import load_settings, models_of, queue_of, scope_of
+from worker.cli.summary import exit_code, print_summary, report_set_aside
 from worker.embedders import open_embedder
-from worker.engine.events import sentence
+from worker.engine.bounds import as_end
+from worker.engine.gear import Governor, together
 from worker.engine.models import Limits
 from worker.engine.patience import until_answered
 from worker.engine.pipeline import Pace, Pipeline
-from worker.engine.progress import Progress, Tally
-from worker.errors import DatabaseError
-from worker.queue import OperatorQueue, Scope, Target
+from worker.engine.progress import Tally
+from worker.engine.service import Orders
+from worker.queue import OperatorQueue, Scope
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE, Settings
-
-PLAIN_LINE_EVERY = 10.0  # seconds, where there is no terminal
 
 BatchSize = Annotated[
     int | None,
@@ -57,6 +49,14 @@ DelayMs = Annotated[
 Table = Annotated[str | None, typer.Option(help="Only this table.")]
 Column = Annotated[str | None, typer.Option(help="Only this embedding column.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="End after this many jobs.")]
+Until = Annotated[
+    str | None,
+    typer.Option(help="End when that share of the rows has its vector, like 50%."),
+]
+MaxMinutes = Annotated[float | None, typer.Option(min=0, help="End after so many minutes.")]
+MaxCost = Annotated[
+    float | None, typer.Option(min=0, help="End when it has cost so many US dollars.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Tell rows, tokens, requests, cost and time; call nobody.")
 ]
@@ -69,6 +69,9 @@ def process(
     table: Table = None,
     column: Column = None,
     limit: Limit = None,
+    until: Until = None,
+    max_minutes: MaxMinutes = None,
+    max_cost: MaxCost = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> int:
@@ -88,27 +91,17 @@ def process(
             )
             return int(not report_set_aside(found))
         scope = scope_of(queue, settings, table, column)
-        pipeline = run(queue, settings, scope, pace_of(settings, batch_size, delay_ms, limit))
+        bounds = Bounds(percent_of(until), max_minutes, max_cost)
+        pace = pace_of(settings, batch_size, delay_ms, limit)
+        if max_cost is not None:
+            refuse_unpriced(settings, models_of(queue, scope))
+        pipeline = drain(queue, settings, scope, pace, bounds)
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
     print_summary(pipeline, as_json)
     is_whole = report_set_aside(targets)
     return exit_code(pipeline) or int(not is_whole)
-
-
-def report_set_aside(targets: Iterable[Target]) -> bool:
-    """Tell which columns are set aside, and why. Returns whether none is."""
-    set_aside = [target for target in targets if target.problem]
-    for target in set_aside:
-        report(
-            DatabaseError(
-                f"column {target.embedding_column} of table {target.table_name} is set aside:"
-                f" {target.problem}",
-                "Mend the table, then run `worker watch` for the column again.",
-            )
-        )
-    return not set_aside
 
 
 def pace_of(
@@ -127,11 +120,19 @@ def pace_of(
     )
 
 
-def run(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace) -> Pipeline:
-    """Drain the scope, with progress on stderr, until done or interrupted."""
+def drain(
+    queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, bounds: Bounds = NONE
+) -> Pipeline:
+    """Drain the scope, with progress on stderr, until done, out of bounds or interrupted."""
     due = queue.count_due(scope)
     total = due if pace.limit is None else min(due, pace.limit)
-    with stopped_by_signals() as stop, progress_of(total) as progress:
+    tally = Tally()
+    with (
+        stopped_by_signals() as stop,
+        progress_of(total, settings.embedding_progress_interval) as progress,
+    ):
+        governors: list[Governor] = [Orders(queue, scope)]
+        governors += bounds.governors(queue, scope, progress, tally)
         pipeline = Pipeline(
             queue=queue,
             open_embedder=lambda model, width: open_embedder(model, width, settings),
@@ -139,73 +140,11 @@ def run(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace) -> P
             pace=pace,
             progress=progress,
             stop=stop,
+            tally=tally,
+            govern=as_end(together(governors)),
         )
         pipeline.drain()
     return pipeline
-
-
-def print_summary(pipeline: Pipeline, as_json: bool) -> None:
-    """The result of a run; docs/cli.md is the contract of the JSON."""
-    tally = pipeline.tally
-    if as_json:
-        out_json(
-            {
-                "processed": tally.processed,
-                "completed": tally.completed,
-                "unchanged": tally.unchanged,
-                "skipped": tally.skipped,
-                "dropped": tally.dropped,
-                "failed": tally.failed,
-                "stale": tally.stale,
-                "released": tally.released,
-                "success_rate": round(tally.success_rate, 1),
-                "elapsed_seconds": round(tally.elapsed, 3),
-                "rows_per_second": round(tally.rows_per_second, 1),
-                "cached": tally.cached,
-                "requests": tally.requests,
-                "tokens": tally.tokens,
-                "cost": tally.cost,
-                "trouble": pipeline.troubles[0].cause if pipeline.troubles else None,
-            }
-        )
-        return
-    out("=== PROCESSING SUMMARY ===")
-    out(f"Total records processed: {tally.processed}")
-    out(f"Total errors: {tally.failed}")
-    out(f"Success rate: {tally.success_rate:.1f}%")
-    for name, count, meaning in (
-        ("Unchanged", tally.unchanged, "had the right vector already"),
-        ("Skipped", tally.skipped, "nothing to embed"),
-        ("Dropped", tally.dropped, "the record is gone"),
-        ("Stale", tally.stale, "edited meanwhile, vector thrown away"),
-        ("Handed back", tally.released, "due again later"),
-    ):
-        if count:
-            out(f"{name}: {count} ({meaning})")
-    out(f"Elapsed: {tally.elapsed:.1f} s")
-    out(f"Rows per second: {tally.rows_per_second:.0f}")
-    if tally.cached:
-        out(f"From the cache: {tally.cached}")
-    if tally.requests:
-        out(f"Requests: {tally.requests}")
-    if tally.tokens is not None:
-        out(f"Tokens: {tally.tokens}")
-    if tally.cost is None or tally.cost > 0:
-        out(f"Cost: {dollars(tally.cost)}")
-
-
-def exit_code(pipeline: Pipeline) -> int:
-    """The exit code of a run, after telling what went wrong with it."""
-    for trouble in {trouble.cause: trouble for trouble in pipeline.troubles}.values():
-        report(trouble)
-    if pipeline.troubles:
-        return pipeline.troubles[0].exit_code
-    if pipeline.stop.is_set():
-        return 130
-    if pipeline.tally.failed:
-        say("hint: `worker status` shows why; `worker requeue --failed` tries them once more.")
-        return 1
-    return 0
 
 
 @contextmanager
@@ -227,73 +166,3 @@ def stopped_by_signals() -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def progress_of(total: int) -> Iterator[Progress]:
-    """A bar on a terminal, and a plain line every so often elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield PlainProgress(total)
-        return
-    with Bar(
-        TextColumn("embedding"),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} rows/s"),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
-        yield RichProgress(bar, total)
-
-
-class RichProgress:
-    """A bar with percentage, rows a second and the time that remains."""
-
-    def __init__(self, bar: Bar, total: int) -> None:
-        self._bar = bar
-        self._total = total
-        self._task = bar.add_task("embedding", total=total, rate=0.0)
-
-    def update(self, tally: Tally) -> None:
-        # More can become due while the run goes on.
-        self._bar.update(
-            self._task,
-            completed=tally.taken,
-            total=max(self._total, tally.taken),
-            rate=tally.rows_per_second,
-        )
-
-    def pulse(self) -> None:
-        pass
-
-    def event(self, name: str, **fields: object) -> None:
-        message = sentence(name, fields)
-        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-class PlainProgress:
-    """A line on stderr at most every PLAIN_LINE_EVERY seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._last = time.monotonic()
-
-    def update(self, tally: Tally) -> None:
-        now = time.monotonic()
-        if now - self._last < PLAIN_LINE_EVERY:
-            return
-        self._last = now
-        total = max(self._total, tally.taken)
-        left = (total - tally.taken) / max(tally.taken / tally.elapsed, 1e-9)
-        say(
-            f"{tally.taken} of {total} ({100 * tally.taken / max(total, 1):.0f}%),"
-            f" {tally.rows_per_second:.0f} rows/s, {left:.0f} s left"
-        )
-
-    def pulse(self) -> None:
-        pass
-
-    def event(self, name: str, **fields: object) -> None:
-        say(sentence(name, fields))

@@ -11,8 +11,9 @@ import typer
 
 from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
 from worker.cli.estimate import print_forecast
-from worker.cli.process import AsJson, Column, DryRun, Table, report_set_aside
+from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.session import load_settings, queue_of
+from worker.cli.summary import report_set_aside
 from worker.errors import SettingsError
 from worker.queue import Failure, TargetStatus
 

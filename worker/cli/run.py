@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from math import inf
 from threading import Event
 
 from worker.cli.console import say
 from worker.cli.process import BatchSize, Column, DelayMs, Table, pace_of, stopped_by_signals
-from worker.cli.session import load_settings, queue_of, scope_of
+from worker.cli.session import load_settings, models_of, queue_of, scope_of
 from worker.embedders import open_embedder
 from worker.engine.events import EVENTS, sentence
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.engine.service import Orders, Service
+from worker.errors import WorkerError
+from worker.host import give_back_memory
 from worker.queue import OperatorQueue, Scope
 from worker.settings import Settings
 
@@ -41,8 +44,27 @@ class Talk:
         say(f"{EVENTS[name][0]} {name} {sentence(name, fields)}")
 
 
+def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
+    """Look whether the models in use can be opened, before anything is claimed for them.
+
+    Raises what the first of them raises if none can; of a single one the log tells when its jobs
+    come.
+    """
+    models = models_of(queue, scope)
+    problems = []
+    for model in models:
+        try:
+            open_embedder(model, None, settings).close()
+        except WorkerError as problem:
+            problems.append(problem)
+    if len(problems) == len(models):
+        raise problems[0]
+    give_back_memory()
+
+
 def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, stop: Event) -> None:
     """Work and rest in turns until `stop` is set."""
+    open_models(queue, settings, scope)
     orders = Orders(queue, scope)
     pipeline = Pipeline(
         queue=queue,
@@ -52,5 +74,6 @@ def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, st
         progress=Talk(),
         stop=stop,
         govern=orders,
+        patience=inf,
     )
     Service(pipeline, orders, settings.worker_deep_sleep_after).run()

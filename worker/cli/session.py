@@ -106,5 +106,13 @@ def scope_of(
     )
 
 
+def models_of(queue: OperatorQueue, scope: Scope) -> list[str]:
+    """The models in use in a scope; the default one where nothing is watched."""
+    targets = queue.targets(scope.table, scope.column)
+    return sorted({target.model or scope.default_model for target in targets}) or [
+        scope.default_model
+    ]
+
+
 def _worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"

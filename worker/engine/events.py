@@ -12,27 +12,27 @@ Level = Literal["debug", "info", "warning"]
 EVENTS: dict[str, tuple[Level, str]] = {
     "database_lost": ("warning", "waiting for the database: {cause}"),
     "database_back": ("warning", "the database is back after {seconds:.0f} s"),
-    "gear_changed": ("info", "in gear {gear} now: {cause}"),
-    "state_changed": ("debug", "{state} now: {cause}"),
+    "gear_changed": ("info", "gear {gear}: {cause}"),
+    "state_changed": ("debug", "{state}: {cause}"),
     "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
+    "model_unusable": ("warning", "nothing of {table}.{column} is embedded for now: {cause}"),
     "provider_stopped": ("warning", "{provider} cannot be used: {cause}"),
     "provider_back": ("info", "{provider} can be used again"),
     "queue_drained": (
         "info",
         "nothing is due: {completed} done, {failed} failed in {seconds:.1f} s",
     ),
+    "target_reached": (
+        "info",
+        "{percent:.1f}% of the rows have their vector, {wanted:g}% were wanted",
+    ),
+    "failures_exceeded": ("warning", "{failed} jobs have failed, {threshold} or more"),
+    "minute_passed": ("info", "{completed} done, {failed} failed, {rows_per_second:.1f} rows/s"),
     "worker_started": ("info", "{worker} works on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",
         "{worker} ends after {seconds:.0f} s: {completed} done, {failed} failed",
     ),
-    "minute_passed": (
-        "info",
-        "{completed} done, {failed} failed, {rows_per_second:.1f} rows/s, {pending} pending,"
-        " {rss_mb:.0f} MB",
-    ),
-    "target_reached": ("info", "{percent:.1f} % of the rows have their vector, {wanted} % wanted"),
-    "failures_exceeded": ("warning", "{failed} jobs have failed, {threshold} or more"),
     "notification_sent": ("info", "told of {about} by {channel} in {seconds:.1f} s"),
     "notification_failed": ("warning", "could not tell of {about} by {channel}: {cause}"),
     "observer_failed": ("warning", "{observer} does not take what it is told: {cause}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Gear = Literal["full", "thin", "hold", "end"]
@@ -33,3 +33,14 @@ It runs in the thread of the pipeline, and may use the queue."""
 def slowest(verdicts: Sequence[Verdict]) -> Verdict:
     """The one that asks for most restraint; the first of several."""
     return max(verdicts, key=lambda verdict: _BY_STRENGTH.index(verdict.gear), default=FULL)
+
+
+def together(governors: Sequence[Governor]) -> Governor:
+    """One that has asked all of them: the slowest gear, and the least in hand."""
+
+    def verdict() -> Verdict:
+        verdicts = [governor() for governor in governors]
+        most = [verdict.at_most for verdict in verdicts if verdict.at_most is not None]
+        return replace(slowest(verdicts), at_most=min(most, default=None))
+
+    return verdict

@@ -19,7 +19,7 @@ from worker.engine.embedding import Outcome, embed
 from worker.engine.gear import FULL, Governor, Verdict
 from worker.engine.leases import Leases
 from worker.engine.models import Limits, Model, Models, OpenEmbedder, Provider
-from worker.engine.patience import PatientQueue
+from worker.engine.patience import PATIENCE, PatientQueue
 from worker.engine.progress import Progress, Tally
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
@@ -83,6 +83,8 @@ class Pipeline:
     stop: Event
     tally: Tally = field(default_factory=Tally)
     govern: Governor = lambda: FULL
+    patience: float = PATIENCE
+    """Seconds to wait for a database that is out of reach."""
     state: WorkerState = "working"
     """What its worker is said to do; between two works whoever makes it work says so."""
     cause: str | None = None
@@ -100,12 +102,13 @@ class Pipeline:
     _at_once: int = TEXTS_A_REQUEST
     """Jobs to claim at once; fewer where their texts are long."""
     _target_models: dict[int, Model] = field(default_factory=dict)
+    _told_of: set[int] = field(default_factory=set)
     _stopped_at: float | None = None
     _verdict: Verdict = FULL
     _batch_began: float = 0.0
 
     def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
-        self._queue = PatientQueue(queue, self.progress, self.stop)
+        self._queue = PatientQueue(queue, self.progress, self.stop, patience=self.patience)
         self._leases = Leases(self._queue, self.scope)
         self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
         self._models = Models(open_embedder, self.pace.limits)
@@ -155,6 +158,7 @@ class Pipeline:
     def forgive(self) -> None:
         """Try again the targets that were left alone."""
         self._writer.troubles.clear()
+        self._told_of.clear()
 
     @property
     def patient_queue(self) -> PatientQueue:
@@ -267,6 +271,7 @@ class Pipeline:
             model = self._models.of(jobs[0])
         except WorkerError as trouble:
             self._writer.give_back(jobs, trouble)
+            self._tell_of_trouble(jobs[0])
             return
         self._target_models[jobs[0].target_id] = model
         if not self._under_way:
@@ -351,6 +356,15 @@ class Pipeline:
             self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
         self._hand_in(jobs, outcome)
         self._report(model.provider)
+        self._tell_of_trouble(jobs[0])
+
+    def _tell_of_trouble(self, job: Job) -> None:
+        """Once for each column that is left alone, and again if that goes on after it was tried."""
+        trouble = self._writer.troubles.get(job.target_id)
+        if trouble and job.target_id not in self._told_of:
+            self._told_of.add(job.target_id)
+            where = {"table": job.table_name, "column": job.embedding_column}
+            self.progress.event("model_unusable", **where, cause=trouble.cause, hint=trouble.hint)
 
     def _tell_of(self, request: Request, outcome: Outcome) -> None:
         job = request.jobs[0]

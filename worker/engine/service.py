@@ -20,6 +20,9 @@ LOOK_ASLEEP = 30.0  # the same, of a worker that sleeps and would be woken
 SOON = 0.1  # seconds; who looks that often needs nobody to wake him
 ORDER_KNOWN_FOR = 0.5  # seconds, so that an order is obeyed within one
 SLICE = 0.5  # seconds between two looks at signals and heartbeat
+# A spell of work that people are told of when it ends; shorter ones are everyday.
+MANY_JOBS = 1000
+LONG_SPELL = 60.0  # seconds
 FORGIVEN_AFTER = 60.0  # seconds until a column is tried again whose model could not be used
 
 ORDERED: dict[Wish, str] = {"pause": "paused by an order", "sleep": "sent to sleep by an order"}
@@ -116,12 +119,14 @@ class Service:
         tally = self.pipeline.tally
         completed, failed = self._counted
         self._counted = tally.completed, tally.failed
-        if tally.completed > completed and not self.pipeline.troubles:
+        seconds = time.monotonic() - self.pipeline.since
+        is_worth_it = tally.completed - completed >= MANY_JOBS or seconds >= LONG_SPELL
+        if is_worth_it and not self.pipeline.troubles:
             self.pipeline.progress.event(
                 "queue_drained",
                 completed=tally.completed - completed,
                 failed=tally.failed - failed,
-                seconds=time.monotonic() - self.pipeline.since,
+                seconds=seconds,
             )
 
     @property

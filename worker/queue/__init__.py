@@ -147,6 +147,39 @@ class TargetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueProgress:
+    """How far all columns are together, and how fast all workers are: see embedding_progress.
+
+    `pending` with those in processing. Rate, elapsed and remaining seconds are None where nothing
+    is known of them.
+    """
+
+    pending: int
+    due: int
+    oldest_due: datetime | None
+    rows_per_second: float | None
+    elapsed_seconds: float | None
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """A worker, as it spoke of itself last. `rss_mb`: its memory, in MB of 2**20 bytes."""
+
+    worker: str
+    host: str
+    pid: int
+    state: WorkerState
+    gear: str
+    cause: str | None
+    rss_mb: float | None
+    completed: int
+    failed: int
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """What failed in a watched column, by class."""
 
@@ -385,6 +418,12 @@ class OperatorQueue(Queue, Protocol):
 
     def status(self) -> list[TargetStatus]:
         """How far every watched column is."""
+
+    def progress(self) -> QueueProgress:
+        """How far all columns are together, and how fast."""
+
+    def workers(self) -> list[WorkerSeen]:
+        """Who is at work, or was and fell silent within a day, by name."""
 
     def failures(self) -> list[Failure]:
         """What failed, by column and class, the most frequent first."""

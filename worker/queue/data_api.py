@@ -41,6 +41,7 @@ from worker.queue import (
     Match,
     Order,
     ProviderTrouble,
+    QueueProgress,
     Refusal,
     Report,
     Scope,
@@ -48,6 +49,7 @@ from worker.queue import (
     TargetStatus,
     Ticket,
     Wish,
+    WorkerSeen,
     no_such_table,
     watched_by,
     whole,
@@ -149,6 +151,12 @@ class DataApiQueue:
 
     def status(self) -> list[TargetStatus]:
         return self._read(TargetStatus, "embedding_status", "table_name", "embedding_column")
+
+    def progress(self) -> QueueProgress:
+        return self._read(QueueProgress, "embedding_progress")[0]
+
+    def workers(self) -> list[WorkerSeen]:
+        return self._read(WorkerSeen, "embedding_workers", "worker")
 
     def failures(self) -> list[Failure]:
         found = self._read(Failure, "embedding_failures", "table_name", "embedding_column")
@@ -404,6 +412,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "oldest_due": _time,
     "latest_at": _time,
     "since": _time,
+    "started_at": _time,
     "seen_at": _time,
     "coverage": _number,
 }

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from select import select
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
@@ -38,6 +39,7 @@ from worker.queue import (
     Match,
     Order,
     ProviderTrouble,
+    QueueProgress,
     Refusal,
     Report,
     Scope,
@@ -46,6 +48,7 @@ from worker.queue import (
     TargetStatus,
     Ticket,
     Wish,
+    WorkerSeen,
     no_such_table,
     one_line,
     watched_by,
@@ -54,6 +57,7 @@ from worker.queue import (
 from worker.queue.migrations import Migration, check_version
 
 CONNECT_TIMEOUT = 10  # seconds
+PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 # Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
 SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
@@ -289,6 +293,20 @@ class PostgresQueue:
             " from public.embedding_status order by table_name, embedding_column",
         )
 
+    def progress(self) -> QueueProgress:
+        return self._rows(
+            QueueProgress,
+            "select pending, due, oldest_due, rows_per_second, elapsed_seconds, eta_seconds"
+            " from public.embedding_progress",
+        )[0]
+
+    def workers(self) -> list[WorkerSeen]:
+        return self._rows(
+            WorkerSeen,
+            "select worker, host, pid, state, gear, cause, rss_mb, completed, failed, started_at,"
+            " seen_at from public.embedding_workers order by worker",
+        )
+
     def failures(self) -> list[Failure]:
         return self._rows(
             Failure,
@@ -443,29 +461,37 @@ class PostgresQueue:
         connection = self._connection
         if self._listens is None:
             with _translated():
-                self._listens = self._keeps_its_session(connection)
-                if self._listens:
-                    connection.execute("listen embedding_queue")
+                self._listens = self._can_listen(connection)
         return self._listens
 
     def wait(self, seconds: float) -> bool:
+        connection = self._connection
         with _translated():
-            heard = list(self._connection.notifies(timeout=seconds, stop_after=1))
-        return bool(heard)
+            # psycopg would look ten times a second whether it is to stop
+            return _has_heard(connection) or (
+                bool(select([connection.fileno()], [], [], seconds)[0]) and _has_heard(connection)
+            )
 
-    def _keeps_its_session(self, connection: psycopg.Connection[Any]) -> bool:
+    def _can_listen(self, connection: psycopg.Connection[Any]) -> bool:
         """Whether a LISTEN lasts: not where a pooler gives each transaction another backend.
 
-        Without a pooler, the backend is the one that has answered the connection. Behind one, a
-        second connection that holds a transaction shows whether it takes ours away.
+        Without a pooler, the backend is the one that answered when the connection was made. Behind
+        one, a second connection tries: first whether it takes our backend away, so that none that
+        serves others is made to listen; then with a notification.
         """
         backend = "select pg_backend_pid()"
         ours = connection.execute(backend).fetchone()
         if ours == (connection.info.backend_pid,):
+            connection.execute("listen embedding_queue")
             return True
-        with self._connect() as other, other.transaction():
-            theirs = other.execute(backend).fetchone()
-            return ours != theirs and ours == connection.execute(backend).fetchone()
+        with self._connect() as other:
+            with other.transaction():
+                theirs = other.execute(backend).fetchone()
+                if theirs == ours or connection.execute(backend).fetchone() != ours:
+                    return False
+            connection.execute("listen embedding_queue")
+            other.execute("notify embedding_queue")
+            return bool(list(connection.notifies(timeout=PROBED_FOR, stop_after=1)))
 
     def gone(self, scope: Scope) -> None:
         self._value("select public.embedding_worker_gone(%s)", [scope.worker])
@@ -549,6 +575,10 @@ _PASSING = (
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
 )
+
+
+def _has_heard(connection: psycopg.Connection[Any]) -> bool:
+    return bool(list(connection.notifies(timeout=0, stop_after=1)))
 
 
 def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[UUID]]:

@@ -1,0 +1,56 @@
+"""The lines of a run that has no terminal."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from worker.cli.progress import PlainProgress, span
+from worker.engine.progress import Tally
+
+
+def test_a_line_every_few_percent(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally(started=time.monotonic() - 10)
+    lines = PlainProgress(total=1000, interval=5)
+    for _ in range(100):
+        tally.completed += 10
+        lines.update(tally)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in told] == [
+        f"{percent}%: {10 * percent} of 1000" for percent in range(5, 101, 5)
+    ]
+    assert told[0] == "5%: 50 of 1000, 5 rows/s, 10 s elapsed, 3 min 10 s remaining"
+    assert told[-1].endswith(", 0 s remaining")
+
+
+def test_a_run_that_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainProgress(total=10, interval=5).update(Tally(completed=10))
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_said_of_what_remains_before_something_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.cli.progress.LINE_AFTER", 0.0)
+    tally = Tally(started=time.monotonic() - 100)
+    PlainProgress(total=10, interval=5).update(tally)
+    assert capsys.readouterr().err == (
+        "0%: 0 of 10, 0 rows/s, 1 min 40 s elapsed, unknown remaining\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (725, "12 min 5 s"),
+        (12_000, "3 h 20 min"),
+        (3 * 86_400 + 5, "3 d"),
+        (187_200, "2 d 4 h"),
+    ],
+)
+def test_a_span_is_written_in_its_two_largest_units(seconds: float, written: str) -> None:
+    assert span(seconds) == written

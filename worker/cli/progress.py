@@ -1,0 +1,127 @@
+"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+from worker.cli.console import say
+from worker.engine.events import EVENTS, sentence
+from worker.engine.progress import Progress, Tally
+
+TOLD_IN_THE_END = ("provider_stopped", "model_unusable", "gear_changed", "target_reached")
+LINE_AFTER = 60.0  # seconds, where a step takes longer than that
+QUIET_FOR = 2.0  # seconds; of a run that is over by then the summary tells, and its rate is wild
+
+
+@contextmanager
+def progress_of(total: int, interval: int) -> Iterator[Progress]:
+    """A bar on a terminal, and elsewhere a plain line every `interval` percent of `total` jobs."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainProgress(total, interval)
+        return
+    with Bar(
+        TextColumn("embedding"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} rows/s"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        yield RichProgress(bar, total)
+
+
+class RichProgress:
+    """A bar with percentage, rows a second and the time that remains."""
+
+    def __init__(self, bar: Bar, total: int) -> None:
+        self._bar = bar
+        self._total = total
+        self._task = bar.add_task("embedding", total=total, rate=0.0)
+
+    def update(self, tally: Tally) -> None:
+        # More can become due while the run goes on.
+        self._bar.update(
+            self._task,
+            completed=tally.taken,
+            total=max(self._total, tally.taken),
+            rate=tally.rows_per_second,
+        )
+
+    def pulse(self) -> None:
+        pass
+
+    def event(self, name: str, **fields: object) -> None:
+        if is_told(name):
+            message = sentence(name, fields)
+            self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class PlainProgress:
+    """A line on stderr at every `interval` percent, and at least every LINE_AFTER seconds."""
+
+    def __init__(self, total: int, interval: int) -> None:
+        self._total = total
+        self._interval = interval
+        self._step = 0
+        self._last = time.monotonic()
+
+    def update(self, tally: Tally) -> None:
+        now = time.monotonic()
+        total = max(self._total, tally.taken)
+        percent = 100 * tally.taken // max(total, 1)
+        step = percent // self._interval
+        is_early = tally.elapsed < QUIET_FOR
+        if is_early or (step <= self._step and now - self._last < LINE_AFTER):
+            return
+        self._step, self._last = step, now
+        say(
+            f"{percent}%: {tally.taken} of {total}, {tally.rows_per_second:.0f} rows/s,"
+            f" {span(tally.elapsed)} elapsed, {remaining(tally, total)} remaining"
+        )
+
+    def pulse(self) -> None:
+        pass
+
+    def event(self, name: str, **fields: object) -> None:
+        if is_told(name):
+            say(sentence(name, fields))
+
+
+def is_told(event: str) -> bool:
+    """Whether it is of interest while a run goes on."""
+    return EVENTS[event][0] != "debug" and event not in TOLD_IN_THE_END
+
+
+def remaining(tally: Tally, total: int) -> str:
+    """The time that the rest takes at the rate so far; `unknown` where that says nothing yet."""
+    if tally.taken >= total:
+        return span(0)
+    if not tally.taken:
+        return "unknown"
+    return span((total - tally.taken) * tally.elapsed / tally.taken)
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units: `45 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    left = round(seconds)
+    parts: list[tuple[int, str]] = []
+    for unit, length in units:
+        count, left = divmod(left, length)
+        if count or parts or unit == "s":
+            parts.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count or len(parts) == 1)

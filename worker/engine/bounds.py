@@ -1,0 +1,114 @@
+"""Where a run that was given bounds ends: a share of the rows, a time, an amount of money."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from worker.engine.gear import FULL, Governor, Verdict
+from worker.engine.progress import Progress, Tally
+
+LOOK_EVERY = 2.0  # seconds between two looks at what other workers have done
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many rows have something to embed, and how many of them have their vector."""
+
+    rows: int
+    vectors: int
+
+    @property
+    def percent(self) -> float:
+        """100 where there is nothing to embed."""
+        return 100.0 * self.vectors / self.rows if self.rows else 100.0
+
+
+@dataclass(slots=True)
+class UntilCovered:
+    """Ends the run when `percent` of the rows have their vector, whoever embeds them. A Governor.
+
+    Raises what `coverage` raises. It takes no more jobs in hand than are missing.
+    """
+
+    percent: float
+    coverage: Callable[[], Coverage]
+    tally: Tally
+    progress: Progress
+    reached: float | None = None
+    """The percentage with which it ended."""
+    _missing: int = 0
+    _done_then: int = 0
+    _look_at: float = 0.0
+
+    def __call__(self) -> Verdict:
+        if self.reached is None and (self._is_time_to_look or self._left <= 0):
+            self._take_stock()
+        if self.reached is not None:
+            return Verdict("end", f"{self.reached:.1f}% of the rows have their vector")
+        return Verdict("full", at_most=self._left)
+
+    @property
+    def _is_time_to_look(self) -> bool:
+        return time.monotonic() >= self._look_at
+
+    @property
+    def _left(self) -> int:
+        return self._missing - (self._done - self._done_then)
+
+    @property
+    def _done(self) -> int:
+        return self.tally.completed + self.tally.unchanged
+
+    def _take_stock(self) -> None:
+        coverage = self.coverage()
+        self._missing = math.ceil(coverage.rows * self.percent / 100) - coverage.vectors
+        self._done_then = self._done
+        self._look_at = time.monotonic() + LOOK_EVERY
+        if self._missing <= 0:
+            self.reached = coverage.percent
+            self.progress.event("target_reached", percent=self.reached, wanted=self.percent)
+
+
+@dataclass(slots=True)
+class UntilLate:
+    """Ends the run after `seconds`. A Governor."""
+
+    seconds: float
+    _began: float = field(default_factory=time.monotonic)
+
+    def __call__(self) -> Verdict:
+        if time.monotonic() < self._began + self.seconds:
+            return FULL
+        return Verdict("end", f"{self.seconds / 60:g} minutes are over")
+
+
+@dataclass(slots=True)
+class UntilSpent:
+    """Ends the run when it has cost `dollars`, or when nobody knows what it costs. A Governor.
+
+    What is under way by then is finished, and paid for.
+    """
+
+    dollars: float
+    tally: Tally
+
+    def __call__(self) -> Verdict:
+        cost = self.tally.cost
+        if cost is None:
+            return Verdict("end", "what the model costs is not known")
+        if cost < self.dollars:
+            return FULL
+        return Verdict("end", f"${cost:.4f} of ${self.dollars:g} are spent")
+
+
+def as_end(governor: Governor) -> Governor:
+    """For a run that does not wait: what says `hold` ends it."""
+
+    def ends() -> Verdict:
+        verdict = governor()
+        return Verdict("end", verdict.cause) if verdict.gear == "hold" else verdict
+
+    return ends
