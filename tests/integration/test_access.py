@@ -130,6 +130,10 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     assert value(hired, "select pending from embedding_progress") is not None
     hired.execute("select embedding_provider_seen('openai', 'no key')")
     assert value(hired, "select trouble from embedding_providers") == "no key"
+    announce = "select announce_embedding_event('queue_drained', '', gen_random_uuid())"
+    assert value(hired, announce) is True
+    assert value(hired, announce) is False
+    assert value(hired, "select count(*) from embedding_announcements") == 1
     hired.execute("select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)")
     assert rows(hired, "select content_hash, tokens from cached_embeddings('a:b', 3, '{x,y}')") == [
         (b"x", 7)
@@ -182,6 +186,7 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "insert into embedding_usage (minute, model) values (now(), 'a:b')",
     "delete from embedding_usage",
     "delete from embedding_providers",
+    "delete from embedding_announcements",
     "select * from embedding_cache",
     "delete from embedding_cache",
     "select nextval('embedding_cache_kib')",
@@ -229,7 +234,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
-                "   and relname !~ '^embedding_(usage|providers|control|progress)$'"
+                "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -250,6 +255,7 @@ CALLS: list[LiteralString] = [
     "select control_embeddings('sleep', null)",
     "select * from embedding_order('tests')",
     "select embedding_provider_seen('openai')",
+    "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
@@ -310,6 +316,7 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         (role, name)
         for role in ("embedding_worker", "service_role")
         for name in (
+            "embedding_announcements",
             "embedding_control",
             "embedding_failures",
             "embedding_progress",
@@ -359,6 +366,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
             " where has_function_privilege('service_role', oid, 'execute')",
         )
     } == {
+        "announce_embedding_event",
         "backfill_embeddings",
         "cache_embeddings",
         "cached_embeddings",
@@ -519,6 +527,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
+        ("embedding_announcements", True),
         ("embedding_cache", True),
         ("embedding_control", True),
         ("embedding_providers", True),

@@ -333,6 +333,14 @@ class DataApiQueue:
             "embedding_provider_seen", {"provider": provider, "trouble": trouble, "hint": hint}
         )
 
+    def announce(self, event: str, subject: str, announcement: UUID) -> bool:
+        return bool(
+            self._rest.call(
+                "announce_embedding_event",
+                {"event": event, "subject": subject, "announcement": str(announcement)},
+            )
+        )
+
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
         found = self._rest.call(
             "cached_embeddings",
