@@ -28,6 +28,7 @@ from worker.queue import Claim, Completion, Job, Queue, Report, Scope, WorkerSta
 LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
 LONGEST_PAUSE = 10.0  # seconds after a batch, where thinned out
+SIGN_OF_LIFE = 5.0  # seconds, at least, also while it pauses
 ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
 
 TEXTS_A_REQUEST = 100
@@ -330,7 +331,10 @@ class Pipeline:
         if self._verdict.gear == "thin":
             took = time.monotonic() - self._batch_began
             pause = max(pause, min(took, LONGEST_PAUSE))
-        self.stop.wait(pause)
+        until = time.monotonic() + pause
+        while (left := until - time.monotonic()) > 0 and not self.stop.is_set():
+            self.stop.wait(min(left, SIGN_OF_LIFE))
+            self.beat()
 
     def _by_column(self, finished: Iterable[Future[Outcome]]) -> Iterable[list[Future[Outcome]]]:
         """Requests of a column that ended at once are written at once: some hold one text each."""
