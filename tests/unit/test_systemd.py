@@ -48,9 +48,9 @@ def heard(listener: socket.socket) -> list[str]:
 
 def test_systemd_hears_of_the_start_what_is_done_and_the_end(listener: socket.socket) -> None:
     systemd = Systemd(environment(listener))
-    started = {"worker": "w", "host": "h", "pid": 1, "model": "a:b"}
-    waiting = {"state": "waiting", "cause": "nothing is due"}
-    stopped = {"worker": "w", "seconds": 1.0, "completed": 1, "failed": 0}
+    started: dict[str, object] = {"worker": "w", "host": "h", "pid": 1, "model": "a:b"}
+    waiting: dict[str, object] = {"state": "waiting", "cause": "nothing is due"}
+    stopped: dict[str, object] = {"worker": "w", "seconds": 1.0, "completed": 1, "failed": 0}
     systemd.event("worker_started", **started)
     systemd.event("batch_done", table="docs", column="embedding", jobs=1, seconds=0.1)
     systemd.event("state_changed", **waiting)
