@@ -139,6 +139,27 @@ def test_two_workers_on_one_database_tell_once(database_url: str, tmp_path: Path
 
 
 @pytest.mark.over_a_connection
+def test_what_workers_of_other_columns_find_out_is_another_event(
+    queue: OperatorQueue, db: Database
+) -> None:
+    with Inbox() as inbox:
+        for table in ("docs", "notes", None):
+            scope = Scope("w", SCOPE.lease, MODEL, table, "embedding" if table else None)
+            with Notifier(queue, scope, [Webhook(inbox.url)], Said()) as notifier:
+                notifier.event("queue_drained", **DRAINED)
+                notifier.event("provider_stopped", **STOPPED)
+    assert sorted(
+        value for (value,) in rows(db, "select subject from embedding_announcements")
+    ) == [
+        "",
+        "docs.embedding",
+        "notes.embedding",
+        "openai",
+    ]
+    assert len(inbox.told) == 4
+
+
+@pytest.mark.over_a_connection
 def test_a_database_that_is_away_means_that_nobody_is_told(
     queue: OperatorQueue, db: Database
 ) -> None:
