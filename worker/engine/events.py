@@ -5,6 +5,7 @@ The names and fields are a contract (docs/operations.md lists them); the sentenc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 Level = Literal["debug", "info", "warning"]
@@ -40,6 +41,6 @@ EVENTS: dict[str, tuple[Level, str]] = {
 """By name: how much it matters, and how it reads, with its fields in braces."""
 
 
-def sentence(event: str, fields: dict[str, object]) -> str:
+def sentence(event: str, fields: Mapping[str, object]) -> str:
     """An event as a person reads it."""
     return EVENTS[event][1].format(**fields)

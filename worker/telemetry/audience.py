@@ -17,8 +17,12 @@ class Audience:
     """
 
     def __init__(self, *members: Progress) -> None:
-        self._members = members
+        self._members = list(members)
         self._failed: set[int] = set()
+
+    def add(self, member: Progress) -> None:
+        """One more, who hears what comes from now on."""
+        self._members.append(member)
 
     def update(self, tally: Tally) -> None:
         self._pass_on(lambda member: member.update(tally))
