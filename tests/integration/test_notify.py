@@ -16,6 +16,7 @@ from tests.conftest import Database, rows, value
 from tests.inbox import Inbox, Said
 from tests.integration.jobs import SCOPE
 from tests.integration.runs import MODEL, Runs
+from worker.engine.events import sentence
 from worker.engine.patience import PatientQueue
 from worker.queue import OperatorQueue, Scope
 from worker.queue.postgres import PostgresQueue
@@ -24,6 +25,10 @@ from worker.telemetry.notify import Notifier
 
 DRAINED = {"completed": 3, "failed": 0, "seconds": 1.0}
 STOPPED = {"provider": "openai", "cause": "the key is not valid", "hint": "Mend it."}
+
+
+def in_one_line(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False)
 
 
 def announce(queue: OperatorQueue, event: str = "queue_drained", subject: str = "") -> bool:
@@ -116,14 +121,14 @@ def test_two_workers_on_one_database_tell_once(database_url: str, tmp_path: Path
             notifier.event("provider_stopped", **STOPPED)
             notifier.event("database_back", seconds=1.0)  # of which nobody is told
         said.wait_for(4)
-    assert [(told["event"], told["worker"]) for told in inbox.told] == [
-        ("queue_drained", "one"),
-        ("provider_stopped", "two"),
-    ]
-    assert inbox.told[0]["fields"] == DRAINED
-    assert inbox.told[1]["text"] == ("two: openai cannot be used: the key is not valid (Mend it.)")
-    by_command = (tmp_path / "told").read_text().replace("}{", "}\n{").splitlines()
-    assert [json.loads(line) for line in by_command] == inbox.told
+    # each has couriers of its own, so they may arrive in any order
+    drained, stopped = sorted(inbox.told, key=lambda told: str(told["worker"]))
+    assert (drained["event"], drained["worker"]) == ("queue_drained", "one")
+    assert drained["fields"] == DRAINED
+    assert (stopped["event"], stopped["worker"]) == ("provider_stopped", "two")
+    assert stopped["text"] == (f"two: {sentence('provider_stopped', dict(STOPPED))} (Mend it.)")
+    by_command = (tmp_path / "told").read_text().splitlines()
+    assert sorted(by_command) == sorted(map(in_one_line, [drained, stopped]))
     assert sorted(
         (name, str(fields["about"]), str(fields["channel"])) for name, fields in said.events
     ) == [
@@ -131,6 +136,27 @@ def test_two_workers_on_one_database_tell_once(database_url: str, tmp_path: Path
         for event in ("provider_stopped", "queue_drained")
         for channel in ("command", "webhook")
     ]
+
+
+@pytest.mark.over_a_connection
+def test_what_workers_of_other_columns_find_out_is_another_event(
+    queue: OperatorQueue, db: Database
+) -> None:
+    with Inbox() as inbox:
+        for table in ("docs", "notes", None):
+            scope = Scope("w", SCOPE.lease, MODEL, table, "embedding" if table else None)
+            with Notifier(queue, scope, [Webhook(inbox.url)], Said()) as notifier:
+                notifier.event("queue_drained", **DRAINED)
+                notifier.event("provider_stopped", **STOPPED)
+    assert sorted(
+        value for (value,) in rows(db, "select subject from embedding_announcements")
+    ) == [
+        "",
+        "docs.embedding",
+        "notes.embedding",
+        "openai",
+    ]
+    assert len(inbox.told) == 4
 
 
 @pytest.mark.over_a_connection

@@ -129,6 +129,7 @@ SECRETS = {
     "OLLAMA_HOST": "http://user:hunter2-ollama@ollama.example:1",
     "NEXT_PUBLIC_API_BASE_URL": "https://user:hunter2-api@api.example",
     "EMBEDDING_API_TOKEN": "hunter2-token",
+    "NOTIFY_COMMAND": "curl -d @- https://hooks.example/services/hunter2-command",
     "NOTIFY_WEBHOOK_URL": "https://hooks.example/services/hunter2-webhook",
 }
 

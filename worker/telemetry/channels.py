@@ -76,7 +76,7 @@ class Channel(Protocol):
 
 
 class Command:
-    """Runs `command` by the shell, once a notice, with the notice as JSON on its stdin.
+    """Runs `command` by the shell, once a notice, with the notice as a line of JSON on its stdin.
 
     It has COMMAND_TIMEOUT seconds, and none of our secrets in its environment. Of what it prints,
     the end is told if it fails.
@@ -92,7 +92,7 @@ class Command:
         with TemporaryFile() as output, self._started(output) as process:
             self._process = process
             try:
-                process.communicate(notice.as_json(), COMMAND_TIMEOUT)
+                process.communicate(notice.as_json() + b"\n", COMMAND_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self.abandon()
                 raise NotDelivered(f"it did not end within {COMMAND_TIMEOUT:.0f} s") from None

@@ -43,7 +43,6 @@ class Notifier:
         self._queue = queue
         self._scope = scope
         self._couriers = [Courier(channel, log) for channel in channels]
-        self._log = log
 
     def __enter__(self) -> Notifier:
         for courier in self._couriers:
@@ -66,9 +65,10 @@ class Notifier:
         if name not in TOLD or not self._couriers:
             return
         notice = self._notice(name, fields)
-        subject = fields.get("provider") or self._scope.column or self._scope.table or ""
+        of_the_scope = ".".join(filter(None, (self._scope.table, self._scope.column)))
+        subject = str(fields.get("provider", of_the_scope))
         try:
-            falls_to_us = self._queue.announce(name, str(subject), uuid4())
+            falls_to_us = self._queue.announce(name, subject, uuid4())
         except WorkerError as problem:  # better told by nobody than by all
             for courier in self._couriers:
                 courier.give_up(notice, problem.cause)
