@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import LiteralString
+from contextlib import ExitStack, contextmanager
+from typing import LiteralString, cast
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, rows
+from tests.conftest import Database, rows, value
+from tests.integration.jobs import insert
+from tests.integration.runs import Runs
 from tests.integration.tables import create_role
-from tests.integration.test_service import eventually
+from tests.integration.test_service import Log, are_done, eventually, is_in, serving
+from worker.load import governor
+from worker.load.governor import LoadGovernor
 from worker.queue import OperatorQueue
+from worker.settings import Settings
 
 Connect = Callable[[], Database]
 
@@ -35,7 +41,7 @@ def busy_with(db: Database, statement: LiteralString) -> Iterator[None]:
 
 def test_nobody_waits_where_nothing_is_done(docs: Database, queue: OperatorQueue) -> None:
     load = queue.load()
-    assert load.max_connections and load.max_connections > 10
+    assert load.max_connections
     assert (load.lock_wait_seconds, load.vacuumed_table) == (0, None)
     assert load.replica_lag_seconds is None
 
@@ -95,8 +101,8 @@ def test_it_sees_a_vacuum_of_a_table_that_is_ours(
     at_work = "select relid::regclass::text from pg_stat_progress_vacuum where datid = (%s)"
     database = "select oid from pg_database where datname = current_database()"
     vacuum = sql.SQL("vacuum {}").format(sql.Identifier(table))
-    with busy_with(slow, vacuum.as_string()):  # type: ignore[arg-type]
-        eventually(lambda: rows(docs, at_work.replace("%s", database)) == [(table,)])  # type: ignore[arg-type]
+    with busy_with(slow, vacuum.as_string()):
+        eventually(lambda: rows(docs, at_work.replace("%s", database)) == [(table,)])
         assert queue.load().vacuumed_table == name
     assert queue.load().vacuumed_table is None
 
@@ -117,3 +123,61 @@ def test_an_owner_without_rights_sees_nothing_rather_than_zero(
     assert load.vacuumed_table is None
     assert load.replica_lag_seconds is None
     assert load.max_connections
+
+
+def test_a_worker_that_is_held_goes_on_afterwards(
+    docs: Database,
+    runs: Runs,
+    queue: OperatorQueue,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(governor, "HOST_KNOWN_FOR", 0.05)
+    monkeypatch.setattr(governor, "DATABASE_KNOWN_FOR", 0.1)
+    about = queue.load()
+    assert about.max_connections
+    share = 100 * (about.active_sessions or 0) // about.max_connections + 10
+    limits = Settings(worker_max_db_sessions=share)
+    busy = about.max_connections * (share + 5) // 100
+    with (
+        serving(runs, govern=LoadGovernor(queue, limits, lambda: False)) as run,
+        ExitStack() as sessions,
+    ):
+        for _ in range(busy):
+            sessions.enter_context(connect().transaction())
+        eventually(is_in(docs, "paused"))
+        insert(docs, 5)
+        time.sleep(0.3)  # in which it would be done
+        assert are_done(docs, 0)()
+        cause = value(docs, "select cause from embedding_workers")
+        assert f"of {about.max_connections} sessions are active, above {share} %" in cause
+        sessions.close()
+        eventually(are_done(docs, 5))
+    assert run.tally.completed == 5
+
+
+def test_a_worker_thins_out_where_a_session_waits_for_long(
+    docs: Database,
+    runs: Runs,
+    queue: OperatorQueue,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(governor, "HOST_KNOWN_FOR", 0.05)
+    monkeypatch.setattr(governor, "DATABASE_KNOWN_FOR", 0.1)
+    insert(docs, 1)
+    limits = Settings(worker_max_lock_wait=0.2)
+    with serving(runs, govern=LoadGovernor(queue, limits, lambda: False)) as run:
+        log = cast(Log, run.progress)
+        eventually(are_done(docs, 1))
+        with docs.transaction():
+            docs.execute("update docs set views = 1")
+            with busy_with(connect(), "update docs set views = 2"):
+                eventually(lambda: log.named("gear_changed"))
+                connect().execute("insert into docs values (100, 'text')")
+                eventually(lambda: run.tally.completed == 2)
+        eventually(lambda: len(log.named("gear_changed")) > 1)
+    [thin, full] = log.named("gear_changed")[:2]
+    assert thin["gear"] == "thin"
+    assert "a session waits for a lock for" in str(thin["cause"])
+    assert full["gear"] == "full"

@@ -9,11 +9,13 @@ from worker.cli.process import BatchSize, Column, DelayMs, Table, pace_of, stopp
 from worker.cli.session import load_settings, models_of, queue_of, scope_of
 from worker.embedders import open_embedder
 from worker.engine.events import EVENTS, sentence
+from worker.engine.gear import together
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.engine.service import Orders, Service
 from worker.errors import WorkerError
 from worker.host import give_back_memory
+from worker.load.governor import LoadGovernor
 from worker.queue import OperatorQueue, Scope
 from worker.settings import Settings
 
@@ -61,10 +63,16 @@ def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
     give_back_memory()
 
 
+def works_itself(queue: OperatorQueue, scope: Scope) -> bool:
+    """Whether a model in use is a burden to this machine, rather than to somebody else's."""
+    return any(model.startswith("local:") for model in models_of(queue, scope))
+
+
 def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, stop: Event) -> None:
     """Work and rest in turns until `stop` is set."""
     open_models(queue, settings, scope)
     orders = Orders(queue, scope)
+    load = LoadGovernor(queue, settings, lambda: works_itself(queue, scope))
     pipeline = Pipeline(
         queue=queue,
         open_embedder=lambda model, width: open_embedder(model, width, settings),
@@ -72,6 +80,6 @@ def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, st
         pace=pace,
         progress=Talk(),
         stop=stop,
-        govern=orders,
+        govern=together([orders, load]),
     )
     Service(pipeline, orders, settings.worker_deep_sleep_after).run()

@@ -6,10 +6,12 @@ kernels, no limit in a cgroup that has none.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worker.host import resident_mb
@@ -17,6 +19,7 @@ from worker.host import resident_mb
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 MB = 2**20  # bytes
+MINUTE = 60.0  # seconds; over which a load average is one
 NO_LIMIT = 2**60  # bytes; how cgroups of version 1 say so
 
 
@@ -32,8 +35,8 @@ class Memory:
 class HostLoad:
     """How busy the machine is.
 
-    `load`: the average of the last minute for each core of the machine, since that is what it is
-    counted for, whatever part of them is ours. `pressure`: percent of the last ten seconds in which
+    `load`: the average of the last minute for each core of the machine, whatever part of them is
+    ours: it is that of all of them. `pressure`: percent of the last ten seconds in which
     something waited for a CPU, in our container where there is one; `lasting_pressure`: of the last
     minute. `memory_mb`: of this process. `cgroup`: of those that hold it, the fullest with a limit.
     """
@@ -58,6 +61,35 @@ def host_load(proc: Path = PROC, cgroups: Path = CGROUPS) -> HostLoad:
             _memories(proc, cgroups), key=lambda memory: memory.used / memory.limit, default=None
         ),
     )
+
+
+@dataclass(slots=True)
+class OwnLoad:
+    """The part of the load of the machine that is this process.
+
+    A worker that took it for that of others would thin out because of itself, find the machine at
+    rest, and begin again.
+    """
+
+    cpu_seconds: Callable[[], float] = time.process_time
+    """That the process has taken so far, on all cores."""
+    cores: int = os.cpu_count() or 1
+    average: float = 0.0
+    """Cores that it kept busy, as a load average of the last minute counts them."""
+    _taken: float | None = None
+    _at: float = 0.0
+
+    def taken_off(self, host: HostLoad, now: float) -> HostLoad:
+        """`host` with the load of others alone. `now` by a clock that never goes back."""
+        taken = self.cpu_seconds()
+        if self._taken is not None and now > self._at:
+            fades = math.exp((self._at - now) / MINUTE)
+            busy = (taken - self._taken) / (now - self._at)
+            self.average = fades * self.average + (1 - fades) * busy
+        self._taken, self._at = taken, now
+        if host.load is None:
+            return host
+        return replace(host, load=max(host.load - self.average / self.cores, 0.0))
 
 
 def _load(proc: Path) -> float | None:
