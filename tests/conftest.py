@@ -57,6 +57,7 @@ CONTRACT = (
     "test_estimate",
     "test_fairness",
     "test_leases",
+    "test_notify",
     "test_pipeline",
     "test_service",
     "test_status_and_search",

@@ -24,6 +24,7 @@ alter table public.embedding_workers enable row level security;
 alter table public.embedding_providers enable row level security;
 alter table public.embedding_cache enable row level security;
 alter table public.embedding_control enable row level security;
+alter table public.embedding_announcements enable row level security;
 
 -- Said aloud, so that it does not look forgotten: texts are known again by their hash, and nobody is to try.
 create policy nobody on public.embedding_cache using (false);
@@ -48,7 +49,7 @@ declare
         'embedding_count_usage', 'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
         'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
-        'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake',
+        'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake', 'announce_embedding_event',
         'embedding_database_load',
         'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
         'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
@@ -60,11 +61,12 @@ declare
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
         'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
         'public.diagnose_embeddings, public.control_embeddings, public.embedding_order, '
-        'public.embedding_database_load, public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
+        'public.announce_embedding_event, public.embedding_database_load, '
+        'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
         'public.embedding_failures, public.embedding_usage, public.embedding_providers, '
-        'public.embedding_control, public.embedding_progress';
+        'public.embedding_control, public.embedding_progress, public.embedding_announcements';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
@@ -89,6 +91,7 @@ begin
         create policy embedding_worker_reads on public.embedding_usage for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_providers for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_control for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_announcements for select to embedding_worker using (true);
     end if;
     if to_regrole('service_role') is not null then
         execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);

@@ -10,7 +10,19 @@ from functools import wraps
 
 import typer
 
-from worker.cli import control, demo, doctor, migrate, process, queue, run, search, targets
+from worker.cli import (
+    control,
+    demo,
+    doctor,
+    migrate,
+    monitor,
+    process,
+    queue,
+    run,
+    search,
+    status,
+    targets,
+)
 from worker.cli.console import report
 from worker.errors import WorkerError
 
@@ -50,7 +62,8 @@ for command in (
     process.process,
     run.run,
     queue.requeue,
-    queue.status,
+    status.status,
+    monitor.monitor,
     queue.backfill,
     control.pause,
     control.resume,

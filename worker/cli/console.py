@@ -56,8 +56,12 @@ def name_of(watched: Target | TargetStatus | Failure) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """The beginning of a text, on one line of at most `width` characters."""
+    """The beginning of a text, on one line of at most `width` characters, all of them printable."""
     flat = " ".join(text.split())
+    if not flat.isprintable():  # a terminal might obey it
+        flat = "".join(
+            letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in flat
+        )
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
