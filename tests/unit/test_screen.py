@@ -25,6 +25,7 @@ def column(number: int) -> TargetStatus:
         True,
         "gone" if number == 1 else None,
         1000,
+        True,
         300,
         5,
         600,
@@ -32,6 +33,7 @@ def column(number: int) -> TargetStatus:
         45,
         62.83,
         12,
+        True,
         NOW - timedelta(minutes=7),
     )
 
