@@ -56,8 +56,11 @@ CONTRACT = (
     "test_estimate",
     "test_fairness",
     "test_leases",
+    "test_list",
     "test_pipeline",
+    "test_reprocess",
     "test_service",
+    "test_stats",
     "test_status_and_search",
     "test_usage",
 )

@@ -10,7 +10,19 @@ from functools import wraps
 
 import typer
 
-from worker.cli import control, demo, doctor, migrate, process, queue, run, search, targets
+from worker.cli import (
+    control,
+    demo,
+    doctor,
+    jobs,
+    migrate,
+    process,
+    queue,
+    run,
+    search,
+    stats,
+    targets,
+)
 from worker.cli.console import report
 from worker.errors import WorkerError
 
@@ -52,6 +64,9 @@ for command in (
     queue.requeue,
     queue.status,
     queue.backfill,
+    jobs.list_,
+    jobs.reprocess,
+    stats.stats,
     control.pause,
     control.resume,
     control.sleep,
@@ -65,7 +80,7 @@ for command in (
     migrate.migrate,
     demo.demo,
 ):
-    app.command()(_guarded(command))
+    app.command(command.__name__.rstrip("_"))(_guarded(command))
 
 
 def main() -> None:

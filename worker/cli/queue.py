@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
+from worker.cli.console import (
+    NOTHING_WATCHED,
+    age,
+    confirmed,
+    name_of,
+    one_line,
+    out,
+    out_json,
+    out_table,
+    say,
+)
 from worker.cli.estimate import print_forecast
 from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.session import load_settings, queue_of
@@ -41,7 +49,7 @@ def requeue(
         )
     if everything and (failed or error_class):
         raise SettingsError("--all contradicts --failed and --error-class", "Leave one away.")
-    if everything and not yes and not _confirmed("Embed every record of it again?"):
+    if everything and not yes and not confirmed("Embed every record of it again?"):
         raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
     settings = load_settings()
     with queue_of(settings) as queue:
@@ -54,13 +62,6 @@ def requeue(
             error_class=error_class,
         )
     out(f"Requeued: {count}")
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    typer.echo(f"{question} [y/N] ", nl=False, err=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def status(as_json: AsJson = False) -> None:
@@ -133,22 +134,11 @@ def _print_columns(columns: list[TargetStatus]) -> None:
                 column.failed,
                 column.skipped,
                 None if column.coverage is None else f"{column.coverage:.1f}%",
-                _age(column.oldest_due),
+                age(column.oldest_due),
             )
             for column in columns
         ],
     )
-
-
-def _age(since: datetime | None) -> str | None:
-    """How long ago, in the largest unit that is not zero."""
-    if since is None:
-        return None
-    seconds = max(int((datetime.now(UTC) - since).total_seconds()), 0)
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
 
 
 def backfill(

@@ -24,7 +24,9 @@ class Histogram:
 
     def add(self, other: Histogram) -> None:
         """Count in what another one has."""
-        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.counts = [
+            ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)
+        ]
 
     @property
     def told(self) -> Sequence[int]:
