@@ -51,11 +51,16 @@ def list_(
 def _print(job: ListedJob) -> None:
     width = shutil.get_terminal_size((80, 24)).columns
     attempts = f"{job.attempts} attempt{'s' * (job.attempts != 1)}"
-    out(one_line(f"{job.table_name}.{job.embedding_column}  {job.record_id}", width))
+    out(_head(f"{job.table_name}.{job.embedding_column}", job.record_id, width))
     out("    " + one_line(f"{job.status}, {attempts}, {_since(job)}", width - 4))
     if job.error_message:
         out("    " + one_line(f"{job.error_class or 'reason'}: {job.error_message}", width - 4))
     out("    " + _beginning(job.preview, width - 4))
+
+
+def _head(column: str, record: str, width: int) -> str:
+    column = one_line(column, max(width - 40, 10))  # which leaves room for a uuid
+    return f"{column}  {one_line(record, max(width - len(column) - 2, 10))}"
 
 
 def _since(job: ListedJob) -> str:
@@ -128,11 +133,11 @@ def _agreed(stretches: Iterator[Reprocessed]) -> bool:
         say("nothing in the queue matches")
         out("Requeued: 0")
         return False
-    say(f"{matched} match{'es' * (matched == 1)}:")
+    say("1 record matches:" if matched == 1 else f"{matched} records match:")
     width = shutil.get_terminal_size((80, 24)).columns
     for example in examples:
-        head = "{table_name}.{embedding_column}  {record_id}  {status}".format_map(example)
-        say("  " + one_line(head, width - 2))
+        column = f"{example['table_name']}.{example['embedding_column']}"
+        say("  " + _head(column, example["record_id"], width - 2))
         say("    " + _beginning(example["preview"], width - 4))
     if matched > len(examples):
         say(f"  and {matched - len(examples)} more")
