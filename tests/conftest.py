@@ -57,6 +57,7 @@ CONTRACT = (
     "test_fairness",
     "test_leases",
     "test_list",
+    "test_notify",
     "test_pipeline",
     "test_reprocess",
     "test_service",

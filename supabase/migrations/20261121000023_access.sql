@@ -24,6 +24,7 @@ alter table public.embedding_workers enable row level security;
 alter table public.embedding_providers enable row level security;
 alter table public.embedding_cache enable row level security;
 alter table public.embedding_control enable row level security;
+alter table public.embedding_announcements enable row level security;
 
 -- Said aloud, so that it does not look forgotten: texts are known again by their hash, and nobody is to try.
 create policy nobody on public.embedding_cache using (false);
@@ -51,6 +52,7 @@ declare
         'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake',
         'embedding_counts_since', 'embedding_counts_and', 'embedding_first_jobs', 'embedding_texts',
         'embedding_readable_texts', 'list_embeddings', 'reprocess_embeddings', 'embedding_percentile', 'embedding_stats',
+        'announce_embedding_event',
         'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
         'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
@@ -62,11 +64,12 @@ declare
         'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
         'public.diagnose_embeddings, public.control_embeddings, public.embedding_order, '
         'public.list_embeddings, public.reprocess_embeddings, public.embedding_stats, '
+        'public.announce_embedding_event, '
         'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
         'public.embedding_failures, public.embedding_usage, public.embedding_providers, '
-        'public.embedding_control, public.embedding_progress';
+        'public.embedding_control, public.embedding_progress, public.embedding_announcements';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
@@ -91,6 +94,7 @@ begin
         create policy embedding_worker_reads on public.embedding_usage for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_providers for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_control for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_announcements for select to embedding_worker using (true);
     end if;
     if to_regrole('service_role') is not null then
         execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);

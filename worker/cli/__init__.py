@@ -16,11 +16,13 @@ from worker.cli import (
     doctor,
     jobs,
     migrate,
+    monitor,
     process,
     queue,
     run,
     search,
     stats,
+    status,
     targets,
 )
 from worker.cli.console import report
@@ -62,7 +64,8 @@ for command in (
     process.process,
     run.run,
     queue.requeue,
-    queue.status,
+    status.status,
+    monitor.monitor,
     queue.backfill,
     jobs.list_,
     jobs.reprocess,

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -58,11 +58,12 @@ def name_of(watched: Target | TargetStatus | Failure) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """The beginning of a text, on one line of at most `width` columns of a terminal.
-
-    What would be no character there, but tell it what to do, becomes a replacement character.
-    """
-    flat = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+    """The beginning of a text, on one line of at most `width` columns, all of it printable."""
+    flat = " ".join(text.split())
+    if not flat.isprintable():  # a terminal might obey it
+        flat = "".join(
+            letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in flat
+        )
     return flat if cell_len(flat) <= width else set_cell_size(flat, width - 1).rstrip() + "…"
 
 
@@ -72,20 +73,6 @@ def confirmed(question: str) -> bool:
         return False
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def age(since: datetime | None) -> str | None:
-    """How long ago, in the largest unit that is not zero."""
-    return None if since is None else length(datetime.now(UTC) - since)
-
-
-def length(span: timedelta) -> str:
-    """A span of time, in the largest unit that is not zero."""
-    seconds = max(int(span.total_seconds()), 0)
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
 
 
 def dollars(cost: float | None) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from worker.cli.console import confirmed, length, one_line, out, out_json, say
+from worker.cli.console import confirmed, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
+from worker.cli.progress import span
 from worker.cli.session import load_settings, queue_of
 from worker.errors import SettingsError, StatementTimeout
 from worker.queue import ListedJob, OperatorQueue, Reprocessed
@@ -67,14 +68,14 @@ def _since(job: ListedJob) -> str:
     """What its times say of it."""
     now = datetime.now(UTC)
     if job.status == "failed":
-        return f"{length(now - job.updated_at)} ago"
+        return f"{span((now - job.updated_at).total_seconds())} ago"
     if job.lease_expires_at is not None:
-        left = job.lease_expires_at - now
-        ending = f"ends in {length(left)}" if left > timedelta(0) else "has run out"
+        left = (job.lease_expires_at - now).total_seconds()
+        ending = f"ends in {span(left)}" if left > 0 else "has run out"
         return f"lease {ending}, {job.worker}"
     if job.available_at <= now:
-        return f"due for {length(now - job.available_at)}"
-    return f"due in {length(job.available_at - now)}"
+        return f"due for {span((now - job.available_at).total_seconds())}"
+    return f"due in {span((job.available_at - now).total_seconds())}"
 
 
 def _beginning(preview: str | None, width: int) -> str:

@@ -1,29 +1,17 @@
-"""The commands that steer and show the queue: `requeue`, `status`, `backfill`."""
+"""The commands that fill the queue: `requeue`, `backfill`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from worker.cli.console import (
-    NOTHING_WATCHED,
-    age,
-    confirmed,
-    name_of,
-    one_line,
-    out,
-    out_json,
-    out_table,
-    say,
-)
+from worker.cli.console import confirmed, name_of, out, out_json, say
 from worker.cli.estimate import print_forecast
 from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.session import load_settings, queue_of
 from worker.cli.summary import report_set_aside
 from worker.errors import SettingsError
-from worker.queue import Failure, TargetStatus
 
 
 def requeue(
@@ -62,83 +50,6 @@ def requeue(
             error_class=error_class,
         )
     out(f"Requeued: {count}")
-
-
-def status(as_json: AsJson = False) -> None:
-    """Show how far every watched column is, what failed, and which provider cannot be used."""
-    with queue_of(load_settings()) as queue:
-        columns, failures, providers = queue.status(), queue.failures(), queue.providers()
-    if as_json:
-        out_json(
-            {
-                "columns": [asdict(column) for column in columns],
-                "failures": [asdict(failure) for failure in failures],
-                "providers": [asdict(provider) for provider in providers],
-            }
-        )
-        return
-    if columns:
-        _print_columns(columns)
-    else:
-        say(NOTHING_WATCHED)
-    for column in columns:
-        if column.problem:
-            out(f"\nset aside: {name_of(column)}: {one_line(column.problem, 160)}")
-            out("hint: mend the table, then run `worker watch` for it again")
-    if failures:
-        out("")
-        _print_failures(failures)
-    if providers and columns:
-        out("")
-    for provider in providers:
-        since = provider.since.astimezone()
-        trouble = one_line(provider.trouble, 160)
-        out(f"stopped: {provider.provider} since {since:%Y-%m-%d %H:%M}: {trouble}")
-        if provider.hint:
-            out(f"hint: {one_line(provider.hint, 160)}")
-
-
-def _print_failures(failures: list[Failure]) -> None:
-    out_table(
-        ["failed", "class", "column", "latest reason"],
-        [
-            (
-                failure.failed,
-                failure.error_class,
-                name_of(failure),
-                one_line(failure.latest_message, 100),
-            )
-            for failure in failures
-        ],
-    )
-
-
-def _print_columns(columns: list[TargetStatus]) -> None:
-    out_table(
-        [
-            "column",
-            "pending",
-            "processing",
-            "completed",
-            "failed",
-            "skipped",
-            "coverage",
-            "due for",
-        ],
-        [
-            (
-                name_of(column),
-                column.pending,
-                column.processing,
-                column.completed,
-                column.failed,
-                column.skipped,
-                None if column.coverage is None else f"{column.coverage:.1f}%",
-                age(column.oldest_due),
-            )
-            for column in columns
-        ],
-    )
 
 
 def backfill(

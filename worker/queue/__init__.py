@@ -432,6 +432,12 @@ class Queue(Protocol):
     def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
         """Say why a provider cannot be used, or (None) that it can."""
 
+    def announce(self, event: str, subject: str, announcement: UUID) -> bool:
+        """Report an event, and what it is about. True if it falls to us to tell people of it.
+
+        `announcement` is a number for this report alone. See announce_embedding_event.
+        """
+
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
         """The vectors that the cache has for texts of these hashes, and the tokens they took."""
 

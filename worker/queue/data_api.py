@@ -368,6 +368,14 @@ class DataApiQueue:
             "embedding_provider_seen", {"provider": provider, "trouble": trouble, "hint": hint}
         )
 
+    def announce(self, event: str, subject: str, announcement: UUID) -> bool:
+        return bool(
+            self._rest.call(
+                "announce_embedding_event",
+                {"event": event, "subject": subject, "announcement": str(announcement)},
+            )
+        )
+
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
         found = self._rest.call(
             "cached_embeddings",
@@ -441,6 +449,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "oldest_due": _time,
     "latest_at": _time,
     "since": _time,
+    "started_at": _time,
     "seen_at": _time,
     "available_at": _time,
     "lease_expires_at": _time,

@@ -534,6 +534,13 @@ class PostgresQueue:
     def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
         self._value("select public.embedding_provider_seen(%s, %s, %s)", [provider, trouble, hint])
 
+    def announce(self, event: str, subject: str, announcement: UUID) -> bool:
+        return bool(
+            self._value(
+                "select public.announce_embedding_event(%s, %s, %s)", [event, subject, announcement]
+            )
+        )
+
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
         self._register_vectors()
         with _translated():
