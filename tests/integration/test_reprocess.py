@@ -139,12 +139,10 @@ def test_a_pattern_that_is_none_is_refused_with_its_cause(
 @pytest.mark.over_a_connection
 def test_a_pattern_that_takes_for_ever_is_ended_by_the_timeout(docs: Database) -> None:
     docs.execute("insert into docs values (1, repeat('a', 5000) || 'b')")
-    with (
-        pytest.raises(psycopg.errors.QueryCanceled),
-        docs.transaction(),
-    ):
-        docs.execute("set local statement_timeout = '100ms'")
+    docs.execute("set statement_timeout = '100ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
         docs.execute("select reprocess_embeddings(%s)", [r"~(a+)(a+)(a+)(a+)\1\2\3\4b$"])
+    docs.execute("reset statement_timeout")
     assert value(docs, "select count(*) from embedding_queue where status = 'pending'") == 1
 
 

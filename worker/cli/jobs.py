@@ -139,7 +139,7 @@ def _agreed(stretches: Iterator[Reprocessed]) -> bool:
     for example in examples:
         column = f"{example['table_name']}.{example['embedding_column']}"
         say("  " + _head(column, example["record_id"], width - 2))
-        say("    " + _beginning(example["preview"], width - 4))
+        say(f"    {example['status']}: {_beginning(example['preview'], width - 16)}")
     if matched > len(examples):
         say(f"  and {matched - len(examples)} more")
     if not confirmed("Embed these again?"):

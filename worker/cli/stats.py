@@ -35,7 +35,11 @@ def stats(
         found = queue.stats(span)
     hours = [_hour(hour) for hour in found.hours]
     if as_json:
-        out_json(asdict(found) | {"since_seconds": span.total_seconds(), "hours": hours})
+        out_json(
+            {"since_seconds": span.total_seconds()}
+            | asdict(found)
+            | {"hours": hours, "failures": [_failure(each) for each in found.failures]}
+        )
         return
     _print_totals(found)
     if hours:
@@ -56,6 +60,12 @@ def _hour(hour: dict[str, Any]) -> dict[str, Any]:
         "failed": hour["failed"],
         "rows_per_second": round(rate, 3),
     }
+
+
+def _failure(failure: dict[str, Any]) -> dict[str, Any]:
+    """The same, in the order of the documentation."""
+    names = ("error_class", "failed", "latest_message", "latest_at")
+    return {name: failure[name] for name in names}
 
 
 def _print_totals(found: Stats) -> None:
