@@ -30,8 +30,9 @@ def listed(notes: Database) -> Database:
         ["the model said no " * 20 + EVIL],
     )
     notes.execute(
-        "update embedding_queue set status = 'processing', worker = 'me', lease = gen_random_uuid(),"
-        " lease_expires_at = now() + interval '1 hour' where record_id = '3'"
+        "update embedding_queue set status = 'processing', worker = 'me',"
+        " lease = gen_random_uuid(), lease_expires_at = now() + interval '1 hour'"
+        " where record_id = '3'"
     )
     notes.execute(
         "update embedding_queue set available_at = now() - interval '2 hours' where record_id = '6'"
