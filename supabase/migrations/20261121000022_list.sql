@@ -102,8 +102,8 @@ exception
         end if;
 end $$;
 
--- The jobs in the given states, state by state, with the beginning of the text of each (null if it has none, or it
--- cannot be read): up to `max_rows`, 1000 at most. Of each column the first ones are looked at, in the order of
+-- The jobs in the given states, state by state, with the beginning of the text of each (null if it has none, it
+-- cannot be read, or its column is not worked on: a worker sees here what a claim could show it): up to `max_rows`, 1000 at most. Of each column the first ones are looked at, in the order of
 -- embedding_first_jobs; together they come: processing by the end of the lease, pending by priority and due time,
 -- failed by class, the latest first.
 create function public.list_embeddings(
@@ -146,7 +146,8 @@ as $$
     ), previews as materialized (
         select read.id, read.beginning
           from (select target_id, array_agg(id) as ids from listed group by target_id) as page
-          join public.embedding_targets as target on target.id = page.target_id
+          join public.embedding_targets as target
+            on target.id = page.target_id and target.enabled and target.problem is null
          cross join lateral public.embedding_readable_texts(
                     target, page.ids, null, least(preview_characters, 20000)) as read
     )
@@ -158,7 +159,7 @@ as $$
 $$;
 
 -- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
--- `pattern`: see embedding_texts. Looks at `batch` jobs behind `after_id`, in the order of their ids, and returns how
+-- `pattern`: see embedding_texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the order of their ids, and returns how
 -- many matched, up to which id it looked (null: there are no more), and up to three of the matches. With `dry_run`
 -- it writes nothing.
 create function public.reprocess_embeddings(
@@ -202,7 +203,8 @@ begin
     looked_to := page[cardinality(page)];
     for target in
         select * from public.embedding_targets as watched
-         where watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (page))
+         where watched.enabled and watched.problem is null
+           and watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (page))
          order by watched.id
     loop
         select coalesce(array_agg(read.id), '{}'),

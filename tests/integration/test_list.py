@@ -95,6 +95,9 @@ def test_a_text_that_cannot_be_read_is_null_and_hides_no_other(
     with holding.transaction():
         holding.execute("lock table docs")
         assert {preview for _, preview in previews(listed(queue))} == {None}
+    docs.execute("update embedding_targets set enabled = false")
+    assert {preview for _, preview in previews(listed(queue))} == {None}
+    docs.execute("update embedding_targets set enabled = true")
     docs.execute("drop table docs")
     assert {preview for _, preview in previews(listed(queue))} == {None}
 

@@ -121,6 +121,9 @@ def test_it_keeps_to_its_table_and_reads_what_can_be_read(
     notes.insert(1, "a ship as well")
     embed_all(queue)
     assert reprocess(queue, "*ship*", "app.notes", dry_run=True) == 1
+    embedded.execute("update embedding_targets set enabled = false where table_name = 'docs'")
+    assert reprocess(queue, "*", dry_run=True) == 1
+    embedded.execute("update embedding_targets set enabled = true")
     embedded.execute("select watch_embeddings('docs', 'body || (1 / (id - 2))', 'embedding')")
     assert reprocess(queue, "*ship*", dry_run=True) == 2
     embedded.execute("alter table docs rename body to words")
