@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim, complete, insert
 from tests.integration.tables import Table, acting_as, embed_all
-from worker.errors import SettingsError
+from worker.errors import SettingsError, StatementTimeout
 from worker.queue import OperatorQueue
 
 
@@ -140,13 +139,14 @@ def test_a_pattern_that_is_none_is_refused_with_its_cause(
 
 
 @pytest.mark.over_a_connection
-def test_a_pattern_that_takes_for_ever_is_ended_by_the_timeout(docs: Database) -> None:
+def test_a_pattern_that_takes_for_ever_is_ended_by_the_timeout(
+    docs: Database, queue: OperatorQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     docs.execute("insert into docs values (1, repeat('a', 5000) || 'b')")
-    docs.execute("set statement_timeout = '100ms'")
-    with pytest.raises(psycopg.errors.QueryCanceled):
-        docs.execute("select reprocess_embeddings(%s)", [r"~(a+)(a+)(a+)(a+)\1\2\3\4b$"])
-    docs.execute("reset statement_timeout")
-    assert value(docs, "select count(*) from embedding_queue where status = 'pending'") == 1
+    monkeypatch.setattr("worker.queue.postgres.STRETCH_TIMEOUT", "100ms")
+    with pytest.raises(StatementTimeout):
+        reprocess(queue, r"~(a+)(a+)(a+)(a+)\1\2\3\4b$")
+    assert reprocess(queue, "*b") == 1
 
 
 def test_a_worker_may_reprocess_as_it_may_requeue(embedded: Database) -> None:

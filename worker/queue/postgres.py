@@ -60,6 +60,7 @@ from worker.queue import (
 from worker.queue.migrations import Migration, check_version
 
 CONNECT_TIMEOUT = 10  # seconds
+STRETCH_TIMEOUT = "1min"  # for the texts that a pattern is compared with in one call
 PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 # Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
 SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
@@ -296,7 +297,7 @@ class PostgresQueue:
     ) -> Reprocessed:
         # The timeout of a function is taken from it by the Data API alone.
         with _translated(), self._connection.transaction():
-            self._connection.execute("set local statement_timeout = '1min'")
+            self._value("select set_config('statement_timeout', %s, true)", [STRETCH_TIMEOUT])
             return self._rows(
                 Reprocessed,
                 "select matched, looked_to, examples"
