@@ -53,6 +53,7 @@ CONTRACT = (
     "test_cache",
     "test_claim",
     "test_complete",
+    "test_database_load",
     "test_estimate",
     "test_fairness",
     "test_leases",

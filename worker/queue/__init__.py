@@ -303,6 +303,22 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseLoad:
+    """How busy the database is. None: that cannot be seen, or there is no such thing.
+
+    `active_sessions`: of the whole server, that are in a transaction, without ours.
+    `lock_wait_seconds`: the longest that a session has waited for a lock by now.
+    `vacuumed_table`: one that is watched, or of the queue, on which a vacuum is at work.
+    """
+
+    active_sessions: int | None = None
+    max_connections: int | None = None
+    lock_wait_seconds: float | None = None
+    vacuumed_table: str | None = None
+    replica_lag_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderTrouble:
     """Why a provider cannot be used now, since when, and when that was last found."""
 
@@ -419,6 +435,9 @@ class Queue(Protocol):
 
     def order(self, scope: Scope) -> Order:
         """What the worker was told to do."""
+
+    def load(self) -> DatabaseLoad:
+        """How busy the database is."""
 
     def listen(self) -> bool:
         """Ask to be woken by notifications. False if they cannot come this way."""

@@ -33,6 +33,7 @@ from worker.queue import (
     Cached,
     Claim,
     Completion,
+    DatabaseLoad,
     Estimate,
     Failure,
     Finding,
@@ -352,6 +353,9 @@ class DataApiQueue:
     def order(self, scope: Scope) -> Order:
         found = self._rest.call("embedding_order", {"worker": scope.worker})
         return _rows(Order, found)[0] if found else Order()
+
+    def load(self) -> DatabaseLoad:
+        return _rows(DatabaseLoad, self._rest.call("embedding_database_load", {}))[0]
 
     def listen(self) -> bool:
         return False

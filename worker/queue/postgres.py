@@ -31,6 +31,7 @@ from worker.queue import (
     Cached,
     Claim,
     Completion,
+    DatabaseLoad,
     Estimate,
     Failure,
     Finding,
@@ -492,6 +493,13 @@ class PostgresQueue:
             Order, "select wish, since from public.embedding_order(%s)", [scope.worker]
         )
         return found[0] if found else Order()
+
+    def load(self) -> DatabaseLoad:
+        return self._rows(
+            DatabaseLoad,
+            "select active_sessions, max_connections, lock_wait_seconds, vacuumed_table,"
+            " replica_lag_seconds from public.embedding_database_load()",
+        )[0]
 
     def listen(self) -> bool:
         connection = self._connection
