@@ -57,9 +57,12 @@ CONTRACT = (
     "test_estimate",
     "test_fairness",
     "test_leases",
+    "test_list",
     "test_notify",
     "test_pipeline",
+    "test_reprocess",
     "test_service",
+    "test_stats",
     "test_status_and_search",
     "test_usage",
 )

@@ -53,6 +53,9 @@ declare
         'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake', 'announce_embedding_event',
         'embedding_database_load', 'embedding_fold_counts', 'embedding_note_counts', 'embedding_count_arrived',
         'embedding_count_changed', 'embedding_count_gone', 'embedding_count_truncated', 'embedding_rows', 'embedding_due',
+        'embedding_counts_since', 'embedding_counts_and', 'embedding_first_jobs',
+        'embedding_texts', 'embedding_readable_texts', 'list_embeddings', 'reprocess_embeddings', 'embedding_percentile',
+        'embedding_stats',
         'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
         'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
@@ -65,6 +68,7 @@ declare
         'public.embedding_rows, public.embedding_due, '
         'public.diagnose_embeddings, public.control_embeddings, public.embedding_order, '
         'public.announce_embedding_event, public.embedding_database_load, '
+        'public.list_embeddings, public.reprocess_embeddings, public.embedding_stats, '
         'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '

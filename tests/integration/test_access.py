@@ -265,6 +265,9 @@ CALLS: list[LiteralString] = [
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
     "select * from estimate_embeddings('a:b', missing => true)",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('~a')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
 ]
 
@@ -389,13 +392,16 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_row_count",
         "embedding_rows",
         "embedding_schema_version",
+        "embedding_stats",
         "embedding_table_name",
         "embedding_worker_gone",
         "embedding_worker_seen",
         "estimate_embeddings",
         "extend_embeddings",
         "fail_embeddings",
+        "list_embeddings",
         "release_embeddings",
+        "reprocess_embeddings",
         "requeue_embeddings",
         "search_embeddings",
     }
@@ -423,6 +429,9 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select embedding_provider_seen('openai', 'none of it is true')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('*')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
 ]
 
@@ -483,6 +492,9 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from claim_embeddings('me')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('*')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]

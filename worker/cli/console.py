@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import typer
+from rich.cells import cell_len, set_cell_size
 
 from worker.errors import WorkerError
 from worker.queue import Failure, Target, TargetStatus
@@ -56,13 +58,21 @@ def name_of(watched: Target | TargetStatus | Failure) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """The beginning of a text, on one line of at most `width` characters, all of them printable."""
+    """The beginning of a text, on one line of at most `width` columns, all of it printable."""
     flat = " ".join(text.split())
     if not flat.isprintable():  # a terminal might obey it
         flat = "".join(
             letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in flat
         )
-    return flat if len(flat) <= width else flat[: width - 1] + "…"
+    return flat if cell_len(flat) <= width else set_cell_size(flat, width - 1).rstrip() + "…"
+
+
+def confirmed(question: str) -> bool:
+    """Whether the person at the terminal says yes; False if nobody is there."""
+    if not sys.stdin.isatty():
+        return False
+    typer.echo(f"{question} [y/N] ", nl=False, err=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def dollars(cost: float | None) -> str:

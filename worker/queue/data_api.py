@@ -39,13 +39,16 @@ from worker.queue import (
     Finding,
     Job,
     JobId,
+    ListedJob,
     Match,
     Order,
     ProviderTrouble,
     QueueProgress,
     Refusal,
     Report,
+    Reprocessed,
     Scope,
+    Stats,
     Target,
     TargetStatus,
     Ticket,
@@ -139,6 +142,38 @@ class DataApiQueue:
                 },
             )
         )
+
+    def list_jobs(
+        self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
+    ) -> list[ListedJob]:
+        found = self._rest.call(
+            "list_embeddings",
+            {
+                "statuses": list(statuses),
+                "only_table": table,
+                "only_column": column,
+                "max_rows": limit,
+            },
+        )
+        return _rows(ListedJob, [{name: row[name] for name in _LISTED} for row in found])
+
+    def reprocess(
+        self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
+    ) -> Reprocessed:
+        found = self._rest.call(
+            "reprocess_embeddings",
+            {
+                "pattern": pattern,
+                "only_table": table,
+                "only_column": column,
+                "after_id": after,
+                "dry_run": dry_run,
+            },
+        )
+        return _rows(Reprocessed, found)[0]
+
+    def stats(self, since: timedelta) -> Stats:
+        return _rows(Stats, self._rest.call("embedding_stats", {"since": _interval(since)}))[0]
 
     def control(self, wish: Wish, worker: str | None = None) -> int:
         return int(self._rest.call("control_embeddings", {"wish": wish, "worker": worker}))
@@ -411,6 +446,8 @@ def _number(value: float | str | None) -> float | None:
     return None if value is None else float(value)
 
 
+_LISTED = [field.name for field in fields(ListedJob)]
+
 # JSON has no times, and servers differ in whether a numeric is a number or a text.
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "oldest_due": _time,
@@ -418,6 +455,9 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "since": _time,
     "started_at": _time,
     "seen_at": _time,
+    "available_at": _time,
+    "lease_expires_at": _time,
+    "updated_at": _time,
     "coverage": _number,
 }
 
