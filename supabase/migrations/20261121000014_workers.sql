@@ -70,6 +70,7 @@ begin
                                          from public.embedding_usage as long_past
                                         where long_past.minute < now() - interval '7 days'
                                           for update skip locked);
+    perform public.embedding_fold_counts();
 end $$;
 
 -- Takes a worker off the list when it ends. What still stands under its name goes back.

@@ -128,7 +128,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How far a watched column is. `rows` and `coverage` are None where they cannot be told."""
+    """How far a watched column is. `rows` and `coverage` are None where they cannot be told.
+
+    Unless `rows_exact`, `rows` is an estimate of the planner; unless `due_exact`, at least so many
+    are due, and the oldest may be older.
+    """
 
     table_name: str
     embedding_column: str
@@ -136,6 +140,7 @@ class TargetStatus:
     enabled: bool
     problem: str | None
     rows: int | None
+    rows_exact: bool
     pending: int
     processing: int
     completed: int
@@ -144,6 +149,7 @@ class TargetStatus:
     coverage: float | None
     due: int
     oldest_due: datetime | None
+    due_exact: bool
 
 
 @dataclass(frozen=True, slots=True)
