@@ -28,7 +28,7 @@ $$;
 -- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
 create function public.embedding_row_count(target_id integer, out rows bigint, out exact boolean)
 language plpgsql
-stable
+volatile -- or Postgres refuses EXPLAIN
 security definer
 set search_path = '', pg_temp
 set row_security = off

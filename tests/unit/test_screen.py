@@ -25,6 +25,7 @@ def column(number: int) -> TargetStatus:
         True,
         "gone" if number == 1 else None,
         1000,
+        True,
         300,
         5,
         600,
@@ -33,6 +34,7 @@ def column(number: int) -> TargetStatus:
         62.83,
         12,
         NOW - timedelta(minutes=7),
+        True,
     )
 
 
