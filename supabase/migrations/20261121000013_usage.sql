@@ -143,10 +143,16 @@ with minutes as (
      where measured.since < measured.until
      group by measured.since, measured.until
 ), queued as (
-    select coalesce(sum(status.pending + status.processing), 0)::bigint as pending,
-           coalesce(sum(status.due), 0)::bigint as due,
-           min(status.oldest_due) as oldest_due
-      from public.embedding_status as status
+    select coalesce(sum(job.pending + job.processing), 0)::bigint as pending,
+           coalesce(sum(soon.due), 0)::bigint as due,
+           min(soon.oldest_due) as oldest_due
+      from public.embedding_targets as target
+     cross join lateral (
+           select coalesce(sum(counts.pending), 0)::bigint as pending,
+                  coalesce(sum(counts.processing), 0)::bigint as processing
+             from public.embedding_counts as counts
+            where counts.target_id = target.id) as job
+     cross join lateral public.embedding_due(target.id, job.pending) as soon
 )
 select queued.pending,
        queued.due,

@@ -61,9 +61,6 @@ begin
         update public.embedding_workers as known set usage = known_now
          where known.worker = embedding_worker_seen.worker;
     end if;
-    if exists (select from public.embedding_counts offset 200) then
-        perform public.embedding_fold_counts();
-    end if;
     delete from public.embedding_workers as silent
      where silent.worker in (select long_gone.worker from public.embedding_workers as long_gone
                               where long_gone.seen_at < now() - interval '1 day'
@@ -73,6 +70,7 @@ begin
                                          from public.embedding_usage as long_past
                                         where long_past.minute < now() - interval '7 days'
                                           for update skip locked);
+    perform public.embedding_fold_counts();
 end $$;
 
 -- Takes a worker off the list when it ends. What still stands under its name goes back.

@@ -39,8 +39,8 @@ def test_a_table_without_rows_has_no_coverage(docs: Database, queue: OperatorQue
         skipped=0,
         coverage=None,
         due=0,
-        due_exact=True,
         oldest_due=None,
+        due_exact=True,
     )
 
 

@@ -33,8 +33,8 @@ def column(number: int) -> TargetStatus:
         45,
         62.83,
         12,
-        True,
         NOW - timedelta(minutes=7),
+        True,
     )
 
 

@@ -137,8 +137,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How far a watched column is. `rows` and `coverage` are None where they cannot be told, and
-    estimates unless `rows_exact`. `due` may hold jobs that are not, unless `due_exact`."""
+    """How far a watched column is. `rows` and `coverage` are None where they cannot be told.
+
+    Unless `rows_exact`, `rows` is an estimate of the planner; unless `due_exact`, at least so many
+    are due, and the oldest may be older.
+    """
 
     table_name: str
     embedding_column: str
@@ -154,8 +157,8 @@ class TargetStatus:
     skipped: int
     coverage: float | None
     due: int
-    due_exact: bool
     oldest_due: datetime | None
+    due_exact: bool
 
 
 @dataclass(frozen=True, slots=True)
