@@ -81,10 +81,10 @@ as $$
      where counted.model = embedding_rate.model;
 $$;
 
--- How far all columns are together, and how fast: one row. `rows_per_second` of all workers, over the last whole
--- minutes of the present spell of work, five at most; null if nothing was done in them. `elapsed_seconds` since that
--- spell began: it ends with two minutes in which nothing was done. `eta_seconds` at that rate; null where there
--- is none, or something to do and nobody at it.
+-- How far all columns are together, and how fast: one row. `rows_per_second` is that of all workers, over the last
+-- five whole minutes of the present spell of work, without its first, which began somewhere in it; null before there
+-- is one. `elapsed_seconds` since that spell began; it ends with two minutes in which nothing was done. `eta_seconds`
+-- at that rate; null if there is none.
 create view public.embedding_progress
 with (security_invoker = true)
 as
@@ -96,18 +96,18 @@ with minutes as (
      group by counted.minute
 ), spell as (
     select max(minutes.minute) filter (where minutes.gap is null or minutes.gap > interval '2 minutes') as began,
-           max(minutes.minute) as latest
+           date_trunc('minute', now(), 'UTC') as this_minute
       from minutes
-), lately as (
-    select sum(minutes.jobs) as jobs,
-           extract(epoch from now() - greatest(spell.began, date_trunc('minute', now(), 'UTC') - interval '5 minutes')) as seconds
+    having max(minutes.minute) > now() - interval '3 minutes'
+), measured as (
+    select greatest(spell.began + interval '1 minute', spell.this_minute - interval '5 minutes') as since,
+           spell.this_minute as until
       from spell
-      join minutes on minutes.minute >= greatest(spell.began, date_trunc('minute', now(), 'UTC') - interval '5 minutes')
-     where spell.latest > now() - interval '3 minutes'
-     group by spell.began
 ), speed as (
-    select round(lately.jobs / nullif(lately.seconds, 0), 1)::float8 as rows_per_second
-      from lately where lately.seconds >= 10
+    select round(sum(minutes.jobs) / extract(epoch from measured.until - measured.since), 1)::float8 as rows_per_second
+      from measured join minutes on minutes.minute >= measured.since and minutes.minute < measured.until
+     where measured.since < measured.until
+     group by measured.since, measured.until
 ), queued as (
     select coalesce(sum(status.pending + status.processing), 0)::bigint as pending,
            coalesce(sum(status.due), 0)::bigint as due,
@@ -118,10 +118,9 @@ select queued.pending,
        queued.due,
        queued.oldest_due,
        speed.rows_per_second,
-       case when spell.latest > now() - interval '3 minutes'
-            then extract(epoch from now() - spell.began)::float8 end as elapsed_seconds,
+       extract(epoch from now() - spell.began)::float8 as elapsed_seconds,
        case when queued.pending = 0 then 0
             else queued.pending / nullif(speed.rows_per_second, 0) end::float8 as eta_seconds
   from queued
- cross join spell
+  left join spell on true
   left join speed on true;

@@ -61,6 +61,9 @@ begin
         update public.embedding_workers as known set usage = known_now
          where known.worker = embedding_worker_seen.worker;
     end if;
+    if exists (select from public.embedding_counts offset 200) then
+        perform public.embedding_fold_counts();
+    end if;
     delete from public.embedding_workers as silent
      where silent.worker in (select long_gone.worker from public.embedding_workers as long_gone
                               where long_gone.seen_at < now() - interval '1 day'

@@ -24,6 +24,7 @@ alter table public.embedding_workers enable row level security;
 alter table public.embedding_providers enable row level security;
 alter table public.embedding_cache enable row level security;
 alter table public.embedding_control enable row level security;
+alter table public.embedding_counts enable row level security;
 alter table public.embedding_announcements enable row level security;
 
 -- Said aloud, so that it does not look forgotten: texts are known again by their hash, and nobody is to try.
@@ -50,7 +51,8 @@ declare
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
         'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
         'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake', 'announce_embedding_event',
-        'embedding_database_load',
+        'embedding_database_load', 'embedding_fold_counts', 'embedding_note_counts', 'embedding_count_arrived',
+        'embedding_count_changed', 'embedding_count_gone', 'embedding_count_truncated', 'embedding_rows', 'embedding_due',
         'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
         'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
@@ -60,13 +62,15 @@ declare
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
         'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
+        'public.embedding_rows, public.embedding_due, '
         'public.diagnose_embeddings, public.control_embeddings, public.embedding_order, '
         'public.announce_embedding_event, public.embedding_database_load, '
         'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
         'public.embedding_failures, public.embedding_usage, public.embedding_providers, '
-        'public.embedding_control, public.embedding_progress, public.embedding_announcements';
+        'public.embedding_control, public.embedding_progress, public.embedding_announcements, '
+        'public.embedding_counts';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
@@ -78,7 +82,7 @@ begin
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
     execute format('revoke all on table %s, public.embedding_cache from %s', worker_tables, everyone);
     execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, '
-                   'public.embedding_turn, public.embedding_cache_kib from %s',
+                   'public.embedding_turn, public.embedding_cache_kib, public.embedding_counts_id_seq from %s',
                    everyone);
 
     if to_regrole('embedding_worker') is not null then
@@ -90,6 +94,7 @@ begin
         create policy embedding_worker_reads on public.embedding_workers for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_usage for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_providers for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_counts for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_control for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_announcements for select to embedding_worker using (true);
     end if;

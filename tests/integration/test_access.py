@@ -171,6 +171,9 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     " values ('docs', '9', 'embedding')",
     "delete from embedding_queue",
     "truncate embedding_queue",
+    "delete from embedding_counts",
+    "select embedding_fold_counts()",
+    "select embedding_note_counts('{1}', '{failed}', '{1}')",
     "update embedding_control set wish = 'pause'",
     "insert into embedding_control (worker, wish) values ('*', 'pause')",
     "select embedding_wake()",
@@ -234,7 +237,8 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
-                "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
+                "   and relname !~ '^embedding_(usage|providers|control|counts|progress)$'"
+                "   and relname <> 'embedding_announcements'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -319,6 +323,7 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         for name in (
             "embedding_announcements",
             "embedding_control",
+            "embedding_counts",
             "embedding_failures",
             "embedding_progress",
             "embedding_providers",
@@ -376,11 +381,13 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "control_embeddings",
         "count_due_embeddings",
         "diagnose_embeddings",
+        "embedding_due",
         "embedding_database_load",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",
         "embedding_row_count",
+        "embedding_rows",
         "embedding_schema_version",
         "embedding_table_name",
         "embedding_worker_gone",
@@ -532,6 +539,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_announcements", True),
         ("embedding_cache", True),
         ("embedding_control", True),
+        ("embedding_counts", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),

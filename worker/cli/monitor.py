@@ -20,7 +20,15 @@ from rich.text import Text
 from worker.cli.console import out, out_json, report
 from worker.cli.process import AsJson
 from worker.cli.progress import span
-from worker.cli.screen import Snapshot, columns_of, failures_of, pace_of, troubles_of, workers_of
+from worker.cli.screen import (
+    Snapshot,
+    columns_of,
+    cut,
+    failures_of,
+    pace_of,
+    troubles_of,
+    workers_of,
+)
 from worker.cli.session import load_settings, queue_of
 from worker.errors import Unreachable
 from worker.queue import OperatorQueue
@@ -145,7 +153,8 @@ def frame(snapshot: Snapshot, history: History, width: int, height: int) -> list
     left -= len(workers) + 1
     columns = _fit(columns_of(snapshot, width), left, a_piece=2)
     parts = [columns, fixed[:-1], workers, troubles]
-    lines = "\n\n".join("\n".join(part) for part in parts if part).split("\n")
+    joined = "\n\n".join("\n".join(part) for part in parts if part).split("\n")
+    lines = [cut(line, width) for line in joined]
     return [*lines[: height - 1], *[""] * (height - 1 - len(lines)), foot]
 
 

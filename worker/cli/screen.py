@@ -121,7 +121,7 @@ def workers_of(snapshot: Snapshot, width: int) -> list[str]:
             f"{one_line(known.worker, name_width).ljust(name_width)}  {state:8}  {memory:>7}"
             f"  {span(snapshot.age(known.seen_at)):>8}  {_cause(known)}"
         )
-        lines.append(one_line_of(line, width))
+        lines.append(cut(line, width))
     return lines
 
 
@@ -129,7 +129,7 @@ def _cause(known: WorkerSeen) -> str:
     return " ".join(filter(None, ["thin:" if known.gear == "thin" else "", known.cause or ""]))
 
 
-def one_line_of(line: str, width: int) -> str:
+def cut(line: str, width: int) -> str:
     """A line cut to a width, with its spaces as they are."""
     return line.rstrip() if len(line) <= width else line[: width - 1].rstrip() + "…"
 

@@ -53,4 +53,5 @@ def _print(snapshot: Snapshot) -> None:
     if snapshot.columns or snapshot.workers:
         parts += [[pace_of(snapshot.progress)], workers_of(snapshot, width)]
     parts += [failures_of(snapshot.failures, width), troubles_of(snapshot, width)]
-    out("\n\n".join("\n".join(part) for part in parts if part))
+    if any(parts):
+        out("\n\n".join("\n".join(part) for part in parts if part))

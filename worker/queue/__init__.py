@@ -128,7 +128,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How far a watched column is. `rows` and `coverage` are None where they cannot be told."""
+    """How far a watched column is. `rows` and `coverage` are None where they cannot be told, and
+    estimates unless `rows_exact`. `due` may hold jobs that are not, unless `due_exact`."""
 
     table_name: str
     embedding_column: str
@@ -136,6 +137,7 @@ class TargetStatus:
     enabled: bool
     problem: str | None
     rows: int | None
+    rows_exact: bool
     pending: int
     processing: int
     completed: int
@@ -143,6 +145,7 @@ class TargetStatus:
     skipped: int
     coverage: float | None
     due: int
+    due_exact: bool
     oldest_due: datetime | None
 
 

@@ -289,9 +289,9 @@ class PostgresQueue:
     def status(self) -> list[TargetStatus]:
         return self._rows(
             TargetStatus,
-            "select table_name, embedding_column, model, enabled, problem, rows, pending,"
-            " processing, completed, failed, skipped, coverage::float8, due, oldest_due"
-            " from public.embedding_status order by table_name, embedding_column",
+            "select table_name, embedding_column, model, enabled, problem, rows, rows_exact,"
+            " pending, processing, completed, failed, skipped, coverage::float8, due, due_exact,"
+            " oldest_due from public.embedding_status order by table_name, embedding_column",
         )
 
     def progress(self) -> QueueProgress:
