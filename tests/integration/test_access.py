@@ -319,6 +319,7 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         for name in (
             "embedding_announcements",
             "embedding_control",
+            "embedding_counts",
             "embedding_failures",
             "embedding_progress",
             "embedding_providers",
@@ -377,6 +378,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "count_due_embeddings",
         "diagnose_embeddings",
         "embedding_database_load",
+        "embedding_due",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",
