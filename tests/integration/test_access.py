@@ -233,7 +233,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 hired,
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
-                "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
+                "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
                 "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
@@ -534,6 +534,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_announcements", True),
         ("embedding_cache", True),
         ("embedding_control", True),
+        ("embedding_counts", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),
