@@ -184,16 +184,23 @@ select target.table_name,
        counted.error_class,
        counted.failed,
        latest.error_message as latest_message,
-       counted.latest_at
-  from (select job.target_id, job.error_class, count(*) as failed, max(job.updated_at) as latest_at
-          from public.embedding_queue as job
-         where job.status = 'failed'
-         group by job.target_id, job.error_class) as counted
+       latest.updated_at as latest_at
+  from (select counts.target_id, counts.error_class, sum(counts.failed)::bigint as failed
+          from public.embedding_counts as counts
+         group by counts.target_id, counts.error_class
+        having sum(counts.failed) > 0) as counted
   join public.embedding_targets as target on target.id = counted.target_id
  cross join lateral (
-       select job.error_message
-         from public.embedding_queue as job
-        where job.target_id = counted.target_id and job.status = 'failed'
-          and job.error_class is not distinct from counted.error_class
-        order by job.updated_at desc
-        limit 1) as latest;
+       -- in two, so that each is the end of a stretch of embedding_queue_failed
+       (select job.error_message, job.updated_at
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class = counted.error_class
+         order by job.updated_at desc
+         limit 1)
+       union all
+       (select job.error_message, job.updated_at
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class is null
+           and counted.error_class is null
+         order by job.updated_at desc
+         limit 1)) as latest;

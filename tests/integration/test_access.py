@@ -235,9 +235,8 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 hired,
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
-                "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
-                "   and relname !~ '^embedding_(usage|providers|control|counts|progress)$'"
-                "   and relname <> 'embedding_announcements'"
+                "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
+                "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -385,6 +384,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "diagnose_embeddings",
         "embedding_due",
         "embedding_database_load",
+        "embedding_due",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",

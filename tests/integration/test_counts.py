@@ -116,6 +116,26 @@ def test_a_change_that_moves_no_job_writes_nothing(docs: Database) -> None:
     assert rows(docs, "select * from embedding_counts") == before
 
 
+def test_what_failed_is_counted_by_class(docs: Database, queue: OperatorQueue) -> None:
+    insert(docs, 6)
+    taken = claim(queue)
+    queue.fail(taken[:2], "rejected", "no")
+    queue.fail(taken[2:3], "too_long", "9000 tokens")
+    docs.execute("select embedding_fold_counts()")
+    docs.execute("update embedding_queue set error_class = null where error_class = 'too_long'")
+    docs.execute(
+        "update embedding_queue set error_class = 'by_hand' where record_id = %s",
+        [taken[0].record_id],
+    )
+    assert sorted(
+        (str(found.error_class), found.failed, found.latest_message) for found in queue.failures()
+    ) == [("None", 1, "9000 tokens"), ("by_hand", 1, "no"), ("rejected", 1, "no")]
+    docs.execute("select embedding_fold_counts()")
+    queue.requeue(status="failed")
+    assert queue.failures() == []
+    assert wrong_counts(docs) == []
+
+
 def test_the_counts_of_each_column_are_its_own(docs: Database, queue: OperatorQueue) -> None:
     notes = Table(docs, name="notes")
     notes.create()
