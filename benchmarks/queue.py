@@ -16,9 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import LiteralString
 
 from benchmarks.crew import crew
-from benchmarks.database import NARROW, TEXTS, WIDE, Connection, Database, Server, value
+from benchmarks.database import (
+    FILLED_AT_ONCE,
+    NARROW,
+    TEXTS,
+    WIDE,
+    Connection,
+    Database,
+    Server,
+    value,
+)
 from benchmarks.report import Figure
 from benchmarks.statements import insert_texts, statements, write_all_vectors
 from benchmarks.work import (
@@ -51,6 +61,7 @@ class Size:
     single_rows: int = 2_000  # with a transaction each
     short_queue: int = 10_000
     long_queue: int = 1_000_000  # pending, and as many completed
+    looked_at: int = 5_000_000  # jobs, of every status
     small_run: int = 10_000
     large_run: int = 100_000
     claims: int = 30
@@ -70,6 +81,7 @@ QUICK = Size(
     single_rows=100,
     short_queue=1_000,
     long_queue=10_000,
+    looked_at=50_000,
     small_run=500,
     large_run=2_000,
     claims=5,
@@ -224,6 +236,57 @@ def claim_milliseconds(queue: PostgresQueue, times: int) -> Samples:
             raise RuntimeError(f"{len(jobs)} jobs were claimed, not {BATCH}")
         queue.release(jobs)
     return samples
+
+
+# -- views: how long operators wait for a look at a long queue
+
+LOOKS: Mapping[str, LiteralString] = {
+    "embedding_status": "select * from embedding_status",
+    "embedding_progress": "select * from embedding_progress",
+    "embedding_failures": "select * from embedding_failures",
+}
+
+
+def views(server: Server, size: Size) -> Iterator[Figure]:
+    """Milliseconds of each view, and of counting the same jobs one by one."""
+    with server.database(TINY) as database, database.connect() as connection:
+        make_queue_of_every_status(connection, size.looked_at)
+        looks = {f"count(*) of {size.looked_at:,} jobs": COUNT, **LOOKS}
+        for what, query in looks.items():
+            samples = [query_milliseconds(connection, query) for _ in range(size.claims)]
+            reach = None if query is COUNT else 50.0
+            yield Figure(what=f"views: {what}", unit="ms", samples=samples, at_most=reach)
+
+
+COUNT: LiteralString = "select status, count(*) from embedding_queue group by status"
+
+
+def make_queue_of_every_status(connection: Connection, jobs: int) -> None:
+    """Jobs of `docs`, of 100 owners: of ten 4 pending, one of these not due yet, 5 completed, 1
+    failed, and a few skipped; past the triggers."""
+    connection.execute("set session_replication_role = replica")
+    for first in range(0, jobs, 10 * FILLED_AT_ONCE):
+        connection.execute(
+            "insert into embedding_queue (target_id, table_name, record_id, embedding_column,"
+            "  user_id, status, error_class, error_message, available_at)"
+            " select target.id, 'docs', n, 'embedding', md5((n %% 100)::text)::uuid,"
+            "  case when n %% 1000 = 9 then 'skipped' when n %% 10 < 4 then 'pending'"
+            "       when n %% 10 = 4 then 'failed' else 'completed' end,"
+            "  case when n %% 10 = 4 then 'class ' || n %% 7 end,"
+            "  case when n %% 10 = 4 then 'why ' || n end,"
+            "  now() + case when n %% 10 = 3 then interval '1 day' else -n * interval '1 ms' end"
+            " from embedding_targets as target, generate_series(%s::bigint, %s) as n",
+            [first, min(first + 10 * FILLED_AT_ONCE, jobs) - 1],
+        )
+    connection.execute("set session_replication_role = origin")
+    connection.execute("select recount_embeddings()")
+    connection.execute("vacuum analyze embedding_queue")
+
+
+def query_milliseconds(connection: Connection, query: LiteralString) -> float:
+    begun = time.perf_counter()
+    connection.execute(query).fetchall()
+    return (time.perf_counter() - begun) * 1000
 
 
 # -- wal: what is written, which no noise of the machine touches
@@ -387,6 +450,7 @@ GROUPS: Mapping[str, Group] = {
     "cycle": cycle,
     "triggers": triggers,
     "claims": claims,
+    "views": views,
     "wal": wal,
     "memory": memory,
     "prepared": prepared,

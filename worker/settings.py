@@ -71,7 +71,7 @@ class Settings:
     worker_metrics_port: int | None = None
     embedding_progress_interval: int = 5
     notify_webhook_url: str | None = field(default=None, repr=False)
-    notify_command: str | None = None
+    notify_command: str | None = field(default=None, repr=False)
     notify_failures: int = 100
 
     @classmethod

@@ -60,8 +60,9 @@ create index embedding_queue_leased
     on public.embedding_queue (target_id, lease_expires_at)
     where status = 'processing';
 
+-- The latest that failed of each class.
 create index embedding_queue_failed
-    on public.embedding_queue (target_id, error_class)
+    on public.embedding_queue (target_id, error_class, updated_at)
     where status = 'failed';
 
 -- A signed-in user looks at the state of their own records.

@@ -1,7 +1,7 @@
 -- Why:   one glance at how far the columns are, and at what is wrong.
 -- Locks: nothing.
--- Undo:  drop view public.embedding_failures, public.embedding_status; drop function
---        public.embedding_row_count, public.count_due_embeddings;
+-- Undo:  drop view public.embedding_failures, public.embedding_status;
+--        drop function public.embedding_due, public.embedding_row_count, public.count_due_embeddings;
 
 -- How many jobs a claim would find due now, of any column or of one. Exact; it reads the index of
 -- the due jobs and nothing of the watched tables.
@@ -23,31 +23,126 @@ as $$
             or job.status = 'processing' and job.lease_expires_at <= now());
 $$;
 
--- The rows of a target that should have a vector or be skipped: those its filter lets through.
+-- The rows of a target that should have a vector or be skipped: those its filter lets through. Counted where
+-- the table is small, and else by the planner, from the statistics of the last ANALYZE and the size of today.
 -- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
-create function public.embedding_row_count(target_id integer)
-returns bigint
+create function public.embedding_row_count(target_id integer, out rows bigint, out exact boolean)
 language plpgsql
-stable
+volatile -- or Postgres refuses EXPLAIN
 security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
 declare
+    small constant bigint := 16 * 1024 * 1024; -- bytes: to count them takes 10 ms, and to read them first 20
     target public.embedding_targets;
-    found_rows bigint;
+    plan json;
 begin
     select * into target from public.embedding_targets as watched where watched.id = target_id;
-    execute format('select count(*) from %s where %s', target.relation, coalesce(target.filter, 'true'))
-       into found_rows;
-    return found_rows;
+    exact := coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(target.relation::regclass) as part),
+                      pg_relation_size(target.relation::regclass)) <= small;
+    if exact then
+        execute format('select count(*) from %s where %s', target.relation, coalesce(target.filter, 'true'))
+           into rows;
+    else
+        execute format('explain (format json) select from %s where %s', target.relation, coalesce(target.filter, 'true'))
+           into plan;
+        rows := plan -> 0 -> 'Plan' ->> 'Plan Rows';
+    end if;
 exception
-    when others then
-        return null; -- whatever a filter raises, it must not hide the other targets
+    when others then -- whatever a filter raises, it must not hide the other targets
+        rows := null;
+        exact := false;
+end $$;
+
+-- How many jobs of a target are due, of which `pending` are pending, and since when the oldest of these is.
+-- It looks at the ends of each owner's jobs in the index of what is due. If no job has to wait yet, all that are
+-- pending are due; else they are counted, up to a bound. `due_exact` is false where there are more than that, or more
+-- owners than are looked at: there are at least so many, and the oldest may be older.
+create function public.embedding_due(
+    target_id integer, pending bigint, out due bigint, out oldest_due timestamptz, out due_exact boolean
+)
+language plpgsql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    most_jobs constant integer := 10000;
+    most_owners constant integer := 500;
+    level integer := 32768; -- above every priority
+    owner integer := 0;
+    earliest timestamptz;
+    none_waits boolean := true;
+    levels integer[] := '{}';
+    owners integer[] := '{}';
+begin
+    due_exact := true;
+    loop
+        select coalesce(uuid_hash(job.user_id), 0), job.available_at
+          into owner, earliest
+          from public.embedding_queue as job
+         where job.target_id = embedding_due.target_id and job.status = 'pending' and job.priority = level
+           and coalesce(uuid_hash(job.user_id), 0) > owner
+         order by coalesce(uuid_hash(job.user_id), 0), job.available_at
+         limit 1;
+        if not found then
+            select job.priority, coalesce(uuid_hash(job.user_id), 0), job.available_at
+              into level, owner, earliest
+              from public.embedding_queue as job
+             where job.target_id = embedding_due.target_id and job.status = 'pending' and job.priority < level
+             order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
+             limit 1;
+            exit when not found;
+        end if;
+        if cardinality(owners) = most_owners then
+            due_exact := false;
+            exit;
+        end if;
+        if earliest > now() then
+            none_waits := false;
+            continue;
+        end if;
+        oldest_due := least(oldest_due, earliest);
+        levels := levels || level;
+        owners := owners || owner;
+        none_waits := none_waits and now() >= (
+            select job.available_at
+              from public.embedding_queue as job
+             where job.target_id = embedding_due.target_id and job.status = 'pending' and job.priority = level
+               and coalesce(uuid_hash(job.user_id), 0) = owner
+             order by job.available_at desc
+             limit 1);
+    end loop;
+
+    if none_waits and due_exact then
+        due := pending;
+    else
+        select count(*) into due
+          from (select
+                  from unnest(levels, owners) as turn (level, owner)
+                 cross join lateral (
+                       select from public.embedding_queue as job
+                        where job.target_id = embedding_due.target_id and job.status = 'pending'
+                          and job.priority = turn.level and coalesce(uuid_hash(job.user_id), 0) = turn.owner
+                          and job.available_at <= now()
+                        limit most_jobs) as job
+                 limit most_jobs) as counted;
+        due_exact := due_exact and due < most_jobs;
+    end if;
+    due := due + (select count(*)
+                    from public.embedding_queue as job
+                   where job.target_id = embedding_due.target_id and job.status = 'processing'
+                     and job.lease_expires_at <= now());
 end $$;
 
 -- One row for each target. `coverage` is the share, in percent, of the rows with something to embed
--- that have their vector; null where there is none.
+-- that have their vector; null where there is none. What stands in the queue is exact at every moment.
 create view public.embedding_status
 with (security_invoker = true)
 as
@@ -57,41 +152,55 @@ select target.table_name,
        target.enabled,
        target.problem,
        counted.rows,
-       coalesce(job.pending, 0) as pending,
-       coalesce(job.processing, 0) as processing,
-       coalesce(job.completed, 0) as completed,
-       coalesce(job.failed, 0) as failed,
-       coalesce(job.skipped, 0) as skipped,
-       round(100.0 * least(coalesce(job.completed, 0), wanted.vectors) / nullif(wanted.vectors, 0), 1) as coverage,
-       coalesce(job.due, 0) as due,
-       job.oldest_due
+       counted.exact as rows_exact,
+       job.pending,
+       job.processing,
+       job.completed,
+       job.failed,
+       job.skipped,
+       round(100.0 * least(job.completed, wanted.vectors) / nullif(wanted.vectors, 0), 1) as coverage,
+       soon.due,
+       soon.oldest_due,
+       soon.due_exact
   from public.embedding_targets as target
- cross join lateral (select public.embedding_row_count(target.id) as rows) as counted
-  left join (
-        select target_id,
-               count(*) filter (where status = 'pending') as pending,
-               count(*) filter (where status = 'processing') as processing,
-               count(*) filter (where status = 'completed') as completed,
-               count(*) filter (where status = 'failed') as failed,
-               count(*) filter (where status = 'skipped') as skipped,
-               count(*) filter (where status = 'pending' and available_at <= now()
-                                   or status = 'processing' and lease_expires_at <= now()) as due,
-               min(available_at) filter (where status = 'pending' and available_at <= now()) as oldest_due
-          from public.embedding_queue
-         group by target_id) as job
-    on job.target_id = target.id
- cross join lateral (select greatest(counted.rows - coalesce(job.skipped, 0), 0)) as wanted (vectors);
+ cross join lateral (
+       select coalesce(sum(counts.pending), 0)::bigint as pending,
+              coalesce(sum(counts.processing), 0)::bigint as processing,
+              coalesce(sum(counts.completed), 0)::bigint as completed,
+              coalesce(sum(counts.failed), 0)::bigint as failed,
+              coalesce(sum(counts.skipped), 0)::bigint as skipped
+         from public.embedding_counts as counts
+        where counts.target_id = target.id) as job
+ cross join lateral public.embedding_row_count(target.id) as counted
+ cross join lateral public.embedding_due(target.id, job.pending) as soon
+ cross join lateral (select greatest(counted.rows - job.skipped, 0)) as wanted (vectors);
 
 -- What failed, by class, with the reason of the latest.
 create view public.embedding_failures
 with (security_invoker = true)
 as
-select table_name,
-       embedding_column,
-       error_class,
-       count(*) as failed,
-       (array_agg(error_message order by updated_at desc))[1] as latest_message,
-       max(updated_at) as latest_at
-  from public.embedding_queue
- where status = 'failed'
- group by table_name, embedding_column, error_class;
+select target.table_name,
+       target.embedding_column,
+       counted.error_class,
+       counted.failed,
+       latest.error_message as latest_message,
+       latest.updated_at as latest_at
+  from (select counts.target_id, counts.error_class, sum(counts.failed)::bigint as failed
+          from public.embedding_counts as counts
+         group by counts.target_id, counts.error_class
+        having sum(counts.failed) > 0) as counted
+  join public.embedding_targets as target on target.id = counted.target_id
+ cross join lateral (
+       -- in two, so that each is the end of a stretch of embedding_queue_failed
+       (select job.error_message, job.updated_at
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class = counted.error_class
+         order by job.updated_at desc
+         limit 1)
+       union all
+       (select job.error_message, job.updated_at
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class is null
+           and counted.error_class is null
+         order by job.updated_at desc
+         limit 1)) as latest;

@@ -19,11 +19,13 @@ as $$ select 1 $$;
 
 alter table public.embedding_targets enable row level security;
 alter table public.embedding_queue enable row level security;
+alter table public.embedding_counts enable row level security;
 alter table public.embedding_usage enable row level security;
 alter table public.embedding_workers enable row level security;
 alter table public.embedding_providers enable row level security;
 alter table public.embedding_cache enable row level security;
 alter table public.embedding_control enable row level security;
+alter table public.embedding_announcements enable row level security;
 
 -- Said aloud, so that it does not look forgotten: texts are known again by their hash, and nobody is to try.
 create policy nobody on public.embedding_cache using (false);
@@ -35,7 +37,7 @@ declare
     -- by name, and not by a pattern: a project may well have a `match_embeddings` of its own
     our_functions constant text[] := array[
         'embedding_set_aside', 'enqueue_embeddings', 'forget_embeddings', 'embedding_queue_by_hand',
-        'embedding_queue_find_target',
+        'embedding_queue_find_target', 'embedding_count_jobs', 'embedding_fold_counts', 'recount_embeddings',
         'embedding_table_name', 'embedding_key_columns', 'embedding_source_sql', 'embedding_columns_read',
         'embedding_record_id_sql', 'embedding_record_match_sql', 'embedding_make_trigger_function',
         'embedding_make_triggers', 'embedding_drop_triggers', 'embedding_column_width', 'embedding_add_column',
@@ -46,9 +48,13 @@ declare
         'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
         'embedding_count_usage', 'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
-        'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count',
+        'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count', 'embedding_due',
         'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
-        'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake',
+        'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake', 'announce_embedding_event',
+        'embedding_database_load',
+        'embedding_counts_since', 'embedding_counts_and', 'embedding_first_jobs',
+        'embedding_texts', 'embedding_readable_texts', 'list_embeddings', 'reprocess_embeddings', 'embedding_percentile',
+        'embedding_stats',
         'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
         'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
@@ -57,13 +63,16 @@ declare
         'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
-        'public.estimate_embeddings, public.embedding_row_count, public.count_due_embeddings, '
+        'public.estimate_embeddings, public.embedding_row_count, public.embedding_due, public.count_due_embeddings, '
         'public.diagnose_embeddings, public.control_embeddings, public.embedding_order, '
+        'public.announce_embedding_event, public.embedding_database_load, '
+        'public.list_embeddings, public.reprocess_embeddings, public.embedding_stats, '
         'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
-        'public.embedding_targets, public.embedding_queue, public.embedding_workers, public.embedding_status, '
+        'public.embedding_targets, public.embedding_queue, public.embedding_counts, public.embedding_workers, '
+        'public.embedding_status, '
         'public.embedding_failures, public.embedding_usage, public.embedding_providers, '
-        'public.embedding_control, public.embedding_progress';
+        'public.embedding_control, public.embedding_progress, public.embedding_announcements';
 begin
     -- the roles of a Supabase project, where there are such
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
@@ -74,7 +83,7 @@ begin
        and routine.proname = any (our_functions);
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
     execute format('revoke all on table %s, public.embedding_cache from %s', worker_tables, everyone);
-    execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, '
+    execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, public.embedding_counts_id_seq, '
                    'public.embedding_turn, public.embedding_cache_kib from %s',
                    everyone);
 
@@ -84,10 +93,12 @@ begin
         execute format('grant select on table %s to embedding_worker', worker_tables);
         create policy embedding_worker_reads on public.embedding_targets for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_queue for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_counts for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_workers for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_usage for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_providers for select to embedding_worker using (true);
         create policy embedding_worker_reads on public.embedding_control for select to embedding_worker using (true);
+        create policy embedding_worker_reads on public.embedding_announcements for select to embedding_worker using (true);
     end if;
     if to_regrole('service_role') is not null then
         execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);

@@ -194,7 +194,58 @@ def test_status_shows_counts_coverage_and_failures(mixed: Database, worker: Work
         ("too_long", "notes.embedding"): "1",
         ("rejected", "others.embedding"): "1",
     }
-    assert max(map(len, result.stdout.splitlines())) < 200
+    assert max(map(len, result.stdout.splitlines())) <= 160
+
+
+def test_status_shows_who_is_at_work(mixed: Database, worker: Worker) -> None:
+    seen = "select embedding_worker_seen(%s, 'here', 1, %s, cause => %s, rss_mb => 81.4)"
+    mixed.execute(seen, ["here:1:a", "paused", "paused by an order"])
+    mixed.execute(seen, ["here:2:b", "working", None])
+    mixed.execute(
+        "update embedding_workers set seen_at = now() - interval '5 minutes' where worker ~ 'b'"
+    )
+    shown = worker("status").stdout
+    assert re.search(r"\nhere:1:a +paused +81 MB +\d s +paused by an order\n", shown)
+    assert re.search(r"\nhere:2:b +silent +81 MB +5 min", shown)
+    found = one_document(worker("status", "--json").stdout)["workers"]
+    assert [known["worker"] for known in found] == ["here:1:a", "here:2:b"]
+    assert list(found[0]) == documented_fields("## worker status", "In `workers`")
+
+
+def test_what_comes_from_the_database_does_not_steer_the_terminal(
+    mixed: Database, worker: Worker
+) -> None:
+    mixed.execute(
+        "update embedding_queue set error_message = E'\\x1b[2Jgone' where status = 'failed'"
+    )
+    assert "\x1b" not in worker("status").stdout
+
+
+@pytest.mark.parametrize(
+    ("condition", "code"),
+    [
+        ("failed > 0", 1),
+        ("failed > 10", 0),
+        ("oldest_due > 5m", 0),
+        ("coverage < 70%", 1),
+        ("workers < 1", 1),
+        ("silent_workers > 0", 0),
+        ("rows_per_second < 10", 0),
+    ],
+)
+def test_status_fails_if_it_is_told_to(
+    mixed: Database, worker: Worker, condition: str, code: int
+) -> None:
+    result = worker("status", "--fail-if", "pending > 1000", "--fail-if", condition)
+    assert result.returncode == code, result.stderr
+    assert result.stdout.startswith("notes.embedding")
+    assert (condition in result.stderr) is (code == 1)
+
+
+@pytest.mark.parametrize("condition", ["", "failed", "failed = 1", "faild > 1", "failed > many"])
+def test_a_condition_that_makes_no_sense(mixed: Database, worker: Worker, condition: str) -> None:
+    cause, _ = refused(worker("status", "--fail-if", condition), 2)
+    assert "--fail-if" in cause
 
 
 def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worker) -> None:
@@ -219,6 +270,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
         "enabled": True,
         "problem": None,
         "rows": 7,
+        "rows_exact": True,
         "pending": 1,
         "processing": 0,
         "completed": 3,
@@ -226,6 +278,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
         "skipped": 1,
         "coverage": 50.0,
         "due": 1,
+        "due_exact": True,
     }
     classes = {(failure["table_name"], failure["error_class"]) for failure in found["failures"]}
     assert classes == {("notes", "rejected"), ("notes", "too_long"), ("others", "rejected")}

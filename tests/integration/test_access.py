@@ -124,8 +124,16 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     hired.execute("select embedding_worker_seen('tests', 'here', 1)")
     assert value(hired, "select count(*) from embedding_workers") == 1
     hired.execute("select embedding_worker_gone('tests')")
+    assert value(hired, "select control_embeddings('pause')") == 0
+    assert value(hired, "select wish from embedding_order('tests')") == "pause"
+    assert value(hired, "select wish from embedding_control") == "pause"
+    assert value(hired, "select pending from embedding_progress") is not None
     hired.execute("select embedding_provider_seen('openai', 'no key')")
     assert value(hired, "select trouble from embedding_providers") == "no key"
+    announce = "select announce_embedding_event('queue_drained', '', gen_random_uuid())"
+    assert value(hired, announce) is True
+    assert value(hired, announce) is False
+    assert value(hired, "select count(*) from embedding_announcements") == 1
     hired.execute("select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)")
     assert rows(hired, "select content_hash, tokens from cached_embeddings('a:b', 3, '{x,y}')") == [
         (b"x", 7)
@@ -163,6 +171,11 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     " values ('docs', '9', 'embedding')",
     "delete from embedding_queue",
     "truncate embedding_queue",
+    "delete from embedding_counts",
+    "select embedding_fold_counts()",
+    "update embedding_control set wish = 'pause'",
+    "insert into embedding_control (worker, wish) values ('*', 'pause')",
+    "select embedding_wake()",
     "select setval('embedding_queue_id_seq', 1)",
     "select watch_embeddings('docs', 'body', 'embedding')",
     "select unwatch_embeddings('docs', 'embedding')",
@@ -175,6 +188,7 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "insert into embedding_usage (minute, model) values (now(), 'a:b')",
     "delete from embedding_usage",
     "delete from embedding_providers",
+    "delete from embedding_announcements",
     "select * from embedding_cache",
     "delete from embedding_cache",
     "select nextval('embedding_cache_kib')",
@@ -221,8 +235,8 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 hired,
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
-                "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
-                "   and relname !~ '^embedding_(usage|providers)$'"
+                "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
+                "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -240,11 +254,18 @@ CALLS: list[LiteralString] = [
     "select count(*) from embedding_status",
     SEEN,
     "select embedding_provider_seen('openai', 'no key', 'mend it')",
+    "select control_embeddings('sleep', null)",
+    "select * from embedding_order('tests')",
+    "select * from embedding_database_load()",
     "select embedding_provider_seen('openai')",
+    "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
     "select * from estimate_embeddings('a:b', missing => true)",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('~a')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
 ]
 
@@ -301,7 +322,11 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         (role, name)
         for role in ("embedding_worker", "service_role")
         for name in (
+            "embedding_announcements",
+            "embedding_control",
+            "embedding_counts",
             "embedding_failures",
+            "embedding_progress",
             "embedding_providers",
             "embedding_queue",
             "embedding_status",
@@ -348,24 +373,32 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
             " where has_function_privilege('service_role', oid, 'execute')",
         )
     } == {
+        "announce_embedding_event",
         "backfill_embeddings",
         "cache_embeddings",
         "cached_embeddings",
         "claim_embeddings",
         "complete_embeddings",
+        "control_embeddings",
         "count_due_embeddings",
         "diagnose_embeddings",
+        "embedding_due",
+        "embedding_database_load",
+        "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",
         "embedding_row_count",
         "embedding_schema_version",
+        "embedding_stats",
         "embedding_table_name",
         "embedding_worker_gone",
         "embedding_worker_seen",
         "estimate_embeddings",
         "extend_embeddings",
         "fail_embeddings",
+        "list_embeddings",
         "release_embeddings",
+        "reprocess_embeddings",
         "requeue_embeddings",
         "search_embeddings",
     }
@@ -384,11 +417,18 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_usage",
     "select * from embedding_providers",
     "select * from embedding_cache",
+    "select * from embedding_control",
+    "select * from embedding_progress",
+    "select control_embeddings('pause')",
+    "select * from embedding_order('tests')",
     "select * from claim_embeddings('anon')",
     "select requeue_embeddings(null)",
     "select embedding_provider_seen('openai', 'none of it is true')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('*')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
 ]
 
@@ -449,6 +489,9 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from claim_embeddings('me')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('*')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
@@ -502,7 +545,10 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
+        ("embedding_announcements", True),
         ("embedding_cache", True),
+        ("embedding_control", True),
+        ("embedding_counts", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),

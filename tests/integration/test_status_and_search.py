@@ -31,6 +31,7 @@ def test_a_table_without_rows_has_no_coverage(docs: Database, queue: OperatorQue
         enabled=True,
         problem=None,
         rows=0,
+        rows_exact=True,
         pending=0,
         processing=0,
         completed=0,
@@ -39,6 +40,7 @@ def test_a_table_without_rows_has_no_coverage(docs: Database, queue: OperatorQue
         coverage=None,
         due=0,
         oldest_due=None,
+        due_exact=True,
     )
 
 

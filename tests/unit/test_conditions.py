@@ -19,6 +19,7 @@ NOW: Figures = {
     "workers": 2,
     "silent_workers": 1,
     "rows_per_second": None,
+    "stopped_providers": 0,
 }
 
 

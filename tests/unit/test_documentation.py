@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from string import Formatter
 
 import pytest
 import typer
@@ -13,6 +15,7 @@ from dotenv import dotenv_values
 
 from worker import cli, errors
 from worker.embedders.models import MODELS
+from worker.engine.events import EVENTS
 from worker.errors import WorkerError
 from worker.settings import Settings
 
@@ -20,6 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
 CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
 PROVIDERS = (REPOSITORY / "docs" / "providers.md").read_text(encoding="utf-8")
+OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
 SQL_API = (REPOSITORY / "docs" / "sql-api.md").read_text(encoding="utf-8")
 CLI = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -219,3 +223,37 @@ def test_the_table_of_checks_is_complete() -> None:
         r"'(?:problem|warning|note)'(?: end)?,\s+'(\w+)',", path.read_text(encoding="utf-8")
     )
     assert sorted(row[0] for row in table(SQL_API, "check", "level", "when")) == sorted(checks)
+
+
+# The events
+
+
+def emitted() -> Iterator[tuple[str, set[str]]]:
+    """The events that the code tells of by name, with the fields it names."""
+    for path in (REPOSITORY / "worker").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(attr="event"), args=[ast.Constant(value=str(name))]
+                ):
+                    yield name, {keyword.arg for keyword in node.keywords if keyword.arg}
+
+
+def test_the_table_of_events_is_complete() -> None:
+    rows = table(OPERATIONS, "event", "level", "fields", "when")
+    assert [(name, level) for name, level, _, _ in sorted(rows)] == sorted(
+        (name, level) for name, (level, _) in EVENTS.items()
+    )
+
+
+def test_the_table_of_events_has_every_field() -> None:
+    documented = {
+        name: set(fields.split(", "))
+        for name, _, fields, _ in table(OPERATIONS, "event", "level", "fields", "when")
+    }
+    for name, (_, sentence) in EVENTS.items():
+        assert {field for _, field, _, _ in Formatter().parse(sentence) if field} <= (
+            documented[name]
+        ), name
+    for name, fields in emitted():
+        assert fields <= documented[name], name

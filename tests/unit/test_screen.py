@@ -27,6 +27,7 @@ COLUMN = TargetStatus(
     enabled=True,
     problem=None,
     rows=100,
+    rows_exact=True,
     pending=0,
     processing=0,
     completed=100,
@@ -35,6 +36,7 @@ COLUMN = TargetStatus(
     coverage=100.0,
     due=0,
     oldest_due=None,
+    due_exact=True,
 )
 WORKER = WorkerSeen(
     worker="host:1:abcdef",
@@ -180,6 +182,7 @@ def test_the_figures_of_nothing() -> None:
         "workers": 0,
         "silent_workers": 0,
         "rows_per_second": None,
+        "stopped_providers": 0,
     }
 
 
@@ -192,7 +195,7 @@ def test_the_figures_of_columns_and_workers() -> None:
     workers = [WORKER, WORKER, replace(WORKER, seen_at=ago(300))]
     progress = QueueProgress(9, 7, ago(400), 3.5, 60, 2)
     figures = replace(LOOK, columns=columns, workers=workers, progress=progress).figures()
-    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5]
+    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0]
 
 
 # The history

@@ -365,7 +365,7 @@ def test_a_file_that_is_not_utf8_is_an_error_of_settings(tmp_path: Path) -> None
 
 
 def test_urls_and_keys_are_secret() -> None:
-    endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST")
+    endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST", "_COMMAND")
     named = {n for n in Settings.variables() if n.endswith(endings) and "SUPABASE_URL" not in n}
     assert {name.upper() for name in SECRETS} == named
 

@@ -21,6 +21,7 @@ FIGURES = {
     "workers": "workers",
     "silent_workers": "workers",
     "rows_per_second": "rows/s",
+    "stopped_providers": "providers",
 }
 """What a condition may be about, and what it is counted in."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -93,6 +94,14 @@ def cut(text: str, width: int) -> str:
 def printable(text: str) -> str:
     """A text without what a terminal obeys: control characters, those for its direction too."""
     return OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def confirmed(question: str) -> bool:
+    """Whether the person at the terminal says yes; False if nobody is there."""
+    if not sys.stdin.isatty():
+        return False
+    typer.echo(f"{question} [y/N] ", nl=False, err=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def dollars(cost: float | None) -> str:

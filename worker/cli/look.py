@@ -52,6 +52,7 @@ class Look:
             "workers": len(self.workers) - silent,
             "silent_workers": silent,
             "rows_per_second": self.progress.rows_per_second,
+            "stopped_providers": len(self.providers),
         }
 
     def document(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ from worker.cli.estimate import print_forecast
 from worker.cli.progress import progress_of
 from worker.cli.session import load_settings, models_of, queue_of, scope_of
 from worker.cli.summary import exit_code, print_summary, report_set_aside
+from worker.cli.telling import people_told
 from worker.embedders import open_embedder
 from worker.engine.bounds import as_end
 from worker.engine.gear import Governor, together
@@ -57,6 +58,10 @@ MaxMinutes = Annotated[float | None, typer.Option(min=0, help="End after so many
 MaxCost = Annotated[
     float | None, typer.Option(min=0, help="End when it has cost so many US dollars.")
 ]
+NotifyCommand = Annotated[
+    str | None,
+    typer.Option(help="Run this at each event that people should know of (env: NOTIFY_COMMAND)."),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Tell rows, tokens, requests, cost and time; call nobody.")
 ]
@@ -72,6 +77,7 @@ def process(
     until: Until = None,
     max_minutes: MaxMinutes = None,
     max_cost: MaxCost = None,
+    notify_command: NotifyCommand = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> int:
@@ -95,7 +101,7 @@ def process(
         pace = pace_of(settings, batch_size, delay_ms, limit)
         if max_cost is not None:
             refuse_unpriced(settings, models_of(queue, scope))
-        pipeline = drain(queue, settings, scope, pace, bounds)
+        pipeline = drain(queue, settings, scope, pace, bounds, notify_command)
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
@@ -121,7 +127,12 @@ def pace_of(
 
 
 def drain(
-    queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, bounds: Bounds = NONE
+    queue: OperatorQueue,
+    settings: Settings,
+    scope: Scope,
+    pace: Pace,
+    bounds: Bounds = NONE,
+    notify_command: str | None = None,
 ) -> Pipeline:
     """Drain the scope, with progress on stderr, until done, out of bounds or interrupted."""
     due = queue.count_due(scope)
@@ -129,7 +140,8 @@ def drain(
     tally = Tally()
     with (
         stopped_by_signals() as stop,
-        progress_of(total, settings.embedding_progress_interval) as progress,
+        progress_of(total, settings.embedding_progress_interval) as bar,
+        people_told(bar, queue, settings, scope, notify_command) as progress,
     ):
         governors: list[Governor] = [Orders(queue, scope)]
         governors += bounds.governors(queue, scope, progress, tally)

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from threading import Event
+import os
+import socket
+from math import inf
+from typing import Annotated
+
+import typer
 
 from worker.cli.console import say
-from worker.cli.process import BatchSize, Column, DelayMs, Table, pace_of, stopped_by_signals
+from worker.cli.process import (
+    BatchSize,
+    Column,
+    DelayMs,
+    NotifyCommand,
+    Table,
+    pace_of,
+    stopped_by_signals,
+)
 from worker.cli.session import load_settings, models_of, queue_of, scope_of
+from worker.cli.telling import service_told
 from worker.embedders import open_embedder
-from worker.engine.events import EVENTS, sentence
-from worker.engine.pipeline import Pace, Pipeline
-from worker.engine.progress import Tally
+from worker.engine.gear import together
+from worker.engine.pipeline import Pipeline
 from worker.engine.service import Orders, Service
 from worker.errors import WorkerError
 from worker.host import give_back_memory
+from worker.load.governor import LoadGovernor
 from worker.queue import OperatorQueue, Scope
 from worker.settings import Settings
+
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="Serve metrics for Prometheus at this port (env: WORKER_METRICS_PORT; default: none).",
+    ),
+]
 
 
 def run(
@@ -23,6 +46,8 @@ def run(
     delay_ms: DelayMs = None,
     table: Table = None,
     column: Column = None,
+    metrics_port: MetricsPort = None,
+    notify_command: NotifyCommand = None,
 ) -> int:
     """Embed what becomes due, until it is stopped."""
     settings = load_settings()
@@ -32,15 +57,22 @@ def run(
         return 0
     with queue_of(settings) as queue, stopped_by_signals() as stop:
         scope = scope_of(queue, settings, table, column)
-        serve(queue, settings, scope, pace_of(settings, batch_size, delay_ms), stop)
+        open_models(queue, settings, scope)
+        orders = Orders(queue, scope)
+        load = LoadGovernor(queue, settings, lambda: works_itself(queue, scope))
+        with service_told(queue, settings, scope, notify_command, metrics_port) as audience:
+            pipeline = Pipeline(
+                queue=queue,
+                open_embedder=lambda model, width: open_embedder(model, width, settings),
+                scope=scope,
+                pace=pace_of(settings, batch_size, delay_ms),
+                progress=audience,
+                stop=stop,
+                govern=together([orders, load]),
+                patience=inf,
+            )
+            serve(pipeline, orders, settings)
     return 0
-
-
-class Talk:
-    def update(self, tally: Tally) -> None: ...
-    def pulse(self) -> None: ...
-    def event(self, name: str, **fields: object) -> None:
-        say(f"{EVENTS[name][0]} {name} {sentence(name, fields)}")
 
 
 def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
@@ -61,17 +93,22 @@ def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
     give_back_memory()
 
 
-def serve(queue: OperatorQueue, settings: Settings, scope: Scope, pace: Pace, stop: Event) -> None:
-    """Work and rest in turns until `stop` is set."""
-    open_models(queue, settings, scope)
-    orders = Orders(queue, scope)
-    pipeline = Pipeline(
-        queue=queue,
-        open_embedder=lambda model, width: open_embedder(model, width, settings),
-        scope=scope,
-        pace=pace,
-        progress=Talk(),
-        stop=stop,
-        govern=orders,
+def works_itself(queue: OperatorQueue, scope: Scope) -> bool:
+    """Whether a model in use is a burden to this machine, rather than to somebody else's."""
+    return any(model.startswith("local:") for model in models_of(queue, scope))
+
+
+def serve(pipeline: Pipeline, orders: Orders, settings: Settings) -> None:
+    """Work and rest in turns until it is to stop."""
+    scope, tell = pipeline.scope, pipeline.progress.event
+    tell(
+        "worker_started",
+        worker=scope.worker,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        model=scope.default_model,
     )
     Service(pipeline, orders, settings.worker_deep_sleep_after).run()
+    tally = pipeline.tally
+    done = {"completed": tally.completed, "failed": tally.failed}
+    tell("worker_stopped", worker=scope.worker, seconds=tally.elapsed, **done)

@@ -115,12 +115,19 @@ def _columns(look: Look, width: int) -> Section:
             column.completed,
             column.failed,
             column.skipped,
-            None if column.coverage is None else f"{bar(column.coverage)} {column.coverage:5.1f}%",
+            _coverage(column),
             column.oldest_due and age(column.oldest_due, look.at),
         )
         for column in columns
     ]
     return _table(heads, rows, width, yielding=0)
+
+
+def _coverage(column: TargetStatus) -> str | None:
+    if column.coverage is None:
+        return None
+    about = "" if column.rows_exact else "~"
+    return f"{bar(column.coverage)} {f'{about}{column.coverage:.1f}%':>6}"
 
 
 def _is_at_rest(column: TargetStatus) -> bool:

@@ -5,6 +5,7 @@ The names and fields are a contract (docs/operations.md lists them); the sentenc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 Level = Literal["debug", "info", "warning"]
@@ -31,12 +32,15 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "worker_started": ("info", "{worker} works on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",
-        "{worker} ends: {completed} done, {failed} failed",
+        "{worker} ends after {seconds:.0f} s: {completed} done, {failed} failed",
     ),
+    "notification_sent": ("info", "told of {about} by {channel} in {seconds:.1f} s"),
+    "notification_failed": ("warning", "could not tell of {about} by {channel}: {cause}"),
+    "observer_failed": ("warning", "{observer} does not take what it is told: {cause}"),
 }
 """By name: how much it matters, and how it reads, with its fields in braces."""
 
 
-def sentence(event: str, fields: dict[str, object]) -> str:
+def sentence(event: str, fields: Mapping[str, object]) -> str:
     """An event as a person reads it."""
     return EVENTS[event][1].format(**fields)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
 from typing import TypeVar
+from uuid import UUID
 
 from tenacity import (
     Retrying,
@@ -24,6 +25,7 @@ from worker.queue import (
     Cached,
     Claim,
     Completion,
+    DatabaseLoad,
     Job,
     Order,
     Queue,
@@ -82,6 +84,9 @@ class PatientQueue:
     def order(self, scope: Scope) -> Order:
         return self.until_answered(lambda: self.queue.order(scope))
 
+    def load(self) -> DatabaseLoad:
+        return self.until_answered(self.queue.load)
+
     def listen(self) -> bool:
         return self.until_answered(self.queue.listen)
 
@@ -90,6 +95,9 @@ class PatientQueue:
 
     def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
         self.until_answered(lambda: self.queue.provider_seen(provider, trouble, hint))
+
+    def announce(self, event: str, subject: str, announcement: UUID) -> bool:
+        return self.until_answered(lambda: self.queue.announce(event, subject, announcement))
 
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
         return self.until_answered(lambda: self.queue.cached(model, dimensions, hashes))

@@ -19,7 +19,7 @@ from worker.engine.embedding import Outcome, embed
 from worker.engine.gear import FULL, Governor, Verdict
 from worker.engine.leases import Leases
 from worker.engine.models import Limits, Model, Models, OpenEmbedder, Provider
-from worker.engine.patience import PatientQueue
+from worker.engine.patience import PATIENCE, PatientQueue
 from worker.engine.progress import Progress, Tally
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
@@ -28,6 +28,7 @@ from worker.queue import Claim, Completion, Job, Queue, Report, Scope, WorkerSta
 LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
 LONGEST_PAUSE = 10.0  # seconds after a batch, where thinned out
+SIGN_OF_LIFE = 5.0  # seconds, at least, also while it pauses
 ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
 
 TEXTS_A_REQUEST = 100
@@ -83,6 +84,8 @@ class Pipeline:
     stop: Event
     tally: Tally = field(default_factory=Tally)
     govern: Governor = lambda: FULL
+    patience: float = PATIENCE
+    """Seconds to wait for a database that is out of reach."""
     state: WorkerState = "working"
     """What its worker is said to do; between two works whoever makes it work says so."""
     cause: str | None = None
@@ -106,7 +109,7 @@ class Pipeline:
     _batch_began: float = 0.0
 
     def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
-        self._queue = PatientQueue(queue, self.progress, self.stop)
+        self._queue = PatientQueue(queue, self.progress, self.stop, patience=self.patience)
         self._leases = Leases(self._queue, self.scope)
         self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
         self._models = Models(open_embedder, self.pace.limits)
@@ -328,7 +331,10 @@ class Pipeline:
         if self._verdict.gear == "thin":
             took = time.monotonic() - self._batch_began
             pause = max(pause, min(took, LONGEST_PAUSE))
-        self.stop.wait(pause)
+        until = time.monotonic() + pause
+        while (left := until - time.monotonic()) > 0 and not self.stop.is_set():
+            self.stop.wait(min(left, SIGN_OF_LIFE))
+            self.beat()
 
     def _by_column(self, finished: Iterable[Future[Outcome]]) -> Iterable[list[Future[Outcome]]]:
         """Requests of a column that ended at once are written at once: some hold one text each."""
@@ -350,6 +356,7 @@ class Pipeline:
         model = request.model
         spent = self.tally.models[jobs[0].model]
         spent.add(outcome.requests, outcome.tokens, model.embedder.price)
+        spent.request_times.add(outcome.request_times)
         if self.pace.cache_mb and outcome.completions:  # paid for, whatever becomes of the row
             self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
         self._hand_in(jobs, outcome)

@@ -1,0 +1,242 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.unit.test_documentation import table
+from worker.engine.progress import Spent, Tally
+from worker.errors import SettingsError
+from worker.telemetry.metrics import Metrics, served
+
+DOCS = Path(__file__).parents[2] / "docs"
+OPERATIONS = (DOCS / "operations.md").read_text(encoding="utf-8")
+BOARD = json.loads((DOCS / "grafana-dashboard.json").read_text(encoding="utf-8"))
+
+STARTED: dict[str, Any] = {"worker": "h:1:abc", "host": "h", "pid": 1, "model": "a:b"}
+BATCH: dict[str, Any] = {
+    "table": "docs",
+    "column": "embedding",
+    "model": "a:b",
+    "jobs": 3,
+    "requests": 1,
+    "tokens": 7,
+    "seconds": 0.3,
+}
+
+
+def tally(**counts: Any) -> Tally:
+    made = Tally(**counts)
+    made.models["a:b"] = Spent(requests=2, tokens=70, cost=0.5)
+    made.models["http:c"] = Spent(requests=1, tokens=None, cost=None)
+    return made
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Of a worker to which everything happened that metrics tell of."""
+    metrics = Metrics()
+    metrics.update(tally(completed=3, failed=1, cached=2))
+    metrics.event("worker_started", **STARTED)
+    metrics.event("batch_done", **BATCH)
+    metrics.event("minute_passed", completed=3, failed=1, pending=5, rss_mb=90.0)
+    metrics.event("state_changed", state="waiting", cause="nothing is due")
+    metrics.event("gear_changed", gear="thin", cause="load")
+    metrics.event("database_lost", cause="gone")
+    metrics.event("database_back", seconds=1.5)
+    metrics.event("provider_stopped", provider="openai", cause="no key", hint=None)
+    return metrics
+
+
+def of(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"embedding_worker_{name}", labels)
+
+
+def test_the_counts_of_a_run_are_told(metrics: Metrics) -> None:
+    assert of(metrics, "jobs_total", outcome="completed") == 3
+    assert of(metrics, "jobs_total", outcome="failed") == 1
+    assert of(metrics, "jobs_total", outcome="stale") == 0
+    assert of(metrics, "cached_texts_total") == 2
+    assert of(metrics, "requests_total", model="a:b") == 2
+    assert of(metrics, "tokens_total", model="a:b") == 70
+    assert of(metrics, "cost_usd_total", model="a:b") == 0.5
+
+
+def test_what_nobody_knows_is_not_told_as_nothing(metrics: Metrics) -> None:
+    assert of(metrics, "requests_total", model="http:c") == 1
+    assert of(metrics, "tokens_total", model="http:c") is None
+    assert of(metrics, "cost_usd_total", model="http:c") is None
+    pending = of(Metrics(), "pending_jobs")
+    assert pending != pending  # NaN
+
+
+def test_a_tally_that_grows_is_counted_once_and_a_new_one_is_added() -> None:
+    metrics = Metrics()
+    growing = tally(completed=3)
+    metrics.update(growing)
+    growing.completed = 5
+    growing.models["a:b"].tokens = 100
+    metrics.update(growing)
+    metrics.update(growing)
+    assert of(metrics, "jobs_total", outcome="completed") == 5
+    assert of(metrics, "tokens_total", model="a:b") == 100
+    metrics.update(tally(completed=2))
+    assert of(metrics, "jobs_total", outcome="completed") == 7
+    assert of(metrics, "tokens_total", model="a:b") == 170
+
+
+def test_of_a_switch_one_position_is_on(metrics: Metrics) -> None:
+    for name, on in (("state", "waiting"), ("gear", "thin")):
+        positions = {
+            sample.labels[name]: sample.value
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == f"embedding_worker_{name}"
+        }
+        assert len(positions) > 1
+        assert [position for position, value in positions.items() if value] == [on]
+
+
+def test_an_outage_is_told_while_it_lasts_and_counted_when_it_is_over() -> None:
+    metrics = Metrics()
+    metrics.event("database_lost", cause="gone")
+    assert (of(metrics, "database_up"), of(metrics, "database_outages_total")) == (0, 1)
+    metrics.event("database_back", seconds=1.5)
+    assert (of(metrics, "database_up"), of(metrics, "database_outage_seconds_total")) == (1, 1.5)
+
+
+def test_a_provider_is_up_again(metrics: Metrics) -> None:
+    assert of(metrics, "provider_up", provider="openai") == 0
+    metrics.event("provider_back", provider="openai")
+    assert of(metrics, "provider_up", provider="openai") == 1
+
+
+def test_memory_is_that_of_this_process(metrics: Metrics) -> None:
+    memory = of(metrics, "resident_memory_bytes")
+    assert memory is not None
+    assert 10 * 2**20 < memory < 100 * 2**30
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_they_are_served_as_prometheus_reads_them(metrics: Metrics, free_port: int) -> None:
+    with served(metrics, free_port):
+        url = f"http://127.0.0.1:{free_port}/metrics"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+    read = {sample.name: sample.value for family in families for sample in family.samples}
+    assert read["embedding_worker_tokens_total"] == 70
+    with served(metrics, free_port):  # and the port is free again
+        pass
+
+
+def test_a_port_in_use_is_an_error_with_cause_and_cure(metrics: Metrics, free_port: int) -> None:
+    with served(metrics, free_port), pytest.raises(SettingsError) as problem:  # noqa: SIM117
+        with served(Metrics(), free_port):
+            pass
+    assert problem.value.cause == (
+        f"metrics cannot be served at port {free_port}: address already in use"
+    )
+    assert problem.value.hint
+    assert problem.value.exit_code == 2
+
+
+# The documentation, and the dashboard
+
+
+def samples(registry: CollectorRegistry) -> dict[str, set[str]]:
+    """By the name of each sample its labels, without that of a histogram's bounds."""
+    return {
+        sample.name: {label for label in sample.labels if label != "le"}
+        for family in registry.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def test_the_table_of_metrics_is_complete(metrics: Metrics) -> None:
+    made = {}
+    for family in metrics.registry.collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = {label for sample in family.samples for label in sample.labels if label != "le"}
+        made[family.name + suffix] = (family.type, labels)
+    documented = {
+        name: (kind, set(re.findall(r"\w+", labels)))
+        for name, kind, _, labels, _ in table(
+            OPERATIONS, "metric", "type", "unit", "labels", "meaning"
+        )
+    }
+    assert documented == made
+
+
+PANELS: list[dict[str, Any]] = [
+    panel for panel in BOARD["panels"] for panel in [panel, *panel.get("panels", [])]
+]
+QUERIES: list[str] = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
+CHOICES = [v["query"]["query"] for v in BOARD["templating"]["list"] if v["type"] == "query"]
+OF_PROMETHEUS = {"instance", "job"}  # labels that every scrape has
+
+
+def labels_in(query: str) -> Iterator[str]:
+    for group in re.findall(r"\{([^}]*)\}", query):
+        yield from re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", group)
+    for group in re.findall(r"\b(?:by|on|without)\s*\(([^)]*)\)", query):
+        yield from (label.strip() for label in group.split(",") if label.strip())
+
+
+@pytest.mark.parametrize("query", [*QUERIES, *CHOICES])
+def test_a_query_of_the_dashboard_names_what_there_is(query: str, metrics: Metrics) -> None:
+    known = samples(metrics.registry)
+    named = set(re.findall(r"\b(?:embedding|process|python)_\w+", query))
+    assert named
+    assert named <= known.keys()
+    of_these = set().union(*(known[name] for name in named))
+    assert set(labels_in(query)) <= of_these | OF_PROMETHEUS | {"le"}
+    assert query.count("(") == query.count(")")
+
+
+def test_every_metric_is_on_the_dashboard(metrics: Metrics) -> None:
+    shown = " ".join(QUERIES)
+    for family in metrics.registry.collect():
+        assert family.name in shown
+
+
+def test_the_panels_of_the_dashboard_have_their_own_number_and_place() -> None:
+    numbers = [panel["id"] for panel in PANELS]
+    assert len(set(numbers)) == len(numbers)
+    places = [panel["gridPos"] for panel in PANELS]
+    for place in places:
+        assert place["x"] + place["w"] <= 24
+    for a, b in combinations(places, 2):
+        apart = (
+            a["x"] + a["w"] <= b["x"]
+            or b["x"] + b["w"] <= a["x"]
+            or a["y"] + a["h"] <= b["y"]
+            or b["y"] + b["h"] <= a["y"]
+        )
+        assert apart, (a, b)
+
+
+def test_the_dashboard_asks_for_its_source_of_data() -> None:
+    [source] = [v for v in BOARD["templating"]["list"] if v["type"] == "datasource"]
+    wanted = {"type": "prometheus", "uid": "${" + source["name"] + "}"}
+    for panel in PANELS:
+        if panel["type"] != "row":
+            assert panel["datasource"] == wanted
+            assert all(target["datasource"] == wanted for target in panel["targets"])

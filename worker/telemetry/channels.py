@@ -1,0 +1,187 @@
+"""The ways by which people are told of an event: a command, and an address that takes JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from tempfile import TemporaryFile
+from threading import Event
+from typing import IO, Any, Protocol
+
+import httpx
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from worker.settings import Settings
+
+COMMAND_TIMEOUT = 30.0  # seconds
+ANSWER_TIMEOUT = 10.0  # seconds
+TRIES = 5
+FIRST_WAIT = 2.0  # seconds at most, until the second try; the waits double
+MOST_OUTPUT = 300  # characters of what a command said last
+
+# A command is somebody else's program: our keys are not for it, nor is our line to systemd.
+_OURS_ALONE = {setting.name.upper() for setting in fields(Settings) if not setting.repr} | {
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What people are told: an event with its fields, as a sentence, by whom and when (UTC)."""
+
+    text: str
+    event: str
+    fields: Mapping[str, object]
+    worker: str
+    time: str
+
+    def as_json(self, text: str | None = None) -> bytes:
+        """As one document, with another `text` if one is given."""
+        document = asdict(self) | ({"text": text} if text else {})
+        return json.dumps(document, ensure_ascii=False, default=str).encode()
+
+
+class NotDelivered(Exception):
+    """Why people could not be told, in words without secrets."""
+
+
+class _MayWorkLater(NotDelivered):
+    """The same may be taken in a moment."""
+
+
+class Channel(Protocol):
+    """A way to tell people. Used by one thread, apart from `abandon`."""
+
+    name: str
+
+    def deliver(self, notice: Notice) -> None:
+        """Raises NotDelivered."""
+
+    def abandon(self) -> None:
+        """End what is under way, and try nothing again."""
+
+
+class Command:
+    """Runs `command` by the shell, once a notice, with the notice as a line of JSON on its stdin.
+
+    It has COMMAND_TIMEOUT seconds, and none of our secrets in its environment. Of what it prints,
+    the end is told if it fails.
+    """
+
+    name = "command"
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def deliver(self, notice: Notice) -> None:
+        with TemporaryFile() as output, self._started(output) as process:
+            self._process = process
+            try:
+                process.communicate(notice.as_json() + b"\n", COMMAND_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.abandon()
+                raise NotDelivered(f"it did not end within {COMMAND_TIMEOUT:.0f} s") from None
+            if process.returncode:
+                raise NotDelivered(f"exit code {process.returncode}: {_last_words(output)}")
+
+    def _started(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            shell=True,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if name not in _OURS_ALONE},
+            start_new_session=True,  # a group of its own: Ctrl-C is not for it, and it ends as one
+        )
+
+    def abandon(self) -> None:
+        if self._process and self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class Webhook:
+    """Posts each notice to `url`, as JSON whose `text` is what Slack shows.
+
+    Tries TRIES times where that may help. The address is a secret: no cause repeats it, and no
+    redirect leads elsewhere.
+    """
+
+    name = "webhook"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._abandoned = Event()
+
+    def deliver(self, notice: Notice) -> None:
+        body = notice.as_json(_as_slack_text(notice.text))
+        retrying = Retrying(
+            retry=retry_if_exception_type(_MayWorkLater),
+            wait=wait_random_exponential(FIRST_WAIT),
+            stop=stop_after_attempt(TRIES) | stop_when_event_set(self._abandoned),
+            sleep=sleep_using_event(self._abandoned),
+            reraise=True,
+        )
+        retrying(self._post, body)
+
+    def abandon(self) -> None:
+        self._abandoned.set()
+
+    def _post(self, body: bytes) -> None:
+        try:
+            with httpx.stream(  # so that an answer without end is not read
+                "POST",
+                self._url,
+                content=body,
+                headers={"content-type": "application/json"},
+                timeout=ANSWER_TIMEOUT,
+                follow_redirects=False,
+            ) as response:
+                status = response.status_code
+        except httpx.TimeoutException:
+            raise _MayWorkLater(f"no answer within {ANSWER_TIMEOUT:.0f} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as problem:
+            # by its class alone: its words may repeat the address
+            raise _MayWorkLater(f"it cannot be reached ({type(problem).__name__})") from None
+        if status in (408, 429) or status >= 500:
+            raise _MayWorkLater(f"it answered with status {status}")
+        if not 200 <= status < 300:
+            raise NotDelivered(f"it answered with status {status}")
+
+
+def channels_of(webhook_url: str | None, command: str | None) -> list[Channel]:
+    """Those that are wanted."""
+    channels: list[Channel] = []
+    if command:
+        channels.append(Command(command))
+    if webhook_url:
+        channels.append(Webhook(webhook_url))
+    return channels
+
+
+def _as_slack_text(text: str) -> str:
+    """Nobody's words are to become a link or to call the whole channel."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _last_words(output: IO[Any]) -> str:
+    """The end of what was written into a file."""
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(size - 4 * MOST_OUTPUT, 0))
+    return " ".join(output.read().decode(errors="replace").split())[-MOST_OUTPUT:] or "no output"

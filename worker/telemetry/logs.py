@@ -1,0 +1,82 @@
+"""The log: one line for each event, for people or for machines.
+
+Written by hand, since there is one place where lines are made and one where they go: what a library
+for structured logs adds (processors, bound contexts, a road for the lines of others) has no use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from threading import Lock
+from typing import TextIO
+
+from worker.engine.events import EVENTS, Level
+from worker.engine.progress import Tally
+from worker.settings import Settings
+
+_RANK: Mapping[str, int] = {"debug": 0, "info": 1, "warning": 2}
+_COLOR: Mapping[Level, str] = {"debug": "2", "info": "36", "warning": "33"}
+
+
+class Log:
+    """A Progress that writes each event from `level` on to `stream`. Any thread may call it.
+
+    Lines of `format` json are `{"time", "level", "event", …}` with the fields of the event; those
+    of console read `time level event key=value …`. Times are UTC, in ISO 8601.
+    """
+
+    def __init__(self, stream: TextIO, format: str, level: str, *, color: bool = False) -> None:
+        self._stream = stream
+        self._is_json = format == "json"
+        self._least = _RANK[level]
+        self._color = color
+        self._lock = Lock()
+
+    @classmethod
+    def of(cls, settings: Settings, stream: TextIO) -> Log:
+        """As the settings want it; in colour on a terminal, unless NO_COLOR is set."""
+        color = stream.isatty() and not os.environ.get("NO_COLOR")
+        return cls(stream, settings.worker_log_format, settings.worker_log_level, color=color)
+
+    def update(self, tally: Tally) -> None:
+        pass
+
+    def pulse(self) -> None:
+        pass
+
+    def event(self, name: str, **fields: object) -> None:
+        level = EVENTS[name][0]
+        if _RANK[level] < self._least:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = (self._as_json if self._is_json else self._as_text)(now, level, name, fields)
+        with self._lock:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def _as_json(self, now: str, level: Level, name: str, fields: Mapping[str, object]) -> str:
+        rounded = {key: _rounded(value) for key, value in fields.items()}
+        document = {"time": now, "level": level, "event": name, **rounded}
+        return json.dumps(document, ensure_ascii=False, default=str)
+
+    def _as_text(self, now: str, level: Level, name: str, fields: Mapping[str, object]) -> str:
+        pairs = [f"{key}={_as_word(_rounded(value))}" for key, value in fields.items()]
+        shown = f"\033[{_COLOR[level]}m{level:7}\033[0m" if self._color else f"{level:7}"
+        return " ".join([now, shown, name, *pairs])
+
+
+def _rounded(value: object) -> object:
+    """To a thousandth: what is below that is noise in a log."""
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _as_word(value: object) -> str:
+    """A value without spaces, or in quotes as JSON has them; a dash for None."""
+    if value is None:
+        return "-"
+    word = str(value)
+    is_plain = word.isprintable() and not set(' "=') & set(word) and word not in ("", "-")
+    return word if is_plain else json.dumps(word, ensure_ascii=not word.isprintable())

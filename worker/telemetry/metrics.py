@@ -1,0 +1,163 @@
+"""Metrics for Prometheus. A scrape reads what the run told last, and asks the database nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+
+import worker
+from worker.engine.gear import Gear
+from worker.engine.progress import Tally
+from worker.errors import SettingsError
+from worker.host import resident_mb
+from worker.queue import WorkerState
+
+# Whoever scrapes is on another machine, or in another container: an address of this one would serve
+# nobody. What is served holds no text and no secret.
+EVERY_ADDRESS = "0.0.0.0"
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+"""Bounds for the time of a batch: from that of a local model to many tries of one request."""
+
+OUTCOMES = ("completed", "unchanged", "skipped", "dropped", "failed", "stale", "released")
+STATES = get_args(WorkerState)
+GEARS = get_args(Gear)
+
+
+class Metrics:
+    """A Progress that keeps count for Prometheus in `registry`, of one process.
+
+    The counters go on where one run ends and another begins.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._tally: Tally | None = None
+        self._counted: dict[Counter, float] = {}
+        self._make_counters()
+        self._make_gauges()
+        self._events: dict[str, Callable[[dict[str, Any]], None]] = {
+            "worker_started": self._started,
+            "batch_done": lambda of: self._batches.labels(of["model"]).observe(of["seconds"]),
+            "minute_passed": self._minute_passed,
+            "state_changed": lambda of: _turn(self._state, of["state"], STATES),
+            "gear_changed": lambda of: _turn(self._gear, of["gear"], GEARS),
+            "database_lost": self._lost,
+            "database_back": self._back,
+            "provider_stopped": lambda of: self._providers.labels(of["provider"]).set(0),
+            "provider_back": lambda of: self._providers.labels(of["provider"]).set(1),
+        }
+
+    def _make_counters(self) -> None:
+        self._jobs = self._counter("jobs", "Jobs that were taken up, by outcome", "outcome")
+        for outcome in OUTCOMES:
+            self._jobs.labels(outcome)
+        self._cached = self._counter("cached_texts", "Texts whose vector was in the cache")
+        self._requests = self._counter("requests", "Requests to a model", "model")
+        self._tokens = self._counter("tokens", "Tokens that a model has read", "model")
+        self._cost = self._counter("cost_usd", "Cost in US dollars, where it is known", "model")
+        self._outages = self._counter("database_outages", "Times the database was lost")
+        self._outage = self._counter("database_outage_seconds", "Time without the database")
+        self._batches = Histogram(
+            _full("batch_duration_seconds"),
+            "Time until a model has answered for a batch, with all tries",
+            ["model"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+
+    def _make_gauges(self) -> None:
+        self._info = Info("embedding_worker", "Who this is", registry=self.registry)
+        self._state = self._gauge("state", "1 for what the worker does", "state")
+        self._gear = self._gauge("gear", "1 for how hard it goes at it", "gear")
+        _turn(self._state, "working", STATES)
+        _turn(self._gear, "full", GEARS)
+        self._pending = self._gauge("pending_jobs", "Jobs that wait, NaN if that is not known")
+        self._pending.set(float("nan"))
+        self._database = self._gauge("database_up", "1 if the database answers, else 0")
+        self._database.set(1)
+        self._providers = self._gauge("provider_up", "1 if it can be used, else 0", "provider")
+        memory = self._gauge("resident_memory_bytes", "Memory of the process that is in RAM")
+        memory.set_function(lambda: resident_mb() * 2**20)
+
+    def update(self, tally: Tally) -> None:
+        if tally is not self._tally:
+            self._tally, self._counted = tally, {}
+        for outcome in OUTCOMES:
+            self._count(self._jobs.labels(outcome), getattr(tally, outcome))
+        self._count(self._cached, tally.cached)
+        for model, spent in tally.models.items():
+            self._count(self._requests.labels(model), spent.requests)
+            if spent.tokens is not None:
+                self._count(self._tokens.labels(model), spent.tokens)
+            if spent.cost is not None:
+                self._count(self._cost.labels(model), spent.cost)
+
+    def pulse(self) -> None:
+        pass
+
+    def event(self, name: str, **fields: object) -> None:
+        if name in self._events:
+            self._events[name](fields)
+
+    def _count(self, counter: Counter, now: float) -> None:
+        """Add to a counter what has come since the tally was seen last."""
+        counter.inc(now - self._counted.get(counter, 0.0))
+        self._counted[counter] = now
+
+    def _started(self, fields: dict[str, Any]) -> None:
+        who = {name: str(fields[name]) for name in ("worker", "host", "pid", "model")}
+        self._info.info(who | {"version": worker.__version__})
+
+    def _minute_passed(self, fields: dict[str, Any]) -> None:
+        pending = fields["pending"]
+        self._pending.set(float("nan") if pending is None else pending)
+
+    def _lost(self, _: dict[str, Any]) -> None:
+        self._outages.inc()
+        self._database.set(0)
+
+    def _back(self, fields: dict[str, Any]) -> None:
+        self._outage.inc(fields["seconds"])
+        self._database.set(1)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(_full(name), meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(_full(name), meaning, labels, registry=self.registry)
+
+
+@contextmanager
+def served(metrics: Metrics, port: int) -> Iterator[None]:
+    """Metrics at http://…:`port`/metrics, on every address of this machine, from a thread beside.
+
+    Raises SettingsError if the port cannot be had.
+    """
+    try:
+        server, thread = start_http_server(port, EVERY_ADDRESS, metrics.registry)
+    except OSError as problem:
+        raise SettingsError(
+            f"metrics cannot be served at port {port}: {(problem.strerror or 'refused').lower()}",
+            "Give another with --metrics-port or WORKER_METRICS_PORT; each worker of a machine"
+            " needs its own.",
+        ) from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _full(name: str) -> str:
+    return f"embedding_worker_{name}"
+
+
+def _turn(switch: Gauge, to: str, positions: Sequence[str]) -> None:
+    """Set the series of one position to 1, and those of all others to 0."""
+    for position in positions:
+        switch.labels(position).set(position == to)

@@ -1,0 +1,77 @@
+"""What no single step of a run tells: how its minutes went, and how much has failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from worker.engine.progress import Tally
+from worker.errors import WorkerError
+from worker.host import resident_mb
+from worker.queue import OperatorQueue
+
+MINUTE = 60.0  # seconds
+
+Tell = Callable[..., None]
+"""`Progress.event`."""
+
+
+class EveryMinute:
+    """A Progress that tells once a minute what was done in it; of one at rest, nothing."""
+
+    def __init__(self, queue: OperatorQueue, tell: Tell) -> None:
+        self._queue = queue
+        self._tell = tell
+        self._tally = Tally()
+        self._before = (0, 0)
+        self._began = time.monotonic()
+
+    def update(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def pulse(self) -> None:
+        now = time.monotonic()
+        if now - self._began < MINUTE:
+            return
+        completed, failed = self._tally.completed, self._tally.failed
+        if (completed, failed) != self._before:
+            done = completed - self._before[0]
+            self._tell(
+                "minute_passed",
+                completed=done,
+                failed=failed - self._before[1],
+                rows_per_second=done / (now - self._began),
+                pending=self._pending(),
+                rss_mb=resident_mb(),
+            )
+        self._began, self._before = now, (completed, failed)
+
+    def event(self, name: str, **fields: object) -> None:
+        pass
+
+    def _pending(self) -> int | None:
+        try:
+            return self._queue.progress().pending
+        except WorkerError:  # the run waits for the database by itself
+            return None
+
+
+class Failures:
+    """A Progress that tells each time another `threshold` jobs have failed in this run."""
+
+    def __init__(self, threshold: int, tell: Tell) -> None:
+        self._threshold = threshold
+        self._tell = tell
+        self._told = 0
+
+    def update(self, tally: Tally) -> None:
+        times = tally.failed // self._threshold
+        if times > self._told:
+            self._told = times
+            self._tell("failures_exceeded", failed=tally.failed, threshold=self._threshold)
+
+    def pulse(self) -> None:
+        pass
+
+    def event(self, name: str, **fields: object) -> None:
+        pass
