@@ -384,7 +384,6 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "diagnose_embeddings",
         "embedding_due",
         "embedding_database_load",
-        "embedding_due",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",
