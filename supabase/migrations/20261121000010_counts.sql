@@ -58,7 +58,8 @@ begin
 end $$;
 
 -- Writes down what a statement has changed, if that is anything. The writer of every thousandth row folds those
--- of this thousand and of the one before, some of which were not committed then.
+-- of this thousand and of the one before, some of which were not committed then. An edit of one row comes here
+-- twice (on conflict do update), and many such edits make a statement: hence the shortest way for each case.
 create function public.embedding_count_jobs()
 returns trigger
 language plpgsql
@@ -67,51 +68,43 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
 declare
-    fold_at constant integer := 1000; -- rows
-    full_up bigint;
+    fold_at constant bigint := 1000; -- rows
+    sign constant integer := case tg_op when 'DELETE' then -1 else 1 end;
 begin
-    if to_regclass('public.embedding_counts') is null or to_regproc('public.embedding_fold_counts') is null then
-        return null; -- somebody dropped them by hand
+    if to_regclass('public.embedding_counts') is null then
+        return null; -- somebody dropped it by hand
     elsif tg_op = 'TRUNCATE' then
         truncate public.embedding_counts;
         return null;
+    elsif not exists (select from jobs) then
+        return null;
     elsif tg_op = 'UPDATE' then
-        with counted as (
-            insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
-            select moved.target_id,
-                   coalesce(sum(moved.change) filter (where moved.status = 'pending'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'processing'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'completed'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'failed'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'skipped'), 0)
-              from (select job.target_id, job.status, sum(job.change) as change
-                      from (select target_id, status, 1 as change from jobs_after
-                            union all
-                            select target_id, status, -1 from jobs) as job
-                     group by job.target_id, job.status) as moved
-             where moved.change <> 0
-             group by moved.target_id
-            returning id
-        )
-        select max(id) into full_up from counted where id % fold_at = 0;
+        insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
+        select moved.target_id, moved.pending, moved.processing, moved.completed, moved.failed, moved.skipped
+          from (select job.target_id,
+                       sum(case job.status when 'pending' then job.change else 0 end) as pending,
+                       sum(case job.status when 'processing' then job.change else 0 end) as processing,
+                       sum(case job.status when 'completed' then job.change else 0 end) as completed,
+                       sum(case job.status when 'failed' then job.change else 0 end) as failed,
+                       sum(case job.status when 'skipped' then job.change else 0 end) as skipped
+                  from (select target_id, status, 1 as change from jobs_after
+                        union all
+                        select target_id, status, -1 from jobs) as job
+                 group by job.target_id) as moved
+         where (moved.pending, moved.processing, moved.completed, moved.failed, moved.skipped) <> (0, 0, 0, 0, 0);
     else
-        with counted as (
-            insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
-            select job.target_id,
-                   sign * count(*) filter (where job.status = 'pending'),
-                   sign * count(*) filter (where job.status = 'processing'),
-                   sign * count(*) filter (where job.status = 'completed'),
-                   sign * count(*) filter (where job.status = 'failed'),
-                   sign * count(*) filter (where job.status = 'skipped')
-              from jobs as job
-             cross join (select case tg_op when 'DELETE' then -1 else 1 end) as direction (sign)
-             group by job.target_id, sign
-            returning id
-        )
-        select max(id) into full_up from counted where id % fold_at = 0;
+        insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
+        select job.target_id,
+               sign * count(*) filter (where job.status = 'pending'),
+               sign * count(*) filter (where job.status = 'processing'),
+               sign * count(*) filter (where job.status = 'completed'),
+               sign * count(*) filter (where job.status = 'failed'),
+               sign * count(*) filter (where job.status = 'skipped')
+          from jobs as job
+         group by job.target_id;
     end if;
-    if full_up is not null then
-        perform public.embedding_fold_counts(full_up - 2 * fold_at);
+    if found and currval('public.embedding_counts_id_seq') % fold_at = 0 then
+        perform public.embedding_fold_counts(currval('public.embedding_counts_id_seq') - 2 * fold_at);
     end if;
     return null;
 end $$;

@@ -187,6 +187,11 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "delete from embedding_usage",
     "delete from embedding_providers",
     "delete from embedding_announcements",
+    "insert into embedding_counts (target_id, pending, processing, completed, failed, skipped)"
+    " values (1, 1, 0, 0, 0, 0)",
+    "delete from embedding_counts",
+    "select embedding_fold_counts()",
+    "select recount_embeddings()",
     "select * from embedding_cache",
     "delete from embedding_cache",
     "select nextval('embedding_cache_kib')",
@@ -234,7 +239,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
-                "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
+                "   and relname !~ '^embedding_(usage|providers|counts|control|progress|announcements)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -318,6 +323,7 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         for name in (
             "embedding_announcements",
             "embedding_control",
+            "embedding_counts",
             "embedding_failures",
             "embedding_progress",
             "embedding_providers",
@@ -375,6 +381,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "control_embeddings",
         "count_due_embeddings",
         "diagnose_embeddings",
+        "embedding_due",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",
@@ -530,6 +537,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_announcements", True),
         ("embedding_cache", True),
         ("embedding_control", True),
+        ("embedding_counts", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),
