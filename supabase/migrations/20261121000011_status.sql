@@ -25,10 +25,10 @@ $$;
 
 -- The rows of a target that should have a vector or be skipped: those its filter lets through. Counted where
 -- the table is small, and else by the planner, from the statistics of the last ANALYZE and the size of today.
--- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
+-- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises). Not declared
+-- stable, because EXPLAIN would not be allowed.
 create function public.embedding_row_count(target_id integer, out rows bigint, out exact boolean)
 language plpgsql
-stable
 security definer
 set search_path = '', pg_temp
 set row_security = off

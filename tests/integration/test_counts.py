@@ -23,8 +23,10 @@ COUNTED: LiteralString = f"""
 
 THERE: LiteralString = """
     select table_name, count(*) filter (where status = 'pending'),
-           count(*) filter (where status = 'processing'), count(*) filter (where status = 'completed'),
-           count(*) filter (where status = 'failed'), count(*) filter (where status = 'skipped')
+           count(*) filter (where status = 'processing'),
+           count(*) filter (where status = 'completed'),
+           count(*) filter (where status = 'failed'),
+           count(*) filter (where status = 'skipped')
       from embedding_queue group by 1 order by 1"""
 
 
@@ -41,9 +43,10 @@ def log_rows(db: Database) -> int:
 
 def test_the_counts_follow_a_job_through_its_life(docs: Database, queue: OperatorQueue) -> None:
     assert counted(docs) == []
-    docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 20) i")
+    docs.execute(
+        "insert into docs select i, nullif('text ' || i, 'text 1') from generate_series(1, 20) i"
+    )
     assert counted(docs) == [("docs", 20, 0, 0, 0, 0)]
-    docs.execute("update docs set body = null where id = 1")
     embed(queue, claim(queue, 5))
     assert counted(docs) == [("docs", 15, 0, 4, 0, 1)]
     queue.fail(claim(queue, 3), "rejected", "too long")
@@ -147,14 +150,9 @@ def test_a_writer_under_an_old_snapshot_does_not_fold_and_does_not_fail(
 
 
 @pytest.fixture
-def other(docs: Database, direct_url: str) -> Iterator[Database]:
-    with psycopg.connect(direct_url, autocommit=True) as connection:
+def other(docs: Database) -> Iterator[Database]:
+    with psycopg.connect(docs.info.dsn, autocommit=True, prepare_threshold=None) as connection:
         yield connection
-
-
-@pytest.fixture
-def direct_url(docs: Database) -> str:
-    return docs.info.dsn
 
 
 def test_two_that_fold_at_once_lose_nothing_and_wait_for_nobody(
@@ -178,10 +176,11 @@ def test_workers_and_writers_at_once_leave_exact_counts(docs: Database, database
     def work(number: int) -> None:
         with PostgresQueue(database_url, f"tests-{number}") as queue:
             for _ in range(10):
-                embed(queue, claim(queue, 7))
+                if jobs := claim(queue, 7):
+                    embed(queue, jobs)
 
     def write(number: int) -> None:
-        with psycopg.connect(database_url, autocommit=True) as connection:
+        with psycopg.connect(database_url, autocommit=True, prepare_threshold=None) as connection:
             for i in range(60):
                 connection.execute("insert into docs values (%s, 'text')", [number * 1000 + i])
                 connection.execute("select embedding_fold_counts()")
@@ -231,10 +230,10 @@ def test_writes_go_on_without_the_table_of_counts(docs: Database) -> None:
 def test_the_rows_of_a_large_table_are_estimated(docs: Database, queue: OperatorQueue) -> None:
     docs.execute("alter table docs disable trigger user")
     docs.execute("alter table docs alter body set storage plain")
-    docs.execute("insert into docs select i, repeat('x', 3000) from generate_series(1, 5000) i")
+    docs.execute("insert into docs select i, repeat('x', 3000) from generate_series(1, 1500) i")
     [found] = queue.status()
-    assert (found.rows, found.rows_exact) == (5000, True)
-    docs.execute("insert into docs select i, repeat('x', 3000) from generate_series(5001, 9000) i")
+    assert (found.rows, found.rows_exact) == (1500, True)
+    docs.execute("insert into docs select i, repeat('x', 3000) from generate_series(1501, 9000) i")
     docs.execute("analyze docs")
     [found] = queue.status()
     assert (found.rows, found.rows_exact) == (9000, False)
