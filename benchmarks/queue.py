@@ -18,7 +18,16 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.crew import crew
-from benchmarks.database import NARROW, TEXTS, WIDE, Connection, Database, Server, value
+from benchmarks.database import (
+    FILLED_AT_ONCE,
+    NARROW,
+    TEXTS,
+    WIDE,
+    Connection,
+    Database,
+    Server,
+    value,
+)
 from benchmarks.report import Figure
 from benchmarks.statements import insert_texts, statements, write_all_vectors
 from benchmarks.work import (
@@ -51,6 +60,7 @@ class Size:
     single_rows: int = 2_000  # with a transaction each
     short_queue: int = 10_000
     long_queue: int = 1_000_000  # pending, and as many completed
+    jobs: int = 5_000_000  # of every status
     small_run: int = 10_000
     large_run: int = 100_000
     claims: int = 30
@@ -70,6 +80,7 @@ QUICK = Size(
     single_rows=100,
     short_queue=1_000,
     long_queue=10_000,
+    jobs=50_000,
     small_run=500,
     large_run=2_000,
     claims=5,
@@ -224,6 +235,66 @@ def claim_milliseconds(queue: PostgresQueue, times: int) -> Samples:
             raise RuntimeError(f"{len(jobs)} jobs were claimed, not {BATCH}")
         queue.release(jobs)
     return samples
+
+
+# -- status: how long an operator waits for the views
+
+
+COUNTED = (
+    "select target_id, status, count(*), count(*) filter (where available_at <= now())"
+    " from public.embedding_queue group by target_id, status"
+)
+"""What the views say, by counting."""
+
+VIEWS_TAKE_AT_MOST = 50.0  # milliseconds
+
+FAILED_AMONG = 50
+"""One job of so many failed."""
+
+
+def status(server: Server, size: Size) -> Iterator[Figure]:
+    """Milliseconds of the views over a long queue, against counting it."""
+    with server.database(TINY) as database, database.connect() as connection:
+        make_every_status(database, connection, size.jobs)
+        for view in ("embedding_status", "embedding_progress", "embedding_failures"):
+            counting, reading = alternate(
+                size.close_repetitions,
+                partial(query_milliseconds, connection, COUNTED),
+                partial(query_milliseconds, connection, f"select * from public.{view}"),
+            )
+            what = f"status: {view}, {size.jobs:,} jobs"
+            yield Figure(what=f"{what}, counted", unit="ms", limits=counting, samples=reading)
+            yield Figure(what=what, unit="ms", samples=reading, at_most=VIEWS_TAKE_AT_MOST)
+
+
+def make_every_status(database: Database, connection: Connection, jobs: int) -> None:
+    """Put rows into `docs` and jobs beside them, most of which are completed or pending."""
+    connection.execute("alter table docs disable trigger user")
+    for first in range(0, jobs, FILLED_AT_ONCE):
+        ids = [first, min(first + FILLED_AT_ONCE, jobs) - 1]
+        connection.execute(
+            "insert into docs (id, body) select i, 'text' from generate_series(%s::bigint, %s) i",
+            ids,
+        )
+        connection.execute(
+            "insert into public.embedding_queue (target_id, table_name, record_id,"
+            "   embedding_column, status, error_class, error_message)"
+            " select target.id, target.table_name, i, target.embedding_column, state,"
+            "        case state when 'failed' then 'rejected' end,"
+            "        case state when 'failed' then 'too long: ' || i end"
+            "   from public.embedding_targets as target, generate_series(%s::bigint, %s) as i,"
+            f"       lateral (select case when i %% {FAILED_AMONG} = 0 then 'failed'"
+            "                             when i %% 2 = 0 then 'completed' else 'pending' end"
+            "       ) as job (state)",
+            ids,
+        )
+    database.tidy()
+
+
+def query_milliseconds(connection: Connection, query: str) -> float:
+    begun = time.perf_counter()
+    connection.execute(query).fetchall()
+    return (time.perf_counter() - begun) * 1000
 
 
 # -- wal: what is written, which no noise of the machine touches
@@ -387,6 +458,7 @@ GROUPS: Mapping[str, Group] = {
     "cycle": cycle,
     "triggers": triggers,
     "claims": claims,
+    "status": status,
     "wal": wal,
     "memory": memory,
     "prepared": prepared,

@@ -24,30 +24,31 @@ as $$
 $$;
 
 -- The rows of a target that should have a vector or be skipped: those its filter lets through. Counted where
--- the table is small, and else by the planner, from the statistics of the last ANALYZE and the size of today.
--- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises). Not declared
--- stable, because EXPLAIN would not be allowed.
-create function public.embedding_row_count(target_id integer, out rows bigint, out exact boolean)
+-- the table is small, and else by the planner, from the statistics of the last ANALYZE and the size of today; then
+-- they are no fewer than there are `jobs`, of which each has a row. Null if they cannot be counted (the table or a
+-- column of the filter is gone, the filter raises). Not declared stable: EXPLAIN would not be allowed.
+create function public.embedding_row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
 language plpgsql
 security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
 declare
-    small constant bigint := 16 * 1024 * 1024; -- bytes: to count them takes 10 ms, and to read them first 20
+    small constant bigint := 16 * 1024 * 1024; -- bytes: the quarter of a million rows that they hold at most are counted in 8 ms
     target public.embedding_targets;
     plan json;
 begin
     select * into target from public.embedding_targets as watched where watched.id = target_id;
-    exact := coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(target.relation::regclass) as part),
-                      pg_relation_size(target.relation::regclass)) <= small;
+    exact := small >= coalesce(
+        (select sum(pg_relation_size(part.relid)) from pg_partition_tree(target.relation::regclass) as part),
+        pg_relation_size(target.relation::regclass)); -- which is no tree
     if exact then
         execute format('select count(*) from %s where %s', target.relation, coalesce(target.filter, 'true'))
            into rows;
     else
         execute format('explain (format json) select from %s where %s', target.relation, coalesce(target.filter, 'true'))
            into plan;
-        rows := plan -> 0 -> 'Plan' ->> 'Plan Rows';
+        rows := greatest((plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint, jobs);
     end if;
 exception
     when others then -- whatever a filter raises, it must not hide the other targets
@@ -171,7 +172,8 @@ select target.table_name,
               coalesce(sum(counts.skipped), 0)::bigint as skipped
          from public.embedding_counts as counts
         where counts.target_id = target.id) as job
- cross join lateral public.embedding_row_count(target.id) as counted
+ cross join lateral public.embedding_row_count(
+                        target.id, job.pending + job.processing + job.completed + job.failed + job.skipped) as counted
  cross join lateral public.embedding_due(target.id, job.pending) as soon
  cross join lateral (select greatest(counted.rows - job.skipped, 0)) as wanted (vectors);
 
@@ -190,10 +192,16 @@ select target.table_name,
          where job.status = 'failed'
          group by job.target_id, job.error_class) as counted
   join public.embedding_targets as target on target.id = counted.target_id
- cross join lateral (
-       select job.error_message
-         from public.embedding_queue as job
-        where job.target_id = counted.target_id and job.status = 'failed'
-          and job.error_class is not distinct from counted.error_class
-        order by job.updated_at desc
-        limit 1) as latest;
+ cross join lateral ( -- in two halves, because an index knows no `is not distinct from`
+       (select job.error_message
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class = counted.error_class
+         order by job.updated_at desc
+         limit 1)
+       union all
+       (select job.error_message
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class is null
+           and counted.error_class is null
+         order by job.updated_at desc
+         limit 1)) as latest;
