@@ -106,7 +106,7 @@ def test_a_column_that_is_no_longer_watched_is_no_longer_counted(
     docs: Database, queue: OperatorQueue
 ) -> None:
     docs.execute("insert into docs values (1, 'one'), (2, 'two')")
-    queue.unwatch("docs", "embedding")
+    docs.execute("select unwatch_embeddings('docs', 'embedding')")
     docs.execute("select embedding_fold_counts()")
     assert log_rows(docs) == 0
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
