@@ -219,6 +219,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
         "enabled": True,
         "problem": None,
         "rows": 7,
+        "rows_exact": True,
         "pending": 1,
         "processing": 0,
         "completed": 3,
@@ -226,6 +227,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
         "skipped": 1,
         "coverage": 50.0,
         "due": 1,
+        "due_exact": True,
     }
     classes = {(failure["table_name"], failure["error_class"]) for failure in found["failures"]}
     assert classes == {("notes", "rejected"), ("notes", "too_long"), ("others", "rejected")}
