@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import api, queue
+from benchmarks import api, latency, queue
 from benchmarks.database import server
 from benchmarks.report import Figure, table, write_json
 
-SUITES = {"api": api, "queue": queue}
+SUITES = {"api": api, "latency": latency, "queue": queue}
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ create index embedding_queue_leased
     on public.embedding_queue (target_id, lease_expires_at)
     where status = 'processing';
 
--- How many failed of each class, and the latest of them.
+-- The latest that failed of each class.
 create index embedding_queue_failed
     on public.embedding_queue (target_id, error_class, updated_at)
     where status = 'failed';

@@ -13,7 +13,7 @@
 create type public.embedding_claimed_job as (
     id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
     content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
-    alone boolean, truncate boolean
+    alone boolean, truncate boolean, waited double precision
 );
 
 -- A regular expression for a character that is no white space: what Unicode calls so, whatever the locale
@@ -51,7 +51,8 @@ begin
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id = any (ids) and job.unanswered >= target.max_attempts
     returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
-              null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false;
+              null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
+              null::double precision;
 
     update public.embedding_queue as job
        set status = 'processing', unanswered = job.unanswered + 1, worker = claimer,
@@ -62,7 +63,9 @@ begin
         with eq_read as materialized (
             select eq_job.*, eq_found.*, coalesce(eq_job.eq_given, eq_found.eq_text) as eq_content
               from (select id as eq_id, record_id as eq_record, content as eq_given, attempts as eq_attempts,
-                           unanswered as eq_unanswered, content_hash as eq_old_hash, model as eq_old_model
+                           unanswered as eq_unanswered, content_hash as eq_old_hash, model as eq_old_model,
+                           case when priority >= $8
+                                then extract(epoch from clock_timestamp() - available_at) end as eq_waited
                       from public.embedding_queue
                      where id = any ($1) and lease = $2) as eq_job
               left join lateral (
@@ -119,7 +122,7 @@ begin
         )
         select eq_id, $5, eq_status, %7$L, eq_record, %4$L,
                case when eq_status = 'processing' then eq_content end, eq_hash, $2, $3, $4, eq_attempts,
-               eq_unanswered > 1 and eq_unanswered >= $6, $7
+               eq_unanswered > 1 and eq_unanswered >= $6, $7, eq_waited::double precision
           from eq_settled
         $sql$,
         coalesce(target.filter, 'true'),
@@ -131,7 +134,7 @@ begin
         target.table_name,
         public.embedding_visible_character())
     using ids, fence, coalesce(target.model, default_model), target.dimensions, target.id,
-          target.max_attempts, target.on_too_long = 'truncate';
+          target.max_attempts, target.on_too_long = 'truncate', target.priority;
 end $$;
 
 -- The owners behind `after_owner` that have jobs of a target and a priority due, in order, at most so many,
@@ -280,7 +283,8 @@ begin
                        lease = null, lease_expires_at = null, worker = null, updated_at = now()
                  where job.id = one
                 returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column,
-                          null::text, null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false;
+                          null::text, null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
+                          null::double precision;
         end;
     end loop;
 end $$;
@@ -293,7 +297,8 @@ create sequence public.embedding_turn;
 --
 --   processing  handed out: embed `content`, then answer with its `id`, `lease` and `content_hash`;
 --               `alone`: with nothing else under way in this process; `truncate`: if it is too long,
---               as much of its beginning as the model takes
+--               as much of its beginning as the model takes; `waited`: for how many seconds it has been
+--               due, null for what comes below the priority of its target, as from a backfill
 --   completed   text and model are those of the stored vector: nothing to do
 --   skipped     nothing to embed: the vector is null
 --   dropped     the record is gone or has left the filter: so are its vector and its job

@@ -5,11 +5,12 @@
 -- Undo:  drop function public.recount_embeddings, public.embedding_fold_counts, public.embedding_count_jobs cascade;
 --        drop table public.embedding_counts;
 
--- The sum of all rows of a target is how many of its jobs there are. A statement that changes it adds a row;
--- many rows are folded into one every so often.
+-- The sum of all rows of a target is how many of its jobs there are, and that of a class how many of them failed so.
+-- A statement that changes it adds a row; many rows are folded into one every so often.
 create table public.embedding_counts (
     id bigint generated always as identity primary key,
     target_id integer not null,
+    error_class text,                              -- of the failed ones; null as well for all others
     pending bigint not null,
     processing bigint not null,
     completed bigint not null,
@@ -23,8 +24,8 @@ create table public.embedding_counts (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Folds the rows from `first_id` on into one for each target. It waits for nobody: rows that another is folding
--- are left to them, and so are those that are not committed yet.
+-- Folds the rows from `first_id` on into one for each target and class of failure. It waits for nobody: rows that
+-- another is folding are left to them, and so are those that are not committed yet.
 create function public.embedding_fold_counts(first_id bigint default 0)
 returns void
 language plpgsql
@@ -36,7 +37,7 @@ begin
     -- under a snapshot of its own a transaction cannot lock what others have folded since: that would raise
     if current_setting('transaction_isolation') <> 'read committed' then
         return;
-    elsif not (select count(*) > count(distinct counted.target_id)
+    elsif not (select count(*) > count(distinct (counted.target_id, counted.error_class))
                  from public.embedding_counts as counted where counted.id >= first_id) then
         return; -- they are folded
     end if;
@@ -48,18 +49,17 @@ begin
                       for update skip locked))
         returning counted.*
     )
-    insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
-    select folded.target_id, sum(folded.pending), sum(folded.processing), sum(folded.completed),
+    insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
+    select folded.target_id, folded.error_class, sum(folded.pending), sum(folded.processing), sum(folded.completed),
            sum(folded.failed), sum(folded.skipped)
       from folded
-     group by folded.target_id
+     group by folded.target_id, folded.error_class
     having (sum(folded.pending), sum(folded.processing), sum(folded.completed), sum(folded.failed), sum(folded.skipped))
            <> (0, 0, 0, 0, 0);
 end $$;
 
 -- Writes down what a statement has changed, if that is anything. The writer of every thousandth row folds those
--- of this thousand and of the one before, some of which were not committed then. An edit of one row comes here
--- twice (on conflict do update), and many such edits make a statement: hence the shortest way for each case.
+-- of this thousand and of the one before, some of which were not committed then.
 create function public.embedding_count_jobs()
 returns trigger
 language plpgsql
@@ -68,43 +68,56 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
 declare
-    fold_at constant bigint := 1000; -- rows
-    sign constant integer := case tg_op when 'DELETE' then -1 else 1 end;
+    fold_at constant integer := 1000; -- rows
+    full_up bigint;
 begin
-    if to_regclass('public.embedding_counts') is null then
-        return null; -- somebody dropped it by hand
+    if to_regclass('public.embedding_counts') is null or to_regproc('public.embedding_fold_counts') is null then
+        return null; -- somebody dropped them by hand
     elsif tg_op = 'TRUNCATE' then
         truncate public.embedding_counts;
         return null;
     elsif not exists (select from jobs) then
-        return null;
+        return null; -- an edit of one row comes here twice: on conflict do update
     elsif tg_op = 'UPDATE' then
-        insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
-        select moved.target_id, moved.pending, moved.processing, moved.completed, moved.failed, moved.skipped
-          from (select job.target_id,
-                       sum(case job.status when 'pending' then job.change else 0 end) as pending,
-                       sum(case job.status when 'processing' then job.change else 0 end) as processing,
-                       sum(case job.status when 'completed' then job.change else 0 end) as completed,
-                       sum(case job.status when 'failed' then job.change else 0 end) as failed,
-                       sum(case job.status when 'skipped' then job.change else 0 end) as skipped
-                  from (select target_id, status, 1 as change from jobs_after
-                        union all
-                        select target_id, status, -1 from jobs) as job
-                 group by job.target_id) as moved
-         where (moved.pending, moved.processing, moved.completed, moved.failed, moved.skipped) <> (0, 0, 0, 0, 0);
+        with counted as (
+            insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
+            select moved.target_id, moved.error_class,
+                   coalesce(sum(moved.change) filter (where moved.status = 'pending'), 0),
+                   coalesce(sum(moved.change) filter (where moved.status = 'processing'), 0),
+                   coalesce(sum(moved.change) filter (where moved.status = 'completed'), 0),
+                   coalesce(sum(moved.change) filter (where moved.status = 'failed'), 0),
+                   coalesce(sum(moved.change) filter (where moved.status = 'skipped'), 0)
+              from (select job.target_id, job.error_class, job.status, sum(job.change) as change
+                      from (select target_id, case status when 'failed' then error_class end as error_class, status,
+                                   1 as change
+                              from jobs_after
+                            union all
+                            select target_id, case status when 'failed' then error_class end, status, -1
+                              from jobs) as job
+                     group by job.target_id, job.error_class, job.status) as moved
+             where moved.change <> 0
+             group by moved.target_id, moved.error_class
+            returning id
+        )
+        select max(id) into full_up from counted where id % fold_at = 0;
     else
-        insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
-        select job.target_id,
-               sign * count(*) filter (where job.status = 'pending'),
-               sign * count(*) filter (where job.status = 'processing'),
-               sign * count(*) filter (where job.status = 'completed'),
-               sign * count(*) filter (where job.status = 'failed'),
-               sign * count(*) filter (where job.status = 'skipped')
-          from jobs as job
-         group by job.target_id;
+        with counted as (
+            insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
+            select job.target_id, case job.status when 'failed' then job.error_class end,
+                   sign * count(*) filter (where job.status = 'pending'),
+                   sign * count(*) filter (where job.status = 'processing'),
+                   sign * count(*) filter (where job.status = 'completed'),
+                   sign * count(*) filter (where job.status = 'failed'),
+                   sign * count(*) filter (where job.status = 'skipped')
+              from jobs as job
+             cross join (select case tg_op when 'DELETE' then -1 else 1 end) as direction (sign)
+             group by 1, 2, sign
+            returning id
+        )
+        select max(id) into full_up from counted where id % fold_at = 0;
     end if;
-    if found and currval('public.embedding_counts_id_seq') % fold_at = 0 then
-        perform public.embedding_fold_counts(currval('public.embedding_counts_id_seq') - 2 * fold_at);
+    if full_up is not null then
+        perform public.embedding_fold_counts(full_up - 2 * fold_at);
     end if;
     return null;
 end $$;
@@ -137,15 +150,16 @@ begin
     end if;
     lock table public.embedding_counts in share update exclusive mode; -- of two at once, the later sees the earlier
     with counted as materialized (
-        select job.target_id, job.status, count(*) as jobs
+        select job.target_id, case job.status when 'failed' then job.error_class end as error_class, job.status,
+               count(*) as jobs
           from public.embedding_queue as job
-         group by job.target_id, job.status
+         group by 1, 2, 3
     ), known as (
-        select counts.target_id, -counts.pending as pending, -counts.processing as processing,
+        select counts.target_id, counts.error_class, -counts.pending as pending, -counts.processing as processing,
                -counts.completed as completed, -counts.failed as failed, -counts.skipped as skipped
           from public.embedding_counts as counts
         union all
-        select counted.target_id,
+        select counted.target_id, counted.error_class,
                case counted.status when 'pending' then counted.jobs else 0 end,
                case counted.status when 'processing' then counted.jobs else 0 end,
                case counted.status when 'completed' then counted.jobs else 0 end,
@@ -153,11 +167,13 @@ begin
                case counted.status when 'skipped' then counted.jobs else 0 end
           from counted
     ), mended as (
-        insert into public.embedding_counts (target_id, pending, processing, completed, failed, skipped)
-        select known.target_id, sum(known.pending), sum(known.processing), sum(known.completed), sum(known.failed),
-               sum(known.skipped)
+        insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
+        select known.target_id, known.error_class, sum(known.pending), sum(known.processing), sum(known.completed),
+               sum(known.failed), sum(known.skipped)
           from known
-         group by known.target_id
+         group by known.target_id, known.error_class
+        having (sum(known.pending), sum(known.processing), sum(known.completed), sum(known.failed), sum(known.skipped))
+               <> (0, 0, 0, 0, 0)
     )
     select coalesce(sum(counted.jobs), 0) into jobs from counted;
     return jobs;

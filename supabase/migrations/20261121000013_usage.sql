@@ -2,7 +2,8 @@
 --        with the time and not with the texts, and so does the work of keeping it: heartbeats write it.
 -- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats want them,
 --        and all take them in the order of the models.
--- Undo:  drop view public.embedding_progress; drop function public.embedding_rate, public.embedding_count_usage; drop table public.embedding_usage;
+-- Undo:  drop view public.embedding_progress; drop function public.embedding_rate, public.embedding_count_usage,
+--        public.embedding_counts_since, public.embedding_counts_and; drop table public.embedding_usage;
 create table public.embedding_usage (
     minute timestamptz not null,
     model text not null,
@@ -12,8 +13,32 @@ create table public.embedding_usage (
     tokens bigint not null default 0,
     seconds double precision not null default 0,   -- that workers were at it, all together
     cost numeric,                                  -- US dollars; null: the price of some of it is not known
+    request_ms bigint[] not null default '{}',     -- histograms, see embedding_percentile: how long requests took …
+    lag_ms bigint[] not null default '{}',         -- … and jobs, from when they were due until they had their vector
     primary key (minute, model)
 );
+
+-- What has come to the counts of a histogram. One that says nothing, or less than before, adds nothing.
+create function public.embedding_counts_since(before bigint[], after bigint[])
+returns bigint[]
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select coalesce(array_agg(greatest(coalesce(pair.after, 0) - coalesce(pair.before, 0), 0) order by pair.place), '{}')
+      from unnest(before, after) with ordinality as pair (before, after, place);
+$$;
+
+-- The counts of two histograms together.
+create function public.embedding_counts_and(one bigint[], other bigint[])
+returns bigint[]
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select coalesce(array_agg(coalesce(pair.one, 0) + coalesce(pair.other, 0) order by pair.place), '{}')
+      from unnest(one, other) with ordinality as pair (one, other, place);
+$$;
 
 -- Adds to the running minute what a worker has done since it last spoke: the difference between what it
 -- said then and what it says now, both as totals since it started. Returns what is to be remembered: of
@@ -26,11 +51,11 @@ as $$
     with said as materialized (
         select * from jsonb_to_recordset(before) as entry (
             model text, completed bigint, failed bigint, requests bigint, tokens bigint,
-            seconds double precision, cost numeric)
+            seconds double precision, cost numeric, request_ms bigint[], lag_ms bigint[])
     ), says as materialized (
         select * from jsonb_to_recordset(after) as entry (
             model text, completed bigint, failed bigint, requests bigint, tokens bigint,
-            seconds double precision, cost numeric)
+            seconds double precision, cost numeric, request_ms bigint[], lag_ms bigint[])
     ), known as materialized (
         select model,
                greatest(said.completed, says.completed, 0) as completed,
@@ -38,7 +63,11 @@ as $$
                greatest(said.requests, says.requests, 0) as requests,
                greatest(said.tokens, says.tokens, 0) as tokens,
                greatest(said.seconds, says.seconds, 0) as seconds,
-               greatest(said.cost, says.cost) as cost
+               greatest(said.cost, says.cost) as cost,
+               public.embedding_counts_and(
+                   said.request_ms, public.embedding_counts_since(said.request_ms, says.request_ms)) as request_ms,
+               public.embedding_counts_and(
+                   said.lag_ms, public.embedding_counts_since(said.lag_ms, says.lag_ms)) as lag_ms
           from said full join says using (model)
     ), news as materialized (
         select model,
@@ -47,12 +76,15 @@ as $$
                known.requests - coalesce(said.requests, 0) as requests,
                known.tokens - coalesce(said.tokens, 0) as tokens,
                known.seconds - coalesce(said.seconds, 0) as seconds,
-               case when says.cost is not null then known.cost - coalesce(said.cost, 0) end as cost
+               case when says.cost is not null then known.cost - coalesce(said.cost, 0) end as cost,
+               public.embedding_counts_since(said.request_ms, says.request_ms) as request_ms,
+               public.embedding_counts_since(said.lag_ms, says.lag_ms) as lag_ms
           from known join says using (model) left join said using (model)
     ), counted as (
         insert into public.embedding_usage as counted
-               (minute, model, completed, failed, requests, tokens, seconds, cost)
-        select date_trunc('minute', now(), 'UTC'), model, completed, failed, requests, tokens, seconds, cost
+               (minute, model, completed, failed, requests, tokens, seconds, cost, request_ms, lag_ms)
+        select date_trunc('minute', now(), 'UTC'), model, completed, failed, requests, tokens, seconds, cost,
+               request_ms, lag_ms
           from news
          where completed > 0 or failed > 0 or requests > 0 or tokens > 0 or cost > 0
          order by model
@@ -62,7 +94,9 @@ as $$
                requests = counted.requests + excluded.requests,
                tokens = counted.tokens + excluded.tokens,
                seconds = counted.seconds + excluded.seconds,
-               cost = counted.cost + excluded.cost -- unknown if either is
+               cost = counted.cost + excluded.cost, -- unknown if either is
+               request_ms = public.embedding_counts_and(counted.request_ms, excluded.request_ms),
+               lag_ms = public.embedding_counts_and(counted.lag_ms, excluded.lag_ms)
     )
     select coalesce(jsonb_agg(to_jsonb(known) order by model), '[]') from known;
 $$;
@@ -81,10 +115,10 @@ as $$
      where counted.model = embedding_rate.model;
 $$;
 
--- How far all columns are together, and how fast: one row. `rows_per_second` of all workers, over the last whole
--- minutes of the present spell of work, five at most; null if nothing was done in them. `elapsed_seconds` since that
--- spell began: it ends with two minutes in which nothing was done. `eta_seconds` at that rate; null where there
--- is none, or something to do and nobody at it.
+-- How far all columns are together, and how fast: one row. `rows_per_second` is that of all workers, over the last
+-- five whole minutes of the present spell of work, without its first, which began somewhere in it; null before there
+-- is one. `elapsed_seconds` since that spell began; it ends with two minutes in which nothing was done. `eta_seconds`
+-- at that rate; null if there is none.
 create view public.embedding_progress
 with (security_invoker = true)
 as
@@ -96,18 +130,18 @@ with minutes as (
      group by counted.minute
 ), spell as (
     select max(minutes.minute) filter (where minutes.gap is null or minutes.gap > interval '2 minutes') as began,
-           max(minutes.minute) as latest
+           date_trunc('minute', now(), 'UTC') as this_minute
       from minutes
-), lately as (
-    select sum(minutes.jobs) as jobs,
-           extract(epoch from now() - greatest(spell.began, date_trunc('minute', now(), 'UTC') - interval '5 minutes')) as seconds
+    having max(minutes.minute) > now() - interval '3 minutes'
+), measured as (
+    select greatest(spell.began + interval '1 minute', spell.this_minute - interval '5 minutes') as since,
+           spell.this_minute as until
       from spell
-      join minutes on minutes.minute >= greatest(spell.began, date_trunc('minute', now(), 'UTC') - interval '5 minutes')
-     where spell.latest > now() - interval '3 minutes'
-     group by spell.began
 ), speed as (
-    select round(lately.jobs / nullif(lately.seconds, 0), 1)::float8 as rows_per_second
-      from lately where lately.seconds >= 10
+    select round(sum(minutes.jobs) / extract(epoch from measured.until - measured.since), 1)::float8 as rows_per_second
+      from measured join minutes on minutes.minute >= measured.since and minutes.minute < measured.until
+     where measured.since < measured.until
+     group by measured.since, measured.until
 ), queued as (
     select coalesce(sum(job.pending + job.processing), 0)::bigint as pending,
            coalesce(sum(soon.due), 0)::bigint as due,
@@ -124,10 +158,9 @@ select queued.pending,
        queued.due,
        queued.oldest_due,
        speed.rows_per_second,
-       case when spell.latest > now() - interval '3 minutes'
-            then extract(epoch from now() - spell.began)::float8 end as elapsed_seconds,
+       extract(epoch from now() - spell.began)::float8 as elapsed_seconds,
        case when queued.pending = 0 then 0
             else queued.pending / nullif(speed.rows_per_second, 0) end::float8 as eta_seconds
   from queued
- cross join spell
+  left join spell on true
   left join speed on true;

@@ -51,6 +51,10 @@ declare
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count', 'embedding_due',
         'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
         'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake', 'announce_embedding_event',
+        'embedding_database_load',
+        'embedding_counts_since', 'embedding_counts_and', 'embedding_first_jobs',
+        'embedding_texts', 'embedding_readable_texts', 'list_embeddings', 'reprocess_embeddings', 'embedding_percentile',
+        'embedding_stats',
         'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
         'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
@@ -61,7 +65,8 @@ declare
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
         'public.estimate_embeddings, public.embedding_row_count, public.embedding_due, public.count_due_embeddings, '
         'public.diagnose_embeddings, public.control_embeddings, public.embedding_order, '
-        'public.announce_embedding_event, '
+        'public.announce_embedding_event, public.embedding_database_load, '
+        'public.list_embeddings, public.reprocess_embeddings, public.embedding_stats, '
         'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_counts, public.embedding_workers, '

@@ -182,26 +182,71 @@ def test_status_shows_counts_coverage_and_failures(mixed: Database, worker: Work
     assert (result.stderr, result.returncode) == ("", 0)
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == [
-        *["column", "pending", "processing", "completed", "failed", "skipped", "coverage"],
-        *["due", "for"],
+        *["column", "pending", "active", "done", "failed", "skipped", "coverage", "due"],
     ]
-    assert lines[1] == ["notes.embedding", "0", "0", "3", "2", "1", "60.0%", "-"]
-    assert lines[2] == ["others.embedding", "0", "0", "1", "1", "0", "50.0%", "-"]
-    assert lines[3:5] == [[], ["failed", "class", "column", "latest", "reason"]]
-    failures = {(line[1], line[2]): line[0] for line in lines[5:]}
+    assert lines[1] == ["notes.embedding", "0", "0", "3", "2", "1", "███▌░░", "60.0%", "-"]
+    assert lines[2] == ["others.embedding", "0", "0", "1", "1", "0", "███░░░", "50.0%", "-"]
+    assert {"rows/s:", "elapsed:", "ETA:", "workers:"} < set(lines[4])
+    assert [lines[3], *lines[5:7]] == [[], [], ["failed", "class", "column", "latest", "reason"]]
+    failures = {(line[1], line[2]): line[0] for line in lines[7:]}
     assert failures == {
         ("rejected", "notes.embedding"): "1",
         ("too_long", "notes.embedding"): "1",
         ("rejected", "others.embedding"): "1",
     }
-    assert max(map(len, result.stdout.splitlines())) < 200
+    assert max(map(len, result.stdout.splitlines())) <= 160
+
+
+def test_status_shows_who_is_at_work(mixed: Database, worker: Worker) -> None:
+    seen = "select embedding_worker_seen(%s, 'here', 1, %s, cause => %s, rss_mb => 81.4)"
+    mixed.execute(seen, ["here:1:a", "paused", "paused by an order"])
+    mixed.execute(seen, ["here:2:b", "working", None])
+    mixed.execute(
+        "update embedding_workers set seen_at = now() - interval '5 minutes' where worker ~ 'b'"
+    )
+    shown = worker("status").stdout
+    assert re.search(r"\nhere:1:a +paused +81 MB +\d+s ago +paused by an order\n", shown)
+    assert re.search(r"\nhere:2:b +silent +81 MB +5m ago", shown)
+    found = one_document(worker("status", "--json").stdout)["workers"]
+    assert [known["worker"] for known in found] == ["here:1:a", "here:2:b"]
+    assert list(found[0]) == documented_fields("## worker status", "In `workers`")
+
+
+def test_what_comes_from_the_database_does_not_steer_the_terminal(
+    mixed: Database, worker: Worker
+) -> None:
+    mixed.execute(
+        "update embedding_queue set error_message = E'\\x1b[2Jgone' where status = 'failed'"
+    )
+    assert "\x1b" not in worker("status").stdout
+
+
+@pytest.mark.parametrize(
+    ("condition", "code"),
+    [
+        ("failed > 0", 1),
+        ("failed > 10", 0),
+        ("oldest_due > 5m", 0),
+        ("coverage < 70%", 1),
+        ("workers < 1", 1),
+        ("silent_workers > 0", 0),
+        ("rows_per_second < 10", 0),
+    ],
+)
+def test_status_fails_if_it_is_told_to(
+    mixed: Database, worker: Worker, condition: str, code: int
+) -> None:
+    result = worker("status", "--fail-if", "pending > 1000", "--fail-if", condition)
+    assert result.returncode == code, result.stderr
+    assert result.stdout.startswith("column ")
+    assert (condition in result.stderr) is (code == 1)
 
 
 def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worker) -> None:
     mixed.execute("insert into notes values (7, 'new')")
     mixed.execute("select embedding_provider_seen('local', 'its files are missing', 'Fetch them.')")
     found = one_document(worker("status", "--json").stdout)
-    assert list(found) == ["columns", "failures", "providers"]
+    assert list(found) == ["columns", "failures", "providers", "progress", "workers"]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")
     for failure in found["failures"]:
@@ -263,8 +308,12 @@ def test_with_nothing_watched_the_way_to_watch_is_shown(
     assert (result.stdout, result.returncode) == ("", 0)
     assert result.stderr.startswith("Nothing is watched yet. `worker watch TABLE ")
     found = one_document(worker(command, "--json").stdout)
-    nothing: dict[str, list[Any]] = {"columns": [], "failures": [], "providers": []}
-    assert found == ([] if command == "targets" else nothing)
+    if command == "targets":
+        assert found == []
+    else:
+        lists = ("columns", "failures", "providers", "workers")
+        assert [found[name] for name in lists] == [[], [], [], []]
+        assert found["progress"]["pending"] == 0
 
 
 # worker watch, unwatch, targets

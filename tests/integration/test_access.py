@@ -171,6 +171,8 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     " values ('docs', '9', 'embedding')",
     "delete from embedding_queue",
     "truncate embedding_queue",
+    "delete from embedding_counts",
+    "select embedding_fold_counts()",
     "update embedding_control set wish = 'pause'",
     "insert into embedding_control (worker, wish) values ('*', 'pause')",
     "select embedding_wake()",
@@ -187,11 +189,6 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "delete from embedding_usage",
     "delete from embedding_providers",
     "delete from embedding_announcements",
-    "insert into embedding_counts (target_id, pending, processing, completed, failed, skipped)"
-    " values (1, 1, 0, 0, 0, 0)",
-    "delete from embedding_counts",
-    "select embedding_fold_counts()",
-    "select recount_embeddings()",
     "select * from embedding_cache",
     "delete from embedding_cache",
     "select nextval('embedding_cache_kib')",
@@ -238,9 +235,8 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 hired,
                 "select relname from pg_class where relkind in ('r', 'v', 'm', 'p', 'f')"
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
-                "   and relname !~ '^embedding_(targets|queue|workers|status|failures)$'"
-                "   and relname !~ '^embedding_(usage|providers|counts|control)$'"
-                "   and relname !~ '^embedding_(progress|announcements)$'"
+                "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
+                "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -260,12 +256,16 @@ CALLS: list[LiteralString] = [
     "select embedding_provider_seen('openai', 'no key', 'mend it')",
     "select control_embeddings('sleep', null)",
     "select * from embedding_order('tests')",
+    "select * from embedding_database_load()",
     "select embedding_provider_seen('openai')",
     "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
     "select * from estimate_embeddings('a:b', missing => true)",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('~a')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
 ]
 
@@ -383,18 +383,22 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "count_due_embeddings",
         "diagnose_embeddings",
         "embedding_due",
+        "embedding_database_load",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",
         "embedding_row_count",
         "embedding_schema_version",
+        "embedding_stats",
         "embedding_table_name",
         "embedding_worker_gone",
         "embedding_worker_seen",
         "estimate_embeddings",
         "extend_embeddings",
         "fail_embeddings",
+        "list_embeddings",
         "release_embeddings",
+        "reprocess_embeddings",
         "requeue_embeddings",
         "search_embeddings",
     }
@@ -422,6 +426,9 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select embedding_provider_seen('openai', 'none of it is true')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('*')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
 ]
 
@@ -482,6 +489,9 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from claim_embeddings('me')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
+    "select * from list_embeddings()",
+    "select * from reprocess_embeddings('*')",
+    "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]

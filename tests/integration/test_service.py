@@ -16,6 +16,7 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import insert
 from tests.integration.runs import LONG, SCOPE, Runs
 from worker.engine import service
+from worker.engine.gear import FULL, Governor, together
 from worker.engine.pipeline import Pipeline
 from worker.engine.progress import Tally
 from worker.engine.service import Orders, Service
@@ -47,14 +48,18 @@ class Log:
 
 @contextmanager
 def serving(
-    runs: Runs, queue: OperatorQueue | None = None, worker: str = "test", sleep_after: float = NEVER
+    runs: Runs,
+    queue: OperatorQueue | None = None,
+    worker: str = "test",
+    sleep_after: float = NEVER,
+    govern: Governor = lambda: FULL,
 ) -> Iterator[Pipeline]:
-    """A service at work, in a thread of its own."""
+    """A service at work, in a thread of its own; `govern` has a say in its gear."""
     runs = replace(runs, queue=queue or runs.queue)
     scope = replace(SCOPE, worker=worker)
     orders = Orders(runs.queue, scope)
     pipeline = runs.new(scope=scope)
-    pipeline.govern = orders
+    pipeline.govern = together([orders, govern])
     pipeline.progress = Log()
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(Service(pipeline, orders, sleep_after).run)

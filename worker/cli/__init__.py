@@ -14,12 +14,14 @@ from worker.cli import (
     control,
     demo,
     doctor,
+    jobs,
     migrate,
     monitor,
     process,
     queue,
     run,
     search,
+    stats,
     status,
     targets,
 )
@@ -65,6 +67,9 @@ for command in (
     status.status,
     monitor.monitor,
     queue.backfill,
+    jobs.list_,
+    jobs.reprocess,
+    stats.stats,
     control.pause,
     control.resume,
     control.sleep,
@@ -78,7 +83,7 @@ for command in (
     migrate.migrate,
     demo.demo,
 ):
-    app.command()(_guarded(command))
+    app.command(command.__name__.rstrip("_"))(_guarded(command))
 
 
 def main() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from worker.cli.console import name_of, out, out_json, say
+from worker.cli.console import confirmed, name_of, out, out_json, say
 from worker.cli.estimate import print_forecast
 from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.session import load_settings, queue_of
@@ -38,7 +37,7 @@ def requeue(
         )
     if everything and (failed or error_class):
         raise SettingsError("--all contradicts --failed and --error-class", "Leave one away.")
-    if everything and not yes and not _confirmed("Embed every record of it again?"):
+    if everything and not yes and not confirmed("Embed every record of it again?"):
         raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
     settings = load_settings()
     with queue_of(settings) as queue:
@@ -51,13 +50,6 @@ def requeue(
             error_class=error_class,
         )
     out(f"Requeued: {count}")
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    typer.echo(f"{question} [y/N] ", nl=False, err=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def backfill(

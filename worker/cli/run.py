@@ -22,10 +22,12 @@ from worker.cli.process import (
 from worker.cli.session import load_settings, models_of, queue_of, scope_of
 from worker.cli.telling import service_told
 from worker.embedders import open_embedder
+from worker.engine.gear import together
 from worker.engine.pipeline import Pipeline
 from worker.engine.service import Orders, Service
 from worker.errors import WorkerError
 from worker.host import give_back_memory
+from worker.load.governor import LoadGovernor
 from worker.queue import OperatorQueue, Scope
 from worker.settings import Settings
 
@@ -57,6 +59,7 @@ def run(
         scope = scope_of(queue, settings, table, column)
         open_models(queue, settings, scope)
         orders = Orders(queue, scope)
+        load = LoadGovernor(queue, settings, lambda: works_itself(queue, scope))
         with service_told(queue, settings, scope, notify_command, metrics_port) as audience:
             pipeline = Pipeline(
                 queue=queue,
@@ -65,7 +68,7 @@ def run(
                 pace=pace_of(settings, batch_size, delay_ms),
                 progress=audience,
                 stop=stop,
-                govern=orders,
+                govern=together([orders, load]),
                 patience=inf,
             )
             serve(pipeline, orders, settings)
@@ -88,6 +91,11 @@ def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
     if len(problems) == len(models):
         raise problems[0]
     give_back_memory()
+
+
+def works_itself(queue: OperatorQueue, scope: Scope) -> bool:
+    """Whether a model in use is a burden to this machine, rather than to somebody else's."""
+    return any(model.startswith("local:") for model in models_of(queue, scope))
 
 
 def serve(pipeline: Pipeline, orders: Orders, settings: Settings) -> None:

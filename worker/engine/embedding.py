@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from worker.embedders import Embeddings
 from worker.embedders.packing import pack, size_of, tokens_at_most
+from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped
 from worker.engine.models import Model
 from worker.engine.retry import with_retries
@@ -30,7 +32,7 @@ class Outcome:
     `rejected` will be refused again. `failed` made a provider fail that is there: it may work
     another time. `trouble` is why the unfinished ones are unfinished: the provider is out, or
     refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
-    are what was asked for, whatever came of it.
+    are what was asked for, whatever came of it; `request_times` is how long the answers took.
     """
 
     completions: list[Completion] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Outcome:
     trouble: Transient | ProviderRefused | None = None
     requests: int = 0
     tokens: int | None = None
+    request_times: Histogram = field(default_factory=Histogram)
 
     def count(self, embeddings: Embeddings) -> None:
         """Count what an answer cost."""
@@ -55,6 +58,7 @@ class Outcome:
         self.unfinished += other.unfinished
         self.trouble = self.trouble or other.trouble
         self.requests += other.requests
+        self.request_times.add(other.request_times)
         if other.tokens is not None:
             self.tokens = (self.tokens or 0) + other.tokens
 
@@ -179,7 +183,10 @@ class _Embedding:
         estimated = tokens_at_most(size)
 
         def request() -> Embeddings:
-            return embedder.embed(texts)
+            began = time.monotonic()
+            answer = embedder.embed(texts)
+            self.outcome.request_times.count(time.monotonic() - began)
+            return answer
 
         if self._is_patient:
             embeddings = with_retries(request, limiter, self.stop, size=size, tokens=estimated)

@@ -25,6 +25,7 @@ from worker.queue import (
     Cached,
     Claim,
     Completion,
+    DatabaseLoad,
     Job,
     Order,
     Queue,
@@ -82,6 +83,9 @@ class PatientQueue:
 
     def order(self, scope: Scope) -> Order:
         return self.until_answered(lambda: self.queue.order(scope))
+
+    def load(self) -> DatabaseLoad:
+        return self.until_answered(self.queue.load)
 
     def listen(self) -> bool:
         return self.until_answered(self.queue.listen)

@@ -356,6 +356,7 @@ class Pipeline:
         model = request.model
         spent = self.tally.models[jobs[0].model]
         spent.add(outcome.requests, outcome.tokens, model.embedder.price)
+        spent.request_times.add(outcome.request_times)
         if self.pace.cache_mb and outcome.completions:  # paid for, whatever becomes of the row
             self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
         self._hand_in(jobs, outcome)

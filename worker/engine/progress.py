@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from worker.queue import SettledStatus, Usage
+from worker.engine.histogram import Histogram
+from worker.queue import Job, SettledStatus, Usage
 
 
 @dataclass(slots=True)
@@ -19,6 +20,8 @@ class Spent:
     requests: int = 0  # whatever came of them
     tokens: int | None = None
     cost: float | None = 0.0  # US dollars
+    request_times: Histogram = field(default_factory=Histogram)
+    lags: Histogram = field(default_factory=Histogram)
 
     def add(self, requests: int, tokens: int | None, price: float | None) -> None:
         """Count requests to a model with a price: US dollars for a million tokens."""
@@ -77,6 +80,8 @@ class Tally:
                 spent.tokens or 0,
                 spent.cost,
                 self.elapsed - self.rested,
+                spent.request_times.told,
+                spent.lags.told,
             )
             for model, spent in self.models.items()
         ]
@@ -114,10 +119,13 @@ class Tally:
         self.failed += settled["failed"]
         self.released += settled["pending"]
 
-    def add_completed(self, model: str) -> None:
+    def add_completed(self, job: Job) -> None:
         """Count a job that has its vector now."""
         self.completed += 1
-        self.models[model].completed += 1
+        spent = self.models[job.model]
+        spent.completed += 1
+        if job.lag is not None:
+            spent.lags.count(job.lag)
 
     def add_failed(self, model: str, jobs: int = 1) -> None:
         """Count jobs that failed for good."""

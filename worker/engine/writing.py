@@ -103,7 +103,7 @@ class Writer:
     def _count(self, done: Completion, reason: RefusalReason | None) -> None:
         match reason:
             case None:
-                self.tally.add_completed(done.job.model)
+                self.tally.add_completed(done.job)
             case "lost":
                 self.tally.stale += 1
             case "unwritable":

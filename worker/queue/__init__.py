@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NewType, Protocol
 from uuid import UUID
@@ -31,7 +32,8 @@ class Job:
 
     `attempts` counts its failures so far. `alone`: its last workers died over it or beside it, so
     nothing else is to be under way in this process. `truncate`: if the text is too long for the
-    model, as much of its beginning as fits is embedded.
+    model, as much of its beginning as fits is embedded. `waited`: for how many seconds it had been
+    due when it was claimed; None for what comes after all the others, as from a backfill.
     """
 
     id: JobId
@@ -47,6 +49,13 @@ class Job:
     attempts: int = 0
     alone: bool = False
     truncate: bool = False
+    waited: float | None = field(default=None, compare=False)
+    claimed_at: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def lag(self) -> float | None:
+        """For how many seconds it has been due by now, where that was told."""
+        return None if self.waited is None else self.waited + time.monotonic() - self.claimed_at
 
     @property
     def ticket(self) -> Ticket:
@@ -201,7 +210,9 @@ class Failure:
 class Usage:
     """What a worker has done with a model since it started, and for how many seconds it was at it.
 
-    `cost` in US dollars; None: the price of the model is not known.
+    `cost` in US dollars; None: the price of the model is not known. `request_ms` counts how long
+    requests took that were answered, `lag_ms` how long jobs had been due when they had their
+    vector: both are counts of a histogram, see `worker.engine.histogram`.
     """
 
     model: str
@@ -211,6 +222,8 @@ class Usage:
     tokens: int
     cost: float | None
     seconds: float = 0.0
+    request_ms: Sequence[int] = ()
+    lag_ms: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +249,79 @@ class Order:
 
     wish: Wish = "work"
     since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedJob:
+    """A job as a person sees it. `preview`: how its text begins, None if it cannot be read.
+
+    `worker` and the end of its lease where it is processing. `error_class` and `error_message` also
+    where it is pending again after a failure.
+    """
+
+    table_name: str
+    embedding_column: str
+    record_id: str
+    status: str
+    attempts: int
+    available_at: datetime
+    lease_expires_at: datetime | None
+    worker: str | None
+    error_class: str | None
+    error_message: str | None
+    updated_at: datetime
+    preview: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reprocessed:
+    """What matched a pattern in a stretch of the queue, up to the job `looked_to` (None: its end).
+
+    `examples` has up to three of them: their `table_name`, `embedding_column`, `record_id`,
+    `status` and `preview`.
+    """
+
+    matched: int
+    looked_to: int | None
+    examples: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What was done in a span of time: see embedding_stats in the SQL API.
+
+    Milliseconds are None where nothing was measured, `cost` (US dollars) where a price is unknown.
+    `hours` has the `hour`, jobs `completed` and `failed`, and the `seconds` of it that are meant;
+    `failures` the `error_class`, how many `failed`, `latest_message` and `latest_at`.
+    """
+
+    completed: int
+    failed: int
+    requests: int
+    tokens: int
+    cost: float | None
+    request_p50_ms: float | None
+    request_p95_ms: float | None
+    lag_p50_ms: float | None
+    lag_p95_ms: float | None
+    hours: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLoad:
+    """How busy the database is. None: that cannot be seen, or there is no such thing.
+
+    `active_sessions`: of the whole server, that are in a transaction, without ours.
+    `lock_wait_seconds`: the longest that a session has waited for a lock by now.
+    `vacuumed_table`: one that is watched, or of the queue, on which a vacuum is at work.
+    """
+
+    active_sessions: int | None = None
+    max_connections: int | None = None
+    lock_wait_seconds: float | None = None
+    vacuumed_table: str | None = None
+    replica_lag_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +442,9 @@ class Queue(Protocol):
     def order(self, scope: Scope) -> Order:
         """What the worker was told to do."""
 
+    def load(self) -> DatabaseLoad:
+        """How busy the database is."""
+
     def listen(self) -> bool:
         """Ask to be woken by notifications. False if they cannot come this way."""
 
@@ -412,6 +501,22 @@ class OperatorQueue(Queue, Protocol):
         error_class: str | None = None,
     ) -> int:
         """Make jobs pending again, narrowed down by what is given. Returns how many."""
+
+    def list_jobs(
+        self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
+    ) -> list[ListedJob]:
+        """The first jobs in these states, state by state, with the beginnings of their texts."""
+
+    def reprocess(
+        self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
+    ) -> Reprocessed:
+        """Make jobs pending whose text or id matches, in the next stretch of the queue.
+
+        It begins behind the job `after`. Raises StatementTimeout if it takes longer than a minute.
+        """
+
+    def stats(self, since: timedelta) -> Stats:
+        """What was done in the time until now."""
 
     def control(self, wish: Wish, worker: str | None = None) -> int:
         """Tell all workers, or one, what to do. Returns how many are there to hear it.

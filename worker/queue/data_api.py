@@ -33,18 +33,22 @@ from worker.queue import (
     Cached,
     Claim,
     Completion,
+    DatabaseLoad,
     Estimate,
     Failure,
     Finding,
     Job,
     JobId,
+    ListedJob,
     Match,
     Order,
     ProviderTrouble,
     QueueProgress,
     Refusal,
     Report,
+    Reprocessed,
     Scope,
+    Stats,
     Target,
     TargetStatus,
     Ticket,
@@ -139,6 +143,38 @@ class DataApiQueue:
             )
         )
 
+    def list_jobs(
+        self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
+    ) -> list[ListedJob]:
+        found = self._rest.call(
+            "list_embeddings",
+            {
+                "statuses": list(statuses),
+                "only_table": table,
+                "only_column": column,
+                "max_rows": limit,
+            },
+        )
+        return _rows(ListedJob, [{name: row[name] for name in _LISTED} for row in found])
+
+    def reprocess(
+        self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
+    ) -> Reprocessed:
+        found = self._rest.call(
+            "reprocess_embeddings",
+            {
+                "pattern": pattern,
+                "only_table": table,
+                "only_column": column,
+                "after_id": after,
+                "dry_run": dry_run,
+            },
+        )
+        return _rows(Reprocessed, found)[0]
+
+    def stats(self, since: timedelta) -> Stats:
+        return _rows(Stats, self._rest.call("embedding_stats", {"since": _interval(since)}))[0]
+
     def control(self, wish: Wish, worker: str | None = None) -> int:
         return int(self._rest.call("control_embeddings", {"wish": wish, "worker": worker}))
 
@@ -159,7 +195,9 @@ class DataApiQueue:
         return self._read(WorkerSeen, "embedding_workers", "worker")
 
     def failures(self) -> list[Failure]:
-        found = self._read(Failure, "embedding_failures", "table_name", "embedding_column")
+        found = self._read(
+            Failure, "embedding_failures", "table_name", "embedding_column", "error_class"
+        )
         return sorted(found, key=lambda failure: -failure.failed)
 
     def providers(self) -> list[ProviderTrouble]:
@@ -318,6 +356,9 @@ class DataApiQueue:
         found = self._rest.call("embedding_order", {"worker": scope.worker})
         return _rows(Order, found)[0] if found else Order()
 
+    def load(self) -> DatabaseLoad:
+        return _rows(DatabaseLoad, self._rest.call("embedding_database_load", {}))[0]
+
     def listen(self) -> bool:
         return False
 
@@ -407,6 +448,8 @@ def _number(value: float | str | None) -> float | None:
     return None if value is None else float(value)
 
 
+_LISTED = [field.name for field in fields(ListedJob)]
+
 # JSON has no times, and servers differ in whether a numeric is a number or a text.
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "oldest_due": _time,
@@ -414,6 +457,9 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "since": _time,
     "started_at": _time,
     "seen_at": _time,
+    "available_at": _time,
+    "lease_expires_at": _time,
+    "updated_at": _time,
     "coverage": _number,
 }
 

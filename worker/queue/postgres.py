@@ -25,25 +25,29 @@ from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
 from psycopg.types.json import Jsonb
 
-from worker.errors import Busy, SettingsError, Unreachable
+from worker.errors import Busy, SettingsError, StatementTimeout, Unreachable
 from worker.host import resident_mb
 from worker.queue import (
     Cached,
     Claim,
     Completion,
+    DatabaseLoad,
     Estimate,
     Failure,
     Finding,
     Job,
     JobId,
+    ListedJob,
     Match,
     Order,
     ProviderTrouble,
     QueueProgress,
     Refusal,
     Report,
+    Reprocessed,
     Scope,
     Session,
+    Stats,
     Target,
     TargetStatus,
     Ticket,
@@ -57,6 +61,7 @@ from worker.queue import (
 from worker.queue.migrations import Migration, check_version
 
 CONNECT_TIMEOUT = 10  # seconds
+STRETCH_TIMEOUT = "1min"  # for the texts that a pattern is compared with in one call
 PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 # Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
 SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
@@ -277,6 +282,38 @@ class PostgresQueue:
             )
         )
 
+    def list_jobs(
+        self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
+    ) -> list[ListedJob]:
+        return self._rows(
+            ListedJob,
+            "select table_name, embedding_column, record_id, status, attempts, available_at,"
+            " lease_expires_at, worker, error_class, error_message, updated_at, preview"
+            " from public.list_embeddings(%s, %s, %s, %s)",
+            [list(statuses), table, column, limit],
+        )
+
+    def reprocess(
+        self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
+    ) -> Reprocessed:
+        # The timeout of a function is taken from it by the Data API alone.
+        with _translated(), self._connection.transaction():
+            self._value("select set_config('statement_timeout', %s, true)", [STRETCH_TIMEOUT])
+            return self._rows(
+                Reprocessed,
+                "select matched, looked_to, examples"
+                " from public.reprocess_embeddings(%s, %s, %s, %s, dry_run => %s)",
+                [pattern, table, column, after, dry_run],
+            )[0]
+
+    def stats(self, since: timedelta) -> Stats:
+        return self._rows(
+            Stats,
+            "select completed, failed, requests, tokens, cost, request_p50_ms, request_p95_ms,"
+            " lag_p50_ms, lag_p95_ms, hours, failures from public.embedding_stats(%s)",
+            [since],
+        )[0]
+
     def control(self, wish: Wish, worker: str | None = None) -> int:
         return int(self._value("select public.control_embeddings(%s, %s)", [wish, worker]))
 
@@ -312,7 +349,8 @@ class PostgresQueue:
         return self._rows(
             Failure,
             "select table_name, embedding_column, error_class, failed, latest_message, latest_at"
-            " from public.embedding_failures order by failed desc, table_name, embedding_column",
+            " from public.embedding_failures order by failed desc, table_name, embedding_column,"
+            " error_class",
         )
 
     def providers(self) -> list[ProviderTrouble]:
@@ -372,7 +410,7 @@ class PostgresQueue:
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
                 "select id, target_id, status, table_name, record_id, embedding_column, content,"
-                " content_hash, lease, model, dimensions, attempts, alone, truncate"
+                " content_hash, lease, model, dimensions, attempts, alone, truncate, waited"
                 " from public.claim_embeddings(%s, %s, %s, %s, %s, %s, %s::integer[])",
                 [
                     scope.worker,
@@ -457,6 +495,13 @@ class PostgresQueue:
             Order, "select wish, since from public.embedding_order(%s)", [scope.worker]
         )
         return found[0] if found else Order()
+
+    def load(self) -> DatabaseLoad:
+        return self._rows(
+            DatabaseLoad,
+            "select active_sessions, max_connections, lock_wait_seconds, vacuumed_table,"
+            " replica_lag_seconds from public.embedding_database_load()",
+        )[0]
 
     def listen(self) -> bool:
         connection = self._connection
@@ -593,6 +638,11 @@ def _translated() -> Iterator[None]:
         yield
     except psycopg.errors.LockNotAvailable as problem:
         raise Busy(one_line(str(problem.diag.message_primary))) from problem
+    except psycopg.errors.QueryCanceled as problem:
+        raise StatementTimeout(
+            f"the database ended a statement: {one_line(str(problem.diag.message_primary))}",
+            "Nothing is lost. Raise the statement_timeout of the role if this happens again.",
+        ) from problem
     except _PASSING as problem:
         reason = problem.diag.message_primary or str(problem).partition("\n")[0]
         raise Unreachable(

@@ -1,0 +1,219 @@
+"""From the INSERT of a row to its vector: a worker that stays, against the same steps by SQL alone.
+
+The worker is `worker run`, a process of its own with the local model; another connection watches
+for the vectors. The limit is insert, claim and complete one after another over one connection, with
+a vector that is there already. Server, worker, writer and watcher share the cores of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import quantiles
+from threading import Event, Thread
+
+from benchmarks.database import Connection, Database, Server, value
+from benchmarks.queue import OF_LOCAL_MODEL, REPOSITORY, Samples
+from benchmarks.report import Figure
+from benchmarks.work import WARM_UP, claim, complete
+from tests.pgbouncer import NO_PGBOUNCER, pgbouncer, pgbouncer_program
+
+PATIENCE = 60.0  # seconds
+WATCHED_EVERY = 0.001  # seconds; so exact is what is measured
+
+# The neighbours of a benchmark are no reason to step back: it is the queue that is measured.
+SETTINGS = {"WORKER_MAX_LOAD": "1000", "WORKER_MAX_CPU_PRESSURE": "100"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    singles: int = 60  # rows that come alone …
+    pauses: tuple[float, float] = (0.05, 4.0)  # seconds … so long after one another
+    bursts: int = 20
+    rows_of_burst: int = 50  # a transaction each
+    limits: int = 500  # rows
+
+
+FULL = Size()
+QUICK = Size(singles=15, pauses=(0.05, 0.5), bursts=4, limits=100)
+
+
+@dataclass(slots=True)
+class Writer:
+    """Inserts rows, and knows when a watcher saw the vector of each."""
+
+    database: Database
+    inserted: dict[int, float] = field(default_factory=dict)
+    """When the INSERT of each row was begun."""
+    seen: dict[int, float] = field(default_factory=dict)
+    _ended: Event = field(default_factory=Event)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        watcher = Thread(target=self._watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            watcher.join()
+
+    def insert(self, connection: Connection, row: int) -> None:
+        self.inserted[row] = time.perf_counter()
+        connection.execute(INSERT, [row, f"row {row} of the benchmark"])
+
+    def latencies(self, rows: Iterable[int]) -> Samples:
+        """In milliseconds, once all are there. Raises RuntimeError if one does not come."""
+        awaited = list(rows)
+        until = time.monotonic() + PATIENCE
+        while not all(row in self.seen for row in awaited):
+            if time.monotonic() > until:
+                raise RuntimeError("the vector of a row does not come")
+            time.sleep(0.01)
+        return [1000 * (self.seen[row] - self.inserted[row]) for row in awaited]
+
+    def _watch(self) -> None:
+        embedded = "select id from docs where id = any (%s) and embedding is not null"
+        with self.database.connect() as connection:
+            while not self._ended.wait(WATCHED_EVERY):
+                missing = [row for row in list(self.inserted) if row not in self.seen]
+                if missing:
+                    found = connection.execute(embedded, [missing]).fetchall()
+                    now = time.perf_counter()
+                    self.seen.update({row: now for (row,) in found})
+
+
+INSERT = "insert into docs (id, body) values (%s, %s)"
+
+
+def direct(server: Server, size: Size) -> Iterator[Figure]:
+    """A worker that is woken by a notification."""
+    with server.database(OF_LOCAL_MODEL) as database:
+        yield from latency(database, database, size, "woken")
+
+
+def pooled(server: Server, size: Size) -> Iterator[Figure]:
+    """A worker behind a pooler, which no notification reaches: it looks for itself."""
+    if not pgbouncer_program():
+        raise RuntimeError(NO_PGBOUNCER)
+    with server.database(OF_LOCAL_MODEL) as database, pgbouncer(database.url) as url:
+        yield from latency(database, replace(database, url=url), size, "behind a pooler")
+
+
+GROUPS: dict[str, Callable[[Server, Size], Iterator[Figure]]] = {"direct": direct}
+if pgbouncer_program():
+    GROUPS["pooled"] = pooled
+
+
+def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:
+    """The figures of these groups."""
+    for name in groups:
+        yield from GROUPS[name](server, QUICK if quick else FULL)
+
+
+def latency(database: Database, of_worker: Database, size: Size, how: str) -> Iterator[Figure]:
+    """Of rows that come alone and in bursts, with the limit before and after them."""
+    limits = limit(database, range(size.limits // 2))
+    with worker(of_worker, database), database.connect() as connection:
+        writer = Writer(database)
+        with writer.watched():
+            alone = rows_alone(writer, connection, size)
+            in_bursts = rows_in_bursts(writer, connection, size)
+    limits += limit(database, range(-size.limits // 2, 0))
+    yield from figures(f"{how}, rows alone", alone, limits)
+    yield from figures(f"{how}, bursts of {size.rows_of_burst}", in_bursts, limits)
+
+
+def rows_alone(writer: Writer, connection: Connection, size: Size) -> Samples:
+    choice = random.Random(1)
+    rows = range(1_000_000, 1_000_000 + size.singles)
+    for row in rows:
+        time.sleep(choice.uniform(*size.pauses))
+        writer.insert(connection, row)
+    return writer.latencies(rows)
+
+
+def rows_in_bursts(writer: Writer, connection: Connection, size: Size) -> Samples:
+    choice = random.Random(1)
+    samples: Samples = []
+    for burst in range(size.bursts):
+        time.sleep(choice.uniform(*size.pauses))
+        rows = range(2_000_000 + burst * 1000, 2_000_000 + burst * 1000 + size.rows_of_burst)
+        for row in rows:
+            writer.insert(connection, row)
+        samples += writer.latencies(rows)
+    return samples
+
+
+def limit(database: Database, rows: Iterable[int]) -> Samples:
+    """Milliseconds of insert, claim and complete, for each of the rows."""
+    samples: Samples = []
+    with database.connect() as connection, database.queue() as queue:
+        for row in rows:
+            begun = time.perf_counter()
+            connection.execute(INSERT, [row, f"row {row} of the benchmark"])
+            complete(queue, claim(queue, 1), database.dimensions)
+            samples.append(1000 * (time.perf_counter() - begun))
+    return samples[WARM_UP:]
+
+
+def figures(what: str, samples: Samples, limits: Samples) -> Iterator[Figure]:
+    """The median, the slowest of twenty and the slowest of all, each beside that of the limit."""
+    measures: dict[str, Callable[[Samples], float]] = {
+        "p50": lambda given: quantiles(given, n=100, method="inclusive")[49],
+        "p95": lambda given: quantiles(given, n=100, method="inclusive")[94],
+        "max": max,
+    }
+    for name, measured in measures.items():
+        yield Figure(
+            what=f"{what}: {name}",
+            unit="ms",
+            samples=[measured(samples)],
+            limits=[measured(limits)],
+        )
+
+
+@contextmanager
+def worker(of_worker: Database, database: Database) -> Iterator[None]:
+    """A `worker run` that has embedded a first row, and waits for more."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY),
+        "DATABASE_URL": of_worker.url,
+        **SETTINGS,
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,  # where no .env lies
+        database.connect() as connection,
+        subprocess.Popen(
+            [sys.executable, "-m", "worker", "run"],
+            cwd=folder,
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        ) as process,
+    ):
+        try:
+            connection.execute(INSERT, [-1_000_000, "the first row"])
+            until = time.monotonic() + PATIENCE
+            while not value(connection, WAITS):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError("worker run does not work")
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+
+
+WAITS = (
+    "select exists (select from embedding_workers where state = 'waiting')"
+    " and (select embedding is not null from docs where id = -1000000)"
+)

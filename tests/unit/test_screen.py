@@ -1,0 +1,219 @@
+"""What `worker status` and `worker monitor` show, and how much of it there is room for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.cells import cell_len
+
+from worker.cli.look import Look
+from worker.cli.monitor import History, Throughput, screen_of, sparkline
+from worker.cli.screen import age, bar, fitted, sections_of, tinted
+from worker.queue import Failure, ProviderTrouble, QueueProgress, TargetStatus, WorkerSeen
+
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+COLUMN = TargetStatus(
+    table_name="notes",
+    embedding_column="embedding",
+    model=None,
+    enabled=True,
+    problem=None,
+    rows=100,
+    rows_exact=True,
+    pending=0,
+    processing=0,
+    completed=100,
+    failed=0,
+    skipped=0,
+    coverage=100.0,
+    due=0,
+    oldest_due=None,
+    due_exact=True,
+)
+WORKER = WorkerSeen(
+    worker="host:1:abcdef",
+    host="host",
+    pid=1,
+    state="working",
+    gear="full",
+    cause=None,
+    rss_mb=211.6,
+    completed=100,
+    failed=0,
+    started_at=ago(900),
+    seen_at=ago(5),
+)
+FAILURE = Failure("notes", "embedding", "rejected", 3, "it was refused " * 20, ago(60))
+LOOK = Look(
+    at=NOW,
+    columns=[COLUMN],
+    progress=QueueProgress(0, 0, None, None, None, None),
+    workers=[],
+    failures=[],
+    providers=[],
+)
+FULL = replace(
+    LOOK,
+    columns=[replace(COLUMN, table_name=f"table_{i:02}", failed=1_000_000 * i) for i in range(20)],
+    workers=[replace(WORKER, worker=f"host:{i}:abcdef", cause="paused " * 20) for i in range(10)],
+    failures=[FAILURE] * 10,
+    providers=[ProviderTrouble(f"p{i}", "401 " * 50, "Mend it.", NOW, NOW) for i in range(3)],
+    progress=QueueProgress(10**7, 10**7, ago(86_399), 12345.6, 86_399, 86_399),
+)
+HOSTILE = "a\x1b[31m\x9b2Jb\nc\x07[red]d[/red]\u202e"
+
+
+def shown(look: Look, width: int = 80, height: int | None = None) -> list[str]:
+    return fitted(sections_of(look, width), height)
+
+
+@pytest.mark.parametrize("height", [5, 12, 24, 60])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_it_fits_however_much_there_is(width: int, height: int) -> None:
+    history = History()
+    history.look = FULL
+    history.rates.extend([1.0] * 240)
+    history.waits.extend([86_399.0] * 240)
+    for lines in (shown(FULL, width, height), screen_of(history, width, height)):
+        assert len(lines) <= height
+        assert max(map(cell_len, lines)) <= width
+
+
+def test_what_is_cut_is_counted() -> None:
+    lines = shown(FULL, 80, 24)
+    columns = [line for line in lines if line.startswith("table_")]
+    workers = [line for line in lines if line.startswith("host:")]
+    assert f"… and {20 - len(columns)} more" in lines
+    assert f"… and {10 - len(workers)} more" in lines
+    whole = shown(FULL)
+    assert sum(line.startswith("table_") for line in whole) == 20
+    assert not any(line.startswith("… and") for line in whole)
+
+
+def test_columns_with_something_left_to_do_are_not_those_cut() -> None:
+    busy = replace(COLUMN, table_name="zebras", pending=3, due=3, oldest_due=ago(200))
+    columns = [replace(COLUMN, table_name=f"table_{i:02}") for i in range(20)]
+    first = shown(replace(LOOK, columns=[*columns, busy]), 80, 10)[1]
+    assert first.split() == [
+        *["zebras.embedding", "3", "0", "100", "0", "0", "██████", "100.0%", "3m"],
+    ]
+
+
+def test_what_is_not_known_is_unknown() -> None:
+    assert shown(LOOK)[-1] == "rows/s: unknown  elapsed: unknown  ETA: unknown  workers: 0"
+
+
+def test_how_fast_it_goes() -> None:
+    progress = QueueProgress(500, 400, ago(70), 12.5, 725, 40)
+    workers = [WORKER, replace(WORKER, worker="host:2:abcdef", seen_at=ago(121))]
+    lines = shown(replace(LOOK, progress=progress, workers=workers))
+    assert lines[3:] == [
+        "rows/s: 12.5  elapsed: 12 min 5 s  ETA: 40 s  workers: 1 and 1 silent",
+        "",
+        "worker         state    memory  seen    cause",
+        "host:1:abcdef  working  212 MB  5s ago",
+        "host:2:abcdef  silent   212 MB  2m ago",
+    ]
+
+
+def test_the_host_is_told_where_the_name_of_the_worker_does_not() -> None:
+    thin = replace(WORKER, worker="embedder", gear="thin", cause="load 9.1")
+    lines = shown(replace(LOOK, workers=[thin]))
+    assert lines[-2].split() == ["worker", "host", "state", "memory", "seen", "cause"]
+    assert lines[-1].split() == [
+        *["embedder", "host", "working", "212", "MB", "5s", "ago", "thin:", "load", "9.1"],
+    ]
+
+
+def test_nothing_from_the_database_reaches_the_terminal_raw() -> None:
+    look = Look(
+        at=NOW,
+        columns=[replace(COLUMN, table_name=HOSTILE, problem=HOSTILE)],
+        progress=LOOK.progress,
+        workers=[replace(WORKER, worker=HOSTILE, host=HOSTILE, cause=HOSTILE)],
+        failures=[Failure(HOSTILE, HOSTILE, HOSTILE, 3, HOSTILE, NOW)],
+        providers=[ProviderTrouble(HOSTILE, HOSTILE, HOSTILE, NOW, NOW)],
+    )
+    for lines in (shown(look, 300), [tinted(line).plain for line in shown(look, 300)]):
+        text = "".join(lines)
+        assert "[red]d[/red]" in text
+        assert not any(sign in text for sign in "\x1b\x9b\n\x07\u202e")
+
+
+def test_wide_characters_keep_the_columns_in_line() -> None:
+    wide = replace(COLUMN, table_name="文書の一覧表")
+    _, first, second, *_ = shown(replace(LOOK, columns=[COLUMN, wide]))
+    assert cell_len(first) == cell_len(second)
+
+
+@pytest.mark.parametrize(
+    ("percent", "blocks"),
+    [(0, "░░░░░░"), (2, "░░░░░░"), (50, "███░░░"), (99.9, "█████▉"), (100, "██████")],
+)
+def test_a_bar_is_full_at_a_hundred_and_only_then(percent: float, blocks: str) -> None:
+    assert bar(percent) == blocks
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-3, "0s"), (59, "59s"), (60, "1m"), (7_300, "2h"), (180_000, "2d")]
+)
+def test_an_age_is_in_its_largest_unit(seconds: int, text: str) -> None:
+    assert age(ago(seconds), NOW) == text
+
+
+# The figures
+
+
+def test_the_figures_of_nothing() -> None:
+    assert LOOK.figures() == {
+        "oldest_due": 0,
+        "due": 0,
+        "pending": 0,
+        "failed": 0,
+        "coverage": 100.0,
+        "workers": 0,
+        "silent_workers": 0,
+        "rows_per_second": None,
+        "stopped_providers": 0,
+    }
+
+
+def test_the_figures_of_columns_and_workers() -> None:
+    columns = [
+        replace(COLUMN, failed=2, coverage=80.0),
+        replace(COLUMN, failed=3),
+        replace(COLUMN, coverage=None),
+    ]
+    workers = [WORKER, WORKER, replace(WORKER, seen_at=ago(300))]
+    progress = QueueProgress(9, 7, ago(400), 3.5, 60, 2)
+    figures = replace(LOOK, columns=columns, workers=workers, progress=progress).figures()
+    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0]
+
+
+# The history
+
+
+def test_throughput_is_measured_from_heartbeat_to_heartbeat() -> None:
+    throughput = Throughput()
+    other = replace(WORKER, worker="host:2:abcdef")
+    assert throughput.after(replace(LOOK, workers=[WORKER, other])) is None
+    later = replace(WORKER, seen_at=NOW, completed=140, failed=10)
+    for _ in range(3):  # nothing new is no sign of standing still
+        assert throughput.after(replace(LOOK, workers=[later, other])) == 10.0
+    silent = replace(later, seen_at=ago(200))
+    assert throughput.after(replace(LOOK, workers=[silent, other])) is None
+    assert throughput.after(LOOK) == 0
+
+
+def test_a_sparkline_has_a_gap_where_nothing_is_known() -> None:
+    assert sparkline([0, 1, None, 3.5, 7]) == "▁▂ ▅█"
+    assert sparkline([0, 0]) == "▁▁"
+    assert sparkline([None]) == " "

@@ -1,0 +1,208 @@
+"""What a worker makes of how busy the machine and its database are.
+
+Each figure has a limit of its own. Above it the worker thins out or holds, and goes on as before
+only well below it, so that it does not sway to and fro. A hold that does not help ends: what
+others do to the machine is no reason to do nothing for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from worker.engine.gear import FULL, Gear, Verdict, slowest
+from worker.host import give_back_memory
+from worker.load.host import HostLoad, OwnLoad, host_load
+from worker.queue import DatabaseLoad, Queue
+from worker.settings import Settings
+
+HOST_KNOWN_FOR = 2.0  # seconds
+DATABASE_KNOWN_FOR = 10.0  # seconds
+
+WELL_BELOW = 0.8  # of a limit; from there on it is as if it had not been reached
+FULL_CGROUP = 0.9  # of its memory; at all of it processes are killed
+LONGEST_HOLD = 600.0  # seconds
+LONGEST_HOLD_FOR_MEMORY = 30.0  # seconds; what is under way has ended, and was given back
+
+
+@dataclass(frozen=True, slots=True)
+class Strain:
+    """A figure, and what is done while it is above its limit. None: not known, or no limit."""
+
+    name: str
+    gear: Gear
+    figure: float | None
+    limit: float | None
+    sentence: str = ""
+    """With places for `figure` and `limit`."""
+    lasting: float | None = None
+    """Where the figure is restless: it has to be well below by this one as well."""
+    is_of_memory: bool = False
+
+    def is_felt(self, before: bool) -> bool:
+        """Whether it is a reason, and (`before`) still is."""
+        if self.figure is None or self.limit is None:
+            return False
+        if before:
+            return max(self.figure, self.lasting or 0.0) > WELL_BELOW * self.limit
+        return self.figure > self.limit
+
+    def verdict(self, lasted: float) -> Verdict:
+        """What is done about it, after it has lasted for so many seconds."""
+        cause = self.sentence.format(figure=self.figure, limit=self.limit)
+        longest = LONGEST_HOLD_FOR_MEMORY if self.is_of_memory else LONGEST_HOLD
+        if self.gear == "hold" and lasted >= longest:
+            return Verdict("thin", f"{cause}; to hold for {longest:.0f} s did not help")
+        return Verdict(self.gear, cause)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What is known of the machine and the database.
+
+    `model_is_local`: whether the machine works for us; who waits for an API is no burden to it.
+    """
+
+    host: HostLoad = field(default_factory=HostLoad)
+    database: DatabaseLoad = field(default_factory=DatabaseLoad)
+    model_is_local: bool = True
+
+
+def verdict(readings: Readings, limits: Settings, lasted: Mapping[str, float] = {}) -> Verdict:
+    """The gear for these readings, and the figure that is its cause.
+
+    `lasted`: for how many seconds each strain was felt so far, by its name; see `felt`.
+    """
+    return slowest(
+        [
+            strain.verdict(lasted.get(strain.name, 0.0))
+            for strain in felt(readings, limits, lasted.keys())
+        ]
+    )
+
+
+def felt(readings: Readings, limits: Settings, before: Collection[str] = ()) -> list[Strain]:
+    """The strains that are a reason to step back, given the names of those that were before."""
+    return [
+        strain for strain in _strains(readings, limits) if strain.is_felt(strain.name in before)
+    ]
+
+
+def _strains(readings: Readings, limits: Settings) -> Iterator[Strain]:
+    yield from _of_memory(readings.host, limits)
+    if readings.model_is_local:
+        yield from _of_cpu(readings.host, limits)
+    yield from _of_database(readings.database, limits)
+
+
+def _of_memory(host: HostLoad, limits: Settings) -> Iterator[Strain]:
+    yield Strain(
+        "memory",
+        "hold",
+        host.memory_mb,
+        limits.worker_max_memory_mb,
+        "memory {figure:.0f} MB, above {limit} MB",
+        is_of_memory=True,
+    )
+    if host.cgroup:
+        yield Strain(
+            "memory of the container",
+            "hold",
+            host.cgroup.used,
+            FULL_CGROUP * host.cgroup.limit,
+            f"memory of the container {{figure:.0f}} MB of {host.cgroup.limit:.0f} MB",
+            is_of_memory=True,
+        )
+
+
+def _of_cpu(host: HostLoad, limits: Settings) -> Iterator[Strain]:
+    sentence = "load {figure:.1f} a core, above {limit:g}"
+    most = limits.worker_max_load
+    # the higher one first: of two that ask for the same, the first is the cause
+    yield Strain("high load", "hold", host.load, 2 * most, sentence)
+    yield Strain("load", "thin", host.load, most, sentence)
+    sentence = "something waits for a CPU {figure:.0f} % of the time, above {limit} %"
+    share, lasting = limits.worker_max_cpu_pressure, host.lasting_pressure
+    yield Strain("high pressure", "hold", host.pressure, 2 * share, sentence, lasting)
+    yield Strain("pressure", "thin", host.pressure, share, sentence, lasting)
+
+
+def _of_database(load: DatabaseLoad, limits: Settings) -> Iterator[Strain]:
+    sessions, most = load.active_sessions, load.max_connections
+    yield Strain(
+        "sessions",
+        "hold",
+        100 * sessions / most if sessions is not None and most else None,
+        limits.worker_max_db_sessions,
+        f"{sessions} of {most} sessions are active, above {{limit}} %",
+    )
+    yield Strain(
+        "replica lag",
+        "hold",
+        load.replica_lag_seconds,
+        limits.worker_max_replica_lag,
+        "a replica is {figure:.0f} s behind, above {limit:g} s",
+    )
+    yield Strain(
+        "lock wait",
+        "thin",
+        load.lock_wait_seconds,
+        limits.worker_max_lock_wait,
+        "a session waits for a lock for {figure:.0f} s, above {limit:g} s",
+    )
+    if limits.worker_yield_to_vacuum and load.vacuumed_table:
+        # a name may hold braces
+        table = load.vacuumed_table.replace("{", "{{").replace("}", "}}")
+        yield Strain("vacuum", "thin", 1, 0, f"a vacuum is at work on {table}")
+
+
+@dataclass(slots=True)
+class LoadGovernor:
+    """Looks at the machine and the database every few seconds. A Governor.
+
+    `model_is_local` is asked as often as the database. Raises what `queue` raises.
+    """
+
+    queue: Queue
+    limits: Settings
+    model_is_local: Callable[[], bool]
+    look: Callable[[], HostLoad] = host_load
+    clock: Callable[[], float] = time.monotonic
+    own: OwnLoad = field(default_factory=OwnLoad)
+    _readings: Readings = field(default_factory=Readings)
+    _felt_since: dict[str, float] = field(default_factory=dict)
+    _verdict: Verdict = FULL
+    _host_known_until: float = -math.inf
+    _database_known_until: float = -math.inf
+
+    def __call__(self) -> Verdict:
+        now = self.clock()
+        if now >= self._host_known_until:
+            self._look_at_database(now)
+            host = self.look()
+            self._readings = replace(self._readings, host=self.own.taken_off(host, now))
+            self._host_known_until = self.clock() + HOST_KNOWN_FOR
+            self._judge(now)
+        return self._verdict
+
+    def _look_at_database(self, now: float) -> None:
+        if now >= self._database_known_until:
+            self._readings = replace(
+                self._readings, database=self.queue.load(), model_is_local=self.model_is_local()
+            )
+            self._database_known_until = self.clock() + DATABASE_KNOWN_FOR
+
+    def _judge(self, now: float) -> None:
+        strains = felt(self._readings, self.limits, self._felt_since.keys())
+        self._felt_since = {
+            strain.name: self._felt_since.get(strain.name, now) for strain in strains
+        }
+        lasted = {name: now - since for name, since in self._felt_since.items()}
+        self._verdict = verdict(self._readings, self.limits, lasted)
+        if any(
+            strain.is_of_memory and lasted[strain.name] < LONGEST_HOLD_FOR_MEMORY
+            for strain in strains
+        ):
+            give_back_memory()
