@@ -44,6 +44,7 @@ FIELDS = [
     "requests",
     "tokens",
     "cost",
+    "ended",
     "trouble",
 ]
 
@@ -115,6 +116,7 @@ def test_json_has_the_documented_fields(local_notes: Database, worker: Worker) -
         "completed": 3,
         "requests": 1,
         "success_rate": 100.0,
+        "ended": None,
         "trouble": None,
     }
 

@@ -24,6 +24,14 @@ def test_a_line_every_few_percent(capsys: pytest.CaptureFixture[str]) -> None:
     assert told[-1].endswith(", 0 s remaining")
 
 
+def test_what_remains_is_that_of_all_workers_where_it_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tally = Tally(started=time.monotonic() - 10, completed=50)
+    PlainProgress(total=1000, interval=5, eta=lambda: 45.0).update(tally)
+    assert capsys.readouterr().err.endswith(", 45 s remaining\n")
+
+
 def test_a_run_that_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     PlainProgress(total=10, interval=5).update(Tally(completed=10))
     assert capsys.readouterr().err == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Event
 from types import FrameType
 from typing import Annotated
@@ -26,6 +27,7 @@ from worker.engine.patience import until_answered
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.engine.service import Orders
+from worker.errors import WorkerError
 from worker.queue import OperatorQueue, Scope
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE, Settings
 
@@ -140,7 +142,9 @@ def drain(
     tally = Tally()
     with (
         stopped_by_signals() as stop,
-        progress_of(total, settings.embedding_progress_interval) as bar,
+        progress_of(
+            total, settings.embedding_progress_interval, partial(eta_of, queue, scope, pace)
+        ) as bar,
         people_told(bar, queue, settings, scope, notify_command) as progress,
     ):
         governors: list[Governor] = [Orders(queue, scope)]
@@ -157,6 +161,16 @@ def drain(
         )
         pipeline.drain()
     return pipeline
+
+
+def eta_of(queue: OperatorQueue, scope: Scope, pace: Pace) -> float | None:
+    """Seconds until all is done at the rate of all workers, where all of it is what is done."""
+    if scope.table or scope.column or pace.limit:
+        return None
+    try:
+        return queue.progress().eta_seconds
+    except WorkerError:  # the run waits for the database by itself
+        return None
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -25,12 +25,16 @@ LINE_AFTER = 60.0  # seconds, where a step takes longer than that
 QUIET_FOR = 2.0  # seconds; of a run that is over by then the summary tells, and its rate is wild
 
 
+Eta = Callable[[], float | None]
+"""Seconds until all is done at the rate of all workers together; None where that is not known."""
+
+
 @contextmanager
-def progress_of(total: int, interval: int) -> Iterator[Progress]:
+def progress_of(total: int, interval: int, eta: Eta = lambda: None) -> Iterator[Progress]:
     """A bar on a terminal, and elsewhere a plain line every `interval` percent of `total` jobs."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainProgress(total, interval)
+        yield PlainProgress(total, interval, eta)
         return
     with Bar(
         TextColumn("embedding"),
@@ -73,9 +77,10 @@ class RichProgress:
 class PlainProgress:
     """A line on stderr at every `interval` percent, and at least every LINE_AFTER seconds."""
 
-    def __init__(self, total: int, interval: int) -> None:
+    def __init__(self, total: int, interval: int, eta: Eta = lambda: None) -> None:
         self._total = total
         self._interval = interval
+        self._eta = eta
         self._step = 0
         self._last = time.monotonic()
 
@@ -88,9 +93,11 @@ class PlainProgress:
         if is_early or (step <= self._step and now - self._last < LINE_AFTER):
             return
         self._step, self._last = step, now
+        of_all = self._eta()
+        left = remaining(tally, total) if of_all is None else span(of_all)
         say(
             f"{percent}%: {tally.taken} of {total}, {tally.rows_per_second:.0f} rows/s,"
-            f" {span(tally.elapsed)} elapsed, {remaining(tally, total)} remaining"
+            f" {span(tally.elapsed)} elapsed, {left} remaining"
         )
 
     def pulse(self) -> None:
