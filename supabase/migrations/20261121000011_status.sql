@@ -24,8 +24,9 @@ as $$
 $$;
 
 -- The rows of a target that should have a vector or be skipped: those its filter lets through. Counted where
--- the table is small, and else by the planner, from the statistics of the last ANALYZE and the size of today,
--- and then taken for no fewer than there are `jobs`, of which each has a row: before the first ANALYZE it is a guess.
+-- the table is small, or where nobody has analyzed it yet, which autovacuum does within minutes; and else by the
+-- planner, from the statistics of the last ANALYZE and the size of today, and then taken for no fewer than there are
+-- `jobs`, of which each has a row.
 -- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
 create function public.embedding_row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
 language plpgsql
@@ -36,12 +37,18 @@ set row_security = off
 as $$
 declare
     small constant bigint := 16 * 1024 * 1024; -- bytes: to count them takes 10 ms, and to read them first 20
+    medium constant bigint := 1024 * 1024 * 1024; -- a second
     target public.embedding_targets;
     plan json;
+    size bigint;
+    is_analyzed boolean;
 begin
     select * into target from public.embedding_targets as watched where watched.id = target_id;
-    exact := coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(target.relation::regclass) as part),
-                      pg_relation_size(target.relation::regclass)) <= small;
+    size := coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(target.relation::regclass) as part),
+                     pg_relation_size(target.relation::regclass));
+    select class.reltuples >= 0 or class.relkind = 'p' into is_analyzed
+      from pg_class as class where class.oid = target.relation::regclass;
+    exact := size <= small or not is_analyzed and size <= medium;
     if exact then
         execute format('select count(*) from %s where %s', target.relation, coalesce(target.filter, 'true'))
            into rows;
