@@ -6,8 +6,8 @@
 --        public.embedding_texts, public.embedding_first_jobs, public.embedding_stats, public.embedding_percentile;
 
 -- The first jobs of a target in one of three states, in the order of the index that is kept of them: pending as a
--- claim meets them, processing by the end of their lease, failed by their class. As many as asked for are read,
--- whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
+-- claim meets them, processing by the end of their lease, failed by their class, the latest first. As many as asked for are
+-- read, whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
 create function public.embedding_first_jobs(target_id integer, wanted_status text, most integer)
 returns setof public.embedding_queue
 language plpgsql
@@ -36,7 +36,7 @@ begin
             return query
             select * from public.embedding_queue as job
              where job.target_id = embedding_first_jobs.target_id and job.status = 'failed'
-             order by job.error_class
+             order by job.error_class, job.updated_at desc
              limit most;
         else
             raise exception 'jobs that are % are not listed', wanted_status
@@ -103,9 +103,9 @@ exception
 end $$;
 
 -- The jobs in the given states, state by state, with the beginning of the text of each (null if it has none, it
--- cannot be read, or its column is not worked on: a worker sees here what a claim could show it): up to `max_rows`, 1000 at most. Of each column the first ones are looked at, in the order of
--- embedding_first_jobs; together they come: processing by the end of the lease, pending by priority and due time,
--- failed by class, the latest first.
+-- cannot be read, or its column is not worked on: a worker sees here what a claim could show it): up to `max_rows`,
+-- 1000 at most. Of each column the first ones are looked at, in the order of embedding_first_jobs; together they
+-- come: processing by the end of the lease, pending by priority and due time, failed by class, the latest first.
 create function public.list_embeddings(
     statuses text[] default array['processing', 'pending', 'failed'],
     only_table text default null,
@@ -159,9 +159,9 @@ as $$
 $$;
 
 -- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
--- `pattern`: see embedding_texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the order of their ids, and returns how
--- many matched, up to which id it looked (null: there are no more), and up to three of the matches. With `dry_run`
--- it writes nothing.
+-- `pattern`: see embedding_texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the
+-- order of their ids, and returns how many matched, up to which id it looked (null: there are no more), and up to
+-- three of the matches. With `dry_run` it writes nothing.
 create function public.reprocess_embeddings(
     pattern text,
     only_table text default null,
