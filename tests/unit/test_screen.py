@@ -1,160 +1,219 @@
-"""What fits a screen, and what is asked of its figures."""
+"""What `worker status` and `worker monitor` show, and how much of it there is room for."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.cells import cell_len
 
-from worker.cli.conditions import FIGURES, Condition
-from worker.cli.monitor import History, frame, plain_line, sparkline
-from worker.cli.screen import Snapshot
-from worker.errors import SettingsError
+from worker.cli.look import Look
+from worker.cli.monitor import History, Throughput, screen_of, sparkline
+from worker.cli.screen import age, bar, fitted, sections_of, tinted
 from worker.queue import Failure, ProviderTrouble, QueueProgress, TargetStatus, WorkerSeen
 
-NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
-def column(number: int) -> TargetStatus:
-    return TargetStatus(
-        f"a_schema.table_{number}",
-        "embedding",
-        None,
-        True,
-        "gone" if number == 1 else None,
-        1000,
-        True,
-        300,
-        5,
-        600,
-        50,
-        45,
-        62.83,
-        12,
-        NOW - timedelta(minutes=7),
-        True,
-    )
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
 
 
-def at_work(number: int, seen: float = 1.0) -> WorkerSeen:
-    return WorkerSeen(
-        f"a-host-with-a-long-name:{number}:abcdef",
-        "h",
-        number,
-        "working",
-        "thin",
-        "load 3.2 a core, above 1.5, and a good deal more to be said of it",
-        154.2,
-        100,
-        1,
-        NOW - timedelta(hours=1),
-        NOW - timedelta(seconds=seen),
-    )
+COLUMN = TargetStatus(
+    table_name="notes",
+    embedding_column="embedding",
+    model=None,
+    enabled=True,
+    problem=None,
+    rows=100,
+    rows_exact=True,
+    pending=0,
+    processing=0,
+    completed=100,
+    failed=0,
+    skipped=0,
+    coverage=100.0,
+    due=0,
+    oldest_due=None,
+    due_exact=True,
+)
+WORKER = WorkerSeen(
+    worker="host:1:abcdef",
+    host="host",
+    pid=1,
+    state="working",
+    gear="full",
+    cause=None,
+    rss_mb=211.6,
+    completed=100,
+    failed=0,
+    started_at=ago(900),
+    seen_at=ago(5),
+)
+FAILURE = Failure("notes", "embedding", "rejected", 3, "it was refused " * 20, ago(60))
+LOOK = Look(
+    at=NOW,
+    columns=[COLUMN],
+    progress=QueueProgress(0, 0, None, None, None, None),
+    workers=[],
+    failures=[],
+    providers=[],
+)
+FULL = replace(
+    LOOK,
+    columns=[replace(COLUMN, table_name=f"table_{i:02}", failed=1_000_000 * i) for i in range(20)],
+    workers=[replace(WORKER, worker=f"host:{i}:abcdef", cause="paused " * 20) for i in range(10)],
+    failures=[FAILURE] * 10,
+    providers=[ProviderTrouble(f"p{i}", "401 " * 50, "Mend it.", NOW, NOW) for i in range(3)],
+    progress=QueueProgress(10**7, 10**7, ago(86_399), 12345.6, 86_399, 86_399),
+)
+HOSTILE = "a\x1b[31m\x9b2Jb\nc\x07[red]d[/red]\u202e"
 
 
-def busy(columns: int = 20, workers: int = 10) -> Snapshot:
-    return Snapshot(
-        columns=[column(number) for number in range(columns)],
-        failures=[Failure("t", "e", f"class_{n}", n, "why " * 50, NOW) for n in range(9)],
-        providers=[ProviderTrouble("openai", "no key " * 30, "Give one.", NOW, NOW)],
-        progress=QueueProgress(6100, 240, NOW - timedelta(minutes=7), 812.34, 95.0, 7.5),
-        workers=[at_work(number) for number in range(workers)],
+def shown(look: Look, width: int = 80, height: int | None = None) -> list[str]:
+    return fitted(sections_of(look, width), height)
+
+
+@pytest.mark.parametrize("height", [5, 12, 24, 60])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_it_fits_however_much_there_is(width: int, height: int) -> None:
+    history = History()
+    history.look = FULL
+    history.rates.extend([1.0] * 240)
+    history.waits.extend([86_399.0] * 240)
+    for lines in (shown(FULL, width, height), screen_of(history, width, height)):
+        assert len(lines) <= height
+        assert max(map(cell_len, lines)) <= width
+
+
+def test_what_is_cut_is_counted() -> None:
+    lines = shown(FULL, 80, 24)
+    columns = [line for line in lines if line.startswith("table_")]
+    workers = [line for line in lines if line.startswith("host:")]
+    assert f"… and {20 - len(columns)} more" in lines
+    assert f"… and {10 - len(workers)} more" in lines
+    whole = shown(FULL)
+    assert sum(line.startswith("table_") for line in whole) == 20
+    assert not any(line.startswith("… and") for line in whole)
+
+
+def test_columns_with_something_left_to_do_are_not_those_cut() -> None:
+    busy = replace(COLUMN, table_name="zebras", pending=3, due=3, oldest_due=ago(200))
+    columns = [replace(COLUMN, table_name=f"table_{i:02}") for i in range(20)]
+    first = shown(replace(LOOK, columns=[*columns, busy]), 80, 10)[1]
+    assert first.split() == [
+        *["zebras.embedding", "3", "0", "100", "0", "0", "██████", "100.0%", "3m"],
+    ]
+
+
+def test_what_is_not_known_is_unknown() -> None:
+    assert shown(LOOK)[-1] == "rows/s: unknown  elapsed: unknown  ETA: unknown  workers: 0"
+
+
+def test_how_fast_it_goes() -> None:
+    progress = QueueProgress(500, 400, ago(70), 12.5, 725, 40)
+    workers = [WORKER, replace(WORKER, worker="host:2:abcdef", seen_at=ago(121))]
+    lines = shown(replace(LOOK, progress=progress, workers=workers))
+    assert lines[3:] == [
+        "rows/s: 12.5  elapsed: 12 min 5 s  ETA: 40 s  workers: 1 and 1 silent",
+        "",
+        "worker         state    memory  seen    cause",
+        "host:1:abcdef  working  212 MB  5s ago",
+        "host:2:abcdef  silent   212 MB  2m ago",
+    ]
+
+
+def test_the_host_is_told_where_the_name_of_the_worker_does_not() -> None:
+    thin = replace(WORKER, worker="embedder", gear="thin", cause="load 9.1")
+    lines = shown(replace(LOOK, workers=[thin]))
+    assert lines[-2].split() == ["worker", "host", "state", "memory", "seen", "cause"]
+    assert lines[-1].split() == [
+        *["embedder", "host", "working", "212", "MB", "5s", "ago", "thin:", "load", "9.1"],
+    ]
+
+
+def test_nothing_from_the_database_reaches_the_terminal_raw() -> None:
+    look = Look(
         at=NOW,
+        columns=[replace(COLUMN, table_name=HOSTILE, problem=HOSTILE)],
+        progress=LOOK.progress,
+        workers=[replace(WORKER, worker=HOSTILE, host=HOSTILE, cause=HOSTILE)],
+        failures=[Failure(HOSTILE, HOSTILE, HOSTILE, 3, HOSTILE, NOW)],
+        providers=[ProviderTrouble(HOSTILE, HOSTILE, HOSTILE, NOW, NOW)],
     )
+    for lines in (shown(look, 300), [tinted(line).plain for line in shown(look, 300)]):
+        text = "".join(lines)
+        assert "[red]d[/red]" in text
+        assert not any(sign in text for sign in "\x1b\x9b\n\x07\u202e")
 
 
-EMPTY = Snapshot([], [], [], QueueProgress(0, 0, None, None, None, 0.0), [], NOW)
-
-
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 50), (80, 12), (60, 20)])
-@pytest.mark.parametrize("snapshot", [busy(), busy(2, 1), EMPTY])
-def test_the_frame_fits_the_terminal(snapshot: Snapshot, width: int, height: int) -> None:
-    history = History()
-    for _ in range(60):
-        history.add(snapshot)
-    lines = frame(snapshot, history, width, height)
-    assert len(lines) == height
-    assert max(map(len, lines)) <= width
-    assert lines[-1].endswith("q quits")
-
-
-def test_what_does_not_fit_is_counted() -> None:
-    shown = "\n".join(frame(busy(), History(), 80, 24))
-    assert "… and 16 more" in shown
-    assert "a_schema.table_0" in shown
-    assert "812.3 rows/s, 1 min 35 s elapsed, 8 s remaining" in shown
-
-
-def test_a_sparkline_is_scaled_to_its_largest() -> None:
-    assert sparkline(deque([0.0, 50.0, 100.0])) == "▁▅█"
-    assert sparkline(deque([0.0, 0.0])) == "▁▁"
-    assert sparkline(deque()) == ""
-
-
-def test_the_rate_is_what_was_done_between_two_looks() -> None:
-    history = History()
-    before = busy(1, 2)
-    history.add(before)
-    later = replace(
-        before,
-        at=NOW + timedelta(seconds=2),
-        # one did 30, one has ended, and one is new
-        workers=[replace(at_work(0), completed=130), replace(at_work(7), completed=10, failed=0)],
-    )
-    history.add(later)
-    assert list(history.rates) == [20.0]
-
-
-def test_a_line_tells_it_all() -> None:
-    assert plain_line(busy(1, 2)) == (
-        "2026-11-27T12:00:00Z 6100 pending, 240 due, 50 failed,"
-        " 812.3 rows/s, 1 min 35 s elapsed, 8 s remaining, 2 workers"
-    )
+def test_wide_characters_keep_the_columns_in_line() -> None:
+    wide = replace(COLUMN, table_name="文書の一覧表")
+    _, first, second, *_ = shown(replace(LOOK, columns=[COLUMN, wide]))
+    assert cell_len(first) == cell_len(second)
 
 
 @pytest.mark.parametrize(
-    ("written", "holds"),
-    [
-        ("oldest_due > 5m", True),
-        ("oldest_due>7m", False),
-        ("oldest_due >= 420s", True),
-        ("oldest_due < 1h", True),
-        ("oldest_due > 1d", False),
-        ("failed >= 1000", True),
-        ("coverage < 62.9%", True),
-        ("coverage <= 62", False),
-        ("workers < 10", False),
-        ("silent_workers > 0", False),
-        ("stopped_providers > 0", True),
-        ("due > 239", True),
-        ("rows_per_second < 100", False),
-    ],
+    ("percent", "blocks"),
+    [(0, "░░░░░░"), (2, "░░░░░░"), (50, "███░░░"), (99.9, "█████▉"), (100, "██████")],
 )
-def test_a_condition(written: str, holds: bool) -> None:
-    assert Condition.of(written).holds(busy()) is holds
-
-
-@pytest.mark.parametrize("figure", FIGURES)
-def test_of_nothing_no_figure_is_above_zero_and_unknown_ones_hold_nothing(figure: str) -> None:
-    assert not Condition.of(f"{figure} > 0").holds(EMPTY)
-    known = figure not in ("coverage", "rows_per_second")
-    assert Condition.of(f"{figure} <= 0").holds(EMPTY) is known
-
-
-def test_the_silent_are_told_apart() -> None:
-    snapshot = replace(busy(), workers=[at_work(1), at_work(2, seen=121.0)])
-    assert Condition.of("workers <= 1").holds(snapshot)
-    assert Condition.of("silent_workers >= 1").told(snapshot) == (
-        "silent_workers is 1: silent_workers >= 1"
-    )
+def test_a_bar_is_full_at_a_hundred_and_only_then(percent: float, blocks: str) -> None:
+    assert bar(percent) == blocks
 
 
 @pytest.mark.parametrize(
-    "written", ["", "due", "due >", "> 5", "due == 5", "due > 5 jobs", "due > -1", "queue > 5"]
+    ("seconds", "text"), [(-3, "0s"), (59, "59s"), (60, "1m"), (7_300, "2h"), (180_000, "2d")]
 )
-def test_what_is_no_condition_is_refused(written: str) -> None:
-    with pytest.raises(SettingsError, match="--fail-if") as refused:
-        Condition.of(written)
-    assert refused.value.hint
+def test_an_age_is_in_its_largest_unit(seconds: int, text: str) -> None:
+    assert age(ago(seconds), NOW) == text
+
+
+# The figures
+
+
+def test_the_figures_of_nothing() -> None:
+    assert LOOK.figures() == {
+        "oldest_due": 0,
+        "due": 0,
+        "pending": 0,
+        "failed": 0,
+        "coverage": 100.0,
+        "workers": 0,
+        "silent_workers": 0,
+        "rows_per_second": None,
+        "stopped_providers": 0,
+    }
+
+
+def test_the_figures_of_columns_and_workers() -> None:
+    columns = [
+        replace(COLUMN, failed=2, coverage=80.0),
+        replace(COLUMN, failed=3),
+        replace(COLUMN, coverage=None),
+    ]
+    workers = [WORKER, WORKER, replace(WORKER, seen_at=ago(300))]
+    progress = QueueProgress(9, 7, ago(400), 3.5, 60, 2)
+    figures = replace(LOOK, columns=columns, workers=workers, progress=progress).figures()
+    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0]
+
+
+# The history
+
+
+def test_throughput_is_measured_from_heartbeat_to_heartbeat() -> None:
+    throughput = Throughput()
+    other = replace(WORKER, worker="host:2:abcdef")
+    assert throughput.after(replace(LOOK, workers=[WORKER, other])) is None
+    later = replace(WORKER, seen_at=NOW, completed=140, failed=10)
+    for _ in range(3):  # nothing new is no sign of standing still
+        assert throughput.after(replace(LOOK, workers=[later, other])) == 10.0
+    silent = replace(later, seen_at=ago(200))
+    assert throughput.after(replace(LOOK, workers=[silent, other])) is None
+    assert throughput.after(LOOK) == 0
+
+
+def test_a_sparkline_has_a_gap_where_nothing_is_known() -> None:
+    assert sparkline([0, 1, None, 3.5, 7]) == "▁▂ ▅█"
+    assert sparkline([0, 0]) == "▁▁"
+    assert sparkline([None]) == " "

@@ -1,79 +1,82 @@
-"""Conditions over the figures of the queue, as `worker status --fail-if` takes them."""
+"""Conditions over the figures of `worker status`: `oldest_due > 5m`."""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worker.cli.screen import Snapshot
+from worker.cli.progress import span
 from worker.errors import SettingsError
 
-UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "%": 1.0, "": 1.0}
-COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
+Figures = Mapping[str, float | None]
+
+FIGURES = {
+    "oldest_due": "seconds",
+    "due": "jobs",
+    "pending": "jobs",
+    "failed": "jobs",
+    "coverage": "percent",
+    "workers": "workers",
+    "silent_workers": "workers",
+    "rows_per_second": "rows/s",
+    "stopped_providers": "providers",
 }
+"""What a condition may be about, and what it is counted in."""
+
+COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+UNITS = {
+    "seconds": {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400},
+    "percent": {"": 1, "%": 1},
+}
+FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A figure, compared with a number (seconds, jobs, percent)."""
+    """A figure compared with a limit, in the unit of the figure. `text` as somebody wrote it."""
 
+    text: str
     figure: str
     comparison: str
-    number: float
-    written: str
+    limit: float
 
-    @classmethod
-    def of(cls, written: str) -> Condition:
-        """Raises SettingsError, with what was expected."""
-        found = re.fullmatch(r"\s*(\w+)\s*([<>]=?)\s*(\d+(?:\.\d+)?)\s*([smhd%]?)\s*", written)
-        if not found:
-            raise SettingsError(
-                f"--fail-if makes no sense: `{written}`",
-                "Write a figure, one of > >= < <=, and a number: 'oldest_due > 5m', 'failed > 0'.",
-            )
-        figure, comparison, number, unit = found.groups()
-        if figure not in FIGURES:
-            raise SettingsError(
-                f"--fail-if knows no figure `{figure}`", f"It knows {', '.join(FIGURES)}."
-            )
-        return cls(figure, comparison, float(number) * UNITS[unit], written.strip())
+    def holds(self, figures: Figures) -> bool:
+        """Whether it is so. Of a figure that is not known nothing is."""
+        value = figures[self.figure]
+        return value is not None and bool(COMPARISONS[self.comparison](value, self.limit))
 
-    def holds(self, snapshot: Snapshot) -> bool:
-        """Whether it does. Of a figure that is not known, none holds."""
-        value = FIGURES[self.figure](snapshot)
-        return value is not None and COMPARISONS[self.comparison](value, self.number)
-
-    def told(self, snapshot: Snapshot) -> str:
-        """The condition, with the figure as it is."""
-        value = FIGURES[self.figure](snapshot)
-        return f"{self.figure} is {value:g}: {self.written}"
+    def finding(self, figures: Figures) -> str:
+        """One line on a condition that holds: its figure, and what it is."""
+        return f"{self.figure} is {_quantity(self.figure, figures[self.figure])}: {self.text}"
 
 
-def _oldest_due(snapshot: Snapshot) -> float:
-    since = snapshot.progress.oldest_due
-    return 0.0 if since is None else snapshot.age(since)
+def condition_of(text: str) -> Condition:
+    """The condition that a text stands for. Raises SettingsError if it is none."""
+    found = FORM.fullmatch(text)
+    if not found:
+        raise SettingsError(
+            f"--fail-if {text!r} is no condition",
+            "It is a figure, one of > < >= <=, and a number: 'oldest_due > 5m'.",
+        )
+    figure, comparison, number, unit = found.groups()
+    if figure not in FIGURES:
+        raise SettingsError(
+            f"--fail-if {text!r}: there is no figure {figure}", f"There are {', '.join(FIGURES)}."
+        )
+    units = UNITS.get(FIGURES[figure], {"": 1})
+    if unit not in units:
+        those = ", ".join(name for name in units if name)
+        raise SettingsError(
+            f"--fail-if {text!r}: {figure} is not measured in {unit}",
+            f"It takes {those}." if those else "It takes a number without a unit.",
+        )
+    return Condition(" ".join(text.split()), figure, comparison, float(number) * units[unit])
 
 
-def _coverage(snapshot: Snapshot) -> float | None:
-    """That of the column that is least far."""
-    known = [column.coverage for column in snapshot.columns if column.coverage is not None]
-    return min(known, default=None)
-
-
-FIGURES: Mapping[str, Callable[[Snapshot], float | None]] = {
-    "oldest_due": _oldest_due,
-    "due": lambda snapshot: snapshot.progress.due,
-    "pending": lambda snapshot: snapshot.progress.pending,
-    "failed": lambda snapshot: sum(column.failed for column in snapshot.columns),
-    "coverage": _coverage,
-    "rows_per_second": lambda snapshot: snapshot.progress.rows_per_second,
-    "workers": lambda snapshot: sum(not snapshot.is_silent(of) for of in snapshot.workers),
-    "silent_workers": lambda snapshot: sum(snapshot.is_silent(of) for of in snapshot.workers),
-    "stopped_providers": lambda snapshot: len(snapshot.providers),
-}
+def _quantity(figure: str, value: float | None) -> str:
+    assert value is not None  # or the condition did not hold
+    if FIGURES[figure] == "seconds":
+        return span(value)
+    return f"{value:g}%" if FIGURES[figure] == "percent" else f"{value:g}"

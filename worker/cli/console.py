@@ -16,6 +16,9 @@ from worker.queue import Failure, Target, TargetStatus
 
 NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`"
 
+LEAST_OF_A_COLUMN = 8  # cells
+OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
 
 def say(message: str) -> None:
     """A remark to the person at the terminal."""
@@ -34,37 +37,63 @@ def out_json(value: object) -> None:
 
 def out_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Aligned columns: numbers to the right, None as a dash."""
+    for line in aligned(heads, rows):
+        out(line)
+
+
+def aligned(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    width: int | None = None,
+    yielding: int = -1,
+) -> list[str]:
+    """The lines of a table, of at most `width` cells: the `yielding` column is cut for that."""
     cells = [[_as_cell(value) for value in row] for row in rows]
     numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(heads))]
-    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
-    for line in [heads, *cells]:
-        padded = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ]
-        out("  ".join(padded).rstrip())
+    widths = [max(cell_len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
+    gap = "  "
+    if width is not None:
+        if sum(widths) + len(gap) * (len(widths) - 1) > width:
+            gap = " "
+        others = sum(widths) - widths[yielding] + len(gap) * (len(widths) - 1)
+        widths[yielding] = min(widths[yielding], max(width - others, LEAST_OF_A_COLUMN))
+    lines = [
+        gap.join(_padded(*cell) for cell in zip(line, widths, numeric, strict=True)).rstrip()
+        for line in [heads, *cells]
+    ]
+    return lines if width is None else [cut(line, width) for line in lines]
+
+
+def _padded(cell: str, width: int, right: bool) -> str:
+    cell = cut(cell, width)
+    return " " * (width - cell_len(cell)) + cell if right else set_cell_size(cell, width)
 
 
 def report(problem: WorkerError) -> None:
     """One line of cause and one of cure."""
-    say(f"error: {problem.cause}")
+    say(f"error: {printable(problem.cause)}")
     if problem.hint:
-        say(f"hint: {problem.hint}")
+        say(f"hint: {printable(problem.hint)}")
 
 
 def name_of(watched: Target | TargetStatus | Failure) -> str:
     """A watched column as people write it: `table.column`."""
-    return f"{watched.table_name}.{watched.embedding_column}"
+    return printable(f"{watched.table_name}.{watched.embedding_column}")
 
 
 def one_line(text: str, width: int) -> str:
-    """The beginning of a text, on one line of at most `width` columns, all of it printable."""
-    flat = " ".join(text.split())
-    if not flat.isprintable():  # a terminal might obey it
-        flat = "".join(
-            letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in flat
-        )
-    return flat if cell_len(flat) <= width else set_cell_size(flat, width - 1).rstrip() + "…"
+    """The beginning of a text, on one line of at most `width` cells of a terminal."""
+    return cut(printable(" ".join(text.split())), width)
+
+
+def cut(text: str, width: int) -> str:
+    """The beginning of a text that is wider than `width` cells."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal obeys: control characters, those for its direction too."""
+    return OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def confirmed(question: str) -> bool:
@@ -85,7 +114,7 @@ def dollars(cost: float | None) -> str:
 
 
 def _as_cell(value: object) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))
 
 
 def _is_number(cell: str) -> bool:

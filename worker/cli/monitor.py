@@ -4,189 +4,247 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.text import Text
 
-from worker.cli.console import out, out_json, report
+from worker.cli.console import NOTHING_WATCHED, aligned, cut, one_line, out, out_json, say
+from worker.cli.look import Look, look_at
 from worker.cli.process import AsJson
 from worker.cli.progress import span
-from worker.cli.screen import (
-    Snapshot,
-    columns_of,
-    cut,
-    failures_of,
-    pace_of,
-    troubles_of,
-    workers_of,
-)
+from worker.cli.screen import fitted, sections_of, tinted
 from worker.cli.session import load_settings, queue_of
 from worker.errors import Unreachable
-from worker.queue import OperatorQueue
+from worker.queue import OperatorQueue, WorkerSeen
 
-try:
-    import termios
-    import tty
-except ImportError:  # Windows: Ctrl-C ends it
-    termios = None  # type: ignore[assignment]
-
-SPARKS = "▁▂▃▄▅▆▇█"
-HISTORY = 40  # looks
+REMEMBERED = 240  # looks
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 Interval = Annotated[
-    float, typer.Option(min=0.1, max=3600, help="Seconds between two looks at the queue.")
+    float, typer.Option(min=0.1, max=3600, help="Seconds between two looks at the database.")
 ]
 
 
-@dataclass(slots=True)
-class History:
-    """Figures of the last looks, for the sparklines."""
-
-    rates: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    waits: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    _before: tuple[Snapshot, dict[str, int]] | None = None
-
-    def add(self, snapshot: Snapshot) -> None:
-        """How many jobs the workers have ended a second since the last look, and how long the
-        oldest due job has waited."""
-        done = {known.worker: known.completed + known.failed for known in snapshot.workers}
-        if self._before:
-            before, done_before = self._before
-            seconds = max((snapshot.at - before.at).total_seconds(), 0.001)
-            news = sum(count - done_before.get(name, 0) for name, count in done.items())
-            self.rates.append(max(news, 0) / seconds)
-        since = snapshot.progress.oldest_due
-        self.waits.append(snapshot.age(since) if since else 0.0)
-        self._before = snapshot, done
-
-    def lines(self) -> list[str]:
-        """Two sparklines with the latest figure, and the scale."""
-        lines = []
-        for name, figures, shown in (
-            ("rows/s", self.rates, lambda figure: f"{figure:.0f}"),
-            ("oldest due", self.waits, span),
-        ):
-            latest = shown(figures[-1]) if figures else "-"
-            most = shown(max(figures, default=0.0))
-            lines.append(f"{name:10}  {sparkline(figures):{HISTORY}}  {latest} (most {most})")
-        return lines
-
-
-def sparkline(figures: deque[float]) -> str:
-    """A character for each figure, scaled to the largest; nothing at all is the lowest."""
-    most = max(figures, default=0.0)
-    if not most:
-        return SPARKS[0] * len(figures)
-    return "".join(SPARKS[round(figure / most * (len(SPARKS) - 1))] for figure in figures)
-
-
 def monitor(interval: Interval = 1.0, as_json: AsJson = False) -> None:
-    """Show the same as `status`, live, until `q` is pressed."""
-    with queue_of(load_settings()) as queue:
-        if as_json or not sys.stdout.isatty():
-            _print_lines(queue, interval, as_json)
+    """Show what `worker status` shows, live, until q is pressed."""
+    console = Console(highlight=False)
+    with queue_of(load_settings()) as queue, _ended_by_sigterm():
+        if as_json:
+            _repeat(queue, interval, _print_document, time.sleep)
+        elif sys.stdout.isatty() and not console.is_dumb_terminal:
+            _watch(queue, interval, console)
         else:
-            _show(queue, interval)
+            _repeat(queue, interval, _print_line, time.sleep)
 
 
-def _print_lines(queue: OperatorQueue, interval: float, as_json: bool) -> None:
-    while True:
+class History:
+    """What one look after the other found, or did not find."""
+
+    def __init__(self) -> None:
+        self.look: Look | None = None
+        self.outage: Unreachable | None = None
+        self.rates: deque[float | None] = deque(maxlen=REMEMBERED)
+        self.waits: deque[float | None] = deque(maxlen=REMEMBERED)
+        self._throughput = Throughput()
+
+    def take(self, queue: OperatorQueue) -> None:
+        """Look once more. A database out of reach is noted, and the last look kept."""
         try:
-            snapshot = Snapshot.of(queue)
+            self.look, self.outage = look_at(queue), None
         except Unreachable as outage:
-            report(outage)
+            self.outage = outage
+            self.rates.append(None)
+            self.waits.append(None)
         else:
-            if as_json:
-                out_json(snapshot.as_json() | {"at": snapshot.at})
-            else:
-                out(plain_line(snapshot))
-            sys.stdout.flush()
-        time.sleep(interval)
+            self.rates.append(self._throughput.after(self.look))
+            self.waits.append(self.look.waiting_for)
 
 
-def plain_line(snapshot: Snapshot) -> str:
-    """The state of all, in one line."""
-    progress = snapshot.progress
-    failed = sum(column.failed for column in snapshot.columns)
-    at_work = sum(not snapshot.is_silent(known) for known in snapshot.workers)
-    return (
-        f"{snapshot.at:%Y-%m-%dT%H:%M:%SZ} {progress.pending} pending, {progress.due} due,"
-        f" {failed} failed, {pace_of(progress)}, {at_work} workers"
+class Throughput:
+    """How fast workers are, by what each of them says from one heartbeat to the next."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, WorkerSeen] = {}
+        self._rates: dict[str, float] = {}
+
+    def after(self, look: Look) -> float | None:
+        """Jobs a second of all that are not silent.
+
+        Before one of them has spoken twice: those of `embedding_progress`, None if it knows none.
+        """
+        for worker in look.workers:
+            before = self._seen.get(worker.worker, worker)
+            seconds = (worker.seen_at - before.seen_at) / timedelta(seconds=1)
+            if seconds > 0:
+                jobs = worker.completed + worker.failed - before.completed - before.failed
+                self._rates[worker.worker] = max(jobs, 0) / seconds
+            self._seen[worker.worker] = worker
+        there = {worker.worker for worker in look.workers if not look.is_silent(worker)}
+        rates = [rate for name, rate in self._rates.items() if name in there]
+        return sum(rates) if rates or not there else look.progress.rows_per_second
+
+
+def sparkline(values: list[float | None]) -> str:
+    """A block for each value, the highest of them full; a gap where nothing is known."""
+    most = max((value for value in values if value is not None), default=0) or 1
+    return "".join(
+        " " if value is None else BLOCKS[round(value / most * (len(BLOCKS) - 1))]
+        for value in values
     )
 
 
-def _show(queue: OperatorQueue, interval: float) -> None:
-    """The live screen."""
-    console = Console()
-    history = History()
+def screen_of(history: History, width: int, height: int) -> list[str]:
+    """The lines of the live screen: what goes on, how it was, and a line on this screen itself."""
+    lines: list[str] = []
+    if history.look:
+        curves = _curves(history, width)
+        room = height - len(curves) - 3
+        sections = sections_of(history.look, width)
+        lines = [*curves, "", *(fitted(sections, room) or [cut(NOTHING_WATCHED, width)])]
+    return [*lines[: height - 2], "", cut(_foot(history), width)]
+
+
+def _curves(history: History, width: int) -> list[str]:
+    heads = ["", "now", "most", "before"]
+    room = max(width - 40, 8)
+    rows = [
+        (
+            "throughput",
+            *_extremes(history.rates, "{:.0f}".format),
+            sparkline(list(history.rates)[-room:]),
+        ),
+        ("oldest due", *_extremes(history.waits, span), sparkline(list(history.waits)[-room:])),
+    ]
+    return aligned(heads, rows, width)
+
+
+def _extremes(
+    values: deque[float | None], told: Callable[[float], str]
+) -> tuple[str | None, str | None]:
+    known = [value for value in values if value is not None]
+    now = values[-1] if values else None
+    return None if now is None else told(now), told(max(known)) if known else None
+
+
+def _foot(history: History) -> str:
+    if history.outage:
+        since = f", this is of {_clock(history.look.at)}" if history.look else ""
+        return f"q quits{since}: {one_line(history.outage.cause, 160)}"
+    return f"q quits, {_clock(history.look.at)}" if history.look else "q quits"
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone():%H:%M:%S}"
+
+
+def _watch(queue: OperatorQueue, interval: float, console: Console) -> None:
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
-        while True:
-            try:
-                snapshot = Snapshot.of(queue)
-            except Unreachable as outage:
-                lines = [f"the database does not answer: {outage.cause}", "", "q quits"]
-            else:
-                history.add(snapshot)
-                lines = frame(snapshot, history, console.width, console.height)
-            live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
-            if pressed(interval) == "q":
-                return
+
+        def show(history: History) -> None:
+            lines = screen_of(history, console.width, console.height)
+            live.update(Group(*map(tinted, lines)), refresh=True)
+
+        _repeat(queue, interval, show, lambda seconds: pressed("q", seconds))
 
 
-def frame(snapshot: Snapshot, history: History, width: int, height: int) -> list[str]:
-    """What fits a terminal of this size; what does not is counted."""
-    fixed = [pace_of(snapshot.progress), *history.lines(), ""]
-    foot = f"{snapshot.at.astimezone():%H:%M:%S}  q quits"
-    left = height - len(fixed) - 1
-    troubles = _fit(troubles_of(snapshot, width) + failures_of(snapshot.failures, width), left // 4)
-    left -= len(troubles) + bool(troubles)
-    workers = _fit(workers_of(snapshot, width), max(left // 3, 2))
-    left -= len(workers) + 1
-    columns = _fit(columns_of(snapshot, width), left, a_piece=2)
-    parts = [columns, fixed[:-1], workers, troubles]
-    joined = "\n\n".join("\n".join(part) for part in parts if part).split("\n")
-    lines = [cut(line, width) for line in joined]
-    return [*lines[: height - 1], *[""] * (height - 1 - len(lines)), foot]
+def _repeat(
+    queue: OperatorQueue,
+    interval: float,
+    show: Callable[[History], None],
+    pause: Callable[[float], bool | None],
+) -> None:
+    """Look and show, every `interval` seconds, until a pause says that it is enough."""
+    history = History()
+    due = time.monotonic()
+    while True:
+        history.take(queue)
+        show(history)
+        due = max(due + interval, time.monotonic())
+        if pause(due - time.monotonic()):
+            return
 
 
-def _fit(lines: list[str], most: int, a_piece: int = 1) -> list[str]:
-    """The first of `lines`, which come by the piece, and how many pieces more there are."""
-    most = max(most, a_piece + 1)
-    if len(lines) <= most:
-        return lines
-    shown = (most - 1) // a_piece * a_piece
-    return [*lines[:shown], f"… and {(len(lines) - shown) // a_piece} more"]
+def _print_line(history: History) -> None:
+    if history.outage or history.look is None:
+        cause = history.outage.cause if history.outage else ""
+        say(f"{_clock(datetime.now(UTC))} {one_line(cause, 160)}")
+        return
+    figures = history.look.figures()
+    rate = history.rates[-1]
+    out(
+        f"{_clock(history.look.at)} pending {figures['pending']}, due {figures['due']},"
+        f" oldest for {span(history.look.waiting_for)}, failed {figures['failed']},"
+        f" rows/s {'unknown' if rate is None else format(rate, '.0f')},"
+        f" workers {figures['workers']}, silent {figures['silent_workers']}"
+    )
+
+
+def _print_document(history: History) -> None:
+    reached = history.look if not history.outage else None
+    out_json(
+        {
+            "at": reached.at if reached else datetime.now(UTC),
+            "trouble": history.outage and history.outage.cause,
+            "throughput": history.rates[-1],
+            "status": reached and reached.document(),
+        }
+    )
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Tells, within so many seconds, which key was pressed; without a terminal, none ever is."""
-    if termios is None or not sys.stdin.isatty():
+def _keys() -> Iterator[Callable[[str, float], bool]]:
+    """Keys as they are pressed, unseen: whether one is within so many seconds.
+
+    The terminal is as it was when this ends, however it ends.
+    """
+    if not sys.stdin.isatty():
         yield _no_key
         return
-    keyboard = sys.stdin.fileno()
-    before = termios.tcgetattr(keyboard)
-    tty.setcbreak(keyboard)
+    import termios  # which Windows lacks
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
     try:
-        yield _key
+        tty.setcbreak(terminal)
+        yield lambda key, seconds: _is_pressed(terminal, key, seconds)
     finally:
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
 
 
-def _key(seconds: float) -> str:
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if ready else ""
-
-
-def _no_key(seconds: float) -> str:
+def _no_key(key: str, seconds: float) -> bool:
     time.sleep(seconds)
-    return ""
+    return False
+
+
+def _is_pressed(terminal: int, key: str, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while select.select([terminal], [], [], max(until - time.monotonic(), 0))[0]:
+        typed = os.read(terminal, 1024)
+        if not typed or key.encode() in typed:
+            return True
+    return False
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: the terminal is left as it was."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,106 +1,147 @@
-"""How far everything is, on one screen of plain text: shared by `status` and `monitor`."""
+"""A look at the queue as lines of text, as many and as long as there is room for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from worker.cli.console import name_of, one_line
-from worker.cli.progress import span
-from worker.queue import (
-    Failure,
-    OperatorQueue,
-    ProviderTrouble,
-    QueueProgress,
-    TargetStatus,
-    WorkerSeen,
-)
+from rich.text import Text
 
-SILENT_AFTER = 120.0  # seconds; a worker speaks at least every thirty
-BAR = 20  # characters
+from worker.cli.console import aligned, cut, name_of, one_line
+from worker.cli.look import Look
+from worker.cli.progress import span
+from worker.queue import Failure, ProviderTrouble, TargetStatus, WorkerSeen
+
+BAR = 6  # cells
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+LONGEST_REASON = 100
+TINTS = {
+    r"[▏▎▍▌▋▊▉█]+": "green",
+    r"^\s*(column|worker|failed)  ?.*(due|cause|reason)$": "bold",
+    r"\bsilent\b|^(stopped|set aside): ": "yellow",
+    r"^… and \d+ more$": "dim",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What the queue says of itself at a moment."""
+class Section:
+    """Lines that belong together. Of `items`, of a line or more each, some may be left out."""
 
-    columns: list[TargetStatus]
-    failures: list[Failure]
-    providers: list[ProviderTrouble]
-    progress: QueueProgress
-    workers: list[WorkerSeen]
-    at: datetime
+    head: list[str]
+    items: list[list[str]]
+    foot: list[str] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, queue: OperatorQueue) -> Snapshot:
-        """Raises what the queue raises."""
-        return cls(
-            columns=queue.status(),
-            failures=queue.failures(),
-            providers=queue.providers(),
-            progress=queue.progress(),
-            workers=queue.workers(),
-            at=queue.clock(),
-        )
-
-    def as_json(self) -> dict[str, object]:
-        """docs/cli.md is the contract."""
-        return {
-            "columns": [asdict(column) for column in self.columns],
-            "failures": [asdict(failure) for failure in self.failures],
-            "providers": [asdict(provider) for provider in self.providers],
-            "progress": asdict(self.progress),
-            "workers": [asdict(worker) for worker in self.workers],
-        }
-
-    def age(self, since: datetime) -> float:
-        """Seconds, by the clock of the database."""
-        return max((self.at - since).total_seconds(), 0.0)
-
-    def is_silent(self, worker: WorkerSeen) -> bool:
-        """Whether it was killed, or cannot be heard."""
-        return self.age(worker.seen_at) > SILENT_AFTER
+    def lines(self, most: int) -> list[str]:
+        """Those of at most `most` items; if there are more, the last says how many."""
+        shown, left = self.items, 0
+        if len(self.items) > most:
+            shown, left = self.items[: most - 1], len(self.items) - most + 1
+        more = [f"… and {left} more"] if left else []
+        return [*self.head, *(line for item in shown for line in item), *more, *self.foot]
 
 
-def columns_of(snapshot: Snapshot, width: int) -> list[str]:
-    """Two lines for each watched column: its name and coverage, and its counts."""
-    lines = []
-    for column in snapshot.columns:
-        name = one_line(name_of(column), width - BAR - 9)
-        lines.append(f"{name.ljust(width - BAR - 9)}  {_bar(column.coverage)}")
-        lines.append(f"  {', '.join(_counts(snapshot, column))}")
-    return lines
+def sections_of(look: Look, width: int) -> list[Section]:
+    """What there is to say of it, in lines of at most `width` cells, the most important last."""
+    sections = [Section([], [[cut(_speed(look), width)]])] if look.columns else []
+    if look.columns:
+        sections.insert(0, _columns(look, width))
+    if look.workers:
+        sections.append(_workers(look, width))
+    if aside := [column for column in look.columns if column.problem]:
+        sections.append(_set_aside(aside, width))
+    if look.failures:
+        sections.append(_failures(look.failures, width))
+    if look.providers:
+        sections.append(_providers(look.providers, width))
+    return sections
 
 
-def _bar(coverage: float | None) -> str:
-    if coverage is None:
-        return "-".rjust(BAR + 7)
-    full = int(coverage * BAR / 100)
-    return f"{'█' * full}{'░' * (BAR - full)} {coverage:5.1f}%"
+def fitted(sections: Sequence[Section], height: int | None) -> list[str]:
+    """The lines of all sections with a blank one between; in turns as many of each as fit."""
+    whole = [len(section.items) for section in sections]
+    if height is None:
+        return _joined(sections, whole)
+    most = [1] * len(sections)
+    growing = list(range(len(sections)))
+    while growing:
+        for number in list(growing):
+            most[number] += 1
+            if most[number] > whole[number] or len(_joined(sections, most)) > height:
+                most[number] -= 1
+                growing.remove(number)
+    return _joined(sections, most)[:height]
 
 
-def _counts(snapshot: Snapshot, column: TargetStatus) -> list[str]:
-    counts = [f"{column.completed} completed"]
-    for name in ("pending", "processing", "failed", "skipped"):
-        if count := getattr(column, name):
-            counts.append(f"{count} {name}")
-    if column.oldest_due:
-        counts.append(f"due for {span(snapshot.age(column.oldest_due))}")
-    if not column.enabled:
-        counts.append("not enabled")
-    return counts
+def tinted(line: str) -> Text:
+    """The same in colours, for those who see them: they say nothing that the words do not."""
+    text = Text(line, no_wrap=True, overflow="crop")
+    for pattern, style in TINTS.items():
+        text.highlight_regex(re.compile(pattern), style)
+    return text
 
 
-def pace_of(progress: QueueProgress) -> str:
-    """One line: how fast all workers are, since when, and until when."""
-    rate = progress.rows_per_second
-    return ", ".join(
+def bar(percent: float) -> str:
+    """A bar of block characters: full at 100, and only then."""
+    eighths = int(percent / 100 * BAR * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + EIGHTHS[rest].strip()).ljust(BAR, "░")
+
+
+def age(since: datetime, now: datetime) -> str:
+    """How long ago, in the largest unit that is not zero."""
+    seconds = max(int((now - since).total_seconds()), 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _joined(sections: Sequence[Section], most: Sequence[int]) -> list[str]:
+    blocks = [section.lines(each) for section, each in zip(sections, most, strict=True)]
+    return [line for block in blocks for line in ["", *block]][1:]
+
+
+def _columns(look: Look, width: int) -> Section:
+    """Those with something left to do come first: they are not the ones to be cut."""
+    columns = sorted(look.columns, key=_is_at_rest)
+    heads = ["column", "pending", "active", "done", "failed", "skipped", "coverage", "due"]
+    rows = [
         (
-            "unknown rows/s" if rate is None else f"{rate:.1f} rows/s",
-            f"{_span(progress.elapsed_seconds)} elapsed",
-            f"{_span(progress.eta_seconds)} remaining",
+            name_of(column),
+            column.pending,
+            column.processing,
+            column.completed,
+            column.failed,
+            column.skipped,
+            _coverage(column),
+            column.oldest_due and age(column.oldest_due, look.at),
         )
+        for column in columns
+    ]
+    return _table(heads, rows, width, yielding=0)
+
+
+def _coverage(column: TargetStatus) -> str | None:
+    if column.coverage is None:
+        return None
+    about = "" if column.rows_exact else "~"
+    return f"{bar(column.coverage)} {f'{about}{column.coverage:.1f}%':>6}"
+
+
+def _is_at_rest(column: TargetStatus) -> bool:
+    return not (column.pending or column.processing or column.failed or column.problem)
+
+
+def _speed(look: Look) -> str:
+    progress = look.progress
+    rate = "unknown" if progress.rows_per_second is None else f"{progress.rows_per_second:g}"
+    silent = sum(map(look.is_silent, look.workers))
+    workers = f"{len(look.workers) - silent}" + (f" and {silent} silent" if silent else "")
+    return (
+        f"rows/s: {rate}  elapsed: {_span(progress.elapsed_seconds)}"
+        f"  ETA: {_span(progress.eta_seconds)}  workers: {workers}"
     )
 
 
@@ -108,58 +149,71 @@ def _span(seconds: float | None) -> str:
     return "unknown" if seconds is None else span(seconds)
 
 
-def workers_of(snapshot: Snapshot, width: int) -> list[str]:
-    """A line for each worker, under a head; one line if there is none."""
-    if not snapshot.workers:
-        return ["no worker is at work"]
-    name_width = min(max(len("worker"), *(len(known.worker) for known in snapshot.workers)), 30)
-    lines = [f"{'worker'.ljust(name_width)}  state     memory   seen ago  cause"]
-    for known in snapshot.workers:
-        state = "silent" if snapshot.is_silent(known) else known.state
-        memory = "-" if known.rss_mb is None else f"{known.rss_mb:.0f} MB"
-        line = (
-            f"{one_line(known.worker, name_width).ljust(name_width)}  {state:8}  {memory:>7}"
-            f"  {span(snapshot.age(known.seen_at)):>8}  {_cause(known)}"
+def _workers(look: Look, width: int) -> Section:
+    """Those that are silent come last. The host is told where the names do not begin with it."""
+    heads = ["worker", "state", "memory", "seen", "cause"]
+    workers = sorted(look.workers, key=look.is_silent)
+    rows = [
+        [
+            worker.worker,
+            "silent" if look.is_silent(worker) else worker.state,
+            None if worker.rss_mb is None else f"{worker.rss_mb:.0f} MB",
+            f"{age(worker.seen_at, look.at)} ago",
+            _cause(worker),
+        ]
+        for worker in workers
+    ]
+    if not all(worker.worker.startswith(worker.host) for worker in workers):
+        heads.insert(1, "host")
+        for row, worker in zip(rows, workers, strict=True):
+            row.insert(1, worker.host)
+    return _table(heads, rows, width)
+
+
+def _cause(worker: WorkerSeen) -> str:
+    gear = "thin" if worker.gear == "thin" else None
+    return ": ".join(filter(None, (gear, worker.cause and one_line(worker.cause, 100))))
+
+
+def _set_aside(columns: list[TargetStatus], width: int) -> Section:
+    return Section(
+        [],
+        [
+            [cut(f"set aside: {name_of(column)}: {one_line(column.problem or '', 160)}", width)]
+            for column in columns
+        ],
+        [cut("hint: mend the table, then run `worker watch` for it again", width)],
+    )
+
+
+def _failures(failures: list[Failure], width: int) -> Section:
+    heads = ["failed", "class", "column", "latest reason"]
+    rows = [
+        (
+            failure.failed,
+            failure.error_class,
+            name_of(failure),
+            one_line(failure.latest_message, LONGEST_REASON),
         )
-        lines.append(cut(line, width))
-    return lines
+        for failure in failures
+    ]
+    return _table(heads, rows, width)
 
 
-def _cause(known: WorkerSeen) -> str:
-    return " ".join(filter(None, ["thin:" if known.gear == "thin" else "", known.cause or ""]))
+def _providers(providers: list[ProviderTrouble], width: int) -> Section:
+    return Section([], [[cut(line, width) for line in _stopped(each)] for each in providers])
 
 
-def cut(line: str, width: int) -> str:
-    """A line cut to a width, with its spaces as they are."""
-    return line.rstrip() if len(line) <= width else line[: width - 1].rstrip() + "…"
+def _stopped(provider: ProviderTrouble) -> Iterator[str]:
+    since = provider.since.astimezone()
+    name, trouble = one_line(provider.provider, 40), one_line(provider.trouble, 160)
+    yield f"stopped: {name} since {since:%Y-%m-%d %H:%M}: {trouble}"
+    if provider.hint:
+        yield f"hint: {one_line(provider.hint, 160)}"
 
 
-def troubles_of(snapshot: Snapshot, width: int) -> list[str]:
-    """What somebody has to do something about: columns set aside, and providers out of use."""
-    lines = []
-    for column in snapshot.columns:
-        if column.problem:
-            lines.append(one_line(f"set aside: {name_of(column)}: {column.problem}", width))
-            lines.append("hint: mend the table, then run `worker watch` for it again")
-    for provider in snapshot.providers:
-        since = provider.since.astimezone()
-        told = f"stopped: {provider.provider} since {since:%Y-%m-%d %H:%M}: {provider.trouble}"
-        lines.append(one_line(told, width))
-        if provider.hint:
-            lines.append(one_line(f"hint: {provider.hint}", width))
-    return lines
-
-
-def failures_of(failures: Sequence[Failure], width: int) -> list[str]:
-    """A line for each column and class of failure, under a head."""
-    if not failures:
-        return []
-    classes = [failure.error_class or "-" for failure in failures]
-    wide = max(len("class"), *map(len, classes))
-    names = [one_line(name_of(failure), 30) for failure in failures]
-    wide_names = max(len("column"), *map(len, names))
-    lines = [f"failed  {'class'.ljust(wide)}  {'column'.ljust(wide_names)}  latest reason"]
-    for failure, error_class, name in zip(failures, classes, names, strict=True):
-        head = f"{failure.failed:6}  {error_class.ljust(wide)}  {name.ljust(wide_names)}  "
-        lines.append(head + one_line(failure.latest_message, max(width - len(head), 10)))
-    return lines
+def _table(
+    heads: list[str], rows: Sequence[Sequence[object]], width: int, yielding: int = -1
+) -> Section:
+    head, *lines = aligned(heads, rows, width, yielding)
+    return Section([head], [[line] for line in lines])
