@@ -195,7 +195,9 @@ class DataApiQueue:
         return self._read(WorkerSeen, "embedding_workers", "worker")
 
     def failures(self) -> list[Failure]:
-        found = self._read(Failure, "embedding_failures", "table_name", "embedding_column")
+        found = self._read(
+            Failure, "embedding_failures", "table_name", "embedding_column", "error_class"
+        )
         return sorted(found, key=lambda failure: -failure.failed)
 
     def providers(self) -> list[ProviderTrouble]:

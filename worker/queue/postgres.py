@@ -349,7 +349,8 @@ class PostgresQueue:
         return self._rows(
             Failure,
             "select table_name, embedding_column, error_class, failed, latest_message, latest_at"
-            " from public.embedding_failures order by failed desc, table_name, embedding_column",
+            " from public.embedding_failures order by failed desc, table_name, embedding_column,"
+            " error_class",
         )
 
     def providers(self) -> list[ProviderTrouble]:
