@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from tests.acceptance.conftest import fill, refused, statuses
 from tests.acceptance.test_commands import documented_fields, one_document
@@ -54,7 +55,7 @@ def test_list_shows_each_job_with_its_text_within_80_columns(
     lines = result.stdout.splitlines()
     heads = [line for line in lines if not line.startswith(" ")]
     assert heads == [f"notes.embedding  {record}" for record in (3, 6, 4, 5, 7, 2)]
-    assert all(len(line) <= 80 for line in lines)
+    assert all(cell_len(line) <= 80 for line in lines)
     assert lines[1].startswith("    processing, 0 attempts, lease ends in 59 min")
     assert lines[1].endswith(", me")
     assert lines[2] == '    "note number 3"'
@@ -66,6 +67,15 @@ def test_list_shows_each_job_with_its_text_within_80_columns(
     assert "\x07" not in result.stdout
     assert "\u202e" not in result.stdout
     assert lines[8].startswith('    "\ufffd]0;owned')
+
+
+def test_a_list_of_wide_names_keeps_to_80_columns(db: Database, worker: Worker) -> None:
+    db.execute('create table "記録の一覧表" (id text primary key, body text)')
+    db.execute("select watch_embeddings('\"記録の一覧表\"', 'body', 'embedding', dimensions => 8)")
+    db.execute("insert into \"記録の一覧表\" values (repeat('識別', 40), 'words')")
+    lines = worker("list").stdout.splitlines()
+    assert lines[0].startswith('"記録の一覧表".embedding  識別')
+    assert all(cell_len(line) <= 80 for line in lines)
 
 
 def test_list_takes_states_together_a_table_and_a_limit(listed: Database, worker: Worker) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from worker.cli.console import confirmed, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
@@ -61,7 +62,7 @@ def _print(job: ListedJob) -> None:
 
 def _head(column: str, record: str, width: int) -> str:
     column = one_line(column, max(width - 40, 10))  # which leaves room for a uuid
-    return f"{column}  {one_line(record, max(width - len(column) - 2, 10))}"
+    return f"{column}  {one_line(record, max(width - cell_len(column) - 2, 10))}"
 
 
 def _since(job: ListedJob) -> str:
