@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 from rich.cells import cell_len
 
@@ -32,14 +33,14 @@ def listed(notes: Database) -> Database:
     )
     notes.execute(
         "update embedding_queue set status = 'processing', worker = 'me',"
-        " lease = gen_random_uuid(), lease_expires_at = now() + interval '1 hour'"
+        " lease = gen_random_uuid(), lease_expires_at = now() + interval '1 hour 90 s'"
         " where record_id = '3'"
     )
     notes.execute(
         "update embedding_queue set available_at = now() - interval '2 hours' where record_id = '6'"
     )
     notes.execute(
-        "update embedding_queue set available_at = now() + interval '3 hours' where record_id = '7'"
+        "update embedding_queue set available_at = now() + interval '3:01:30' where record_id = '7'"
     )
     return notes
 
@@ -56,11 +57,10 @@ def test_list_shows_each_job_with_its_text_within_80_columns(
     heads = [line for line in lines if not line.startswith(" ")]
     assert heads == [f"notes.embedding  {record}" for record in (3, 6, 4, 5, 7, 2)]
     assert all(cell_len(line) <= 80 for line in lines)
-    assert lines[1].startswith("    processing, 0 attempts, lease ends in 59 min")
-    assert lines[1].endswith(", me")
+    assert lines[1] == "    processing, 0 attempts, lease ends in 1 h 1 min, me"
     assert lines[2] == '    "note number 3"'
     assert lines[4] == "    pending, 0 attempts, due for 2 h"
-    assert lines[13].startswith("    pending, 0 attempts, due in 2 h 59 min")
+    assert lines[13] == "    pending, 0 attempts, due in 3 h 1 min"
     assert lines[16].startswith("    failed, 5 attempts, ")
     assert lines[17].startswith("    rejected: the model said no the model said no ")
     assert "\x1b" not in result.stdout
@@ -201,6 +201,17 @@ def test_reprocess_refuses_a_pattern_that_is_none(
     given, hint = refused(worker("reprocess", pattern, "--yes"), 2)
     assert given == cause
     assert hint
+
+
+def test_reprocess_of_a_locked_table_says_so(
+    listed: Database, database_url: str, worker: Worker
+) -> None:
+    with psycopg.connect(database_url) as holding:
+        holding.execute("lock table notes")
+        cause, hint = refused(worker("reprocess", "*", "--yes"), 1)
+    assert cause == "table notes is locked by another session"
+    assert hint == "Try again when that session is done with it."
+    assert statuses(listed)["failed"] == 1
 
 
 # worker stats

@@ -15,7 +15,7 @@ from worker.cli.console import confirmed, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
 from worker.cli.progress import span
 from worker.cli.session import load_settings, queue_of
-from worker.errors import SettingsError, StatementTimeout
+from worker.errors import Busy, SettingsError, StatementTimeout
 from worker.queue import ListedJob, OperatorQueue, Reprocessed
 
 EXAMPLES = 3
@@ -120,6 +120,8 @@ def _stretches(
                 "the pattern takes more than a minute for a few thousand texts",
                 "Make it simpler, and narrow it down with --table and --column.",
             ) from None
+        except Busy as locked:
+            raise Busy(locked.cause, "Try again when that session is done with it.") from None
         yield stretch
         after = stretch.looked_to
 
