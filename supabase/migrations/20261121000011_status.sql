@@ -24,9 +24,10 @@ as $$
 $$;
 
 -- The rows of a target that should have a vector or be skipped: those its filter lets through. Counted where
--- the table is small, and else by the planner, from the statistics of the last ANALYZE and the size of today.
+-- the table is small, and else by the planner, from the statistics of the last ANALYZE and the size of today,
+-- and then taken for no fewer than there are `jobs`, of which each has a row: before the first ANALYZE it is a guess.
 -- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
-create function public.embedding_row_count(target_id integer, out rows bigint, out exact boolean)
+create function public.embedding_row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
 language plpgsql
 volatile -- or Postgres refuses EXPLAIN
 security definer
@@ -47,7 +48,7 @@ begin
     else
         execute format('explain (format json) select from %s where %s', target.relation, coalesce(target.filter, 'true'))
            into plan;
-        rows := plan -> 0 -> 'Plan' ->> 'Plan Rows';
+        rows := greatest((plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint, jobs);
     end if;
 exception
     when others then -- whatever a filter raises, it must not hide the other targets
@@ -171,7 +172,8 @@ select target.table_name,
               coalesce(sum(counts.skipped), 0)::bigint as skipped
          from public.embedding_counts as counts
         where counts.target_id = target.id) as job
- cross join lateral public.embedding_row_count(target.id) as counted
+ cross join lateral public.embedding_row_count(
+                        target.id, job.pending + job.processing + job.completed + job.failed + job.skipped) as counted
  cross join lateral public.embedding_due(target.id, job.pending) as soon
  cross join lateral (select greatest(counted.rows - job.skipped, 0)) as wanted (vectors);
 

@@ -156,8 +156,9 @@ as $$
                'Drop it, and build it again after the backfill.'
           from indexes
          cross join lateral (
-               select count(*) filter (where status = 'pending') as pending, count(*) as jobs
-                 from public.embedding_queue where target_id = indexes.id) as job
+               select sum(counts.pending)::bigint as pending,
+                      sum(counts.pending + counts.processing + counts.completed + counts.failed + counts.skipped) as jobs
+                 from public.embedding_counts as counts where counts.target_id = indexes.id) as job
          where indexes.method = 'hnsw' and job.pending > 1000 and job.pending * 10 > job.jobs
 
         union all
@@ -183,8 +184,8 @@ as $$
                'Run `worker status` to see why.'
           from watched
          cross join lateral (
-               select count(*) as failed from public.embedding_queue
-                where target_id = watched.id and status = 'failed') as job
+               select sum(counts.failed)::bigint as failed
+                 from public.embedding_counts as counts where counts.target_id = watched.id) as job
          where job.failed > 0
 
         union all

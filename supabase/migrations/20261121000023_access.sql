@@ -83,8 +83,8 @@ begin
        and routine.proname = any (our_functions);
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
     execute format('revoke all on table %s, public.embedding_cache from %s', worker_tables, everyone);
-    execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, public.embedding_counts_id_seq, '
-                   'public.embedding_turn, public.embedding_cache_kib from %s',
+    execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, '
+                   'public.embedding_counts_id_seq, public.embedding_turn, public.embedding_cache_kib from %s',
                    everyone);
 
     if to_regrole('embedding_worker') is not null then

@@ -205,8 +205,8 @@ def test_status_shows_who_is_at_work(mixed: Database, worker: Worker) -> None:
         "update embedding_workers set seen_at = now() - interval '5 minutes' where worker ~ 'b'"
     )
     shown = worker("status").stdout
-    assert re.search(r"\nhere:1:a +paused +81 MB +\d s +paused by an order\n", shown)
-    assert re.search(r"\nhere:2:b +silent +81 MB +5 min", shown)
+    assert re.search(r"\nhere:1:a +paused +81 MB +\d+s ago +paused by an order\n", shown)
+    assert re.search(r"\nhere:2:b +silent +81 MB +5m ago", shown)
     found = one_document(worker("status", "--json").stdout)["workers"]
     assert [known["worker"] for known in found] == ["here:1:a", "here:2:b"]
     assert list(found[0]) == documented_fields("## worker status", "In `workers`")
@@ -238,14 +238,8 @@ def test_status_fails_if_it_is_told_to(
 ) -> None:
     result = worker("status", "--fail-if", "pending > 1000", "--fail-if", condition)
     assert result.returncode == code, result.stderr
-    assert result.stdout.startswith("notes.embedding")
+    assert result.stdout.startswith("column ")
     assert (condition in result.stderr) is (code == 1)
-
-
-@pytest.mark.parametrize("condition", ["", "failed", "failed = 1", "faild > 1", "failed > many"])
-def test_a_condition_that_makes_no_sense(mixed: Database, worker: Worker, condition: str) -> None:
-    cause, _ = refused(worker("status", "--fail-if", condition), 2)
-    assert "--fail-if" in cause
 
 
 def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worker) -> None:

@@ -136,6 +136,12 @@ def test_reprocess_with_yes_requeues_what_matches(
     assert found == [(requeued,)]
 
 
+def test_reprocess_as_json_has_the_documented_fields(listed: Database, worker: Worker) -> None:
+    found = one_document(worker("reprocess", "*number*", "--yes", "--json").stdout)
+    assert list(found) == documented_fields("## worker reprocess", "With `--json`")
+    assert found["requeued"] > 0
+
+
 def test_reprocess_without_a_terminal_shows_what_matches_and_refuses(
     listed: Database, worker: Worker
 ) -> None:

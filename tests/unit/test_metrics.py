@@ -96,6 +96,21 @@ def test_a_tally_that_grows_is_counted_once_and_a_new_one_is_added() -> None:
     assert of(metrics, "tokens_total", model="a:b") == 170
 
 
+def test_how_long_jobs_and_requests_took_is_told_by_bucket() -> None:
+    metrics = Metrics()
+    of_one = tally()
+    for seconds in (0.0005, 0.2, 0.2, 7200.0):
+        of_one.models["a:b"].lags.count(seconds)
+    of_one.models["a:b"].request_times.count(0.05)
+    metrics.update(of_one)
+    lags = [
+        of(metrics, "lag_seconds_bucket", model="a:b", le=le)
+        for le in ("0.001", "0.1778", "0.3162", "+Inf")
+    ]
+    assert lags == [1, 1, 3, 4]
+    assert of(metrics, "request_duration_seconds_bucket", model="a:b", le="0.05623") == 1
+
+
 def test_of_a_switch_one_position_is_on(metrics: Metrics) -> None:
     for name, on in (("state", "waiting"), ("gear", "thin")):
         positions = {

@@ -94,6 +94,7 @@ def reprocess(
     table: Table = None,
     column: Column = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Embed again the records whose text or id matches a pattern."""
     if pattern in ("", "~"):
@@ -101,10 +102,14 @@ def reprocess(
     with queue_of(load_settings()) as queue:
         found = queue.targets(table, column)
         only_table = found[0].table_name if table else None
-        if not yes and not _agreed(_stretches(queue, pattern, only_table, column, dry_run=True)):
-            return
-        stretches = _stretches(queue, pattern, only_table, column, dry_run=False)
-        out(f"Requeued: {sum(stretch.matched for stretch in stretches)}")
+        requeued = 0
+        if yes or _agreed(_stretches(queue, pattern, only_table, column, dry_run=True)):
+            stretches = _stretches(queue, pattern, only_table, column, dry_run=False)
+            requeued = sum(stretch.matched for stretch in stretches)
+    if as_json:
+        out_json({"requeued": requeued})
+    else:
+        out(f"Requeued: {requeued}")
 
 
 def _stretches(
@@ -135,7 +140,6 @@ def _agreed(stretches: Iterator[Reprocessed]) -> bool:
         examples += stretch.examples[: EXAMPLES - len(examples)]
     if not matched:
         say("nothing in the queue matches")
-        out("Requeued: 0")
         return False
     say("1 record matches:" if matched == 1 else f"{matched} records match:")
     width = shutil.get_terminal_size((80, 24)).columns

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, start_http_server
+from prometheus_client import Histogram as Distribution
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 import worker
 from worker.engine.gear import Gear
+from worker.engine.histogram import BUCKETS, Histogram
 from worker.engine.progress import Tally
 from worker.errors import SettingsError
 from worker.host import resident_mb
@@ -61,13 +66,15 @@ class Metrics:
         self._cost = self._counter("cost_usd", "Cost in US dollars, where it is known", "model")
         self._outages = self._counter("database_outages", "Times the database was lost")
         self._outage = self._counter("database_outage_seconds", "Time without the database")
-        self._batches = Histogram(
+        self._batches = Distribution(
             _full("batch_duration_seconds"),
             "Time until a model has answered for a batch, with all tries",
             ["model"],
             buckets=SECONDS,
             registry=self.registry,
         )
+
+        self.registry.register(_Times(lambda: self._tally))
 
     def _make_gauges(self) -> None:
         self._info = Info("embedding_worker", "Who this is", registry=self.registry)
@@ -129,6 +136,31 @@ class Metrics:
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(_full(name), meaning, labels, registry=self.registry)
+
+
+class _Times(Collector):
+    """The histograms of a tally, which has counted them already. Their sums are not known."""
+
+    def __init__(self, tally: Callable[[], Tally | None]) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        for name, meaning, times in (
+            ("request_duration_seconds", "Time of a request to a model", "request_times"),
+            ("lag_seconds", "Time from when a job was due until its vector was written", "lags"),
+        ):
+            family = HistogramMetricFamily(_full(name), meaning, labels=["model"])
+            tally = self._tally()
+            for model, spent in list(tally.models.items()) if tally else ():
+                family.add_metric([model], _cumulated(getattr(spent, times)), sum_value=None)
+            yield family
+
+
+def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
+    """How many took at most so many seconds, for each bound."""
+    so_far = list(accumulate(histogram.counts))
+    bounds = [f"{10 ** (place / 4) / 1000:.4g}" for place in range(BUCKETS - 1)]
+    return list(zip([*bounds, "+Inf"], map(float, so_far), strict=True))
 
 
 @contextmanager
