@@ -7,8 +7,8 @@
 --        public.embedding_texts, public.embedding_first_jobs, public.embedding_stats, public.embedding_percentile;
 
 -- The first jobs of a target in one of three states, in the order of the index that is kept of them: pending as a
--- claim meets them, processing by the end of their lease, failed by their class, the latest first. As many as asked for are
--- read, whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
+-- claim meets them, processing by the end of their lease, failed by their class, the latest first. As
+-- many as asked for are read, whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
 create function public.embedding_first_jobs(target_id integer, wanted_status text, most integer)
 returns setof public.embedding_queue
 language plpgsql
