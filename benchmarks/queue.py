@@ -244,6 +244,7 @@ LOOKS: Mapping[str, LiteralString] = {
     "embedding_status": "select * from embedding_status",
     "embedding_progress": "select * from embedding_progress",
     "embedding_failures": "select * from embedding_failures",
+    "list_embeddings": "select * from list_embeddings()",
 }
 
 
@@ -263,7 +264,7 @@ COUNT: LiteralString = "select status, count(*) from embedding_queue group by st
 
 def make_queue_of_every_status(connection: Connection, jobs: int) -> None:
     """Jobs of `docs`, of 100 owners: of ten 4 pending, one of these not due yet, 5 completed, 1
-    failed, and a few skipped; past the triggers."""
+    failed, and a few skipped. They and their documents go past the triggers."""
     connection.execute("set session_replication_role = replica")
     for first in range(0, jobs, 10 * FILLED_AT_ONCE):
         connection.execute(
@@ -278,9 +279,14 @@ def make_queue_of_every_status(connection: Connection, jobs: int) -> None:
             " from embedding_targets as target, generate_series(%s::bigint, %s) as n",
             [first, min(first + 10 * FILLED_AT_ONCE, jobs) - 1],
         )
+    connection.execute(
+        "insert into docs (id, body)"
+        " select n, 'text ' || n from generate_series(0::bigint, %s) as n",
+        [jobs - 1],
+    )
     connection.execute("set session_replication_role = origin")
     connection.execute("select recount_embeddings()")
-    connection.execute("vacuum analyze embedding_queue")
+    connection.execute("vacuum analyze embedding_queue, docs")
 
 
 def query_milliseconds(connection: Connection, query: LiteralString) -> float:

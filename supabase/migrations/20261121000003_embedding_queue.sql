@@ -60,9 +60,9 @@ create index embedding_queue_leased
     on public.embedding_queue (target_id, lease_expires_at)
     where status = 'processing';
 
--- The latest that failed of each class.
+-- What failed, class by class, the latest first.
 create index embedding_queue_failed
-    on public.embedding_queue (target_id, error_class, updated_at)
+    on public.embedding_queue (target_id, error_class, updated_at desc)
     where status = 'failed';
 
 -- A signed-in user looks at the state of their own records.

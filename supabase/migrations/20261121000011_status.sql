@@ -200,7 +200,7 @@ select target.table_name,
         having sum(counts.failed) > 0) as counted
   join public.embedding_targets as target on target.id = counted.target_id
  cross join lateral (
-       -- in two, so that each is the end of a stretch of embedding_queue_failed
+       -- in two, so that each is the beginning of a stretch of embedding_queue_failed
        (select job.error_message, job.updated_at
           from public.embedding_queue as job
          where job.target_id = counted.target_id and job.status = 'failed' and job.error_class = counted.error_class

@@ -1,13 +1,14 @@
 -- Why:   a person sees the jobs themselves with the beginnings of their texts, has those embedded again whose
 --        text or id matches a pattern, and sees what was done in a span of time.
--- Locks: reading, nothing: a table that is locked as a whole is waited for a second, and then left unread.
---        Reprocessing, row locks on the jobs that match; one that is locked is being edited, and passed over.
+-- Locks: reading, nothing. Reprocessing, row locks on the jobs that match; one that is locked is being edited, and
+--        passed over. A table that is locked as a whole is waited for a second; then it is left unread by a list,
+--        and reprocessing raises.
 -- Undo:  drop function public.list_embeddings, public.reprocess_embeddings, public.embedding_readable_texts,
 --        public.embedding_texts, public.embedding_first_jobs, public.embedding_stats, public.embedding_percentile;
 
 -- The first jobs of a target in one of three states, in the order of the index that is kept of them: pending as a
--- claim meets them, processing by the end of their lease, failed by their class. As many as asked for are read,
--- whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
+-- claim meets them, processing by the end of their lease, failed by their class, the latest first. As
+-- many as asked for are read, whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
 create function public.embedding_first_jobs(target_id integer, wanted_status text, most integer)
 returns setof public.embedding_queue
 language plpgsql
@@ -36,7 +37,7 @@ begin
             return query
             select * from public.embedding_queue as job
              where job.target_id = embedding_first_jobs.target_id and job.status = 'failed'
-             order by job.error_class
+             order by job.error_class, job.updated_at desc
              limit most;
         else
             raise exception 'jobs that are % are not listed', wanted_status
@@ -103,9 +104,9 @@ exception
 end $$;
 
 -- The jobs in the given states, state by state, with the beginning of the text of each (null if it has none, it
--- cannot be read, or its column is not worked on: a worker sees here what a claim could show it): up to `max_rows`, 1000 at most. Of each column the first ones are looked at, in the order of
--- embedding_first_jobs; together they come: processing by the end of the lease, pending by priority and due time,
--- failed by class, the latest first.
+-- cannot be read, or its column is not worked on: a worker sees here what a claim could show it): up to `max_rows`,
+-- 1000 at most. Of each column the first ones are looked at, in the order of embedding_first_jobs; together they
+-- come: processing by the end of the lease, pending by priority and due time, failed by class, the latest first.
 create function public.list_embeddings(
     statuses text[] default array['processing', 'pending', 'failed'],
     only_table text default null,
@@ -159,9 +160,10 @@ as $$
 $$;
 
 -- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
--- `pattern`: see embedding_texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the order of their ids, and returns how
--- many matched, up to which id it looked (null: there are no more), and up to three of the matches. With `dry_run`
--- it writes nothing.
+-- `pattern`: see embedding_texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the
+-- order of their ids, and returns how many matched, up to which id it looked (null: there are no more), and up to
+-- three of the matches. With `dry_run` it writes nothing. Raises lock_not_available if a table is locked as a whole:
+-- which of its texts match is not known.
 create function public.reprocess_embeddings(
     pattern text,
     only_table text default null,
@@ -207,6 +209,15 @@ begin
            and watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (page))
          order by watched.id
     loop
+        begin
+            execute format('lock table only %s in access share mode', target.relation);
+        exception
+            when lock_not_available then
+                raise exception 'table % is locked by another session', target.table_name
+                    using errcode = 'lock_not_available';
+            when syntax_error_or_access_rule_violation or invalid_schema_name then
+                continue; -- there is no such table any more
+        end;
         select coalesce(array_agg(read.id), '{}'),
                coalesce(jsonb_agg(jsonb_build_object(
                    'table_name', job.table_name, 'embedding_column', job.embedding_column,

@@ -58,6 +58,23 @@ def test_an_unknown_table_is_named(notes: Database, worker: Worker, arguments: l
 
 
 @pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["requeue", "--all", "--yes", "--table", ""], "there is no table ''"),
+        (["reprocess", "*", "--yes", "--table", ""], "there is no table ''"),
+        (["reprocess", "*", "--yes", "--column", ""], "column '' is not watched"),
+    ],
+)
+def test_an_empty_name_does_not_mean_all(
+    notes: Database, worker: Worker, arguments: list[str], cause: str
+) -> None:
+    fill(notes, 1)
+    notes.execute("update embedding_queue set status = 'completed'")
+    assert refused(worker(*arguments), 2)[0] == cause
+    assert statuses(notes) == {"completed": 1}
+
+
+@pytest.mark.parametrize(
     ("arguments", "what"),
     [
         (["process", "--column", "nowhere"], "column nowhere"),

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
+from rich.cells import cell_len
 
 from tests.acceptance.conftest import fill, refused, statuses
 from tests.acceptance.test_commands import documented_fields, one_document
@@ -31,14 +33,14 @@ def listed(notes: Database) -> Database:
     )
     notes.execute(
         "update embedding_queue set status = 'processing', worker = 'me',"
-        " lease = gen_random_uuid(), lease_expires_at = now() + interval '1 hour'"
+        " lease = gen_random_uuid(), lease_expires_at = now() + interval '1 hour 90 s'"
         " where record_id = '3'"
     )
     notes.execute(
         "update embedding_queue set available_at = now() - interval '2 hours' where record_id = '6'"
     )
     notes.execute(
-        "update embedding_queue set available_at = now() + interval '3 hours' where record_id = '7'"
+        "update embedding_queue set available_at = now() + interval '3:01:30' where record_id = '7'"
     )
     return notes
 
@@ -54,18 +56,26 @@ def test_list_shows_each_job_with_its_text_within_80_columns(
     lines = result.stdout.splitlines()
     heads = [line for line in lines if not line.startswith(" ")]
     assert heads == [f"notes.embedding  {record}" for record in (3, 6, 4, 5, 7, 2)]
-    assert all(len(line) <= 80 for line in lines)
-    assert lines[1].startswith("    processing, 0 attempts, lease ends in 59 min")
-    assert lines[1].endswith(", me")
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert lines[1] == "    processing, 0 attempts, lease ends in 1 h 1 min, me"
     assert lines[2] == '    "note number 3"'
     assert lines[4] == "    pending, 0 attempts, due for 2 h"
-    assert lines[13].startswith("    pending, 0 attempts, due in 2 h 59 min")
+    assert lines[13] == "    pending, 0 attempts, due in 3 h 1 min"
     assert lines[16].startswith("    failed, 5 attempts, ")
     assert lines[17].startswith("    rejected: the model said no the model said no ")
     assert "\x1b" not in result.stdout
     assert "\x07" not in result.stdout
     assert "\u202e" not in result.stdout
     assert lines[8].startswith('    "\ufffd]0;owned')
+
+
+def test_a_list_of_wide_names_keeps_to_80_columns(db: Database, worker: Worker) -> None:
+    db.execute('create table "記録の一覧表" (id text primary key, body text)')
+    db.execute("select watch_embeddings('\"記録の一覧表\"', 'body', 'embedding', dimensions => 8)")
+    db.execute("insert into \"記録の一覧表\" values (repeat('識別', 40), 'words')")
+    lines = worker("list").stdout.splitlines()
+    assert lines[0].startswith('"記録の一覧表".embedding  識別')
+    assert all(cell_len(line) <= 80 for line in lines)
 
 
 def test_list_takes_states_together_a_table_and_a_limit(listed: Database, worker: Worker) -> None:
@@ -197,6 +207,17 @@ def test_reprocess_refuses_a_pattern_that_is_none(
     given, hint = refused(worker("reprocess", pattern, "--yes"), 2)
     assert given == cause
     assert hint
+
+
+def test_reprocess_of_a_locked_table_says_so(
+    listed: Database, database_url: str, worker: Worker
+) -> None:
+    with psycopg.connect(database_url) as holding:
+        holding.execute("lock table notes")
+        cause, hint = refused(worker("reprocess", "*", "--yes"), 1)
+    assert cause == "table notes is locked by another session"
+    assert hint == "Try again when that session is done with it."
+    assert statuses(listed)["failed"] == 1
 
 
 # worker stats

@@ -57,6 +57,16 @@ def test_the_pending_come_by_priority_and_due_time(docs: Database, queue: Operat
     assert [job.record_id for job in listed(queue, "pending")] == ["4", "3", "2", "1"]
 
 
+def test_the_failed_come_by_class_the_latest_first_however_few_are_asked_for(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    insert(docs, 4)
+    for error_class in ("unreadable", "rejected", "rejected", "rejected"):
+        queue.fail(claim(queue, 1), error_class, "no")
+    assert [job.record_id for job in listed(queue, "failed")] == ["4", "3", "2", "1"]
+    assert [job.record_id for job in listed(queue, "failed", limit=2)] == ["4", "3"]
+
+
 def test_a_list_is_narrowed_down_to_a_table(docs: Database, queue: OperatorQueue) -> None:
     insert(docs, 1)
     notes = Table(docs, "app", "notes")

@@ -6,8 +6,8 @@ import pytest
 
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim, complete, insert
-from tests.integration.tables import Table, acting_as, embed_all
-from worker.errors import SettingsError, StatementTimeout
+from tests.integration.tables import Connect, Table, acting_as, embed_all
+from worker.errors import Busy, SettingsError, StatementTimeout
 from worker.queue import OperatorQueue
 
 
@@ -127,6 +127,20 @@ def test_it_keeps_to_its_table_and_reads_what_can_be_read(
     assert reprocess(queue, "*ship*", dry_run=True) == 2
     embedded.execute("alter table docs rename body to words")
     assert reprocess(queue, "*ship*", dry_run=True) == 1
+
+
+def test_a_table_that_is_locked_or_gone_does_not_pass_for_one_without_a_match(
+    embedded: Database, connect: Connect, queue: OperatorQueue
+) -> None:
+    holding = connect()
+    with holding.transaction():
+        holding.execute("lock table docs")
+        with pytest.raises(Busy, match="table docs is locked by another session"):
+            reprocess(queue, "4")
+    assert pending(embedded) == []
+    assert reprocess(queue, "4") == 1
+    embedded.execute("drop table docs")
+    assert reprocess(queue, "4") == 0
 
 
 def test_a_pattern_that_is_none_is_refused_with_its_cause(

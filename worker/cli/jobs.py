@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from worker.cli.console import confirmed, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
 from worker.cli.progress import span
 from worker.cli.session import load_settings, queue_of
-from worker.errors import SettingsError, StatementTimeout
+from worker.errors import Busy, SettingsError, StatementTimeout
 from worker.queue import ListedJob, OperatorQueue, Reprocessed
 
 EXAMPLES = 3
@@ -61,7 +62,7 @@ def _print(job: ListedJob) -> None:
 
 def _head(column: str, record: str, width: int) -> str:
     column = one_line(column, max(width - 40, 10))  # which leaves room for a uuid
-    return f"{column}  {one_line(record, max(width - len(column) - 2, 10))}"
+    return f"{column}  {one_line(record, max(width - cell_len(column) - 2, 10))}"
 
 
 def _since(job: ListedJob) -> str:
@@ -124,6 +125,8 @@ def _stretches(
                 "the pattern takes more than a minute for a few thousand texts",
                 "Make it simpler, and narrow it down with --table and --column.",
             ) from None
+        except Busy as locked:
+            raise Busy(locked.cause, "Try again when that session is done with it.") from None
         yield stretch
         after = stretch.looked_to
 

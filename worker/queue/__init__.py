@@ -566,6 +566,10 @@ class OperatorQueue(Queue, Protocol):
         """The time of the database, or of what answers for it."""
 
 
+NAMELESS = "''"
+"""How a name is told that is empty: a variable of a script that is not set, most likely."""
+
+
 def watched_by(targets: Sequence[Target], table: str | None, column: str | None) -> list[Target]:
     """Those of a table, by the name it is watched under, and of a column (None: of any).
 
@@ -576,8 +580,9 @@ def watched_by(targets: Sequence[Target], table: str | None, column: str | None)
         for target in targets
         if table in (None, target.table_name) and column in (None, target.embedding_column)
     ]
-    if not found and (table or column):
-        given = [f"column {column}"] * bool(column) + [f"table {table}"] * bool(table)
+    asked = {"column": column, "table": table}
+    given = [f"{kind} {name or NAMELESS}" for kind, name in asked.items() if name is not None]
+    if given and not found:
         raise SettingsError(
             f"{' of '.join(given)} is not watched",
             "`worker targets` lists what is; `worker watch` adds to it.",
@@ -598,7 +603,7 @@ def one_line(message: str) -> str:
 def no_such_table(given: str) -> SettingsError:
     """What to tell somebody who typed the name of a table that is not there."""
     return SettingsError(
-        f"there is no table {given}",
+        f"there is no table {given or NAMELESS}",
         "Write it as in SQL, with its schema and its quotes where it needs them: "
         'app.docs, or \'"My-Schema"."Weird Table"\'.',
     )

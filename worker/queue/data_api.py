@@ -89,7 +89,7 @@ class DataApiQueue:
 
     def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
         every = self._read(Target, "embedding_targets", "table_name", "embedding_column")
-        name = self._table_name(table, every) if table else None
+        name = self._table_name(table, every) if table is not None else None
         return watched_by(every, name, column)
 
     def _table_name(self, given: str, targets: Sequence[Target]) -> str:

@@ -178,7 +178,7 @@ class PostgresQueue:
     # -- the targets
 
     def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
-        name = self.table_name(table) if table else None
+        name = self.table_name(table) if table is not None else None
         every = self._rows(
             Target,
             "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
