@@ -51,6 +51,7 @@ def test_it_embeds_what_comes_and_ends_well_when_asked_to(
     process.send_signal(signal.SIGTERM)
     stdout, log = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stdout) == (0, "")
+    assert all(line.startswith("{") for line in log.splitlines())
     told = events(log)
     assert (told[0], told[-1]) == ("worker_started", "worker_stopped")
     assert told.count("batch_done") >= 2

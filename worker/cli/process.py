@@ -174,7 +174,7 @@ def eta_of(queue: OperatorQueue, scope: Scope, pace: Pace) -> float | None:
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[Event]:
+def stopped_by_signals(*, say_so: bool = True) -> Iterator[Event]:
     """An event that SIGINT and SIGTERM set. The second of them leaves at once."""
     stop = Event()
 
@@ -182,7 +182,8 @@ def stopped_by_signals() -> Iterator[Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        say("stopping: finishing what is under way (once more to leave at once)")
+        if say_so:
+            say("stopping: finishing what is under way (once more to leave at once)")
 
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)

@@ -55,7 +55,8 @@ def run(
         say("ENABLE_BACKGROUND_EMBEDDING is false: nothing is done in the background here.")
         say("hint: `worker process` embeds what is due, once.")
         return 0
-    with queue_of(settings) as queue, stopped_by_signals() as stop:
+    is_for_people = settings.worker_log_format == "console"
+    with queue_of(settings) as queue, stopped_by_signals(say_so=is_for_people) as stop:
         scope = scope_of(queue, settings, table, column)
         open_models(queue, settings, scope)
         orders = Orders(queue, scope)
