@@ -38,7 +38,7 @@ Interval = Annotated[
 def monitor(interval: Interval = 1.0, as_json: AsJson = False) -> None:
     """Show what `worker status` shows, live, until q is pressed."""
     console = Console(highlight=False)
-    with queue_of(load_settings()) as queue, _ended_by_sigterm():
+    with queue_of(load_settings()) as queue, _ended_by_signals():
         if as_json:
             _repeat(queue, interval, _print_document, time.sleep)
         elif sys.stdout.isatty() and not console.is_dumb_terminal:
@@ -237,14 +237,18 @@ def _is_pressed(terminal: int, key: str, seconds: float) -> bool:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: the terminal is left as it was."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does, also where the shell had SIGINT ignored: the terminal is left
+    as it was."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, on_signal)
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
