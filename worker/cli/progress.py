@@ -22,7 +22,7 @@ from worker.engine.progress import Progress, Tally
 
 TOLD_IN_THE_END = ("provider_stopped", "model_unusable", "gear_changed", "target_reached")
 LINE_AFTER = 60.0  # seconds, where a step takes longer than that
-QUIET_FOR = 2.0  # seconds; of a run that is over by then the summary tells, and its rate is wild
+QUIET_FOR = 10.0  # seconds; of a run that is over by then the summary tells, and its rate is wild
 
 
 Eta = Callable[[], float | None]
