@@ -293,10 +293,14 @@ def test_settings_that_are_there_stay_and_the_others_come_as_comments(tmp_path: 
 
 
 HOSTED = """
+-- roles are those of the whole server
 do $$ begin
     create role landlady login createrole bypassrls;
+exception when duplicate_object then null;
+end $$;
+do $$ begin
     create role tenant;
-exception when duplicate_object then null; -- roles are those of the whole server
+exception when duplicate_object then null;
 end $$;
 grant tenant to landlady;
 grant usage on schema auth to landlady;

@@ -111,9 +111,9 @@ def test_an_owner_without_rights_sees_nothing_rather_than_zero(
     docs: Database, queue: OperatorQueue, connect: Connect
 ) -> None:
     docs.execute("insert into docs values (1, 'text')")
-    create_role(docs, "tenant")
-    docs.execute("grant usage, create on schema public to tenant")
-    docs.execute("alter function embedding_database_load owner to tenant")
+    create_role(docs, "blind_owner")
+    docs.execute("grant usage, create on schema public to blind_owner")
+    docs.execute("alter function embedding_database_load owner to blind_owner")
     with docs.transaction():
         docs.execute("update docs set views = 1")
         with busy_with(connect(), "update docs set views = 2"):
