@@ -206,8 +206,9 @@ def test_texts_that_are_long_are_claimed_by_the_few(
 
     run = runs.new(batch_size=None)
     run.progress = Watcher()
+    run._at_once = 10  # so that the first claim, which knows nothing of the texts, is no exception
     assert run.drain().completed == 120
-    assert max(held[2:]) <= 60, "what is in hand, and one claim beside it"
+    assert max(held) <= 60, "what is in hand, and one claim beside it"
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["said", "unsaid"])

@@ -199,6 +199,7 @@ class Pipeline:
                 self._take_up(claim.jobs)
             else:
                 self.progress.update(self.tally)
+            self._shift()
         return self._wanted() > 0
 
     def _wanted(self) -> int:
