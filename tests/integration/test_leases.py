@@ -130,7 +130,7 @@ def test_who_takes_over_an_expired_lease_has_the_last_word(
     docs: Database, runs: Runs, held: Held, other: PostgresQueue
 ) -> None:
     insert(docs, 10)
-    with under_way(runs.new(), held) as ending:
+    with under_way(runs.new(limit=10), held) as ending:  # and claims no more itself
         expire_leases(docs)
         taken = claim(other, scope=OTHER)
         assert len(taken) == 10
