@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -373,3 +374,11 @@ def _database(server: Server, name: str, template: str | None = None) -> Iterato
         while connection.execute(sessions, [name]).fetchall():
             pass
         connection.execute(drop)
+
+
+def eventually(condition: Callable[[], object], within: float) -> None:
+    """Wait until it holds, for so many seconds at most."""
+    until = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < until, "it does not come about"
+        time.sleep(0.02)

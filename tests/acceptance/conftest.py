@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -104,6 +105,34 @@ def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+Ask = Callable[..., Completed]
+
+
+@pytest.fixture
+def ask(database_url: str, tmp_path: Path) -> Ask:
+    """Runs the command line for somebody at a terminal, who answers what it asks."""
+
+    def ask(answer: str, *arguments: str) -> Completed:
+        controller, terminal = pty.openpty()
+        os.write(controller, f"{answer}\n".encode())
+        result = subprocess.run(
+            [sys.executable, "-m", "worker", *arguments],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+            | {"DATABASE_URL": database_url},
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        os.close(terminal)
+        os.close(controller)
+        return result
+
+    return ask
 
 
 class Held:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.acceptance.conftest import fill, refused, statuses
+from tests.acceptance.conftest import Ask, fill, refused, statuses
 from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
 from tests.openai_server import OpenAIServer
 from worker.queue.migrations import migrations, seed
@@ -141,35 +138,13 @@ def test_requeue_wants_to_be_told_clearly(tmp_path: Path, arguments: list[str], 
     assert hint
 
 
-def asked(database_url: str, folder: Path, answer: str) -> subprocess.CompletedProcess[str]:
-    """`worker requeue --all` by somebody at a terminal who gives that answer."""
-    controller, terminal = pty.openpty()
-    os.write(controller, f"{answer}\n".encode())
-    result = subprocess.run(
-        [sys.executable, "-m", "worker", "requeue", "--all"],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
-        | {"DATABASE_URL": database_url},
-        stdin=terminal,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    os.close(terminal)
-    os.close(controller)
-    assert "Embed every record of it again?" in result.stderr
-    return result
-
-
-def test_on_a_terminal_requeue_of_all_asks(
-    notes: Database, database_url: str, tmp_path: Path
-) -> None:
+def test_on_a_terminal_requeue_of_all_asks(notes: Database, ask: Ask) -> None:
     fill(notes, 2)
     notes.execute("update embedding_queue set status = 'completed'")
-    assert asked(database_url, tmp_path, "n").returncode == 2
+    assert ask("n", "requeue", "--all").returncode == 2
     assert statuses(notes) == {"completed": 2}
-    result = asked(database_url, tmp_path, "y")
+    result = ask("y", "requeue", "--all")
+    assert "Embed every record of it again?" in result.stderr
     assert (result.stdout, result.returncode) == ("Requeued: 2\n", 0)
     assert statuses(notes) == {"pending": 2}
 

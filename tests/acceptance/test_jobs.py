@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 from rich.cells import cell_len
 
-from tests.acceptance.conftest import fill, refused, statuses
+from tests.acceptance.conftest import Ask, fill, refused, statuses
 from tests.acceptance.test_commands import documented_fields, one_document
-from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker
+from tests.conftest import Database, Worker, rows, run_worker
 
 EVIL = "\x1b]0;owned\x07 a \x1b[31mred\x1b[0m text \u202egnp.exe"
 
@@ -168,24 +164,8 @@ def test_reprocess_without_a_terminal_shows_what_matches_and_refuses(
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n", 2), ("y", 0)])
-def test_reprocess_at_a_terminal_asks(
-    listed: Database, database_url: str, tmp_path: Path, answer: str, code: int
-) -> None:
-    controller, terminal = pty.openpty()
-    os.write(controller, f"{answer}\n".encode())
-    result = subprocess.run(
-        [sys.executable, "-m", "worker", "reprocess", "*number 1"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
-        | {"DATABASE_URL": database_url},
-        stdin=terminal,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    os.close(terminal)
-    os.close(controller)
+def test_reprocess_at_a_terminal_asks(listed: Database, ask: Ask, answer: str, code: int) -> None:
+    result = ask(answer, "reprocess", "*number 1")
     assert "1 record matches:" in result.stderr
     assert "Embed these again? [y/N]" in result.stderr
     assert result.returncode == code

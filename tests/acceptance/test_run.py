@@ -6,24 +6,18 @@ import json
 import re
 import signal
 import socket
-import time
 import urllib.request
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests import conftest
 from tests.acceptance.conftest import Start, fill, refused, statuses
 from tests.conftest import Database, Worker, rows, value
 
 PATIENCE = 30.0  # seconds
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, "it does not come about"
-        time.sleep(0.02)
+eventually = partial(conftest.eventually, within=PATIENCE)
 
 
 def states(db: Database) -> list[str]:

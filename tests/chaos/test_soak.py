@@ -8,10 +8,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests import conftest
 from tests.acceptance.conftest import Start
 from tests.chaos.conftest import wrong_vectors
 from tests.conftest import Database, rows, value
@@ -20,6 +22,7 @@ SLEEP_AFTER = 2.0  # seconds
 ASLEEP_TO_FRESH = 1.15  # the memory of a worker that sleeps, to that of one that has just started
 IDLE_CORE = 0.005  # of a core
 PATIENCE = 60.0  # seconds
+eventually = partial(conftest.eventually, within=PATIENCE)
 
 
 def resident_kb(pid: int) -> int:
@@ -30,13 +33,6 @@ def resident_kb(pid: int) -> int:
 def cpu_seconds(pid: int) -> float:
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, "it does not come about"
-        time.sleep(0.05)
 
 
 def cost_of_idling(pid: int, seconds: float) -> float:

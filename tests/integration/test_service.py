@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests import conftest
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import insert
 from tests.integration.runs import LONG, SCOPE, Runs
@@ -25,6 +27,7 @@ from worker.queue import OperatorQueue, WorkerState
 from worker.queue.postgres import PostgresQueue
 
 NEVER = 3600.0  # seconds
+eventually = partial(conftest.eventually, within=LONG)
 
 
 @dataclass
@@ -68,14 +71,6 @@ def serving(
         finally:
             pipeline.stop.set()
             ending.result(LONG)
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until it holds."""
-    until = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < until, "it does not come about"
-        time.sleep(0.01)
 
 
 def is_in(db: Database, state: WorkerState, worker: str = "test") -> Callable[[], bool]:

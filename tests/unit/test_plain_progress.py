@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from worker.cli.progress import PlainProgress, span
+from worker.cli.progress import PlainProgress
+from worker.cli.spans import span
 from worker.engine.progress import Tally
 
 

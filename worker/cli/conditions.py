@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worker.cli.progress import span
+from worker.cli.spans import SECONDS, span
 from worker.errors import SettingsError
 
 Figures = Mapping[str, float | None]
@@ -27,7 +27,7 @@ FIGURES = {
 
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 UNITS = {
-    "seconds": {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400},
+    "seconds": {"": 1} | SECONDS,
     "percent": {"": 1, "%": 1},
 }
 FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", re.ASCII)

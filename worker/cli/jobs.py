@@ -13,8 +13,8 @@ from rich.cells import cell_len
 
 from worker.cli.console import confirmed, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
-from worker.cli.progress import span
 from worker.cli.session import load_settings, queue_of
+from worker.cli.spans import span
 from worker.errors import Busy, SettingsError, StatementTimeout
 from worker.queue import ListedJob, OperatorQueue, Reprocessed
 

@@ -21,9 +21,9 @@ from rich.live import Live
 from worker.cli.console import NOTHING_WATCHED, aligned, cut, one_line, out, out_json, say
 from worker.cli.look import Look, look_at
 from worker.cli.process import AsJson
-from worker.cli.progress import span
 from worker.cli.screen import fitted, sections_of, tinted
 from worker.cli.session import load_settings, queue_of
+from worker.cli.spans import span
 from worker.errors import Unreachable
 from worker.queue import OperatorQueue, WorkerSeen
 

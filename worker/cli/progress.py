@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from worker.cli.console import say
+from worker.cli.spans import span
 from worker.engine.events import EVENTS, sentence
 from worker.engine.progress import Progress, Tally
 
@@ -120,15 +121,3 @@ def remaining(tally: Tally, total: int) -> str:
     if not tally.taken:
         return "unknown"
     return span((total - tally.taken) * tally.elapsed / tally.taken)
-
-
-def span(seconds: float) -> str:
-    """A length of time in its two largest units: `45 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
-    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-    left = round(seconds)
-    parts: list[tuple[int, str]] = []
-    for unit, length in units:
-        count, left = divmod(left, length)
-        if count or parts or unit == "s":
-            parts.append((count, unit))
-    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count or len(parts) == 1)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from worker.cli.console import aligned, cut, name_of, one_line
 from worker.cli.look import Look
-from worker.cli.progress import span
+from worker.cli.spans import SECONDS, span
 from worker.queue import Failure, ProviderTrouble, TargetStatus, WorkerSeen
 
 BAR = 6  # cells
@@ -92,9 +92,9 @@ def bar(percent: float) -> str:
 def age(since: datetime, now: datetime) -> str:
     """How long ago, in the largest unit that is not zero."""
     seconds = max(int((now - since).total_seconds()), 0)
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length}{unit}"
+    for unit in "dhm":
+        if seconds >= SECONDS[unit]:
+            return f"{seconds // SECONDS[unit]}{unit}"
     return f"{seconds}s"
 
 
