@@ -1,8 +1,20 @@
 -- Why:   vectors need pgvector, and a worker should hold a credential that can do its job and
 --        nothing else. On Supabase the extension belongs into `extensions`; elsewhere into
 --        `public`. An extension that is already there, in either schema, stays where it is.
+--        The schema `embedding` holds what only the functions of this API call. Nobody but its owner
+--        can create anything in it, so a call of ours cannot resolve to a function of somebody else.
 -- Locks: nothing that a running application uses.
--- Undo:  drop role embedding_worker; drop extension vector;  (the second drops every vector column!)
+-- Undo:  drop schema embedding cascade; drop role embedding_worker;
+--        drop extension vector;  (drops every vector column!)
+
+do $$
+begin
+    create schema embedding;
+exception when duplicate_schema then
+    raise exception 'there is a schema "embedding" already'
+        using errcode = 'duplicate_schema',
+              hint = 'These migrations keep their internal functions in a schema of that name: rename yours.';
+end $$;
 
 do $$
 begin

@@ -1,10 +1,10 @@
--- Why:   the two ways into the queue. `enqueue_embeddings` serves the triggers of watched tables;
+-- Why:   the two ways into the queue. `embedding.enqueue` serves the triggers of watched tables;
 --        people write to the queue by hand, and the triggers here make that mean what they expect.
 -- Locks: a short lock on embedding_queue while its triggers are made.
 -- Undo:  drop the functions (cascade drops their triggers).
 
 -- Sets a target aside because of something that its triggers ran into; the first reason stays.
-create function public.embedding_set_aside(target_id integer, reason text)
+create function embedding.suspend_target(target_id integer, reason text)
 returns void
 language plpgsql
 security definer
@@ -25,7 +25,7 @@ end $$;
 -- In plpgsql, whose plans last for a session: SQL functions are planned at every call before
 -- Postgres 18, which made each write of a text cost three times as much. By clock_timestamp, so that
 -- the second of two edits in one transaction waits anew.
-create function public.enqueue_embeddings(target_id integer, record_ids text[], owners uuid[])
+create function embedding.enqueue(target_id integer, record_ids text[], owners uuid[])
 returns void
 language plpgsql
 security definer
@@ -42,7 +42,7 @@ begin
            target.priority, clock_timestamp() + target.debounce
       from public.embedding_targets as target,
            unnest(record_ids, owners) as record (id, owner)
-     where target.id = enqueue_embeddings.target_id
+     where target.id = enqueue.target_id
        and octet_length(record.id) <= longest
     on conflict on constraint embedding_queue_one_per_record do update
        set status = 'pending',
@@ -60,15 +60,15 @@ begin
            updated_at = now();
     get diagnostics enqueued = row_count;
     if enqueued > 0 then
-        perform public.embedding_wake();
+        perform embedding.wake();
     end if;
     if enqueued < cardinality(record_ids) then
-        perform public.embedding_set_aside(target_id, format('a key is longer than %s bytes', longest));
+        perform embedding.suspend_target(target_id, format('a key is longer than %s bytes', longest));
     end if;
 end $$;
 
 -- Takes the records that are gone from their table out of the queue.
-create function public.forget_embeddings(target_id integer, record_ids text[])
+create function embedding.forget(target_id integer, record_ids text[])
 returns void
 language plpgsql
 security definer
@@ -77,12 +77,12 @@ set row_security = off
 as $$
 begin
     delete from public.embedding_queue as job
-     where job.target_id = forget_embeddings.target_id and job.record_id = any (record_ids);
+     where job.target_id = forget.target_id and job.record_id = any (record_ids);
 end $$;
 
 -- A hand-made change of the status takes the fence from a running worker; one to pending starts the
 -- job over as well.
-create function public.embedding_queue_by_hand()
+create function embedding.queue_by_hand()
 returns trigger
 language plpgsql
 security definer
@@ -102,7 +102,7 @@ begin
         if new.available_at is not distinct from old.available_at then
             new.available_at := now();
         end if;
-        perform public.embedding_wake();
+        perform embedding.wake();
     end if;
     return new;
 end $$;
@@ -118,11 +118,11 @@ create trigger embedding_queue_by_hand
            and (new.available_at is not distinct from old.available_at
                 or new.lease is not distinct from old.lease and new.attempts > 0 and new.attempts = old.attempts)
     )
-    execute function public.embedding_queue_by_hand();
+    execute function embedding.queue_by_hand();
 
 -- People name a target by its table and column. A job for a column that nobody watches would wait for
 -- ever; say so at once.
-create function public.embedding_queue_find_target()
+create function embedding.find_target()
 returns trigger
 language plpgsql
 security definer
@@ -139,7 +139,7 @@ begin
             using errcode = 'foreign_key_violation',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
     end if;
-    perform public.embedding_wake();
+    perform embedding.wake();
     return new;
 end $$;
 
@@ -147,4 +147,4 @@ create trigger embedding_queue_find_target
     before insert on public.embedding_queue
     for each row
     when (new.target_id is null)
-    execute function public.embedding_queue_find_target();
+    execute function embedding.find_target();

@@ -24,7 +24,7 @@ $$;
 -- The columns of the primary key, in its order. Raises unless each has one text form: the text of
 -- a date, a time or a float depends on the session that asks, and could not name the row. Neither
 -- could an array or a composite value: in JSON it is written in another way.
-create function public.embedding_key_columns(relation regclass)
+create function embedding.key_columns(relation regclass)
 returns text[]
 language plpgsql
 stable
@@ -63,7 +63,7 @@ end $$;
 -- The SQL for the text to embed: of one column, of several ('title, body': joined by an empty
 -- line, without those that are null), or the expression as it was given. A column may be named as
 -- it is called, or as SQL would have it.
-create function public.embedding_source_sql(relation regclass, source text)
+create function embedding.source_sql(relation regclass, source text)
 returns text
 language plpgsql
 stable
@@ -92,7 +92,7 @@ end $$;
 -- The columns that the source and the filter read. Postgres itself is asked, by way of a view
 -- over them, which also proves that they give one text and one truth value a row; a row taken as a
 -- whole reads every column but the embeddings, a generated column those that it is made from.
-create function public.embedding_columns_read(relation regclass, source text, filter text)
+create function embedding.columns_read(relation regclass, source text, filter text)
 returns text[]
 language plpgsql
 set search_path = '', pg_temp
@@ -146,7 +146,7 @@ end $$;
 
 -- The key of a row as text, for rows known by the given name. In the collation of the queue: under
 -- a lenient one of the key's own, two record ids that differ could pass for the same.
-create function public.embedding_record_id_sql(row_name text, key_columns text[])
+create function embedding.record_id_sql(row_name text, key_columns text[])
 returns text
 language sql
 immutable
@@ -161,7 +161,7 @@ $$;
 
 -- The condition that finds the row of the record id `eq_record`. The text is cast to the type of
 -- the key, and not the key to text, so that the primary key serves the look-up.
-create function public.embedding_record_match_sql(relation regclass, key_columns text[])
+create function embedding.record_match_sql(relation regclass, key_columns text[])
 returns text
 language sql
 stable
@@ -186,7 +186,7 @@ $$;
 -- again. Deadlocks and the like do reach the writer, who tries again. By row, the block that catches
 -- it holds no write: one that does takes a transaction id for each row, and a large UPDATE would then
 -- slow down every snapshot in the cluster.
-create function public.embedding_make_trigger_function(target public.embedding_targets)
+create function embedding.make_trigger_function(target public.embedding_targets)
 returns void
 language plpgsql
 set search_path = '', pg_temp
@@ -195,7 +195,7 @@ declare
     everyone text;
 begin
     execute format($function$
-        create or replace function public.embedding_trigger_%1$s()
+        create or replace function embedding.trigger_%1$s()
         returns trigger
         language plpgsql
         security definer
@@ -207,7 +207,7 @@ begin
             owner uuid;
         begin
             if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
-               or to_regproc('public.enqueue_embeddings') is null or to_regproc('public.forget_embeddings') is null then
+               or to_regproc('embedding.enqueue') is null or to_regproc('embedding.forget') is null then
                 return new; -- somebody dropped them by hand
             elsif tg_level = 'ROW' then
                 begin
@@ -223,46 +223,46 @@ begin
                         owner := %7$s;
                     end if;
                 exception when syntax_error_or_access_rule_violation or data_exception then
-                    perform public.embedding_set_aside(%1$s, sqlerrm);
+                    perform embedding.suspend_target(%1$s, sqlerrm);
                     return new;
                 end;
                 if old_id is distinct from new_id and old_id is not null then
-                    perform public.forget_embeddings(%1$s, array[old_id]);
+                    perform embedding.forget(%1$s, array[old_id]);
                 end if;
                 if new_id is not null then
-                    perform public.enqueue_embeddings(%1$s, array[new_id], array[owner]);
+                    perform embedding.enqueue(%1$s, array[new_id], array[owner]);
                 end if;
                 return new;
             end if;
 
             begin
                 if tg_op = 'INSERT' then
-                    perform public.enqueue_embeddings(
+                    perform embedding.enqueue(
                                 %1$s, array_agg(%2$s order by %3$s), array_agg(%4$s order by %3$s))
                        from changed;
                 elsif tg_op = 'DELETE' then
-                    perform public.forget_embeddings(%1$s, array_agg(%2$s)) from changed;
+                    perform embedding.forget(%1$s, array_agg(%2$s)) from changed;
                 else
                     delete from public.embedding_queue as job where job.target_id = %1$s;
                 end if;
             exception when syntax_error_or_access_rule_violation or data_exception then
-                perform public.embedding_set_aside(%1$s, sqlerrm);
+                perform embedding.suspend_target(%1$s, sqlerrm);
             end;
             return null;
         end $body$ $function$,
         target.id,
-        public.embedding_record_id_sql('changed', target.key_columns),
+        embedding.record_id_sql('changed', target.key_columns),
         (select string_agg(format('changed.%I', name), ', ' order by ordinal)
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
         coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
-        public.embedding_record_id_sql('old', target.key_columns),
-        public.embedding_record_id_sql('new', target.key_columns),
+        embedding.record_id_sql('old', target.key_columns),
+        embedding.record_id_sql('new', target.key_columns),
         coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
         target.embedding_column);
     -- also where default privileges, as Supabase has them, would let others in
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
       from pg_roles where rolname in ('anon', 'authenticated', 'service_role');
-    execute format('revoke all on function public.embedding_trigger_%s() from %s', target.id, everyone);
+    execute format('revoke all on function embedding.trigger_%s() from %s', target.id, everyone);
 end $$;
 
 -- INSERT and DELETE enqueue a statement's rows at once. UPDATE works by row, because only such a
@@ -273,19 +273,19 @@ end $$;
 -- What a BEFORE trigger of the user writes is not among the columns that the statement names: a
 -- table that has one is looked at whatever is updated, except for its vectors. And of a partitioned
 -- table only triggers by row see what is written to a partition, or moves from one to another.
-create function public.embedding_make_triggers(target public.embedding_targets, columns_read text[])
+create function embedding.make_triggers(target public.embedding_targets, columns_read text[])
 returns void
 language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    calls constant text := format('execute function public.embedding_trigger_%s()', target.id);
+    calls constant text := format('execute function embedding.trigger_%s()', target.id);
     partitioned constant boolean := (select relkind = 'p' from pg_class where oid = target.relation::regclass);
     columns text;
     text_differs text;
     differs text;
 begin
-    perform public.embedding_drop_triggers(target);
+    perform embedding.drop_triggers(target);
     select string_agg(format('%I', name), ', '),
            string_agg(comparison, ' or '),
            string_agg(comparison, ' or ') filter (where name = any (columns_read))
@@ -298,7 +298,7 @@ begin
         select from pg_trigger
          where tgrelid = target.relation::regclass and not tgisinternal
            and tgtype & 19 = 19 -- by row, before, update
-           and tgfoid::regproc::text !~ '^public\.embedding_trigger_\d+$'
+           and tgfoid::regproc::text !~ '^embedding\.trigger_\d+$'
     ) then
         select string_agg(format('%I', attname), ', ' order by attnum)
           into columns
@@ -324,7 +324,7 @@ begin
     end if;
 end $$;
 
-create function public.embedding_drop_triggers(target public.embedding_targets)
+create function embedding.drop_triggers(target public.embedding_targets)
 returns void
 language plpgsql
 set search_path = '', pg_temp
@@ -335,7 +335,7 @@ begin
     for trigger_name in
         select tgname from pg_trigger
          where tgrelid = target.relation::regclass
-           and tgfoid = to_regproc(format('public.embedding_trigger_%s', target.id))
+           and tgfoid = to_regproc(format('embedding.trigger_%s', target.id))
     loop
         execute format('drop trigger %I on %s', trigger_name, target.relation);
     end loop;
@@ -343,7 +343,7 @@ end $$;
 
 -- The width of a vector column (null: it has none). Raises if there is no such column or it holds
 -- no vectors.
-create function public.embedding_column_width(relation regclass, embedding_column text)
+create function embedding.column_width(relation regclass, embedding_column text)
 returns integer
 language plpgsql
 stable
@@ -374,7 +374,7 @@ end $$;
 
 -- Adds the vector column. Above 2000 dimensions it is a halfvec: an index over `vector` ends there,
 -- and pgvector itself at 4000.
-create function public.embedding_add_column(relation regclass, embedding_column text, dimensions integer)
+create function embedding.add_column(relation regclass, embedding_column text, dimensions integer)
 returns void
 language plpgsql
 set search_path = '', pg_temp
@@ -391,7 +391,7 @@ begin
 end $$;
 
 -- A table that was renamed takes its target and its jobs with it: it is known by our triggers on it.
-create function public.embedding_follow_table(relation regclass, name_of_table text, embedding_column text)
+create function embedding.follow_table(relation regclass, name_of_table text, embedding_column text)
 returns void
 language plpgsql
 set search_path = '', pg_temp
@@ -402,14 +402,14 @@ declare
 begin
     update public.embedding_targets as target
        set table_name = name_of_table, problem = coalesce(target.problem, 'renamed'), updated_at = now()
-     where target.embedding_column = embedding_follow_table.embedding_column
+     where target.embedding_column = follow_table.embedding_column
        and target.table_name <> name_of_table and to_regclass(target.relation) is null
        and exists (select from pg_trigger
-                    where tgrelid = embedding_follow_table.relation
-                      and tgfoid = to_regproc(format('public.embedding_trigger_%s', target.id)))
+                    where tgrelid = follow_table.relation
+                      and tgfoid = to_regproc(format('embedding.trigger_%s', target.id)))
        and not exists (select from public.embedding_targets as known
                         where known.table_name = name_of_table
-                          and known.embedding_column = embedding_follow_table.embedding_column)
+                          and known.embedding_column = follow_table.embedding_column)
     returning target.id into moved;
     update public.embedding_queue as job set table_name = name_of_table where job.target_id = moved;
 end $$;
@@ -446,9 +446,9 @@ as $$
 declare
     watched public.embedding_targets;
     before public.embedding_targets;
-    key_columns text[] := public.embedding_key_columns(relation);
-    source_sql text := public.embedding_source_sql(relation, source);
-    columns_read text[] := public.embedding_columns_read(relation, source_sql, filter);
+    key_columns text[] := embedding.key_columns(relation);
+    source_sql text := embedding.source_sql(relation, source);
+    columns_read text[] := embedding.columns_read(relation, source_sql, filter);
     name_of_table text := public.embedding_table_name(relation);
     reserved_name name;
     bare_name name;
@@ -472,16 +472,16 @@ begin
         select from pg_attribute
          where attrelid = relation and attname = watch_embeddings.embedding_column and not attisdropped
     ) then
-        perform public.embedding_add_column(relation, watch_embeddings.embedding_column, dimensions);
+        perform embedding.add_column(relation, watch_embeddings.embedding_column, dimensions);
     end if;
-    width := public.embedding_column_width(relation, watch_embeddings.embedding_column);
+    width := embedding.column_width(relation, watch_embeddings.embedding_column);
     if dimensions <> width then
         raise exception 'column % holds % dimensions, not %', watch_embeddings.embedding_column, width, dimensions
             using errcode = 'datatype_mismatch',
                   hint = 'Leave the dimensions away, or watch another column.';
     end if;
 
-    perform public.embedding_follow_table(relation, name_of_table, watch_embeddings.embedding_column);
+    perform embedding.follow_table(relation, name_of_table, watch_embeddings.embedding_column);
     select * into before from public.embedding_targets as target
      where target.table_name = name_of_table
        and target.embedding_column = watch_embeddings.embedding_column;
@@ -498,8 +498,8 @@ begin
            from pg_class as class join pg_namespace as namespace on namespace.oid = class.relnamespace
           where class.oid = relation),
         key_columns,
-        public.embedding_record_id_sql(bare_name, key_columns),
-        public.embedding_record_match_sql(relation, key_columns),
+        embedding.record_id_sql(bare_name, key_columns),
+        embedding.record_match_sql(relation, key_columns),
         (select attname from pg_attribute
           where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped))
     on conflict on constraint embedding_targets_one_per_column do update
@@ -512,9 +512,9 @@ begin
            backfill_cursor = case when target.key_columns = excluded.key_columns then target.backfill_cursor end
     returning target.* into watched;
 
-    perform public.embedding_make_trigger_function(watched);
-    perform public.embedding_make_triggers(watched, columns_read);
-    perform public.embedding_keep_match_function(watched, match_function);
+    perform embedding.make_trigger_function(watched);
+    perform embedding.make_triggers(watched, columns_read);
+    perform embedding.keep_match_function(watched, match_function);
     if (before.source, before.filter, before.model, before.record_match_sql, before.problem)
        is distinct from (watched.source, watched.filter, watched.model, watched.record_match_sql, watched.problem)
     then
@@ -551,8 +551,8 @@ begin
         return false;
     end if;
     -- with the triggers that call it, wherever their table is now
-    execute format('drop function if exists public.embedding_trigger_%s() cascade', target.id);
-    perform public.embedding_keep_match_function(target, false);
+    execute format('drop function if exists embedding.trigger_%s() cascade', target.id);
+    perform embedding.keep_match_function(target, false);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;
 end $$;

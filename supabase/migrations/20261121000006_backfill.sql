@@ -1,9 +1,9 @@
 -- Why:   rows that were there before their column was watched have no job and no vector.
 -- Locks: SHARE row locks on the rows it enqueues, for the length of a call; it waits for none.
--- Undo:  drop function public.backfill_embeddings, public.embedding_missing_sql, public.embedding_after_cursor_sql;
+-- Undo:  drop function public.backfill_embeddings, embedding.missing_sql, embedding.after_cursor_sql;
 
 -- The condition for the rows behind the place to which a target's backfill has come.
-create function public.embedding_after_cursor_sql(target public.embedding_targets)
+create function embedding.after_cursor_sql(target public.embedding_targets)
 returns text
 language sql
 stable
@@ -22,7 +22,7 @@ as $$
 $$;
 
 -- The condition for the rows that lack a vector and have no job that says why.
-create function public.embedding_missing_sql(target public.embedding_targets)
+create function embedding.missing_sql(target public.embedding_targets)
 returns text
 language sql
 stable
@@ -95,8 +95,8 @@ begin
             coalesce(quote_ident(bare_name) || '.' || quote_ident(target.user_column), 'null::uuid'),
             bare_name,
             target.relation,
-            public.embedding_missing_sql(target),
-            public.embedding_after_cursor_sql(target),
+            embedding.missing_sql(target),
+            embedding.after_cursor_sql(target),
             (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
                from unnest(target.key_columns) with ordinality as key (name, ordinal)))
            into found_rows

@@ -1,16 +1,16 @@
 -- Why:   a worker takes jobs with `claim_embeddings` and is handed their texts.
 -- Locks: row locks on what is claimed, for the length of the call. It waits for no lock at all: a
 --        locked row or table is passed over. No transaction stays open behind it.
--- Undo:  drop function public.claim_embeddings, public.embedding_due_jobs, public.embedding_owners,
---        public.embedding_claim_singly, public.embedding_claim; drop sequence public.embedding_turn;
---        drop function public.embedding_visible_character; drop type public.embedding_claimed_job;
+-- Undo:  drop function public.claim_embeddings, embedding.due_jobs, embedding.due_owners,
+--        embedding.claim_singly, embedding.claim; drop sequence embedding.claim_rotation;
+--        drop function embedding.visible_character; drop type embedding.claimed_job;
 --
 -- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns,
 -- and within a target the owners of its records do. What kills its worker is tried alone before it is
 -- given up, so that the jobs it was claimed with do not go down with it.
 
 -- What became of a job that a claim took up: see claim_embeddings.
-create type public.embedding_claimed_job as (
+create type embedding.claimed_job as (
     id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
     content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
     alone boolean, truncate boolean, waited double precision
@@ -18,7 +18,7 @@ create type public.embedding_claimed_job as (
 
 -- A regular expression for a character that is no white space: what Unicode calls so, whatever the locale
 -- of the database, under the collation "C". A text without one is nothing to embed.
-create function public.embedding_visible_character()
+create function embedding.visible_character()
 returns text
 language sql
 immutable
@@ -29,14 +29,14 @@ as $$ select '[^\s\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]
 -- Statement by statement, under READ COMMITTED, so that the texts are read with a snapshot younger
 -- than the lease: one and the same statement can return the new job with the old text. `id = any`
 -- wherever a job is meant: by statistics from when the queue was empty, reading all of it costs nothing.
-create function public.embedding_claim(
+create function embedding.claim(
     target public.embedding_targets,
     ids bigint[],
     claimer text,
     lease_for interval,
     default_model text
 )
-returns setof public.embedding_claimed_job
+returns setof embedding.claimed_job
 language plpgsql
 set search_path = '', pg_temp
 as $$
@@ -132,14 +132,14 @@ begin
         target.relation,
         target.record_match_sql,
         target.table_name,
-        public.embedding_visible_character())
+        embedding.visible_character())
     using ids, fence, coalesce(target.model, default_model), target.dimensions, target.id,
           target.max_attempts, target.on_too_long = 'truncate', target.priority;
 end $$;
 
 -- The owners behind `after_owner` that have jobs of a target and a priority due, in order, at most so many,
 -- and since when.
-create function public.embedding_owners(target_id integer, level smallint, after_owner integer, most integer)
+create function embedding.due_owners(target_id integer, level smallint, after_owner integer, most integer)
 returns table (owner integer, due_from timestamptz)
 language plpgsql
 set search_path = '', pg_temp
@@ -154,8 +154,8 @@ begin
         select coalesce(uuid_hash(job.user_id), 0), job.available_at
           into after_owner, due_from
           from public.embedding_queue as job
-         where job.target_id = embedding_owners.target_id and job.status = 'pending' and job.priority = level
-           and coalesce(uuid_hash(job.user_id), 0) > embedding_owners.owner
+         where job.target_id = due_owners.target_id and job.status = 'pending' and job.priority = level
+           and coalesce(uuid_hash(job.user_id), 0) > due_owners.owner
          order by coalesce(uuid_hash(job.user_id), 0), job.available_at
          limit 1;
         exit when not found;
@@ -178,7 +178,7 @@ end $$;
 -- The plan is pinned. The planner takes a LIMIT that it does not know for a tenth of the table, and a
 -- tenth of a million jobs for worth a sort. Where jobs begin is looked up once: while somebody holds an old
 -- snapshot, all that was claimed since still stands in the index before them, and has to be passed.
-create function public.embedding_due_jobs(
+create function embedding.due_jobs(
     target public.embedding_targets, batch integer,
     level smallint, first_owner integer, first_due timestamptz
 )
@@ -213,13 +213,13 @@ begin
     while level is not null and cardinality(ids) < batch loop
         select coalesce(array_agg(turn.owner), '{}'), coalesce(array_agg(turn.due_from), '{}')
           into owners, dues
-          from public.embedding_owners(target.id, level, lot, batch) as turn;
+          from embedding.due_owners(target.id, level, lot, batch) as turn;
         if cardinality(owners) < batch then -- round to the first ones
             select owners || coalesce(array_agg(turn.owner), '{}'), dues || coalesce(array_agg(turn.due_from), '{}')
               into owners, dues
               from (select first_owner as owner, first_due as due_from
                     union all
-                    select * from public.embedding_owners(
+                    select * from embedding.due_owners(
                                       target.id, level, first_owner, batch - cardinality(owners))) as turn
              where turn.owner <> all (owners);
         end if;
@@ -252,14 +252,14 @@ begin
 end $$;
 
 -- Claims jobs of which some cannot be read, or cannot lose their vector, one at a time: those fail alone.
-create function public.embedding_claim_singly(
+create function embedding.claim_singly(
     target public.embedding_targets,
     ids bigint[],
     claimer text,
     lease_for interval,
     default_model text
 )
-returns setof public.embedding_claimed_job
+returns setof embedding.claimed_job
 language plpgsql
 set search_path = '', pg_temp
 as $$
@@ -271,7 +271,7 @@ begin
             perform from public.embedding_queue as job where job.id = one for update skip locked;
             if found then
                 return query
-                select * from public.embedding_claim(target, array[one], claimer, lease_for, default_model);
+                select * from embedding.claim(target, array[one], claimer, lease_for, default_model);
             end if;
         exception
             when transaction_rollback or insufficient_resources or operator_intervention or system_error then
@@ -290,7 +290,7 @@ begin
 end $$;
 
 -- Counts the claims, so that targets take turns whichever worker asks.
-create sequence public.embedding_turn;
+create sequence embedding.claim_rotation;
 
 -- Claims up to `batch` due jobs of one target: the one with the highest priority, and of several the one
 -- whose turn it is; never one of `except_targets`. Returns a row for each job it took up, with what became of it:
@@ -316,7 +316,7 @@ create function public.claim_embeddings(
     only_column text default null,
     except_targets integer[] default '{}'
 )
-returns setof public.embedding_claimed_job
+returns setof embedding.claimed_job
 language plpgsql
 security definer
 set search_path = '', pg_temp
@@ -330,7 +330,7 @@ declare
     level smallint;
     first_owner integer;
     first_due timestamptz;
-    turn constant bigint := nextval('public.embedding_turn');
+    turn constant bigint := nextval('embedding.claim_rotation');
 begin
     for due_target, level, first_owner, first_due in
         select watched.id, next.priority, next.owner, next.available_at
@@ -361,9 +361,9 @@ begin
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
-            ids := public.embedding_due_jobs(target, batch, level, first_owner, first_due);
+            ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
             if cardinality(ids) > 0 then
-                return query select * from public.embedding_claim(target, ids, worker, lease_for, default_model);
+                return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
                 return;
             end if;
         exception
@@ -376,7 +376,7 @@ begin
                 raise; -- nothing here is to blame
             when others then
                 return query
-                select * from public.embedding_claim_singly(target, ids, worker, lease_for, default_model);
+                select * from embedding.claim_singly(target, ids, worker, lease_for, default_model);
                 return;
         end;
     end loop;

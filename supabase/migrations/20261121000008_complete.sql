@@ -2,8 +2,8 @@
 -- Locks: row locks, for the length of the call, the user's row before its job: the order in which a
 --        writer to the table and its trigger take them. It waits for none: what somebody else holds
 --        is passed over and reported.
--- Undo:  drop function public.complete_embeddings, public.embedding_complete, public.embedding_is_readable,
---        public.embedding_drift, public.embedding_refusals;
+-- Undo:  drop function public.complete_embeddings, embedding.complete, embedding.is_readable,
+--        embedding.drift, embedding.refusals;
 --
 -- Two guards. The lease must still be the one that was handed out, and the text in the table must
 -- still hash to what was embedded. An edit that bypassed the triggers leaves the lease as it was, and
@@ -26,7 +26,7 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 --   unwritable a constraint or a trigger of the table does not let this row be written: the job is failed
 -- What stands there completed with this very text and model is not refused: it was completed by this
 -- call, made before, whose answer was lost on its way.
-create function public.embedding_refusals(
+create function embedding.refusals(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text
 )
 returns table (id bigint, reason text)
@@ -57,7 +57,7 @@ begin
 end $$;
 
 -- Whether an error came of the table and not of a row in it: in words what is wrong with it, or null.
-create function public.embedding_drift(target public.embedding_targets, error_state text, error_text text)
+create function embedding.drift(target public.embedding_targets, error_state text, error_text text)
 returns text
 language plpgsql
 stable
@@ -69,7 +69,7 @@ begin
     if starts_with(error_state, '42') or error_state in ('3F000', '0A000') then
         return error_text; -- a table, a column, a type or a right is missing, or it is a view by now
     end if;
-    width := public.embedding_column_width(target.relation::regclass, target.embedding_column);
+    width := embedding.column_width(target.relation::regclass, target.embedding_column);
     if width is distinct from target.dimensions then
         return format('column %s holds %s dimensions by now, not %s', target.embedding_column,
                       coalesce(width::text, 'any number of'), coalesce(target.dimensions::text, 'any number'));
@@ -80,7 +80,7 @@ exception when datatype_mismatch then
 end $$;
 
 -- Whether the source and the filter can be read of the record of a job.
-create function public.embedding_is_readable(target public.embedding_targets, id bigint)
+create function embedding.is_readable(target public.embedding_targets, id bigint)
 returns boolean
 language plpgsql
 set search_path = '', pg_temp
@@ -88,7 +88,7 @@ as $$
 begin
     execute format('select (%1$s), (%2$s)::text from (select $1 as eq_record) as eq_job, %3$s where %4$s',
                    coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
-      using (select job.record_id from public.embedding_queue as job where job.id = embedding_is_readable.id);
+      using (select job.record_id from public.embedding_queue as job where job.id = is_readable.id);
     return true;
 exception
     when transaction_rollback or insufficient_resources or operator_intervention or system_error then
@@ -100,7 +100,7 @@ end $$;
 -- Writes what both guards let through, and returns those jobs. The rows and jobs are locked first, by
 -- themselves: a lock that may find its row changed keeps a copy of all that it was joined with, and the
 -- vectors would be copied six times on their way.
-create function public.embedding_complete(
+create function embedding.complete(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
     model text, tokens integer[], truncated_to integer[], costs real[]
 )
@@ -164,9 +164,9 @@ begin
     update public.embedding_queue as job
        set status = 'completed', content = null, attempts = 0, unanswered = 0, lease = null,
            lease_expires_at = null, worker = null, error_message = null, error_class = null,
-           content_hash = given.hash, model = embedding_complete.model, tokens = given.tokens, cost = given.cost,
+           content_hash = given.hash, model = complete.model, tokens = given.tokens, cost = given.cost,
            truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
-      from unnest(ids, hashes, embedding_complete.tokens, embedding_complete.truncated_to, costs)
+      from unnest(ids, hashes, complete.tokens, complete.truncated_to, costs)
            as given (id, hash, tokens, truncated_to, cost)
      where job.id = any (ids) and job.id = given.id;
     return ids;
@@ -174,7 +174,7 @@ end $$;
 
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
 -- completes their jobs, where both guards hold. Returns the jobs that were refused, with the
--- reason (see embedding_refusals); all others are done. `tokens`, `truncated_to` and `costs` (US dollars) may be null, as a
+-- reason (see embedding.refusals); all others are done. `tokens`, `truncated_to` and `costs` (US dollars) may be null, as a
 -- whole or for some. Raises lock_not_available if the table is locked as a whole.
 create function public.complete_embeddings(
     ids bigint[],
@@ -217,14 +217,14 @@ begin
         begin
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
             -- raises if it holds no vectors any more: a text would take them as well
-            perform public.embedding_column_width(target.relation::regclass, target.embedding_column);
-            acknowledged := public.embedding_complete(
+            perform embedding.column_width(target.relation::regclass, target.embedding_column);
+            acknowledged := embedding.complete(
                 target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs);
             done := done || acknowledged;
             if cardinality(done) < cardinality(ids) then
                 return query
                 select refused.id, refused.reason
-                  from public.embedding_refusals(target, ids, leases, hashes, model) as refused
+                  from embedding.refusals(target, ids, leases, hashes, model) as refused
                  where refused.id <> all (done)
                    and refused.id in (select job.id from public.embedding_queue as job
                                        where job.target_id = target.id);
@@ -236,7 +236,7 @@ begin
             when others then
                 state := sqlstate;
                 cause := sqlerrm;
-                drift := public.embedding_drift(target, sqlstate, sqlerrm);
+                drift := embedding.drift(target, sqlstate, sqlerrm);
                 if drift is not null then
                     update public.embedding_targets as broken set problem = drift where broken.id = target.id;
                     return query
@@ -244,7 +244,7 @@ begin
                       join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
                      where job.target_id = target.id;
                 elsif cardinality(ids) = 1 then
-                    if not public.embedding_is_readable(target, ids[1]) then
+                    if not embedding.is_readable(target, ids[1]) then
                         return query select ids[1], 'changed';
                     elsif starts_with(state, '22') then
                         raise; -- the row is fine: it is what the caller gave

@@ -141,6 +141,6 @@ begin
                 order by wanted.id
                   for update skip locked);
     get diagnostics requeued = row_count;
-    perform public.embedding_wake();
+    perform embedding.wake();
     return requeued;
 end $$;

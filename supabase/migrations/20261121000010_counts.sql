@@ -2,7 +2,7 @@
 --        that is written down with it, and is so exact at every moment for everybody.
 -- Locks: a short lock on embedding_queue while its triggers are made. Afterwards nobody waits for anybody:
 --        there is no row that two writers share.
--- Undo:  drop function public.recount_embeddings, public.embedding_fold_counts, public.embedding_count_jobs cascade;
+-- Undo:  drop function public.recount_embeddings, embedding.fold_counts, embedding.count_jobs cascade;
 --        drop table public.embedding_counts;
 
 -- The sum of all rows of a target is how many of its jobs there are, and that of a class how many of them failed so.
@@ -26,7 +26,7 @@ create table public.embedding_counts (
 
 -- Folds the rows from `first_id` on into one for each target and class of failure. It waits for nobody: rows that
 -- another is folding are left to them, and so are those that are not committed yet.
-create function public.embedding_fold_counts(first_id bigint default 0)
+create function embedding.fold_counts(first_id bigint default 0)
 returns void
 language plpgsql
 security definer
@@ -60,7 +60,7 @@ end $$;
 
 -- Writes down what a statement has changed, if that is anything. The writer of every thousandth row folds those
 -- of this thousand and of the one before, some of which were not committed then.
-create function public.embedding_count_jobs()
+create function embedding.count_jobs()
 returns trigger
 language plpgsql
 security definer
@@ -71,7 +71,7 @@ declare
     fold_at constant integer := 1000; -- rows
     full_up bigint;
 begin
-    if to_regclass('public.embedding_counts') is null or to_regproc('public.embedding_fold_counts') is null then
+    if to_regclass('public.embedding_counts') is null or to_regproc('embedding.fold_counts') is null then
         return null; -- somebody dropped them by hand
     elsif tg_op = 'TRUNCATE' then
         truncate public.embedding_counts;
@@ -117,19 +117,19 @@ begin
         select max(id) into full_up from counted where id % fold_at = 0;
     end if;
     if full_up is not null then
-        perform public.embedding_fold_counts(full_up - 2 * fold_at);
+        perform embedding.fold_counts(full_up - 2 * fold_at);
     end if;
     return null;
 end $$;
 
 create trigger embedding_count_inserted after insert on public.embedding_queue
-    referencing new table as jobs for each statement execute function public.embedding_count_jobs();
+    referencing new table as jobs for each statement execute function embedding.count_jobs();
 create trigger embedding_count_updated after update on public.embedding_queue
-    referencing old table as jobs new table as jobs_after for each statement execute function public.embedding_count_jobs();
+    referencing old table as jobs new table as jobs_after for each statement execute function embedding.count_jobs();
 create trigger embedding_count_deleted after delete on public.embedding_queue
-    referencing old table as jobs for each statement execute function public.embedding_count_jobs();
+    referencing old table as jobs for each statement execute function embedding.count_jobs();
 create trigger embedding_count_truncated after truncate on public.embedding_queue
-    for each statement execute function public.embedding_count_jobs();
+    for each statement execute function embedding.count_jobs();
 
 -- Sets the counts right after something changed the queue behind the back of its triggers: a session that turned
 -- them off, a restore of the data alone. Returns how many jobs were counted. Nobody waits for it: the jobs and

@@ -1,7 +1,7 @@
 -- Why:   one glance at how far the columns are, and at what is wrong.
 -- Locks: nothing.
 -- Undo:  drop view public.embedding_failures, public.embedding_status;
---        drop function public.embedding_due, public.embedding_row_count, public.count_due_embeddings;
+--        drop function embedding.count_due, embedding.row_count, public.count_due_embeddings;
 
 -- How many jobs a claim would find due now, of any column or of one. Exact; it reads the index of
 -- the due jobs and nothing of the watched tables.
@@ -28,7 +28,7 @@ $$;
 -- planner, from the statistics of the last ANALYZE and the size of today, and then taken for no fewer than there are
 -- `jobs`, of which each has a row.
 -- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
-create function public.embedding_row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
+create function embedding.row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
 language plpgsql
 volatile -- or Postgres refuses EXPLAIN
 security definer
@@ -67,7 +67,7 @@ end $$;
 -- It looks at the ends of each owner's jobs in the index of what is due. If no job has to wait yet, all that are
 -- pending are due; else they are counted, up to a bound. `due_exact` is false where there are more than that, or more
 -- owners than are looked at: there are at least so many, and the oldest may be older.
-create function public.embedding_due(
+create function embedding.count_due(
     target_id integer, pending bigint, out due bigint, out oldest_due timestamptz, out due_exact boolean
 )
 language plpgsql
@@ -95,7 +95,7 @@ begin
         select coalesce(uuid_hash(job.user_id), 0), job.available_at
           into owner, earliest
           from public.embedding_queue as job
-         where job.target_id = embedding_due.target_id and job.status = 'pending' and job.priority = level
+         where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
            and coalesce(uuid_hash(job.user_id), 0) > owner
          order by coalesce(uuid_hash(job.user_id), 0), job.available_at
          limit 1;
@@ -103,7 +103,7 @@ begin
             select job.priority, coalesce(uuid_hash(job.user_id), 0), job.available_at
               into level, owner, earliest
               from public.embedding_queue as job
-             where job.target_id = embedding_due.target_id and job.status = 'pending' and job.priority < level
+             where job.target_id = count_due.target_id and job.status = 'pending' and job.priority < level
              order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
              limit 1;
             exit when not found;
@@ -122,7 +122,7 @@ begin
         none_waits := none_waits and now() >= (
             select job.available_at
               from public.embedding_queue as job
-             where job.target_id = embedding_due.target_id and job.status = 'pending' and job.priority = level
+             where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
                and coalesce(uuid_hash(job.user_id), 0) = owner
              order by job.available_at desc
              limit 1);
@@ -136,7 +136,7 @@ begin
                   from unnest(levels, owners) as turn (level, owner)
                  cross join lateral (
                        select from public.embedding_queue as job
-                        where job.target_id = embedding_due.target_id and job.status = 'pending'
+                        where job.target_id = count_due.target_id and job.status = 'pending'
                           and job.priority = turn.level and coalesce(uuid_hash(job.user_id), 0) = turn.owner
                           and job.available_at <= now()
                         limit most_jobs) as job
@@ -145,7 +145,7 @@ begin
     end if;
     due := due + (select count(*)
                     from public.embedding_queue as job
-                   where job.target_id = embedding_due.target_id and job.status = 'processing'
+                   where job.target_id = count_due.target_id and job.status = 'processing'
                      and job.lease_expires_at <= now());
 end $$;
 
@@ -179,9 +179,9 @@ select target.table_name,
               coalesce(sum(counts.skipped), 0)::bigint as skipped
          from public.embedding_counts as counts
         where counts.target_id = target.id) as job
- cross join lateral public.embedding_row_count(
+ cross join lateral embedding.row_count(
                         target.id, job.pending + job.processing + job.completed + job.failed + job.skipped) as counted
- cross join lateral public.embedding_due(target.id, job.pending) as soon
+ cross join lateral embedding.count_due(target.id, job.pending) as soon
  cross join lateral (select greatest(counted.rows - job.skipped, 0)) as wanted (vectors);
 
 -- What failed, by class, with the reason of the latest.

@@ -2,8 +2,8 @@
 --        for apps by a function of its own, `match_<table>`.
 -- Locks: nothing.
 -- Undo:  watch_embeddings(…, match_function => false) for each target, then drop function public.search_embeddings,
---        public.embedding_keep_match_function, public.embedding_write_match_function,
---        public.embedding_match_function_name, public.embedding_match_functions;
+--        embedding.keep_match_function, embedding.write_match_function,
+--        embedding.match_function_name, embedding.match_functions;
 
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
@@ -52,7 +52,7 @@ begin
 end $$;
 
 -- The match functions: those that watch_embeddings wrote, known by the comment that it gave them.
-create function public.embedding_match_functions()
+create function embedding.match_functions()
 returns table (target_id integer, routine regprocedure, schema_name name, name name)
 language sql
 stable
@@ -69,7 +69,7 @@ $$;
 -- What the match function of a target is called: `match_<table>`, or `match_<table>_<column>` where another
 -- column of the table has that name already; one that is there keeps its name. Raises if somebody else's
 -- function is called so.
-create function public.embedding_match_function_name(target public.embedding_targets)
+create function embedding.match_function_name(target public.embedding_targets)
 returns name
 language plpgsql
 stable
@@ -85,13 +85,13 @@ begin
                   or bool_or(ours.name = long and ours.target_id = target.id) then long
                 else short end
       into chosen
-      from public.embedding_match_functions() as ours
+      from embedding.match_functions() as ours
      where ours.schema_name = schema_of_table;
     if exists (
         select from pg_proc as other
           join pg_namespace as namespace on namespace.oid = other.pronamespace
          where namespace.nspname = schema_of_table and other.proname = chosen
-           and other.oid not in (select ours.routine from public.embedding_match_functions() as ours
+           and other.oid not in (select ours.routine from embedding.match_functions() as ours
                                   where ours.target_id = target.id)
     ) then
         raise exception 'there is a function %.% already, which is not of this column',
@@ -106,7 +106,7 @@ end $$;
 -- cannot be read) and their cosine similarity, in the shape of Supabase's guides. It runs with the rights
 -- of its caller, so grants and row level security of the table apply. It orders by the operator itself,
 -- in a language that knows the limit when it plans: so an index over the column serves it.
-create function public.embedding_write_match_function(target public.embedding_targets, function_name name)
+create function embedding.write_match_function(target public.embedding_targets, function_name name)
 returns regprocedure
 language plpgsql
 set search_path = '', pg_temp
@@ -166,13 +166,13 @@ end $$;
 
 -- Writes the match function of a target (true), takes it away (false), or keeps the one that is there in step
 -- with the target (null). Whoever may execute it still may, unless the types of its key or its vectors changed.
-create function public.embedding_keep_match_function(target public.embedding_targets, wanted boolean)
+create function embedding.keep_match_function(target public.embedding_targets, wanted boolean)
 returns void
 language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    before regprocedure := (select routine from public.embedding_match_functions() where target_id = target.id);
+    before regprocedure := (select routine from embedding.match_functions() where target_id = target.id);
     written regprocedure;
     function_name name;
     reserved_name text;
@@ -191,13 +191,13 @@ begin
                   hint = 'The function itself gives that name to something else: use search_embeddings.';
     end if;
 
-    function_name := public.embedding_match_function_name(target);
+    function_name := embedding.match_function_name(target);
     begin
-        written := public.embedding_write_match_function(target, function_name);
+        written := embedding.write_match_function(target, function_name);
     exception when invalid_function_definition then -- its key was of other types
         execute format('drop function %s', before);
         before := null;
-        written := public.embedding_write_match_function(target, function_name);
+        written := embedding.write_match_function(target, function_name);
     end;
     if before <> written then
         execute format('drop function %s', before);

@@ -2,8 +2,8 @@
 --        with the time and not with the texts, and so does the work of keeping it: heartbeats write it.
 -- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats want them,
 --        and all take them in the order of the models.
--- Undo:  drop view public.embedding_progress; drop function public.embedding_rate, public.embedding_count_usage,
---        public.embedding_counts_since, public.embedding_counts_and; drop table public.embedding_usage;
+-- Undo:  drop view public.embedding_progress; drop function public.embedding_rate, embedding.count_usage,
+--        embedding.counts_since, embedding.counts_and; drop table public.embedding_usage;
 create table public.embedding_usage (
     minute timestamptz not null,
     model text not null,
@@ -13,13 +13,13 @@ create table public.embedding_usage (
     tokens bigint not null default 0,
     seconds double precision not null default 0,   -- that workers were at it, all together
     cost numeric,                                  -- US dollars; null: the price of some of it is not known
-    request_ms bigint[] not null default '{}',     -- histograms, see embedding_percentile: how long requests took …
+    request_ms bigint[] not null default '{}',     -- histograms, see embedding.percentile: how long requests took …
     lag_ms bigint[] not null default '{}',         -- … and jobs, from when they were due until they had their vector
     primary key (minute, model)
 );
 
 -- What has come to the counts of a histogram. One that says nothing, or less than before, adds nothing.
-create function public.embedding_counts_since(before bigint[], after bigint[])
+create function embedding.counts_since(before bigint[], after bigint[])
 returns bigint[]
 language sql
 immutable
@@ -30,7 +30,7 @@ as $$
 $$;
 
 -- The counts of two histograms together.
-create function public.embedding_counts_and(one bigint[], other bigint[])
+create function embedding.counts_and(one bigint[], other bigint[])
 returns bigint[]
 language sql
 immutable
@@ -43,7 +43,7 @@ $$;
 -- Adds to the running minute what a worker has done since it last spoke: the difference between what it
 -- said then and what it says now, both as totals since it started. Returns what is to be remembered: of
 -- each total the higher, so that a call that is made twice, or arrives after a later one, adds nothing.
-create function public.embedding_count_usage(before jsonb, after jsonb)
+create function embedding.count_usage(before jsonb, after jsonb)
 returns jsonb
 language sql
 set search_path = '', pg_temp
@@ -64,10 +64,10 @@ as $$
                greatest(said.tokens, says.tokens, 0) as tokens,
                greatest(said.seconds, says.seconds, 0) as seconds,
                greatest(said.cost, says.cost) as cost,
-               public.embedding_counts_and(
-                   said.request_ms, public.embedding_counts_since(said.request_ms, says.request_ms)) as request_ms,
-               public.embedding_counts_and(
-                   said.lag_ms, public.embedding_counts_since(said.lag_ms, says.lag_ms)) as lag_ms
+               embedding.counts_and(
+                   said.request_ms, embedding.counts_since(said.request_ms, says.request_ms)) as request_ms,
+               embedding.counts_and(
+                   said.lag_ms, embedding.counts_since(said.lag_ms, says.lag_ms)) as lag_ms
           from said full join says using (model)
     ), news as materialized (
         select model,
@@ -77,8 +77,8 @@ as $$
                known.tokens - coalesce(said.tokens, 0) as tokens,
                known.seconds - coalesce(said.seconds, 0) as seconds,
                case when says.cost is not null then known.cost - coalesce(said.cost, 0) end as cost,
-               public.embedding_counts_since(said.request_ms, says.request_ms) as request_ms,
-               public.embedding_counts_since(said.lag_ms, says.lag_ms) as lag_ms
+               embedding.counts_since(said.request_ms, says.request_ms) as request_ms,
+               embedding.counts_since(said.lag_ms, says.lag_ms) as lag_ms
           from known join says using (model) left join said using (model)
     ), counted as (
         insert into public.embedding_usage as counted
@@ -95,8 +95,8 @@ as $$
                tokens = counted.tokens + excluded.tokens,
                seconds = counted.seconds + excluded.seconds,
                cost = counted.cost + excluded.cost, -- unknown if either is
-               request_ms = public.embedding_counts_and(counted.request_ms, excluded.request_ms),
-               lag_ms = public.embedding_counts_and(counted.lag_ms, excluded.lag_ms)
+               request_ms = embedding.counts_and(counted.request_ms, excluded.request_ms),
+               lag_ms = embedding.counts_and(counted.lag_ms, excluded.lag_ms)
     )
     select coalesce(jsonb_agg(to_jsonb(known) order by model), '[]') from known;
 $$;
@@ -152,7 +152,7 @@ with minutes as (
                   coalesce(sum(counts.processing), 0)::bigint as processing
              from public.embedding_counts as counts
             where counts.target_id = target.id) as job
-     cross join lateral public.embedding_due(target.id, job.pending) as soon
+     cross join lateral embedding.count_due(target.id, job.pending) as soon
 )
 select queued.pending,
        queued.due,

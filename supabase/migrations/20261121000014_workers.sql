@@ -56,7 +56,7 @@ begin
        set state = excluded.state, completed = excluded.completed, failed = excluded.failed, gear = excluded.gear,
            cause = excluded.cause, listens = excluded.listens, rss_mb = excluded.rss_mb, seen_at = now()
     returning known.usage into before; -- and the row is ours: a call like this one waits here
-    known_now := public.embedding_count_usage(before, embedding_worker_seen.usage);
+    known_now := embedding.count_usage(before, embedding_worker_seen.usage);
     if known_now <> before then
         update public.embedding_workers as known set usage = known_now
          where known.worker = embedding_worker_seen.worker;
@@ -70,7 +70,7 @@ begin
                                          from public.embedding_usage as long_past
                                         where long_past.minute < now() - interval '7 days'
                                           for update skip locked);
-    perform public.embedding_fold_counts();
+    perform embedding.fold_counts();
 end $$;
 
 -- Takes a worker off the list when it ends. What still stands under its name goes back.

@@ -3,13 +3,13 @@
 -- Locks: the rows that a call puts in, in the order of their key; who puts in the same at the same time
 --        waits until that call ends. What falls out is locked without waiting.
 -- Undo:  drop function public.cached_embeddings, public.cache_embeddings; drop table public.embedding_cache;
---        drop sequence public.embedding_cache_kib;
+--        drop sequence embedding.cache_kib;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- Counts the kibibytes that were ever put into the cache.
-create sequence public.embedding_cache_kib as bigint;
+create sequence embedding.cache_kib as bigint;
 
 -- A ring: each row takes as many numbers of the sequence as it has kibibytes, and `position` is the first of
 -- them. No number is drawn twice, so the rows whose position is among the last N numbers have N KiB or
@@ -91,7 +91,7 @@ begin
     -- and half a kibibyte for the rest of it and its places in the indexes.
     insert into public.embedding_cache (model, dimensions, content_hash, vector, tokens, position)
     select cache_embeddings.model, fresh.dimensions, fresh.hash, fresh.vector, fresh.tokens,
-           (select min(nextval('public.embedding_cache_kib'))
+           (select min(nextval('embedding.cache_kib'))
               from generate_series(1, (4 * fresh.dimensions * 4 / 3 + 512 + 1023) / 1024))
       from (select distinct on (given.dimensions, given.hash) given.*
               from (select input.hash, input.vector, input.tokens,
@@ -104,7 +104,7 @@ begin
      order by fresh.dimensions, fresh.hash
     on conflict on constraint embedding_cache_pkey do nothing;
 
-    select last_value into newest from public.embedding_cache_kib;
+    select last_value into newest from embedding.cache_kib;
     delete from public.embedding_cache as fallen
      where fallen.position = any (array(
                select oldest.position from public.embedding_cache as oldest

@@ -1,12 +1,12 @@
 -- Why:   what is due, and what a backfill would add, can be priced before it is paid for.
 -- Locks: nothing. A table that is locked as a whole is waited for a second, and then left unread.
--- Undo:  drop function public.estimate_embeddings, public.embedding_text_to_embed,
---        public.embedding_due_records, public.embedding_missing_records;
+-- Undo:  drop function public.estimate_embeddings, embedding.text_to_embed,
+--        embedding.due_records, embedding.missing_records;
 --
 -- Everything here is stable: Postgres itself sees to it that such functions write nothing.
 
 -- How many rows a backfill would enqueue, and the record ids of up to `sample` of them.
-create function public.embedding_missing_records(
+create function embedding.missing_records(
     target public.embedding_targets, sample integer, out found_rows bigint, out records text[]
 )
 language plpgsql
@@ -17,12 +17,12 @@ begin
     execute format('with eq_missing as materialized (select %s as eq_record from %s where %s) '
                    'select count(*), array(select eq_record from eq_missing '
                    '                        order by hashtextextended(eq_record, 0) limit $1) from eq_missing',
-                   target.record_id_sql, target.relation, public.embedding_missing_sql(target))
+                   target.record_id_sql, target.relation, embedding.missing_sql(target))
        into found_rows, records using sample;
 end $$;
 
 -- The record ids of up to `sample` jobs that are due.
-create function public.embedding_due_records(target public.embedding_targets, sample integer)
+create function embedding.due_records(target public.embedding_targets, sample integer)
 returns text[]
 language sql
 stable
@@ -37,7 +37,7 @@ $$;
 
 -- The text that a model would be given for a record. Null if it would be given none: the row is gone or
 -- outside the filter, there is nothing to embed, or the vector it has was made of this text by this model.
-create function public.embedding_text_to_embed(target public.embedding_targets, record_id text, default_model text)
+create function embedding.text_to_embed(target public.embedding_targets, record_id text, default_model text)
 returns text
 language plpgsql
 stable
@@ -64,7 +64,7 @@ begin
         target.source, (parse_ident(target.relation))[2], target.embedding_column, target.relation,
         target.record_match_sql, coalesce(target.filter, 'true'))
        into content
-      using record_id, target.id, public.embedding_visible_character(), coalesce(target.model, default_model);
+      using record_id, target.id, embedding.visible_character(), coalesce(target.model, default_model);
     return content;
 end $$;
 
@@ -121,14 +121,14 @@ begin
         begin
             if missing then
                 select found.found_rows, found.records into row_count, records
-                  from public.embedding_missing_records(target, sample) as found;
+                  from embedding.missing_records(target, sample) as found;
             else
                 row_count := public.count_due_embeddings(target.table_name, target.embedding_column);
-                records := public.embedding_due_records(target, sample);
+                records := embedding.due_records(target, sample);
             end if;
             foreach record_id in array records loop
                 begin
-                    content := public.embedding_text_to_embed(target, record_id, default_model);
+                    content := embedding.text_to_embed(target, record_id, default_model);
                     if content is not null then
                         bytes := bytes || octet_length(content)::bigint;
                         texts := texts || left(content, longest);

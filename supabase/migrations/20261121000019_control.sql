@@ -1,7 +1,7 @@
 -- Why:   workers are steered from anywhere that reaches the database, and those that wait are woken when there
 --        is something to do.
 -- Locks: a row of embedding_control, for the length of a call.
--- Undo:  drop function public.control_embeddings, public.embedding_order, public.embedding_wake;
+-- Undo:  drop function public.control_embeddings, public.embedding_order, embedding.wake;
 --        drop table public.embedding_control;
 
 -- What is wished of the workers. No row: that they work.
@@ -66,7 +66,7 @@ $$;
 -- Wakes the workers that wait, when the transaction commits. A NOTIFY makes commits wait for one another, so there
 -- is none unless somebody listens; and none that could make the commit of a writer fail: where transactions are
 -- prepared for a commit in two phases, or the notifications of others pile up.
-create function public.embedding_wake()
+create function embedding.wake()
 returns void
 language plpgsql
 security definer

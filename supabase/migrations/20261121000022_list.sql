@@ -3,13 +3,13 @@
 -- Locks: reading, nothing. Reprocessing, row locks on the jobs that match; one that is locked is being edited, and
 --        passed over. A table that is locked as a whole is waited for a second; then it is left unread by a list,
 --        and reprocessing raises.
--- Undo:  drop function public.list_embeddings, public.reprocess_embeddings, public.embedding_readable_texts,
---        public.embedding_texts, public.embedding_first_jobs, public.embedding_stats, public.embedding_percentile;
+-- Undo:  drop function public.list_embeddings, public.reprocess_embeddings, embedding.readable_texts,
+--        embedding.texts, embedding.first_jobs, public.embedding_stats, embedding.percentile;
 
 -- The first jobs of a target in one of three states, in the order of the index that is kept of them: pending as a
 -- claim meets them, processing by the end of their lease, failed by their class, the latest first. As
 -- many as asked for are read, whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
-create function public.embedding_first_jobs(target_id integer, wanted_status text, most integer)
+create function embedding.first_jobs(target_id integer, wanted_status text, most integer)
 returns setof public.embedding_queue
 language plpgsql
 stable
@@ -24,19 +24,19 @@ begin
         when 'pending' then
             return query
             select * from public.embedding_queue as job
-             where job.target_id = embedding_first_jobs.target_id and job.status = 'pending'
+             where job.target_id = first_jobs.target_id and job.status = 'pending'
              order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
              limit most;
         when 'processing' then
             return query
             select * from public.embedding_queue as job
-             where job.target_id = embedding_first_jobs.target_id and job.status = 'processing'
+             where job.target_id = first_jobs.target_id and job.status = 'processing'
              order by job.lease_expires_at
              limit most;
         when 'failed' then
             return query
             select * from public.embedding_queue as job
-             where job.target_id = embedding_first_jobs.target_id and job.status = 'failed'
+             where job.target_id = first_jobs.target_id and job.status = 'failed'
              order by job.error_class, job.updated_at desc
              limit most;
         else
@@ -48,7 +48,7 @@ end $$;
 -- The beginnings of the texts of jobs of a target, as a model would be given them now; null: there is none. With a
 -- `pattern`, of those whose text or record id matches it: a glob of the whole (* any characters, ? one), or
 -- behind a ~ a regular expression of a part.
-create function public.embedding_texts(
+create function embedding.texts(
     target public.embedding_targets, ids bigint[], pattern text, characters integer
 )
 returns table (id bigint, beginning text)
@@ -77,7 +77,7 @@ begin
 end $$;
 
 -- The same, without the jobs whose text cannot be read: halving finds a row that raises among many.
-create function public.embedding_readable_texts(
+create function embedding.readable_texts(
     target public.embedding_targets, ids bigint[], pattern text, characters integer
 )
 returns table (id bigint, beginning text)
@@ -88,7 +88,7 @@ as $$
 declare
     middle constant integer := cardinality(ids) / 2;
 begin
-    return query select * from public.embedding_texts(target, ids, pattern, characters);
+    return query select * from embedding.texts(target, ids, pattern, characters);
 exception
     when lock_not_available or syntax_error_or_access_rule_violation or invalid_schema_name then
         return; -- the table cannot be read now, or not any more
@@ -97,15 +97,15 @@ exception
     when others then
         if middle > 0 then
             return query
-            select * from public.embedding_readable_texts(target, ids[:middle], pattern, characters)
+            select * from embedding.readable_texts(target, ids[:middle], pattern, characters)
             union all
-            select * from public.embedding_readable_texts(target, ids[middle + 1:], pattern, characters);
+            select * from embedding.readable_texts(target, ids[middle + 1:], pattern, characters);
         end if;
 end $$;
 
 -- The jobs in the given states, state by state, with the beginning of the text of each (null if it has none, it
 -- cannot be read, or its column is not worked on: a worker sees here what a claim could show it): up to `max_rows`,
--- 1000 at most. Of each column the first ones are looked at, in the order of embedding_first_jobs; together they
+-- 1000 at most. Of each column the first ones are looked at, in the order of embedding.first_jobs; together they
 -- come: processing by the end of the lease, pending by priority and due time, failed by class, the latest first.
 create function public.list_embeddings(
     statuses text[] default array['processing', 'pending', 'failed'],
@@ -138,7 +138,7 @@ as $$
                             first.updated_at desc, first.id) as place
           from unnest(statuses) with ordinality as asked (status, place)
          cross join public.embedding_targets as target
-         cross join lateral public.embedding_first_jobs(
+         cross join lateral embedding.first_jobs(
                     target.id, asked.status, least(max_rows, 1000)) as first
          where (only_table is null or target.table_name = only_table)
            and (only_column is null or target.embedding_column = only_column)
@@ -149,7 +149,7 @@ as $$
           from (select target_id, array_agg(id) as ids from listed group by target_id) as page
           join public.embedding_targets as target
             on target.id = page.target_id and target.enabled and target.problem is null
-         cross join lateral public.embedding_readable_texts(
+         cross join lateral embedding.readable_texts(
                     target, page.ids, null, least(preview_characters, 20000)) as read
     )
     select listed.id, listed.table_name, listed.record_id, listed.embedding_column, listed.status,
@@ -160,7 +160,7 @@ as $$
 $$;
 
 -- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
--- `pattern`: see embedding_texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the
+-- `pattern`: see embedding.texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the
 -- order of their ids, and returns how many matched, up to which id it looked (null: there are no more), and up to
 -- three of the matches. With `dry_run` it writes nothing. Raises lock_not_available if a table is locked as a whole:
 -- which of its texts match is not known.
@@ -225,7 +225,7 @@ begin
                    order by job.id) filter (where read.number <= 3), '[]')
           into found, more_examples
           from (select *, row_number() over (order by texts.id) as number
-                  from public.embedding_readable_texts(
+                  from embedding.readable_texts(
                            target,
                            array(select one.id from public.embedding_queue as one
                                   where one.id = any (page) and one.target_id = target.id),
@@ -246,7 +246,7 @@ begin
                            where wanted.id = any (all_found) order by wanted.id
                              for update skip locked);
         get diagnostics matched = row_count;
-        perform public.embedding_wake();
+        perform embedding.wake();
     end if;
     return next;
 end $$;
@@ -254,7 +254,7 @@ end $$;
 -- The length in milliseconds below which `share` of what a histogram counts lies, by linear interpolation within
 -- its bucket. Null of nothing. Bucket i, from 0, has what took above 10^((i-1)/4) ms, the first from 0, up to
 -- 10^(i/4) ms; the last, of index 27, all that took longer than 53 minutes.
-create function public.embedding_percentile(counts bigint[], share double precision)
+create function embedding.percentile(counts bigint[], share double precision)
 returns double precision
 language sql
 immutable
@@ -332,8 +332,8 @@ as $$
          group by job.error_class
     )
     select totals.*,
-           public.embedding_percentile(request.counts, 0.5), public.embedding_percentile(request.counts, 0.95),
-           public.embedding_percentile(lag_.counts, 0.5), public.embedding_percentile(lag_.counts, 0.95),
+           embedding.percentile(request.counts, 0.5), embedding.percentile(request.counts, 0.95),
+           embedding.percentile(lag_.counts, 0.5), embedding.percentile(lag_.counts, 0.95),
            coalesce(hours.hours, '[]'),
            coalesce((select jsonb_agg(to_jsonb(classes) order by classes.failed desc, classes.error_class)
                        from classes), '[]')

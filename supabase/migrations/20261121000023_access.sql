@@ -36,34 +36,21 @@ declare
     every_function regprocedure[];
     -- by name, and not by a pattern: a project may well have a `match_embeddings` of its own
     our_functions constant text[] := array[
-        'embedding_set_aside', 'enqueue_embeddings', 'forget_embeddings', 'embedding_queue_by_hand',
-        'embedding_queue_find_target', 'embedding_count_jobs', 'embedding_fold_counts', 'recount_embeddings',
-        'embedding_table_name', 'embedding_key_columns', 'embedding_source_sql', 'embedding_columns_read',
-        'embedding_record_id_sql', 'embedding_record_match_sql', 'embedding_make_trigger_function',
-        'embedding_make_triggers', 'embedding_drop_triggers', 'embedding_column_width', 'embedding_add_column',
-        'embedding_follow_table', 'watch_embeddings', 'unwatch_embeddings',
-        'embedding_after_cursor_sql', 'embedding_missing_sql', 'backfill_embeddings',
-        'embedding_visible_character', 'embedding_claim', 'embedding_claim_singly', 'embedding_owners',
-        'embedding_due_jobs', 'claim_embeddings',
-        'embedding_refusals', 'embedding_drift', 'embedding_is_readable', 'embedding_complete', 'complete_embeddings',
+        'recount_embeddings', 'embedding_table_name', 'watch_embeddings', 'unwatch_embeddings',
+        'backfill_embeddings', 'claim_embeddings', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
-        'embedding_count_usage', 'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
-        'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'embedding_row_count', 'embedding_due',
-        'embedding_missing_records', 'embedding_due_records', 'embedding_text_to_embed', 'estimate_embeddings',
-        'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'embedding_wake', 'announce_embedding_event',
-        'embedding_database_load',
-        'embedding_counts_since', 'embedding_counts_and', 'embedding_first_jobs',
-        'embedding_texts', 'embedding_readable_texts', 'list_embeddings', 'reprocess_embeddings', 'embedding_percentile',
-        'embedding_stats',
-        'search_embeddings', 'embedding_match_functions', 'embedding_match_function_name',
-        'embedding_write_match_function', 'embedding_keep_match_function', 'embedding_schema_version'];
+        'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
+        'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'estimate_embeddings',
+        'diagnose_embeddings', 'control_embeddings', 'embedding_order', 'announce_embedding_event',
+        'embedding_database_load', 'list_embeddings', 'reprocess_embeddings', 'embedding_stats',
+        'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
         'function public.claim_embeddings, public.complete_embeddings, public.extend_embeddings, '
         'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
         'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
-        'public.estimate_embeddings, public.embedding_row_count, public.embedding_due, public.count_due_embeddings, '
+        'public.estimate_embeddings, embedding.row_count, embedding.count_due, public.count_due_embeddings, '
         'public.diagnose_embeddings, public.control_embeddings, public.embedding_order, '
         'public.announce_embedding_event, public.embedding_database_load, '
         'public.list_embeddings, public.reprocess_embeddings, public.embedding_stats, '
@@ -82,10 +69,12 @@ begin
      where routine.pronamespace = 'public'::regnamespace
        and routine.proname = any (our_functions);
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
+    execute format('revoke all on schema embedding from %s', everyone);
+    execute format('revoke all on all functions in schema embedding from %s', everyone);
+    execute format('revoke all on all sequences in schema embedding from %s', everyone);
     execute format('revoke all on table %s, public.embedding_cache from %s', worker_tables, everyone);
     execute format('revoke all on sequence public.embedding_targets_id_seq, public.embedding_queue_id_seq, '
-                   'public.embedding_counts_id_seq, public.embedding_turn, public.embedding_cache_kib from %s',
-                   everyone);
+                   'public.embedding_counts_id_seq from %s', everyone);
 
     if to_regrole('embedding_worker') is not null then
         execute format('grant usage on schema public, %s to embedding_worker', vector_schema);

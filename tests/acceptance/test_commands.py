@@ -387,7 +387,7 @@ def test_the_sql_of_watch_runs_as_a_migration_and_equals_running_watch(
             posts,
             "select to_jsonb(target) - 'id' - 'created_at' - 'updated_at',"
             " (select count(*) from pg_trigger where tgrelid = target.relation::regclass),"
-            " (select count(*) from embedding_match_functions())"
+            " (select count(*) from embedding.match_functions())"
             " from embedding_targets as target",
         )
 

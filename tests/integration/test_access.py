@@ -45,7 +45,7 @@ SUPABASE: list[LiteralString] = [
 
 OURS: LiteralString = """
     select routine.oid from pg_proc as routine
-     where routine.pronamespace = 'public'::regnamespace
+     where routine.pronamespace in ('public'::regnamespace, 'embedding'::regnamespace)
        and routine.proname not in ('match_embeddings', 'embedding_of')
        and not exists (select from pg_depend where objid = routine.oid and deptype = 'e')
 """
@@ -172,26 +172,26 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "delete from embedding_queue",
     "truncate embedding_queue",
     "delete from embedding_counts",
-    "select embedding_fold_counts()",
+    "select embedding.fold_counts()",
     "update embedding_control set wish = 'pause'",
     "insert into embedding_control (worker, wish) values ('*', 'pause')",
-    "select embedding_wake()",
+    "select embedding.wake()",
     "select setval('embedding_queue_id_seq', 1)",
     "select watch_embeddings('docs', 'body', 'embedding')",
     "select unwatch_embeddings('docs', 'embedding')",
     "select * from search_embeddings('docs', 'embedding', '[1,2,3]')",
-    "select enqueue_embeddings(1, array['9'], array[null::uuid])",
-    "select forget_embeddings(1, array['1'])",
-    "select embedding_claim(target, array[1], 'me', '1 min', 'a:b')"
+    "select embedding.enqueue(1, array['9'], array[null::uuid])",
+    "select embedding.forget(1, array['1'])",
+    "select embedding.claim(target, array[1], 'me', '1 min', 'a:b')"
     " from embedding_targets as target",
-    "select embedding_text_to_embed(target, '1', 'a:b') from embedding_targets as target",
+    "select embedding.text_to_embed(target, '1', 'a:b') from embedding_targets as target",
     "insert into embedding_usage (minute, model) values (now(), 'a:b')",
     "delete from embedding_usage",
     "delete from embedding_providers",
     "delete from embedding_announcements",
     "select * from embedding_cache",
     "delete from embedding_cache",
-    "select nextval('embedding_cache_kib')",
+    "select nextval('embedding.cache_kib')",
 ]
 
 
@@ -382,12 +382,12 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "control_embeddings",
         "count_due_embeddings",
         "diagnose_embeddings",
-        "embedding_due",
+        "count_due",
         "embedding_database_load",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",
-        "embedding_row_count",
+        "row_count",
         "embedding_schema_version",
         "embedding_stats",
         "embedding_table_name",

@@ -94,11 +94,11 @@ def test_what_is_put_in_twice_stays_as_it_is_and_takes_no_room(
 ) -> None:
     put(queue, "one", "two", "one")
     before = rows(db, "select ctid, position from embedding_cache order by position")
-    drawn = value(db, "select last_value from embedding_cache_kib")
+    drawn = value(db, "select last_value from embedding.cache_kib")
     assert len(before) == drawn == 2
     put(queue, "two", "one", "one")
     assert rows(db, "select ctid, position from embedding_cache order by position") == before
-    assert value(db, "select last_value from embedding_cache_kib") == drawn
+    assert value(db, "select last_value from embedding.cache_kib") == drawn
 
 
 def test_the_vector_of_a_part_of_a_text_is_not_kept(queue: OperatorQueue) -> None:
@@ -118,9 +118,9 @@ def test_the_oldest_go_first(db: Database, queue: OperatorQueue) -> None:
 def test_a_row_counts_as_many_kibibytes_as_it_takes(db: Database, queue: OperatorQueue) -> None:
     drawn = []
     for width in (96, 97, 256, 1536, 4000):
-        before = value(db, "select last_value * is_called::integer from embedding_cache_kib")
+        before = value(db, "select last_value * is_called::integer from embedding.cache_kib")
         put(queue, "one", width=width)
-        drawn.append(value(db, "select last_value from embedding_cache_kib") - before)
+        drawn.append(value(db, "select last_value from embedding.cache_kib") - before)
     assert drawn == [1, 2, 2, 9, 22]
 
 

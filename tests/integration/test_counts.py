@@ -96,7 +96,7 @@ def test_what_is_rolled_back_was_never_counted(docs: Database, queue: OperatorQu
     with docs.transaction(force_rollback=True):
         docs.execute("insert into docs select i, 'text' from generate_series(4, 3000) i")
         docs.execute("delete from docs where id = 1")
-        docs.execute("select embedding_fold_counts()")
+        docs.execute("select embedding.fold_counts()")
         assert counts(docs) == (2999, 0, 0, 0, 0)
     with docs.transaction():
         docs.execute("savepoint before")
@@ -121,7 +121,7 @@ def test_what_failed_is_counted_by_class(docs: Database, queue: OperatorQueue) -
     taken = claim(queue)
     queue.fail(taken[:2], "rejected", "no")
     queue.fail(taken[2:3], "too_long", "9000 tokens")
-    docs.execute("select embedding_fold_counts()")
+    docs.execute("select embedding.fold_counts()")
     docs.execute("update embedding_queue set error_class = null where error_class = 'too_long'")
     docs.execute(
         "update embedding_queue set error_class = 'by_hand' where record_id = %s",
@@ -130,7 +130,7 @@ def test_what_failed_is_counted_by_class(docs: Database, queue: OperatorQueue) -
     assert sorted(
         (str(found.error_class), found.failed, found.latest_message) for found in queue.failures()
     ) == [("None", 1, "9000 tokens"), ("by_hand", 1, "no"), ("rejected", 1, "no")]
-    docs.execute("select embedding_fold_counts()")
+    docs.execute("select embedding.fold_counts()")
     queue.requeue(status="failed")
     assert queue.failures() == []
     assert wrong_counts(docs) == []
@@ -176,12 +176,12 @@ def test_nobody_waits_for_somebody_who_counts_or_folds(docs: Database, connect: 
         other.execute("set lock_timeout = '100ms'")
         with docs.transaction():
             docs.execute("insert into docs values (4, 'four')")
-            docs.execute("select embedding_fold_counts()")
+            docs.execute("select embedding.fold_counts()")
             other.execute("insert into docs values (5, 'five')")
-            other.execute("select embedding_fold_counts()")
+            other.execute("select embedding.fold_counts()")
             assert counts(other) == (4, 0, 0, 0, 0)
         assert counts(other) == (5, 0, 0, 0, 0)
-        other.execute("select embedding_fold_counts()")
+        other.execute("select embedding.fold_counts()")
         assert value(other, "select count(*) from embedding_counts") == 1
     assert wrong_counts(docs) == []
 
@@ -192,8 +192,8 @@ def test_a_fold_never_fails_a_transaction_with_a_snapshot(docs: Database, connec
         other.execute("set transaction isolation level serializable")
         other.execute("select count(*) from embedding_counts")
         docs.execute("insert into docs values (2, 'two')")
-        docs.execute("select embedding_fold_counts()")
-        other.execute("select embedding_fold_counts()")
+        docs.execute("select embedding.fold_counts()")
+        other.execute("select embedding.fold_counts()")
         other.execute("insert into docs values (3, 'three')")
     assert counts(docs) == (3, 0, 0, 0, 0)
 
@@ -219,7 +219,7 @@ def test_counts_are_exact_while_everybody_is_at_work(docs: Database, connect: Co
                     [f"worker {number}"],
                 )
                 mine.execute("delete from docs where id = %s", [first])
-                mine.execute("select embedding_fold_counts()")
+                mine.execute("select embedding.fold_counts()")
 
     with ThreadPoolExecutor(4) as pool, connect() as reader:
         working = [pool.submit(work, number) for number in range(1, 5)]

@@ -204,7 +204,7 @@ EVERYTHING: LiteralString = (
     "select (select array_agg((job.ctid, job) order by id)::text from embedding_queue as job),"
     " (select array_agg((target.ctid, target) order by id)::text from embedding_targets as target),"
     " (select array_agg((docs.ctid, docs) order by id)::text from docs),"
-    " (select last_value from embedding_turn)"
+    " (select last_value from embedding.claim_rotation)"
 )
 
 

@@ -12,7 +12,8 @@ from worker.queue.postgres import PostgresQueue
 
 NEAR: LiteralString = "select * from match_docs('[1,0,0]')"
 NAMES: LiteralString = (
-    "select proname::text from pg_proc where starts_with(proname, 'match_') order by 1"
+    "select proname::text from pg_proc"
+    " where starts_with(proname, 'match_') and pronamespace <> 'embedding'::regnamespace order by 1"
 )
 WATCH: LiteralString = (
     "select watch_embeddings('docs', 'body', 'embedding', match_function => true)"
@@ -123,7 +124,7 @@ def test_a_table_of_any_name_can_have_one(db: Database, schema: str, name: str) 
         "select watch_embeddings(relation::regclass, 'body', 'embedding', match_function => true)"
         " from embedding_targets"
     )
-    [(routine,)] = rows(db, "select routine::text from embedding_match_functions()")
+    [(routine,)] = rows(db, "select routine::text from embedding.match_functions()")
     query: Any = f"select * from {routine.split('(')[0]}('[1,0,0]')"
     assert rows(db, query) == [(1, "one", 1.0)]
 
@@ -134,7 +135,7 @@ def test_a_wide_column_is_searched_by_a_halfvec(db: Database) -> None:
         "select watch_embeddings('docs', 'body', 'embedding', dimensions => 2500,"
         " match_function => true)"
     )
-    signature = value(db, "select routine::text from embedding_match_functions()")
+    signature = value(db, "select routine::text from embedding.match_functions()")
     assert signature == "match_docs(halfvec,integer,double precision)"
 
 
@@ -226,7 +227,7 @@ def test_who_calls_it_sees_what_they_may_read(searched: Database) -> None:
 def test_whoever_was_given_it_keeps_it_when_it_is_written_anew(searched: Database) -> None:
     create_role(searched, "anon")
     granted: LiteralString = (
-        "select has_function_privilege('anon', routine, 'execute') from embedding_match_functions()"
+        "select has_function_privilege('anon', routine, 'execute') from embedding.match_functions()"
     )
     searched.execute("revoke execute on function match_docs from public")
     assert not value(searched, granted)

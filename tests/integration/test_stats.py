@@ -62,7 +62,7 @@ def test_a_worker_of_before_says_nothing_of_times(db: Database, queue: OperatorQ
 def test_a_percentile_lies_within_its_bucket_in_proportion(
     db: Database, counts: str, share: float, milliseconds: float | None
 ) -> None:
-    found = value(db, "select embedding_percentile(%s::bigint[], %s)", counts, share)
+    found = value(db, "select embedding.percentile(%s::bigint[], %s)", counts, share)
     assert found == (None if milliseconds is None else pytest.approx(milliseconds))
 
 

@@ -481,7 +481,7 @@ def test_no_damage_to_the_queue_loses_a_write(done: Database, damage: LiteralStr
 
 
 def test_no_queue_that_was_taken_away_by_half_loses_a_write(done: Database) -> None:
-    done.execute("drop function enqueue_embeddings")
+    done.execute("drop function embedding.enqueue")
     write(done)
 
 
@@ -663,8 +663,8 @@ def test_a_role_that_may_only_write_to_the_table_can_write_and_is_queued(
             "select content from embedding_queue",
             "delete from embedding_queue",
             "select * from embedding_targets",
-            "select enqueue_embeddings(1, array['9'], array[null::uuid])",
-            "select forget_embeddings(1, array['1'])",
+            "select embedding.enqueue(1, array['9'], array[null::uuid])",
+            "select embedding.forget(1, array['1'])",
         ):
             assert "permission denied" in refusal(docs, forbidden)[0]
     assert embed_all(queue) == ["edited", "one"]

@@ -29,7 +29,7 @@ TRIGGERS: LiteralString = (
     " where not tgisinternal and tgrelid <> 'embedding_queue'::regclass order by 1, 2"
 )
 TRIGGER_FUNCTIONS: LiteralString = (
-    "select exists (select from pg_proc where proname ~ '^embedding_trigger_[0-9]')"
+    "select exists (select from pg_proc where oid::regproc::text ~ '^embedding.trigger_[0-9]')"
 )
 
 # -- keys

@@ -13,7 +13,7 @@ BUCKETS = 28  # four to a decade; the last has all that took longer than 53 minu
 class Histogram:
     """Counts by length. Bucket i has what took at most 10**(i/4) ms, and more than the one before.
 
-    `embedding_percentile` in the SQL API reads them.
+    `embedding.percentile` in the SQL API reads them.
     """
 
     counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
