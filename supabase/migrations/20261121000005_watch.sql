@@ -50,7 +50,7 @@ begin
     if key_columns is null then
         raise exception 'table % has no primary key', public.embedding_table_name(relation)
             using errcode = 'invalid_table_definition',
-                  hint = format('Give it one: alter table %s add primary key (…).', relation);
+                  hint = format('Give it one: alter table %s add primary key (...).', relation);
     elsif unfit is not null then
         raise exception 'table % has a primary key column without one text form: %',
                         public.embedding_table_name(relation), unfit
@@ -362,7 +362,7 @@ begin
     if type is null then
         raise exception 'table % has no column %', table_name, embedding_column
             using errcode = 'undefined_column',
-                  hint = format('Add it: alter table %s add column %I vector(…), or give its dimensions here '
+                  hint = format('Add it: alter table %s add column %I vector(...), or give its dimensions here '
                                 '(on the command line: --create-column).', relation, embedding_column);
     elsif type !~ '(^|\.)(vector|halfvec)$' then
         raise exception 'column % of table % is of type %, not a vector', embedding_column, table_name, type

@@ -1,7 +1,7 @@
 -- Why:   the point of it all: the rows nearest to a vector, for whoever knows the table by its name, and
 --        for apps by a function of its own, `match_<table>`.
 -- Locks: nothing.
--- Undo:  watch_embeddings(…, match_function => false) for each target, then drop function public.search_embeddings,
+-- Undo:  watch_embeddings(..., match_function => false) for each target, then drop function public.search_embeddings,
 --        embedding.keep_match_function, embedding.write_match_function,
 --        embedding.match_function_name, embedding.match_functions;
 

@@ -13,8 +13,8 @@ create table public.embedding_usage (
     tokens bigint not null default 0,
     seconds double precision not null default 0,   -- that workers were at it, all together
     cost numeric,                                  -- US dollars; null: the price of some of it is not known
-    request_ms bigint[] not null default '{}',     -- histograms, see embedding.percentile: how long requests took …
-    lag_ms bigint[] not null default '{}',         -- … and jobs, from when they were due until they had their vector
+    request_ms bigint[] not null default '{}',     -- histograms, see embedding.percentile: how long requests took ...
+    lag_ms bigint[] not null default '{}',         -- ... and jobs, from when they were due until they had their vector
     primary key (minute, model)
 );
 

@@ -8,8 +8,8 @@ create table public.embedding_providers (
     provider text primary key,                     -- `openai`, as in `openai:MODEL`
     trouble text not null,
     hint text,                                     -- what to do about it, where somebody knows
-    since timestamptz not null default now(),      -- when this trouble was first reported …
-    seen_at timestamptz not null default now()     -- … and when it was last
+    since timestamptz not null default now(),      -- when this trouble was first reported ...
+    seen_at timestamptz not null default now()     -- ... and when it was last
 );
 
 -- Reports what is wrong with a provider; without a `trouble`, that it works. `since` stays for as long as

@@ -47,7 +47,7 @@ declare
     content text;
 begin
     execute format($sql$
-        select eq_content
+        select convert_from(convert_to(eq_content, 'UTF8'), 'UTF8') -- raises if it is no text: SQL_ASCII
           from (select coalesce(eq_given, (%1$s)::text) as eq_content, eq_old_hash, eq_old_model,
                        %2$I.%3$I is not null as eq_has_vector
                   from (select $1 as eq_record) as eq_asked

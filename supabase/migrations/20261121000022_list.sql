@@ -58,7 +58,7 @@ set search_path = '', pg_temp
 as $$
 begin
     return query execute format($sql$
-        select eq_id, left(eq_content, $3)
+        select eq_id, convert_from(convert_to(left(eq_content, $3), 'UTF8'), 'UTF8') -- raises if it is no text: SQL_ASCII
           from (select eq_job.*, coalesce(eq_given, eq_text) as eq_content
                   from (select id as eq_id, record_id as eq_record, content as eq_given
                           from public.embedding_queue

@@ -7,7 +7,7 @@
 --        of theirs as `text`, whose check runs with the rights of our owner. `row_security = off`:
 --        where it is forced on our owner, a row that it hides must raise, and not pass for gone.
 -- Locks: a moment of ACCESS EXCLUSIVE on the tables.
--- Undo:  alter table … disable row level security, and grant as before.
+-- Undo:  alter table ... disable row level security, and grant as before.
 
 -- The worker compares this with its own number and says which of the two is older.
 create function public.embedding_schema_version()
@@ -34,6 +34,7 @@ do $$
 declare
     everyone text;
     every_function regprocedure[];
+    one_function regprocedure;
     -- by name, and not by a pattern: a project may well have a `match_embeddings` of its own
     our_functions constant text[] := array[
         'recount_embeddings', 'embedding_table_name', 'watch_embeddings', 'unwatch_embeddings',
@@ -68,6 +69,14 @@ begin
       from pg_proc as routine
      where routine.pronamespace = 'public'::regnamespace
        and routine.proname = any (our_functions);
+    -- A source or filter turns values into text, and that text must be the same in every session: its hash is
+    -- compared with that of another session. What these functions call runs under the same settings.
+    foreach one_function in array every_function || 'embedding.row_count'::regproc::oid::regprocedure loop
+        execute format(
+            'alter function %s set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' set timezone = ''UTC'' '
+            'set extra_float_digits = 1 set bytea_output = ''hex'' set lc_monetary = ''C'' set lc_numeric = ''C'' '
+            'set lc_time = ''C'' set quote_all_identifiers = off set standard_conforming_strings = on', one_function);
+    end loop;
     execute format('revoke all on function %s from %s', array_to_string(every_function, ', '), everyone);
     execute format('revoke all on schema embedding from %s', everyone);
     execute format('revoke all on all functions in schema embedding from %s', everyone);

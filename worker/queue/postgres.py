@@ -96,6 +96,7 @@ class PostgresQueue:
                 prepare_threshold=None,
                 connect_timeout=CONNECT_TIMEOUT,
                 application_name=self._application_name,
+                client_encoding="UTF8",  # whatever PGCLIENTENCODING, the role and the database say
             )
         except psycopg.OperationalError as problem:
             reason = one_line(str(problem)).removeprefix("connection failed: ")
@@ -456,7 +457,7 @@ class PostgresQueue:
         return int(
             self._value(
                 "select public.fail_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s)",
-                [*_ids_and_leases(jobs), error_class, message, retry_in],
+                [*_ids_and_leases(jobs), error_class, self._storable(message), retry_in],
             )
         )
 
@@ -469,7 +470,7 @@ class PostgresQueue:
     ) -> None:
         self._value(
             "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s)",
-            [*_ids_and_leases(jobs), retry_in, reason, error_class],
+            [*_ids_and_leases(jobs), retry_in, self._storable(reason), error_class],
         )
 
     def seen(self, scope: Scope, report: Report) -> None:
@@ -484,7 +485,7 @@ class PostgresQueue:
                 report.failed,
                 Jsonb([asdict(of_model) for of_model in report.usage]),
                 report.gear,
-                report.cause,
+                self._storable(report.cause),
                 report.listens,
                 resident_mb(),
             ],
@@ -543,7 +544,10 @@ class PostgresQueue:
         self._value("select public.embedding_worker_gone(%s)", [scope.worker])
 
     def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
-        self._value("select public.embedding_provider_seen(%s, %s, %s)", [provider, trouble, hint])
+        self._value(
+            "select public.embedding_provider_seen(%s, %s, %s)",
+            [provider, self._storable(trouble), self._storable(hint)],
+        )
 
     def announce(self, event: str, subject: str, announcement: UUID) -> bool:
         return bool(
@@ -599,6 +603,12 @@ class PostgresQueue:
             register_vector_info(connection, TypeInfo("vector", oid, array_oid))
         self._vectors_registered = True
 
+    def _storable(self, words: str | None) -> str | None:
+        """What a provider said, without the characters that the database's encoding may lack."""
+        if words is None or self._connection.info.parameter_status("server_encoding") == "UTF8":
+            return words
+        return words.encode("ascii", "replace").decode()
+
     # -- statements
 
     def _value(self, query: LiteralString, parameters: Sequence[Any] = ()) -> Any:
@@ -606,13 +616,14 @@ class PostgresQueue:
 
     def _values(self, query: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
         with _translated(), self._connection.cursor(row_factory=scalar_row) as cursor:
-            return cursor.execute(query, parameters).fetchall()
+            return cursor.execute(query, parameters, binary=True).fetchall()
 
     def _rows(
         self, row_class: type[Row], query: LiteralString, parameters: Sequence[Any] = ()
     ) -> list[Row]:
+        # in binary: the text of a time depends on the DateStyle of the session
         with _translated(), self._connection.cursor(row_factory=class_row(row_class)) as cursor:
-            return cursor.execute(query, parameters).fetchall()
+            return cursor.execute(query, parameters, binary=True).fetchall()
 
 
 # A restart, a failover (the old primary is read-only then), a pooler that lets go, a full disk.
