@@ -54,6 +54,24 @@ as $$
                   from pg_extension where extname = 'vector') as vector
          where vector.version < '{0,8,4}'
 
+        -- the session: also what the role or the database sets for it
+        union all
+        select 'problem', 'read_only', current_database()::text,
+               'the database takes no writes, so changes are neither queued nor embedded',
+               case when pg_is_in_recovery() then 'Connect to the primary: this server is a standby.'
+                    else format('Free disk space if your host made it read-only (Supabase does so when the disk is full). '
+                                'Then run `alter database %I reset default_transaction_read_only`, and the same for '
+                                'the role if it is set there.', current_database()) end
+         where pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean
+
+        union all
+        select 'warning', 'isolation', session_user::text,
+               format('its transactions are %s, so claims fail while rows are being edited, and are tried again',
+                      current_setting('default_transaction_isolation')),
+               format('Run `alter role %I set default_transaction_isolation = ''read committed''`, '
+                      'and connect again.', session_user)
+         where current_setting('default_transaction_isolation') in ('repeatable read', 'serializable')
+
         -- the targets
         union all
         select 'note', 'no_targets', 'embedding_targets', 'no column is watched',

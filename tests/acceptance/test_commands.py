@@ -571,11 +571,23 @@ def test_a_migration_that_fails_leaves_nothing_half_done(
         result = run_worker("migrate", cwd=tmp_path, environment=environment)
         assert result.returncode != 0
         assert "Traceback" not in result.stderr
-        assert 'error: relation "embedding_queue" already exists\n' in result.stderr
+        assert "the history of migrations lacks 20261121000003_embedding_queue" in result.stderr
+        assert 'relation "embedding_queue" already exists\nhint: ' in result.stderr
         history = rows(connection, "select name from supabase_migrations.schema_migrations")
         assert [name for (name,) in history] == ["extension_and_role", "embedding_targets"]
         connection.execute("drop table embedding_queue")
     assert run_worker("migrate", cwd=tmp_path, environment=environment).returncode == 0
+
+
+def test_a_schema_called_embedding_that_belongs_to_somebody_else_is_left_alone(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("create schema embedding")
+    environment = {"DATABASE_URL": empty_database_url}
+    result = run_worker("migrate", cwd=tmp_path, environment=environment)
+    assert result.returncode != 0
+    assert 'there is a schema "embedding" already\nhint: ' in result.stderr
 
 
 # all of them

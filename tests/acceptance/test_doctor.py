@@ -73,6 +73,16 @@ def test_a_database_without_the_schema_is_told(empty_database_url: str, tmp_path
     assert found["model"]["level"] == "ok"  # it looked on
 
 
+def test_tables_that_were_restored_without_their_functions(
+    worker: Worker, doctor: Doctor, db: Database
+) -> None:
+    db.execute("drop function embedding_schema_version")
+    assert "but not its functions" in doctor()["schema"]["cause"]
+    result = worker("status")
+    assert result.returncode == 3
+    assert "hint: " in result.stderr
+
+
 def test_a_database_out_of_reach_is_told(doctor: Doctor) -> None:
     found = doctor(DATABASE_URL="postgresql://127.0.0.1:9/postgres")
     assert found["connection"]["level"] == "problem"

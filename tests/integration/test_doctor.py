@@ -63,6 +63,28 @@ def test_a_database_where_nothing_is_watched_says_so(db: Database) -> None:
     assert diagnosis(db) == [("note", "no_targets", "embedding_targets")]
 
 
+# -- the session
+
+
+def test_a_database_that_takes_no_writes(docs: Database, server: Server, database: str) -> None:
+    name = sql.Identifier(database)
+    docs.execute(sql.SQL("alter database {} set default_transaction_read_only = on").format(name))
+    with psycopg.connect(server.direct_url_of(database), autocommit=True) as session:
+        assert diagnosis(session) == [("problem", "read_only", database)]
+        cure = explanation(session, "read_only")[1]
+        session.execute("set default_transaction_read_only = off")
+        run(session, quoted(cure)[0])
+    with psycopg.connect(server.direct_url_of(database), autocommit=True) as session:
+        assert diagnosis(session) == []
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_session_whose_transactions_are_isolated_too_strictly(docs: Database, level: str) -> None:
+    docs.execute("select set_config('default_transaction_isolation', %s, false)", [level])
+    assert diagnosis(docs) == [("warning", "isolation", "postgres")]
+    assert level in explanation(docs, "isolation")[0]
+
+
 # -- the extension
 
 

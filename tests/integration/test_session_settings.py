@@ -16,6 +16,7 @@ from psycopg import sql
 from tests.conftest import Database, Server, migrate, value
 from tests.integration.jobs import SCOPE
 from tests.integration.tables import embed, embed_all, jobs
+from worker.errors import Unreachable
 from worker.queue import Report
 from worker.queue.postgres import PostgresQueue
 
@@ -197,3 +198,50 @@ def test_the_encoding_of_the_environment_changes_nothing(
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     with PostgresQueue(server.url_of(database), "tests") as queue:
         assert embed_all(queue) == [TEXT]
+
+
+def test_a_database_that_was_read_only_is_used_again_by_the_same_worker(
+    server: Server, database: str, docs: Database
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    name = sql.Identifier(database)
+    read_only = sql.SQL("alter database {} set default_transaction_read_only = {}")
+    docs.execute(read_only.format(name, sql.SQL("on")))
+    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
+        with pytest.raises(Unreachable, match="takes no writes"):
+            queue.claim(SCOPE, 10)
+        docs.execute(read_only.format(name, sql.SQL("off")))
+        assert embed_all(queue) == ["one"]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_stricter_transactions_work(
+    server: Server, database: str, docs: Database, level: str
+) -> None:
+    set_for_sessions(docs, {"default_transaction_isolation": level})
+    docs.execute("insert into docs values (1, 'one')")
+    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
+        assert embed_all(queue) == ["one"]
+
+
+def test_a_role_with_short_timeouts_drains_the_queue(
+    server: Server, database: str, docs: Database
+) -> None:
+    set_for_sessions(docs, {"lock_timeout": "1", "idle_session_timeout": "1000"})
+    docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 300) i")
+    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
+        assert len(embed_all(queue)) == 300
+
+
+def test_a_session_that_listens_is_not_ended_for_being_idle(
+    server: Server, database: str, docs: Database
+) -> None:
+    set_for_sessions(docs, {"idle_session_timeout": "200"})
+    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
+        assert queue.listen()
+        backend = value(docs, "select pid from pg_stat_activity where application_name = 'tests'")
+        assert not queue.wait(0.6)
+        assert queue.listen()
+        assert backend == value(
+            docs, "select pid from pg_stat_activity where application_name = 'tests'"
+        )

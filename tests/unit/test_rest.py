@@ -13,6 +13,7 @@ from worker.errors import (
     Unreachable,
     WorkerError,
 )
+from worker.queue import takes_no_writes
 from worker.queue.rest import MIGRATE, NOTHING_LOST, WHICH_KEY, meaning_of
 
 
@@ -35,7 +36,7 @@ def meaning(status: int, code: str | None, message: str = "why", hint: str = "")
         (504, "PGRST003", Unreachable, NOTHING_LOST),  # no connection of the pool in time
         (500, "57P01", Unreachable, NOTHING_LOST),  # the database is shut down
         (500, "53100", Unreachable, NOTHING_LOST),  # its disk is full
-        (405, "25006", Unreachable, NOTHING_LOST),  # it is read-only
+        (405, "25006", Unreachable, takes_no_writes("why").hint),
         (502, "502", Unreachable, NOTHING_LOST),  # of a gateway, in HTML
         (540, "540", Unreachable, NOTHING_LOST),  # the project is paused
         (429, "429", Unreachable, NOTHING_LOST),

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from worker.errors import SettingsError
+from worker.errors import SettingsError, Unreachable
 
 JobId = NewType("JobId", int)
 Ticket = tuple[JobId, UUID]
@@ -598,6 +598,15 @@ def whole(completions: Sequence[Completion]) -> list[Completion]:
 def one_line(message: str) -> str:
     """What a server said, without its line breaks."""
     return " ".join(message.split())
+
+
+def takes_no_writes(message: str) -> Unreachable:
+    """The error for a database that is read-only just now."""
+    return Unreachable(
+        f"the database takes no writes: {message}",
+        "It is a standby, or its host made it read-only, as Supabase does when the disk is full."
+        " `worker doctor` says what to run.",
+    )
 
 
 def no_such_table(given: str) -> SettingsError:

@@ -25,7 +25,7 @@ from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
 from psycopg.types.json import Jsonb
 
-from worker.errors import Busy, SettingsError, StatementTimeout, Unreachable
+from worker.errors import Busy, SchemaError, SettingsError, StatementTimeout, Unreachable
 from worker.host import resident_mb
 from worker.queue import (
     Cached,
@@ -55,6 +55,7 @@ from worker.queue import (
     WorkerSeen,
     no_such_table,
     one_line,
+    takes_no_writes,
     watched_by,
     whole,
 )
@@ -65,6 +66,11 @@ STRETCH_TIMEOUT = "1min"  # for the texts that a pattern is compared with in one
 PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 # Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
 SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+
+RESTORED_IN_PART = (
+    "Most likely a dump was restored in part. docs/troubleshooting.md says how to restore the rest,"
+    " or how to begin again."
+)
 
 Row = TypeVar("Row")
 
@@ -114,8 +120,13 @@ class PostgresQueue:
 
     @property
     def _connection(self) -> psycopg.Connection[Any]:
-        """The connection; a new one if it was lost."""
-        if self._open.closed:
+        """The connection; a new one if it was lost.
+
+        One that began as read-only stays so, even when the database takes writes again.
+        """
+        is_read_only = self._open.info.parameter_status("default_transaction_read_only") == "on"
+        if self._open.closed or is_read_only:
+            self._open.close()
             self._open = self._connect()
             self._vectors_registered = False
             self._listens = None
@@ -133,6 +144,11 @@ class PostgresQueue:
         exists = self._value(
             "select to_regprocedure('public.embedding_schema_version()') is not null"
         )
+        if not exists and self._value("select to_regclass('public.embedding_queue') is not null"):
+            raise SchemaError(
+                "this database has tables of embedding-worker, but not its functions",
+                RESTORED_IN_PART,
+            )
         check_version(self._value("select public.embedding_schema_version()") if exists else None)
 
     def applied_migrations(self) -> dict[str, str | None]:
@@ -153,7 +169,14 @@ class PostgresQueue:
                 "create table if not exists supabase_migrations.schema_migrations"
                 " (version text primary key, statements text[], name text)"
             )
-            self._connection.execute(migration.sql.encode())
+            try:
+                self._connection.execute(migration.sql.encode())
+            except _DUPLICATES as problem:
+                raise SettingsError(
+                    f"the history of migrations lacks {migration.version}_{migration.name},"
+                    f" but part of it is there: {one_line(str(problem.diag.message_primary))}",
+                    problem.diag.message_hint or RESTORED_IN_PART,
+                ) from problem
             self._connection.execute(
                 "insert into supabase_migrations.schema_migrations (version, statements, name)"
                 " values (%s, %s, %s)",
@@ -529,6 +552,7 @@ class PostgresQueue:
         backend = "select pg_backend_pid()"
         ours = connection.execute(backend).fetchone()
         if ours == (connection.info.backend_pid,):
+            connection.execute("set idle_session_timeout = 0")  # it waits for hours, on purpose
             connection.execute("listen embedding_queue")
             return True
         with self._connect() as other:
@@ -626,11 +650,14 @@ class PostgresQueue:
             return cursor.execute(query, parameters, binary=True).fetchall()
 
 
-# A restart, a failover (the old primary is read-only then), a pooler that lets go, a full disk.
-_PASSING = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.errors.ReadOnlySqlTransaction,
+# A restart, a failover, a pooler that lets go, a full disk.
+_PASSING = (psycopg.OperationalError, psycopg.InterfaceError)
+# A part of the schema is there that the history of migrations does not list.
+_DUPLICATES = (
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateObject,
 )
 
 
@@ -654,6 +681,8 @@ def _translated() -> Iterator[None]:
             f"the database ended a statement: {one_line(str(problem.diag.message_primary))}",
             "Nothing is lost. Raise the statement_timeout of the role if this happens again.",
         ) from problem
+    except psycopg.errors.ReadOnlySqlTransaction as problem:
+        raise takes_no_writes(one_line(str(problem.diag.message_primary))) from problem
     except _PASSING as problem:
         reason = problem.diag.message_primary or str(problem).partition("\n")[0]
         raise Unreachable(

@@ -24,15 +24,15 @@ from worker.errors import (
     Unreachable,
     WorkerError,
 )
-from worker.queue import one_line
+from worker.queue import one_line, takes_no_writes
 
 ANSWER_TIMEOUT = 60.0  # seconds; the statement timeout of the API's role ends a call long before
 CONNECT_TIMEOUT = 10.0  # seconds
 
-# What passes. Of Postgres: connection, conflict, room, stop, and read-only (a failover, seen from
-# the old primary). Of PostgREST: no connection to the database, none in time, its schema not read
-# yet. Of a gateway: time, rate, and whatever fails within.
-PASSING_CODE = re.compile(r"(08|40|53|57|58)...|25006|PGRST00[0-3]")
+# Failures that pass. Postgres: connection, conflict, lack of room, shutdown. PostgREST: it has no
+# connection to the database, gets none in time, or has not read the schema yet. A gateway: time,
+# rate, and whatever fails behind it.
+PASSING_CODE = re.compile(r"(08|40|53|57|58)...|PGRST00[0-3]")
 PASSING_STATUS = re.compile(r"408|429|5..")
 
 WHICH_KEY = (
@@ -134,6 +134,8 @@ def meaning_of(problem: APIError, status: int) -> WorkerError:
             "It took longer than the role of the API may: alter role authenticator"
             " set statement_timeout = '30s'; notify pgrst, 'reload config';",
         )
+    if code == "25006":
+        return takes_no_writes(message)
     if PASSING_CODE.fullmatch(code) or PASSING_STATUS.fullmatch(str(status)):
         return Unreachable(f"the Data API failed: {message}", NOTHING_LOST)
     if status == 404 and code in ("", "404"):
