@@ -2,7 +2,7 @@
 --        with the time and not with the texts, and so does the work of keeping it: heartbeats write it.
 -- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats want them,
 --        and all take them in the order of the models.
--- Undo:  drop view public.embedding_progress; drop function public.embedding_rate, embedding.count_usage,
+-- Undo:  drop function public.embedding_rate, embedding.count_usage,
 --        embedding.counts_since, embedding.counts_and; drop table public.embedding_usage;
 create table public.embedding_usage (
     minute timestamptz not null,
@@ -114,53 +114,3 @@ as $$
       from public.embedding_usage as counted
      where counted.model = embedding_rate.model;
 $$;
-
--- How far all columns are together, and how fast: one row. `rows_per_second` is that of all workers, over the last
--- five whole minutes of the present spell of work, without its first, which began somewhere in it; null before there
--- is one. `elapsed_seconds` since that spell began; it ends with two minutes in which nothing was done. `eta_seconds`
--- at that rate; null if there is none.
-create view public.embedding_progress
-with (security_invoker = true)
-as
-with minutes as (
-    select counted.minute, sum(counted.completed + counted.failed) as jobs,
-           counted.minute - lag(counted.minute) over (order by counted.minute) as gap
-      from public.embedding_usage as counted
-     where counted.completed + counted.failed > 0
-     group by counted.minute
-), spell as (
-    select max(minutes.minute) filter (where minutes.gap is null or minutes.gap > interval '2 minutes') as began,
-           date_trunc('minute', now(), 'UTC') as this_minute
-      from minutes
-    having max(minutes.minute) > now() - interval '3 minutes'
-), measured as (
-    select greatest(spell.began + interval '1 minute', spell.this_minute - interval '5 minutes') as since,
-           spell.this_minute as until
-      from spell
-), speed as (
-    select round(sum(minutes.jobs) / extract(epoch from measured.until - measured.since), 1)::float8 as rows_per_second
-      from measured join minutes on minutes.minute >= measured.since and minutes.minute < measured.until
-     where measured.since < measured.until
-     group by measured.since, measured.until
-), queued as (
-    select coalesce(sum(job.pending + job.processing), 0)::bigint as pending,
-           coalesce(sum(soon.due), 0)::bigint as due,
-           min(soon.oldest_due) as oldest_due
-      from public.embedding_targets as target
-     cross join lateral (
-           select coalesce(sum(counts.pending), 0)::bigint as pending,
-                  coalesce(sum(counts.processing), 0)::bigint as processing
-             from public.embedding_counts as counts
-            where counts.target_id = target.id) as job
-     cross join lateral embedding.count_due(target.id, job.pending) as soon
-)
-select queued.pending,
-       queued.due,
-       queued.oldest_due,
-       speed.rows_per_second,
-       extract(epoch from now() - spell.began)::float8 as elapsed_seconds,
-       case when queued.pending = 0 then 0
-            else queued.pending / nullif(speed.rows_per_second, 0) end::float8 as eta_seconds
-  from queued
-  left join spell on true
-  left join speed on true;
