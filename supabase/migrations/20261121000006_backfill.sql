@@ -21,15 +21,18 @@ as $$
       join pg_attribute as attribute on attribute.attrelid = class.oid and attribute.attname = key.name;
 $$;
 
--- The condition for the rows that lack a vector and have no job that says why.
+-- The condition for the rows that lack a vector and have no job that says why. The job is looked up for each row by
+-- itself: as `not exists` it becomes a join, and with statistics from when the queue was empty the planner compares
+-- each row with every job.
 create function embedding.missing_sql(target public.embedding_targets)
 returns text
 language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select format('%I.%I is null and (%s) and not exists (select from public.embedding_queue as eq_job '
-                  'where eq_job.record_id = %s and eq_job.target_id = %s and eq_job.status <> ''completed'')',
+    select format('%I.%I is null and (%s) and (select true from public.embedding_queue as eq_job '
+                  'where eq_job.record_id = %s and eq_job.target_id = %s and eq_job.status <> ''completed'' '
+                  'limit 1) is null',
                   (parse_ident(target.relation))[2], target.embedding_column, coalesce(target.filter, 'true'),
                   target.record_id_sql, target.id);
 $$;

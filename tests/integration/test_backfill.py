@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import LiteralString
 
 import pytest
+from psycopg import sql
 
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim
@@ -239,3 +240,31 @@ def test_five_thousand_rows_go_in_batches_of_a_hundred(db: Database, queue: Oper
     assert rows(db, "select status, count(*) from embedding_queue group by 1") == [
         ("completed", 5000)
     ]
+
+
+@pytest.mark.over_a_connection
+@pytest.mark.parametrize("key", ["bigint", "text", "integer, org integer"])
+def test_each_row_looks_up_its_own_job_whatever_the_statistics_say(db: Database, key: str) -> None:
+    """Taken when the queue was empty, they make a join of both look cheap: it is quadratic."""
+    columns = ", ".join(name for name in ("id", "org") if name == "id" or name in key)
+    db.execute(
+        sql.SQL("create table docs (id {}, body text, primary key ({}))").format(
+            sql.SQL(key), sql.SQL(columns)
+        )
+    )
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+    db.execute("analyze")
+    db.execute(
+        sql.SQL(
+            "insert into docs ({}, body) select {}, 'text ' from generate_series(1, 5000) i"
+        ).format(sql.SQL(columns), sql.SQL(columns.replace("id", "i").replace("org", "i % 9")))
+    )
+    [(condition,)] = rows(
+        db, "select embedding.missing_sql(target) from embedding_targets as target"
+    )
+    plan = "\n".join(
+        line
+        for (line,) in db.execute(sql.SQL("explain select from docs where ") + sql.SQL(condition))
+    )
+    assert "Join" not in plan
+    assert "embedding_queue_one_per_record" in plan
