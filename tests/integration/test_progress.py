@@ -1,4 +1,4 @@
-"""The rate and the remaining time: of all workers together, and known from their first report on."""
+"""The rate and the remaining time: of all workers together, known from their first report on."""
 
 from __future__ import annotations
 
