@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.conftest import MODEL, Completed
-from tests.conftest import IN_CI, Database, Server, Worker, run_worker
+from tests.conftest import IN_CI, REPOSITORY, Database, Server, Worker, run_worker
 from tests.http_server import answers
 from tests.openai_server import OpenAIServer
 from tests.supabase_project import NO_SUPABASE, Project, supabase_is_here
@@ -81,6 +83,20 @@ def test_tables_that_were_restored_without_their_functions(
     result = worker("status")
     assert result.returncode == 3
     assert "hint: " in result.stderr
+
+
+def test_the_page_says_how_to_begin_again_after_a_restore_in_part(
+    worker: Worker, db: Database
+) -> None:
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    entry = page.partition("but not its functions`")[2]
+    drop_tables, list_functions = re.findall(r"```sql\n(.*?)```", entry, re.S)[:2]
+    db.execute("drop function embedding_schema_version")
+    db.execute(sql.SQL(drop_tables))
+    for (statement,) in db.execute(sql.SQL(list_functions)).fetchall():
+        db.execute(sql.SQL(statement))
+    assert worker("migrate").returncode == 0
+    assert worker("status").returncode == 0
 
 
 def test_a_database_out_of_reach_is_told(doctor: Doctor) -> None:
