@@ -199,7 +199,7 @@ class Models:
         except Exception as error:  # of a package or its files
             raise SettingsError(
                 f"{model} cannot be opened: {type(error).__name__}",
-                "`worker doctor` opens it as well, and shows more.",
+                "Install the packages that it needs again.",
             ) from error
 
     def error_of(self, key: Key) -> tuple[str, WorkerError] | None:
