@@ -61,6 +61,7 @@ CONTRACT = (
     "test_list",
     "test_notify",
     "test_pipeline",
+    "test_recovery",
     "test_reprocess",
     "test_service",
     "test_stats",

@@ -80,7 +80,7 @@ def test_a_beat_holds_on_to_what_is_held(
     leases.beat_if_due(Report("working"))
     assert not other.claim(OTHER, 10)
     assert value(docs, "select min(lease_expires_at) > now() + '4 min' from embedding_queue")
-    assert leases.let_go(held) == set()
+    assert leases.lost(held) == set()
     assert complete(queue, held) == []
 
 
@@ -109,7 +109,7 @@ def test_what_a_beat_finds_lost_is_not_handed_in(
     docs.execute("update embedding_queue set lease_expires_at = now() where record_id = '2'")
     taken = claim(other, scope=OTHER)
     leases.beat_if_due(Report("working"))
-    assert {job_id for job_id, _ in leases.let_go(held)} == {job.id for job in taken}
+    assert {job_id for job_id, _ in leases.lost(held)} == {job.id for job in taken}
 
 
 def test_leases_outlast_a_call_that_is_longer_than_they_are(

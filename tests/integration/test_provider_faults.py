@@ -6,8 +6,10 @@ was not the fault of the job, and no row has a vector that is not that of its te
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import timedelta
 from math import log2
+from random import Random
 
 import pytest
 
@@ -211,6 +213,63 @@ def test_what_passes_is_not_noticed(
     nothing_is_wrong(docs)
 
 
+# -- at random
+
+
+class Chaos(deque[Fault]):
+    """Spoils a share of all answers at random, the same ones in each run."""
+
+    def __init__(self, faults: list[Fault], share: float = 0.3) -> None:
+        super().__init__()
+        self._faults, self._share, self._random = faults, share, Random(12)
+
+    def popleft(self) -> Fault:
+        if self._random.random() < self._share:
+            return self._random.choice(self._faults)
+        return fine
+
+
+CHAOS: dict[str, list[Fault]] = {
+    "500": [server_error],
+    "500 and what is no fault of a text": [
+        server_error,
+        unavailable,
+        cut_short,
+        rate_limited(**{"retry-after": "0"}),
+    ],
+    "anything": [server_error, unavailable, not_json, too_few_items, out_of_quota, wrong_width],
+}
+
+
+@pytest.mark.parametrize("faults", CHAOS.values(), ids=list(CHAOS))
+@pytest.mark.parametrize("batch_size", [100, 1])
+def test_texts_that_always_fail_are_blamed_in_chaos_and_no_others(
+    docs: Database,
+    runs: Runs,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[Fault],
+    batch_size: int,
+) -> None:
+    at_once(monkeypatch, tries_for=0.1)
+    count = 200 if batch_size > 1 else 30
+    guilty = {"text 7", "text 8", f"text {count}"}
+    insert(docs, count)
+    openai.stumble = lambda text: text in guilty
+    openai.faults = Chaos(faults)
+    for _ in range(10):
+        runs.drain(batch_size)
+        if "pending" not in statuses(docs):
+            break
+        docs.execute("update embedding_queue set available_at = now() where status = 'pending'")
+    assert statuses(docs) == {"completed": count - 3, "failed": 3}
+    assert {
+        f"text {record}"
+        for (record,) in rows(docs, "select record_id from embedding_queue where status = 'failed'")
+    } == guilty
+    assert unlike_their_text(docs) == []
+
+
 # -- without end
 
 
@@ -274,11 +333,11 @@ def test_numbers_that_are_none_fail_their_jobs_and_are_not_written(
     assert runs.drain().completed == 10
 
 
-def test_another_width_once_leaves_what_came_before_it_and_writes_nothing_of_its_own(
+def test_another_width_leaves_what_came_before_it_and_writes_nothing_of_its_own(
     docs: Database, runs: Runs, openai: OpenAIServer
 ) -> None:
     insert(docs, 30)
-    openai.faults.extend([fine, wrong_width])
+    openai.faults.extend([fine, wrong_width, wrong_width])
     run = runs.new(delay=0.001)  # one at a time
     assert run.drain().completed == 10
     [trouble] = run.troubles

@@ -318,15 +318,3 @@ def test_a_backlog_that_is_done_is_told_of_and_a_row_is_not(
         eventually(lambda: log.named("queue_drained"))
     [drained] = log.named("queue_drained")
     assert (drained["completed"], drained["failed"]) == (20, 0)
-
-
-def test_a_column_whose_model_cannot_be_used_is_tried_again(
-    docs: Database, runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "FORGIVEN_AFTER", 0.2)
-    runs.key = "wrong"
-    insert(docs, 1)
-    with serving(runs) as run:
-        log: Any = run.progress
-        eventually(lambda: len(log.named("model_unusable")) > 1)
-    assert log.named("provider_stopped")

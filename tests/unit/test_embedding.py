@@ -31,8 +31,8 @@ from tests.openai_server import (
 )
 from worker.embedders import Embedder
 from worker.embedders.openai import OpenAIEmbedder
-from worker.engine import embedding, retry
-from worker.engine.embedding import Outcome
+from worker.engine import embedding, limiter, retry
+from worker.engine.embedding import BLAMED_AFTER, LETTERS, Outcome
 from worker.engine.limiter import Limiter
 from worker.engine.models import Model, Provider
 from worker.errors import ProviderRefused, Transient
@@ -50,6 +50,7 @@ def running_server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture
 def server(running_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIServer:
+    monkeypatch.setattr(limiter, "FIRST_PAUSE", 0.0)
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(
         retry, "RATE_LIMIT_SECONDS", 0.0
@@ -270,12 +271,12 @@ def test_a_width_that_is_known_to_be_wrong_is_found_before_it_is_paid_for(
 def test_a_width_that_only_the_answer_tells_is_found_before_anything_is_written(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
-    server.faults.append(wrong_width)
+    server.faults += [wrong_width] * 2
     outcome = embed(embedder, numbered(3), Event())
     assert isinstance(outcome.trouble, ProviderRefused)
     assert "gives 7 dimensions, but embedding of docs holds 8" in outcome.trouble.cause
     assert (ids(outcome.unfinished), outcome.completions) == ([0, 1, 2], [])
-    assert len(server.requests) == 1
+    assert [len(request.texts) for request in server.requests] == [3, 1], "a letter confirms it"
 
 
 def test_a_column_without_a_width_takes_any(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
@@ -291,19 +292,19 @@ def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
 ) -> None:
     embedder.caps = replace(embedder.caps, items=10)
-    server.faults += [no_fault, fault]
+    server.faults += [no_fault] + [fault] * 10
     outcome = embed(embedder, numbered(35), Event())
     assert completed(outcome) == list(range(9))
     assert ids(outcome.unfinished) == list(range(9, 35))
     assert outcome.rejected == []
     expected = ProviderRefused if fault is out_of_quota else Transient
     assert isinstance(outcome.trouble, expected)
-    assert len(server.requests) == 2
+    assert len(server.requests) <= 2 + LETTERS
 
 
 def test_trouble_while_halving_loses_no_job(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
     server.reject = lambda text: text.startswith("guilty")
-    server.faults += [no_fault] * 4 + [unavailable]
+    server.faults += [no_fault] * 4 + [unavailable] * 10
     outcome = embed(embedder, numbered(16, guilty=(3,)), Event())
     assert isinstance(outcome.trouble, Transient)
     done = completed(outcome) + list(rejected(outcome)) + ids(outcome.unfinished)
@@ -408,7 +409,8 @@ def test_a_run_that_was_stopped_sends_nothing_more(
 def test_a_text_over_which_the_answer_is_always_garbled_is_found_among_its_neighbours(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
-    server.faults += [too_few_items, no_fault, with_items(lambda items: []), no_fault]
+    garbled = [with_items(lambda items: []), no_fault]  # the second for a letter
+    server.faults += [too_few_items, no_fault, *garbled * BLAMED_AFTER]
     outcome = embed(embedder, numbered(2), Event())
     [(job, failure)] = outcome.failed
     assert (job.id, failure.error_class) == (0, "bad_answer")

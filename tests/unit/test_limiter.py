@@ -103,9 +103,9 @@ def test_what_others_have_used_up_is_waited_for() -> None:
 
 def test_a_pause_that_a_provider_asks_for_is_a_pause_for_all() -> None:
     limiter = Limiter(Concurrency(8, 8))
-    fail(limiter, Transient("slow down", error_class="rate_limited", retry_after=0.3))
     began = time.monotonic()
-    assert min(sent_at(limiter, 8)) - began >= 0.25
+    fail(limiter, Transient("slow down", error_class="rate_limited", retry_after=0.9))
+    assert min(sent_at(limiter, 8)) - began >= 0.9, "not only the first pause of its own"
 
 
 def test_after_three_failures_in_a_row_one_request_at_a_time_looks_whether_it_is_back(
@@ -147,7 +147,7 @@ def test_an_answer_of_any_kind_ends_the_row_of_failures(answer: Rejected | None)
     assert not limiter.is_out
 
 
-def test_a_key_that_is_refused_ends_every_request_that_waits() -> None:
+def test_a_key_that_is_refused_for_good_ends_every_request_that_waits() -> None:
     limiter = Limiter(Concurrency(1, 1))
     refusal = ProviderRefused("wrong key", "check it", error_class="unauthorized")
     entered, let_go = Event(), Event()
@@ -161,18 +161,63 @@ def test_a_key_that_is_refused_ends_every_request_that_waits() -> None:
         first = pool.submit(limiter.call, request, GO_ON)
         assert entered.wait(2)
         with waiting(limiter, GO_ON) as ended:
-            let_go.set()
+            limiter.give_up(refusal)
             with pytest.raises(ProviderRefused, match="wrong key"):
                 ended()
+        let_go.set()
         with pytest.raises(ProviderRefused):
             first.result()
-    assert limiter.trouble is refusal
+    assert limiter.breaker.error is refusal
 
 
-def test_a_model_that_is_refused_is_no_trouble_of_its_provider() -> None:
+@pytest.mark.parametrize("of_the_model", [True, False])
+def test_one_refusal_does_not_stop_a_provider(of_the_model: bool) -> None:
     limiter = Limiter(Concurrency(1, 1))
-    fail(limiter, ProviderRefused("no such model", of_the_model=True))
-    assert limiter.trouble is None
+    fail(limiter, ProviderRefused("no", of_the_model=of_the_model))
+    limiter.call(lambda: None, GO_ON)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, Rejected("not this text"), ProviderRefused("no such model", of_the_model=True)],
+    ids=["a vector", "a refused text", "a model that is not there"],
+)
+def test_an_answer_of_any_kind_shows_that_a_provider_can_be_used(
+    answer: ProviderError | None,
+) -> None:
+    limiter = Limiter(Concurrency(1, 1))
+    limiter.give_up(Transient("gone", error_class="unreachable"))
+    limiter.breaker.try_again()
+    if answer:
+        fail(limiter, answer)
+    else:
+        limiter.call(lambda: None, GO_ON)
+    assert not limiter.breaker.is_open
+
+
+@pytest.mark.parametrize("error_class", ["rate_limited", "overloaded"])
+@pytest.mark.parametrize("asked", [61.0, 90_000.0, 1e300])
+def test_an_absurd_wait_does_not_stop_the_others(error_class: str, asked: float) -> None:
+    limiter = Limiter(Concurrency(8, 8))
+    fail(limiter, Transient("slow down", error_class=error_class, retry_after=asked))
+    assert limiter._paused_until < time.monotonic() + limiters.LONGEST_PAUSE * 1.1
+
+
+def test_absurd_limits_in_an_answer_do_not_stop_the_others() -> None:
+    """As with a limit below what was just let through, and tokens beyond all that was sent."""
+    limiter = Limiter(Concurrency(8, 8))
+    limiter.heed({"tokens": Allowance(limit=1.0, remaining=0, reset=1e12)}, 500, 10**30)
+    limiter.heed({"requests": Allowance(limit=0.001, remaining=0, reset=1e12)}, 500, 500)
+    limiter.heed({"tokens": Allowance(limit=1.0, remaining=0, reset=1e12)}, 500, 10**30)
+    assert limiter._seconds_to_wait(time.monotonic()) < 11 * 60
+    limiter.heed({"requests": Allowance(6000, 6000, 0), "tokens": Allowance(1e6, 1e6, 0)}, 5, 5)
+    assert limiter._seconds_to_wait(time.monotonic()) < limiters.LONGEST_PAUSE * 1.1
+
+
+def test_a_retry_at_once_ends_all_pauses() -> None:
+    limiter = Limiter(Concurrency(1, 1))
+    fail(limiter, Transient("slow down", error_class="rate_limited", retry_after=50.0))
+    limiter.retry_now()
     limiter.call(lambda: None, GO_ON)
 
 

@@ -24,7 +24,8 @@ def test_a_run_that_did_nothing_succeeded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("completed", "failed", "rate"), [(3, 1, 75.0), (0, 5, 0.0), (5, 0, 100.0), (2, 1, 200 / 3)]
+    ("completed", "failed", "rate"),
+    [(3, 1, 75.0), (0, 5, 0.0), (5, 0, 100.0), (2, 1, 66.6), (999_999, 1, 99.9)],
 )
 def test_the_success_rate_is_the_share_that_did_not_fail(
     completed: int, failed: int, rate: float

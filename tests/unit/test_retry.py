@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from threading import Event
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ import pytest
 from worker.embedders import Concurrency
 from worker.engine import retry
 from worker.engine.limiter import Limiter
-from worker.engine.retry import OUTAGE_PAUSE, backoff, pause_after
+from worker.engine.retry import backoff
 from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
 from worker.settings import RETRY_SECONDS
 
@@ -178,17 +177,6 @@ def test_backoff_is_anything_up_to_a_limit_that_doubles(
     waits = [backoff(error_class, failures).total_seconds() for _ in range(200)]
     assert 0 <= min(waits) < limit / 4
     assert limit * 3 / 4 < max(waits) <= limit
-
-
-def test_after_an_outage_jobs_wait_a_minute_or_as_long_as_was_asked_for() -> None:
-    assert pause_after(Transient("down")) == timedelta(seconds=OUTAGE_PAUSE)
-    assert pause_after(Transient("down", retry_after=5)) == timedelta(seconds=OUTAGE_PAUSE)
-    assert pause_after(Transient("down", retry_after=600)) == timedelta(seconds=600)
-
-
-@pytest.mark.parametrize("asked", [90_000.0, 1e300])
-def test_a_provider_is_left_alone_for_a_day_at_most(asked: float) -> None:
-    assert pause_after(Transient("down", retry_after=asked)) == timedelta(days=1)
 
 
 def test_errors_tell_the_cause_and_the_cure() -> None:

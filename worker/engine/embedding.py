@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -11,17 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.embedders import Embeddings
-from worker.embedders.packing import pack, size_of, tokens_at_most
+from worker.embedders.packing import pack
 from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped
 from worker.engine.models import Model
-from worker.engine.retry import with_retries
-from worker.errors import ProviderError, ProviderRefused, Rejected, Transient
+from worker.engine.retry import always, is_rate_limit, never
+from worker.errors import ProviderRefused, Rejected, Transient
 from worker.queue import Completion, Job, JobId
 
 HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
 BEYOND_SUSPICION = "a"  # a text over which no provider fails
+LETTERS = 5  # requests for one, until a model is out that answers none of them
+BLAMED_AFTER = 3  # failures over a job alone, while others are answered
 SHORTEST = 100  # characters; a text refused at this length is not refused for its length
 
 
@@ -37,7 +41,7 @@ class Outcome:
 
     completions: list[Completion] = field(default_factory=list)
     rejected: list[tuple[Job, Rejected]] = field(default_factory=list)
-    failed: list[tuple[Job, Transient]] = field(default_factory=list)
+    failed: list[tuple[Job, Transient | ProviderRefused]] = field(default_factory=list)
     unfinished: list[Job] = field(default_factory=list)
     trouble: Transient | ProviderRefused | None = None
     requests: int = 0
@@ -81,14 +85,14 @@ class Outcome:
         )
 
 
-def embed(model: Model, jobs: Sequence[Job], stop: Event) -> Outcome:
+def embed(model: Model, jobs: Sequence[Job], stop: Event, *, is_trial: bool = False) -> Outcome:
     """Embed jobs of one column. A request that is refused is halved until the guilty job stands
     alone: it costs at most 2·⌈log2 n⌉ further requests, and none of its neighbours.
 
-    So is a request over which the provider fails, if it does not fail over a text that is beyond
-    suspicion: otherwise it is out.
+    So is a request over which the provider fails, or refuses everything, while it answers others.
+    A trial of a model that could not be used begins with a single letter, and ends if that fails.
     """
-    return _Embedding(model, stop).of(jobs)
+    return _Embedding(model, stop).of(jobs, is_trial)
 
 
 @dataclass(slots=True)
@@ -100,21 +104,26 @@ class _Embedding:
     _refused_before: dict[JobId, Rejected] = field(default_factory=dict)
     """Texts that are too long for all that can be counted here: they are not sent."""
     _doubted: set[JobId] = field(default_factory=set)
-    _is_patient: bool = True
+    _suspects: Counter[JobId] = field(default_factory=Counter)
+    """Jobs of requests over which the provider failed, and how often it failed over them alone."""
+    _checked_at: float = math.inf
+    """When the latest check began whether the model answers others."""
 
-    def of(self, jobs: Sequence[Job]) -> Outcome:
+    def of(self, jobs: Sequence[Job], is_trial: bool) -> Outcome:
         self._waiting = [jobs]
         try:
             self._check_width(jobs[0])  # before anything is paid for
-            self.model.introduce(self.stop)
+            self.model.introduce(self.stop, never if is_trial else always)
             self._check_width(jobs[0])
+            if is_trial:
+                self._ask_for_a_letter(jobs[0], never)
             self._waiting = self._packed(jobs)
             while self._waiting:
                 self._try(self._waiting[0])
         except (Transient, ProviderRefused) as trouble:
             self.outcome.trouble = trouble
-            if isinstance(trouble, Transient):
-                self.model.provider.limiter.give_up(trouble)
+            if not self.stop.is_set():
+                self.model.fail(trouble, self._checked_at)
         except Stopped:
             pass
         self.outcome.unfinished = [job for request in self._waiting for job in request]
@@ -140,16 +149,25 @@ class _Embedding:
             if len(request) == 1:
                 self.outcome.rejected.append((request[0], refusal))
             self._waiting[:1] = _halves(request)
-        except Transient as failure:
-            if self.stop.is_set() or not (failure.of_the_input and self._answers()):
+        except (Transient, ProviderRefused) as failure:
+            if self.stop.is_set() or not self._answers_others(request[0], failure):
                 raise
-            self._is_patient = False  # it has been
-            if len(request) == 1:
-                self.outcome.failed.append((request[0], failure))
-            self._waiting[:1] = _halves(request)
+            self._suspect(request, failure)
         else:
-            self._is_patient = True
             self._waiting[:1] = self._once_more(useless)
+
+    def _suspect(self, request: Sequence[Job], failure: Transient | ProviderRefused) -> None:
+        """Halve a request over which the provider fails. A job alone is blamed if it fails again
+        and again: once may be by chance."""
+        if len(request) > 1:
+            self._suspects.update({job.id: 0 for job in request})
+            self._waiting[:1] = _halves(request)
+            return
+        [job] = request
+        self._suspects[job.id] += 1
+        if self._suspects[job.id] >= BLAMED_AFTER:
+            self.outcome.failed.append((job, failure))
+            del self._waiting[0]
 
     def _send(self, jobs: Sequence[Job]) -> list[Job]:
         """Complete what gets a vector. Returns the jobs whose vector nobody can use."""
@@ -157,12 +175,13 @@ class _Embedding:
         try:
             if jobs[0].id in self._refused_before:
                 raise self._refused_before[jobs[0].id]
-            embeddings = self._call(texts)
+            embeddings = self._call(texts, is_suspect=jobs[0].id in self._suspects)
         except Rejected as refusal:
             if len(jobs) > 1 or refusal.error_class != "too_long" or not jobs[0].truncate:
                 raise
             texts, embeddings = self._embed_beginning(texts[0], refusal)
         self._check_width(jobs[0], embeddings.vectors.shape[1])
+        self.model.answered()
         tokens: Sequence[int | None] = embeddings.tokens or [None] * len(jobs)
         usable = _usable(embeddings)
         useless = []
@@ -177,29 +196,10 @@ class _Embedding:
                 useless.append(job)
         return useless
 
-    def _call(self, texts: list[str]) -> Embeddings:
-        embedder, limiter = self.model.embedder, self.model.provider.limiter
-        size = sum(map(size_of, texts))
-        estimated = tokens_at_most(size)
-
-        def request() -> Embeddings:
-            began = time.monotonic()
-            answer = embedder.embed(texts)
-            self.outcome.request_times.count(time.monotonic() - began)
-            return answer
-
-        if self._is_patient:
-            embeddings = with_retries(request, limiter, self.stop, size=size, tokens=estimated)
-        else:
-            embeddings = limiter.call(request, self.stop, size=size, tokens=estimated)
-        if len(embeddings.vectors) != len(texts):
-            raise Transient(
-                f"{embedder.model} gave {len(embeddings.vectors)} vectors for {len(texts)} texts",
-                error_class="bad_answer",
-            )
+    def _call(self, texts: list[str], *, is_suspect: bool) -> Embeddings:
+        retry = is_rate_limit if is_suspect else always
+        embeddings = self.model.ask(texts, self.stop, self.outcome.request_times, retry)
         self.outcome.count(embeddings)
-        taken = estimated if embeddings.tokens is None else sum(embeddings.tokens)
-        limiter.heed(embeddings.allowances, estimated, taken)
         return embeddings
 
     def _embed_beginning(self, text: str, refusal: Rejected) -> tuple[list[str], Embeddings]:
@@ -207,21 +207,41 @@ class _Embedding:
         while refusal.error_class == "too_long" and len(text) > SHORTEST:
             text = text[: int(len(text) * (refusal.share or HALVED_IF_UNTOLD) * CAUTION)]
             try:
-                return [text], self._call([text])
+                return [text], self._call([text], is_suspect=False)
             except Rejected as another:
                 refusal = another
         raise refusal
 
-    def _answers(self) -> bool:
-        """Whether the provider is there at all."""
-        embedder = self.model.embedder
-        try:
-            self.model.provider.limiter.call(
-                lambda: embedder.embed([BEYOND_SUSPICION]), self.stop, size=1, tokens=1
-            )
-        except ProviderError:
+    def _answers_others(self, job: Job, failure: Transient | ProviderRefused) -> bool:
+        """Whether the model answers other requests. It is asked for a letter, several times: some
+        providers fail now and then. Nobody asks after an outage of the whole provider."""
+        limiter = self.model.provider.limiter
+        self._checked_at = time.monotonic()
+        if isinstance(failure, Transient) and (
+            is_rate_limit(failure) or (limiter.is_out and not failure.of_the_input)
+        ):
             return False
-        return True
+        for _ in range(LETTERS):
+            try:
+                self._ask_for_a_letter(job, is_rate_limit)
+                return True
+            except Transient:
+                pass
+            except ProviderRefused:
+                break
+        return self.model.answered_at > self._checked_at
+
+    def _ask_for_a_letter(self, job: Job, retry: Callable[[Transient], bool]) -> None:
+        """The smallest request there is, for the column of a job. A refusal of it is an answer."""
+        try:
+            embeddings = self.model.ask(
+                [BEYOND_SUSPICION], self.stop, self.outcome.request_times, retry
+            )
+        except Rejected:
+            return
+        self.outcome.count(embeddings)
+        self._check_width(job, embeddings.vectors.shape[1])
+        self.model.answered()
 
     def _once_more(self, useless: list[Job]) -> list[Sequence[Job]]:
         """A second request for jobs whose vector nobody can use: it may have been a slip."""

@@ -6,20 +6,26 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from worker.errors import Unreachable
 from worker.queue import Job, Queue, Report, Scope, Ticket
 
 BEATS_A_LEASE = 3  # so that one may come late
 LONGEST_SILENCE = 30.0  # seconds; of whom nothing was seen for longer, people think that he is dead
+PAUSE_OF_BEATS = 5.0  # seconds until a beat that did not reach the database is tried again
 
 
 @dataclass(slots=True)
 class Leases:
-    """What the worker has claimed and not handed in. Used by the thread that owns the queue."""
+    """What the worker has claimed and not handed in. Used by the thread that owns the queue.
+
+    `queue` is one that does not wait for its database: a beat is sent while something else waits.
+    """
 
     queue: Queue
     scope: Scope
     _held: dict[Ticket, Job] = field(default_factory=dict)
     _next_beat: float = 0.0
+    _not_before: float = 0.0
 
     @property
     def beat_is_due(self) -> bool:
@@ -34,17 +40,29 @@ class Leases:
         """Jobs were claimed."""
         self._held |= {job.ticket: job for job in jobs}
 
-    def let_go(self, jobs: Iterable[Job]) -> set[Ticket]:
-        """Jobs are about to be handed in. Returns which of them were lost meanwhile."""
-        return {job.ticket for job in jobs if self._held.pop(job.ticket, None) is None}
+    def lost(self, jobs: Iterable[Job]) -> set[Ticket]:
+        """Which of these jobs were lost since they were claimed."""
+        return {job.ticket for job in jobs if job.ticket not in self._held}
+
+    def let_go(self, jobs: Iterable[Job]) -> None:
+        """Jobs were handed in."""
+        for job in jobs:
+            self._held.pop(job.ticket, None)
 
     def beat_if_due(self, report: Report) -> None:
-        """Extend the leases of all jobs in hand, and say that the worker is there."""
-        if not self.beat_is_due:
+        """Extend the leases of all jobs in hand, and say that the worker is there.
+
+        Without a database the beat stays due, and is tried again every PAUSE_OF_BEATS.
+        """
+        if not self.beat_is_due or time.monotonic() < self._not_before:
             return
-        for ticket in self.queue.extend(self.scope, self.jobs):
-            del self._held[ticket]
-        self.queue.seen(self.scope, report)
+        try:
+            for ticket in self.queue.extend(self.scope, self.jobs):
+                del self._held[ticket]
+            self.queue.seen(self.scope, report)
+        except Unreachable:
+            self._not_before = time.monotonic() + PAUSE_OF_BEATS
+            return
         interval = min(self.scope.lease.total_seconds() / BEATS_A_LEASE, LONGEST_SILENCE)
         self._next_beat = time.monotonic() + interval
 

@@ -15,13 +15,18 @@ from threading import Condition, Event
 from typing import TypeVar
 
 from worker.embedders import Allowance, Concurrency, Measure
+from worker.engine.breaker import Breaker
 from worker.engine.pace import MARGIN, LearnedRate, Spacing, Window
-from worker.errors import ProviderError, ProviderRefused, Rejected, Transient
+from worker.errors import ProviderError, ProviderRefused, Rejected, Transient, WorkerError
 
 PUSHES_BACK = {"rate_limited", "overloaded", "timed_out"}
 FIRST_PAUSE = 0.5  # seconds after a refusal that names no time; doubles while nothing gets through
 LONGEST_PAUSE = 8.0  # seconds
+LONGEST_WISH = (
+    60.0  # seconds; a provider that asks for more is believed no more than one that is silent
+)
 OUTAGE_AFTER = 3  # failures in a row, and only one request at a time looks whether it is over
+MISCOUNT = 10  # times the tokens that were estimated; an answer that says more is not believed
 ATTENTION = 0.25  # seconds until somebody who waits notices that the run is to stop
 
 Result = TypeVar("Result")
@@ -40,8 +45,8 @@ class Limiter:
     most: InitVar[int | None] = None
     rpm: int | None = None
     tpm: int | None = None
-    trouble: ProviderError | None = None
-    """Why the provider cannot be used at all; every request then ends with it."""
+    breaker: Breaker = field(default_factory=Breaker)
+    """While it is open, every request ends with its error."""
     _window: Window = field(init=False)
     _learned: LearnedRate = field(default_factory=LearnedRate)
     _requests: Spacing = field(default_factory=Spacing)
@@ -74,7 +79,8 @@ class Limiter:
     ) -> Result:
         """Send a request of `size` bytes and about `tokens` tokens when it is its turn.
 
-        Raises Stopped if `stop` is set before, `trouble` if there is any, or what `request` raises.
+        Raises Stopped if `stop` is set before, the error of an open breaker, or what `request`
+        raises.
         """
         was_full = self._wait_for_turn(tokens, stop)
         sent = time.monotonic()
@@ -93,9 +99,10 @@ class Limiter:
     def heed(self, allowances: Mapping[Measure, Allowance], estimated: int, tokens: int) -> None:
         """Keep to what an answer says is allowed, and to how many tokens it says it took."""
         with self._changed:
-            self._tokens.charge(tokens - estimated)
+            self._tokens.charge(min(tokens, MISCOUNT * estimated) - estimated)
             for measure, allowance in allowances.items():
-                self._said[measure] = allowance.limit
+                admitted = 1 if measure == "requests" else estimated
+                self._said[measure] = max(allowance.limit, admitted)  # it let this one through
                 wanted = self._under_way if measure == "requests" else estimated
                 lacking = min(wanted, allowance.limit) - allowance.remaining
                 if lacking > 0:  # others use it as well: wait until that much is back
@@ -108,18 +115,28 @@ class Limiter:
             self._window.most = min(self._window.most, concurrency.most)
             self._window.limit = min(self._window.limit, self._window.most)
 
-    def give_up(self, trouble: ProviderError) -> None:
-        """Let no more requests through."""
+    def give_up(self, error: WorkerError) -> None:
+        """Open the breaker, which has the pauses from now on, and end the requests that wait."""
         with self._changed:
-            self.trouble = self.trouble or trouble
-            self._changed.notify_all()
+            self.breaker.fail(error)
+            self._end_pause()
+
+    def retry_now(self) -> None:
+        """End all pauses."""
+        with self._changed:
+            self.breaker.retry_now()
+            self._end_pause()
+
+    def _end_pause(self) -> None:
+        self._paused_until, self._pauses = 0.0, 0
+        self._changed.notify_all()
 
     def _wait_for_turn(self, tokens: int, stop: Event) -> bool:
         """Returns whether no more than this request may be under way."""
         with self._changed:
             while True:
-                if self.trouble:
-                    raise self.trouble
+                if self.breaker.blocks and (error := self.breaker.error):
+                    raise error
                 if stop.is_set():
                     raise Stopped
                 now = time.monotonic()
@@ -143,21 +160,22 @@ class Limiter:
     def _learn(self, failure: ProviderError | None, sent: float, size: int, was_full: bool) -> None:
         now = time.monotonic()
         match failure:
-            case None | Rejected():
+            case ProviderRefused() if not failure.of_the_model:
+                pass  # whoever sent the request looks whether others are refused as well
+            case None | Rejected() | ProviderRefused():
+                self.breaker.close()
                 self.answered_at = now
                 self._failures = self._pauses = 0
                 self._learned.answered(sent)
                 self._window.answered(sent, now, size, was_full)
             case Transient():
                 self._learn_of_failure(failure, sent, now)
-            case ProviderRefused() if not failure.of_the_model:
-                self.trouble = self.trouble or failure
 
     def _learn_of_failure(self, failure: Transient, sent: float, now: float) -> None:
         is_rate = failure.error_class == "rate_limited"
         if not is_rate:
             self._failures += 1
-        pause = failure.retry_after
+        pause = _believable(failure.retry_after)
         if pause is None and (is_rate or self.is_out):
             if sent >= self._paused_until:  # of many refused at once, the first counts
                 self._pauses += 1
@@ -170,8 +188,14 @@ class Limiter:
             self._pause(pause)
 
     def _pause(self, seconds: float) -> None:
+        seconds = seconds if seconds <= LONGEST_WISH else LONGEST_PAUSE
         until = time.monotonic() + seconds * random.uniform(1.0, 1.1)
         self._paused_until = max(self._paused_until, until)
+
+
+def _believable(wait: float | None) -> float | None:
+    """A wait that a provider asks for, unless one absurd answer would stop all other requests."""
+    return wait if wait is not None and wait <= LONGEST_WISH else None
 
 
 def _a_second(a_minute: float | None) -> float | None:

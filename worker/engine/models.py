@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock
+from typing import TypeVar
 
-from worker.embedders import Embedder
-from worker.embedders.packing import pack
+from worker.embedders import Embedder, Embeddings
+from worker.embedders.packing import pack, size_of, tokens_at_most
+from worker.engine.breaker import Breaker
+from worker.engine.histogram import Histogram
 from worker.engine.limiter import Limiter
-from worker.engine.retry import with_retries
+from worker.engine.retry import never, with_retries
+from worker.errors import ProviderError, ProviderRefused, SettingsError, Transient, WorkerError
 from worker.queue import Job
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +43,10 @@ class Provider:
     pool: ThreadPoolExecutor
     under_way: int = 0
     """Requests that were handed to the pool and have not come back."""
-    told: str | None = ""
-    """What the queue was told last of why it cannot be used; None: that it can."""
+
+    @property
+    def breaker(self) -> Breaker:
+        return self.limiter.breaker
 
     @property
     def has_room(self) -> bool:
@@ -51,6 +61,9 @@ class Model:
 
     embedder: Embedder
     provider: Provider
+    breaker: Breaker = field(default_factory=Breaker)
+    answered_at: float = -math.inf
+    """When it last gave vectors that fit."""
     _is_introduced: bool = False
     _introduction: Lock = field(default_factory=Lock)
 
@@ -61,7 +74,7 @@ class Model:
         packing = pack([job.content for job in jobs], caps)
         return [[jobs[place] for place in request] for request in packing.requests]
 
-    def introduce(self, stop: Event) -> None:
+    def introduce(self, stop: Event, retry: Callable[[Transient], bool]) -> None:
         """Let the embedder learn what only an answer can tell, once.
 
         Raises ProviderRefused, Transient or Stopped.
@@ -70,30 +83,163 @@ class Model:
             if self._is_introduced:
                 return
             limiter = self.provider.limiter
-            with_retries(self.embedder.introduce, limiter, stop)
+            with_retries(
+                _guarded(self.embedder, self.embedder.introduce), limiter, stop, retry=retry
+            )
             limiter.keep_to(self.embedder.concurrency)
             self._is_introduced = True
 
+    def ask(
+        self,
+        texts: Sequence[str],
+        stop: Event,
+        times: Histogram,
+        retry: Callable[[Transient], bool] = never,
+    ) -> Embeddings:
+        """The embeddings of `texts`, tried again if `retry` says so. `times` counts how long an
+        answer took. Raises ProviderRefused, Transient, Rejected or Stopped.
+        """
+        size = sum(map(size_of, texts))
+        estimated = tokens_at_most(size)
+        limiter = self.provider.limiter
+
+        def embed() -> Embeddings:
+            began = time.monotonic()
+            embeddings = self.embedder.embed(texts)
+            if len(embeddings.vectors) != len(texts):
+                cause = f"{self.embedder.model} gave {len(embeddings.vectors)} vectors"
+                raise _bad_answer(f"{cause} for {len(texts)} texts")
+            times.count(time.monotonic() - began)
+            return embeddings
+
+        embeddings = with_retries(
+            _guarded(self.embedder, embed), limiter, stop, size=size, tokens=estimated, retry=retry
+        )
+        taken = estimated if embeddings.tokens is None else sum(embeddings.tokens)
+        limiter.heed(embeddings.allowances, estimated, taken)
+        return embeddings
+
+    def fail(self, error: ProviderRefused | Transient, since: float) -> None:
+        """Stop the use of the model, and of its provider unless that has answered since then."""
+        self.breaker.fail(error)
+        is_of_the_model = isinstance(error, ProviderRefused) and error.of_the_model
+        if not is_of_the_model and self.provider.limiter.answered_at < since:
+            self.provider.limiter.give_up(error)
+
+    def answered(self) -> None:
+        """It gave vectors that fit."""
+        self.answered_at = time.monotonic()
+        self.breaker.close()
+
+
+def _guarded(embedder: Embedder, call: Callable[[], Result]) -> Callable[[], Result]:
+    """`call`, which raises nothing but ProviderErrors, so that its jobs are handed back."""
+
+    def guarded() -> Result:
+        try:
+            return call()
+        except ProviderError:
+            raise
+        except Exception as error:  # its words may repeat a text or a secret
+            raise _bad_answer(f"{embedder.model} failed with {type(error).__name__}") from None
+
+    return guarded
+
+
+def _bad_answer(cause: str) -> Transient:
+    return Transient(cause, error_class="bad_answer", of_the_input=True)
+
 
 OpenEmbedder = Callable[[str, int | None], Embedder]
+Key = tuple[str, int | None]
+"""The name of a model, and the width that is wanted of it."""
+
+
+def key_of(job: Job) -> Key:
+    """The model for a job."""
+    return job.model, job.dimensions
 
 
 @dataclass(slots=True)
 class Models:
-    """Every model that was asked for so far, opened when it is asked for first."""
+    """Every model that was asked for so far, opened when it is asked for first.
+
+    The breakers are kept for as long as the worker runs, also while nothing is open.
+    """
 
     open_embedder: OpenEmbedder
     limits: Limits
     providers: dict[str, Provider] = field(default_factory=dict)
-    _models: dict[tuple[str, int | None], Model] = field(default_factory=dict)
+    _models: dict[Key, Model] = field(default_factory=dict)
+    _breakers: dict[Key | str, Breaker] = field(default_factory=dict)
+    _provider_names: dict[Key, str] = field(default_factory=dict)
 
-    def of(self, job: Job) -> Model:
-        """The model for a job. Raises SettingsError if it cannot be opened."""
-        wanted = (job.model, job.dimensions)
-        if wanted not in self._models:
-            embedder = self.open_embedder(*wanted)
-            self._models[wanted] = Model(embedder, self._provider_of(embedder))
-        return self._models[wanted]
+    def of(self, key: Key, result_of: Callable[[Future[Embedder]], Embedder]) -> Model:
+        """A model, opened in another thread while `result_of` waits. Raises WorkerError."""
+        if key not in self._models:
+            opener = ThreadPoolExecutor(1, "open")
+            try:
+                embedder = result_of(opener.submit(self._open, *key))
+            except WorkerError as error:
+                self._breaker(key, key[0]).fail(error)
+                raise
+            finally:
+                opener.shutdown(wait=False)
+            self._provider_names[key] = embedder.provider
+            self._models[key] = Model(
+                embedder, self._provider_of(embedder), self._breaker(key, key[0])
+            )
+        return self._models[key]
+
+    def _open(self, model: str, width: int | None) -> Embedder:
+        try:
+            return self.open_embedder(model, width)
+        except WorkerError:
+            raise
+        except Exception as error:  # of a package or its files
+            raise SettingsError(
+                f"{model} cannot be opened: {type(error).__name__}",
+                "Install the packages that it needs again.",
+            ) from error
+
+    def error_of(self, key: Key) -> tuple[str, WorkerError] | None:
+        """Why a model cannot be used, and who is to blame, the provider or the model."""
+        for breaker in self.open_breakers(key):
+            if error := breaker.error:
+                return breaker.subject, error
+        return None
+
+    def open_breakers(self, key: Key) -> list[Breaker]:
+        """Those that keep a model from being used: of its provider, and its own."""
+        keys = (self._provider_names.get(key), key)
+        breakers = (self._breakers.get(each) for each in keys if each is not None)
+        return [breaker for breaker in breakers if breaker and breaker.is_open]
+
+    def may_try(self, key: Key) -> bool:
+        """Whether a model that cannot be used may be tried again now."""
+        breakers = self.open_breakers(key)
+        return bool(breakers) and all(breaker.is_due for breaker in breakers)
+
+    def try_again(self, key: Key) -> None:
+        """Let requests to this model through until one of them fails."""
+        for breaker in self.open_breakers(key):
+            breaker.try_again()
+
+    def postpone(self, key: Key) -> None:
+        """Nothing came of a trial of this model, neither an answer nor an error: try it later."""
+        for breaker in self.open_breakers(key):
+            breaker.postpone()
+
+    def retry_now(self) -> None:
+        """Try everything again at once."""
+        for breaker in self._breakers.values():
+            breaker.retry_now()
+        for provider in self.providers.values():
+            provider.limiter.retry_now()
+
+    def has_room(self, key: Key) -> bool:
+        """Whether a model may be given more."""
+        return key not in self._models or self._models[key].provider.has_room
 
     def close(self) -> None:
         """Let go of everything. Requests that are under way are left to themselves."""
@@ -101,12 +247,20 @@ class Models:
             provider.pool.shutdown(wait=False)
         for model in self._models.values():
             model.embedder.close()
+        self._models.clear()
+        self.providers.clear()
+
+    def _breaker(self, key: Key | str, subject: str) -> Breaker:
+        return self._breakers.setdefault(key, Breaker(subject))
 
     def _provider_of(self, embedder: Embedder) -> Provider:
         name = embedder.provider
         if name not in self.providers:
             limits = self.limits
-            limiter = Limiter(embedder.concurrency, limits.concurrency, limits.rpm, limits.tpm)
+            breaker = self._breaker(name, name)
+            limiter = Limiter(
+                embedder.concurrency, limits.concurrency, limits.rpm, limits.tpm, breaker
+            )
             threads = limits.concurrency or embedder.concurrency.most
             self.providers[name] = Provider(name, limiter, ThreadPoolExecutor(threads, name))
         return self.providers[name]

@@ -13,7 +13,6 @@ from uuid import UUID
 from tenacity import (
     Retrying,
     retry_if_exception_type,
-    sleep_using_event,
     stop_after_delay,
     stop_when_event_set,
     wait_random_exponential,
@@ -37,6 +36,7 @@ from worker.queue import (
 
 PATIENCE = 600.0  # seconds until a run gives its database up
 LONGEST_WAIT = 15.0  # seconds between two tries
+SIGN_OF_LIFE = 5.0  # seconds between two signs of life at most, whatever is waited for
 
 Result = TypeVar("Result")
 
@@ -46,7 +46,8 @@ class PatientQueue:
     """`queue`, with every call made again until the database answers. Says so once.
 
     Raises Unreachable after `patience` seconds, or if `stop` is set and there is still no answer.
-    `on_outage` is called at the beginning of an outage.
+    `on_outage` is called at the beginning of an outage. `attend` gives signs of life: it is called
+    before each statement, and every few seconds while the database is waited for.
     """
 
     queue: Queue
@@ -54,6 +55,7 @@ class PatientQueue:
     stop: Event
     on_outage: Callable[[], None] = lambda: None
     patience: float = PATIENCE
+    attend: Callable[[], None] | None = None
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
         return self.until_answered(lambda: self.queue.claim(scope, batch_size, except_targets))
@@ -110,7 +112,16 @@ class PatientQueue:
 
     def until_answered(self, call: Callable[[], Result]) -> Result:
         """What `call` returns, made again until the database answers."""
-        return until_answered(call, self.progress, self.stop, self.on_outage, self.patience)
+
+        attend = self.attend or self.progress.pulse
+
+        def attended() -> Result:
+            attend()
+            return call()
+
+        return until_answered(
+            attended, self.progress, self.stop, self.on_outage, self.patience, attend
+        )
 
 
 def until_answered(
@@ -119,6 +130,7 @@ def until_answered(
     stop: Event,
     on_outage: Callable[[], None] = lambda: None,
     patience: float = PATIENCE,
+    attend: Callable[[], None] | None = None,
 ) -> Result:
     """What `call` returns, made again until the database answers. See PatientQueue."""
     try:
@@ -131,10 +143,18 @@ def until_answered(
         retry=retry_if_exception_type(Unreachable),
         wait=wait_random_exponential(max=LONGEST_WAIT),
         stop=stop_after_delay(patience) | stop_when_event_set(stop),
-        sleep=sleep_using_event(stop),
-        before_sleep=lambda _: progress.pulse(),
+        sleep=lambda seconds: pause(seconds, stop, attend or progress.pulse),
         reraise=True,
     )
     result = retrying(call)
     progress.event("database_back", seconds=time.monotonic() - began)
     return result
+
+
+def pause(seconds: float, stop: Event, attend: Callable[[], None]) -> None:
+    """Wait, until `stop` at most, and give signs of life meanwhile. Every wait of the thread that
+    owns the queue is this one, unless it is shorter than SIGN_OF_LIFE."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not stop.is_set():
+        stop.wait(min(left, SIGN_OF_LIFE))
+        attend()

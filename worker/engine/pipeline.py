@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 from threading import Event
+from typing import TypeVar
 
+from worker.engine.breaker import waiting_for
 from worker.engine.embedding import Outcome, embed
 from worker.engine.gear import FULL, Governor, Verdict
 from worker.engine.leases import Leases
-from worker.engine.models import Limits, Model, Models, OpenEmbedder, Provider
-from worker.engine.patience import PATIENCE, PatientQueue
+from worker.engine.models import Key, Limits, Model, Models, OpenEmbedder, Provider, key_of
+from worker.engine.patience import PATIENCE, PatientQueue, pause
 from worker.engine.progress import Progress, Tally
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
@@ -28,7 +30,6 @@ from worker.queue import Claim, Completion, Job, Queue, Report, Scope, WorkerSta
 LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
 LONGEST_PAUSE = 10.0  # seconds after a batch, where thinned out
-SIGN_OF_LIFE = 5.0  # seconds, at least, also while it pauses
 ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
 
 TEXTS_A_REQUEST = 100
@@ -37,6 +38,7 @@ CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100, and with mo
 MOST_JOBS = 10_000  # or four batches
 MOST_CHARACTERS = 64_000_000  # of text
 
+Result = TypeVar("Result")
 Text = tuple[int, str, bytes]
 """Target, model and hash: jobs of the same text are embedded once."""
 
@@ -65,6 +67,7 @@ class Request:
 
     model: Model
     jobs: list[Job]
+    is_trial: bool
     began: float = field(default_factory=time.monotonic)
 
 
@@ -72,8 +75,9 @@ class Request:
 class Pipeline:
     """One run over the jobs in `scope`. Set `stop` to end it early, with nothing left half done.
 
-    A target whose model is out or cannot be used is left alone for the rest of the run: its jobs go
-    back untouched, and `troubles` says why. The others go on.
+    The jobs of a target whose model cannot be used go back untouched, and `troubles` says why. The
+    target is left alone for the rest of the run, or, if the run `retries`, for a pause: then it is
+    tried with one job. The other targets go on.
     """
 
     queue: InitVar[Queue]
@@ -86,6 +90,7 @@ class Pipeline:
     govern: Governor = lambda: FULL
     patience: float = PATIENCE
     """Seconds to wait for a database that is out of reach."""
+    retries: bool = False
     state: WorkerState = "working"
     """What its worker is said to do; between two works whoever makes it work says so."""
     cause: str | None = None
@@ -102,15 +107,18 @@ class Pipeline:
     _characters: int = 0
     _at_once: int = TEXTS_A_REQUEST
     """Jobs to claim at once; fewer where their texts are long."""
-    _target_models: dict[int, Model] = field(default_factory=dict)
-    _told_of: set[int] = field(default_factory=set)
+    _keys: dict[int, Key] = field(default_factory=dict)
+    """For each target of which jobs were claimed, its model."""
+    _locked: str | None = None
+    """What the database says of tables that are locked as a whole, if nothing else is due."""
     _stopped_at: float | None = None
     _verdict: Verdict = FULL
     _batch_began: float = 0.0
 
     def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
         self._queue = PatientQueue(queue, self.progress, self.stop, patience=self.patience)
-        self._leases = Leases(self._queue, self.scope)
+        self._queue.attend = self.beat
+        self._leases = Leases(queue, self.scope)
         self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
         self._models = Models(open_embedder, self.pace.limits)
         # what was claimed by a call whose answer was lost is found out by the next heartbeat
@@ -118,8 +126,17 @@ class Pipeline:
 
     @property
     def troubles(self) -> list[WorkerError]:
-        """Why targets were left alone."""
-        return list(self._writer.troubles.values())
+        """Why targets are left alone: one error for each of them."""
+        return [error for _, error in self._errors]
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why jobs that are due are not taken up; None: nothing is known of such jobs."""
+        return waiting_for(self._errors) or self._locked
+
+    @property
+    def _errors(self) -> list[tuple[str, WorkerError]]:
+        return [error for key in self._keys.values() if (error := self._models.error_of(key))]
 
     def drain(self) -> Tally:
         """Work until nothing is due, the limit is reached, or `stop` is set.
@@ -152,14 +169,11 @@ class Pipeline:
     def unload(self) -> None:
         """Give back the memory of the models. They are opened again when they are needed."""
         self._models.close()
-        self._models = Models(self._models.open_embedder, self.pace.limits)
-        self._target_models.clear()
         self._at_once = TEXTS_A_REQUEST
 
-    def forgive(self) -> None:
-        """Try again the targets that were left alone."""
-        self._writer.troubles.clear()
-        self._told_of.clear()
+    def retry_now(self) -> None:
+        """Try again at once what could not be used."""
+        self._models.retry_now()
 
     @property
     def patient_queue(self) -> PatientQueue:
@@ -177,7 +191,8 @@ class Pipeline:
     def beat(self) -> None:
         """Extend the leases and say that the worker is there, if it is time for that."""
         self.progress.pulse()
-        self._leases.beat_if_due(self._report_of_itself())
+        if self._leases.beat_is_due:
+            self._leases.beat_if_due(self._report_of_itself())
 
     @property
     def verdict(self) -> Verdict:
@@ -239,22 +254,52 @@ class Pipeline:
         patience = time.monotonic() + LOCKED_PATIENCE
         while not self.stop.is_set():
             self.beat()
+            if self._may_try() and (claim := self._claim_for_a_trial()):
+                return claim
             try:
                 claim = self._queue.claim(self.scope, self._wanted(), self._left_alone())
+                self._locked = None
                 if claim or not self._leases.beat_is_due:
                     return claim
-            except Busy:
+            except Busy as locked:
                 if self._under_way:
                     return None
                 if time.monotonic() > patience:
+                    if self.retries:
+                        self._locked = locked.cause
+                        return None
                     raise
-                self.stop.wait(LOCKED_PAUSE)
+                pause(LOCKED_PAUSE, self.stop, self.beat)
         return None
+
+    def _claim_for_a_trial(self) -> Claim | None:
+        """One job of a target whose model may be tried again. If there is none, nothing waits."""
+        targets = self._may_try()
+        try:
+            claim = self._queue.claim(self.scope, 1, self._keys.keys() - targets)
+        except Busy:
+            claim = None
+        if claim is None or not claim.jobs:
+            for target in targets:
+                self._models.postpone(self._keys[target])
+        if claim is not None and not claim:
+            for target in targets:
+                del self._keys[target]
+        return claim or None
+
+    def _may_try(self) -> Collection[int]:
+        """The targets whose model could not be used, and may be tried again now."""
+        if not self.retries:
+            return ()
+        return {target for target, key in self._keys.items() if self._models.may_try(key)}
 
     def _left_alone(self) -> Collection[int]:
         """The targets of which nothing is claimed now: their model cannot be used, or is busy."""
-        busy = (t for t, model in self._target_models.items() if not model.provider.has_room)
-        return {*self._writer.troubles, *busy}
+        return {
+            target
+            for target, key in self._keys.items()
+            if self._models.error_of(key) or not self._models.has_room(key)
+        }
 
     # -- embedding
 
@@ -269,13 +314,34 @@ class Pipeline:
             self._write_behind()
 
     def _submit(self, jobs: list[Job]) -> None:
-        try:
-            model = self._models.of(jobs[0])
-        except WorkerError as trouble:
-            self._writer.give_back(jobs, trouble)
+        key = self._keys[jobs[0].target_id] = key_of(jobs[0])
+        broken = self._models.error_of(key)
+        if broken and not (self.retries and self._models.may_try(key)):
+            self._writer.give_back(jobs, broken[1])
             self._tell_of_trouble(jobs[0])
             return
-        self._target_models[jobs[0].target_id] = model
+        if broken:
+            self._models.try_again(key)
+            self._writer.release(jobs[1:], timedelta(0), "its model is tried with another job")
+            jobs = jobs[:1]
+        try:
+            model = self._models.of(key, self._result_of)
+        except WorkerError as error:
+            self._writer.give_back(jobs, error)
+            self._tell_of_trouble(jobs[0])
+            return
+        if not self._send(model, jobs, is_trial=bool(broken)):
+            self._models.postpone(key)
+
+    def _result_of(self, future: Future[Result]) -> Result:
+        """What comes of something that goes on in another thread."""
+        while not future.done():
+            wait([future], ATTENTION)
+            self.beat()
+        return future.result()
+
+    def _send(self, model: Model, jobs: list[Job], *, is_trial: bool) -> int:
+        """Returns how many requests that takes."""
         if not self._under_way:
             self._batch_began = time.monotonic()
         characters = sum(len(job.content) for job in jobs)
@@ -283,10 +349,12 @@ class Pipeline:
         self._characters += characters
         self._at_once = max(min(2 * self._at_once, CLAIMED_AT_ONCE, _fit(jobs, characters)), 1)
         unknown = self._without_cached(model, self._first_of_their_text(jobs))
-        for request in model.requests(unknown, self.pace.batch_size or TEXTS_A_REQUEST):
-            future = model.provider.pool.submit(embed, model, request, self.stop)
-            self._under_way[future] = Request(model, request)
+        requests = model.requests(unknown, self.pace.batch_size or TEXTS_A_REQUEST)
+        for texts in requests:
+            future = model.provider.pool.submit(embed, model, texts, self.stop, is_trial=is_trial)
+            self._under_way[future] = Request(model, texts, is_trial)
             model.provider.under_way += 1
+        return len(requests)
 
     def _first_of_their_text(self, jobs: Iterable[Job]) -> list[Job]:
         """Jobs whose text is not under way; the others wait for the vector of the first."""
@@ -328,14 +396,11 @@ class Pipeline:
             self._under_way.clear()
 
     def _pause_after_batch(self) -> None:
-        pause = self.pace.delay
+        seconds = self.pace.delay
         if self._verdict.gear == "thin":
             took = time.monotonic() - self._batch_began
-            pause = max(pause, min(took, LONGEST_PAUSE))
-        until = time.monotonic() + pause
-        while (left := until - time.monotonic()) > 0 and not self.stop.is_set():
-            self.stop.wait(min(left, SIGN_OF_LIFE))
-            self.beat()
+            seconds = max(seconds, min(took, LONGEST_PAUSE))
+        pause(seconds, self.stop, self.beat)
 
     def _by_column(self, finished: Iterable[Future[Outcome]]) -> Iterable[list[Future[Outcome]]]:
         """Requests of a column that ended at once are written at once: some hold one text each."""
@@ -361,16 +426,17 @@ class Pipeline:
         if self.pace.cache_mb and outcome.completions:  # paid for, whatever becomes of the row
             self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
         self._hand_in(jobs, outcome)
+        if request.is_trial:
+            self._models.postpone(key_of(jobs[0]))
         self._report(model.provider)
         self._tell_of_trouble(jobs[0])
 
     def _tell_of_trouble(self, job: Job) -> None:
         """Once for each column that is left alone, and again if that goes on after it was tried."""
-        trouble = self._writer.troubles.get(job.target_id)
-        if trouble and job.target_id not in self._told_of:
-            self._told_of.add(job.target_id)
-            where = {"table": job.table_name, "column": job.embedding_column}
-            self.progress.event("model_unusable", **where, cause=trouble.cause, hint=trouble.hint)
+        for breaker in self._models.open_breakers(key_of(job))[:1]:
+            if breaker.is_news_for(job.target_id) and (error := breaker.error):
+                where = {"table": job.table_name, "column": job.embedding_column}
+                self.progress.event("model_unusable", **where, cause=error.cause, hint=error.hint)
 
     def _tell_of(self, request: Request, outcome: Outcome) -> None:
         job = request.jobs[0]
@@ -395,18 +461,19 @@ class Pipeline:
         self.progress.update(self.tally)
 
     def _report(self, provider: Provider) -> None:
-        """Tell the queue, once, whether the provider can be used, and again when that changes."""
-        trouble = provider.limiter.trouble
-        cause, hint = (trouble.cause, trouble.hint) if trouble else (None, None)
-        if cause == provider.told:
+        """Tell the queue whether the provider can be used, whenever there is news of it."""
+        breaker = provider.breaker
+        error, before = breaker.error, breaker.reported
+        if error is before:
             return
+        breaker.reported = error
+        cause, hint = (error.cause, error.hint) if error else (None, None)
         self._queue.provider_seen(provider.name, cause, hint)
-        if cause:
+        if error and not isinstance(before, WorkerError):
             fields = {"provider": provider.name, "cause": cause, "hint": hint}
             self.progress.event("provider_stopped", **fields)
-        elif provider.told:
+        elif not error and isinstance(before, WorkerError):
             self.progress.event("provider_back", provider=provider.name)
-        provider.told = cause
 
     def _out_of_grace(self) -> bool:
         if not self.stop.is_set():

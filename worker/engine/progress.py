@@ -97,9 +97,16 @@ class Tally:
         return self.processed + self.stale + self.released
 
     @property
+    def settled(self) -> int:
+        """Jobs with which the run got anywhere: those that were handed back wait as before."""
+        return self.processed + self.stale
+
+    @property
     def success_rate(self) -> float:
-        """Percent of the processed jobs that did not fail; 100 where there were none."""
-        return 100.0 * (1 - self.failed / self.processed) if self.processed else 100.0
+        """Percent of the processed jobs that did not fail, in whole tenths and rounded down: with
+        one failure among millions it is 99.9. 100 where there were none."""
+        succeeded = self.processed - self.failed
+        return (1000 * succeeded // self.processed) / 10 if self.processed else 100.0
 
     @property
     def elapsed(self) -> float:

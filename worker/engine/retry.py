@@ -18,27 +18,39 @@ from typing import TypeVar
 from tenacity import (
     RetryCallState,
     Retrying,
-    retry_if_exception_type,
+    retry_if_exception,
     sleep_using_event,
     wait_random_exponential,
 )
 
-from worker.engine.limiter import Limiter, Stopped
+from worker.engine.limiter import LONGEST_WISH, Limiter, Stopped
 from worker.errors import Transient
 from worker.settings import RETRY_SECONDS
 
-# By error class: seconds at most after the first failure, doubling up to seconds at most.
+# By error class: the longest pause after the first failure, and the limit up to which it doubles,
+# in seconds. The others are errors of a provider: somebody has to repair something.
 BACKOFF = {
     "changed": (2.0, 300.0),  # the row is being written to: it may hold still in a moment
-    "provider_error": (30.0, 3600.0),  # something in the provider has to be mended
-    "timed_out": (30.0, 3600.0),
-    "bad_answer": (30.0, 3600.0),
 }
+BACKOFF_OF_THE_OTHERS = (30.0, 3600.0)
 RATE_LIMIT_SECONDS = 120.0  # without an answer, until a provider that limits the rate is given up
-OUTAGE_PAUSE = 60.0  # seconds until jobs are due again whose provider was out
-LONGEST_PAUSE = 86_400.0  # seconds, whatever a provider asks for
 
 Result = TypeVar("Result")
+
+
+def always(failure: Transient) -> bool:
+    """After every failure that passes."""
+    return True
+
+
+def is_rate_limit(failure: Transient) -> bool:
+    """Where a failure is to be looked into at once: a rate limit says nothing of the request."""
+    return failure.error_class == "rate_limited"
+
+
+def never(failure: Transient) -> bool:
+    """One try is enough."""
+    return False
 
 
 def with_retries(
@@ -48,17 +60,19 @@ def with_retries(
     *,
     size: int = 0,
     tokens: int = 0,
+    retry: Callable[[Transient], bool] = always,
 ) -> Result:
     """Send `request` through `limiter` until it works, or patience is over, or `stop` is set.
 
-    Only Transient is tried again, after the time its provider asked for, or else after a random
-    time that doubles up to 8 s. Patience is RETRY_SECONDS from when it was first sent; but a rate
-    limit is waited for as long as the provider lets anything through, and RATE_LIMIT_SECONDS
-    longer. Raises what the last try raised, or Stopped if there was none.
+    Only Transient is tried again, if `retry` says so: after the time that the provider asked for,
+    LONGEST_WISH at most, or else after a random time that doubles up to 8 s. Patience is
+    RETRY_SECONDS from when it was first sent; but a rate limit is waited for as long as the
+    provider lets anything through, and RATE_LIMIT_SECONDS longer. Raises what the last try raised,
+    or Stopped if there was none.
     """
     tries = _Tries(limiter, stop)
     retrying = Retrying(
-        retry=retry_if_exception_type(Transient),
+        retry=retry_if_exception(lambda error: isinstance(error, Transient) and retry(error)),
         wait=_wait,
         stop=tries.are_over,
         sleep=sleep_using_event(stop),
@@ -91,10 +105,10 @@ class _Tries:
             raise
 
     def are_over(self, state: RetryCallState) -> bool:
-        if self.stop.is_set() or self.limiter.trouble:
+        if self.stop.is_set() or self.limiter.breaker.blocks:
             return True
         again_at = time.monotonic() + state.upcoming_sleep
-        if self.failure and self.failure.error_class == "rate_limited":
+        if self.failure and is_rate_limit(self.failure):
             return again_at > self.limiter.answered_at + RATE_LIMIT_SECONDS
         return again_at >= self.began + RETRY_SECONDS
 
@@ -104,15 +118,9 @@ def backoff(error_class: str, failures: int) -> timedelta:
 
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    base, cap = BACKOFF[error_class]
+    base, cap = BACKOFF.get(error_class, BACKOFF_OF_THE_OTHERS)
     doublings = min(failures - 1, 10)  # the cap is reached before
     return timedelta(seconds=random.uniform(0, min(cap, base * 2.0**doublings)))
-
-
-def pause_after(outage: Transient) -> timedelta:
-    """How long to leave a provider alone that did not come back within RETRY_SECONDS."""
-    asked = min(outage.retry_after or 0, LONGEST_PAUSE)
-    return timedelta(seconds=max(asked, OUTAGE_PAUSE))
 
 
 _random_exponential = wait_random_exponential(max=8)
@@ -122,7 +130,7 @@ def _wait(state: RetryCallState) -> float:
     failure = state.outcome.exception() if state.outcome else None
     if isinstance(failure, Transient):
         if failure.retry_after is not None:
-            return failure.retry_after
-        if failure.error_class == "rate_limited":
+            return min(failure.retry_after, LONGEST_WISH)
+        if is_rate_limit(failure):
             return 0.0  # the limiter has the pause, and its turns
     return float(_random_exponential(state))

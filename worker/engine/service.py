@@ -7,6 +7,7 @@ after it has worked, then ever more seldom. After a long rest it sleeps: it give
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.engine.gear import Verdict
@@ -23,7 +24,6 @@ SLICE = 0.5  # seconds between two looks at signals and heartbeat
 # A spell of work that people are told of when it ends; shorter ones are everyday.
 MANY_JOBS = 1000
 LONG_SPELL = 60.0  # seconds
-FORGIVEN_AFTER = 60.0  # seconds until a column is tried again whose model could not be used
 
 ORDERED: dict[Wish, str] = {"pause": "paused by an order", "sleep": "sent to sleep by an order"}
 
@@ -35,13 +35,17 @@ class Orders:
     queue: Queue
     scope: Scope
     latest: Order = field(default_factory=Order)
+    on_change: Callable[[Order], None] = lambda order: None
+    """Called with each order that is another than the one before."""
     _known_until: float = 0.0
 
     def __call__(self) -> Verdict:
         now = time.monotonic()
         if now >= self._known_until:
-            self.latest = self.queue.order(self.scope)
+            before, self.latest = self.latest, self.queue.order(self.scope)
             self._known_until = now + ORDER_KNOWN_FOR
+            if self.latest != before:
+                self.on_change(self.latest)
         wish = self.latest.wish
         return Verdict("full" if wish == "work" else "hold", ORDERED.get(wish))
 
@@ -63,27 +67,28 @@ class Service:
     _look: float = FIRST_LOOK
     _rested_since: float = field(default_factory=time.monotonic)
     _order: Order = field(default_factory=Order)
-    _forgave_at: float = field(default_factory=time.monotonic)
     _counted: tuple[int, int] = (0, 0)
     """Completed and failed when the queue was drained last."""
 
     def run(self) -> None:
         """Work and rest in turns. Raises what `Pipeline.drain` raises."""
+        self.pipeline.retries = True
+        self.orders.on_change = self._on_order
         with self.pipeline.attended():
             while not self.pipeline.stop.is_set():
-                before = self.pipeline.tally.taken
+                before = self.pipeline.tally.settled
                 self.pipeline.work()
-                if self.pipeline.tally.taken != before:
+                if self.pipeline.tally.settled != before:
                     self._look, self._rested_since = FIRST_LOOK, time.monotonic()
                 self._rest()
 
     def _rest(self) -> None:
         """Until there may be something to do."""
-        self._forgive()
         if self.orders.latest != self._order:  # also the second `wake` in a row wakes
             self._order, self._rested_since = self.orders.latest, time.monotonic()
         state, cause = self._state()
-        if state != self.pipeline.state:
+        is_waiting_for_another = state == "waiting" and cause != self.pipeline.cause
+        if state != self.pipeline.state or is_waiting_for_another:
             self._enter(state, cause)  # and look once more: what came before was told to nobody
             return
         began = time.monotonic()
@@ -98,12 +103,13 @@ class Service:
         rested = time.monotonic() - self._rested_since
         verdict = self.pipeline.verdict
         cause = verdict.cause if verdict.gear == "hold" else None
-        if rested >= self.sleep_after:
+        waits_for = self.pipeline.waits_for
+        if rested >= self.sleep_after and not waits_for:
             return "asleep", cause or f"nothing to do for {rested:.0f} s"
         if cause:
             return "paused", cause
         if self._look > SOON or self.pipeline.state != "working":
-            return "waiting", "nothing is due"
+            return "waiting", waits_for or "nothing is due"
         return "working", "there may be more"
 
     def _enter(self, state: WorkerState, cause: str) -> None:
@@ -112,7 +118,7 @@ class Service:
         if state == "asleep":
             self.pipeline.unload()
             give_back_memory()
-        self.pipeline.listens = self.pipeline.patient_queue.listen()
+        self._listens()
         self.pipeline.enter(state, cause)
 
     def _tell_if_drained(self) -> None:
@@ -145,14 +151,16 @@ class Service:
                 if self.orders.latest != self._order:
                     return True
             # a connection that was lost listens no more
-            elif not queue.listen() or queue.wait(min(left, SLICE)):
+            elif not self._listens() or queue.wait(min(left, SLICE)):
                 self.orders.ask_again()
                 return True
             self.pipeline.beat()
         return False
 
-    def _forgive(self) -> None:
-        now = time.monotonic()
-        if now - self._forgave_at > FORGIVEN_AFTER:
-            self._forgave_at = now
-            self.pipeline.forgive()
+    def _listens(self) -> bool:
+        self.pipeline.listens = self.pipeline.patient_queue.listen()
+        return self.pipeline.listens
+
+    def _on_order(self, order: Order) -> None:
+        if order.wish == "work":  # whoever gives it may have repaired what was wrong
+            self.pipeline.retry_now()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
 
 from worker.engine.embedding import Outcome
 from worker.engine.leases import Leases
 from worker.engine.progress import Tally
-from worker.engine.retry import backoff, pause_after
-from worker.errors import Busy, ProviderError, Transient, WorkerError
+from worker.engine.retry import backoff
+from worker.errors import Busy, ProviderError, WorkerError
 from worker.queue import Completion, Job, JobId, Queue, RefusalReason
 
 SECOND_TRY_AFTER = 0.005  # seconds, what a claim takes, until a locked row is tried again
@@ -25,17 +25,19 @@ LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row st
 
 @dataclass(slots=True)
 class Writer:
-    """Hands jobs in, and counts them. `troubles` has the targets whose model cannot be used now."""
+    """Hands jobs in, and counts them."""
 
     queue: Queue
     leases: Leases
     tally: Tally
     stop: Event
-    troubles: dict[int, WorkerError] = field(default_factory=dict)
 
     def write(self, jobs: Collection[Job], outcome: Outcome) -> None:
-        """Write what became of `jobs`. Vectors of jobs that were lost meanwhile are thrown away."""
-        lost = self.leases.let_go(jobs)
+        """Write what became of `jobs`. Vectors of jobs that were lost meanwhile are thrown away.
+
+        The leases are held until all is written: a heartbeat gives back what is not held.
+        """
+        lost = self.leases.lost(jobs)
         ours = [done for done in outcome.completions if done.job.ticket not in lost]
         self.tally.stale += len(outcome.completions) - len(ours)
         at_once = max(BYTES_AT_ONCE // ours[0].vector.nbytes, 1) if ours else 1
@@ -50,14 +52,13 @@ class Writer:
             self.give_back(outcome.unfinished, outcome.trouble)
         else:
             self.release(outcome.unfinished, timedelta(0), "its worker was stopped")
+        self.leases.let_go(jobs)
 
     def give_back(self, jobs: Sequence[Job], trouble: WorkerError) -> None:
-        """Hand back the jobs of a target whose model cannot be used now."""
-        pause = pause_after(trouble) if isinstance(trouble, Transient) else timedelta(0)
+        """Hand back the jobs of a model that cannot be used now. They are due at once: the breaker
+        has the pause, of this worker, and others find out for themselves."""
         error_class = trouble.error_class if isinstance(trouble, ProviderError) else NOT_OPENED
-        self.release(jobs, pause, trouble.cause, error_class)
-        if jobs and not self.stop.is_set():
-            self.troubles.setdefault(jobs[0].target_id, trouble)
+        self.release(jobs, timedelta(0), trouble.cause, error_class)
 
     def release(
         self,
@@ -67,10 +68,10 @@ class Writer:
         error_class: str | None = None,
     ) -> None:
         """Hand back jobs, to be due again after about `retry_in`."""
-        self.leases.let_go(jobs)
         if jobs:
             self.queue.release(jobs, retry_in, reason, error_class)
             self.tally.released += len(jobs)
+        self.leases.let_go(jobs)
 
     def _complete(self, completions: Sequence[Completion]) -> None:
         """Write vectors. A row that somebody holds just now gets a second try, and then time."""

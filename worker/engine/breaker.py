@@ -1,0 +1,106 @@
+"""Whether a provider, or a model, can be used: one object has the error, the pause, and the end.
+
+It is a circuit breaker (Michael Nygard, Release It!, 2007). An error opens it, and nothing more is
+sent. After a pause it may be tried: one answer closes it, another error makes the pause longer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Literal
+
+from worker.errors import Transient, WorkerError
+
+FIRST_PAUSE = 1.0  # seconds from an error to the next try; doubles with each try that fails
+LONGEST_PAUSE = 60.0  # seconds, also if a provider asks for more
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Used by all threads. `subject` is the name of the provider or the model."""
+
+    subject: str = ""
+    error: WorkerError | None = None
+    """Why it is open; None: it is closed."""
+    reported: WorkerError | Literal["unknown"] | None = "unknown"
+    """The error that the queue knows of; None: the queue knows that there is none."""
+    _is_trying: bool = False
+    _pause: float = 0.0
+    _retry_at: float = math.inf
+    _told_of: set[int] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def is_open(self) -> bool:
+        return self.error is not None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether requests end with `error` instead of being sent."""
+        return self.error is not None and not self._is_trying
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is open, and the pause is over."""
+        return self.blocks and time.monotonic() >= self._retry_at
+
+    def fail(self, error: WorkerError) -> None:
+        """Open it. While it is open, only the failure of a try counts: requests that were sent
+        before fail as well, and say nothing new."""
+        with self._lock:
+            if self.blocks:
+                return
+            asked = error.retry_after if isinstance(error, Transient) else None
+            self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
+            self.error, self._is_trying = error, False
+            self._told_of.clear()
+            self._retry_at = time.monotonic() + min(max(self._pause, asked or 0.0), LONGEST_PAUSE)
+
+    def close(self) -> None:
+        """There was an answer."""
+        with self._lock:
+            self.error, self._is_trying, self._pause = None, False, 0.0
+            self._told_of.clear()
+
+    def try_again(self) -> None:
+        """Let requests through until one of them fails."""
+        with self._lock:
+            self._is_trying = self.error is not None
+
+    def postpone(self) -> None:
+        """The pause is over, but nothing came of it, neither an answer nor an error: try later."""
+        with self._lock:
+            now = time.monotonic()
+            if self.error is not None and now >= self._retry_at:
+                self._is_trying = False
+                self._retry_at = now + max(self._pause, FIRST_PAUSE)
+
+    def retry_now(self) -> None:
+        """End the pause, and begin again with the shortest."""
+        with self._lock:
+            self._pause, self._retry_at = 0.0, time.monotonic()
+
+    def is_news_for(self, target: int) -> bool:
+        """Whether this is the first call for the target since the latest error."""
+        with self._lock:
+            is_news = self.error is not None and target not in self._told_of
+            self._told_of.add(target)
+            return is_news
+
+
+def waiting_for(errors: Iterable[tuple[str, WorkerError]]) -> str | None:
+    """A sentence on the columns that wait: for each column, the subject and the error."""
+    counts: dict[tuple[str, str], int] = {}
+    for subject, error in errors:
+        counts[subject, error.cause] = counts.get((subject, error.cause), 0) + 1
+    return (
+        "; ".join(
+            f"{count} column{'s wait' if count > 1 else ' waits'} for {subject}: {cause}"
+            for (subject, cause), count in counts.items()
+        )
+        or None
+    )
