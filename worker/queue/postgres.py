@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from select import select
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -20,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 from pgvector.psycopg.vector import register_vector_info
+from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
+from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import Jsonb
 
 from worker.errors import Busy, SettingsError, StatementTimeout, Unreachable
@@ -53,12 +56,14 @@ from worker.queue import (
     Ticket,
     Wish,
     WorkerSeen,
+    nearest_time,
     no_such_table,
     one_line,
     watched_by,
     whole,
 )
 from worker.queue.migrations import Migration, check_version
+from worker.queue.portion import Portion
 
 CONNECT_TIMEOUT = 10  # seconds
 STRETCH_TIMEOUT = "1min"  # for the texts that a pattern is compared with in one call
@@ -67,6 +72,16 @@ PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 Row = TypeVar("Row")
+
+
+class _AnyTime(TimestamptzLoader):
+    """Reads a time, and one that Python has no date for, like `infinity`, as the nearest."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return nearest_time(bytes(data).decode())
 
 
 class PostgresQueue:
@@ -84,19 +99,22 @@ class PostgresQueue:
         self._open = self._connect()
         self._vectors_registered = False
         self._listens: bool | None = None  # None: nobody has asked yet
+        self._portion = Portion()  # jobs in one call
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
             given = conninfo_to_dict(self._url)
             if "@" in str(given.get("host")):
                 raise psycopg.ProgrammingError("an @ of the password was taken for its end")
-            return psycopg.connect(
+            connection = psycopg.connect(
                 make_conninfo("", **(SIGNS_OF_LIFE | given)),
                 autocommit=True,
                 prepare_threshold=None,
                 connect_timeout=CONNECT_TIMEOUT,
                 application_name=self._application_name,
             )
+            connection.adapters.register_loader("timestamptz", _AnyTime)
+            return connection
         except psycopg.OperationalError as problem:
             reason = one_line(str(problem)).removeprefix("connection failed: ")
             raise Unreachable(
@@ -407,6 +425,9 @@ class PostgresQueue:
     # -- the worker's side: the Queue protocol
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        return self._portion.within_time(batch_size, partial(self._claim, scope, except_targets))
+
+    def _claim(self, scope: Scope, except_targets: Collection[int], batch_size: int) -> Claim:
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
                 "select id, target_id, status, table_name, record_id, embedding_column, content,"
@@ -434,7 +455,20 @@ class PostgresQueue:
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
         self._register_vectors()
-        return self._rows(
+        refused: list[Refusal] = []
+        while completions:
+            refusals, completions = self._portion.within_time(
+                len(completions), partial(self._complete, model, completions)
+            )
+            refused += refusals
+        return refused
+
+    def _complete(
+        self, model: str, completions: Sequence[Completion], most: int
+    ) -> tuple[list[Refusal], Sequence[Completion]]:
+        """Hand in at most so many. Returns what was refused of them, and the rest."""
+        completions, rest = completions[:most], completions[most:]
+        refused = self._rows(
             Refusal,
             "select id as job_id, reason from public.complete_embeddings("
             # %b: psycopg sends a list as text otherwise, vectors at sixty times the cost
@@ -449,6 +483,7 @@ class PostgresQueue:
                 [completion.cost for completion in completions],
             ],
         )
+        return refused, rest
 
     def fail(
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
@@ -466,10 +501,12 @@ class PostgresQueue:
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
+        *,
+        embedded: bool = False,
     ) -> None:
         self._value(
-            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s)",
-            [*_ids_and_leases(jobs), retry_in, reason, error_class],
+            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s, %s)",
+            [*_ids_and_leases(jobs), retry_in, reason, error_class, embedded],
         )
 
     def seen(self, scope: Scope, report: Report) -> None:
