@@ -16,6 +16,8 @@ create table public.embedding_queue (
     status text not null default 'pending',
     attempts smallint not null default 0,          -- how often it failed by its own fault
     unanswered smallint not null default 0,        -- how often in a row it was claimed and never answered
+    unwritten smallint not null default 0,         -- how often in a row it was embedded and not written
+    passed_over smallint not null default 0,       -- how often in a row its row was locked when it was claimed
     error_message text,
     error_class text,
     available_at timestamptz not null default now(),

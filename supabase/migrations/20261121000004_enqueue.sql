@@ -50,6 +50,8 @@ begin
            user_id = excluded.user_id,
            attempts = 0,
            unanswered = 0,
+           unwritten = 0,
+           passed_over = 0,
            error_message = null,
            error_class = null,
            available_at = excluded.available_at,
@@ -95,6 +97,8 @@ begin
     new.worker := null;
     new.updated_at := now();
     new.unanswered := 0;
+    new.unwritten := 0;
+    new.passed_over := 0;
     if new.status = 'pending' then
         new.attempts := 0;
         new.error_message := null;

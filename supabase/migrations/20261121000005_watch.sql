@@ -519,8 +519,8 @@ begin
        is distinct from (watched.source, watched.filter, watched.model, watched.record_match_sql, watched.problem)
     then
         update public.embedding_queue as job
-           set status = 'pending', priority = watched.priority - 10, available_at = now(),
-               attempts = 0, unanswered = 0, error_message = null, error_class = null,
+           set status = 'pending', priority = greatest(watched.priority - 10, -32768), available_at = now(),
+               attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
          where job.id in (
                    select due.id from public.embedding_queue as due

@@ -2,7 +2,8 @@
 -- Locks: row locks on what is claimed, for the length of the call. It waits for no lock at all: a
 --        locked row or table is passed over. No transaction stays open behind it.
 -- Undo:  drop function public.claim_embeddings, embedding.due_jobs, embedding.due_owners,
---        embedding.claim_singly, embedding.claim; drop sequence embedding.claim_rotation;
+--        embedding.claim_in_parts, embedding.fail_unreadable, embedding.fault_of_table, embedding.another_row_works,
+--        embedding.may_pass, embedding.is_timeout, embedding.growing_pause, embedding.claim; drop sequence embedding.claim_rotation;
 --        drop function embedding.visible_character; drop type embedding.claimed_job;
 --
 -- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns,
@@ -25,6 +26,15 @@ immutable
 set search_path = '', pg_temp
 as $$ select '[^\s\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]' $$;
 
+-- How long a job waits that came back `times` times in a row before: `first`, doubled each time up to
+-- `most`, and up to half as much again, so that jobs that came back together do not stay together.
+create function embedding.growing_pause(first interval, times integer, most interval)
+returns interval
+language sql
+volatile
+set search_path = '', pg_temp
+as $$ select least(first * power(2, least(times, 20)), most) * (1 + random() / 2) $$;
+
 -- Leases the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
 -- Statement by statement, under READ COMMITTED, so that the texts are read with a snapshot younger
 -- than the lease: one and the same statement can return the new job with the old text. `id = any`
@@ -42,35 +52,43 @@ set search_path = '', pg_temp
 as $$
 declare
     fence constant uuid := gen_random_uuid();
+    most_unwritten constant integer := 2 * target.max_attempts;
+    leased bigint;
+    read_rows bigint;
 begin
     return query
     update public.embedding_queue as job
        set status = 'failed',
-           error_class = 'no_answer',
-           error_message = format('claimed %s times, never answered: it probably kills its worker', job.unanswered),
+           error_class = case when job.unanswered >= target.max_attempts then 'no_answer' else 'unwritten' end,
+           error_message = case when job.unanswered >= target.max_attempts
+               then format('claimed %s times, never answered: it probably kills its worker', job.unanswered)
+               else format('embedded %s times, never written: %s', job.unwritten,
+                           coalesce(job.error_message, 'its workers did not come back')) end,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
-     where job.id = any (ids) and job.unanswered >= target.max_attempts
+     where job.id = any (ids) and (job.unanswered >= target.max_attempts or job.unwritten >= most_unwritten)
     returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
               null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
               null::double precision;
 
     update public.embedding_queue as job
        set status = 'processing', unanswered = job.unanswered + 1, worker = claimer,
+           unwritten = least(job.unwritten + (job.lease is not null)::integer, 32767),
            lease = fence, lease_expires_at = clock_timestamp() + lease_for, updated_at = now()
-     where job.id = any (ids) and job.unanswered < target.max_attempts;
+     where job.id = any (ids) and job.unanswered < target.max_attempts and job.unwritten < most_unwritten;
+    get diagnostics leased = row_count;
 
     return query execute format($sql$
         with eq_read as materialized (
             select eq_job.*, eq_found.*, coalesce(eq_job.eq_given, eq_found.eq_text) as eq_content
               from (select id as eq_id, record_id as eq_record, content as eq_given, attempts as eq_attempts,
                            unanswered as eq_unanswered, content_hash as eq_old_hash, model as eq_old_model,
-                           case when priority >= $8
+                           case when priority >= $8 and isfinite(available_at)
                                 then extract(epoch from clock_timestamp() - available_at) end as eq_waited
                       from public.embedding_queue
                      where id = any ($1) and lease = $2) as eq_job
               left join lateral (
                     select true as eq_exists, coalesce((%1$s), false) as eq_inside, (%2$s)::text as eq_text,
-                           %3$I.%4$I is not null as eq_has_vector
+                           %3$I.%4$I is not null as eq_has_vector, %3$I.xmax <> 0 as eq_touched
                       from %5$s
                      where %6$s) as eq_found on true
         ), eq_judged as materialized (
@@ -83,16 +101,18 @@ begin
               from eq_read
              cross join lateral (select sha256(convert_to(eq_content, 'UTF8')) as eq_hash) as eq_hash
         ), eq_locked as materialized (
-            -- rows that must lose their vector; one that somebody is writing comes back later
-            select eq_id, eq_record
+            -- Rows that lose their vector, and those whose text is to be paid for that somebody may be
+            -- writing. A row with an xmax of 0 is locked by nobody: it is not touched.
+            select eq_id, eq_record, eq_verdict
               from eq_judged join %5$s on %6$s
-             where eq_verdict in ('outside', 'empty') and eq_has_vector
+             where eq_verdict in ('outside', 'empty') and eq_has_vector or eq_verdict = 'ready' and eq_touched
                for no key update of %3$I skip locked
         ), eq_cleared as (
-            update %5$s set %4$I = null from eq_locked where %6$s
+            update %5$s set %4$I = null from eq_locked where eq_verdict <> 'ready' and %6$s
         ), eq_settled as materialized (
             select eq_judged.*,
-                   case when eq_verdict in ('outside', 'empty') and eq_has_vector
+                   case when (eq_verdict in ('outside', 'empty') and eq_has_vector
+                              or eq_verdict = 'ready' and eq_touched)
                              and eq_id not in (select eq_id from eq_locked) then 'pending'
                         when eq_verdict in ('gone', 'outside') then 'dropped'
                         when eq_verdict = 'empty' then 'skipped'
@@ -108,8 +128,13 @@ begin
                    content = case when eq_status = 'pending' then content end,
                    attempts = case when eq_status = 'pending' then attempts else 0 end,
                    unanswered = 0,
-                   available_at = case when eq_status = 'pending' then now() + interval '1 second'
+                   unwritten = case when eq_status = 'pending' then unwritten else 0 end,
+                   passed_over = case when eq_status = 'pending' then least(passed_over + 1, 32767) else 0 end,
+                   available_at = case when eq_status = 'pending'
+                                       then now() + embedding.growing_pause('1 second', passed_over, '1 minute')
                                        else available_at end,
+                   error_class = case when eq_status = 'pending' then 'locked' end,
+                   error_message = case when eq_status = 'pending' then 'its row was locked' end,
                    content_hash = case when eq_status = 'skipped' then null else content_hash end,
                    model = case when eq_status = 'skipped' then null else model end,
                    tokens = case when eq_status = 'skipped' then null else tokens end,
@@ -135,6 +160,11 @@ begin
         embedding.visible_character())
     using ids, fence, coalesce(target.model, default_model), target.dimensions, target.id,
           target.max_attempts, target.on_too_long = 'truncate', target.priority;
+    get diagnostics read_rows = row_count;
+    if read_rows > leased then
+        raise exception 'the record id matches more than one row' using errcode = 'cardinality_violation';
+    end if;
+    set constraints all immediate; -- what a deferred trigger has against a row comes now, not at the commit
 end $$;
 
 -- The owners behind `after_owner` that have jobs of a target and a priority due, in order, at most so many,
@@ -251,8 +281,127 @@ begin
     return ids;
 end $$;
 
--- Claims jobs of which some cannot be read, or cannot lose their vector, one at a time: those fail alone.
-create function embedding.claim_singly(
+-- Whether an error is the end of the time that a statement may take. An error of this class can also be
+-- raised by a trigger, or by an administrator who cancels a statement: both are over at once.
+create function embedding.is_timeout(error_state text)
+returns boolean
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select error_state = '57014' and current_setting('statement_timeout')::interval > '0'
+           and clock_timestamp() - statement_timestamp() >= current_setting('statement_timeout')::interval;
+$$;
+
+-- Whether an error may be over when the same is tried again: a deadlock, a lack of memory, a cancelled statement.
+create function embedding.may_pass(error_state text)
+returns boolean
+language sql
+immutable
+set search_path = '', pg_temp
+as $$ select left(error_state, 2) in ('40', '53', '55', '57', '58') $$;
+
+-- Whether some row of a target can be read and written; also if it has one row at most, since that row may be
+-- to blame. It looks at the first 20 rows and the last 20 rows by key. What it writes is rolled back.
+create function embedding.another_row_works(target public.embedding_targets)
+returns boolean
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    bare_name constant text := (parse_ident(target.relation))[2];
+    records text[];
+    record text;
+begin
+    execute format($sql$
+        select array(select eq_record from (
+            (select %1$s as eq_record from %2$s order by %3$s limit 20)
+            union (select %1$s from %2$s order by %4$s limit 20)) as eq_sample)
+        $sql$,
+        target.record_id_sql, target.relation,
+        (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
+           from unnest(target.key_columns) with ordinality as key (name, ordinal)),
+        (select string_agg(format('%I.%I desc', bare_name, name), ', ' order by ordinal)
+           from unnest(target.key_columns) with ordinality as key (name, ordinal)))
+       into records;
+    foreach record in array records loop
+        begin
+            execute format('select (%s), (%s)::text from (select $1 as eq_record) as eq_job, %s where %s',
+                           coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
+              using record;
+            execute format($sql$
+                with eq_free as materialized (
+                    select eq_record from (select $1 as eq_record) as eq_job, %1$s where %2$s
+                       for no key update of %3$I skip locked)
+                update %1$s set %4$I = %3$I.%4$I from eq_free where %2$s
+                $sql$, target.relation, target.record_match_sql, bare_name, target.embedding_column)
+              using record;
+            raise exception using errcode = 'EQ000';
+        exception
+            when sqlstate 'EQ000' then
+                return true;
+            when others then
+                null;
+        end;
+    end loop;
+    return cardinality(records) < 2;
+end $$;
+
+-- What is wrong with the table of a target, if that is what an error came of; null: a row is to blame. It is
+-- the table if its statements fail also where they meet no row, if the column is another one by now, or if a
+-- table, a function or a right is missing, and no row works.
+create function embedding.fault_of_table(target public.embedding_targets, error_state text, error_text text)
+returns text
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    is_of_schema constant boolean := starts_with(error_state, '42') or error_state in ('3F000', '0A000');
+    width integer;
+begin
+    begin
+        perform embedding.claim(target, '{}', '', '0', '');
+    exception when others then
+        return case when is_of_schema then error_text else sqlerrm end;
+    end;
+    begin
+        width := embedding.column_width(target.relation::regclass, target.embedding_column);
+    exception when others then
+        return sqlerrm; -- not a vector any more
+    end;
+    if width is distinct from target.dimensions then
+        return format('column %s holds %s dimensions by now, not %s', target.embedding_column,
+                      coalesce(width::text, 'any number of'), coalesce(target.dimensions::text, 'any number'));
+    elsif is_of_schema and not embedding.another_row_works(target) then
+        return error_text;
+    end if;
+    return null;
+end $$;
+
+-- Fails jobs whose row cannot be read, or cannot lose its vector. One that took too long may have met a busy
+-- database: it is tried again later, as long as its target allows another attempt.
+create function embedding.fail_unreadable(
+    target public.embedding_targets, ids bigint[], cause text, took_too_long boolean
+)
+returns setof embedding.claimed_job
+language sql
+set search_path = '', pg_temp
+as $$
+    update public.embedding_queue as job
+       set status = case when took_too_long and job.attempts + 1 < target.max_attempts
+                         then 'pending' else 'failed' end,
+           attempts = least(job.attempts + took_too_long::integer, 32767), unanswered = 0,
+           available_at = now() + embedding.growing_pause('1 minute', job.attempts, '1 hour'),
+           error_class = 'unreadable', error_message = cause,
+           lease = null, lease_expires_at = null, worker = null, updated_at = now()
+     where job.id = any (ids)
+    returning job.id, job.target_id, job.status, job.table_name, job.record_id, job.embedding_column,
+              null::text, null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
+              null::double precision;
+$$;
+
+-- Claims jobs of which some cannot be read, or cannot lose their vector: those fail alone. Halving finds them.
+create function embedding.claim_in_parts(
     target public.embedding_targets,
     ids bigint[],
     claimer text,
@@ -264,29 +413,29 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    one bigint;
+    middle constant integer := cardinality(ids) / 2;
+    state text;
+    cause text;
 begin
-    foreach one in array ids loop
+    for try in 1 .. 3 loop
         begin
-            perform from public.embedding_queue as job where job.id = one for update skip locked;
-            if found then
-                return query
-                select * from embedding.claim(target, array[one], claimer, lease_for, default_model);
-            end if;
-        exception
-            when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+            return query select * from embedding.claim(target, ids, claimer, lease_for, default_model);
+            return;
+        exception when others or query_canceled or assert_failure then
+            state := sqlstate;
+            cause := sqlerrm;
+            if middle > 0 and embedding.is_timeout(state) then
                 raise;
-            when others then
-                return query
-                update public.embedding_queue as job
-                   set status = 'failed', error_class = 'unreadable', error_message = sqlerrm, unanswered = 0,
-                       lease = null, lease_expires_at = null, worker = null, updated_at = now()
-                 where job.id = one
-                returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column,
-                          null::text, null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
-                          null::double precision;
+            end if;
         end;
+        exit when middle > 0 or not embedding.may_pass(state) or embedding.is_timeout(state);
     end loop;
+    if middle > 0 then
+        return query select * from embedding.claim_in_parts(target, ids[:middle], claimer, lease_for, default_model);
+        return query select * from embedding.claim_in_parts(target, ids[middle + 1:], claimer, lease_for, default_model);
+    else
+        return query select * from embedding.fail_unreadable(target, ids, cause, embedding.is_timeout(state));
+    end if;
 end $$;
 
 -- Counts the claims, so that targets take turns whichever worker asks.
@@ -325,6 +474,7 @@ as $$
 declare
     target public.embedding_targets;
     ids bigint[];
+    fault text;
     locked_table text;
     due_target integer;
     level smallint;
@@ -357,28 +507,40 @@ begin
                   % count(*) over (partition by due.priority)
     loop
         select * into target from public.embedding_targets as watched where watched.id = due_target;
-        ids := '{}';
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
-            ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
-            if cardinality(ids) > 0 then
-                return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
-                return;
-            end if;
         exception
             when lock_not_available then
                 locked_table := target.table_name;
+                continue;
             when syntax_error_or_access_rule_violation or invalid_schema_name then
-                -- the table, a column or a right is missing: set aside, so that the others go on
+                -- the table or a right is missing: set aside, so that the others go on
                 update public.embedding_targets as broken set problem = sqlerrm where broken.id = target.id;
-            when transaction_rollback or insufficient_resources or operator_intervention or system_error then
-                raise; -- nothing here is to blame
-            when others then
-                return query
-                select * from embedding.claim_singly(target, ids, worker, lease_for, default_model);
-                return;
+                continue;
         end;
+        ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
+        if ids = '{}' then
+            continue;
+        end if;
+        begin
+            return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
+            return;
+        exception when others or query_canceled or assert_failure then
+            if not embedding.is_timeout(sqlstate) then
+                fault := embedding.fault_of_table(target, sqlstate, sqlerrm);
+            elsif cardinality(ids) > 1 then
+                raise; -- within this statement there is no time limit any more: the caller has to ask for fewer
+            else
+                return query select * from embedding.fail_unreadable(target, ids, sqlerrm, true);
+                return;
+            end if;
+        end;
+        if fault is null then
+            return query select * from embedding.claim_in_parts(target, ids, worker, lease_for, default_model);
+            return;
+        end if;
+        update public.embedding_targets as broken set problem = fault where broken.id = target.id;
     end loop;
     if locked_table is not null then
         raise exception 'table % is locked by another session', locked_table using errcode = 'lock_not_available';

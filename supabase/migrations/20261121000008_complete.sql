@@ -2,8 +2,8 @@
 -- Locks: row locks, for the length of the call, the user's row before its job: the order in which a
 --        writer to the table and its trigger take them. It waits for none: what somebody else holds
 --        is passed over and reported.
--- Undo:  drop function public.complete_embeddings, embedding.complete, embedding.is_readable,
---        embedding.drift, embedding.refusals;
+-- Undo:  drop function public.complete_embeddings, embedding.complete, embedding.is_rewritten,
+--        embedding.is_readable, embedding.refusals;
 --
 -- Two guards. The lease must still be the one that was handed out, and the text in the table must
 -- still hash to what was embedded. An edit that bypassed the triggers leaves the lease as it was, and
@@ -56,29 +56,6 @@ begin
     using ids, leases, hashes, model, coalesce(target.model, model);
 end $$;
 
--- Whether an error came of the table and not of a row in it: in words what is wrong with it, or null.
-create function embedding.drift(target public.embedding_targets, error_state text, error_text text)
-returns text
-language plpgsql
-stable
-set search_path = '', pg_temp
-as $$
-declare
-    width integer;
-begin
-    if starts_with(error_state, '42') or error_state in ('3F000', '0A000') then
-        return error_text; -- a table, a column, a type or a right is missing, or it is a view by now
-    end if;
-    width := embedding.column_width(target.relation::regclass, target.embedding_column);
-    if width is distinct from target.dimensions then
-        return format('column %s holds %s dimensions by now, not %s', target.embedding_column,
-                      coalesce(width::text, 'any number of'), coalesce(target.dimensions::text, 'any number'));
-    end if;
-    return null;
-exception when datatype_mismatch then
-    return sqlerrm; -- not a vector any more
-end $$;
-
 -- Whether the source and the filter can be read of the record of a job.
 create function embedding.is_readable(target public.embedding_targets, id bigint)
 returns boolean
@@ -90,11 +67,40 @@ begin
                    coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
       using (select job.record_id from public.embedding_queue as job where job.id = is_readable.id);
     return true;
-exception
-    when transaction_rollback or insufficient_resources or operator_intervention or system_error then
-        raise;
-    when others then
+exception when others or query_canceled or assert_failure then
+    return false;
+end $$;
+
+-- Whether a text of these jobs, whose vectors were just written, is another one by now: a trigger of the table
+-- that fires on every update can do that. Where there is no such trigger, nothing is read.
+create function embedding.is_rewritten(target public.embedding_targets, ids bigint[], hashes bytea[])
+returns boolean
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    rewritten boolean;
+begin
+    if not exists (
+        select from pg_trigger
+         where not tgisinternal and tgtype & 16 = 16 -- on update
+           and tgfoid::regproc::text !~ '^embedding\.trigger_\d+$'
+           and (tgrelid = target.relation::regclass
+                or tgrelid in (select relid from pg_partition_tree(target.relation::regclass)))
+    ) then
         return false;
+    end if;
+    execute format($sql$
+        select exists (
+            select from unnest($1, $2) as eq_given (eq_id, eq_hash)
+              join (select id as eq_job, record_id as eq_record from public.embedding_queue
+                     where id = any ($1) and content is null) as eq_job on eq_job = eq_id
+              join %1$s on %2$s
+             where sha256(convert_to((%3$s)::text, 'UTF8')) is distinct from eq_hash)
+        $sql$, target.relation, target.record_match_sql, target.source)
+       into rewritten
+      using ids, hashes;
+    return rewritten;
 end $$;
 
 -- Writes what both guards let through, and returns those jobs. The rows and jobs are locked first, by
@@ -158,17 +164,26 @@ begin
         target.relation, target.embedding_column, target.record_match_sql)
       using records, vectors;
     get diagnostics written = row_count;
-    if written < cardinality(ids) then -- though they are locked, and there
+    if written <> cardinality(ids) then -- though they are locked, and there
         raise exception 'a trigger of the table drops the vector' using errcode = 'triggered_data_change_violation';
+    elsif embedding.is_rewritten(target, ids, hashes) then
+        raise exception 'a trigger of the table changes the text when the vector is written'
+            using errcode = 'triggered_data_change_violation';
     end if;
+    set constraints all immediate; -- what a deferred trigger has against a row comes now, not at the commit
     update public.embedding_queue as job
-       set status = 'completed', content = null, attempts = 0, unanswered = 0, lease = null,
-           lease_expires_at = null, worker = null, error_message = null, error_class = null,
+       set status = 'completed', content = null, attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0,
+           lease = null, lease_expires_at = null, worker = null, error_message = null, error_class = null,
            content_hash = given.hash, model = complete.model, tokens = given.tokens, cost = given.cost,
            truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
-      from unnest(ids, hashes, complete.tokens, complete.truncated_to, costs)
-           as given (id, hash, tokens, truncated_to, cost)
-     where job.id = any (ids) and job.id = given.id;
+      from unnest(ids, leases, hashes, complete.tokens, complete.truncated_to, costs)
+           as given (id, lease, hash, tokens, truncated_to, cost)
+     where job.id = any (ids) and job.id = given.id and job.lease = given.lease;
+    get diagnostics written = row_count;
+    if written <> cardinality(ids) then -- though they are locked
+        raise exception 'a trigger of the table queues the row again when its vector is written'
+            using errcode = 'triggered_data_change_violation';
+    end if;
     return ids;
 end $$;
 
@@ -197,7 +212,8 @@ declare
     target public.embedding_targets;
     done bigint[] := '{}';
     acknowledged bigint[];
-    drift text;
+    middle constant integer := cardinality(ids) / 2;
+    fault text;
     state text;
     cause text;
 begin
@@ -214,54 +230,68 @@ begin
         select watched.* from public.embedding_targets as watched
          where watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (ids))
     loop
+        fault := null;
         begin
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
-            -- raises if it holds no vectors any more: a text would take them as well
-            perform embedding.column_width(target.relation::regclass, target.embedding_column);
-            acknowledged := embedding.complete(
-                target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs);
-            done := done || acknowledged;
-            if cardinality(done) < cardinality(ids) then
-                return query
-                select refused.id, refused.reason
-                  from embedding.refusals(target, ids, leases, hashes, model) as refused
-                 where refused.id <> all (done)
-                   and refused.id in (select job.id from public.embedding_queue as job
-                                       where job.target_id = target.id);
-            end if;
-        exception
-            when lock_not_available or transaction_rollback or insufficient_resources
-              or operator_intervention or system_error then
-                raise; -- nothing here is to blame
-            when others then
+        exception when syntax_error_or_access_rule_violation or invalid_schema_name then
+            fault := sqlerrm; -- the table or a right is missing
+        end;
+        for try in 1 .. 3 loop
+            exit when fault is not null;
+            begin
+                -- raises if it holds no vectors any more: a text would take them as well
+                perform embedding.column_width(target.relation::regclass, target.embedding_column);
+                acknowledged := embedding.complete(
+                    target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs);
+                if cardinality(done) + cardinality(acknowledged) < cardinality(ids) then
+                    return query
+                    select refused.id, refused.reason
+                      from embedding.refusals(target, ids, leases, hashes, model) as refused
+                     where refused.id <> all (done || acknowledged)
+                       and refused.id in (select job.id from public.embedding_queue as job
+                                           where job.target_id = target.id);
+                end if;
+                done := done || acknowledged;
+                state := null;
+            exception when others or query_canceled or assert_failure then
                 state := sqlstate;
                 cause := sqlerrm;
-                drift := embedding.drift(target, sqlstate, sqlerrm);
-                if drift is not null then
-                    update public.embedding_targets as broken set problem = drift where broken.id = target.id;
-                    return query
-                    select job.id, 'set_aside' from public.embedding_queue as job
-                      join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
-                     where job.target_id = target.id;
-                elsif cardinality(ids) = 1 then
-                    if not embedding.is_readable(target, ids[1]) then
-                        return query select ids[1], 'changed';
-                    elsif starts_with(state, '22') then
-                        raise; -- the row is fine: it is what the caller gave
-                    else
-                        perform public.fail_embeddings(ids, leases, 'unwritable', cause);
-                        return query select ids[1], 'unwritable';
-                    end if;
-                else -- some row cannot be read any more, or cannot be written: one at a time
-                    for place in 1 .. cardinality(ids) loop
-                        return query
-                        select * from public.complete_embeddings(
-                            ids[place:place], leases[place:place], hashes[place:place], vectors[place:place],
-                            model, tokens[place:place], truncated_to[place:place], costs[place:place]);
-                    end loop;
-                    return;
+                if not embedding.is_timeout(state) then
+                    fault := embedding.fault_of_table(target, state, cause);
+                elsif cardinality(ids) > 1 then
+                    raise; -- within this statement there is no time limit any more: the caller has to hand in fewer
                 end if;
-        end;
+            end;
+            exit when state is null or cardinality(ids) > 1
+                   or not embedding.may_pass(state) or embedding.is_timeout(state);
+        end loop;
+        if fault is not null then
+            update public.embedding_targets as broken set problem = fault where broken.id = target.id;
+            return query
+            select job.id, 'set_aside' from public.embedding_queue as job
+              join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+             where job.target_id = target.id;
+        elsif state is null then
+            continue;
+        elsif middle > 0 then -- some row cannot be read any more, or cannot be written: halving finds it
+            return query
+            select * from public.complete_embeddings(
+                ids[:middle], leases[:middle], hashes[:middle], vectors[:middle],
+                model, tokens[:middle], truncated_to[:middle], costs[:middle])
+            union all
+            select * from public.complete_embeddings(
+                ids[middle + 1:], leases[middle + 1:], hashes[middle + 1:], vectors[middle + 1:],
+                model, tokens[middle + 1:], truncated_to[middle + 1:], costs[middle + 1:]);
+            return;
+        elsif cardinality(string_to_array(vectors[1]::text, ',')) <> target.dimensions then
+            raise exception '%', cause using errcode = state; -- the row is fine: it is what the caller gave
+        elsif not embedding.is_timeout(state) and not embedding.is_readable(target, ids[1]) then
+            return query select ids[1], 'changed';
+        else
+            perform public.fail_embeddings(
+                        ids, leases, 'unwritable', cause, case when embedding.is_timeout(state) then interval '1 minute' end);
+            return query select ids[1], 'unwritable';
+        end if;
     end loop;
     return query
     select given.id, 'lost' from unnest(ids) as given (id)

@@ -44,9 +44,12 @@ end $$;
 -- count as an attempt. They are due again after `retry_in` and up to half as much again, each for
 -- itself: a text over which a provider falls silent then meets other neighbours, and does not hold up
 -- the same ones for ever. `class` and `reason` say why. Returns how many leases were still held.
+--
+-- `embedded`: the model has embedded them, and they could not be written. That is counted in `unwritten`, and
+-- `retry_in` is doubled each time, up to 5 minutes: nobody pays for a job endlessly (see claim_embeddings).
 create function public.release_embeddings(
     ids bigint[], leases uuid[], retry_in interval default '0', reason text default null,
-    class text default null
+    class text default null, embedded boolean default false
 )
 returns integer
 language plpgsql
@@ -59,7 +62,10 @@ declare
 begin
     update public.embedding_queue as job
        set status = 'pending', unanswered = 0,
-           available_at = clock_timestamp() + retry_in * (1 + random() / 2),
+           unwritten = least(job.unwritten + embedded::integer, 32767),
+           available_at = clock_timestamp() + case
+               when embedded then embedding.growing_pause(retry_in, job.unwritten, '5 minutes')
+               else retry_in * (1 + random() / 2) end,
            error_message = reason, error_class = class,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (
@@ -84,7 +90,7 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
     with held as materialized (
-        select job.id, job.attempts + 1 as attempts,
+        select job.id, least(job.attempts + 1, 32767) as attempts,
                retry_in is null or job.attempts + 1 >= target.max_attempts as for_good
           from public.embedding_queue as job
           join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
@@ -93,7 +99,7 @@ as $$
     ), failed as (
         update public.embedding_queue as job
            set status = case when held.for_good then 'failed' else 'pending' end,
-               attempts = held.attempts, unanswered = 0,
+               attempts = held.attempts, unanswered = 0, unwritten = least(job.unwritten + 1, 32767),
                available_at = clock_timestamp() + coalesce(retry_in, '0'),
                error_class = class, error_message = message,
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
@@ -128,7 +134,7 @@ declare
     requeued bigint;
 begin
     update public.embedding_queue as job
-       set status = 'pending', attempts = 0, unanswered = 0, available_at = now(), content_hash = null,
+       set status = 'pending', attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
            error_message = null, error_class = null,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (

@@ -44,7 +44,7 @@ begin
             execute format('select (%s)::text from (select $1 as eq_record) as eq_found, %s where %s',
                            target.source, target.relation, target.record_match_sql)
                into content using record_id;
-        exception when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
+        exception when others then
             content := null; -- edited into something unreadable since: one such row must not hide the others
         end;
         return next;
@@ -153,7 +153,7 @@ begin
     loop
         begin
             select (%5$s)::text into content from %3$s where %6$s;
-        exception when data_exception or cardinality_violation or plpgsql_error or external_routine_exception then
+        exception when others then
             content := null; -- edited into something unreadable since: one such row must not hide the others
         end;
         %7$s

@@ -14,11 +14,21 @@ stable
 set search_path = '', pg_temp
 as $$
 begin
-    execute format('with eq_missing as materialized (select %s as eq_record from %s where %s) '
-                   'select count(*), array(select eq_record from eq_missing '
-                   '                        order by hashtextextended(eq_record, 0) limit $1) from eq_missing',
-                   target.record_id_sql, target.relation, embedding.missing_sql(target))
-       into found_rows, records using sample;
+    for row_by_row in 0 .. 1 loop
+        begin
+            execute format('with eq_missing as materialized (select %s as eq_record from %s where %s) '
+                           'select count(*), array(select eq_record from eq_missing '
+                           '                        order by hashtextextended(eq_record, 0) limit $1) from eq_missing',
+                           target.record_id_sql, target.relation, embedding.missing_sql(target, row_by_row = 1))
+               into found_rows, records using sample;
+            return;
+        exception when others or query_canceled or assert_failure then
+            if row_by_row = 1 or target.filter is null or embedding.is_timeout(sqlstate) then
+                raise;
+            end if;
+            execute format('select from %s where (%s) limit 0', target.relation, target.filter);
+        end;
+    end loop;
 end $$;
 
 -- The record ids of up to `sample` jobs that are due.
@@ -126,6 +136,7 @@ begin
                 row_count := public.count_due_embeddings(target.table_name, target.embedding_column);
                 records := embedding.due_records(target, sample);
             end if;
+            perform embedding.text_to_embed(target, null, default_model); -- raises if no row can be read
             foreach record_id in array records loop
                 begin
                     content := embedding.text_to_embed(target, record_id, default_model);
@@ -133,12 +144,10 @@ begin
                         bytes := bytes || octet_length(content)::bigint;
                         texts := texts || left(content, longest);
                     end if;
-                exception
-                    when lock_not_available or transaction_rollback or insufficient_resources
-                      or operator_intervention or system_error then
-                        raise; -- no row is to blame
-                    when others then
-                        null;
+                exception when others or query_canceled or assert_failure then
+                    if embedding.is_timeout(sqlstate) then
+                        raise;
+                    end if;
                 end;
             end loop;
         exception

@@ -76,7 +76,7 @@ begin
           characters;
 end $$;
 
--- The same, without the jobs whose text cannot be read: halving finds a row that raises among many.
+-- The same, without the jobs whose text cannot be read: halving finds a row that raises an error among many.
 create function embedding.readable_texts(
     target public.embedding_targets, ids bigint[], pattern text, characters integer
 )
@@ -88,14 +88,18 @@ as $$
 declare
     middle constant integer := cardinality(ids) / 2;
 begin
+    begin
+        -- no row is read: if this fails, the table cannot be read now, or not any more
+        perform from embedding.texts(target, '{}', pattern, characters);
+    exception when others then
+        return;
+    end;
     return query select * from embedding.texts(target, ids, pattern, characters);
 exception
-    when lock_not_available or syntax_error_or_access_rule_violation or invalid_schema_name then
-        return; -- the table cannot be read now, or not any more
-    when transaction_rollback or insufficient_resources or operator_intervention or system_error then
-        raise; -- no row is to blame
-    when others then
-        if middle > 0 then
+    when others or query_canceled or assert_failure then
+        if embedding.is_timeout(sqlstate) then
+            raise;
+        elsif middle > 0 then
             return query
             select * from embedding.readable_texts(target, ids[:middle], pattern, characters)
             union all
@@ -131,7 +135,7 @@ as $$
         select first.*,
                row_number() over (
                    order by asked.place,
-                            case when first.status = 'pending' then -first.priority end,
+                            case when first.status = 'pending' then -first.priority::integer end,
                             case first.status when 'processing' then first.lease_expires_at
                                               when 'pending' then first.available_at end,
                             case when first.status = 'failed' then first.error_class end,
@@ -239,7 +243,7 @@ begin
         matched := cardinality(all_found);
     elsif all_found <> '{}' then
         update public.embedding_queue as job
-           set status = 'pending', attempts = 0, unanswered = 0, available_at = now(), content_hash = null,
+           set status = 'pending', attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
                error_message = null, error_class = null,
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
          where job.id in (select wanted.id from public.embedding_queue as wanted

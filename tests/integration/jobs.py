@@ -45,3 +45,38 @@ def vector_of(job: Job) -> Vectors:
 def expire_leases(db: Database) -> None:
     """What time does: let every lease run out."""
     db.execute("update embedding_queue set lease_expires_at = now() where status = 'processing'")
+
+
+# What a row may raise: of its own fault, as if the schema were at fault, or the whole server.
+SQLSTATES = [
+    *("22012", "22023", "22003", "23514", "21000", "P0001", "P0002", "P0004", "38000", "ZZZZZ"),
+    *("42704", "42883", "42501", "42P01", "42703", "3F000", "0A000", "25006"),
+    *("40001", "40P01", "53200", "53400", "55P03", "57014", "57P01", "58030", "08006", "XX000"),
+]
+
+
+def create_poison(db: Database, sqlstate: str) -> None:
+    """Create `poison(text)`, which returns its text, or raises an error over one with `poison`."""
+    db.execute(
+        "create function poison(body text) returns text language plpgsql as $$ begin"
+        " if body like '%poison%' then raise sqlstate '" + sqlstate + "'"
+        " using message = 'poison'; end if; return body; end $$"
+    )
+
+
+def poison_trigger(db: Database, sqlstate: str, timing: str = "before") -> None:
+    """Let a trigger on `docs` raise an error over each update of a row with a text of poison."""
+    create_poison(db, sqlstate)
+    db.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin perform public.poison(new.body); return new; end $$"
+    )
+    kind = "constraint trigger" if timing == "deferred" else "trigger"
+    at = (
+        "after update on docs deferrable initially deferred"
+        if kind != "trigger"
+        else (f"{timing} update on docs")
+    )
+    db.execute(
+        f"create {kind} refuse {at} for each row execute function refuse()"
+    )

@@ -260,7 +260,7 @@ def test_each_row_looks_up_its_own_job_whatever_the_statistics_say(db: Database,
         ).format(sql.SQL(columns), sql.SQL(columns.replace("id", "i").replace("org", "i % 9")))
     )
     [(condition,)] = rows(
-        db, "select embedding.missing_sql(target) from embedding_targets as target"
+        db, "select embedding.missing_sql(target, false) from embedding_targets as target"
     )
     plan = "\n".join(
         line

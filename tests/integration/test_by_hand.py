@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import LiteralString
 
 import pytest
 
 from tests.conftest import Database, rows, value
-from tests.integration.jobs import claim
+from tests.integration.jobs import SCOPE, claim, expire_leases, insert
+from tests.integration.jobs import complete as complete_jobs
 from tests.integration.tables import embed, embed_all, jobs, refusal, vector_of, vectors
+from worker.queue import OperatorQueue
 from worker.queue.postgres import PostgresQueue
 
 SESSION = "5e551011-0000-4000-8000-000000000001"
@@ -217,3 +220,127 @@ def test_a_deleted_job_is_found_again_by_backfill(sessions: Database, queue: Pos
     sessions.execute("delete from embedding_queue")
     assert queue.backfill(queue.target("sessions", "title_embedding"), 10) == 2
     assert embed_all(queue) == ["one", "two"]
+
+
+# -- values that make no sense, or are at the end of what there is
+
+
+ODD_VALUES: dict[str, LiteralString] = {
+    "never due": "available_at = 'infinity'",
+    "due for ever": "available_at = '-infinity'",
+    "due after the year 10000": "available_at = '20000-01-01 00:00+00'",
+    "due before Christ": "available_at = '0044-03-15 00:00+00 BC'",
+    "the highest priority": "priority = 32767",
+    "the lowest priority": "priority = -32768",
+    "an owner who is not there": "user_id = gen_random_uuid()",
+    "an unknown class of error": "error_class = 'of my own', error_message = 'mine'",
+    "failed in a class of its own": "status = 'failed', error_class = 'mine', error_message = 'x'",
+    "failed without a class": "status = 'failed', error_class = null, error_message = ''",
+    "as many attempts as there are": "attempts = 32767",
+    "fewer attempts than none": "attempts = -32768",
+    "as many silences as there are": "unanswered = 32767",
+    "as many embedded as there are": "unwritten = 32767, passed_over = 32767",
+    "a lease without end": "status = 'processing', lease = gen_random_uuid(),"
+    " lease_expires_at = 'infinity', worker = 'a hand'",
+    "a lease that was never begun": "status = 'processing', lease = gen_random_uuid(),"
+    " lease_expires_at = '-infinity', worker = null",
+    "completed at no time": "status = 'completed', completed_at = null",
+    "completed for ever": "status = 'completed', completed_at = 'infinity'",
+    "updated never": "updated_at = 'infinity', created_at = '-infinity'",
+    "failed before time began": "status = 'failed', error_message = 'x', updated_at = '-infinity'",
+    "tokens below zero": "tokens = -5",
+    "a cost that is no number": "cost = 'NaN'",
+    "a cost without end": "cost = 'infinity'",
+    "a model without a name": "model = ''",
+    "a hash of nothing": "content_hash = ''",
+    "a text of nothing": "content = ''",
+    "cut to nothing": "truncated_to = -1",
+}
+
+
+@pytest.mark.parametrize("value_by_hand", ODD_VALUES.values(), ids=list(ODD_VALUES))
+def test_an_odd_value_stops_no_command_and_no_other_job(
+    docs: Database, queue: OperatorQueue, value_by_hand: LiteralString
+) -> None:
+    insert(docs, 3)
+    docs.execute("update embedding_queue set " + value_by_hand + " where record_id = '2'")
+    look_at_everything(queue)
+    claimed = queue.claim(SCOPE, 10)
+    assert {job.record_id for job in claimed.jobs} >= {"1", "3"}
+    assert complete_jobs(queue, claimed.jobs) == []
+    look_at_everything(queue)
+    queue.requeue(status=None)
+    docs.execute("update embedding_queue set " + value_by_hand + " where record_id = '2'")
+    docs.execute("update docs set body = 'edited'")
+    assert len(claim(queue)) == 3, "an edit starts the job over"
+
+
+@pytest.mark.parametrize("answer", ["fail", "release", "expire"])
+def test_counts_at_their_end_stay_there(docs: Database, queue: OperatorQueue, answer: str) -> None:
+    docs.execute("update embedding_targets set max_attempts = 32767")
+    insert(docs, 1)
+    docs.execute(
+        "update embedding_queue set attempts = 32767, unanswered = 32766, unwritten = 32767,"
+        " passed_over = 32767"
+    )
+    jobs = claim(queue)
+    match answer:
+        case "fail":
+            assert queue.fail(jobs, "changed", "why", timedelta(0)) == 1
+        case "release":
+            queue.release(jobs, timedelta(seconds=1), embedded=True)
+        case _:
+            expire_leases(docs)
+            assert queue.claim(SCOPE, 1).settled == {"failed": 1}
+    look_at_everything(queue)
+
+
+@pytest.mark.parametrize("priority", [-32768, 32767])
+def test_a_target_at_an_end_of_the_priorities_is_backfilled_and_watched_again(
+    docs: Database, queue: OperatorQueue, priority: int
+) -> None:
+    insert(docs, 1)
+    docs.execute("delete from embedding_queue")
+    docs.execute("update embedding_targets set priority = %s", [priority])
+    assert queue.backfill(queue.target("docs", "embedding"), 10) == 1
+    assert complete_jobs(queue, claim(queue)) == []
+    docs.execute(
+        "select watch_embeddings('docs', 'body || ''!''', 'embedding', priority => %s::smallint)",
+        [priority],
+    )
+    assert complete_jobs(queue, claim(queue)) == []
+
+
+def look_at_everything(queue: OperatorQueue) -> None:
+    """What the commands of an operator ask."""
+    queue.status()
+    queue.progress()
+    queue.failures()
+    queue.workers()
+    queue.stats(timedelta(days=1))
+    queue.count_due(SCOPE)
+    queue.estimate("test:model", None, None, missing=False)
+    jobs = queue.list_jobs(["pending", "processing", "failed"], None, None, 100)
+    for job in jobs:
+        assert job.available_at.astimezone() is not None
+    queue.reprocess("nothing like it", None, None, 0, dry_run=True)
+
+
+def test_pending_by_hand_after_silences_is_claimed_again(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    insert(docs, 1)
+    for _ in range(5):
+        claim(queue)
+        expire_leases(docs)
+    docs.execute("update embedding_queue set status = 'pending'")
+    assert len(claim(queue)) == 1
+
+
+def test_an_edit_after_silences_is_claimed_again(docs: Database, queue: OperatorQueue) -> None:
+    insert(docs, 1)
+    for _ in range(5):
+        claim(queue)
+        expire_leases(docs)
+    docs.execute("update docs set body = 'edited'")
+    assert len(claim(queue)) == 1

@@ -8,11 +8,14 @@ import pytest
 from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import (
     SCOPE,
+    SQLSTATES,
     claim,
     claim_one,
     complete,
+    create_poison,
     expire_leases,
     insert,
+    poison_trigger,
     vector_of,
 )
 from worker.errors import Busy
@@ -307,3 +310,220 @@ def test_an_old_text_is_never_handed_out_with_a_new_job(
     job = claim_one(queue)
     assert job.content == "new"
     assert complete(queue, [job], vector_of(job)) == []
+
+
+# -- rows over which the source or the filter raises an error
+
+
+POISONED = "update docs set body = 'poison ' || id where id in (2, 4)"
+
+
+@pytest.mark.parametrize("part", ["source", "filter"])
+@pytest.mark.parametrize("sqlstate", SQLSTATES)
+def test_a_row_that_raises_any_error_fails_alone(
+    docs: Database, queue: OperatorQueue, sqlstate: str, part: str
+) -> None:
+    create_poison(docs, sqlstate)
+    if part == "source":
+        docs.execute("select watch_embeddings('docs', 'public.poison(body)', 'embedding')")
+    else:
+        docs.execute(
+            "select watch_embeddings('docs', 'body', 'embedding',"
+            " filter => 'public.poison(body) is not null')"
+        )
+    insert(docs, 5)
+    docs.execute(POISONED.encode())
+    claimed = queue.claim(SCOPE, 10)
+    assert sorted(job.record_id for job in claimed.jobs) == ["1", "3", "5"]
+    assert claimed.settled == {"failed": 2}
+    assert rows(
+        docs,
+        "select record_id, error_class from embedding_queue where status = 'failed' order by 1",
+    ) == [("2", "unreadable"), ("4", "unreadable")]
+    assert value(docs, "select problem from embedding_targets") is None
+
+
+@pytest.mark.parametrize("sqlstate", ["22012", "42704", "3F000", "40001", "57014"])
+def test_rows_that_raise_an_error_fail_also_where_nothing_else_is_due(
+    docs: Database, queue: OperatorQueue, sqlstate: str
+) -> None:
+    create_poison(docs, sqlstate)
+    docs.execute("select watch_embeddings('docs', 'public.poison(body)', 'embedding')")
+    insert(docs, 5)
+    assert complete(queue, claim(queue)) == []
+    docs.execute(POISONED.encode())
+    assert queue.claim(SCOPE, 10).settled == {"failed": 2}
+    assert value(docs, "select problem from embedding_targets") is None
+
+
+@pytest.mark.parametrize("sqlstate", SQLSTATES)
+def test_a_row_whose_trigger_does_not_let_its_vector_go_fails_alone(
+    docs: Database, queue: OperatorQueue, sqlstate: str
+) -> None:
+    insert(docs, 3)
+    complete(queue, claim(queue))
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
+    docs.execute("update docs set views = 1 where id <> 3")
+    docs.execute("alter table docs disable trigger user")
+    docs.execute("update docs set body = 'poison' where id = 2")
+    docs.execute("alter table docs enable trigger user")
+    poison_trigger(docs, sqlstate)
+    assert queue.claim(SCOPE, 10).settled == {"failed": 1, "dropped": 1, "completed": 1}
+    assert rows(docs, "select id, embedding is null from docs order by id") == [
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
+
+
+def test_what_every_row_raises_for_want_of_a_table_sets_the_target_aside(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    docs.execute("create table words (word text)")
+    docs.execute(
+        "create function words(body text) returns text language plpgsql as"
+        " $$ begin return (select body || min(word) from public.words); end $$"
+    )
+    docs.execute("select watch_embeddings('docs', 'public.words(body)', 'embedding')")
+    insert(docs, 3)
+    docs.execute("drop table words")
+    assert not queue.claim(SCOPE, 10)
+    assert "public.words" in str(value(docs, "select problem from embedding_targets"))
+    assert value(docs, "select count(*) from embedding_queue where status = 'pending'") == 3
+
+
+def test_halving_finds_a_few_rows_among_many(docs: Database, queue: OperatorQueue) -> None:
+    create_poison(docs, "42704")
+    docs.execute("select watch_embeddings('docs', 'public.poison(body)', 'embedding')")
+    insert(docs, 300)
+    docs.execute("update docs set body = 'poison' where id in (1, 150, 151, 300)")
+    claimed = queue.claim(SCOPE, 300)
+    assert len(claimed.jobs) == 296
+    assert claimed.settled == {"failed": 4}
+
+
+def test_a_row_that_takes_too_long_fails_alone_after_some_attempts(
+    docs: Database, database_url: str, database: str
+) -> None:
+    docs.execute(
+        "create function slow(body text) returns text language plpgsql as $$ begin"
+        " if body = 'slow' then perform pg_sleep(60); end if; return body; end $$"
+    )
+    docs.execute("select watch_embeddings('docs', 'public.slow(body)', 'embedding')")
+    docs.execute("update embedding_targets set max_attempts = 2")
+    insert(docs, 4)
+    docs.execute("update docs set body = 'slow' where id = 1")
+    docs.execute(f"alter database {database} set statement_timeout = '200ms'".encode())
+    texts = []
+    with PostgresQueue(database_url, "tests") as queue:
+        for _ in range(4):
+            texts += [job.content for job in claim(queue)]
+            docs.execute(
+                "update embedding_queue set available_at = now() where status = 'pending'"
+                " and attempts = 1 and lease is null and error_class = 'unreadable'"
+            )
+    assert sorted(texts) == ["text 2", "text 3", "text 4"]
+    assert rows(
+        docs, "select record_id, error_class from embedding_queue where status = 'failed'"
+    ) == [("1", "unreadable")]
+
+
+def test_a_record_id_that_matches_two_rows_fails(db: Database, queue: OperatorQueue) -> None:
+    db.execute("create table docs (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+    insert(db, 3)
+    db.execute("update embedding_targets set record_match_sql = 'docs.id >= eq_record::bigint'")
+    claimed = queue.claim(SCOPE, 10)
+    assert [job.record_id for job in claimed.jobs] == ["3"]
+    assert claimed.settled == {"failed": 2}
+
+
+# -- rows that somebody holds
+
+
+def test_a_row_that_somebody_writes_is_not_handed_out_and_comes_back_with_growing_pauses(
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+) -> None:
+    insert(docs, 3)
+    writer = connect()
+    pauses = []
+    with writer.transaction():
+        writer.execute("update docs set views = 1 where id = 2")
+        assert {job.record_id for job in claim(queue)} == {"1", "3"}
+        for _ in range(8):
+            pauses.append(
+                value(
+                    docs,
+                    "select extract(epoch from available_at - updated_at)::float"
+                    " from embedding_queue where record_id = '2'",
+                )
+            )
+            docs.execute("update embedding_queue set available_at = now(), attempts = 0")
+            assert queue.claim(SCOPE, 10).settled == {"pending": 1}
+    assert all(2**i <= pause <= 1.5 * 2**i for i, pause in enumerate(pauses[:6]))
+    assert all(60 <= pause <= 90 for pause in pauses[6:])
+    assert rows(
+        docs,
+        "select status, unwritten, passed_over, error_class from embedding_queue"
+        " where record_id = '2'",
+    ) == [("pending", 0, 9, "locked")]
+    docs.execute("update embedding_queue set available_at = now() where record_id = '2'")
+    job = claim_one(queue)
+    assert complete(queue, [job]) == []
+    assert value(docs, "select max(passed_over) from embedding_queue") == 0
+
+
+@pytest.mark.parametrize("mode", ["update", "no key update", "share"])
+def test_a_row_that_is_locked_against_a_writer_is_passed_over(
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue, mode: str
+) -> None:
+    insert(docs, 1)
+    holder = connect()
+    with holder.transaction():
+        holder.execute(f"select from docs for {mode}".encode())
+        assert queue.claim(SCOPE, 1).settled == {"pending": 1}
+
+
+def test_a_row_that_only_its_key_is_held_of_is_handed_out(
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+) -> None:
+    """As a foreign key does, while rows that refer to it are inserted."""
+    insert(docs, 1)
+    holder = connect()
+    with holder.transaction():
+        holder.execute("select from docs for key share")
+        assert complete(queue, claim(queue)) == []
+
+
+def test_a_row_that_nobody_holds_is_not_locked_by_a_claim(
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+) -> None:
+    insert(docs, 1)
+    other = connect()
+    with other.transaction():
+        other.execute("select claim_embeddings('other', 1, default_model => 'test:model')")
+        docs.execute("set lock_timeout = '1s'")
+        assert value(docs, "update docs set views = 1 returning views") == 1
+
+
+def test_an_expired_job_that_somebody_holds_is_passed_over(
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+) -> None:
+    insert(docs, 2)
+    claim(queue)
+    expire_leases(docs)
+    holder = connect()
+    docs.execute("set lock_timeout = '5s'")
+    with holder.transaction():
+        holder.execute("select from embedding_queue where record_id = '1' for update")
+        assert [job.record_id for job in claim(queue)] == ["2"]
+
+
+def test_a_skipped_job_has_neither_hash_nor_model(docs: Database, queue: OperatorQueue) -> None:
+    insert(docs, 1)
+    complete(queue, claim(queue))
+    docs.execute("update docs set body = ''")
+    assert queue.claim(SCOPE, 1).settled == {"skipped": 1}
+    assert rows(
+        docs, "select content_hash, model, tokens, cost, truncated_to from embedding_queue"
+    ) == [(None, None, None, None, None)]

@@ -1,15 +1,26 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import LiteralString
 
 import numpy as np
 import pytest
 
 from tests.conftest import Database, rows, value
-from tests.integration.jobs import claim, claim_one, complete, insert, vector_of
+from tests.integration.jobs import (
+    SCOPE,
+    SQLSTATES,
+    claim,
+    claim_one,
+    complete,
+    expire_leases,
+    insert,
+    poison_trigger,
+    vector_of,
+)
 from worker.errors import Busy, SettingsError
-from worker.queue import Completion, OperatorQueue
+from worker.queue import Completion, Job, OperatorQueue, Refusal
 
 
 def test_a_completion_writes_the_vector_and_what_it_was_made_from(
@@ -255,3 +266,230 @@ def test_a_vector_of_a_model_that_the_target_has_no_more_is_refused(
     assert value(docs, "select embedding from docs") is None
     docs.execute("update embedding_targets set model = 'test:model'")
     assert complete(queue, [job]) == []
+
+
+# -- rows that cannot be written
+
+
+def reasons(refusals: Sequence[Refusal], jobs: Sequence[Job]) -> dict[str, str]:
+    """Why records were refused."""
+    records = {job.id: job.record_id for job in jobs}
+    return {records[refusal.job_id]: refusal.reason for refusal in refusals}
+
+
+@pytest.mark.parametrize("timing", ["before", "after", "deferred"])
+@pytest.mark.parametrize("sqlstate", SQLSTATES)
+def test_a_row_whose_trigger_raises_any_error_fails_alone(
+    docs: Database, queue: OperatorQueue, sqlstate: str, timing: str
+) -> None:
+    insert(docs, 5)
+    docs.execute("update docs set body = 'poison ' || id where id in (2, 4)")
+    poison_trigger(docs, sqlstate, timing)
+    jobs = claim(queue)
+    assert reasons(complete(queue, jobs), jobs) == {"2": "unwritable", "4": "unwritable"}
+    assert rows(docs, "select id from docs where embedding is not null order by 1") == [
+        (1,),
+        (3,),
+        (5,),
+    ]
+    assert rows(
+        docs,
+        "select record_id, error_class, error_message ~ 'poison' from embedding_queue"
+        " where status = 'failed' order by 1",
+    ) == [("2", "unwritable", True), ("4", "unwritable", True)]
+    assert value(docs, "select problem from embedding_targets") is None
+
+
+@pytest.mark.parametrize("sqlstate", ["22012", "42704", "3F000", "40001", "57014"])
+def test_a_row_whose_trigger_raises_an_error_fails_also_where_nothing_else_is_written(
+    docs: Database, queue: OperatorQueue, sqlstate: str
+) -> None:
+    insert(docs, 3)
+    docs.execute("update docs set body = 'poison' where id = 2")
+    poison_trigger(docs, sqlstate)
+    jobs = [job for job in claim(queue) if job.record_id == "2"]
+    assert reasons(complete(queue, jobs), jobs) == {"2": "unwritable"}
+    assert value(docs, "select problem from embedding_targets") is None
+
+
+def test_a_trigger_that_no_row_gets_past_for_want_of_a_function_sets_the_target_aside(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    insert(docs, 3)
+    jobs = claim(queue)
+    poison_trigger(docs, "P0001")
+    docs.execute("drop function poison")
+    assert set(reasons(complete(queue, jobs), jobs).values()) == {"set_aside"}
+    assert "public.poison" in str(value(docs, "select problem from embedding_targets"))
+
+
+def test_an_error_that_passes_is_nobodys_fault(docs: Database, queue: OperatorQueue) -> None:
+    """As a deadlock with a transaction of the application: of two tries, one goes through."""
+    insert(docs, 1)
+    docs.execute("create sequence tries")
+    docs.execute(
+        "create function falter() returns trigger language plpgsql as $$ begin"
+        " if nextval('public.tries') = 1 then raise sqlstate '40P01'; end if;"
+        " return new; end $$"
+    )
+    docs.execute(
+        "create trigger falter before update on docs for each row execute function falter()"
+    )
+    assert complete(queue, claim(queue)) == []
+
+
+def test_a_number_that_is_too_large_for_the_column_fails_its_row_alone(
+    db: Database, queue: OperatorQueue
+) -> None:
+    db.execute("create table docs (id bigint primary key, body text, embedding halfvec(3))")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    insert(db, 2)
+    jobs = claim(queue)
+    vectors = [np.array([1, 2, 1e6 if job.record_id == "2" else 3], np.float32) for job in jobs]
+    refusals = queue.complete(
+        "test:model",
+        [Completion(job, vector, None) for job, vector in zip(jobs, vectors, strict=True)],
+    )
+    assert reasons(refusals, jobs) == {"2": "unwritable"}
+
+
+CHANGES_ON_WRITE: dict[str, LiteralString] = {
+    "before": "create function touch() returns trigger language plpgsql as"
+    " $$ begin new.body := new.body || '!'; return new; end $$;"
+    " create trigger touch before update on docs for each row execute function touch()",
+    "after": "create function touch() returns trigger language plpgsql as"
+    " $$ begin update public.docs set body = body || '!' where id = new.id; return null; end $$;"
+    " create trigger touch after update of embedding on docs"
+    " for each row execute function touch()",
+    "dropped": "create function touch() returns trigger language plpgsql as"
+    " $$ begin return null; end $$;"
+    " create trigger touch before update on docs for each row execute function touch()",
+}
+
+
+@pytest.mark.parametrize("trigger", CHANGES_ON_WRITE.values(), ids=list(CHANGES_ON_WRITE))
+def test_a_trigger_that_undoes_each_write_fails_the_row_and_leaves_no_wrong_vector(
+    docs: Database, queue: OperatorQueue, trigger: LiteralString
+) -> None:
+    insert(docs, 2)
+    jobs = claim(queue)
+    docs.execute(trigger)
+    assert set(reasons(complete(queue, jobs), jobs).values()) == {"unwritable"}
+    assert rows(docs, "select body, embedding from docs order by id") == [
+        ("text 1", None),
+        ("text 2", None),
+    ]
+    assert claim(queue) == []
+
+
+def test_a_text_given_by_hand_is_no_changed_text(docs: Database, queue: OperatorQueue) -> None:
+    insert(docs, 1)
+    docs.execute("update embedding_queue set content = 'by hand'")
+    docs.execute(
+        "create function note() returns trigger language plpgsql as"
+        " $$ begin new.views := new.views + 1; return new; end $$"
+    )
+    docs.execute("create trigger note before update on docs for each row execute function note()")
+    assert complete(queue, claim(queue)) == []
+
+
+# -- what was embedded and not written
+
+
+def test_a_row_that_left_the_filter_behind_the_triggers_gets_no_vector(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
+    insert(docs, 1)
+    job = claim_one(queue)
+    docs.execute("alter table docs disable trigger user")
+    docs.execute("update docs set views = 1")
+    assert reasons(complete(queue, [job]), [job]) == {"1": "changed"}
+    assert value(docs, "select embedding from docs") is None
+
+
+def test_a_job_that_somebody_holds_is_locked(
+    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+) -> None:
+    insert(docs, 2)
+    jobs = claim(queue)
+    holder = connect()
+    with holder.transaction():
+        holder.execute("select from embedding_queue where record_id = '1' for update")
+        holder.execute("set local statement_timeout = '20s'")
+        assert reasons(complete(queue, jobs), jobs) == {"1": "locked"}
+    assert complete(queue, jobs) == []
+
+
+def test_jobs_that_go_back_come_due_at_different_times(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    insert(docs, 50)
+    queue.release(claim(queue), timedelta(minutes=10))
+    least, most, different = rows(
+        docs,
+        "select extract(epoch from min(available_at) - now())::float,"
+        " extract(epoch from max(available_at) - now())::float,"
+        " count(distinct date_trunc('second', available_at)) from embedding_queue",
+    )[0]
+    assert 590 < least < most <= 900
+    assert most - least > 150
+    assert different > 25
+
+
+LIMIT = 10  # twice max_attempts
+
+
+def test_a_job_that_is_embedded_again_and_again_and_never_written_is_failed(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    insert(docs, 1)
+    pauses = []
+    for _ in range(LIMIT):
+        queue.release(claim(queue), timedelta(seconds=1), "why", "locked", embedded=True)
+        pauses.append(
+            value(
+                docs,
+                "select extract(epoch from available_at - updated_at)::float from embedding_queue",
+            )
+        )
+        docs.execute("update embedding_queue set available_at = now(), unwritten = unwritten")
+    assert all(2**i <= pause <= 1.5 * 2**i + 0.1 for i, pause in enumerate(pauses[:8]))
+    assert all(300 <= pause <= 450.1 for pause in pauses[9:])
+    assert queue.claim(SCOPE, 1).settled == {"failed": 1}
+    assert rows(docs, "select error_class, error_message from embedding_queue") == [
+        ("unwritten", "embedded 10 times, never written: why")
+    ]
+    assert queue.requeue(status="failed") == 1
+    assert complete(queue, claim(queue)) == []
+
+
+def test_every_way_not_to_be_written_counts(docs: Database, queue: OperatorQueue) -> None:
+    insert(docs, 1)
+    docs.execute("update embedding_targets set max_attempts = 3")
+    queue.release(claim(queue), reason="locked", embedded=True)
+    queue.release(claim(queue), reason="not embedded")
+    queue.fail(claim(queue), "changed", "changed", timedelta(0))
+    claim(queue)
+    expire_leases(docs)  # its worker was killed
+    claim(queue)
+    assert value(docs, "select unwritten from embedding_queue") == 3
+
+
+RESETS: dict[str, LiteralString] = {
+    "edit": "update docs set body = 'edited'",
+    "requeue": "select requeue_embeddings('pending')",
+    "by hand": "update embedding_queue set status = 'pending'",
+    "reprocess": "select reprocess_embeddings('*')",
+}
+
+
+@pytest.mark.parametrize("reset", RESETS.values(), ids=list(RESETS))
+def test_a_job_that_starts_over_may_be_embedded_as_often_again(
+    docs: Database, queue: OperatorQueue, reset: LiteralString
+) -> None:
+    insert(docs, 1)
+    docs.execute("update embedding_queue set unwritten = 10, passed_over = 10")
+    docs.execute(reset)
+    assert rows(docs, "select unwritten, passed_over from embedding_queue") == [(0, 0)]
+    assert complete(queue, claim(queue)) == []

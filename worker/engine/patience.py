@@ -77,8 +77,12 @@ class PatientQueue:
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
+        *,
+        embedded: bool = False,
     ) -> None:
-        self.until_answered(lambda: self.queue.release(jobs, retry_in, reason, error_class))
+        self.until_answered(
+            lambda: self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
+        )
 
     def seen(self, scope: Scope, report: Report) -> None:
         self.until_answered(lambda: self.queue.seen(scope, report))

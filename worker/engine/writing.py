@@ -20,7 +20,7 @@ NOT_OPENED = "not_configured"  # error class of jobs whose model lacks a setting
 # Of vectors, in one statement. Above its work_mem (4 MB by default) Postgres puts them on disk:
 # 95 µs a row of 1536 dimensions became 380.
 BYTES_AT_ONCE = 1_500_000
-LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row stayed locked
+LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row was locked once
 
 
 @dataclass(slots=True)
@@ -66,10 +66,12 @@ class Writer:
         retry_in: timedelta,
         reason: str,
         error_class: str | None = None,
+        *,
+        embedded: bool = False,
     ) -> None:
         """Hand back jobs, to be due again after about `retry_in`."""
         if jobs:
-            self.queue.release(jobs, retry_in, reason, error_class)
+            self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
             self.tally.released += len(jobs)
         self.leases.let_go(jobs)
 
@@ -86,8 +88,10 @@ class Writer:
             reason = reasons.get(done.job.id)
             refused[reason].append(done.job)
             self._count(done, reason)
-        self.release(refused["locked"], LOCKED_ROW_RETRY, "its row was locked")
-        self.release(refused["set_aside"], timedelta(0), "its target is set aside")
+        self.release(
+            refused["locked"], LOCKED_ROW_RETRY, "its row was locked", "locked", embedded=True
+        )
+        self.release(refused["set_aside"], timedelta(0), "its target is set aside", embedded=True)
 
     def _try_to_complete(
         self, completions: Sequence[Completion]

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NewType, Protocol
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from worker.errors import SettingsError, Unreachable
 
 JobId = NewType("JobId", int)
 Ticket = tuple[JobId, UUID]
+A_DAY = timedelta(days=1)
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "locked", "set_aside", "unwritable"]
 WorkerState = Literal["working", "waiting", "paused", "asleep", "stopping"]
@@ -433,8 +434,14 @@ class Queue(Protocol):
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
+        *,
+        embedded: bool = False,
     ) -> None:
-        """Give the jobs back untouched, to be due again after about `retry_in`, and say why."""
+        """Give the jobs back untouched, to be due again after about `retry_in`, and say why.
+
+        `embedded`: their vectors were made, and could not be written. That is counted, and the
+        pause doubles each time.
+        """
 
     def seen(self, scope: Scope, report: Report) -> None:
         """Say that the worker is there, and how much memory its process takes."""
@@ -607,6 +614,16 @@ def takes_no_writes(message: str) -> Unreachable:
         "It is a standby, or its host made it read-only, as Supabase does when the disk is full."
         " `worker doctor` says what to run.",
     )
+
+
+def nearest_time(value: str) -> datetime:
+    """The nearest that Python has to a time of Postgres that it has no date for: a day off an end.
+
+    So the time can still be shown in any time zone.
+    """
+    is_past = value.startswith("-") or value.endswith("BC")
+    nearest = datetime.min + A_DAY if is_past else datetime.max - A_DAY
+    return nearest.replace(tzinfo=UTC)
 
 
 def no_such_table(given: str) -> SettingsError:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -27,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from worker.errors import SchemaError, SettingsError, StatementTimeout
+from worker.errors import SchemaError, SettingsError
 from worker.host import resident_mb
 from worker.queue import (
     Cached,
@@ -54,11 +53,13 @@ from worker.queue import (
     Ticket,
     Wish,
     WorkerSeen,
+    nearest_time,
     no_such_table,
     watched_by,
     whole,
 )
 from worker.queue.migrations import check_version
+from worker.queue.portion import Portion
 from worker.queue.rest import Rest
 
 Row = TypeVar("Row")
@@ -74,7 +75,7 @@ class DataApiQueue:
     def __init__(self, url: str, key: str, application_name: str) -> None:
         """Nothing is sent yet."""
         self._rest = Rest(url, key, application_name)
-        self._most_at_once = sys.maxsize  # jobs or rows in one call
+        self._portion = Portion()  # jobs or rows in one call
 
     def __enter__(self) -> DataApiQueue:
         return self
@@ -107,7 +108,7 @@ class DataApiQueue:
         return self.targets(table, column)[0]
 
     def backfill(self, target: Target, batch: int) -> int:
-        return self._within_time(
+        return self._portion.within_time(
             batch,
             lambda size: int(
                 self._rest.call(
@@ -253,7 +254,7 @@ class DataApiQueue:
     # -- the worker's side: the Queue protocol
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
-        rows = self._within_time(
+        rows = self._portion.within_time(
             batch_size,
             lambda size: self._rest.call(
                 "claim_embeddings",
@@ -284,7 +285,7 @@ class DataApiQueue:
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
         refused: list[Refusal] = []
         while completions:
-            refusals, completions = self._within_time(
+            refusals, completions = self._portion.within_time(
                 len(completions), partial(self._complete, model, completions)
             )
             refused += refusals
@@ -329,6 +330,8 @@ class DataApiQueue:
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
+        *,
+        embedded: bool = False,
     ) -> None:
         self._rest.call(
             "release_embeddings",
@@ -337,6 +340,7 @@ class DataApiQueue:
                 "retry_in": _interval(retry_in),
                 "reason": reason,
                 "class": error_class,
+                "embedded": embedded,
             },
         )
 
@@ -414,20 +418,6 @@ class DataApiQueue:
         columns = [field.name for field in fields(row_class)]  # type: ignore[arg-type]
         return _rows(row_class, self._rest.read(relation, columns, order))
 
-    def _within_time(self, size: int, call: Callable[[int], Row]) -> Row:
-        """`call` with `size`, or with as much of it as the database does in the time it has.
-
-        What proves too much is halved, and not asked for again.
-        """
-        while True:
-            size = min(size, self._most_at_once)
-            try:
-                return call(size)
-            except StatementTimeout:
-                if size == 1:
-                    raise
-                self._most_at_once = size // 2
-
 
 def _rows(row_class: type[Row], answer: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [
@@ -441,7 +431,12 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _time(value: str | None) -> datetime | None:
-    return None if value is None else datetime.fromisoformat(value)
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return nearest_time(value)
 
 
 def _number(value: float | str | None) -> float | None:

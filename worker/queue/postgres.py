@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from select import select
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
@@ -20,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 from pgvector.psycopg.vector import register_vector_info
+from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import class_row, dict_row, scalar_row
 from psycopg.types import TypeInfo
+from psycopg.types.datetime import TimestamptzBinaryLoader
 from psycopg.types.json import Jsonb
 
 from worker.errors import Busy, SchemaError, SettingsError, StatementTimeout, Unreachable
@@ -53,6 +56,7 @@ from worker.queue import (
     Ticket,
     Wish,
     WorkerSeen,
+    nearest_time,
     no_such_table,
     one_line,
     takes_no_writes,
@@ -60,6 +64,7 @@ from worker.queue import (
     whole,
 )
 from worker.queue.migrations import Migration, check_version
+from worker.queue.portion import Portion
 
 CONNECT_TIMEOUT = 10  # seconds
 STRETCH_TIMEOUT = "1min"  # for the texts that a pattern is compared with in one call
@@ -73,6 +78,17 @@ RESTORED_IN_PART = (
 )
 
 Row = TypeVar("Row")
+
+
+class _AnyTime(TimestamptzBinaryLoader):
+    """Reads a time, and one that Python has no date for, like `infinity`, as the nearest."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except (psycopg.DataError, OverflowError):
+            # microseconds since 2000, signed and in network order
+            return nearest_time("-" if bytes(data)[0] & 0x80 else "+")
 
 
 class PostgresQueue:
@@ -90,13 +106,14 @@ class PostgresQueue:
         self._open = self._connect()
         self._vectors_registered = False
         self._listens: bool | None = None  # None: nobody has asked yet
+        self._portion = Portion()  # jobs in one call
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
             given = conninfo_to_dict(self._url)
             if "@" in str(given.get("host")):
                 raise psycopg.ProgrammingError("an @ of the password was taken for its end")
-            return psycopg.connect(
+            connection = psycopg.connect(
                 make_conninfo("", **(SIGNS_OF_LIFE | given)),
                 autocommit=True,
                 prepare_threshold=None,
@@ -104,6 +121,8 @@ class PostgresQueue:
                 application_name=self._application_name,
                 client_encoding="UTF8",  # whatever PGCLIENTENCODING, the role and the database say
             )
+            connection.adapters.register_loader("timestamptz", _AnyTime)
+            return connection
         except psycopg.OperationalError as problem:
             reason = one_line(str(problem)).removeprefix("connection failed: ")
             raise Unreachable(
@@ -431,6 +450,9 @@ class PostgresQueue:
     # -- the worker's side: the Queue protocol
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        return self._portion.within_time(batch_size, partial(self._claim, scope, except_targets))
+
+    def _claim(self, scope: Scope, except_targets: Collection[int], batch_size: int) -> Claim:
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
                 "select id, target_id, status, table_name, record_id, embedding_column, content,"
@@ -458,7 +480,20 @@ class PostgresQueue:
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
         self._register_vectors()
-        return self._rows(
+        refused: list[Refusal] = []
+        while completions:
+            refusals, completions = self._portion.within_time(
+                len(completions), partial(self._complete, model, completions)
+            )
+            refused += refusals
+        return refused
+
+    def _complete(
+        self, model: str, completions: Sequence[Completion], most: int
+    ) -> tuple[list[Refusal], Sequence[Completion]]:
+        """Hand in at most so many. Returns what was refused of them, and the rest."""
+        completions, rest = completions[:most], completions[most:]
+        refused = self._rows(
             Refusal,
             "select id as job_id, reason from public.complete_embeddings("
             # %b: psycopg sends a list as text otherwise, vectors at sixty times the cost
@@ -473,6 +508,7 @@ class PostgresQueue:
                 [completion.cost for completion in completions],
             ],
         )
+        return refused, rest
 
     def fail(
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
@@ -490,10 +526,12 @@ class PostgresQueue:
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
+        *,
+        embedded: bool = False,
     ) -> None:
         self._value(
-            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s)",
-            [*_ids_and_leases(jobs), retry_in, self._storable(reason), error_class],
+            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s, %s)",
+            [*_ids_and_leases(jobs), retry_in, self._storable(reason), error_class, embedded],
         )
 
     def seen(self, scope: Scope, report: Report) -> None:
