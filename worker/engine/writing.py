@@ -87,6 +87,7 @@ class Writer:
             self._count(done, reason)
         self.release(refused["locked"], LOCKED_ROW_RETRY, "its row was locked")
         self.release(refused["set_aside"], timedelta(0), "its target is set aside")
+        self.release(refused["other_model"], timedelta(0), "its column has another model")
 
     def _try_to_complete(
         self, completions: Sequence[Completion]
