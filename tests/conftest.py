@@ -60,6 +60,7 @@ CONTRACT = (
     "test_leases",
     "test_list",
     "test_notify",
+    "test_one_model",
     "test_pipeline",
     "test_recovery",
     "test_reprocess",

@@ -1,7 +1,8 @@
 -- Why:   what to keep embedded: one row for each (table, embedding column). Written by
 --        watch_embeddings, read by everything else.
--- Locks: nothing, the table is new.
--- Undo:  drop table public.embedding_targets;
+-- Locks: nothing, the table is new. A change of the model of a column locks its table against writers
+--        until the transaction ends: see embedding.change_model.
+-- Undo:  drop table public.embedding_targets; drop function embedding.record_model, embedding.change_model;
 --
 -- `relation`, `record_id_sql`, `record_match_sql`, `source` and `filter` are pieces of SQL that
 -- the functions of this schema put into their statements. They are read with every statement's
@@ -13,7 +14,8 @@ create table public.embedding_targets (
     embedding_column text not null,
     source text not null,                          -- SQL over the row that gives the text to embed
     filter text,                                   -- SQL over the row: rows for which it is not true have no vector
-    model text,                                    -- `provider:model`; null: the worker's default
+    model text,                                    -- `provider:model` of every vector of the column; null: none is written yet
+    model_is_default boolean not null default false, -- true: nobody named it, the first worker's default was recorded
     dimensions integer,                            -- width of the column; null: a column without one
     priority smallint not null default 0,          -- the higher is claimed first; backfill is 10 lower
     debounce interval not null default '0',        -- an edit waits this long, so a burst of them is embedded once
@@ -36,3 +38,53 @@ create table public.embedding_targets (
     constraint embedding_targets_width_above_zero check (dimensions > 0),
     constraint embedding_targets_attempts_above_zero check (max_attempts > 0)
 );
+
+-- Records the model of the first vectors of a column, which the worker chose by its default, and returns the model
+-- that the column has. Of two workers with different defaults one succeeds, and both are told which. A column that was
+-- filled before models were recorded has that of its jobs. The caller must hold no other lock: this waits for whoever
+-- writes the target, such as a backfill, up to a second.
+create function embedding.record_model(target_id integer, model text)
+returns text
+language plpgsql
+set search_path = '', pg_temp
+set lock_timeout = '1s'
+as $$
+begin
+    update public.embedding_targets as target
+       set model = coalesce((select job.model from public.embedding_queue as job
+                              where job.target_id = record_model.target_id and job.model is not null limit 1),
+                            record_model.model),
+           model_is_default = true
+     where target.id = record_model.target_id and target.model is null;
+    return (select target.model from public.embedding_targets as target where target.id = record_model.target_id);
+end $$;
+
+-- At any time a column holds vectors of one model and one width. When either changes, the old vectors are cleared in
+-- the same transaction and their records become pending. The table is locked first: without writers, the order in
+-- which its rows are locked can deadlock with nobody.
+create function embedding.change_model()
+returns trigger
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    new.model_is_default := new.model_is_default and old.model is not distinct from new.model;
+    if to_regclass(new.relation) is not null and exists (
+        select from public.embedding_queue as job
+         where job.target_id = new.id and (job.model <> new.model or job.model is not null and old.dimensions <> new.dimensions)
+    ) then
+        execute format('lock table %s in exclusive mode', new.relation);
+        execute format('update %1$s set %2$I = null where %2$I is not null', new.relation, new.embedding_column);
+        perform embedding.requeue_target(new);
+    end if;
+    return new;
+end $$;
+
+create trigger embedding_targets_change_model
+    before update of model, dimensions on public.embedding_targets
+    for each row
+    when (
+        old.model is distinct from new.model and (old.model is not null or not new.model_is_default)
+        or old.dimensions <> new.dimensions
+    )
+    execute function embedding.change_model();

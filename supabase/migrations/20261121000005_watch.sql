@@ -414,13 +414,31 @@ begin
     update public.embedding_queue as job set table_name = name_of_table where job.target_id = moved;
 end $$;
 
+-- Makes every job of a target pending, below live edits.
+create function embedding.requeue_target(target public.embedding_targets)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    update public.embedding_queue as job
+       set status = 'pending', priority = greatest(target.priority - 10, -32768), available_at = now(),
+           attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
+           lease = null, lease_expires_at = null, worker = null, updated_at = now()
+     where job.id in (
+               select due.id from public.embedding_queue as due
+                where due.target_id = target.id and due.status <> 'pending'
+                order by due.id for update); -- one left out would keep its old vector for good
+end $$;
+
 -- Keeps `embedding_column` in step with `source` (a column, several, or an SQL expression over the
 -- row), for the rows for which `filter` is true. Rows that are already there are enqueued by
 -- backfill_embeddings, or by their next edit. With `dimensions` a missing column is added.
 --
 -- Called again with other values it changes the target; where the text, the filter or the model
 -- changes, its records become pending, and those whose text and model turn out the same complete
--- without a call to the model. So they do where a problem had set the target aside. Says in one
+-- without a call to the model. So they do where a problem had set the target aside. Without a `model` the
+-- column keeps the one that it has; another one clears its vectors (see embedding.change_model). Says in one
 -- sentence what is wrong, and then changes nothing.
 --
 -- `match_function` true writes a function `match_<table>` for apps, false takes it away; without it
@@ -503,7 +521,8 @@ begin
         (select attname from pg_attribute
           where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped))
     on conflict on constraint embedding_targets_one_per_column do update
-       set source = excluded.source, filter = excluded.filter, model = excluded.model,
+       set source = excluded.source, filter = excluded.filter, model = coalesce(excluded.model, target.model),
+           model_is_default = excluded.model is null and target.model_is_default,
            dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
            on_change = excluded.on_change, on_too_long = excluded.on_too_long,
            relation = excluded.relation, key_columns = excluded.key_columns,
@@ -515,17 +534,11 @@ begin
     perform embedding.make_trigger_function(watched);
     perform embedding.make_triggers(watched, columns_read);
     perform embedding.keep_match_function(watched, match_function);
-    if (before.source, before.filter, before.model, before.record_match_sql, before.problem)
-       is distinct from (watched.source, watched.filter, watched.model, watched.record_match_sql, watched.problem)
+    if (before.source, before.filter, before.model, before.model_is_default, before.record_match_sql, before.problem)
+       is distinct from (watched.source, watched.filter, watched.model, watched.model_is_default,
+                         watched.record_match_sql, watched.problem)
     then
-        update public.embedding_queue as job
-           set status = 'pending', priority = greatest(watched.priority - 10, -32768), available_at = now(),
-               attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
-               lease = null, lease_expires_at = null, worker = null, updated_at = now()
-         where job.id in (
-                   select due.id from public.embedding_queue as due
-                    where due.target_id = watched.id and due.status <> 'pending'
-                    order by due.id for update); -- one left out would keep its old vector for good
+        perform embedding.requeue_target(watched);
     end if;
     return watched;
 end $$;

@@ -454,7 +454,8 @@ create sequence embedding.claim_rotation;
 --   failed      claimed `max_attempts` times without an answer, or its text cannot be read
 --   pending     somebody is writing the row at this moment: it comes back
 --
--- No row at all means that nothing is due. A lease that has run out is due again.
+-- No row at all means that nothing is due. A lease that has run out is due again. A column that nobody named a model
+-- for, and that holds vectors of another model than `default_model`, is passed over.
 -- Raises lock_not_available if all that is due lies in tables that are locked as a whole.
 create function public.claim_embeddings(
     worker text,
@@ -499,6 +500,7 @@ begin
                  limit 1) as expired on true
          cross join lateral (select greatest(next.priority, expired.priority) as priority) as due
          where watched.enabled and watched.problem is null and due.priority is not null
+           and (watched.model_is_default and watched.model <> default_model) is not true
            and (only_table is null or watched.table_name = only_table)
            and (only_column is null or watched.embedding_column = only_column)
            and watched.id <> all (except_targets)

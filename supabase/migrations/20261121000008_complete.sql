@@ -20,7 +20,8 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 -- Why the given jobs of a target were not completed:
 --   lost       the lease is not theirs any more (edited, deleted, re-queued, expired): drop the vector
 --   changed    the lease holds, but the row reads differently: it changed without its trigger, or its
---              source is not a function of the row; or the target has another model by now
+--              source is not a function of the row
+--   other_model  the lease holds, but the column holds vectors of another model: give the job back
 --   locked     the lease holds, and somebody else holds the row or the job: try once more
 --   set_aside  the lease holds, but the table cannot be written to as it is now: give the job back
 --   unwritable a constraint or a trigger of the table does not let this row be written: the job is failed
@@ -37,7 +38,7 @@ begin
     return query execute format($sql$
         select eq_given.eq_id,
                case when not coalesce(eq_job.eq_held, false) then 'lost'
-                    when $4 <> $5 then 'changed'
+                    when $4 <> $5 then 'other_model'
                     when eq_job.eq_by_hand or eq_row.eq_same then 'locked'
                     else 'changed' end
           from unnest($1, $2, $3) as eq_given (eq_id, eq_lease, eq_hash)
@@ -232,6 +233,9 @@ begin
     loop
         fault := null;
         begin
+            if target.model is null then -- the first vectors of the column; before any lock
+                target.model := embedding.record_model(target.id, model);
+            end if;
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
         exception when syntax_error_or_access_rule_violation or invalid_schema_name then
             fault := sqlerrm; -- the table or a right is missing

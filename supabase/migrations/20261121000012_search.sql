@@ -9,9 +9,10 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 
 -- The rows of a watched column nearest to `query` by cosine distance (0 the same direction, 1
 -- unrelated, 2 opposite), nearest first, with their text (null if it cannot be read). Runs with the
--- rights of the caller, so grants and row level security of the table apply.
+-- rights of the caller, so grants and row level security of the table apply. With the `model` that made
+-- `query`, raises if the column holds vectors of another one.
 create function public.search_embeddings(
-    watched_table text, embedding_column text, query vector, matches integer default 5
+    watched_table text, embedding_column text, query vector, matches integer default 5, model text default null
 )
 returns table (record_id text, content text, distance double precision)
 language plpgsql
@@ -29,6 +30,11 @@ begin
         raise exception 'column % of table % is not watched', search_embeddings.embedding_column, watched_table
             using errcode = 'undefined_object',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
+    elsif target.model <> search_embeddings.model then
+        raise exception 'column % of table % holds vectors of %, not of %',
+                        target.embedding_column, target.table_name, target.model, search_embeddings.model
+            using errcode = 'invalid_parameter_value',
+                  hint = format('Embed the query with %s.', target.model);
     end if;
     for record_id, distance in
         execute format(

@@ -78,7 +78,7 @@ begin
     return content;
 end $$;
 
--- What there is to embed, for each target that is worked on: how many jobs are due now (with `missing`
+-- What there is to embed, for each target that a worker with this default model works on: how many jobs are due now (with `missing`
 -- instead how many rows a backfill would enqueue: those have no job yet), and of a sample of them the texts: how
 -- many bytes each has, and its first 20,000 characters. What needs no call to the model has none, so of `row_count`
 -- the share of cardinality(bytes) / least(row_count, sample) is to be expected to need one.
@@ -116,6 +116,7 @@ begin
     for target in
         select * from public.embedding_targets as watched
          where watched.enabled and watched.problem is null
+           and (watched.model_is_default and watched.model <> default_model) is not true
            and (only_table is null or watched.table_name = only_table)
            and (only_column is null or watched.embedding_column = only_column)
          order by watched.table_name, watched.embedding_column

@@ -433,6 +433,7 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
         "source": "title",
         "filter": "deleted_at is null",
         "model": "openai:m",
+        "model_is_default": False,
         "dimensions": 8,
         "enabled": True,
         "problem": None,

@@ -77,6 +77,4 @@ def poison_trigger(db: Database, sqlstate: str, timing: str = "before") -> None:
         if kind != "trigger"
         else (f"{timing} update on docs")
     )
-    db.execute(
-        f"create {kind} refuse {at} for each row execute function refuse()"
-    )
+    db.execute(f"create {kind} refuse {at} for each row execute function refuse()")

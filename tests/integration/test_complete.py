@@ -262,7 +262,7 @@ def test_a_vector_of_a_model_that_the_target_has_no_more_is_refused(
     insert(docs, 1)
     job = claim_one(queue)
     docs.execute("update embedding_targets set model = 'another:model'")
-    assert [refusal.reason for refusal in complete(queue, [job])] == ["changed"]
+    assert [refusal.reason for refusal in complete(queue, [job])] == ["other_model"]
     assert value(docs, "select embedding from docs") is None
     docs.execute("update embedding_targets set model = 'test:model'")
     assert complete(queue, [job]) == []

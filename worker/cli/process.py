@@ -17,7 +17,7 @@ from worker.cli.console import say
 from worker.cli.estimate import print_forecast
 from worker.cli.progress import progress_of
 from worker.cli.session import load_settings, models_of, queue_of, scope_of
-from worker.cli.summary import exit_code, print_summary, report_set_aside
+from worker.cli.summary import exit_code, print_summary, report_unserved
 from worker.cli.telling import people_told
 from worker.embedders import open_embedder
 from worker.engine.bounds import as_end
@@ -97,7 +97,7 @@ def process(
                 limit=limit,
                 as_json=as_json,
             )
-            return int(not report_set_aside(found))
+            return report_unserved(found, settings.embedding_model)
         scope = scope_of(queue, settings, table, column)
         bounds = Bounds(percent_of(until), max_minutes, max_cost)
         pace = pace_of(settings, batch_size, delay_ms, limit)
@@ -108,8 +108,8 @@ def process(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
     print_summary(pipeline, as_json)
-    is_whole = report_set_aside(targets)
-    return exit_code(pipeline) or int(not is_whole)
+    code_of_targets = report_unserved(targets, settings.embedding_model)
+    return exit_code(pipeline) or code_of_targets
 
 
 def pace_of(

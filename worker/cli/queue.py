@@ -10,7 +10,7 @@ from worker.cli.console import confirmed, name_of, out, out_json, say
 from worker.cli.estimate import print_forecast
 from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.session import load_settings, queue_of
-from worker.cli.summary import report_set_aside
+from worker.cli.summary import report_unserved
 from worker.errors import SettingsError
 
 
@@ -69,7 +69,7 @@ def backfill(
             found = print_forecast(
                 queue, settings, table=table, column=column, missing=True, as_json=as_json
             )
-            return int(not report_set_aside(found))
+            return report_unserved(found, settings.embedding_model)
         for target in queue.targets(table, column):
             enqueued = 0
             while rows := queue.backfill(target, batch):

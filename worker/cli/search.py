@@ -54,7 +54,7 @@ def find(
             f" {target.table_name} holds {target.dimensions}",
             "Search with the model the column was embedded with: set EMBEDDING_MODEL.",
         )
-    return queue.search(target, vector, limit)
+    return queue.search(target, vector, limit, model)
 
 
 def print_matches(matches: list[Match]) -> None:

@@ -107,10 +107,11 @@ def scope_of(
 
 
 def models_of(queue: OperatorQueue, scope: Scope) -> list[str]:
-    """The models in use in a scope; the default one where nothing is watched."""
+    """The models that a worker uses in a scope; the default one where nothing is watched."""
+    default = scope.default_model
     targets = queue.targets(scope.table, scope.column)
-    return sorted({target.model or scope.default_model for target in targets}) or [
-        scope.default_model
+    return sorted({target.model or default for target in targets if target.accepts(default)}) or [
+        default
     ]
 
 

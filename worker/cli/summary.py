@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from worker.cli.console import dollars, out, out_json, report, say
 from worker.engine.pipeline import Pipeline
-from worker.errors import DatabaseError
-from worker.queue import Target
+from worker.errors import DatabaseError, WorkerError
+from worker.queue import Target, other_model
 
 
 def print_summary(pipeline: Pipeline, as_json: bool) -> None:
@@ -82,15 +82,19 @@ def exit_code(pipeline: Pipeline) -> int:
     return 0
 
 
-def report_set_aside(targets: Iterable[Target]) -> bool:
-    """Tell which columns are set aside, and why. Returns whether none is."""
-    set_aside = [target for target in targets if target.problem]
-    for target in set_aside:
-        report(
-            DatabaseError(
-                f"column {target.embedding_column} of table {target.table_name} is set aside:"
-                f" {target.problem}",
-                "Mend the table, then run `worker watch` for the column again.",
-            )
+def report_unserved(targets: Iterable[Target], default_model: str) -> int:
+    """Report the columns that this worker does not work on. Returns the exit code for that."""
+    problems = [problem for target in targets if (problem := _unserved(target, default_model))]
+    for problem in problems:
+        report(problem)
+    return problems[0].exit_code if problems else 0
+
+
+def _unserved(target: Target, default_model: str) -> WorkerError | None:
+    if target.problem:
+        return DatabaseError(
+            f"column {target.embedding_column} of table {target.table_name} is set aside:"
+            f" {target.problem}",
+            "Mend the table, then run `worker watch` for the column again.",
         )
-    return not set_aside
+    return other_model(target, default_model)

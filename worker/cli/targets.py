@@ -14,6 +14,7 @@ from worker.cli.process import AsJson
 from worker.cli.session import load_settings, owner_of, queue_of
 from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
+from worker.queue import Target
 from worker.settings import Settings
 
 TableArgument = Annotated[
@@ -34,7 +35,9 @@ def watch(
     column: EmbeddingColumn,
     model: Annotated[
         str | None,
-        typer.Option(help="provider:model (default: whatever EMBEDDING_MODEL the worker has)."),
+        typer.Option(
+            help="provider:model (default: that of its vectors, or EMBEDDING_MODEL of the worker)."
+        ),
     ] = None,
     filter_sql: Annotated[
         str | None,
@@ -166,9 +169,16 @@ def targets(as_json: AsJson = False) -> None:
                 target.embedding_column,
                 one_line(target.source, 40),
                 target.filter and one_line(target.filter, 30),
-                target.model or "(default)",
+                _model_of(target),
                 target.dimensions,
             )
             for target in found
         ],
     )
+
+
+def _model_of(target: Target) -> str:
+    """The model of a column, and whether it is that of EMBEDDING_MODEL."""
+    if target.model is None:
+        return "(default)"
+    return f"{target.model} (default)" if target.model_is_default else target.model

@@ -16,7 +16,7 @@ from worker.telemetry.logs import Log
 from worker.telemetry.metrics import Metrics, served
 from worker.telemetry.notify import Notifier
 from worker.telemetry.systemd import Systemd
-from worker.telemetry.watches import EveryMinute, Failures
+from worker.telemetry.watches import EveryMinute, Failures, OtherModels
 
 
 @contextmanager
@@ -46,4 +46,5 @@ def service_told(
             audience.add(metrics)
         audience.add(Systemd(os.environ))
         audience.add(EveryMinute(queue, audience.event))
+        audience.add(OtherModels(queue, scope, audience.event))
         yield audience

@@ -7,19 +7,28 @@ from contextlib import closing
 
 from worker.embedders import open_embedder
 from worker.errors import ProviderError, ProviderRefused, SettingsError
-from worker.queue import Finding, Target
+from worker.queue import Finding, Target, other_model
 from worker.settings import Settings
 
 PROBE = "a"  # a text of one token: what it costs is not worth mentioning
 
 
 def findings_of_models(targets: Sequence[Target], settings: Settings) -> Iterator[Finding]:
-    """Ask each model once a width, for the vector of one letter. Without targets, the default."""
+    """Ask each model once a width, for the vector of one letter. Without targets, the default.
+
+    Of a column that holds vectors of another default, say so instead.
+    """
+    default = settings.embedding_model
+    enabled = [target for target in targets if target.enabled]
+    for target in enabled:
+        if problem := other_model(target, default):
+            subject = f"{target.table_name}.{target.embedding_column}"
+            yield Finding("problem", "other_model", subject, problem.cause, problem.hint)
     wanted = {
-        (target.model or settings.embedding_model, target.dimensions)
-        for target in targets
-        if target.enabled
-    } or {(settings.embedding_model, None)}
+        (target.model or default, target.dimensions)
+        for target in enabled
+        if target.accepts(default)
+    } or {(default, None)}
     for model, dimensions in sorted(wanted, key=str):
         yield _asked(model, dimensions, settings)
 

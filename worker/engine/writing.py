@@ -92,6 +92,9 @@ class Writer:
             refused["locked"], LOCKED_ROW_RETRY, "its row was locked", "locked", embedded=True
         )
         self.release(refused["set_aside"], timedelta(0), "its target is set aside", embedded=True)
+        self.release(
+            refused["other_model"], timedelta(0), "its column has another model", embedded=True
+        )
 
     def _try_to_complete(
         self, completions: Sequence[Completion]

@@ -19,7 +19,7 @@ JobId = NewType("JobId", int)
 Ticket = tuple[JobId, UUID]
 A_DAY = timedelta(days=1)
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
-RefusalReason = Literal["lost", "changed", "locked", "set_aside", "unwritable"]
+RefusalReason = Literal["lost", "changed", "other_model", "locked", "set_aside", "unwritable"]
 WorkerState = Literal["working", "waiting", "paused", "asleep", "stopping"]
 Wish = Literal["work", "pause", "sleep"]
 Level = Literal["ok", "note", "warning", "problem"]
@@ -113,7 +113,8 @@ class Refusal:
     """A completion that the database did not take, and why.
 
     lost: the lease is not ours any more, the vector is stale. changed: the row reads differently
-    though nobody told the queue. locked: somebody is writing it; the same may work in a moment.
+    though nobody told the queue. other_model: the column holds vectors of another model by now; the
+    job goes back. locked: somebody is writing it; the same may work in a moment.
     set_aside: the table is not what it was, and the target waits for somebody to mend it.
     unwritable: the table does not let this row be written; the job is failed.
     """
@@ -124,16 +125,25 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A watched column."""
+    """A watched column.
+
+    `model` made all of its vectors; None: it has none yet, and gets those of the worker's default.
+    `model_is_default`: nobody named that model, it was the default of the first worker.
+    """
 
     table_name: str
     embedding_column: str
     source: str
     filter: str | None
     model: str | None
+    model_is_default: bool
     dimensions: int | None
     enabled: bool
     problem: str | None
+
+    def accepts(self, default_model: str) -> bool:
+        """Whether a worker with this default model works on the column."""
+        return not self.model_is_default or self.model in (None, default_model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -557,8 +567,17 @@ class OperatorQueue(Queue, Protocol):
     def rate(self, model: str) -> float | None:
         """The rows a second that a worker has completed with a model in the last week, if any."""
 
-    def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
-        """The rows nearest to `vector`, nearest first."""
+    def search(
+        self,
+        target: Target,
+        vector: npt.NDArray[np.float32],
+        limit: int,
+        model: str | None = None,
+    ) -> list[Match]:
+        """The rows nearest to `vector`, nearest first.
+
+        Raises SettingsError if `model`, which made `vector`, is not that of the column.
+        """
 
     def check_schema(self) -> None:
         """Raise SchemaError unless the SQL API is there and of this worker's version."""
@@ -571,6 +590,19 @@ class OperatorQueue(Queue, Protocol):
 
     def clock(self) -> datetime:
         """The time of the database, or of what answers for it."""
+
+
+def other_model(target: Target, default_model: str) -> SettingsError | None:
+    """Why a worker with this default model does not work on a column; None: it does."""
+    if target.accepts(default_model):
+        return None
+    return SettingsError(
+        f"column {target.embedding_column} of table {target.table_name} holds vectors of"
+        f" {target.model}, and EMBEDDING_MODEL is {default_model}: it is left as it is",
+        f"Set EMBEDDING_MODEL={target.model}, or name the model of this column: `worker watch …"
+        f" --model {target.model}` keeps its vectors, `worker watch … --model {default_model}`"
+        " embeds every row again.",
+    )
 
 
 NAMELESS = "''"

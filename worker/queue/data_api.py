@@ -224,7 +224,13 @@ class DataApiQueue:
         rate = self._rest.call("embedding_rate", {"model": model})
         return float(rate) if rate else None
 
-    def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
+    def search(
+        self,
+        target: Target,
+        vector: npt.NDArray[np.float32],
+        limit: int,
+        model: str | None = None,
+    ) -> list[Match]:
         return _rows(
             Match,
             self._rest.call(
@@ -234,6 +240,7 @@ class DataApiQueue:
                     "embedding_column": target.embedding_column,
                     "query": _decimals(vector),
                     "matches": limit,
+                    "model": model,
                 },
             ),
         )

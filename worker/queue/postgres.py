@@ -224,8 +224,9 @@ class PostgresQueue:
         name = self.table_name(table) if table is not None else None
         every = self._rows(
             Target,
-            "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
-            " problem from public.embedding_targets order by table_name, embedding_column",
+            "select table_name, embedding_column, source, filter, model, model_is_default,"
+            " dimensions, enabled, problem from public.embedding_targets"
+            " order by table_name, embedding_column",
         )
         return watched_by(every, name, column)
 
@@ -276,8 +277,9 @@ class PostgresQueue:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
         return self._rows(
             Target,
-            "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
-            " problem from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
+            "select table_name, embedding_column, source, filter, model, model_is_default,"
+            " dimensions, enabled, problem"
+            " from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
             " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s)",
             [
                 self.relation(table),
@@ -417,12 +419,18 @@ class PostgresQueue:
         rate = self._value("select public.embedding_rate(%s)", [model])
         return float(rate) if rate else None
 
-    def search(self, target: Target, vector: npt.NDArray[np.float32], limit: int) -> list[Match]:
+    def search(
+        self,
+        target: Target,
+        vector: npt.NDArray[np.float32],
+        limit: int,
+        model: str | None = None,
+    ) -> list[Match]:
         self._register_vectors()
         return self._rows(
             Match,
-            "select record_id, content, distance from public.search_embeddings(%s, %s, %s, %s)",
-            [target.table_name, target.embedding_column, vector, limit],
+            "select record_id, content, distance from public.search_embeddings(%s, %s, %s, %s, %s)",
+            [target.table_name, target.embedding_column, vector, limit, model],
         )
 
     def diagnose(self) -> list[Finding]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 
 from worker.engine.progress import Tally
 from worker.errors import WorkerError
 from worker.host import resident_mb
-from worker.queue import OperatorQueue
+from worker.queue import OperatorQueue, Scope, other_model
 
 MINUTE = 60.0  # seconds
 
@@ -72,6 +73,51 @@ class Failures:
 
     def pulse(self) -> None:
         pass
+
+    def event(self, name: str, **fields: object) -> None:
+        pass
+
+
+class OtherModels:
+    """A Progress that reports the columns that hold vectors of another default model, each once.
+
+    Claims pass over them. Looks at the targets at the start and once a minute.
+    """
+
+    def __init__(self, queue: OperatorQueue, scope: Scope, tell: Tell) -> None:
+        self._queue = queue
+        self._scope = scope
+        self._tell = tell
+        self._looked_at = -inf
+        self._reported: set[tuple[str, str]] = set()
+
+    def update(self, tally: Tally) -> None:
+        pass
+
+    def pulse(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < MINUTE:
+            return
+        self._looked_at = now
+        try:
+            targets = self._queue.targets(self._scope.table, self._scope.column)
+        except WorkerError:  # the run waits for the database by itself
+            return
+        problems = {
+            (target.table_name, target.embedding_column): problem
+            for target in targets
+            if (problem := other_model(target, self._scope.default_model))
+        }
+        for (table, column), problem in problems.items():
+            if (table, column) not in self._reported:
+                self._tell(
+                    "model_unusable",
+                    table=table,
+                    column=column,
+                    cause=problem.cause,
+                    hint=problem.hint,
+                )
+        self._reported = set(problems)
 
     def event(self, name: str, **fields: object) -> None:
         pass
