@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
@@ -31,7 +31,7 @@ from worker.engine import writing
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.errors import ProviderRefused, SettingsError, Transient
-from worker.queue import OperatorQueue, Scope
+from worker.queue import Claim, OperatorQueue, Scope
 from worker.settings import Settings
 
 MODEL = "openai:text-embedding-3-small"
@@ -277,6 +277,24 @@ def test_without_a_delay_batches_overlap_and_stay_bounded(
 
     pipeline(then=look).drain()
     assert 10 < max(claimed) <= 180
+
+
+def test_claims_that_take_long_become_smaller(
+    texts: Database, pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.pipeline.SLOW_CLAIM", -1.0)
+    insert(texts, 200)
+    sizes: list[int] = []
+    run = pipeline(Pace())
+    claim = run._queue.queue.claim
+
+    def noted(scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        sizes.append(batch_size)
+        return claim(scope, batch_size, except_targets)
+
+    monkeypatch.setattr(run._queue.queue, "claim", noted)
+    assert run.drain().completed == 200
+    assert sizes[:8] == [100, 50, 25, 12, 6, 3, 1, 1]
 
 
 def test_a_stop_finishes_what_is_under_way_and_claims_no_more(
