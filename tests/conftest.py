@@ -70,6 +70,8 @@ CONTRACT = (
     "test_usage",
 )
 
+LOCK_TIMEOUT = "20s"
+
 Database = psycopg.Connection[TupleRow]
 
 
@@ -262,11 +264,20 @@ def owner(project: Project) -> Iterator[Database]:
 
 @pytest.fixture
 def connect(server: Server, database: str) -> Iterator[Callable[[], Database]]:
-    """Opens a further connection, in autocommit, each time it is called."""
+    """Opens a further connection, in autocommit, each time it is called.
+
+    It waits for a lock for LOCK_TIMEOUT at most: a test that would hang fails.
+    """
     opened: list[Database] = []
 
     def connect() -> Database:
-        opened.append(psycopg.connect(server.direct_url_of(database), autocommit=True))
+        opened.append(
+            psycopg.connect(
+                server.direct_url_of(database),
+                autocommit=True,
+                options=f"-c lock_timeout={LOCK_TIMEOUT}",
+            )
+        )
         return opened[-1]
 
     yield connect

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from threading import Event, Lock, Semaphore
 from typing import LiteralString
 
 import pytest
 
+from tests import conftest
 from tests.acceptance.conftest import Held, statuses
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, claim_one, complete, expire_leases, insert
 from tests.integration.runs import LONG, MODEL, Runs, under_way
 from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
 from tests.integration.tables import Connect, jobs
-from tests.openai_server import OpenAIServer
+from tests.openai_server import OpenAIServer, answers
 from worker.embedders import Embedder, Embeddings
 from worker.engine import patience, pipeline
-from worker.engine.leases import Leases
+from worker.engine.leases import LONGEST_SILENCE, Leases
+from worker.engine.pipeline import Pipeline
+from worker.engine.progress import Tally
 from worker.errors import Unreachable
-from worker.queue import Claim, Job, OperatorQueue, Report, Scope, Ticket, WorkerState
+from worker.queue import (
+    Claim,
+    Completion,
+    Job,
+    OperatorQueue,
+    Refusal,
+    Report,
+    Scope,
+    Ticket,
+    WorkerState,
+)
 from worker.queue.postgres import PostgresQueue
 
 OTHER = replace(SCOPE, worker="other", default_model=MODEL)
 SHORT = replace(SCOPE_OF_RUNS, lease=timedelta(seconds=0.3))
+NEVER = 3600.0  # seconds
+eventually = partial(conftest.eventually, within=LONG)
 
 
 class Watched(PostgresQueue):
@@ -41,6 +59,12 @@ class Watched(PostgresQueue):
         super().seen(scope, report)
         self.states.append(report.state)
         self.beats.release()
+
+    def wait_for_further_beats(self, count: int) -> None:
+        """Wait for this many beats from now on."""
+        while self.beats.acquire(blocking=False):
+            pass
+        self.wait_for_beats(count)
 
     def wait_for_beats(self, count: int) -> None:
         for _ in range(count):
@@ -99,6 +123,16 @@ def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
     assert not other.claim(OTHER, 10)
 
 
+@pytest.mark.parametrize(("lease", "interval"), [(9, 3), (90, 30), (300, LONGEST_SILENCE)])
+def test_the_next_beat_is_due_after_a_third_of_a_lease_and_half_a_minute_at_most(
+    queue: OperatorQueue, lease: int, interval: float
+) -> None:
+    leases = Leases(queue, replace(SCOPE, lease=timedelta(seconds=lease)))
+    before = time.monotonic()
+    leases.beat_if_due(Report("working"))
+    assert before + interval <= leases._next_beat <= time.monotonic() + interval
+
+
 def test_what_a_beat_finds_lost_is_not_handed_in(
     docs: Database, queue: OperatorQueue, other: PostgresQueue
 ) -> None:
@@ -119,11 +153,169 @@ def test_leases_outlast_a_call_that_is_longer_than_they_are(
     run = Runs(watched, openai).new(scope=SHORT)
     with under_way(run, held) as ending:
         first = value(docs, "select min(lease_expires_at) from embedding_queue")
-        watched.wait_for_beats(5)  # a third of a lease apart
+        watched.wait_for_further_beats(5)  # a third of a lease apart
         assert value(docs, "select now() > %s", first), "without them it would be over"
         assert value(docs, "select min(lease_expires_at) > %s from embedding_queue", first)
     tally = ending.result()
     assert (tally.completed, tally.stale) == (10, 0)
+
+
+# -- whatever the worker waits for
+
+
+@contextmanager
+def running(run: Pipeline) -> Iterator[Future[Tally]]:
+    """A run in a thread of its own, which ends after what is done inside."""
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(run.drain)
+        try:
+            yield ending
+        finally:
+            run.stop.set()
+
+
+def test_it_beats_while_a_model_is_opened(
+    docs: Database, watched: Watched, openai: OpenAIServer
+) -> None:
+    insert(docs, 10)
+    run = Runs(watched, openai).new(scope=SHORT)
+    open_embedder, opened = run._models.open_embedder, Event()
+
+    def open_slowly(model: str, width: int | None) -> Embedder:
+        assert opened.wait(LONG)
+        return open_embedder(model, width)
+
+    run._models.open_embedder = open_slowly
+    with running(run) as ending:
+        watched.wait_for_further_beats(8)  # in more than twice the time of a lease
+        assert value(docs, "select min(lease_expires_at) > now() from embedding_queue")
+        opened.set()
+        assert ending.result(LONG).completed == 10
+
+
+def test_it_beats_while_a_table_is_locked(
+    docs: Database, watched: Watched, openai: OpenAIServer, connect: Connect
+) -> None:
+    insert(docs, 10)
+    writer = connect()
+    writer.execute("begin")
+    writer.execute("lock table docs in access exclusive mode")
+    with running(Runs(watched, openai).new(scope=SHORT)) as ending:
+        watched.wait_for_further_beats(8)
+        writer.execute("rollback")
+        assert ending.result(LONG).completed == 10
+
+
+def test_it_beats_and_gives_signs_of_life_between_two_batches(
+    docs: Database, watched: Watched, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SIGN_OF_LIFE", 0.02)
+    insert(docs, 20)
+    run = Runs(watched, openai).new(scope=SHORT, delay=NEVER)
+    pulses = Semaphore(0)
+    monkeypatch.setattr(run.progress, "pulse", pulses.release)
+    with running(run) as ending:
+        eventually(lambda: statuses(docs) == {"completed": 10, "pending": 10})
+        watched.wait_for_further_beats(5)
+        while pulses.acquire(blocking=False):
+            pass
+        for _ in range(5):
+            assert pulses.acquire(timeout=LONG)
+        assert statuses(docs) == {"completed": 10, "pending": 10}
+        run.stop.set()
+        assert ending.result(LONG).completed == 10
+
+
+class Stubborn(Watched):
+    """A queue of which one method fails, as if the database were away, until some beats later."""
+
+    method = ""
+    calls = 0
+
+    def until_beaten(self, method: str) -> None:
+        if method != self.method:
+            return
+        self.calls += 1
+        if self.calls == 1:
+            self.until = len(self.states) + 5
+        if len(self.states) < self.until:
+            raise Unreachable("a function of theirs raised what looks like an outage")
+
+    def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        self.until_beaten("claim")
+        return super().claim(scope, batch_size, except_targets)
+
+    def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        self.until_beaten("complete")
+        return super().complete(model, completions)
+
+    def fail(
+        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+    ) -> int:
+        self.until_beaten("fail")
+        return super().fail(jobs, error_class, message, retry_in)
+
+    def release(
+        self,
+        jobs: Sequence[Job],
+        retry_in: timedelta = timedelta(0),
+        reason: str | None = None,
+        error_class: str | None = None,
+    ) -> None:
+        self.until_beaten("release")
+        super().release(jobs, retry_in, reason, error_class)
+
+
+@pytest.mark.parametrize("method", ["claim", "complete", "fail", "release"])
+def test_it_beats_while_one_statement_fails_and_loses_nothing_it_holds(
+    docs: Database,
+    database_url: str,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """What is about to be handed in is held until it is: a beat gives back what is not."""
+    monkeypatch.setattr(patience, "SIGN_OF_LIFE", 0.02)
+    insert(docs, 20)
+    openai.reject = lambda text: method == "fail" and text == "text 7"
+    queue = Stubborn(database_url, "tests")
+    queue.method = method
+    with queue:
+        run = Runs(queue, openai).new(scope=SHORT)
+        if method == "release":
+            monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
+            openai.faults.extend([answers(404, {})] * 100)
+        tally = run.drain()
+        assert queue.calls > 1
+    if method == "release":
+        assert "404" in value(docs, "select min(error_message) from embedding_queue")
+    else:
+        failed = int(method == "fail")
+        assert (tally.completed, tally.failed, tally.stale) == (20 - failed, failed, 0)
+
+
+def test_a_beat_that_does_not_reach_the_database_is_made_again(
+    docs: Database, forgetful_beats: Watched, openai: OpenAIServer
+) -> None:
+    insert(docs, 20)
+    assert Runs(forgetful_beats, openai).drain(10).completed == 20
+    assert forgetful_beats.states
+
+
+def test_a_pause_is_made_of_short_ones() -> None:
+    waits: list[float] = []
+    signs: list[int] = []
+
+    class Stop(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return False
+
+    began = time.monotonic()
+    patience.pause(0.01, Stop(), lambda: signs.append(1))
+    assert time.monotonic() - began >= 0.01
+    assert 0 < max(waits) <= patience.SIGN_OF_LIFE
+    assert len(signs) == len(waits)
 
 
 def test_who_takes_over_an_expired_lease_has_the_last_word(
@@ -198,6 +390,26 @@ def test_what_stands_under_a_workers_name_beyond_what_it_knows_of_goes_back(
         *[(job.record_id, "processing", 1, "other", None, True) for job in theirs],
     ]
     assert queue.extend(SCOPE, unknown) == tickets(unknown)
+
+
+class ForgetfulBeats(Watched):
+    """A queue whose first beat does not reach the database."""
+
+    lost = False
+
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+        if not self.lost:
+            self.lost = True
+            raise Unreachable("the database is away")
+        return super().extend(scope, jobs)
+
+
+@pytest.fixture
+def forgetful_beats(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    monkeypatch.setattr("worker.engine.leases.PAUSE_OF_BEATS", 0.0)
+    queue = ForgetfulBeats(database_url, "tests")
+    with queue:
+        yield queue
 
 
 class Forgetful(PostgresQueue):

@@ -73,7 +73,13 @@ def test_a_column_that_is_set_aside_does_not_hold_up_the_others(cron: Database) 
     cron.execute("select watch_embeddings('broken', 'body', 'embedding', dimensions => 3)")
     cron.execute("drop table broken")
     cron.execute("update embedding_targets set problem = 'gone' where table_name = 'broken'")
+    cron.execute("set session_replication_role = replica")
+    cron.execute("insert into docs values (1, 'replicated')")
+    cron.execute("set session_replication_role = origin")
     run_job(cron, "embedding-backfill")
+    assert jobs(cron) == [("1", "pending")]
+    problems = "select table_name, problem from embedding_targets order by 1"
+    assert rows(cron, problems) == [("broken", "gone"), ("docs", None)]
 
 
 def test_what_is_old_is_swept_and_what_is_not_stays(cron: Database) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
@@ -14,6 +15,7 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import insert
 from tests.integration.runs import at_once
 from tests.openai_server import (
+    Answer,
     Fault,
     OpenAIServer,
     not_a_number,
@@ -25,10 +27,11 @@ from tests.openai_server import (
     zeros,
 )
 from worker.embedders import Embedder, open_embedder
+from worker.engine import writing
 from worker.engine.pipeline import Pace, Pipeline
 from worker.engine.progress import Tally
 from worker.errors import ProviderRefused, SettingsError, Transient
-from worker.queue import OperatorQueue, Scope
+from worker.queue import Claim, OperatorQueue, Scope
 from worker.settings import Settings
 
 MODEL = "openai:text-embedding-3-small"
@@ -225,15 +228,39 @@ def test_with_a_delay_batches_go_one_at_a_time(
 ) -> None:
     insert(texts, 30)
     processing: list[int] = []
+    written: list[float] = []
+    asked: list[float] = []
+
+    def note(due: Answer) -> Answer:
+        asked.append(time.monotonic())
+        return due
+
+    openai.faults.extend([note] * 3)
 
     def look(tally: Tally) -> None:
+        written.append(time.monotonic())
         processing.append(
             value(texts, "select count(*) from embedding_queue where status = 'processing'")
         )
 
-    pipeline(Pace(batch_size=10, delay=0.01), then=look).drain()
+    pipeline(Pace(batch_size=10, delay=0.2), then=look).drain()
     assert processing == [0, 0, 0]
     assert [len(request.texts) for request in openai.requests] == [10, 10, 10]
+    pauses = [begin - end for end, begin in zip(written[:-1], asked[1:], strict=True)]
+    assert min(pauses) >= 0.2
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * 1536 * 4])
+def test_vectors_that_are_written_in_parts_are_all_written(
+    texts: Database, pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(writing, "BYTES_AT_ONCE", at_once)
+    insert(texts, 25)
+    assert pipeline(Pace(batch_size=25)).drain().completed == 25
+    assert rows(texts, "select status, count(*) from embedding_queue group by 1") == [
+        ("completed", 25)
+    ]
+    assert value(texts, "select count(embedding) from docs") == 25
 
 
 def test_without_a_delay_batches_overlap_and_stay_bounded(
@@ -252,6 +279,24 @@ def test_without_a_delay_batches_overlap_and_stay_bounded(
     assert 10 < max(claimed) <= 180
 
 
+def test_claims_that_take_long_become_smaller(
+    texts: Database, pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.pipeline.SLOW_CLAIM", -1.0)
+    insert(texts, 200)
+    sizes: list[int] = []
+    run = pipeline(Pace())
+    claim = run._queue.queue.claim
+
+    def noted(scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        sizes.append(batch_size)
+        return claim(scope, batch_size, except_targets)
+
+    monkeypatch.setattr(run._queue.queue, "claim", noted)
+    assert run.drain().completed == 200
+    assert sizes[:8] == [100, 50, 25, 12, 6, 3, 1, 1]
+
+
 def test_a_stop_finishes_what_is_under_way_and_claims_no_more(
     texts: Database, pipeline: NewPipeline
 ) -> None:
@@ -262,6 +307,29 @@ def test_a_stop_finishes_what_is_under_way_and_claims_no_more(
     assert rows(
         texts, "select status, count(*) from embedding_queue group by status order by 1"
     ) == [("completed", tally.completed), ("pending", 300 - tally.completed)]
+
+
+def test_a_row_that_is_locked_for_a_moment_is_written_by_the_second_try(
+    texts: Database,
+    connect: Callable[[], Database],
+    pipeline: NewPipeline,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    insert(texts, 3)
+    writer = connect()
+
+    def lock(due: Answer) -> Answer:
+        writer.execute("begin")
+        writer.execute("update docs set views = 1 where id = 2")
+        return due
+
+    openai.faults.append(lock)
+    run = pipeline()
+    monkeypatch.setattr(run.stop, "wait", lambda seconds: writer.execute("rollback"))
+    tally = run.drain()
+    assert (tally.completed, tally.released) == (3, 0)
+    assert len(openai.requests) == 1
 
 
 def test_a_row_that_is_locked_for_long_is_handed_back_and_due_again(
@@ -285,9 +353,16 @@ def test_a_source_that_is_no_function_of_the_row_fails_after_its_attempts(
 ) -> None:
     texts.execute("update embedding_targets set source = 'body || random()::text'")
     insert(texts, 2)
-    monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(0))
+    asked: list[tuple[str, int]] = []
+
+    def at_once(error_class: str, failures: int) -> timedelta:
+        asked.append((error_class, failures))
+        return timedelta(0)
+
+    monkeypatch.setattr("worker.engine.writing.backoff", at_once)
     tally = pipeline().drain()
     assert tally.failed == 2
+    assert sorted(asked) == sorted([("changed", failures) for failures in range(1, 6)] * 2)
     assert rows(texts, "select distinct status, error_class, attempts from embedding_queue") == [
         ("failed", "changed", 5)
     ]

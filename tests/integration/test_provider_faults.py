@@ -103,8 +103,13 @@ def test_a_text_over_which_the_provider_always_fails_is_set_back_alone_and_fails
     docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once(monkeypatch, tries_for=0)
-    # so that it comes back when the test says so, and not within the same run
-    monkeypatch.setattr("worker.engine.writing.backoff", lambda *_: timedelta(hours=1))
+    asked: list[tuple[str, int]] = []
+
+    def backoff(error_class: str, failures: int) -> timedelta:
+        asked.append((error_class, failures))
+        return timedelta(hours=1)  # it comes back when the test says so, not within the same run
+
+    monkeypatch.setattr("worker.engine.writing.backoff", backoff)
     openai.stumble = lambda text: text == "text 7"
     insert(docs, 20)
     for attempt in range(1, 5):
@@ -120,6 +125,7 @@ def test_a_text_over_which_the_provider_always_fails_is_set_back_alone_and_fails
     tally = runs.drain(20)
     assert (tally.completed, tally.failed) == (3, 1)
     assert rows(docs, STUMBLER) == [("failed", "provider_error", 5)]
+    assert asked == [("provider_error", failures) for failures in range(1, 6)]
     assert "500" in value(docs, "select error_message from embedding_queue where record_id = '7'")
     nothing_is_wrong(docs)
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,11 @@ def test_a_command_reads_the_event_as_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "told").read_text()) == DOCUMENT
 
 
-def test_a_command_need_not_read() -> None:
-    Command("true").deliver(NOTICE)
+@pytest.mark.parametrize("length", [1, 1_000_000], ids=["short", "more than a pipe holds"])
+def test_a_command_need_not_read(tmp_path: Path, length: int) -> None:
+    notice = replace(NOTICE, text="x" * length)
+    Command(f"exec <&-; echo it ran > '{tmp_path}/told'").deliver(notice)
+    assert (tmp_path / "told").read_text() == "it ran\n"
 
 
 def test_a_command_that_fails_is_told_of_by_its_last_words() -> None:

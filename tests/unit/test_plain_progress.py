@@ -25,6 +25,12 @@ def test_a_line_every_few_percent(capsys: pytest.CaptureFixture[str]) -> None:
     assert told[-1].endswith(", 0 s remaining")
 
 
+def test_jobs_that_go_back_are_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally(started=time.monotonic() - 20, completed=50, released=900, stale=50)
+    PlainProgress(total=1000, interval=5).update(tally)
+    assert capsys.readouterr().err.startswith("5%: 50 of 1000, ")
+
+
 def test_what_remains_is_that_of_all_workers_where_it_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -100,18 +100,37 @@ def test_a_watchdog_of_nobody_or_another_is_not_fed(
     assert bool(heard(listener)) is fed
 
 
-@pytest.mark.parametrize("given", [{}, {"NOTIFY_SOCKET": "/nowhere/notify"}])
-def test_without_systemd_nothing_happens(given: dict[str, str]) -> None:
-    systemd = Systemd({"WATCHDOG_USEC": "1", **given})
+def test_without_systemd_no_socket_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(socket, "socket", lambda *given: opened.append(given))
+    systemd = Systemd({"WATCHDOG_USEC": "1"})
     systemd.event("worker_started", worker="w", host="h", pid=1, model="a:b")
     systemd.pulse()
+    assert opened == []
+
+
+def test_a_systemd_that_is_away_is_no_error_and_hears_what_comes_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    systemd = Systemd({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3600000000"})
+    systemd.event("worker_started", worker="w", host="h", pid=1, model="a:b")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        assert heard(listener) == []
+        systemd.pulse()
+        assert heard(listener) == ["WATCHDOG=1"]
 
 
 def test_a_systemd_that_does_not_read_holds_nothing_up(listener: socket.socket) -> None:
     systemd = Systemd(environment(listener))
+    cause = "x" * 1000
     for _ in range(5000):
-        systemd.event("database_lost", cause="x" * 1000)
-    assert heard(listener)
+        systemd.event("database_lost", cause=cause)
+    messages = heard(listener)
+    assert 0 < len(messages) < 5000, "what does not fit is left out"
+    assert set(messages) == {"STATUS=" + sentence("database_lost", {"cause": cause})}, "and whole"
+    systemd.event("database_lost", cause="later")
+    assert heard(listener) == ["STATUS=" + sentence("database_lost", {"cause": "later"})]
 
 
 @pytest.mark.parametrize(("watchdog", "accepted"), [("5min", True), ("soon", False)])

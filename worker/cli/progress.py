@@ -61,8 +61,8 @@ class RichProgress:
         # More can become due while the run goes on.
         self._bar.update(
             self._task,
-            completed=tally.taken,
-            total=max(self._total, tally.taken),
+            completed=tally.processed,
+            total=max(self._total, tally.processed),
             rate=tally.rows_per_second,
         )
 
@@ -87,8 +87,8 @@ class PlainProgress:
 
     def update(self, tally: Tally) -> None:
         now = time.monotonic()
-        total = max(self._total, tally.taken)
-        percent = 100 * tally.taken // max(total, 1)
+        total = max(self._total, tally.processed)
+        percent = 100 * tally.processed // max(total, 1)
         step = percent // self._interval
         is_early = tally.elapsed < QUIET_FOR
         if is_early or (step <= self._step and now - self._last < LINE_AFTER):
@@ -97,7 +97,7 @@ class PlainProgress:
         of_all = self._eta()
         left = remaining(tally, total) if of_all is None else span(of_all)
         say(
-            f"{percent}%: {tally.taken} of {total}, {tally.rows_per_second:.0f} rows/s,"
+            f"{percent}%: {tally.processed} of {total}, {tally.rows_per_second:.0f} rows/s,"
             f" {span(tally.elapsed)} elapsed, {left} remaining"
         )
 
@@ -116,8 +116,8 @@ def is_told(event: str) -> bool:
 
 def remaining(tally: Tally, total: int) -> str:
     """The time that the rest takes at the rate so far; `unknown` where that says nothing yet."""
-    if tally.taken >= total:
+    if tally.processed >= total:
         return span(0)
-    if not tally.taken:
+    if not tally.processed:
         return "unknown"
-    return span((total - tally.taken) * tally.elapsed / tally.taken)
+    return span((total - tally.processed) * tally.elapsed / tally.processed)

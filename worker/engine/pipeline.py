@@ -34,6 +34,7 @@ ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a mo
 
 TEXTS_A_REQUEST = 100
 CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100, and with more no less
+SLOW_CLAIM = 5.0  # seconds; no heartbeat is sent meanwhile, so the next claim is half as large
 # Nothing more is claimed beside so many; jobs that wait for the text of another take no request.
 MOST_JOBS = 10_000  # or four batches
 MOST_CHARACTERS = 64_000_000  # of text
@@ -106,7 +107,8 @@ class Pipeline:
     _in_hand: int = 0
     _characters: int = 0
     _at_once: int = TEXTS_A_REQUEST
-    """Jobs to claim at once; fewer where their texts are long."""
+    """Jobs to claim at once; fewer where their texts are long, or claims take long."""
+    _is_claiming_slowly: bool = False
     _keys: dict[int, Key] = field(default_factory=dict)
     """For each target of which jobs were claimed, its model."""
     _locked: str | None = None
@@ -257,7 +259,9 @@ class Pipeline:
             if self._may_try() and (claim := self._claim_for_a_trial()):
                 return claim
             try:
+                began = time.monotonic()
                 claim = self._queue.claim(self.scope, self._wanted(), self._left_alone())
+                self._is_claiming_slowly = time.monotonic() - began > SLOW_CLAIM
                 self._locked = None
                 if claim or not self._leases.beat_is_due:
                     return claim
@@ -347,7 +351,8 @@ class Pipeline:
         characters = sum(len(job.content) for job in jobs)
         self._in_hand += len(jobs)
         self._characters += characters
-        self._at_once = max(min(2 * self._at_once, CLAIMED_AT_ONCE, _fit(jobs, characters)), 1)
+        at_once = self._at_once // 2 if self._is_claiming_slowly else 2 * self._at_once
+        self._at_once = max(min(at_once, CLAIMED_AT_ONCE, _fit(jobs, characters)), 1)
         unknown = self._without_cached(model, self._first_of_their_text(jobs))
         requests = model.requests(unknown, self.pace.batch_size or TEXTS_A_REQUEST)
         for texts in requests:
