@@ -131,7 +131,7 @@ begin
                    unwritten = case when eq_status = 'pending' then unwritten else 0 end,
                    passed_over = case when eq_status = 'pending' then least(passed_over + 1, 32767) else 0 end,
                    available_at = case when eq_status = 'pending'
-                                       then now() + embedding.growing_pause('1 second', passed_over, '1 minute')
+                                       then now() + embedding.growing_pause('2 seconds', passed_over, '1 minute')
                                        else available_at end,
                    error_class = case when eq_status = 'pending' then 'locked' end,
                    error_message = case when eq_status = 'pending' then 'its row was locked' end,

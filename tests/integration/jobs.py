@@ -60,7 +60,7 @@ def create_poison(db: Database, sqlstate: str) -> None:
     db.execute(
         "create function poison(body text) returns text language plpgsql as $$ begin"
         " if body like '%poison%' then raise sqlstate '" + sqlstate + "'"
-        " using message = 'poison'; end if; return body; end $$"  # type: ignore[arg-type]
+        " using message = 'poison'; end if; return body; end $$"
     )
 
 
@@ -77,6 +77,4 @@ def poison_trigger(db: Database, sqlstate: str, timing: str = "before") -> None:
         if kind != "trigger"
         else (f"{timing} update on docs")
     )
-    db.execute(
-        f"create {kind} refuse {at} for each row execute function refuse()"  # type: ignore[arg-type]
-    )
+    db.execute(f"create {kind} refuse {at} for each row execute function refuse()")

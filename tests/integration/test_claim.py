@@ -460,8 +460,8 @@ def test_a_row_that_somebody_writes_is_not_handed_out_and_comes_back_with_growin
             )
             docs.execute("update embedding_queue set available_at = now(), attempts = 0")
             assert queue.claim(SCOPE, 10).settled == {"pending": 1}
-    assert all(2**i <= pause <= 1.5 * 2**i for i, pause in enumerate(pauses[:6]))
-    assert all(60 <= pause <= 90 for pause in pauses[6:])
+    assert all(2 * 2**i <= pause <= 3 * 2**i for i, pause in enumerate(pauses[:5]))
+    assert all(60 <= pause <= 90 for pause in pauses[5:])
     assert rows(
         docs,
         "select status, unwritten, passed_over, error_class from embedding_queue"
