@@ -451,8 +451,9 @@ create sequence embedding.claim_rotation;
 --   completed   text and model are those of the stored vector: nothing to do
 --   skipped     nothing to embed: the vector is null
 --   dropped     the record is gone or has left the filter: so are its vector and its job
---   failed      claimed `max_attempts` times without an answer, or its text cannot be read
---   pending     somebody is writing the row at this moment: it comes back
+--   failed      claimed `max_attempts` times without an answer, embedded twice as often without being written,
+--               or its text cannot be read
+--   pending     somebody is writing the row at this moment, or to read it took too long: it comes back
 --
 -- No row at all means that nothing is due. A lease that has run out is due again.
 -- Raises lock_not_available if all that is due lies in tables that are locked as a whole.

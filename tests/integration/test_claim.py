@@ -15,6 +15,7 @@ from tests.integration.jobs import (
     create_poison,
     expire_leases,
     insert,
+    let_nothing_wait,
     poison_trigger,
     vector_of,
 )
@@ -478,6 +479,7 @@ def test_a_row_that_is_locked_against_a_writer_is_passed_over(
     docs: Database, connect: Callable[[], Database], queue: OperatorQueue, mode: str
 ) -> None:
     insert(docs, 1)
+    let_nothing_wait(docs)
     holder = connect()
     with holder.transaction():
         holder.execute(f"select from docs for {mode}".encode())
@@ -512,8 +514,8 @@ def test_an_expired_job_that_somebody_holds_is_passed_over(
     insert(docs, 2)
     claim(queue)
     expire_leases(docs)
+    let_nothing_wait(docs)
     holder = connect()
-    docs.execute("set lock_timeout = '5s'")
     with holder.transaction():
         holder.execute("select from embedding_queue where record_id = '1' for update")
         assert [job.record_id for job in claim(queue)] == ["2"]
