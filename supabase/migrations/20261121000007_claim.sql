@@ -131,7 +131,7 @@ begin
                    unwritten = case when eq_status = 'pending' then unwritten else 0 end,
                    passed_over = case when eq_status = 'pending' then least(passed_over + 1, 32767) else 0 end,
                    available_at = case when eq_status = 'pending'
-                                       then now() + embedding.growing_pause('1 second', passed_over, '1 minute')
+                                       then now() + embedding.growing_pause('2 seconds', passed_over, '1 minute')
                                        else available_at end,
                    error_class = case when eq_status = 'pending' then 'locked' end,
                    error_message = case when eq_status = 'pending' then 'its row was locked' end,
@@ -451,8 +451,9 @@ create sequence embedding.claim_rotation;
 --   completed   text and model are those of the stored vector: nothing to do
 --   skipped     nothing to embed: the vector is null
 --   dropped     the record is gone or has left the filter: so are its vector and its job
---   failed      claimed `max_attempts` times without an answer, or its text cannot be read
---   pending     somebody is writing the row at this moment: it comes back
+--   failed      claimed `max_attempts` times without an answer, embedded twice as often without being written,
+--               or its text cannot be read
+--   pending     somebody is writing the row at this moment, or to read it took too long: it comes back
 --
 -- No row at all means that nothing is due. A lease that has run out is due again. A column that nobody named a model
 -- for, and that holds vectors of another model than `default_model`, is passed over.

@@ -78,3 +78,9 @@ def poison_trigger(db: Database, sqlstate: str, timing: str = "before") -> None:
         else (f"{timing} update on docs")
     )
     db.execute(f"create {kind} refuse {at} for each row execute function refuse()")
+
+
+def let_nothing_wait(db: Database) -> None:
+    """A call that waits for a lock ends with an error, and not with the end of the test."""
+    for function in ("claim_embeddings", "complete_embeddings", "extend_embeddings"):
+        db.execute(f"alter function public.{function} set lock_timeout = '2s'")

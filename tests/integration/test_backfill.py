@@ -8,8 +8,9 @@ import pytest
 from psycopg import sql
 
 from tests.conftest import Database, rows, value
-from tests.integration.jobs import claim
+from tests.integration.jobs import claim, create_poison
 from tests.integration.tables import Connect, Table, embed, embed_all, jobs, refusal
+from worker.errors import WorkerError
 from worker.queue import OperatorQueue, Target
 
 QUEUED: LiteralString = "select record_id from embedding_queue order by id"
@@ -268,3 +269,32 @@ def test_each_row_looks_up_its_own_job_whatever_the_statistics_say(db: Database,
     )
     assert "Join" not in plan
     assert "embedding_queue_one_per_record" in plan
+
+
+@pytest.mark.parametrize("sqlstate", ["22012", "42704", "40001", "57014", "ZZZZZ"])
+def test_a_row_over_which_the_filter_raises_is_enqueued_and_stops_no_other(
+    db: Database, queue: OperatorQueue, old: Target, sqlstate: str
+) -> None:
+    create_poison(db, sqlstate)
+    db.execute("update docs set body = 'poison' where id in (3, 20)")
+    db.execute("delete from embedding_queue")
+    db.execute(
+        "select watch_embeddings('docs', 'body', 'embedding',"
+        " filter => 'public.poison(body) <> ''text 7''')"
+    )
+    assert backfill_all(queue, old, 10) == [10, 10, 4, 0]
+    assert queue.estimate("test:model", None, None, missing=True)[0].row_count == 0
+    assert len(embed_all(queue)) == 22
+    assert rows(
+        db, "select record_id, error_class from embedding_queue where status = 'failed' order by 1"
+    ) == [("20", "unreadable"), ("3", "unreadable")]
+    assert backfill_all(queue, old, 10) == [0]
+
+
+def test_a_filter_that_cannot_be_read_at_all_enqueues_nothing(
+    db: Database, queue: OperatorQueue, old: Target
+) -> None:
+    db.execute("update embedding_targets set filter = 'no_such_column'")
+    with pytest.raises(WorkerError, match="no_such_column"):
+        queue.backfill(old, 10)
+    assert value(db, "select count(*) from embedding_queue") == 0

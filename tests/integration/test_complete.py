@@ -16,6 +16,7 @@ from tests.integration.jobs import (
     complete,
     expire_leases,
     insert,
+    let_nothing_wait,
     poison_trigger,
     vector_of,
 )
@@ -413,10 +414,10 @@ def test_a_job_that_somebody_holds_is_locked(
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
+    let_nothing_wait(docs)
     holder = connect()
     with holder.transaction():
         holder.execute("select from embedding_queue where record_id = '1' for update")
-        holder.execute("set local statement_timeout = '20s'")
         assert reasons(complete(queue, jobs), jobs) == {"1": "locked"}
     assert complete(queue, jobs) == []
 

@@ -348,6 +348,30 @@ def test_a_row_that_is_locked_for_long_is_handed_back_and_due_again(
     assert pipeline().drain().completed == 1
 
 
+def test_a_row_that_is_locked_whenever_its_vector_comes_is_paid_for_ten_times_at_most(
+    texts: Database,
+    connect: Callable[[], Database],
+    pipeline: NewPipeline,
+    openai: OpenAIServer,
+) -> None:
+    insert(texts, 1)
+    writer = connect()
+
+    def locked_meanwhile(due: Answer) -> Answer:
+        writer.execute("begin; select from docs for update")
+        return due
+
+    for _ in range(12):
+        openai.faults.append(locked_meanwhile)
+        pipeline().drain()
+        writer.execute("rollback")
+        texts.execute("update embedding_queue set available_at = now() where status = 'pending'")
+    assert len(openai.requests) == 10
+    assert rows(texts, "select status, error_class, error_message from embedding_queue") == [
+        ("failed", "unwritten", "embedded 10 times, never written: its row was locked")
+    ]
+
+
 def test_a_source_that_is_no_function_of_the_row_fails_after_its_attempts(
     texts: Database, pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
