@@ -62,6 +62,7 @@ CONTRACT = (
     "test_notify",
     "test_one_model",
     "test_pipeline",
+    "test_recheck",
     "test_reprocess",
     "test_service",
     "test_stats",
