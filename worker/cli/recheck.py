@@ -27,9 +27,8 @@ def recheck(
     as_json: AsJson = False,
 ) -> None:
     """Enqueue the texts that changed without a write to their row."""
-    settings = load_settings()
     checked = changed = 0
-    with queue_of(settings) as queue:
+    with queue_of(load_settings()) as queue:
         found = queue.targets(table, column)
         only_table = found[0].table_name if table else None
         reported_at = time.monotonic()
@@ -39,11 +38,7 @@ def recheck(
             if time.monotonic() - reported_at > LINE_AFTER:
                 reported_at = time.monotonic()
                 say(f"checked {checked} jobs, {changed} differ")
-        if dry_run:
-            estimates = queue.estimate(settings.embedding_model, only_table, column, missing=True)
-            missing = sum(estimate.row_count or 0 for estimate in estimates)
-        else:
-            missing = sum(_enqueue_missing(queue, target) for target in found)
+        missing = sum(_missing(queue, target, dry_run) for target in found)
     if as_json:
         out_json({"checked": checked, "changed": changed, "missing": missing})
         return
@@ -74,10 +69,15 @@ def _stretches(
         after = stretch.looked_to
 
 
-def _enqueue_missing(queue: OperatorQueue, target: Target) -> int:
-    """Enqueue the rows without a vector: some may have entered the filter. Returns how many."""
-    if target.problem:
+def _missing(queue: OperatorQueue, target: Target, dry_run: bool) -> int:
+    """How many rows lack a vector, since they entered the filter or otherwise; enqueues them."""
+    if target.problem or not target.enabled:
         return 0
+    if dry_run:
+        found = queue.estimate(
+            target.model or "", target.table_name, target.embedding_column, missing=True
+        )
+        return sum(column.row_count or 0 for column in found)
     enqueued = 0
     while rows := queue.backfill(target, BATCH):
         enqueued += rows
