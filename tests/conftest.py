@@ -62,6 +62,8 @@ CONTRACT = (
     "test_notify",
     "test_one_model",
     "test_pipeline",
+    "test_progress",
+    "test_recheck",
     "test_recovery",
     "test_reprocess",
     "test_service",

@@ -219,6 +219,28 @@ def test_a_column_of_another_width_than_its_model_is_told(notes: Database, docto
     assert "256" in found["model_width"]["cause"]
 
 
+def test_a_column_of_another_model_than_the_default_is_named(
+    notes: Database, doctor: Doctor
+) -> None:
+    notes.execute("update embedding_targets set model = 'openai:other', model_is_default = true")
+    found = doctor()
+    assert found["other_model"]["subject"] == "notes.embedding"
+    assert "openai:other" in found["other_model"]["cause"]
+    assert found["other_model"]["level"] == "problem"
+
+
+def test_a_column_that_holds_vectors_of_two_models_is_named(
+    notes: Database, doctor: Doctor, worker: Worker, with_openai: dict[str, str]
+) -> None:
+    notes.execute("insert into notes values (1, 'one'), (2, 'two')")
+    worker("process", **with_openai)
+    notes.execute("update embedding_queue set model = 'openai:other' where record_id = '1'")
+    found = doctor()
+    assert found["several_models"]["subject"] == "notes.embedding"
+    assert f"openai:other (1), {MODEL} (1)" in found["several_models"]["cause"]
+    assert "worker recheck" in found["several_models"]["cure"]
+
+
 def test_a_target_that_is_switched_off_asks_no_model(
     notes: Database, doctor: Doctor, openai: OpenAIServer
 ) -> None:

@@ -267,6 +267,8 @@ CALLS: list[LiteralString] = [
     "select * from reprocess_embeddings('~a')",
     "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
+    "select * from sample_embeddings()",
+    "select * from recheck_embeddings()",
 ]
 
 
@@ -397,9 +399,11 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "extend_embeddings",
         "fail_embeddings",
         "list_embeddings",
+        "recheck_embeddings",
         "release_embeddings",
         "reprocess_embeddings",
         "requeue_embeddings",
+        "sample_embeddings",
         "search_embeddings",
     }
 
@@ -430,6 +434,8 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from reprocess_embeddings('*')",
     "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
+    "select * from sample_embeddings()",
+    "select * from recheck_embeddings()",
 ]
 
 
@@ -493,6 +499,8 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from reprocess_embeddings('*')",
     "select * from embedding_stats()",
     "select * from diagnose_embeddings()",
+    "select * from sample_embeddings()",
+    "select * from recheck_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
 ]
 

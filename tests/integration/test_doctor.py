@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import LiteralString
@@ -12,7 +13,8 @@ from psycopg import sql
 
 from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import insert
-from tests.integration.tables import Table, acting_as
+from tests.integration.tables import Table, acting_as, embed_all
+from worker.queue import OperatorQueue
 
 
 def diagnosis(db: Database) -> list[tuple[str, str, str]]:
@@ -51,6 +53,41 @@ def test_a_healthy_database_has_nothing_to_say(docs: Database) -> None:
     set_all(docs, "completed", 20)
     docs.execute(INDEX)
     assert diagnosis(docs) == []
+
+
+def test_a_sample_of_a_healthy_database_has_nothing_to_say(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    insert(docs, 120)
+    embed_all(queue)
+    with acting_as(docs, "embedding_worker"):
+        assert rows(docs, "select * from sample_embeddings()") == []
+
+
+def test_a_sample_is_as_large_as_asked_for(docs: Database, queue: OperatorQueue) -> None:
+    insert(docs, 120)
+    embed_all(queue)
+    docs.execute("update embedding_queue set content_hash = sha256('x')")
+    sampled: LiteralString = "select cause from sample_embeddings"
+    assert value(docs, sampled + "()").startswith("100 of 100 texts differ")
+    assert value(docs, sampled + "(7)").startswith("7 of 7 texts differ")
+
+
+def test_a_sample_of_slow_texts_ends_after_a_second(docs: Database, queue: OperatorQueue) -> None:
+    docs.execute(
+        "create function public.slow(text) returns text immutable language sql"
+        " as $$ select $1 from pg_sleep(0.05) $$"
+    )
+    insert(docs, 60)
+    embed_all(queue)
+    docs.execute(
+        "update embedding_targets set source = 'public.slow(body)';"
+        " update embedding_queue set content_hash = sha256('x')"
+    )
+    [(cause,)] = rows(docs, "select cause from sample_embeddings()")
+    differ, looked = re.findall(r"\d+", cause)
+    assert differ == looked
+    assert 0 < int(looked) < 60
 
 
 def test_a_worker_may_ask(docs: Database) -> None:

@@ -298,6 +298,18 @@ class Reprocessed:
 
 
 @dataclass(frozen=True, slots=True)
+class Rechecked:
+    """How many jobs of a stretch were compared with their rows, and how many of them differ.
+
+    The stretch ends at the job `looked_to` (None: there are no more).
+    """
+
+    checked: int
+    changed: int
+    looked_to: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What was done in a span of time: see embedding_stats in the SQL API.
 
@@ -530,6 +542,15 @@ class OperatorQueue(Queue, Protocol):
         """Make jobs pending whose text or id matches, in the next stretch of the queue.
 
         It begins behind the job `after`. Raises StatementTimeout if it takes longer than a minute.
+        """
+
+    def recheck(
+        self, table: str | None, column: str | None, after: int, batch: int, *, dry_run: bool
+    ) -> Rechecked:
+        """Compare texts with what was embedded, and make the jobs of those that differ pending.
+
+        Looks at the next `batch` jobs behind the job `after`. Raises Busy if a table is locked as a
+        whole.
         """
 
     def stats(self, since: timedelta) -> Stats:

@@ -43,6 +43,7 @@ from worker.queue import (
     Order,
     ProviderTrouble,
     QueueProgress,
+    Rechecked,
     Refusal,
     Report,
     Reprocessed,
@@ -173,6 +174,21 @@ class DataApiQueue:
         )
         return _rows(Reprocessed, found)[0]
 
+    def recheck(
+        self, table: str | None, column: str | None, after: int, batch: int, *, dry_run: bool
+    ) -> Rechecked:
+        found = self._rest.call(
+            "recheck_embeddings",
+            {
+                "only_table": table,
+                "only_column": column,
+                "after_id": after,
+                "batch": batch,
+                "dry_run": dry_run,
+            },
+        )
+        return _rows(Rechecked, found)[0]
+
     def stats(self, since: timedelta) -> Stats:
         return _rows(Stats, self._rest.call("embedding_stats", {"since": _interval(since)}))[0]
 
@@ -248,7 +264,8 @@ class DataApiQueue:
     def diagnose(self) -> list[Finding]:
         return [
             Finding(check=row.pop("check_name"), **row)
-            for row in self._rest.call("diagnose_embeddings", {})
+            for function in ("diagnose_embeddings", "sample_embeddings")
+            for row in self._rest.call(function, {})
         ]
 
     def session(self) -> None:

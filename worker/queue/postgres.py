@@ -45,6 +45,7 @@ from worker.queue import (
     Order,
     ProviderTrouble,
     QueueProgress,
+    Rechecked,
     Refusal,
     Report,
     Reprocessed,
@@ -351,6 +352,16 @@ class PostgresQueue:
                 [pattern, table, column, after, dry_run],
             )[0]
 
+    def recheck(
+        self, table: str | None, column: str | None, after: int, batch: int, *, dry_run: bool
+    ) -> Rechecked:
+        return self._rows(
+            Rechecked,
+            "select checked, changed, looked_to"
+            " from public.recheck_embeddings(%s, %s, %s, %s, dry_run => %s)",
+            [table, column, after, batch, dry_run],
+        )[0]
+
     def stats(self, since: timedelta) -> Stats:
         return self._rows(
             Stats,
@@ -437,7 +448,8 @@ class PostgresQueue:
         return self._rows(
             Finding,
             "select level, check_name as check, subject, cause, cure"
-            " from public.diagnose_embeddings()",
+            " from public.diagnose_embeddings()"
+            " union all select * from public.sample_embeddings()",
         )
 
     def session(self) -> Session | None:
