@@ -2,6 +2,7 @@
 
 WorkerError
 ├── SettingsError          correct the environment or the command, start again       exit 2
+├── Paused                 nothing was done: `worker pause` is in force                exit 5
 ├── DatabaseError          the database refused a statement                           exit 1
 │   ├── Unreachable        the database is out of reach: the same call may work soon
 │   │   └── StatementTimeout  it ended a statement that took too long: half of it may work
@@ -31,6 +32,12 @@ class SettingsError(WorkerError):
     """The environment or the arguments are not usable as they are."""
 
     exit_code = 2
+
+
+class Paused(WorkerError):
+    """Workers are paused, so nothing was done."""
+
+    exit_code = 5
 
 
 class DatabaseError(WorkerError):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -219,11 +219,61 @@ def _lease_seconds(given: str) -> float:
     return seconds
 
 
+# Parameters of a Postgres URL that other programs read, and that Postgres itself refuses.
+_FOREIGN = re.compile(
+    # Prisma
+    "pgbouncer|schema|connection_limit|pool_timeout|socket_timeout|statement_cache_size|sslaccept"
+    "|sslidentity|single_use_connections|max_connection_lifetime|max_idle_connection_lifetime"
+    # the dashboards of Supabase and Vercel
+    "|supa|workaround"
+    # node-postgres, postgres.js, Drizzle, Bun
+    "|uselibpqcompat|max|idle_timeout|max_lifetime|prepare"
+    # SQLAlchemy, asyncpg, Django
+    "|prepared_statement_cache_size|prepared_statement_name_func|async_fallback|command_timeout"
+    "|conn_max_age"
+    # pgx, lib/pq
+    "|pool_(max|min)_conns|pool_max_conn_(lifetime|lifetime_jitter|idle_time)"
+    "|pool_health_check_period|default_query_exec_mode|(statement|description)_cache_capacity"
+    "|binary_parameters"
+    # JDBC
+    "|currentSchema|prepareThreshold|reWriteBatchedInserts|loggerLevel|ApplicationName"
+    # Rails, Ecto, sqlx
+    "|pool|pool_size|prepared_statements|checkout_timeout|reaping_frequency"
+    "|statement-cache-capacity"
+)
+
+
+def foreign_parameters(url: str) -> list[str]:
+    """The parameters of a Postgres URL that are left out, each once."""
+    return list(dict.fromkeys(name for name, _ in _parameters(url) if _FOREIGN.fullmatch(name)))
+
+
+def without_password(url: str) -> tuple[str, str | None]:
+    """A Postgres URL without its password, and the password if it has one."""
+    found = re.match(r"(\w+://[^:@/?]*):([^@/]*)@", url)
+    if not found:
+        return url, None
+    return f"{found[1]}@{url[found.end() :]}", unquote(found[2])
+
+
+def _parameters(url: str) -> list[tuple[str, str]]:
+    """The parameters of a Postgres URL, by name and as they are written.
+
+    Empty where an @ follows: then the question mark is one of the password.
+    """
+    _, _, query = url.partition("?")
+    pairs = query.split("&") if query and "@" not in query else []
+    return [(unquote(pair.partition("=")[0]), pair) for pair in pairs]
+
+
 def _postgres_url(given: str) -> str:
     # The value holds a password: it is never repeated.
     if not re.match(r"postgres(ql)?://", given):
         raise ValueError("must begin with postgresql://")
-    return given
+    if not foreign_parameters(given):
+        return given
+    kept = [pair for name, pair in _parameters(given) if not _FOREIGN.fullmatch(name)]
+    return given.partition("?")[0] + ("?" + "&".join(kept) if kept else "")
 
 
 def _http_url(given: str) -> str:

@@ -166,7 +166,7 @@ select target.table_name,
        job.completed,
        job.failed,
        job.skipped,
-       round(100.0 * least(job.completed, wanted.vectors) / nullif(wanted.vectors, 0), 1) as coverage,
+       trunc(100.0 * least(job.completed, wanted.vectors) / nullif(wanted.vectors, 0), 1) as coverage,
        soon.due,
        soon.oldest_due,
        soon.due_exact

@@ -152,8 +152,8 @@ def test_reprocess_without_a_terminal_shows_what_matches_and_refuses(
     ]
     assert lines[-3:] == [
         "  and 4 more",
-        "error: that was not agreed to, so nothing is requeued",
-        "hint: Add --yes if it is meant.",
+        "error: cancelled: nothing was requeued",
+        "hint: Add --yes to do it without being asked.",
     ]
     assert rows(listed, "select * from embedding_queue order by id") == before
     nothing = worker("reprocess", "*nobody*")

@@ -96,7 +96,7 @@ def test_with_nothing_due_it_ends_at_once_and_well(notes: Database, worker: Work
         "Total records processed: 0\nTotal errors: 0\nSuccess rate: 100.0%\n"
     )
     assert "Tokens" not in result.stdout
-    assert (result.stderr, result.returncode) == ("", 0)
+    assert (result.stderr, result.returncode) == ("Nothing is due.\n", 0)
 
 
 def test_json_has_the_documented_fields(local_notes: Database, worker: Worker) -> None:

@@ -261,9 +261,11 @@ class Stubborn(Watched):
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
+        *,
+        embedded: bool = False,
     ) -> None:
         self.until_beaten("release")
-        super().release(jobs, retry_in, reason, error_class)
+        super().release(jobs, retry_in, reason, error_class, embedded=embedded)
 
 
 @pytest.mark.parametrize("method", ["claim", "complete", "fail", "release"])

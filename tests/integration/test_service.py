@@ -289,6 +289,24 @@ def test_what_all_are_told_replaces_what_one_was_told(docs: Database, queue: Ope
     assert queue.order(replace(SCOPE, worker="other")).wish == "sleep", "also one that comes later"
 
 
+def test_the_orders_in_force_are_those_of_all_and_of_single_workers(
+    docs: Database, queue: OperatorQueue
+) -> None:
+    docs.execute("select embedding_worker_seen('test', 'here', 1)")
+    assert queue.orders() == []
+    queue.control("pause")
+    queue.control("work", "test")
+    orders = queue.orders()
+    assert [(order.worker, order.wish, order.is_for_all) for order in orders] == [
+        ("*", "pause", True),
+        ("test", "work", False),
+    ]
+    [since] = {order.since for order in orders if order.is_for_all}
+    assert since == value(docs, "select since from embedding_control where worker = '*'")
+    queue.control("work")
+    assert [order.wish for order in queue.orders()] == ["work"]
+
+
 def test_nobody_of_that_name_is_told(docs: Database, queue: OperatorQueue) -> None:
     with pytest.raises(SettingsError, match="there is no worker nobody") as refused:
         queue.control("pause", "nobody")

@@ -99,7 +99,7 @@ def test_the_coverage_is_rounded_to_a_tenth_and_never_exceeds_100(
 ) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 3) i")
     embed(queue, claim(queue, 2))
-    assert status(queue).coverage == 66.7
+    assert status(queue).coverage == 66.6
     embed_all(queue)
     docs.execute("alter table docs disable trigger user")
     docs.execute("delete from docs where id = 1")

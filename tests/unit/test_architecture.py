@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "__init__": set[str](),
     "__main__": {"cli"},
     "cli": {
+        "terminal",
         "host",
         "doctor",
         "telemetry",
@@ -27,7 +28,7 @@ MAY_IMPORT = {
         "settings",
         "errors",
     },
-    "telemetry": {"engine", "queue", "host", "settings", "errors"},
+    "telemetry": {"engine", "queue", "host", "terminal", "settings", "errors"},
     "load": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
     "engine": {"queue", "embedders", "host", "settings", "errors"},
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "host": set[str](),
     "embedders": {"settings", "errors"},
     "settings": {"errors"},
+    "terminal": {"errors"},
     "errors": set[str](),
 }
 
@@ -133,6 +135,42 @@ def test_a_package_is_imported_in_its_place_only(package: str) -> None:
     ]
     allowed = [path for pattern in ONLY_IN[package] for path in WORKER.glob(pattern)]
     assert set(importers) <= set(allowed)
+
+
+# Whatever is printed goes through one function, which takes out what steers a terminal.
+PRINTERS = {"print", "input", "echo", "secho", "prompt", "confirm", "echo_via_pager", "getpass"}
+STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
+WAYS_OUT = {"write", "writelines", "buffer", "detach"}
+
+
+def prints(path: Path) -> Iterator[str]:
+    """What the file prints by, apart from that function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in PRINTERS:
+                yield name
+            case ast.Attribute(value=ast.Attribute(attr=stream), attr=way) if (
+                stream in STREAMS and way in WAYS_OUT
+            ):
+                yield f"{stream}.{way}"
+            case ast.ImportFrom(module="sys", names=names):
+                yield from (each.name for each in names if each.name in STREAMS)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr="write" | "writev")):
+                yield "os.write"
+
+
+@each_module
+def test_only_one_function_writes_to_the_terminal(path: Path) -> None:
+    # Those of rich, whose own escapes are wanted: the text is cleaned in the same place.
+    rich = {"cli/console.py": ["print"]}
+    assert list(prints(path)) == rich.get(name_of(path), [])
+    if name_of(path) not in ("terminal.py", "telemetry/logs.py", "cli/console.py"):
+        assert "worker.terminal.write" not in imported(path)
+
+
+@each_module
+def test_nobody_logs_by_a_library_that_writes_by_itself(path: Path) -> None:
+    assert not {"logging", "pprint", "warnings.warn"} & imported(path)
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:

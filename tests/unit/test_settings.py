@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import Settings
+from worker.settings import Settings, foreign_parameters, without_password
 
 SECRETS = [setting.name for setting in fields(Settings) if not setting.repr]
 
@@ -385,3 +385,60 @@ def test_a_secret_is_in_no_repr_and_no_error(name: str, wellformed: str) -> None
     settings = Settings(**given)
     assert getattr(settings, name) == secret
     assert "hunter2" not in f"{settings!r} {settings}"
+
+
+# Parameters of other programs in a URL of Postgres
+
+URL = "postgresql://user:secret@host:5432/app"
+
+
+@pytest.mark.parametrize(
+    ("query", "kept", "foreign"),
+    [
+        ("", "", []),
+        ("?pgbouncer=true", "", ["pgbouncer"]),
+        ("?pgbouncer=true&connection_limit=1", "", ["pgbouncer", "connection_limit"]),
+        ("?sslmode=require&supa=base-pooler.x", "?sslmode=require", ["supa"]),
+        ("?schema=public&sslmode=verify-full&pool_timeout=0", "?sslmode=verify-full", None),
+        ("?schema=public&schema=other", "", ["schema"]),
+        ("?options=-c%20a%3Db&statement-cache-capacity=0", "?options=-c%20a%3Db", None),
+        ("?pg%62ouncer=true&application_name=x", "?application_name=x", ["pgbouncer"]),
+        ("?sslmode=require&connect_timeout=5", "?sslmode=require&connect_timeout=5", []),
+        ("?unknown=1&max=3", "?unknown=1", ["max"]),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_parameters_of_other_programs_are_left_out_of_the_url(
+    scheme: str, query: str, kept: str, foreign: list[str] | None
+) -> None:
+    url = URL.replace("postgresql", scheme)
+    settings = Settings.from_mapping({"DATABASE_URL": url + query})
+    assert settings.database_url == url + kept
+    if foreign is not None:
+        assert foreign_parameters(url + query) == foreign
+
+
+@pytest.mark.parametrize("password", ["a?schema=b", "a?pgbouncer=true&supa=x", "?", "a?b=c"])
+def test_a_question_mark_of_a_password_begins_no_parameters(password: str) -> None:
+    url = f"postgresql://user:{password}@host/app?sslmode=require"
+    assert foreign_parameters(url) == []
+    assert Settings.from_mapping({"DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "without", "password"),
+    [
+        (URL, "postgresql://user@host:5432/app", "secret"),
+        ("postgres://user:a%2Fb%40:c@/app?host=/tmp", "postgres://user@/app?host=/tmp", "a/b@:c"),
+        ("postgresql://user@host/app", "postgresql://user@host/app", None),
+        ("postgresql://host:5432/app", "postgresql://host:5432/app", None),
+        ("postgresql://user:p@a:1,b:2/app", "postgresql://user@a:1,b:2/app", "p"),
+        (
+            "postgresql://postgres:@/postgres?host=/run/x",
+            "postgresql://postgres@/postgres?host=/run/x",
+            "",
+        ),
+    ],
+)
+def test_a_password_is_taken_out_of_a_url(url: str, without: str, password: str | None) -> None:
+    assert without_password(url) == (without, password)

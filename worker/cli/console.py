@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-import typer
 from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from worker.errors import WorkerError
-from worker.queue import Failure, Target, TargetStatus
+from worker.queue import Failure, ListedJob, Target, TargetStatus
+from worker.terminal import as_json, printable, write
 
 NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`"
 
 LEAST_OF_A_COLUMN = 8  # cells
-OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def say(message: str) -> None:
-    """A remark to the person at the terminal."""
-    typer.echo(message, err=True)
+def say(*lines: str) -> None:
+    """Remarks to the person at the terminal."""
+    for line in lines:
+        write(sys.stderr, line)
 
 
-def out(text: str) -> None:
-    """A line of the result."""
-    typer.echo(text)
+def out(*lines: str) -> None:
+    """Lines of the result."""
+    for line in lines:
+        write(sys.stdout, line)
 
 
 def out_json(value: object) -> None:
     """The result for a machine: one JSON document."""
-    typer.echo(json.dumps(value, default=_as_json, ensure_ascii=False))
+    write(sys.stdout, as_json(value, _as_json, sys.stdout.encoding))
+
+
+def show(console: Console, text: Text) -> None:
+    """A coloured line on a terminal."""
+    console.print(_cleaned(text), crop=False, soft_wrap=True)
+
+
+def redraw(live: Live, lines: Iterable[Text]) -> None:
+    """The lines of a screen, in place of those before."""
+    live.update(Group(*map(_cleaned, lines)), refresh=True)
+
+
+def _cleaned(text: Text) -> Text:
+    text.plain = printable(text.plain)
+    return text
 
 
 def out_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -71,12 +91,12 @@ def _padded(cell: str, width: int, right: bool) -> str:
 
 def report(problem: WorkerError) -> None:
     """One line of cause and one of cure."""
-    say(f"error: {printable(problem.cause)}")
+    say(f"error: {' '.join(problem.cause.split())}")
     if problem.hint:
-        say(f"hint: {printable(problem.hint)}")
+        say(f"hint: {' '.join(problem.hint.split())}")
 
 
-def name_of(watched: Target | TargetStatus | Failure) -> str:
+def name_of(watched: Target | TargetStatus | Failure | ListedJob) -> str:
     """A watched column as people write it: `table.column`."""
     return printable(f"{watched.table_name}.{watched.embedding_column}")
 
@@ -91,16 +111,11 @@ def cut(text: str, width: int) -> str:
     return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
 
 
-def printable(text: str) -> str:
-    """A text without what a terminal obeys: control characters, those for its direction too."""
-    return OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def confirmed(question: str) -> bool:
     """Whether the person at the terminal says yes; False if nobody is there."""
     if not sys.stdin.isatty():
         return False
-    typer.echo(f"{question} [y/N] ", nl=False, err=True)
+    write(sys.stderr, f"{question} [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -111,6 +126,22 @@ def dollars(cost: float | None) -> str:
     if not cost:
         return "$0"
     return "<$0.0001" if cost < 0.0001 else f"${cost:.4f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 row`, `2 rows`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def rounded_down(percent: float) -> float:
+    """A percentage to one decimal: 100 only if it is 100, whatever is lost in binary fractions."""
+    return math.floor(percent * 10 + 1e-9) / 10 if percent < 100 else 100.0
+
+
+def block_bar(percent: float, width: int) -> str:
+    """A bar of block characters: full at 100, and only then."""
+    full, rest = divmod(int(percent / 100 * width * 8), 8)
+    return ("█" * full + EIGHTHS[rest].strip()).ljust(width, "░")
 
 
 def _as_cell(value: object) -> str:

@@ -15,10 +15,10 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 
-from worker.cli.console import NOTHING_WATCHED, aligned, cut, one_line, out, out_json, say
+from worker.cli.console import NOTHING_WATCHED, aligned, cut, one_line, out, out_json, redraw, say
 from worker.cli.look import Look, look_at
 from worker.cli.process import AsJson
 from worker.cli.screen import fitted, sections_of, tinted
@@ -26,17 +26,21 @@ from worker.cli.session import load_settings, queue_of
 from worker.cli.spans import span
 from worker.errors import Unreachable
 from worker.queue import OperatorQueue, WorkerSeen
+from worker.terminal import is_closed
 
 REMEMBERED = 240  # looks
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 Interval = Annotated[
-    float, typer.Option(min=0.1, max=3600, help="Seconds between two looks at the database.")
+    float,
+    typer.Option(
+        min=0.1, max=3600, metavar="SECONDS", help="Seconds between two queries of the database."
+    ),
 ]
 
 
 def monitor(interval: Interval = 1.0, as_json: AsJson = False) -> None:
-    """Show what `worker status` shows, live, until q is pressed."""
+    """Show live status until q is pressed."""
     console = Console(highlight=False)
     with queue_of(load_settings()) as queue, _ended_by_signals():
         if as_json:
@@ -152,7 +156,7 @@ def _watch(queue: OperatorQueue, interval: float, console: Console) -> None:
 
         def show(history: History) -> None:
             lines = screen_of(history, console.width, console.height)
-            live.update(Group(*map(tinted, lines)), refresh=True)
+            redraw(live, map(tinted, lines))
 
         _repeat(queue, interval, show, lambda seconds: pressed("q", seconds))
 
@@ -169,6 +173,8 @@ def _repeat(
     while True:
         history.take(queue)
         show(history)
+        if is_closed(sys.stdout):
+            return
         due = max(due + interval, time.monotonic())
         if pause(due - time.monotonic()):
             return
@@ -186,6 +192,7 @@ def _print_line(history: History) -> None:
         f" oldest for {span(history.look.waiting_for)}, failed {figures['failed']},"
         f" rows/s {'unknown' if rate is None else format(rate, '.0f')},"
         f" workers {figures['workers']}, silent {figures['silent_workers']}"
+        + (", paused" if history.look.pauses else "")
     )
 
 

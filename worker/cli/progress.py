@@ -5,24 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
-from worker.cli.console import say
+from worker.cli.console import block_bar, say, show
 from worker.cli.spans import span
 from worker.engine.events import EVENTS, sentence
 from worker.engine.progress import Progress, Tally
 
 TOLD_IN_THE_END = ("provider_stopped", "model_unusable", "gear_changed", "target_reached")
 LINE_AFTER = 60.0  # seconds, where a step takes longer than that
+BAR = 30  # cells
 QUIET_FOR = 10.0  # seconds; of a run that is over by then the summary tells, and its rate is wild
 
 
@@ -39,8 +36,8 @@ def progress_of(total: int, interval: int, eta: Eta = lambda: None) -> Iterator[
         return
     with Bar(
         TextColumn("embedding"),
-        BarColumn(),
-        TaskProgressColumn(),
+        TextColumn("{task.fields[bar]}", style="green", markup=False),
+        TextColumn("{task.fields[percent]:>3}%"),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.0f} rows/s"),
         TimeRemainingColumn(),
@@ -55,15 +52,13 @@ class RichProgress:
     def __init__(self, bar: Bar, total: int) -> None:
         self._bar = bar
         self._total = total
-        self._task = bar.add_task("embedding", total=total, rate=0.0)
+        self._task = bar.add_task("embedding", total=total, **_fields(Tally(), total))
 
     def update(self, tally: Tally) -> None:
         # More can become due while the run goes on.
+        total = max(self._total, tally.processed)
         self._bar.update(
-            self._task,
-            completed=tally.processed,
-            total=max(self._total, tally.processed),
-            rate=tally.rows_per_second,
+            self._task, completed=tally.processed, total=total, **_fields(tally, total)
         )
 
     def pulse(self) -> None:
@@ -71,8 +66,7 @@ class RichProgress:
 
     def event(self, name: str, **fields: object) -> None:
         if is_told(name):
-            message = sentence(name, fields)
-            self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            show(self._bar.console, Text(" ".join(sentence(name, fields).split())))
 
 
 class PlainProgress:
@@ -88,7 +82,7 @@ class PlainProgress:
     def update(self, tally: Tally) -> None:
         now = time.monotonic()
         total = max(self._total, tally.processed)
-        percent = 100 * tally.processed // max(total, 1)
+        percent = _percent(tally, total)
         step = percent // self._interval
         is_early = tally.elapsed < QUIET_FOR
         if is_early or (step <= self._step and now - self._last < LINE_AFTER):
@@ -106,7 +100,21 @@ class PlainProgress:
 
     def event(self, name: str, **fields: object) -> None:
         if is_told(name):
-            say(sentence(name, fields))
+            say(" ".join(sentence(name, fields).split()))
+
+
+def _percent(tally: Tally, total: int) -> int:
+    """Rounded down: 100 when all is done, and only then."""
+    return 100 * tally.processed // max(total, 1)
+
+
+def _fields(tally: Tally, total: int) -> dict[str, Any]:
+    percent = _percent(tally, total)
+    return {
+        "bar": block_bar(percent, BAR),
+        "percent": percent,
+        "rate": tally.rows_per_second,
+    }
 
 
 def is_told(event: str) -> bool:

@@ -16,11 +16,14 @@ from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.queue import Target
 from worker.settings import Settings
+from worker.terminal import STEERING, printable
 
 TableArgument = Annotated[
     str, typer.Argument(metavar="TABLE", help="The table, with its schema if it is not public.")
 ]
-EmbeddingColumn = Annotated[str, typer.Option("--column", help="The vector column.")]
+EmbeddingColumn = Annotated[
+    str, typer.Option("--column", metavar="COLUMN", help="The vector column.")
+]
 
 
 def watch(
@@ -28,20 +31,26 @@ def watch(
     source: Annotated[
         list[str],
         typer.Option(
-            help="The column to embed, or an SQL expression over the row; given several times,"
-            " the columns are joined by an empty line."
+            metavar="SOURCE",
+            help="The column to embed, or an SQL expression over the row. May be given several"
+            " times: the texts are joined by an empty line.",
         ),
     ],
     column: EmbeddingColumn,
     model: Annotated[
         str | None,
         typer.Option(
-            help="provider:model (default: that of its vectors, or EMBEDDING_MODEL of the worker)."
+            metavar="MODEL",
+            help="provider:model (default: that of its vectors, or the worker's EMBEDDING_MODEL).",
         ),
     ] = None,
     filter_sql: Annotated[
         str | None,
-        typer.Option("--filter", help="SQL over the row: only rows for which it is true."),
+        typer.Option(
+            "--filter",
+            metavar="SQL",
+            help="An SQL condition: embed only rows for which it is true.",
+        ),
     ] = None,
     create_column: Annotated[
         bool,
@@ -73,7 +82,7 @@ def watch(
     dimensions = _width(model or settings.embedding_model, settings) if create_column else None
     if sql:
         options = _options(model, filter_sql, dimensions, truncate, match_function)
-        out(_migration(table, ", ".join(source), column, options))
+        out(*_migration(table, ", ".join(source), column, options).splitlines())
         return
     with owner_of(settings) as queue:
         target = queue.watch(
@@ -114,11 +123,13 @@ def _options(
 
 
 def _migration(table: str, source: str, column: str, options: list[str]) -> str:
+    """SQL that any terminal may show: what steers one is written as an escape, or replaced."""
     relation = _relation_literal(table)
     call = ",\n    ".join([relation, _literal(source), _literal(column), *options])
     return (
-        f"-- Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
-        f"-- Locks: writers to {table} wait for the moment its triggers are made.\n"
+        f"-- Why:   {printable(column)} of {printable(table)} is kept in step with its text"
+        f" (embedding-worker).\n"
+        f"-- Locks: writers to {printable(table)} wait for the moment its triggers are made.\n"
         f"-- Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
         f"--          from public.embedding_targets\n"
         f"--         where table_name = public.embedding_table_name({relation})\n"
@@ -137,7 +148,18 @@ def _relation_literal(table: str) -> str:
 
 
 def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    """A string constant of SQL on one line. Raises SettingsError if it cannot be one."""
+    quoted = "'" + text.replace("'", "''") + "'"
+    if text == printable(text):
+        return quoted
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            "a name or text holds bytes that are not UTF-8", "Check what the terminal sent."
+        ) from None
+    escaped = quoted.replace("\\", r"\\")
+    return "E" + STEERING.sub(lambda found: f"\\U{ord(found[0]):08X}", escaped)
 
 
 def unwatch(table: TableArgument, column: EmbeddingColumn) -> None:

@@ -65,6 +65,20 @@ def findings_of_session(queue: OperatorQueue) -> Iterator[Finding]:
         )
 
 
+def findings_of_orders(queue: OperatorQueue) -> Iterator[Finding]:
+    """Which workers are paused."""
+    for order in queue.orders():
+        if order.wish != "work":
+            one = "" if order.is_for_all else f" --worker {order.worker}"
+            yield Finding(
+                "warning",
+                "paused",
+                "all workers" if order.is_for_all else order.worker,
+                f"`worker {order.wish}` is in force since {order.since:%Y-%m-%d %H:%M} UTC",
+                f"Run `worker resume{one}`.",
+            )
+
+
 def findings_of_clock(
     queue: OperatorQueue, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Iterator[Finding]:

@@ -263,6 +263,19 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class StandingOrder:
+    """What is wished of a worker, or of every one (`*`), also of those that start later."""
+
+    worker: str
+    wish: Wish
+    since: datetime
+
+    @property
+    def is_for_all(self) -> bool:
+        return self.worker == "*"
+
+
+@dataclass(frozen=True, slots=True)
 class ListedJob:
     """A job as a person sees it. `preview`: how its text begins, None if it cannot be read.
 
@@ -561,6 +574,9 @@ class OperatorQueue(Queue, Protocol):
 
         Raises SettingsError if there is no such worker.
         """
+
+    def orders(self) -> list[StandingOrder]:
+        """The orders that `control` has given and that are still in force, by worker."""
 
     def count_due(self, scope: Scope) -> int:
         """How many jobs of the scope are due now."""

@@ -48,6 +48,7 @@ from worker.queue import (
     Report,
     Reprocessed,
     Scope,
+    StandingOrder,
     Stats,
     Target,
     TargetStatus,
@@ -194,6 +195,9 @@ class DataApiQueue:
 
     def control(self, wish: Wish, worker: str | None = None) -> int:
         return int(self._rest.call("control_embeddings", {"wish": wish, "worker": worker}))
+
+    def orders(self) -> list[StandingOrder]:
+        return self._read(StandingOrder, "embedding_control", "worker")
 
     def count_due(self, scope: Scope) -> int:
         return int(

@@ -51,6 +51,7 @@ from worker.queue import (
     Reprocessed,
     Scope,
     Session,
+    StandingOrder,
     Stats,
     Target,
     TargetStatus,
@@ -130,8 +131,15 @@ class PostgresQueue:
                 f"the database cannot be reached: {reason}",
                 "Check DATABASE_URL, and that the server is up and lets this host in.",
             ) from None
-        except psycopg.ProgrammingError:
-            # Its message may repeat the URL, and with it the password.
+        except psycopg.ProgrammingError as problem:
+            # Its message may repeat the URL, and with it the password: not what it says of a
+            # parameter, unless an @ behind the question mark makes that a part of the password.
+            said = one_line(str(problem))
+            if "URI query parameter" in said and "@" not in self._url.partition("?")[2]:
+                raise SettingsError(
+                    f"DATABASE_URL: {said}",
+                    "Remove what is not a parameter of Postgres from the end of DATABASE_URL.",
+                ) from None
             raise SettingsError(
                 "DATABASE_URL is not a connection string that Postgres understands",
                 "It looks like postgresql://user:password@host:5432/database; write special "
@@ -372,6 +380,12 @@ class PostgresQueue:
 
     def control(self, wish: Wish, worker: str | None = None) -> int:
         return int(self._value("select public.control_embeddings(%s, %s)", [wish, worker]))
+
+    def orders(self) -> list[StandingOrder]:
+        return self._rows(
+            StandingOrder,
+            "select worker, wish, since from public.embedding_control order by worker",
+        )
 
     def count_due(self, scope: Scope) -> int:
         return int(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from tenacity import (
 )
 
 from worker.settings import Settings
+from worker.terminal import as_json
 
 COMMAND_TIMEOUT = 30.0  # seconds
 ANSWER_TIMEOUT = 10.0  # seconds
@@ -52,7 +52,7 @@ class Notice:
     def as_json(self, text: str | None = None) -> bytes:
         """As one document, with another `text` if one is given."""
         document = asdict(self) | ({"text": text} if text else {})
-        return json.dumps(document, ensure_ascii=False, default=str).encode()
+        return as_json(document).encode()
 
 
 class NotDelivered(Exception):

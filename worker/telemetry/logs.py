@@ -6,7 +6,6 @@ for structured logs adds (processors, bound contexts, a road for the lines of ot
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import TextIO
 from worker.engine.events import EVENTS, Level
 from worker.engine.progress import Tally
 from worker.settings import Settings
+from worker.terminal import as_json, write
 
 _RANK: Mapping[str, int] = {"debug": 0, "info": 1, "warning": 2}
 _COLOR: Mapping[Level, str] = {"debug": "2", "info": "36", "warning": "33"}
@@ -54,18 +54,16 @@ class Log:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = (self._as_json if self._is_json else self._as_text)(now, level, name, fields)
         with self._lock:
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            write(self._stream, line, highlight=(level, _COLOR[level]) if self._color else None)
 
     def _as_json(self, now: str, level: Level, name: str, fields: Mapping[str, object]) -> str:
         rounded = {key: _rounded(value) for key, value in fields.items()}
         document = {"time": now, "level": level, "event": name, **rounded}
-        return json.dumps(document, ensure_ascii=False, default=str)
+        return as_json(document, encoding=self._stream.encoding)
 
     def _as_text(self, now: str, level: Level, name: str, fields: Mapping[str, object]) -> str:
         pairs = [f"{key}={_as_word(_rounded(value))}" for key, value in fields.items()]
-        shown = f"\033[{_COLOR[level]}m{level:7}\033[0m" if self._color else f"{level:7}"
-        return " ".join([now, shown, name, *pairs])
+        return " ".join([now, f"{level:7}", name, *pairs])
 
 
 def _rounded(value: object) -> object:
@@ -79,4 +77,4 @@ def _as_word(value: object) -> str:
         return "-"
     word = str(value)
     is_plain = word.isprintable() and not set(' "=') & set(word) and word not in ("", "-")
-    return word if is_plain else json.dumps(word, ensure_ascii=not word.isprintable())
+    return word if is_plain else as_json(word)

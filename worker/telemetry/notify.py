@@ -20,6 +20,7 @@ from worker.engine.progress import Progress, Tally
 from worker.errors import WorkerError
 from worker.queue import Queue, Scope
 from worker.telemetry.channels import Channel, NotDelivered, Notice
+from worker.terminal import printable
 
 TOLD = frozenset({"target_reached", "queue_drained", "failures_exceeded", "provider_stopped"})
 """The events that people are told of."""
@@ -79,8 +80,9 @@ class Notifier:
 
     def _notice(self, name: str, fields: dict[str, object]) -> Notice:
         hint = fields.get("hint")
+        text = f"{self._scope.worker}: {sentence(name, fields)}" + (f" ({hint})" if hint else "")
         return Notice(
-            text=f"{self._scope.worker}: {sentence(name, fields)}" + (f" ({hint})" if hint else ""),
+            text=printable(" ".join(text.split())),
             event=name,
             fields=fields,
             worker=self._scope.worker,

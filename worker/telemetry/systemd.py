@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from worker.engine.events import EVENTS, sentence
 from worker.engine.progress import Tally
+from worker.terminal import printable
 
 
 class Systemd:
@@ -39,7 +40,7 @@ class Systemd:
             self._send("STOPPING=1")
         if name == "state_changed" or EVENTS[name][0] != "debug":
             # a line break would begin another message
-            self._send("STATUS=" + " ".join(sentence(name, fields).split()))
+            self._send("STATUS=" + printable(" ".join(sentence(name, fields).split())))
 
     def _send(self, message: str) -> None:
         if not self._address:
