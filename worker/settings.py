@@ -69,6 +69,7 @@ class Settings:
     worker_log_format: str = "console"
     worker_log_level: str = "info"
     worker_metrics_port: int | None = None
+    worker_metrics_host: str = "127.0.0.1"
     embedding_progress_interval: int = 5
     notify_webhook_url: str | None = field(default=None, repr=False)
     notify_command: str | None = field(default=None, repr=False)
@@ -316,6 +317,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "worker_log_format": _one_of("console", "json"),
     "worker_log_level": _one_of("debug", "info", "warning"),
     "worker_metrics_port": _whole_number(1, 65535),
+    "worker_metrics_host": str,
     "embedding_progress_interval": _whole_number(1, 100),
     "notify_webhook_url": _http_url,
     "notify_command": str,
