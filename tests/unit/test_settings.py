@@ -230,6 +230,14 @@ def test_openai_needs_a_key_or_a_server_that_may_do_without() -> None:
     Settings.from_mapping({"EMBEDDING_MODEL": model, "OPENAI_BASE_URL": "http://localhost/v1"})
 
 
+@pytest.mark.parametrize("model", ["openai:small", "azure:small", "http:/api/embeddings/generate"])
+def test_a_command_that_asks_no_model_needs_nothing_for_it(model: str) -> None:
+    settings = Settings.from_mapping({"EMBEDDING_MODEL": model}, asks_model=False)
+    assert settings.embedding_model == model
+    with pytest.raises(SettingsError):
+        Settings.from_mapping({"EMBEDDING_MODEL": "small"}, asks_model=False)
+
+
 def test_azure_needs_an_endpoint_and_a_key() -> None:
     azure = {"EMBEDDING_MODEL": "azure:text-embedding-3-small"}
     assert [problem.split()[0] for problem in problems(**azure)] == [
