@@ -10,6 +10,7 @@ import pytest
 from tests.openai_server import OpenAIServer
 from tests.unit.conftest import Open
 from worker.errors import ProviderError, SettingsError, WorkerError
+from worker.proxies import direct_mounts
 from worker.queue.rest import Rest
 from worker.telemetry.channels import NotDelivered, Notice, Webhook
 
@@ -81,6 +82,42 @@ def test_exceptions_from_the_proxy_are_understood_or_passed_over(
     monkeypatch.setenv(variable, f"{value},127.0.0.1")
     settings = {"openai_base_url": running.base_url, "openai_api_key": running.api_key}
     opened("openai:text-embedding-3-small", **settings).embed(["a text"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "url", "is_direct"),
+    [
+        ("10.0.0.0/8", "http://10.1.2.3:11434/v1", True),
+        ("localhost, 10.0.0.0/8 ,::1/128", "http://10.1.2.3", True),
+        ("10.1.2.3/8", "http://10.9.9.9", True),
+        ("fd00::/8", "http://[fd12::1]:8080/", True),
+        ("[fd00::]/8", "http://[fd12::1]:8080/", True),
+        ("10.0.0.0/8", "http://11.0.0.1", False),
+        ("10.0.0.0/8", "http://[::ffff:10.0.0.1]", False),
+        ("10.0.0.0/33,/,a/b,10.0.0.0/x", "http://10.1.2.3", False),
+        ("10.0.0.0/8", "http://host.example", False),
+        ("10.0.0.0/8", "http://[", False),
+        ("", "http://10.1.2.3", False),
+    ],
+)
+def test_a_range_of_addresses_is_called_directly(
+    monkeypatch: pytest.MonkeyPatch, listed: str, url: str, is_direct: bool
+) -> None:
+    monkeypatch.setenv("NO_PROXY", listed)
+    assert bool(direct_mounts(url)) == is_direct
+
+
+def test_a_model_in_a_range_is_asked_directly(
+    running: OpenAIServer, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    settings = {"openai_base_url": running.base_url, "openai_api_key": running.api_key}
+    monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
+    opened("openai:text-embedding-3-small", **settings).embed(["a text"])
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
+    with pytest.raises(ProviderError):
+        opened("openai:text-embedding-3-small", **settings).embed(["a text"])
 
 
 @each_proxy

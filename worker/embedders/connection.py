@@ -126,7 +126,7 @@ class Connection:
                 f"{self.cures.key} holds a space or a character that is not ASCII",
                 "Copy the key again, without quotation marks or line breaks.",
             )
-        self._http = BoundedClient()
+        self._http = BoundedClient(self.base_url)
         try:
             self._client = AsyncOpenAI(
                 api_key=self.key or "none",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from openai import DefaultAsyncHttpxClient
 
-from worker.proxies import usable_proxies
+from worker.proxies import direct_mounts, usable_proxies
 
 MOST_BYTES = 64 * 2**20  # of an answer, unpacked: 2048 vectors of 4096 dimensions in base64 are 45
 MOST_BYTES_OF_AN_ERROR = 2**20
@@ -23,14 +23,15 @@ class Unusable(Exception):
 
 
 class BoundedClient(DefaultAsyncHttpxClient):
-    """Reads an answer of at most MOST_BYTES. Follows no redirect, and keeps no cookie.
+    """For a server at `url`. Reads an answer of at most MOST_BYTES. Follows no redirect, and keeps
+    no cookie.
 
     Raises SettingsError if the environment names proxies that cannot be used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
         with usable_proxies():
-            super().__init__(follow_redirects=False)
+            super().__init__(follow_redirects=False, mounts=direct_mounts(url))
         self._loop = _loop()
 
     def result_of(self, work: Coroutine[Any, Any, Result], seconds: float) -> Result:

@@ -24,7 +24,7 @@ from worker.errors import (
     Unreachable,
     WorkerError,
 )
-from worker.proxies import usable_proxies
+from worker.proxies import direct_mounts, usable_proxies
 from worker.queue import one_line
 
 ANSWER_TIMEOUT = 60.0  # seconds; the statement timeout of the API's role ends a call long before
@@ -68,6 +68,7 @@ class Rest:
                 http2=True,
                 timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
                 event_hooks={"response": [self._note]},
+                mounts=direct_mounts(url),
             )
         self._client: Client = create_client(
             url,

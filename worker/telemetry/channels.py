@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from worker.errors import SettingsError
-from worker.proxies import usable_proxies
+from worker.proxies import direct_mounts, usable_proxies
 from worker.settings import Settings
 
 COMMAND_TIMEOUT = 30.0  # seconds
@@ -163,7 +163,9 @@ class Webhook:
     def _status_of(self, body: bytes) -> int:
         """The status of the answer to `body`, which is not read any further."""
         with usable_proxies():
-            client = httpx.Client(timeout=ANSWER_TIMEOUT, follow_redirects=False)
+            client = httpx.Client(
+                timeout=ANSWER_TIMEOUT, follow_redirects=False, mounts=direct_mounts(self._url)
+            )
         headers = {"content-type": "application/json"}
         with (
             client,
