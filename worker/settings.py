@@ -69,6 +69,7 @@ class Settings:
     worker_log_format: str = "console"
     worker_log_level: str = "info"
     worker_metrics_port: int | None = None
+    worker_metrics_host: str = "127.0.0.1"
     embedding_progress_interval: int = 5
     notify_webhook_url: str | None = field(default=None, repr=False)
     notify_command: str | None = field(default=None, repr=False)
@@ -80,16 +81,23 @@ class Settings:
         return frozenset(setting.name.upper() for setting in fields(cls)) | _ALIASES.keys()
 
     @classmethod
-    def load(cls, environment: Mapping[str, str], dotenv: Path = Path(".env")) -> Settings:
+    def load(
+        cls,
+        environment: Mapping[str, str],
+        dotenv: Path = Path(".env"),
+        *,
+        asks_model: bool = True,
+    ) -> Settings:
         """Read `environment`, and what it lacks from the file `dotenv` if there is one.
 
-        Raises SettingsError with every problem there is, in one message.
+        Raises SettingsError with every problem there is, in one message. Unless `asks_model`, what
+        only EMBEDDING_MODEL needs may be missing.
         """
-        return cls.from_mapping(read_environment(environment, dotenv))
+        return cls.from_mapping(read_environment(environment, dotenv), asks_model=asks_model)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, str]) -> Settings:
-        """Parse and check `values`. Raises SettingsError with every problem, in one message."""
+    def from_mapping(cls, values: Mapping[str, str], *, asks_model: bool = True) -> Settings:
+        """Parse and check `values`, as `load` does."""
         given = {name: value.strip() for name, value in values.items() if value.strip()}
         for alias, variable in _ALIASES.items():
             if alias in given:
@@ -103,7 +111,7 @@ class Settings:
                     parsed[setting.name] = _PARSERS[setting.name](given[variable])
                 except ValueError as problem:
                     problems[variable] = f"{variable} {problem}"
-        contradictions = cls(**parsed)._contradictions(given)
+        contradictions = cls(**parsed)._contradictions(given, asks_model)
         found = [*problems.values(), *contradictions]
         if found:
             raise SettingsError(
@@ -112,10 +120,11 @@ class Settings:
             )
         return cls(**parsed)
 
-    def _contradictions(self, given: Mapping[str, str]) -> list[str]:
+    def _contradictions(self, given: Mapping[str, str], asks_model: bool) -> list[str]:
+        missing = (self._missing_for_the_model() if asks_model else {}) | self._missing()
         return [
             f"{variable} is not set, but {reason}"
-            for variable, reason in self._missing().items()
+            for variable, reason in missing.items()
             if variable not in given  # or it has a problem of its own
         ]
 
@@ -126,6 +135,12 @@ class Settings:
 
     def _missing(self) -> dict[str, str]:
         """The variables that what was given cannot do without, and why."""
+        if self.uses_data_api and not self.supabase_service_role_key:
+            return {"SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_URL is, and DATABASE_URL is not"}
+        return {}
+
+    def _missing_for_the_model(self) -> dict[str, str]:
+        """The variables that EMBEDDING_MODEL cannot do without, and why."""
         provider, _, name = self.embedding_model.partition(":")
         of_the_model = {
             "OPENAI_API_KEY": provider == "openai"
@@ -136,14 +151,11 @@ class Settings:
             and name.startswith("/")
             and not self.next_public_api_base_url,
         }
-        missing = {
+        return {
             variable: f"EMBEDDING_MODEL is {self.embedding_model}"
             for variable, is_missing in of_the_model.items()
             if is_missing
         }
-        if self.uses_data_api and not self.supabase_service_role_key:
-            missing["SUPABASE_SERVICE_ROLE_KEY"] = "SUPABASE_URL is, and DATABASE_URL is not"
-        return missing
 
 
 def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
@@ -366,6 +378,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "worker_log_format": _one_of("console", "json"),
     "worker_log_level": _one_of("debug", "info", "warning"),
     "worker_metrics_port": _whole_number(1, 65535),
+    "worker_metrics_host": str,
     "embedding_progress_interval": _whole_number(1, 100),
     "notify_webhook_url": _http_url,
     "notify_command": str,

@@ -24,6 +24,12 @@ def server() -> Iterator[AppServer]:
         yield server
 
 
+@pytest.fixture
+def opened(opened: Open) -> Open:
+    """The same for a model that EMBEDDING_MODEL names, unless the settings say otherwise."""
+    return lambda model, **settings: opened(model, **{"embedding_model": model} | settings)
+
+
 def test_a_text_becomes_the_vector_that_the_endpoint_gives(server: AppServer, opened: Open) -> None:
     embedder = opened(f"http:{server.url}")
     answer = embedder.embed(["a text, with an ümlaut"])
@@ -128,12 +134,88 @@ def test_the_token_goes_to_the_host_of_the_default_model(opened: Open) -> None:
         opened(model, embedding_api_token=TOKEN, embedding_model=model).embed(["a text"])
 
 
-def test_the_token_goes_to_no_host_that_only_the_database_names(opened: Open) -> None:
-    with AppServer(TOKEN) as server:
-        error = failure(opened(f"http:{server.url}", embedding_api_token=TOKEN))
-        assert "authorization" not in server.requests[0].headers
-    assert isinstance(error, ProviderRefused)
-    assert "NEXT_PUBLIC_API_BASE_URL, to whose host alone it is sent" in str(error.hint)
+# Hosts
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "https://app.example.com/path",
+        "http://app.example.com:8080/path",
+        "http://app.example.com.evil.example/path",
+        "http://evil.example/http://app.example.com",
+        "http://app.example.com%2eevil.example/path",
+        "http://app.example.com\\.evil.example/path",
+        "http://localhost/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://0x7f000001/",
+    ],
+)
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"next_public_api_base_url": "http://app.example.com/base"},
+        {"embedding_model": "http:http://app.example.com/path"},
+        {"embedding_model": "http:/path", "next_public_api_base_url": "http://app.example.com"},
+    ],
+)
+def test_a_host_that_only_the_database_names_is_refused_with_the_setting(
+    opened: Open, address: str, named: dict[str, str]
+) -> None:
+    settings = {"embedding_model": "local:wordllama-256", "embedding_api_token": TOKEN} | named
+    with pytest.raises(SettingsError, match="on a host that the environment does not name") as why:
+        opened(f"http:{address}", **settings)
+    host = "/".join(address.split("/")[:3])
+    assert f"set NEXT_PUBLIC_API_BASE_URL={host}, or EMBEDDING_MODEL" in str(why.value.hint)
+    assert TOKEN not in f"{why.value} {why.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://app.example.com/path", "http://app.example.com", "http://app.example.com:80/"),
+        *("HTTP://APP.example.com/path", "http://app.example.com/other/../path"),
+    ],
+)
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"next_public_api_base_url": "http://app.example.com/base"},
+        {"embedding_model": "http:http://app.example.com/path"},
+    ],
+)
+def test_any_path_of_a_host_that_the_environment_names_can_be_asked(
+    opened: Open, address: str, named: dict[str, str]
+) -> None:
+    opened(f"http:{address}", **{"embedding_model": "local:wordllama-256"} | named)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("//evil.example/path", "http://app.example.com@evil.example/", "http://evil@x/ok"),
+        *("http://app.example.com\\@evil.example/path", "file:///etc/passwd", "gopher://x/"),
+        *("http://app.example.com/?x=1", "http://app.example.com/#y", "http:/\\x/"),
+    ],
+)
+def test_what_could_lead_elsewhere_is_no_address(opened: Open, name: str) -> None:
+    with pytest.raises(SettingsError):
+        opened(f"http:{name}", next_public_api_base_url="http://app.example.com")
+
+
+@pytest.mark.parametrize(
+    "path", ["/\\@evil.example/x", "/%0d%0aHost:evil", "/../../x", "/a b", "/é"]
+)
+def test_a_path_leads_to_no_other_host(server: AppServer, opened: Open, path: str) -> None:
+    failure(opened(f"http:{path}", next_public_api_base_url=server.root))
+    assert [request.headers["host"] for request in server.requests] == [server.root[7:]]
+
+
+def test_a_default_model_that_is_no_address_is_an_error_of_settings(opened: Open) -> None:
+    with pytest.raises(SettingsError, match="needs an address"):
+        opened("http:http://app.example.com", embedding_model="http:http://host:port/")
 
 
 def test_a_wrong_token_is_refused_and_never_repeated(opened: Open) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.test_documentation import table
 from worker.engine.progress import Spent, Tally
 from worker.errors import SettingsError
+from worker.telemetry.http_server import MOST_CONNECTIONS
 from worker.telemetry.metrics import Metrics, served
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -166,10 +170,99 @@ def test_a_port_in_use_is_an_error_with_cause_and_cure(metrics: Metrics, free_po
         with served(Metrics(), free_port):
             pass
     assert problem.value.cause == (
-        f"metrics cannot be served at port {free_port}: address already in use"
+        f"metrics cannot be served at port {free_port} of 127.0.0.1: address already in use"
     )
     assert problem.value.hint
     assert problem.value.exit_code == 2
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1", "a" * 70, "::g", "."])
+def test_an_address_that_is_not_of_this_machine_is_an_error_with_cause_and_cure(
+    metrics: Metrics, free_port: int, host: str
+) -> None:
+    with pytest.raises(SettingsError) as problem, served(metrics, free_port, host):
+        pass
+    assert f"metrics cannot be served at port {free_port} of {host}: " in problem.value.cause
+    assert "WORKER_METRICS_HOST" in str(problem.value.hint)
+
+
+def connected(port: int, host: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection((host, port), timeout=20)
+
+
+def is_scraped(port: int) -> bool:
+    url = f"http://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return b"embedding_worker_tokens_total" in answer.read()
+
+
+def test_they_are_served_to_this_machine_alone_unless_it_is_said(
+    metrics: Metrics, free_port: int
+) -> None:
+    with served(metrics, free_port):
+        connected(free_port).close()
+        with pytest.raises(ConnectionRefusedError):
+            connected(free_port, "127.0.0.2")
+    with served(metrics, free_port, "0.0.0.0"):
+        connected(free_port, "127.0.0.2").close()
+
+
+def test_connections_that_ask_nothing_do_not_stop_a_scrape(
+    metrics: Metrics, free_port: int
+) -> None:
+    with served(metrics, free_port), ExitStack() as stack:
+        idle = [stack.enter_context(connected(free_port)) for _ in range(5 * MOST_CONNECTIONS)]
+        assert is_scraped(free_port)
+        assert idle[0].recv(1) == b""  # the oldest was closed
+        while len(threads_of_connections()) > MOST_CONNECTIONS:  # those that were closed end soon
+            threading.Event().wait(0.01)
+
+
+def threads_of_connections() -> list[str]:
+    return [t.name for t in threading.enumerate() if "process_request_thread" in t.name]
+
+
+@pytest.mark.parametrize("drop", [b"", b"G", b"GET /metrics HTTP/1.1\r\nx: y"])
+def test_a_connection_that_never_finishes_its_request_is_closed(
+    metrics: Metrics, free_port: int, monkeypatch: pytest.MonkeyPatch, drop: bytes
+) -> None:
+    monkeypatch.setattr("worker.telemetry.http_server.LONGEST_CONNECTION", 0.0)
+    with served(metrics, free_port), connected(free_port) as slow:
+        slow.sendall(drop)
+        assert closed(slow)
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the other end has closed it; waits for that."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_client_that_sends_a_little_now_and_then_is_cut_off(
+    metrics: Metrics, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.telemetry.http_server.LONGEST_CONNECTION", 0.5)
+    with served(metrics, free_port), connected(free_port) as slow:
+        with suppress(ConnectionError):
+            while True:
+                slow.sendall(b"x")
+                threading.Event().wait(0.01)
+        assert is_scraped(free_port)
+
+
+def test_a_connection_that_is_cut_while_it_is_answered_says_nothing(
+    metrics: Metrics, free_port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with served(metrics, free_port):
+        for _ in range(20):
+            gone = connected(free_port)
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            gone.close()  # with a reset
+        assert is_scraped(free_port)
+    assert capfd.readouterr().err == ""
 
 
 # The documentation, and the dashboard

@@ -59,6 +59,7 @@ def test_what_it_says_of_itself(embedder: Embedder) -> None:
         ("qwen3-embedding:0.6b", 1024, 1024, None),
         ("qwen3-embedding:0.6b", 256, 256, 256),
         ("qwen3-embedding:0.6b", 4096, 1024, None),
+        ("qwen3-embedding:8b", 2000, 2000, 2000),
         ("nomic-embed-text:latest", 256, 768, None),
     ],
 )

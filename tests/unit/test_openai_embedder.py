@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -300,6 +302,17 @@ def test_no_part_of_the_key_is_repeated(
     assert failure(embedder_for(server, openai_api_key=key)).cause.endswith(f" 401: {told}")
 
 
+@pytest.mark.parametrize("spelled", [str, str.upper])
+def test_the_digest_of_the_key_is_not_repeated(
+    server: OpenAIServer, spelled: Callable[[str], str]
+) -> None:
+    key = "s3cret"
+    digest = spelled(sha256(key.encode()).hexdigest())
+    server.faults.append(answers(401, {"error": {"message": f"Key Hash (Token) ={digest}. Sorry"}}))
+    error = failure(embedder_for(server, openai_api_key=key))
+    assert error.cause.endswith(" 401: Key Hash (Token) =[redacted]. Sorry")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -458,7 +471,10 @@ def test_a_server_that_is_not_there_is_named() -> None:
         embedder = embedder_for(gone)
     error = transient(embedder)
     assert error.cause.startswith("the connection to 127.0.0.1:")
-    assert "refused" in error.cause
+    assert error.cause.endswith(
+        f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', "
+        f"{gone.root.rpartition(':')[2]})"
+    )
     assert error.error_class == "unreachable"
 
 
@@ -494,11 +510,10 @@ def test_a_connection_that_breaks_within_the_answer_is_transient(
         (answers(200, {"error": "busy", "data": []}), "an error with status 200: busy"),
         (with_data(), "0 vectors for 1 texts"),
         (with_data(ITEM, ITEM), "2 vectors for 1 texts"),
-        (with_data("text"), "an item without `index` or `embedding`"),
-        (with_data({"index": 0}), "an item without `index` or `embedding`"),
-        (with_data({"embedding": [1.0]}), "an item without `index` or `embedding`"),
-        (with_data({"index": "0", "embedding": [1.0]}), "an item without `index` or `embedding`"),
-        (with_data({"index": 0, "embedding": None}), "an item without `index` or `embedding`"),
+        (with_data("text"), "an item without `embedding`"),
+        (with_data({"index": 0}), "an item without `embedding`"),
+        (with_data({"index": "0", "embedding": [1.0]}), "an `index` that is not a whole number"),
+        (with_data({"index": 0, "embedding": None}), "an item without `embedding`"),
         (with_data({"index": 1, "embedding": [1.0]}), "indexes other than 0 to 0"),
         (with_data({"index": 0, "embedding": ""}), ""),
         (with_data({"index": 0, "embedding": []}), "vectors of different widths, or of none"),

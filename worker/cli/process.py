@@ -17,7 +17,7 @@ from worker.cli.bounds import NONE, Bounds, percent_of, refuse_unpriced
 from worker.cli.console import say
 from worker.cli.estimate import print_forecast
 from worker.cli.progress import progress_of
-from worker.cli.session import load_settings, models_of, queue_of, scope_of
+from worker.cli.session import load_settings, models_of, open_models, queue_of, scope_of
 from worker.cli.summary import exit_code, print_summary, report_unserved
 from worker.cli.telling import people_told
 from worker.embedders import open_embedder
@@ -97,7 +97,7 @@ def process(
     as_json: AsJson = False,
 ) -> int:
     """Embed all due jobs, print a summary, and exit."""
-    settings = load_settings()
+    settings = load_settings(asks_model=True)
     with queue_of(settings) as queue:
         if dry_run:
             found = print_forecast(
@@ -116,6 +116,7 @@ def process(
         pace = pace_of(settings, batch_size, delay_ms, limit)
         if max_cost is not None:
             refuse_unpriced(settings, models_of(queue, scope))
+        open_models(queue, settings, scope)
         pipeline = drain(queue, settings, scope, pace, bounds, notify_command)
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop

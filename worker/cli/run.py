@@ -19,14 +19,12 @@ from worker.cli.process import (
     pace_of,
     stopped_by_signals,
 )
-from worker.cli.session import load_settings, models_of, queue_of, scope_of
+from worker.cli.session import load_settings, models_of, open_models, queue_of, scope_of
 from worker.cli.telling import service_told
 from worker.embedders import open_embedder
 from worker.engine.gear import together
 from worker.engine.pipeline import Pipeline
 from worker.engine.service import Orders, Service
-from worker.errors import WorkerError
-from worker.host import give_back_memory
 from worker.load.governor import LoadGovernor
 from worker.queue import OperatorQueue, Scope
 from worker.settings import Settings
@@ -51,7 +49,7 @@ def run(
     notify_command: NotifyCommand = None,
 ) -> int:
     """Embed jobs as they become due, until stopped."""
-    settings = load_settings()
+    settings = load_settings(asks_model=True)
     if not settings.enable_background_embedding:
         say("ENABLE_BACKGROUND_EMBEDDING is false: nothing is done in the background here.")
         say("hint: `worker process` embeds what is due, once.")
@@ -75,24 +73,6 @@ def run(
             )
             serve(pipeline, orders, settings)
     return 0
-
-
-def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
-    """Look whether the models in use can be opened, before anything is claimed for them.
-
-    Raises what the first of them raises if none can; of a single one the log tells when its jobs
-    come.
-    """
-    models = models_of(queue, scope)
-    problems = []
-    for model in models:
-        try:
-            open_embedder(model, None, settings).close()
-        except WorkerError as problem:
-            problems.append(problem)
-    if len(problems) == len(models):
-        raise problems[0]
-    give_back_memory()
 
 
 def works_itself(queue: OperatorQueue, scope: Scope) -> bool:

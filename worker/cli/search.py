@@ -31,7 +31,7 @@ def search(
     if not words.strip():
         raise SettingsError("there is nothing to look for", 'Give some words: worker search "…".')
     words = words.encode("utf-8", "replace").decode()  # what the terminal sent may be no text
-    settings = load_settings()
+    settings = load_settings(asks_model=True)
     with queue_of(settings) as queue:
         matches = find(queue, settings, _only_target(queue, table, column), words, limit)
     if as_json:

@@ -11,20 +11,24 @@ from pathlib import Path
 from secrets import token_hex
 
 from worker.cli.console import say
-from worker.errors import SettingsError
+from worker.embedders import open_embedder
+from worker.errors import SettingsError, WorkerError
+from worker.host import give_back_memory
 from worker.queue import OperatorQueue, Scope
 from worker.queue.embedded import default_data_dir, embedded_postgres
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings, foreign_parameters, read_environment
 
 
-def load_settings() -> Settings:
-    """The settings of this process and of the folder it runs in. Raises SettingsError.
+def load_settings(*, asks_model: bool = False) -> Settings:
+    """The settings of this process and of the folder it runs in.
+
+    Raises SettingsError; unless the command `asks_model`, not for what only a model needs.
 
     Warns of parameters in DATABASE_URL that are those of other programs: they are left out.
     """
     given = read_environment(os.environ, Path(".env"))
-    settings = Settings.from_mapping(given)
+    settings = Settings.from_mapping(given, asks_model=asks_model)
     foreign = foreign_parameters(given.get("DATABASE_URL", ""))
     # A log of JSON has lines of JSON only.
     if foreign and settings.worker_log_format == "console":
@@ -132,6 +136,24 @@ def models_of(queue: OperatorQueue, scope: Scope) -> list[str]:
     return sorted({target.model or default for target in targets if target.accepts(default)}) or [
         default
     ]
+
+
+def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
+    """Check that the models in use can be opened, before anything is claimed for them.
+
+    Raises what the first of them raises if none can be opened. If only some cannot, their jobs are
+    handed back later, and the log says why.
+    """
+    models = models_of(queue, scope)
+    problems = []
+    for model in models:
+        try:
+            open_embedder(model, None, settings).close()
+        except WorkerError as problem:
+            problems.append(problem)
+    if len(problems) == len(models):
+        raise problems[0]
+    give_back_memory()
 
 
 def _worker_name() -> str:

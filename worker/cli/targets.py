@@ -76,7 +76,7 @@ def watch(
     ] = False,
 ) -> None:
     """Keep a vector column in step with the text of its row."""
-    settings = load_settings()
+    settings = load_settings(asks_model=create_column and not model)
     if model:
         check_model(model)
     dimensions = _width(model or settings.embedding_model, settings) if create_column else None

@@ -39,7 +39,7 @@ def service_told(
     port = port or settings.worker_metrics_port
     metrics = Metrics()
     with (
-        served(metrics, port) if port else nullcontext(),
+        served(metrics, port, settings.worker_metrics_host) if port else nullcontext(),
         people_told(Log.of(settings, sys.stderr), queue, settings, scope, command) as audience,
     ):
         if port:

@@ -27,33 +27,41 @@ def check_address(name: str) -> None:
 
 
 def address_of(name: str, settings: Settings) -> str:
-    """Where to ask the model `http:NAME`. Raises SettingsError if that takes a setting more."""
+    """Where to ask the model `http:NAME`.
+
+    Raises SettingsError unless it is on a host that the environment names: any other came out of
+    the database, and who can write there is not to choose where requests go.
+    """
     check_address(name)
     parts = _split(name)
-    if parts.netloc:
-        return parts._replace(path=(parts.path.strip("/") and parts.path) or USUAL_PATH).geturl()
+    if not parts.netloc:
+        return _below_base_url(name, settings)
+    address = parts._replace(path=(parts.path.strip("/") and parts.path) or USUAL_PATH).geturl()
+    provider, _, default = settings.embedding_model.partition(":")
+    named = [settings.next_public_api_base_url or "", default if provider == "http" else ""]
+    if _origin(address) not in [_origin(given) for given in named if given]:
+        host = f"{parts.scheme}://{parts.netloc}"
+        raise SettingsError(
+            f"http:{name} is on a host that the environment does not name",
+            f"If requests may go there, set NEXT_PUBLIC_API_BASE_URL={host}, or"
+            " EMBEDDING_MODEL to a model of that host.",
+        )
+    return address
+
+
+def _below_base_url(path: str, settings: Settings) -> str:
     if not settings.next_public_api_base_url:
         raise SettingsError(
-            f"NEXT_PUBLIC_API_BASE_URL is not set, and http:{name} has no host",
+            f"NEXT_PUBLIC_API_BASE_URL is not set, and http:{path} has no host",
             f"Set it, or name the whole address, like http:https://app.example.com{USUAL_PATH}.",
         )
     base = urlsplit(settings.next_public_api_base_url)
-    return base._replace(path=base.path.rstrip("/") + parts.path, query="", fragment="").geturl()
-
-
-def token_for(address: str, settings: Settings) -> str | None:
-    """The token, if `address` is on a host that the environment names.
-
-    Any other came out of the database, and who can write there is not to collect the token.
-    """
-    provider, _, name = settings.embedding_model.partition(":")
-    named = [settings.next_public_api_base_url or "", name if provider == "http" else ""]
-    is_trusted = _origin(address) in [_origin(given) for given in named if given]
-    return settings.embedding_api_token if is_trusted else None
+    whole = base.path.rstrip("/") + urlsplit(path).path
+    return base._replace(path=whole, query="", fragment="").geturl()
 
 
 def _origin(address: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(address)
+    parts = _split(address)
     usual = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, parts.port or usual
 

@@ -17,13 +17,16 @@ import numpy as np
 
 from worker.embedders import Vectors
 
+MOST_TOKENS = 2**31 - 1  # what the queue can hold
+MOST_WORDS = 20_000  # bytes of an answer that is not JSON
+
 
 def read_json(content: bytes) -> Any:
     """What `content` says. Raises ValueError in words of its own if it is not JSON."""
     try:
         return jiter.from_json(content, cache_mode="none")
     except (ValueError, RecursionError):
-        words = content.decode("utf-8", "replace") or "nothing at all"
+        words = content[:MOST_WORDS].decode("utf-8", "replace") or "nothing at all"
         raise ValueError(f"not JSON: {words}") from None
 
 
@@ -38,21 +41,40 @@ def words_of(body: object) -> str:
             return json.dumps(body)
 
 
+def number_in(words: str | None) -> int | None:
+    """The whole number that some digits are, or None without any or beyond MOST_TOKENS."""
+    is_short = words and len(words) <= len(str(MOST_TOKENS))
+    return counted(int(words)) if words and is_short else None
+
+
+def counted(number: object) -> int | None:
+    """`number` if it can be a number of tokens, or None: what the queue cannot hold is unsaid."""
+    return number if type(number) is int and 0 <= number <= MOST_TOKENS else None
+
+
 def indexed_vectors(items: Sequence[object], count: int) -> Vectors:
     """The vectors of `count` texts, put into their order by `index`.
 
-    Raises ValueError, TypeError or OverflowError if that is not what was sent. What the numbers
-    are is not looked at.
+    Without any `index` they are in order. Where only some lack it, it is 0: servers that write
+    JSON by the rules of Protocol Buffers (Gemini) leave out a zero.
+
+    Raises ValueError, and what numpy raises, if that is not what was sent. What the numbers are is
+    not looked at.
     """
     if len(items) != count:
         raise ValueError(f"{len(items)} vectors for {count} texts")
+    has_indexes = any(isinstance(item, dict) and "index" in item for item in items)
     rows: dict[int, Vectors] = {}
-    for item in items:
+    for place, item in enumerate(items):
         match item:
-            case {"index": int(index), "embedding": str() | list() as embedding}:
-                rows[index] = vector_of(embedding)
+            case {"index": index, "embedding": str() | list() as embedding}:
+                if type(index) is not int:  # True would be taken for 1
+                    raise ValueError("an `index` that is not a whole number")
+            case {"embedding": str() | list() as embedding}:
+                index = 0 if has_indexes else place
             case _:
-                raise ValueError("an item without `index` or `embedding`")
+                raise ValueError("an item without `embedding`")
+        rows[index] = vector_of(embedding)
     if rows.keys() != set(range(count)):
         raise ValueError(f"indexes other than 0 to {count - 1}, each once")
     return stacked([rows[index] for index in range(count)])
@@ -79,8 +101,9 @@ def shared_out(tokens: object, lengths: Sequence[int]) -> list[int] | None:
 
     None if `tokens` is no number of tokens.
     """
-    if type(tokens) is not int or tokens < 0:
+    total = counted(tokens)
+    if total is None:
         return None
     whole = max(sum(lengths), 1)
-    marks = [(2 * tokens * upto + whole) // (2 * whole) for upto in accumulate(lengths, initial=0)]
+    marks = [(2 * total * upto + whole) // (2 * whole) for upto in accumulate(lengths, initial=0)]
     return [after - before for before, after in pairwise(marks)]

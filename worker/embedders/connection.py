@@ -3,32 +3,47 @@ what to do about it.
 
 OpenAI's client carries it, for its connections, its proxies and its time-outs. Its decoder and its
 retries are not used: the one is several times slower than ours, and waiting is the business of the
-engine.
+engine. No answer is trusted: `http_client` limits its time and its size, and whatever else goes
+wrong with it becomes a `bad_answer`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
-from urllib.parse import unquote, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import unquote, urljoin, urlsplit
 
 from openai import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    AsyncOpenAI,
     HttpxBinaryResponseContent,
     Omit,
-    OpenAI,
 )
 
 from worker.embedders import Embeddings
-from worker.embedders.answers import read_json, words_of
+from worker.embedders.answers import number_in, read_json, words_of
+from worker.embedders.http_client import BoundedClient, Unusable, reason_of
 from worker.embedders.limits import seconds_to_wait
-from worker.errors import ProviderError, ProviderRefused, Rejected, SettingsError, Transient
+from worker.errors import (
+    ProviderError,
+    ProviderRefused,
+    Rejected,
+    SettingsError,
+    Transient,
+    WorkerError,
+)
+
+Content = TypeVar("Content")
 
 A_LETTER = "a"
+LONGEST_ANSWER = 3  # times the time-out: a server that sends a byte now and then never times out
 LINE_LENGTH = 300
 READ_LENGTH = 20_000  # of an answer of megabytes, only the beginning is searched for a line
 # By their prefix, by the header they travel in, and with their middle hidden behind asterisks.
@@ -91,7 +106,8 @@ class Cures:
 class Connection:
     """Any number of requests at once to the server at `base_url`, with the key if there is one.
 
-    Raises SettingsError if no header can hold the key.
+    Raises SettingsError if no header can hold the key, the address is none, or the environment
+    names proxies that cannot be used.
     """
 
     base_url: str
@@ -99,7 +115,8 @@ class Connection:
     timeout: float
     cures: Cures
     host: str = field(init=False)
-    _client: OpenAI = field(init=False, repr=False)
+    _http: BoundedClient = field(init=False, repr=False)
+    _client: AsyncOpenAI = field(init=False, repr=False)
     _headers: dict[str, str | Omit] = field(init=False, repr=False)
     _secrets: re.Pattern[str] = field(init=False, repr=False)
 
@@ -109,14 +126,22 @@ class Connection:
                 f"{self.cures.key} holds a space or a character that is not ASCII",
                 "Copy the key again, without quotation marks or line breaks.",
             )
-        self._client = OpenAI(
-            api_key=self.key or "none",
-            base_url=self.base_url,
-            timeout=self.timeout,
-            max_retries=0,
-            organization="",
-            project="",
-        )
+        self._http = BoundedClient(self.base_url)
+        try:
+            self._client = AsyncOpenAI(
+                api_key=self.key or "none",
+                base_url=self.base_url,
+                timeout=self.timeout,
+                max_retries=0,
+                organization="",
+                project="",
+                http_client=self._http,
+            )
+        except Exception:  # its words may repeat a password
+            raise SettingsError(
+                "the address of the model's server is none that can be used",
+                f"Check {self.cures.address}: it is like https://host:port/path, without spaces.",
+            ) from None
         self.host = self._client.base_url.netloc.decode("ascii")
         # The client wants a key; what it makes of that is left away where there is none.
         self._headers = {} if self.key else {"Authorization": Omit()}
@@ -125,25 +150,39 @@ class Connection:
     def post(self, path: str, body: object, timeout: float | None = None) -> Reply:
         """Send `body` as JSON. Raises ProviderRefused, Transient or Rejected."""
         patience = timeout or self.timeout
-        try:
-            answer = self._client.post(
+        return self._reply(
+            self._client.post(
                 path,
                 body=body,
                 cast_to=HttpxBinaryResponseContent,
                 options={"timeout": patience, "headers": self._headers},
-            )
+            ),
+            patience,
+        )
+
+    def _reply(
+        self, request: Coroutine[Any, Any, HttpxBinaryResponseContent], patience: float
+    ) -> Reply:
         # `from None`: the client's own message repeats the answer before secrets are taken out.
+        whole = LONGEST_ANSWER * patience
+        try:
+            answer = self._http.result_of(request, whole)
         except APIStatusError as error:
-            raise self._failure(error) from None
-        except APITimeoutError:
+            raise self.understood(partial(self._failure, error)) from None
+        except (APITimeoutError, TimeoutError) as problem:
+            limit = patience if isinstance(problem, APITimeoutError) else whole
             raise Transient(
-                f"{self.host} did not answer within {patience:g} s",
+                f"{self.host} did not answer within {limit:g} s",
                 error_class="timed_out",
                 of_the_input=True,
             ) from None
         except APIConnectionError as error:
-            cause = f"the connection to {self.host} failed: {error.__cause__ or error}"
+            cause = f"the connection to {self.host} failed: {reason_of(error)}"
             raise Transient(self.one_line(cause), error_class="unreachable") from None
+        except Unusable as problem:
+            raise self.unusable(str(problem)) from None
+        except Exception as problem:  # whatever the client makes of bytes from outside
+            raise self.unusable(type(problem).__name__) from None
         return Reply(answer.content, answer.response.headers)
 
     def introduced(self, embed: Callable[[Sequence[str]], Embeddings]) -> Embeddings:
@@ -156,13 +195,23 @@ class Connection:
 
     def get(self, url: str) -> object:
         """What lies at an address of this server, or None if that is not JSON, or nothing."""
+        request = self._client.get(
+            url, cast_to=HttpxBinaryResponseContent, options={"headers": self._headers}
+        )
         try:
-            answer = self._client.get(
-                url, cast_to=HttpxBinaryResponseContent, options={"headers": self._headers}
-            )
-            return read_json(answer.content)
-        except (APIConnectionError, APIStatusError, ValueError):
+            reply = self._reply(request, self.timeout)
+            return self.understood(lambda: read_json(reply.content))
+        except WorkerError:
             return None
+
+    def understood(self, read: Callable[[], Content]) -> Content:
+        """What `read` makes of an answer. Raises Transient if it fails, in whatever way."""
+        try:
+            return read()
+        except ValueError as problem:
+            raise self.unusable(str(problem)) from None
+        except Exception as problem:  # nesting without end, numbers beyond all ranges, no memory
+            raise self.unusable(type(problem).__name__) from None
 
     def unusable(self, what: str) -> Transient:
         """The error for an answer that is none."""
@@ -177,15 +226,19 @@ class Connection:
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        with suppress(TimeoutError):
+            self._http.result_of(self._client.close(), self.timeout)
 
     def _failure(self, error: APIStatusError) -> ProviderError:
         """The error that says what to do about this answer, by its status and code."""
-        status, codes, words = error.status_code, _codes(error.body), words_of(error.body)
+        status, codes = error.status_code, _codes(error.body)
+        words = words_of(error.body)[:READ_LENGTH]
         cause = self.one_line(f"{self.host} answered {status}: {words or 'without a word'}")
         if status == 429 and codes & NO_CREDIT:
             cure = "Look after the credit and limits of the account, then start again."
             return ProviderRefused(cause, cure, error_class="out_of_credit")
+        if error.response.has_redirect_location:
+            return self._redirected(error)
         if status in ABOUT_THE_TEXTS or (status == 429 and words.startswith("Request too large")):
             return _rejection(status, codes, words, cause)
         if status in PASSING or status == 429 or not 400 <= status < 500:
@@ -196,6 +249,17 @@ class Connection:
             self.cures.for_status(status),
             error_class=classes.get(status, "refused"),
             of_the_model=status == 404 or "model_not_found" in codes,
+        )
+
+    def _redirected(self, error: APIStatusError) -> ProviderRefused:
+        location = error.response.headers.get("location", "")
+        target = urlsplit(urljoin(str(error.request.url), location))
+        # Without a user, password or query, any of which may be a secret.
+        where = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}"
+        return ProviderRefused(
+            self.one_line(f"{self.host} answered {error.status_code}: it redirects to {where}"),
+            f"Texts and keys are sent to no other address. If that is the right one, correct"
+            f" {self.cures.address}, then start again.",
         )
 
 
@@ -219,9 +283,9 @@ def _rejection(status: int, codes: set[str], words: str, cause: str) -> Rejected
 
 def _share_that_fits(numbers: Mapping[str, str | None]) -> float | None:
     """What part of a text fits, where a provider says how long it may be and how long it is."""
-    limit = int(numbers["limit"] or numbers["tei_limit"] or 0)
-    length = int(numbers["length"] or numbers["tei_length"] or 0)
-    return limit / length if 0 < limit < length else None
+    limit = number_in(numbers["limit"] or numbers["tei_limit"])
+    length = number_in(numbers["length"] or numbers["tei_length"])
+    return limit / length if limit and length and limit < length else None
 
 
 def _codes(body: object) -> set[str]:
@@ -230,8 +294,9 @@ def _codes(body: object) -> set[str]:
 
 
 def _secrets(key: str | None, password: str) -> re.Pattern[str]:
-    digest = key and sha256(key.encode()).hexdigest()  # which LiteLLM repeats
-    shapes = [re.escape(secret) for secret in (key, digest, password) if secret]
+    shapes = [re.escape(secret) for secret in (key, password) if secret]
+    if key:
+        shapes.append(f"(?i:{sha256(key.encode()).hexdigest()})")  # LiteLLM repeats it
     if key and len(key) >= 12:  # its beginning is what servers repeat of a key, however they cut it
         shapes.append(re.escape(key[:8]) + r"(?:[\w.*…-]*[\w*])?")
     return re.compile("|".join([*shapes, KEY_SHAPES]))

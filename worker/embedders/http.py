@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from worker.embedders import Caps, Concurrency, Embeddings, Vectors
-from worker.embedders.addresses import address_of, token_for
-from worker.embedders.answers import read_json, stacked, vector_of, words_of
+from worker.embedders.addresses import address_of
+from worker.embedders.answers import counted, read_json, stacked, vector_of, words_of
 from worker.embedders.connection import Connection, Cures
 from worker.embedders.limits import allowances
 from worker.errors import Rejected
@@ -17,7 +18,8 @@ from worker.settings import Settings
 class HttpEmbedder:
     """The endpoint at the address `name`, or at that path below NEXT_PUBLIC_API_BASE_URL.
 
-    Raises SettingsError if there is no such address, or no header can hold the token.
+    Raises SettingsError if there is no such address, the environment does not name its host, or no
+    header can hold the token.
     """
 
     provider = "http"
@@ -30,15 +32,14 @@ class HttpEmbedder:
         self.model = f"{self.provider}:{name}"
         self.dimensions: int | None = None
         self._address = address_of(name, settings)
-        token = token_for(self._address, settings)
-        key = "EMBEDDING_API_TOKEN"
-        if settings.embedding_api_token and not token:
-            key += " and NEXT_PUBLIC_API_BASE_URL, to whose host alone it is sent"
         self._connection = Connection(
             self._address,
-            token,
+            settings.embedding_api_token,
             settings.embedding_timeout_seconds,
-            Cures(address="the address in the model's name, or NEXT_PUBLIC_API_BASE_URL", key=key),
+            Cures(
+                address="the address in the model's name, or NEXT_PUBLIC_API_BASE_URL",
+                key="EMBEDDING_API_TOKEN",
+            ),
         )
 
     def introduce(self) -> None:
@@ -48,10 +49,7 @@ class HttpEmbedder:
     def embed(self, texts: Sequence[str]) -> Embeddings:
         parts = [self._embed_one(text) for text in texts]
         tokens = [part.tokens[0] for part in parts if part.tokens]
-        try:
-            vectors = stacked([part.vectors[0] for part in parts])
-        except ValueError as problem:
-            raise self._connection.unusable(str(problem)) from None
+        vectors = self._connection.understood(lambda: stacked([part.vectors[0] for part in parts]))
         all_said = len(tokens) == len(texts)
         return Embeddings(vectors, tokens if all_said else None, parts[-1].allowances)
 
@@ -64,19 +62,21 @@ class HttpEmbedder:
             if refusal.error_class == "too_large":
                 raise Rejected(refusal.cause, error_class="too_long") from None
             raise
-        try:
-            answer = read_json(reply.content)
-            vectors = stacked([_vector_in(answer)])
-        except (ValueError, TypeError, OverflowError) as problem:
-            raise self._connection.unusable(str(problem)) from None
-        return Embeddings(vectors, _tokens_in(answer), allowances(reply.headers))
+        embeddings = self._connection.understood(lambda: _decoded(reply.content))
+        return replace(embeddings, allowances=allowances(reply.headers))
 
     def close(self) -> None:
         self._connection.close()
 
 
+def _decoded(content: bytes) -> Embeddings:
+    """Raises ValueError, and what numpy raises, if there is no vector in it."""
+    answer = read_json(content)
+    tokens = counted(_tokens_in(answer))
+    return Embeddings(stacked([_vector_in(answer)]), None if tokens is None else [tokens])
+
+
 def _vector_in(answer: object) -> Vectors:
-    """Raises ValueError, TypeError or OverflowError if there is none."""
     match answer:
         case {"error": error} if error:
             raise ValueError(f"an error with status 200: {words_of(error)}")
@@ -91,10 +91,10 @@ def _vector_in(answer: object) -> Vectors:
     raise ValueError(f"no list `embedding` in {words_of(answer)}")
 
 
-def _tokens_in(answer: object) -> list[int] | None:
+def _tokens_in(answer: object) -> object:
     match answer:
         case {"usage": {"total_tokens": int(tokens)} | {"prompt_tokens": int(tokens)}} | {
             "tokens": int(tokens)
-        } if type(tokens) is int and tokens >= 0:
-            return [tokens]
+        }:
+            return tokens
     return None

@@ -17,6 +17,10 @@ TRY_AGAIN = re.compile(  # OpenAI, Azure
     r"try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)|retry after (\d+) seconds?"
 )
 
+# At most, whatever is asked for: after it the provider is asked again, which costs one request.
+LONGEST_WAIT = 600.0  # seconds
+MOST_A_MINUTE = 1e12  # requests or tokens
+
 
 def allowances(headers: Mapping[str, str]) -> dict[Measure, Allowance]:
     """What is said of requests and of tokens, as far as it is said legibly."""
@@ -24,18 +28,19 @@ def allowances(headers: Mapping[str, str]) -> dict[Measure, Allowance]:
     for measure in MEASURES:
         limit = _number(headers.get(f"x-ratelimit-limit-{measure}", ""))
         remaining = _number(headers.get(f"x-ratelimit-remaining-{measure}", ""))
-        if limit and remaining is not None:
+        if limit and 1 <= limit <= MOST_A_MINUTE and remaining is not None:
             reset = _duration(headers.get(f"x-ratelimit-reset-{measure}", ""))
-            found[measure] = Allowance(limit, remaining, reset or 0.0)
+            found[measure] = Allowance(limit, min(remaining, limit), reset or 0.0)
     return found
 
 
 def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float | None:
     """How many seconds from now the provider asks to be left alone, if it says so legibly: by
-    `retry-after-ms`, by `retry-after`, in words, or by the reset of what is used up."""
+    `retry-after-ms`, by `retry-after`, in words, or by the reset of what is used up. LONGEST_WAIT
+    at most."""
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
-        return milliseconds / 1000
+        return min(milliseconds / 1000, LONGEST_WAIT)
     asked = _retry_after(headers.get("retry-after", ""))
     if asked is not None:
         return asked
@@ -48,21 +53,24 @@ def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float | None
 def _retry_after(given: str) -> float | None:
     seconds = _number(given)
     if seconds is not None:
-        return seconds
+        return min(seconds, LONGEST_WAIT)
     try:
         moment = parsedate_to_datetime(given)
-    except ValueError:
+        if moment.tzinfo is None:  # how Python reads `-0000`
+            moment = moment.replace(tzinfo=UTC)
+        wait = (moment - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, LookupError, ArithmeticError):  # no date, or one beyond all
         return None
-    if moment.tzinfo is None:  # how Python reads `-0000`
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, wait), LONGEST_WAIT)
 
 
 def _duration(given: str) -> float | None:
-    """Seconds, from `6m0s`, `7.66s`, `20ms`, or a bare number of seconds."""
+    """Seconds, from `6m0s`, `7.66s`, `20ms`, or a bare number of seconds. LONGEST_WAIT at most."""
     if DURATION.fullmatch(given):
-        return sum(float(amount) * UNITS[unit] for amount, unit in PART.findall(given))
-    return _number(given)
+        seconds = sum(float(amount) * UNITS[unit] for amount, unit in PART.findall(given))
+        return min(seconds, LONGEST_WAIT)
+    bare = _number(given)
+    return None if bare is None else min(bare, LONGEST_WAIT)
 
 
 def _number(given: str) -> float | None:

@@ -56,10 +56,7 @@ class OllamaEmbedder:
         encoded = [text.encode("utf-8", "replace") for text in texts]
         reply = self._ask([text.decode() for text in encoded])
         self._loaded_until = time.monotonic() + KEEP_ALIVE_MINUTES * 60
-        try:
-            vectors, tokens = _decoded(reply.content, len(texts))
-        except (ValueError, TypeError, OverflowError) as problem:
-            raise self._connection.unusable(str(problem)) from None
+        vectors, tokens = self._connection.understood(lambda: _decoded(reply.content, len(texts)))
         return Embeddings(vectors, shared_out(tokens, [len(text) for text in encoded]))
 
     def _ask(self, texts: list[str]) -> Reply:
@@ -90,7 +87,7 @@ class OllamaEmbedder:
 
 
 def _decoded(content: bytes, count: int) -> tuple[Vectors, object]:
-    """The vectors, and what is said of tokens. Raises ValueError, TypeError or OverflowError."""
+    """The vectors, and what is said of tokens. Raises ValueError, and much else."""
     answer = read_json(content)
     match answer:
         case {"error": error} if error:

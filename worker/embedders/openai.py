@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from worker.embedders import Caps, Concurrency, Embeddings
-from worker.embedders.answers import indexed_vectors, read_json, shared_out, words_of
+from worker.embedders.answers import (
+    MOST_TOKENS,
+    indexed_vectors,
+    number_in,
+    read_json,
+    shared_out,
+    words_of,
+)
 from worker.embedders.connection import Connection, Cures
 from worker.embedders.limits import allowances
 from worker.embedders.models import known
@@ -98,7 +105,8 @@ class OpenAIEmbedder:
                 "max_concurrent_requests": int(permits),
             } if min(items, tokens, permits) > 0:
                 # A request takes as many permits as it has texts.
-                items = min(items, permits)
+                items = min(items, permits, MOST_ITEMS)
+                tokens = min(tokens, MOST_TOKENS)
                 most = min(permits // items, MOST_AT_ONCE)
                 self.caps = replace(self.caps, items=items, tokens_per_text=tokens)
                 self.concurrency = Concurrency(min(self.concurrency.first, most), most)
@@ -129,10 +137,7 @@ class OpenAIEmbedder:
             )
         except Rejected as refusal:
             raise self._lesson(refusal, lengths) from None
-        try:
-            embeddings = _decoded(reply.content, lengths)
-        except (ValueError, TypeError, OverflowError) as problem:
-            raise self._connection.unusable(str(problem)) from None
+        embeddings = self._connection.understood(lambda: _decoded(reply.content, lengths))
         if self._may_grow and len(texts) >= self.caps.items:
             self.caps = replace(self.caps, items=min(2 * self.caps.items, MOST_ITEMS))
         return replace(embeddings, allowances=allowances(reply.headers))
@@ -144,7 +149,7 @@ class OpenAIEmbedder:
         if len(lengths) == 1:
             return Rejected(refusal.cause, error_class="too_long")
         if limit := TOO_MANY_ITEMS.search(refusal.cause):
-            most = int(limit[1] or limit[2] or len(lengths) // 2)
+            most = number_in(limit[1] or limit[2]) or len(lengths) // 2
             self.caps = replace(self.caps, items=max(1, min(self.caps.items, most)))
         else:
             self.caps = replace(self.caps, bytes=min(self.caps.bytes, sum(lengths) // 2))
@@ -183,7 +188,7 @@ class AzureEmbedder(OpenAIEmbedder):
 
 
 def _decoded(content: bytes, lengths: Sequence[int]) -> Embeddings:
-    """Raises ValueError, TypeError or OverflowError if it is not the answer that was due."""
+    """Raises ValueError, and much else, if it is not the answer that was due."""
     answer = read_json(content)
     match answer:
         case {"error": error} if error:

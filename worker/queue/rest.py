@@ -24,6 +24,7 @@ from worker.errors import (
     Unreachable,
     WorkerError,
 )
+from worker.proxies import direct_mounts, usable_proxies
 from worker.queue import one_line, takes_no_writes
 
 ANSWER_TIMEOUT = 60.0  # seconds; the statement timeout of the API's role ends a call long before
@@ -62,11 +63,13 @@ class Rest:
         self._status = 0  # of the last answer: the exceptions of supabase-py do not tell it
         self.answered_at = datetime.now(UTC)
         """When the last answer was sent: to the second by the server's clock, if it told."""
-        self._http = httpx.Client(
-            http2=True,
-            timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
-            event_hooks={"response": [self._note]},
-        )
+        with usable_proxies():
+            self._http = httpx.Client(
+                http2=True,
+                timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
+                event_hooks={"response": [self._note]},
+                mounts=direct_mounts(url),
+            )
         self._client: Client = create_client(
             url,
             key,
@@ -102,7 +105,7 @@ class Rest:
             return request.execute().data
         except APIError as problem:
             raise meaning_of(problem, self._status) from None
-        except httpx.HTTPError as problem:
+        except (httpx.HTTPError, httpx.InvalidURL) as problem:
             reason = str(problem) or type(problem).__name__
             raise Unreachable(
                 f"the Data API cannot be reached: {one_line(reason)}", NOTHING_LOST

@@ -22,6 +22,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from worker.errors import SettingsError
+from worker.proxies import direct_mounts, usable_proxies
 from worker.settings import Settings
 from worker.terminal import as_json
 
@@ -145,24 +147,31 @@ class Webhook:
 
     def _post(self, body: bytes) -> None:
         try:
-            with httpx.stream(  # so that an answer without end is not read
-                "POST",
-                self._url,
-                content=body,
-                headers={"content-type": "application/json"},
-                timeout=ANSWER_TIMEOUT,
-                follow_redirects=False,
-            ) as response:
-                status = response.status_code
+            status = self._status_of(body)
         except httpx.TimeoutException:
             raise _MayWorkLater(f"no answer within {ANSWER_TIMEOUT:.0f} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as problem:
+        except SettingsError as problem:
+            raise NotDelivered(problem.cause) from None
+        except Exception as problem:  # also of an address that the client cannot read
             # by its class alone: its words may repeat the address
             raise _MayWorkLater(f"it cannot be reached ({type(problem).__name__})") from None
         if status in (408, 429) or status >= 500:
             raise _MayWorkLater(f"it answered with status {status}")
         if not 200 <= status < 300:
             raise NotDelivered(f"it answered with status {status}")
+
+    def _status_of(self, body: bytes) -> int:
+        """The status of the answer to `body`, which is not read any further."""
+        with usable_proxies():
+            client = httpx.Client(
+                timeout=ANSWER_TIMEOUT, follow_redirects=False, mounts=direct_mounts(self._url)
+            )
+        headers = {"content-type": "application/json"}
+        with (
+            client,
+            client.stream("POST", self._url, content=body, headers=headers) as response,
+        ):
+            return response.status_code
 
 
 def channels_of(webhook_url: str | None, command: str | None) -> list[Channel]:

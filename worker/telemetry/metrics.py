@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from threading import Thread
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, MetricsHandler
 from prometheus_client import Histogram as Distribution
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -19,10 +20,7 @@ from worker.engine.progress import Tally
 from worker.errors import SettingsError
 from worker.host import resident_mb
 from worker.queue import WorkerState
-
-# Whoever scrapes is on another machine, or in another container: an address of this one would serve
-# nobody. What is served holds no text and no secret.
-EVERY_ADDRESS = "0.0.0.0"
+from worker.telemetry.http_server import BoundedServer
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 """Bounds for the time of a batch: from that of a local model to many tries of one request."""
@@ -164,19 +162,22 @@ def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
 
 
 @contextmanager
-def served(metrics: Metrics, port: int) -> Iterator[None]:
-    """Metrics at http://…:`port`/metrics, on every address of this machine, from a thread beside.
+def served(metrics: Metrics, port: int, host: str = "127.0.0.1") -> Iterator[None]:
+    """Metrics at http://`host`:`port`/metrics, from a thread beside.
 
-    Raises SettingsError if the port cannot be had.
+    Raises SettingsError if that address cannot be had.
     """
     try:
-        server, thread = start_http_server(port, EVERY_ADDRESS, metrics.registry)
-    except OSError as problem:
+        server = BoundedServer(host, port, MetricsHandler.factory(metrics.registry))
+    except (OSError, UnicodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "no usable address"
         raise SettingsError(
-            f"metrics cannot be served at port {port}: {(problem.strerror or 'refused').lower()}",
-            "Give another with --metrics-port or WORKER_METRICS_PORT; each worker of a machine"
-            " needs its own.",
+            f"metrics cannot be served at port {port} of {host}: {reason.lower()}",
+            "Give another port with --metrics-port or WORKER_METRICS_PORT (each worker of a machine"
+            " needs its own), or another address with WORKER_METRICS_HOST.",
         ) from None
+    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield
     finally:

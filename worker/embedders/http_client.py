@@ -1,0 +1,99 @@
+"""A client for HTTP that no server can keep busy: limits on the time and the size of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from functools import cache
+from threading import Thread
+from typing import Any, TypeVar
+
+from openai import DefaultAsyncHttpxClient
+
+from worker.proxies import direct_mounts, usable_proxies
+
+MOST_BYTES = 64 * 2**20  # of an answer, unpacked: 2048 vectors of 4096 dimensions in base64 are 45
+MOST_BYTES_OF_AN_ERROR = 2**20
+
+Result = TypeVar("Result")
+
+
+class Unusable(Exception):
+    """An answer that is not read to its end, and why."""
+
+
+class BoundedClient(DefaultAsyncHttpxClient):
+    """For a server at `url`. Reads an answer of at most MOST_BYTES. Follows no redirect, and keeps
+    no cookie.
+
+    Raises SettingsError if the environment names proxies that cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        with usable_proxies():
+            super().__init__(follow_redirects=False, mounts=direct_mounts(url))
+        self._loop = _loop()
+
+    def result_of(self, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+        """What `work` with this client returns or raises, for any thread that waits for it.
+
+        Raises TimeoutError, and cancels it, after `seconds`.
+        """
+
+        async def limited() -> Result:
+            async with asyncio.timeout(seconds):
+                return await work
+
+        return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
+
+    async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        response = await super().send(request, stream=True, **options)
+        try:
+            self.cookies.clear()
+            content = await _content_of(response)
+        finally:
+            await response.aclose()
+        # What was read is unpacked, and it is JSON in UTF-8 whatever the headers say.
+        headers = [
+            (name, value)
+            for name, value in response.headers.multi_items()
+            if name not in ("content-encoding", "content-length", "content-type")
+        ]
+        return type(response)(
+            response.status_code, headers=headers, content=content, request=request
+        )
+
+
+async def _content_of(response: Any) -> bytes:
+    """The body, of an error only the beginning. Raises Unusable if it is too large."""
+    if "," in response.headers.get("content-encoding", ""):
+        raise Unusable("it is compressed more than once")  # a few bytes could unpack for hours
+    pieces: list[bytes] = []
+    left = MOST_BYTES if response.is_success else MOST_BYTES_OF_AN_ERROR
+    async for piece in response.aiter_bytes():
+        pieces.append(piece[:left])
+        left -= len(piece)
+        if left < 0:
+            if response.is_success:
+                raise Unusable(f"more than {MOST_BYTES // 2**20} MB")
+            break
+    return b"".join(pieces)
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Runs all requests: unlike a thread, what waits in it can be cancelled in every phase."""
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="requests", daemon=True).start()
+    return loop
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a connection failed, in the words of the innermost error that has any."""
+    while True:
+        inner = error.__cause__ or error.__context__
+        if isinstance(error, BaseExceptionGroup):
+            inner = error.exceptions[0]
+        if inner is None or not str(inner):
+            return str(error)
+        error = inner
