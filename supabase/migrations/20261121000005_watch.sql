@@ -21,9 +21,10 @@ as $$
      where class.oid = relation;
 $$;
 
--- The columns of the primary key, in its order. Raises unless each has one text form: the text of
--- a date, a time or a float depends on the session that asks, and could not name the row. Neither
--- could an array or a composite value: in JSON it is written in another way.
+-- The columns of the primary key, in its order. Raises unless each has a text form that no setting of
+-- a session changes (embedding.key_forms). The text of an interval, a float or an amount of money depends on
+-- settings, that of a regclass on the search path, and an array or a composite value is written
+-- differently in JSON.
 create function embedding.key_columns(relation regclass)
 returns text[]
 language plpgsql
@@ -37,8 +38,11 @@ begin
     select array_agg(attribute.attname::text order by place.ordinal),
            min(format('%s (%s)', attribute.attname, format_type(attribute.atttypid, attribute.atttypmod)))
                -- by category and output function, which a domain has from its base type
-               filter (where type.typcategory in ('D', 'T', 'A', 'C', 'R')
-                          or type.typoutput::text in ('float4out', 'float8out', 'byteaout', 'cash_out'))
+               filter (where type.typcategory in ('A', 'C', 'R')
+                          or type.typcategory in ('D', 'T') and type.typoutput::text not in
+                             ('date_out', 'timestamp_out', 'timestamptz_out', 'time_out', 'timetz_out')
+                          or type.typoutput::text in ('float4out', 'float8out', 'cash_out')
+                          or type.typoutput::text like 'reg%out')
       into key_columns, unfit
       from pg_index as index
      cross join lateral unnest(index.indkey::smallint[]) with ordinality as place (attnum, ordinal)
@@ -55,7 +59,8 @@ begin
         raise exception 'table % has a primary key column without one text form: %',
                         public.embedding_table_name(relation), unfit
             using errcode = 'feature_not_supported',
-                  hint = 'Use a key of uuid, integer, bigint, text, numeric, boolean or enum columns.';
+                  hint = 'Use a key of uuid, integer, bigint, text, numeric, boolean, enum, date, time, '
+                         'timestamp or bytea columns.';
     end if;
     return key_columns;
 end $$;
@@ -144,19 +149,60 @@ exception
                          'outside pg_catalog qualified by their schema.';
 end $$;
 
--- The key of a row as text, for rows known by the given name. In the collation of the queue: under
--- a lenient one of the key's own, two record ids that differ could pass for the same.
-create function embedding.record_id_sql(row_name text, key_columns text[])
-returns text
+-- How a record id holds each column of a key, as patterns for format: `written` for its value in a row, `read`
+-- for its text in a record id. Both mean the same whatever DateStyle, TimeZone and bytea_output are: JSON has dates and
+-- times in ISO 8601, a timestamptz is given in UTC, and Postgres reads ISO 8601 under every DateStyle.
+create function embedding.key_forms(relation regclass, key_columns text[])
+returns table (place integer, name text, written text, read text)
 language sql
-immutable
+stable
 set search_path = '', pg_temp
 as $$
-    select case when cardinality(key_columns) = 1
-                then format('%I.%I::text collate "default"', row_name, key_columns[1])
-                else format('jsonb_build_array(%s)::text',
-                            string_agg(format('%I.%I', row_name, name), ', ' order by ordinal)) end
-      from unnest(key_columns) with ordinality as key (name, ordinal);
+    select key.ordinal::integer, key.name,
+           case type.typoutput::text
+                when 'timestamptz_out' then '(%s at time zone ''UTC'')'
+                when 'byteaout' then 'encode(%s, ''hex'')'
+                else '%s' end,
+           case type.typoutput::text
+                when 'timestamptz_out' then '(%s)::timestamp at time zone ''UTC'''
+                when 'byteaout' then 'decode(%s, ''hex'')'
+                else '(%s)::' || replace(format_type(attribute.atttypid, attribute.atttypmod), '%', '%%') end
+      from unnest(key_columns) with ordinality as key (name, ordinal)
+      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attname = key.name
+      join pg_type as type on type.oid = attribute.atttypid;
+$$;
+
+-- The key of a row as text, for rows known by the given name: of one column its text, of several a JSON array. In the
+-- collation of the queue: under a lenient one of the key's own, two record ids that differ could pass for
+-- the same.
+create function embedding.record_id_sql(relation regclass, row_name text, key_columns text[])
+returns text
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select case when cardinality(key_columns) > 1
+                then format('jsonb_build_array(%s)::text', string_agg(key.value, ', ' order by key.place))
+                when bool_or(type.typcategory = 'D')
+                then format('(jsonb_build_array(%s) ->> 0) collate "default"', min(key.value))
+                else format('%s::text collate "default"', min(key.value)) end
+      from (select form.place, form.name, format(form.written, format('%I.%I', row_name, form.name)) as value
+              from embedding.key_forms(relation, key_columns) as form) as key
+      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attname = key.name
+      join pg_type as type on type.oid = attribute.atttypid;
+$$;
+
+-- The values of the key, in its order, for SQL that gives a record id.
+create function embedding.key_values_sql(relation regclass, key_columns text[], record_sql text)
+returns text[]
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select array_agg(format(form.read, case when cardinality(key_columns) = 1 then record_sql
+                                            else format('%s::jsonb ->> %s', record_sql, form.place - 1) end)
+                     order by form.place)
+      from embedding.key_forms(relation, key_columns) as form;
 $$;
 
 -- The condition that finds the row of the record id `eq_record`. The text is cast to the type of
@@ -167,15 +213,11 @@ language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select string_agg(
-               format('%I.%I = (%s)::%s', class.relname, key.name,
-                      case when cardinality(key_columns) = 1 then 'eq_record'
-                           else format('eq_record::jsonb ->> %s', key.ordinal - 1) end,
-                      format_type(attribute.atttypid, attribute.atttypmod)),
-               ' and ' order by key.ordinal)
-      from unnest(key_columns) with ordinality as key (name, ordinal)
-      join pg_class as class on class.oid = relation
-      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attname = key.name;
+    select string_agg(format('%I.%I = %s', class.relname, key.name, key.value), ' and ' order by key.place)
+      from pg_class as class,
+           unnest(key_columns, embedding.key_values_sql(relation, key_columns, 'eq_record'))
+           with ordinality as key (name, value, place)
+     where class.oid = relation;
 $$;
 
 -- Makes the trigger function of a target. It holds no logic, only the names of this table's
@@ -251,12 +293,12 @@ begin
             return null;
         end $body$ $function$,
         target.id,
-        embedding.record_id_sql('changed', target.key_columns),
+        embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
         (select string_agg(format('changed.%I', name), ', ' order by ordinal)
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
         coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
-        embedding.record_id_sql('old', target.key_columns),
-        embedding.record_id_sql('new', target.key_columns),
+        embedding.record_id_sql(target.relation::regclass, 'old', target.key_columns),
+        embedding.record_id_sql(target.relation::regclass, 'new', target.key_columns),
         coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
         target.embedding_column);
     -- also where default privileges, as Supabase has them, would let others in
@@ -498,7 +540,7 @@ begin
            from pg_class as class join pg_namespace as namespace on namespace.oid = class.relnamespace
           where class.oid = relation),
         key_columns,
-        embedding.record_id_sql(bare_name, key_columns),
+        embedding.record_id_sql(relation, bare_name, key_columns),
         embedding.record_match_sql(relation, key_columns),
         (select attname from pg_attribute
           where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped))

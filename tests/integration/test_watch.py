@@ -107,6 +107,131 @@ def test_a_row_is_found_by_a_composite_key(db: Database, queue: PostgresQueue) -
     assert jobs(db) == []
 
 
+# Values that two sessions could write in two ways, or that are at the end of what a type holds.
+EXTREMES: dict[LiteralString, list[str]] = {
+    "timestamptz": [
+        "2024-02-03 04:05:06.123456+00",
+        "2024-10-27 02:30:00+02",
+        "2024-10-27 02:30:00+01",
+        "1883-11-18 12:03:57-04:56:02",
+        "0001-01-01 00:00:00+00",
+        "0044-03-15 00:00:00.000001+00 BC",
+        "4714-11-24 00:00:00+00 BC",
+        "99999-12-31 23:59:59.999999+00",
+        "294276-12-31 23:59:59.999999+00",
+        "infinity",
+        "-infinity",
+    ],
+    "timestamp": [
+        "2024-02-03 04:05:06.123456",
+        "1999-12-31 24:00:00",
+        "4714-11-24 00:00:00 BC",
+        "294276-12-31 23:59:59.999999",
+        "infinity",
+        "-infinity",
+    ],
+    "date": ["2024-02-03", "4714-11-24 BC", "5874897-12-31", "infinity", "-infinity"],
+    "time": ["00:00:00", "04:05:06.000001", "24:00:00"],
+    "timetz": ["04:05:06+02", "02:05:06+00", "00:00:00+15:59:59", "24:00:00-15:59:59"],
+    "bytea": [r"\x", r"\x00", r"\xff5c27", r"\x2720"],
+}
+SESSIONS: list[LiteralString] = [
+    "set datestyle = 'German, DMY'; set timezone = 'America/St_Johns'; set bytea_output = 'escape'",
+    "set datestyle = 'SQL, DMY'; set timezone = 'Europe/Vienna'; set intervalstyle = 'iso_8601'",
+    "set datestyle = 'Postgres, MDY'; set timezone = 'Asia/Kathmandu'",
+    "set datestyle = 'ISO, YMD'; set timezone = '+13:45'; set bytea_output = 'hex'",
+]
+
+
+@pytest.mark.parametrize("composite", [False, True], ids=["alone", "composite"])
+@pytest.mark.parametrize("key_type", EXTREMES)
+def test_a_key_is_written_and_read_the_same_by_every_session(
+    db: Database, queue: PostgresQueue, key_type: LiteralString, composite: bool
+) -> None:
+    db.execute(
+        "create domain moment as " + key_type + "; create table docs (id bigint, at moment,"
+        " body text, primary key (" + ("id, at" if composite else "at") + "))"
+    )
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+    keys = EXTREMES[key_type]
+    for place, key in enumerate(keys):
+        db.execute("insert into docs values (%s, %s, %s)", [place, key, f"text {place}"])
+        db.execute(SESSIONS[place % len(SESSIONS)])
+        db.execute("update docs set body = body || ' edited' where id = %s", [place])
+    assert len(jobs(db)) == len(keys)
+    matched = value(
+        db,
+        "select format('select %s = eq_record and (%s) from docs, embedding_queue as job,"
+        " lateral (select job.record_id as eq_record) as eq_job where %2$s', record_id_sql,"
+        " record_match_sql) from embedding_targets",
+    )
+    for session in SESSIONS:
+        db.execute(session)
+        assert rows(db, matched) == [(True,)] * len(keys), session
+    assert len(embed_all(queue)) == len(keys)
+    assert vectors(db, "select body, embedding::text from docs") == {
+        f"text {place} edited": vector_of(f"text {place} edited") for place in range(len(keys))
+    }
+
+    db.execute("delete from embedding_queue; update docs set embedding = null")
+    for session in SESSIONS * len(keys):
+        db.execute(session)
+        db.execute("select backfill_embeddings('docs', 'embedding', 1)")
+    assert len(jobs(db)) == len(keys)
+    db.execute(SESSIONS[0])
+    db.execute("delete from docs")
+    assert jobs(db) == []
+
+
+def test_a_table_partitioned_by_time_is_kept_in_step(db: Database, queue: PostgresQueue) -> None:
+    db.execute(
+        "create table events (id bigint, created_at timestamptz, body text,"
+        " primary key (id, created_at)) partition by range (created_at)"
+    )
+    for month in (1, 2, 3):
+        first, next_first = (f"2024-{number:02}-01 00:00+00" for number in (month, month + 1))
+        db.execute(
+            f"create table events_{month} partition of events"
+            f" for values from ('{first}') to ('{next_first}')".encode()
+        )
+    db.execute("select watch_embeddings('events', 'body', 'embedding', dimensions => 3)")
+    for session in SESSIONS:
+        db.execute(session)
+        db.execute(
+            "insert into events select i, timestamptz '2024-01-01 12:00:00.5+00'"
+            " + i * interval '8 days', 'event ' || i from generate_series(1, 9) i"
+        )
+        assert len(embed_all(queue)) == 9
+        db.execute(
+            "update events set body = 'edited', created_at = created_at + interval '1 month'"
+            " where id = 1"
+        )
+        assert embed_all(queue) == ["edited"]
+        assert value(db, "select count(embedding) from events") == 9
+        db.execute("delete from events")
+        assert jobs(db) == []
+    db.execute("insert into events values (7, '2024-02-03 04:05:06.7+00', 'event 7')")
+    assert jobs(db) == [('[7, "2024-02-03T04:05:06.7"]', "pending")]
+
+
+def test_the_primary_key_finds_the_row_of_a_time(db: Database) -> None:
+    db.execute(
+        "create table events (id bigint, created_at timestamptz, body text,"
+        " primary key (created_at, id))"
+    )
+    db.execute("select watch_embeddings('events', 'body', 'embedding', dimensions => 3)")
+    db.execute(
+        "insert into events select i, now() + i * interval '1 s' from generate_series(1, 9999) i"
+    )
+    db.execute("analyze events")
+    match = value(db, "select record_match_sql from embedding_targets")
+    plan = db.execute(
+        "explain select body from (select record_id as eq_record from embedding_queue"
+        f" where id = any ('{{1,2,3}}')) as eq_job join events on {match}".encode()
+    ).fetchall()
+    assert any("Index Cond: ((created_at = " in line and "(id = " in line for (line,) in plan), plan
+
+
 def test_an_enumeration_can_be_a_key(db: Database, queue: PostgresQueue) -> None:
     db.execute("create type size as enum ('small', 'it''s big')")
     table = Table(db)
@@ -450,7 +575,10 @@ VECTORS: LiteralString = (
     "create table docs (id bigint primary key, body text, embedding vector(3),"
     " width integer generated always as (vector_dims(embedding)) stored)"
 )
-OTHER_KEY = "Use a key of uuid, integer, bigint, text, numeric, boolean or enum columns."
+OTHER_KEY = (
+    "Use a key of uuid, integer, bigint, text, numeric, boolean, enum, date, time, timestamp or"
+    " bytea columns."
+)
 NOT_A_VECTOR = "The embedding column must be of type vector(n) or halfvec(n)."
 NOT_ITSELF = "The source and the filter must not read the embedding column."
 RESERVED = "Names that begin with eq_ stand beside yours in the statements of the queue: rename it."
@@ -585,11 +713,9 @@ def test_what_cannot_be_watched_is_refused_in_a_sentence_with_a_hint(
 def test_a_key_without_one_text_form_is_refused(misfits: Database) -> None:
     misfits.execute("create domain ratio as real")
     key_types: list[LiteralString] = [
-        "timestamptz",
-        "date",
         "interval",
         "double precision",
-        "bytea",
+        "regclass",
         "money",
         "integer[]",
         "daterange",
