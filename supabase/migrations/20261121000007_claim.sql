@@ -361,6 +361,7 @@ begin
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
+            perform embedding.check_identity(target);
             ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
             if cardinality(ids) > 0 then
                 return query select * from embedding.claim(target, ids, worker, lease_for, default_model);

@@ -216,6 +216,7 @@ begin
     loop
         begin
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
+            perform embedding.check_identity(target);
             -- raises if it holds no vectors any more: a text would take them as well
             perform embedding.column_width(target.relation::regclass, target.embedding_column);
             acknowledged := embedding.complete(

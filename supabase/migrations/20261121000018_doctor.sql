@@ -68,9 +68,7 @@ as $$
                         'Run `worker unwatch` for the column, or `worker watch` once the table is back.')
           from watched
           left join lateral (
-                select min(pg_trigger.tgrelid::regclass::text) as relation
-                  from pg_trigger
-                 where pg_trigger.tgname = format('embedding_truncate_%s', watched.id)) as renamed on true
+                select embedding.triggered_table(watched.id)::regclass::text as relation) as renamed on true
          where watched.relation_id is null
 
         union all
@@ -78,6 +76,14 @@ as $$
                'Mend the table, then run `worker watch` for the column again.'
           from watched
          where watched.relation_id is not null and watched.problem is not null
+
+        union all
+        select 'problem', 'identity_changed', watched.name,
+               split_part(identity.problem, '; run ', 1), 'Run ' || split_part(identity.problem, '; run ', 2) || '.'
+          from watched
+          join public.embedding_targets as target using (id)
+         cross join lateral public.embedding_identity_problem(target) as identity (problem)
+         where watched.problem is null and watched.attnum is not null and identity.problem is not null
 
         union all
         select 'problem', 'column_changed', watched.name,

@@ -579,6 +579,10 @@ OTHER_KEY = (
     "Use a key of uuid, integer, bigint, text, numeric, boolean, enum, date, time, timestamp or"
     " bytea columns."
 )
+WIDTHS = (
+    "Give a number from 1 to 4000, to which the model can shorten its vectors (on the command line:"
+    " --dimensions)."
+)
 NOT_A_VECTOR = "The embedding column must be of type vector(n) or halfvec(n)."
 NOT_ITSELF = "The source and the filter must not read the embedding column."
 RESERVED = "Names that begin with eq_ stand beside yours in the statements of the queue: rename it."
@@ -617,14 +621,14 @@ EXPRESSION = (
             DOCS,
             "'docs', 'body', 'embedding', dimensions => 0",
             "a vector column cannot have 0 dimensions",
-            "Give a number from 1 to 4000.",
+            WIDTHS,
             id="no dimensions",
         ),
         pytest.param(
             DOCS,
             "'docs', 'body', 'embedding', dimensions => 4001",
             "a vector column cannot have 4001 dimensions",
-            "Give a number from 1 to 4000.",
+            WIDTHS,
             id="too many dimensions",
         ),
         pytest.param(
@@ -652,7 +656,7 @@ EXPRESSION = (
             VECTORS,
             "'docs', 'body', 'embedding', dimensions => 4",
             "column embedding holds 3 dimensions, not 4",
-            "Leave the dimensions away, or watch another column.",
+            "Leave out the dimensions to watch it as it is, or watch another column.",
             id="another width",
         ),
         pytest.param(
@@ -747,7 +751,6 @@ NO_SQL_OVER_ONE_ROW = [
     ("body", "missing is null", 'column "missing" does not exist'),
     ("body", "views is null; drop table docs", "syntax error"),
     ("body", "views", "argument of AND must be type boolean"),
-    ("body", "", "syntax error"),
 ]
 
 
@@ -901,13 +904,187 @@ def test_other_settings_change_no_record(docs: Database, queue: PostgresQueue) -
     assert value(docs, "select embedding from docs") is None
 
 
+CLAIMED: LiteralString = (
+    "select status from claim_embeddings('test', default_model => 'test:model')"
+)
+EVERY_OPTION: LiteralString = (
+    "source, filter, model, priority, debounce::text, on_change, on_too_long, max_attempts,"
+    " (select count(*) from embedding.match_functions())"
+)
+
+
+@pytest.fixture
+def particular(docs: Database) -> Database:
+    """The table `docs`, watched with every option, and with three rows."""
+    docs.execute(
+        "select watch_embeddings('docs', 'upper(body)', 'embedding', 'a:b', 'views = 0',"
+        " priority => 5::smallint, debounce => '1 minute', on_change => 'clear',"
+        " on_too_long => 'truncate', match_function => true)"
+    )
+    docs.execute("update embedding_targets set max_attempts = 9")
+    docs.execute("insert into docs values (1, 'one', 0), (2, 'two', 0), (3, 'hidden', 1)")
+    docs.execute("update embedding_queue set available_at = now()")
+    return docs
+
+
+def options(db: Database) -> list[object]:
+    return list(rows(db, "select " + EVERY_OPTION + " from embedding_targets")[0])
+
+
+def test_what_is_not_mentioned_stays(particular: Database, queue: PostgresQueue) -> None:
+    embed_all(queue)
+    before = options(particular)
+    for again in (
+        "select watch_embeddings('docs', embedding_column => 'embedding')",
+        "select watch_embeddings('docs', null, 'embedding', match_function => null)",
+        "select watch_embeddings('docs', 'upper(body)', 'embedding')",
+        "select watch_embeddings('docs', 'upper(body)', 'embedding', priority => 5::smallint)",
+        "select watch_embeddings('docs', 'upper(body)', 'embedding', dimensions => 3)",
+    ):
+        particular.execute(again.encode())
+        assert options(particular) == before
+    assert [status for _, status in jobs(particular)] == ["completed", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "becomes"),
+    [
+        ("source => 'body'", 0, "body"),
+        ("filter => 'views = 1'", 1, "views = 1"),
+        ("filter => ''", 1, None),
+        ("model => 'c:d'", 2, "c:d"),
+        ("model => ''", 2, None),
+        ("priority => 0::smallint", 3, 0),
+        ("debounce => '0'", 4, "00:00:00"),
+        ("on_change => 'keep'", 5, "keep"),
+        ("on_too_long => 'fail'", 6, "fail"),
+        ("match_function => false", 8, 0),
+    ],
+)
+def test_one_option_changes_without_the_others(
+    particular: Database, option: LiteralString, place: int, becomes: object
+) -> None:
+    expected = options(particular)
+    expected[place] = becomes
+    particular.execute(
+        "select watch_embeddings('docs', embedding_column => 'embedding', " + option + ")"
+    )
+    assert options(particular) == expected
+
+
+def test_an_option_that_is_kept_is_still_checked(particular: Database) -> None:
+    particular.execute("alter table docs rename views to likes")
+    sentence, hint = refusal(
+        particular, "select watch_embeddings('docs', embedding_column => 'embedding')"
+    )
+    assert sentence.startswith("source or filter for table docs is not valid: ")
+    assert "views" in sentence
+    assert hint == EXPRESSION
+
+
+def test_a_first_watch_without_a_source_is_refused(db: Database) -> None:
+    Table(db).create()
+    assert refusal(db, "select watch_embeddings('docs', null, 'vector', dimensions => 3)") == (
+        "column vector of table docs is not watched yet",
+        "Give its source: a column, several, or an SQL expression (on the command line: --source).",
+    )
+    assert refusal(db, "select watch_embeddings('docs', 'body')")[0] == (
+        "the embedding column is not given"
+    )
+
+
+PREVIEWS: list[tuple[LiteralString, list[str], int]] = [
+    ("", [], 0),
+    ("source => 'upper(body)', dimensions => 3", [], 0),
+    ("source => 'body'", ["source: upper(body) -> body"], 2),
+    (
+        "source => 'upper(body) || left(body, 0)'",
+        ["source: upper(body) -> upper(body) || left(body, 0)"],
+        0,
+    ),
+    (
+        "source => 'upper(body) || nullif(id, 2)'",
+        ["source: upper(body) -> upper(body) || nullif(id, 2)"],
+        1,
+    ),
+    (
+        "source => 'upper(body) || 1 / (id - 2)'",
+        ["source: upper(body) -> upper(body) || 1 / (id - 2)"],
+        2,
+    ),
+    ("model => 'c:d'", ["model: a:b -> c:d"], 2),
+    ("model => '', default_model => 'a:b'", ["model: a:b -> none"], 0),
+    ("model => '', default_model => 'c:d'", ["model: a:b -> none"], 2),
+    ("filter => 'id = 1'", ["filter: views = 0 -> id = 1"], 0),
+    ("filter => ''", ["filter: views = 0 -> none"], 0),
+    (
+        "priority => 1::smallint, on_too_long => 'fail', match_function => false",
+        ["priority: 5 -> 1", "on_too_long: truncate -> fail", "match_function: true -> false"],
+        0,
+    ),
+    (
+        "debounce => '0', on_change => 'keep', match_function => true",
+        ["debounce: 00:01:00 -> 00:00:00", "on_change: clear -> keep"],
+        0,
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "changes", "to_embed"), PREVIEWS)
+def test_a_preview_tells_what_changes_and_how_much_is_embedded_again(
+    particular: Database,
+    queue: PostgresQueue,
+    arguments: LiteralString,
+    changes: list[str],
+    to_embed: int,
+) -> None:
+    embed_all(queue)
+    before = rows(particular, "select target::text from embedding_targets as target")
+    call = "'docs', embedding_column => 'embedding'" + (arguments and f", {arguments}")
+    assert rows(
+        particular,
+        "select is_watched, width, changes, to_embed from preview_watch_embeddings(" + call + ")",
+    ) == [(True, 3, changes, to_embed)]
+    assert rows(particular, "select target::text from embedding_targets as target") == before
+    assert [status for _, status in jobs(particular)] == ["completed"] * 2
+
+    if "default_model" not in call:
+        particular.execute("select watch_embeddings(" + call + ")")
+        statuses = [status for status, *_ in rows(particular, CLAIMED)]
+        assert len([status for status in statuses if status == "processing"]) == (
+            1 if "1 /" in call else to_embed
+        )
+
+
+def test_a_preview_counts_no_vector_of_a_column_that_is_another(
+    particular: Database, queue: PostgresQueue
+) -> None:
+    embed_all(queue)
+    particular.execute(
+        "alter table docs rename embedding to old; alter table docs add embedding vector(3)"
+    )
+    again: LiteralString = (
+        "select changes, to_embed from preview_watch_embeddings('docs',"
+        " embedding_column => 'embedding')"
+    )
+    [([change], to_embed)] = rows(particular, again)
+    assert change.startswith("problem: column docs.embedding is not the one that was watched; run ")
+    assert to_embed == 2
+    particular.execute("alter table docs drop embedding")
+    with_width: LiteralString = (
+        "select width, to_embed from preview_watch_embeddings('docs',"
+        " embedding_column => 'embedding', dimensions => 4)"
+    )
+    assert rows(particular, with_width) == [(4, 2)]
+
+
 def test_a_renamed_source_is_mended_by_watching_again(docs: Database, queue: PostgresQueue) -> None:
     docs.execute("insert into docs values (1, 'one')")
     embed_all(queue)
     docs.execute("alter table docs rename body to words")
     docs.execute("update docs set words = 'two'")
     assert claim(queue) == []
-    assert 'column "body" does not exist' in str(queue.targets()[0].problem)
+    assert "column docs.body was renamed or dropped" in str(queue.targets()[0].problem)
     docs.execute("select watch_embeddings('docs', 'words', 'embedding')")
     assert queue.targets()[0].problem is None
     assert embed_all(queue) == ["two"]
