@@ -130,6 +130,19 @@ as $$
                   and pg_trigger.tgname ~ format('^(zz_)?embedding_[a-z]+_%s$', watched.id)) as disabled
          where disabled.names is not null
 
+        -- their match functions
+        union all
+        select 'problem', 'match_function_broken', watched.name,
+               format('pgvector was moved to another schema, and %s looks for it where it was', written.routine),
+               'Run `worker watch` for the column again.'
+          from watched
+          join embedding.match_functions() as written on written.target_id = watched.id
+          join pg_proc as routine on routine.oid = written.routine
+         where not exists (
+               select from pg_extension
+                where extname = 'vector'
+                  and position(format(' operator(%s.<=>) ', extnamespace::regnamespace) in routine.prosrc) > 0)
+
         -- their indexes
         union all
         select 'warning', 'dimensions_above_index', watched.name,

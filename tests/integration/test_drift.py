@@ -18,6 +18,7 @@ from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.runs import Runs, hand_in, under_way
 from tests.integration.tables import (
     Connect,
+    completions_of,
     create_role,
     embed,
     embed_all,
@@ -356,6 +357,32 @@ def test_pgvector_may_move_to_another_schema_while_workers_are_at_work(
     notes.execute("select watch_embeddings('docs', 'body', 'wide', dimensions => 2001)")
     notes.execute("update docs set body = body || ', edited'")
     assert len(embed_all(queue)) == 10
+
+
+def test_what_pgvector_leaves_behind_when_it_moves_is_found_and_put_right(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', match_function => true)")
+    insert(docs, 2)
+    jobs = claim(queue)
+    completions = completions_of(jobs)
+    queue.cache("test:model", completions, 1)
+    docs.execute("create schema other; alter extension vector set schema other")
+
+    assert queue.complete("test:model", completions) == []
+    hashes = [job.content_hash for job in jobs]
+    assert len(queue.cached("test:model", 3, hashes)) == 2
+    queue.cache("test:other", completions, 1)
+    assert len(queue.cached("test:other", 3, hashes)) == 2
+
+    found: LiteralString = "select check_name, cure from diagnose_embeddings()"
+    assert rows(docs, found) == [
+        ("match_function_broken", "Run `worker watch` for the column again.")
+    ]
+    docs.execute("select watch_embeddings('docs', embedding_column => 'embedding')")
+    assert rows(docs, found) == []
+    assert embed_all(queue) == []
+    assert rows(docs, "select content from match_docs('[1,2,3]')") != []
 
 
 @pytest.fixture
