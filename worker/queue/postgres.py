@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from select import select
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString, TypeVar, Unpack
 from uuid import UUID
 
 import numpy as np
@@ -51,6 +51,8 @@ from worker.queue import (
     Target,
     TargetStatus,
     Ticket,
+    WatchOptions,
+    WatchPreview,
     Wish,
     WorkerSeen,
     no_such_table,
@@ -219,16 +221,7 @@ class PostgresQueue:
         raise no_such_table(given)
 
     def watch(
-        self,
-        table: str,
-        source: str,
-        column: str,
-        *,
-        model: str | None = None,
-        filter: str | None = None,
-        dimensions: int | None = None,
-        truncate: bool = False,
-        match_function: bool | None = None,
+        self, table: str, source: str | None, column: str, **options: Unpack[WatchOptions]
     ) -> Target:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
         return self._rows(
@@ -236,16 +229,25 @@ class PostgresQueue:
             "select table_name, embedding_column, source, filter, model, dimensions, enabled,"
             " problem from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
             " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s)",
-            [
-                self.relation(table),
-                source,
-                column,
-                model,
-                filter,
-                dimensions,
-                "truncate" if truncate else "fail",
-                match_function,
-            ],
+            [self.relation(table), source, column, *_in_order(options)],
+        )[0]
+
+    def preview_watch(
+        self,
+        table: str,
+        source: str | None,
+        column: str,
+        default_model: str,
+        **options: Unpack[WatchOptions],
+    ) -> WatchPreview:
+        """What `watch` would change. Changes nothing."""
+        return self._rows(
+            WatchPreview,
+            "select is_watched, width, changes, to_embed"
+            " from public.preview_watch_embeddings(%s::regclass, %s, %s, model => %s,"
+            " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s,"
+            " default_model => %s)",
+            [self.relation(table), source, column, *_in_order(options), default_model],
         )[0]
 
     def unwatch(self, table: str, column: str) -> bool:
@@ -625,6 +627,10 @@ _PASSING = (
 
 def _has_heard(connection: psycopg.Connection[Any]) -> bool:
     return bool(list(connection.notifies(timeout=0, stop_after=1)))
+
+
+def _in_order(options: WatchOptions) -> list[object]:
+    return [options.get(name) for name in WatchOptions.__annotations__]
 
 
 def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[UUID]]:
