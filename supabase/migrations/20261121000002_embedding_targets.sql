@@ -25,6 +25,8 @@ create table public.embedding_targets (
     enabled boolean not null default true,         -- false: edits are still queued, but not claimed
     problem text,                                  -- why the target is set aside; cleared by watch_embeddings
     relation text not null,                        -- `public.sessions`, quoted
+    relation_id oid not null,                      -- the table that had this name, and …
+    column_numbers jsonb not null,                 -- … the attribute number of each column that the SQL below names
     key_columns text[] not null,
     record_id_sql text not null,                   -- the key of a row as text:  sessions.id::text
     record_match_sql text not null,                -- the row of a record id:    sessions.id = eq_record::uuid
@@ -75,7 +77,7 @@ begin
     ) then
         execute format('lock table %s in exclusive mode', new.relation);
         execute format('update %1$s set %2$I = null where %2$I is not null', new.relation, new.embedding_column);
-        perform embedding.requeue_target(new);
+        perform embedding.requeue_target(new, true);
     end if;
     return new;
 end $$;

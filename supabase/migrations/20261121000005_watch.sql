@@ -21,9 +21,10 @@ as $$
      where class.oid = relation;
 $$;
 
--- The columns of the primary key, in its order. Raises unless each has one text form: the text of
--- a date, a time or a float depends on the session that asks, and could not name the row. Neither
--- could an array or a composite value: in JSON it is written in another way.
+-- The columns of the primary key, in its order. Raises unless each has a text form that no setting of
+-- a session changes (embedding.key_forms). The text of an interval, a float or an amount of money depends on
+-- settings, that of a regclass on the search path, and an array or a composite value is written
+-- differently in JSON.
 create function embedding.key_columns(relation regclass)
 returns text[]
 language plpgsql
@@ -37,8 +38,11 @@ begin
     select array_agg(attribute.attname::text order by place.ordinal),
            min(format('%s (%s)', attribute.attname, format_type(attribute.atttypid, attribute.atttypmod)))
                -- by category and output function, which a domain has from its base type
-               filter (where type.typcategory in ('D', 'T', 'A', 'C', 'R')
-                          or type.typoutput::text in ('float4out', 'float8out', 'byteaout', 'cash_out'))
+               filter (where type.typcategory in ('A', 'C', 'R')
+                          or type.typcategory in ('D', 'T') and type.typoutput::text not in
+                             ('date_out', 'timestamp_out', 'timestamptz_out', 'time_out', 'timetz_out')
+                          or type.typoutput::text in ('float4out', 'float8out', 'cash_out')
+                          or type.typoutput::text like 'reg%out')
       into key_columns, unfit
       from pg_index as index
      cross join lateral unnest(index.indkey::smallint[]) with ordinality as place (attnum, ordinal)
@@ -55,7 +59,8 @@ begin
         raise exception 'table % has a primary key column without one text form: %',
                         public.embedding_table_name(relation), unfit
             using errcode = 'feature_not_supported',
-                  hint = 'Use a key of uuid, integer, bigint, text, numeric, boolean or enum columns.';
+                  hint = 'Use a key of uuid, integer, bigint, text, numeric, boolean, enum, date, time, '
+                         'timestamp or bytea columns.';
     end if;
     return key_columns;
 end $$;
@@ -89,16 +94,17 @@ begin
     return format('concat_ws(E''\n\n'', %s)', array_to_string(columns, ', '));
 end $$;
 
--- The columns that the source and the filter read. Postgres itself is asked, by way of a view
--- over them, which also proves that they give one text and one truth value a row; a row taken as a
--- whole reads every column but the embeddings, a generated column those that it is made from.
-create function embedding.columns_read(relation regclass, source text, filter text)
-returns text[]
+-- The columns that the source and the filter read, and the attribute number of each. Postgres itself
+-- is asked, by way of a view over them, which also proves that they give one text and one truth value
+-- a row; a row taken as a whole reads every column but the embeddings. A generated column counts as
+-- the columns that it is made from: only its number is given.
+create function embedding.columns_read(
+    relation regclass, source text, filter text, out columns text[], out numbers jsonb
+)
 language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    columns text[];
     whole_row boolean;
 begin
     execute format(
@@ -123,16 +129,15 @@ begin
          where expression.adrelid = relation and expression.adnum in (select attnum from read)
            and dependency.refclassid = 'pg_class'::regclass and dependency.refobjid = relation
     )
-    select array_agg(attribute.attname::text order by attribute.attnum)
-      into columns
+    select array_agg(attribute.attname::text order by attribute.attnum) filter (where attribute.attgenerated = ''),
+           coalesce(jsonb_object_agg(attribute.attname, attribute.attnum), '{}')
+      into columns, numbers
       from pg_attribute as attribute
      where attribute.attrelid = relation and attribute.attnum > 0 and not attribute.attisdropped
-       and attribute.attgenerated = ''
        and (attribute.attnum in (select attnum from read)
             or attribute.attnum in (select attnum from generated_from)
             or whole_row and format_type(attribute.atttypid, null) !~ '(^|\.)(vector|halfvec|sparsevec)$');
     drop view pg_temp.embedding_probe;
-    return columns;
 exception
     when insufficient_privilege then
         raise;
@@ -144,19 +149,60 @@ exception
                          'outside pg_catalog qualified by their schema.';
 end $$;
 
--- The key of a row as text, for rows known by the given name. In the collation of the queue: under
--- a lenient one of the key's own, two record ids that differ could pass for the same.
-create function embedding.record_id_sql(row_name text, key_columns text[])
-returns text
+-- How a record id holds each column of a key, as patterns for format: `written` for its value in a row, `read`
+-- for its text in a record id. Both mean the same whatever DateStyle, TimeZone and bytea_output are: JSON has dates and
+-- times in ISO 8601, a timestamptz is given in UTC, and Postgres reads ISO 8601 under every DateStyle.
+create function embedding.key_forms(relation regclass, key_columns text[])
+returns table (place integer, name text, written text, read text)
 language sql
-immutable
+stable
 set search_path = '', pg_temp
 as $$
-    select case when cardinality(key_columns) = 1
-                then format('%I.%I::text collate "default"', row_name, key_columns[1])
-                else format('jsonb_build_array(%s)::text',
-                            string_agg(format('%I.%I', row_name, name), ', ' order by ordinal)) end
-      from unnest(key_columns) with ordinality as key (name, ordinal);
+    select key.ordinal::integer, key.name,
+           case type.typoutput::text
+                when 'timestamptz_out' then '(%s at time zone ''UTC'')'
+                when 'byteaout' then 'encode(%s, ''hex'')'
+                else '%s' end,
+           case type.typoutput::text
+                when 'timestamptz_out' then '(%s)::timestamp at time zone ''UTC'''
+                when 'byteaout' then 'decode(%s, ''hex'')'
+                else '(%s)::' || replace(format_type(attribute.atttypid, attribute.atttypmod), '%', '%%') end
+      from unnest(key_columns) with ordinality as key (name, ordinal)
+      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attname = key.name
+      join pg_type as type on type.oid = attribute.atttypid;
+$$;
+
+-- The key of a row as text, for rows known by the given name: of one column its text, of several a JSON array. In the
+-- collation of the queue: under a lenient one of the key's own, two record ids that differ could pass for
+-- the same.
+create function embedding.record_id_sql(relation regclass, row_name text, key_columns text[])
+returns text
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select case when cardinality(key_columns) > 1
+                then format('jsonb_build_array(%s)::text', string_agg(key.value, ', ' order by key.place))
+                when bool_or(type.typcategory = 'D')
+                then format('(jsonb_build_array(%s) ->> 0) collate "default"', min(key.value))
+                else format('%s::text collate "default"', min(key.value)) end
+      from (select form.place, form.name, format(form.written, format('%I.%I', row_name, form.name)) as value
+              from embedding.key_forms(relation, key_columns) as form) as key
+      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attname = key.name
+      join pg_type as type on type.oid = attribute.atttypid;
+$$;
+
+-- The values of the key, in its order, for SQL that gives a record id.
+create function embedding.key_values_sql(relation regclass, key_columns text[], record_sql text)
+returns text[]
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select array_agg(format(form.read, case when cardinality(key_columns) = 1 then record_sql
+                                            else format('%s::jsonb ->> %s', record_sql, form.place - 1) end)
+                     order by form.place)
+      from embedding.key_forms(relation, key_columns) as form;
 $$;
 
 -- The condition that finds the row of the record id `eq_record`. The text is cast to the type of
@@ -167,15 +213,11 @@ language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select string_agg(
-               format('%I.%I = (%s)::%s', class.relname, key.name,
-                      case when cardinality(key_columns) = 1 then 'eq_record'
-                           else format('eq_record::jsonb ->> %s', key.ordinal - 1) end,
-                      format_type(attribute.atttypid, attribute.atttypmod)),
-               ' and ' order by key.ordinal)
-      from unnest(key_columns) with ordinality as key (name, ordinal)
-      join pg_class as class on class.oid = relation
-      join pg_attribute as attribute on attribute.attrelid = relation and attribute.attname = key.name;
+    select string_agg(format('%I.%I = %s', class.relname, key.name, key.value), ' and ' order by key.place)
+      from pg_class as class,
+           unnest(key_columns, embedding.key_values_sql(relation, key_columns, 'eq_record'))
+           with ordinality as key (name, value, place)
+     where class.oid = relation;
 $$;
 
 -- Makes the trigger function of a target. It holds no logic, only the names of this table's
@@ -251,12 +293,12 @@ begin
             return null;
         end $body$ $function$,
         target.id,
-        embedding.record_id_sql('changed', target.key_columns),
+        embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
         (select string_agg(format('changed.%I', name), ', ' order by ordinal)
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
         coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
-        embedding.record_id_sql('old', target.key_columns),
-        embedding.record_id_sql('new', target.key_columns),
+        embedding.record_id_sql(target.relation::regclass, 'old', target.key_columns),
+        embedding.record_id_sql(target.relation::regclass, 'new', target.key_columns),
         coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
         target.embedding_column);
     -- also where default privileges, as Supabase has them, would let others in
@@ -331,13 +373,14 @@ set search_path = '', pg_temp
 as $$
 declare
     trigger_name name;
+    relation regclass;
 begin
-    for trigger_name in
-        select tgname from pg_trigger
-         where tgrelid = target.relation::regclass
+    for trigger_name, relation in -- wherever they are: another table may have the name by now
+        select tgname, tgrelid from pg_trigger
+         where tgparentid = 0
            and tgfoid = to_regproc(format('embedding.trigger_%s', target.id))
     loop
-        execute format('drop trigger %I on %s', trigger_name, target.relation);
+        execute format('drop trigger %I on %s', trigger_name, relation);
     end loop;
 end $$;
 
@@ -372,8 +415,33 @@ begin
     return width;
 end $$;
 
--- Adds the vector column. Above 2000 dimensions it is a halfvec: an index over `vector` ends there,
--- and pgvector itself at 4000.
+-- The width that a vector column has, or will have when watch_embeddings has added it with `dimensions`. Raises if it
+-- has another one.
+create function embedding.planned_width(relation regclass, embedding_column text, dimensions integer)
+returns integer
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    width integer := dimensions;
+begin
+    if dimensions is null or exists (
+        select from pg_attribute
+         where attrelid = relation and attname = embedding_column and not attisdropped
+    ) then
+        width := embedding.column_width(relation, embedding_column);
+    end if;
+    if width <> dimensions then
+        raise exception 'column % holds % dimensions, not %', embedding_column, width, dimensions
+            using errcode = 'datatype_mismatch',
+                  hint = 'Leave out the dimensions to watch it as it is, or watch another column.';
+    end if;
+    return width;
+end $$;
+
+-- Adds the vector column. Above 2000 dimensions it is a halfvec, since an index over `vector` ends there.
+-- An index over `halfvec` ends at 4000: a wider column could not be searched but by reading all of it.
 create function embedding.add_column(relation regclass, embedding_column text, dimensions integer)
 returns void
 language plpgsql
@@ -383,39 +451,363 @@ begin
     if dimensions not between 1 and 4000 then
         raise exception 'a vector column cannot have % dimensions', dimensions
             using errcode = 'invalid_parameter_value',
-                  hint = 'Give a number from 1 to 4000.';
+                  hint = 'Give a number from 1 to 4000, to which the model can shorten its vectors '
+                         '(on the command line: --dimensions).';
     end if;
     execute format('alter table %s add column %I %s.%I(%s)', relation, embedding_column,
                    (select extnamespace::regnamespace from pg_extension where extname = 'vector'),
                    case when dimensions <= 2000 then 'vector' else 'halfvec' end, dimensions);
 end $$;
 
--- A table that was renamed takes its target and its jobs with it: it is known by our triggers on it.
-create function embedding.follow_table(relation regclass, name_of_table text, embedding_column text)
+-- The table that has the triggers of a target, whatever it is called by now.
+create function embedding.triggered_table(target_id integer)
+returns oid
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select min(pg_trigger.tgrelid)
+      from pg_trigger
+      join pg_proc as called on called.oid = pg_trigger.tgfoid
+      join pg_namespace as namespace on namespace.oid = called.pronamespace
+     where namespace.nspname = 'embedding' and called.proname = format('trigger_%s', target_id)
+       and pg_trigger.tgparentid = 0;
+$$;
+
+-- Why a target must not be worked on: its table or one of its columns is not the one that was watched under that
+-- name, since it was renamed, or dropped and created again. Null: they are, or the table is missing altogether. All
+-- SQL of a target goes by name, so it would read another text or write into the column of another model. A restored
+-- dump has other numbers, but our triggers: there the names count.
+create function public.embedding_identity_problem(target public.embedding_targets)
+returns text
+language plpgsql -- whose plans last for a session
+stable
+security definer -- reads the catalogs alone, but calls a function that others may not
+set search_path = '', pg_temp
+set row_security = off
+as $$
+declare
+    part constant text[] := parse_ident(target.relation);
+    present_id constant oid := (
+        select class.oid from pg_class as class
+         where class.relname = part[2]
+           and class.relnamespace = (select namespace.oid from pg_namespace as namespace where nspname = part[1]));
+    problem text;
+begin
+    if present_id is null then
+        return null;
+    elsif present_id <> target.relation_id then
+        if present_id is distinct from embedding.triggered_table(target.id) then
+            problem := format('%s is not the table that was watched', target.relation);
+        end if;
+    else
+        select format('column %s.%I %s', target.table_name, known.name,
+                      case when present.attname is null then 'was renamed or dropped'
+                           else 'is not the one that was watched' end)
+          into problem
+          from jsonb_each_text(target.column_numbers) as known (name, number)
+          left join pg_attribute as present on present.attrelid = present_id and present.attname = known.name
+         where present.attnum is distinct from known.number::smallint
+         order by present.attname is null desc, known.name
+         limit 1;
+    end if;
+    return problem || format('; run `worker watch %s --column %s`', target.table_name, target.embedding_column);
+end $$;
+
+-- Raises if a target must not be worked on (embedding_identity_problem). After a restore it learns the new numbers.
+create function embedding.check_identity(target public.embedding_targets)
 returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    problem constant text := public.embedding_identity_problem(target);
+begin
+    if problem is not null then
+        raise exception using errcode = 'undefined_object', message = problem;
+    elsif target.relation_id <> target.relation::regclass then
+        update public.embedding_targets as restored
+           set relation_id = target.relation::regclass,
+               column_numbers = (
+                   select jsonb_object_agg(attname, attnum) from pg_attribute
+                    where attrelid = target.relation::regclass and target.column_numbers ? attname)
+         where restored.id = (select locked.id from public.embedding_targets as locked
+                               where locked.id = target.id for update skip locked);
+    end if;
+end $$;
+
+-- The target that watches a column: the one that knows it by its number, whatever it and its table were called before;
+-- else the one of that name. No row: nobody watches it.
+create function embedding.find_target_of(relation regclass, embedding_column text)
+returns setof public.embedding_targets
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select target.*
+      from public.embedding_targets as target
+     cross join lateral (
+           select embedding.triggered_table(target.id) = find_target_of.relation as has_triggers,
+                  target.relation_id = find_target_of.relation
+                  and exists (select from pg_attribute
+                               where attrelid = find_target_of.relation and attname = find_target_of.embedding_column
+                                 and attnum = (target.column_numbers ->> target.embedding_column)::smallint) as has_number,
+                  target.embedding_column = find_target_of.embedding_column as has_name,
+                  target.table_name = public.embedding_table_name(find_target_of.relation) as has_table_name) as known
+     where has_triggers and has_number or has_name and (has_table_name or has_triggers)
+     order by (has_triggers and has_number) is true desc, has_table_name desc
+     limit 1;
+$$;
+
+-- Gives the target `chosen` these names, and all others those that their tables and columns have by now: their jobs
+-- go with them. What goes by a name that another target has by now, and has lost its own column, is not watched any
+-- more.
+create function embedding.follow_names(chosen integer, chosen_table text, chosen_column text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    moved_targets integer[];
+    table_names text[];
+    column_names text[];
+    numbers jsonb[];
+begin
+    select array_agg(target.id), array_agg(present.table_name), array_agg(present.column_name),
+           array_agg(target.column_numbers -> target.embedding_column)
+      into moved_targets, table_names, column_names, numbers
+      from public.embedding_targets as target
+     cross join lateral (
+           select chosen_table, chosen_column where target.id = chosen
+           union all
+           select public.embedding_table_name(attrelid), attname::text
+             from pg_attribute
+            where target.id <> chosen
+              and attrelid = embedding.triggered_table(target.id) and not attisdropped
+              and case when attrelid = target.relation_id
+                       then attnum = (target.column_numbers ->> target.embedding_column)::smallint
+                       else attname = target.embedding_column end) as present (table_name, column_name)
+     where (target.table_name, target.embedding_column) <> (present.table_name, present.column_name);
+
+    -- in two steps, since two may have exchanged their names
+    update public.embedding_targets as target set embedding_column = format('renamed %s', target.id)
+     where target.id = any (moved_targets);
+    update public.embedding_queue as job set embedding_column = format('renamed %s', job.target_id)
+     where job.target_id = any (moved_targets);
+    perform public.unwatch_embeddings(lost.table_name, lost.embedding_column)
+       from public.embedding_targets as lost
+      where (lost.table_name, lost.embedding_column) in (select * from unnest(table_names, column_names));
+    update public.embedding_targets as target
+       set table_name = moved.table_name, embedding_column = moved.column_name, updated_at = now(),
+           column_numbers = target.column_numbers || jsonb_build_object(moved.column_name, moved.column_number),
+           problem = coalesce(target.problem, format('renamed; run `worker watch %s --column %s`',
+                                                     moved.table_name, moved.column_name))
+      from unnest(moved_targets, table_names, column_names, numbers)
+           as moved (id, table_name, column_name, column_number)
+     where target.id = moved.id;
+    update public.embedding_queue as job
+       set table_name = moved.table_name, embedding_column = moved.column_name
+      from unnest(moved_targets, table_names, column_names) as moved (id, table_name, column_name)
+     where job.target_id = moved.id;
+end $$;
+
+-- Raises if the table or one of its columns has a name that the statements of the queue use themselves.
+create function embedding.check_names(relation regclass)
+returns void
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    reserved_name name;
+begin
+    select name into reserved_name
+      from (select attname from pg_attribute where attrelid = relation and attnum > 0 and not attisdropped
+            union all select relname from pg_class where oid = relation) as used (name)
+     where starts_with(name, 'eq_') limit 1;
+    if reserved_name is not null then
+        raise exception 'table % cannot be watched under the name %',
+                        public.embedding_table_name(relation), reserved_name
+            using errcode = 'reserved_name',
+                  hint = 'Names that begin with eq_ stand beside yours in the statements of the queue: rename it.';
+    end if;
+end $$;
+
+-- What a call of watch_embeddings would do. `before`: the target as it is, null where nobody watches the column;
+-- `target`: as it would be; `looks_again`: whether all its records become pending; `trusts_vectors`: whether the
+-- column is the one whose vectors the queue knows, so that those of equal text and model stay.
+create type embedding.watch_plan as (
+    before public.embedding_targets,
+    target public.embedding_targets,
+    columns_read text[],
+    looks_again boolean,
+    trusts_vectors boolean
+);
+
+-- Checks the arguments of watch_embeddings and fills in, for those that are null, what the target has. Raises a
+-- sentence with a hint if the column cannot be watched so.
+create function embedding.plan_watch(
+    relation regclass, source text, embedding_column text, model text, filter text, dimensions integer,
+    priority smallint, debounce interval, on_change text, on_too_long text
+)
+returns embedding.watch_plan
 language plpgsql
 set search_path = '', pg_temp
 as $$
 #variable_conflict use_column
 declare
-    moved integer;
+    plan embedding.watch_plan;
+    before public.embedding_targets;
+    target public.embedding_targets;
+    bare_name constant name := (select relname from pg_class where oid = relation);
 begin
-    update public.embedding_targets as target
-       set table_name = name_of_table, problem = coalesce(target.problem, 'renamed'), updated_at = now()
-     where target.embedding_column = follow_table.embedding_column
-       and target.table_name <> name_of_table and to_regclass(target.relation) is null
-       and exists (select from pg_trigger
-                    where tgrelid = follow_table.relation
-                      and tgfoid = to_regproc(format('embedding.trigger_%s', target.id)))
-       and not exists (select from public.embedding_targets as known
-                        where known.table_name = name_of_table
-                          and known.embedding_column = follow_table.embedding_column)
-    returning target.id into moved;
-    update public.embedding_queue as job set table_name = name_of_table where job.target_id = moved;
+    perform embedding.check_names(relation);
+    select * into before from embedding.find_target_of(relation, plan_watch.embedding_column);
+    before.problem := coalesce(before.problem, public.embedding_identity_problem(before));
+    target := before;
+    target.problem := null;
+    target.table_name := public.embedding_table_name(relation);
+    target.embedding_column := plan_watch.embedding_column;
+    target.source := coalesce(embedding.source_sql(relation, plan_watch.source), before.source);
+    target.filter := nullif(coalesce(plan_watch.filter, before.filter), '');
+    target.model := coalesce(nullif(plan_watch.model, ''), before.model);
+    target.model_is_default := target.model is not null and coalesce(plan_watch.model = '', before.model_is_default, false);
+    target.priority := coalesce(plan_watch.priority, before.priority, 0);
+    target.debounce := coalesce(plan_watch.debounce, before.debounce, '0');
+    target.on_change := coalesce(plan_watch.on_change, before.on_change, 'keep');
+    target.on_too_long := coalesce(plan_watch.on_too_long, before.on_too_long, 'fail');
+    if plan_watch.embedding_column is null then
+        raise exception 'the embedding column is not given'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Name it: watch_embeddings(table, source, embedding_column).';
+    elsif target.source is null then
+        raise exception 'column % of table % is not watched yet', plan_watch.embedding_column, target.table_name
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Give its source: a column, several, or an SQL expression (on the command line: --source).';
+    end if;
+
+    target.relation := (select format('%I.%I', nspname, bare_name) from pg_class
+                          join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = relation);
+    target.relation_id := relation;
+    target.key_columns := embedding.key_columns(relation);
+    target.record_id_sql := embedding.record_id_sql(relation, bare_name, target.key_columns);
+    target.record_match_sql := embedding.record_match_sql(relation, target.key_columns);
+    target.user_column := (
+        select attname from pg_attribute
+         where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped);
+    select columns, numbers into plan.columns_read, target.column_numbers
+      from embedding.columns_read(relation, target.source, target.filter);
+    if target.column_numbers ? target.embedding_column then
+        raise exception 'column % cannot be made from itself', target.embedding_column
+            using errcode = 'invalid_parameter_value',
+                  hint = 'The source and the filter must not read the embedding column.';
+    end if;
+    target.column_numbers := target.column_numbers || (
+        select jsonb_object_agg(attname, attnum) from pg_attribute
+         where attrelid = relation
+           and attname = any (target.key_columns || target.user_column || target.embedding_column));
+    target.dimensions := embedding.planned_width(relation, target.embedding_column, plan_watch.dimensions);
+
+    plan.before := before;
+    plan.trusts_vectors := coalesce(
+        case when before.relation_id = relation
+             then before.column_numbers -> before.embedding_column = target.column_numbers -> target.embedding_column
+             else embedding.triggered_table(before.id) = relation end, false);
+    plan.looks_again := not plan.trusts_vectors
+        or (before.source, before.filter, before.model, before.record_match_sql, before.problem)
+           is distinct from (target.source, target.filter, target.model, target.record_match_sql, target.problem);
+    plan.target := target;
+    return plan;
 end $$;
 
--- Makes every job of a target pending, below live edits.
-create function embedding.requeue_target(target public.embedding_targets)
+-- How many records would be embedded again after a plan: those that become pending and whose text, model or vector is
+-- not the one that is known. If the text of some row cannot be read, all that become pending are counted.
+create function embedding.count_to_embed(plan embedding.watch_plan, default_model text)
+returns bigint
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    target constant public.embedding_targets := plan.target;
+    records bigint;
+begin
+    if target.id is null or not plan.looks_again then
+        return 0;
+    end if;
+    execute format($sql$
+        select count(*)
+          from (select record_id as eq_record, content_hash as eq_hash, model as eq_model
+                  from public.embedding_queue where target_id = $1 and status <> 'pending') as eq_job
+         cross join lateral (
+               select (%1$s)::text as eq_text, %2$s as eq_has_vector from %3$s where %4$s and (%5$s)) as eq_row
+         where eq_text collate "C" ~ $2
+           and ($3 and eq_has_vector and eq_model = $4
+                and eq_hash = sha256(convert_to(eq_text, 'UTF8'))) is not true
+        $sql$,
+        target.source,
+        case when target.column_numbers ? target.embedding_column
+             then format('%I.%I is not null', (parse_ident(target.relation))[2], target.embedding_column)
+             else 'false' end,
+        target.relation, target.record_match_sql, coalesce(target.filter, 'true'))
+       into records
+      using target.id, embedding.visible_character(), plan.trusts_vectors, coalesce(target.model, default_model);
+    return records;
+exception
+    when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+        raise;
+    when others then
+        return (select count(*) from public.embedding_queue as job
+                 where job.target_id = target.id and job.status <> 'pending');
+end $$;
+
+-- What watch_embeddings would change if it was called so, and how many records would be embedded again, by a worker with
+-- this default model. Changes nothing.
+create function public.preview_watch_embeddings(
+    relation regclass,
+    source text default null,
+    embedding_column text default null,
+    model text default null,
+    filter text default null,
+    dimensions integer default null,
+    priority smallint default null,
+    debounce interval default null,
+    on_change text default null,
+    on_too_long text default null,
+    match_function boolean default null,
+    default_model text default null,
+    out is_watched boolean,
+    out width integer,
+    out changes text[],
+    out to_embed bigint
+)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    plan constant embedding.watch_plan := embedding.plan_watch(
+        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long);
+begin
+    is_watched := (plan.target).id is not null;
+    width := (plan.target).dimensions;
+    to_embed := embedding.count_to_embed(plan, default_model);
+    select coalesce(array_agg(format('%s: %s -> %s', setting, coalesce(was, 'none'), coalesce(becomes, 'none'))
+                              order by place), '{}')
+      into changes
+      from unnest('{problem,table_name,embedding_column,source,filter,model,dimensions,priority,debounce,on_change,'
+                  'on_too_long}'::text[]) with ordinality as listed (setting, place)
+     cross join lateral (
+           select to_jsonb(plan.before) ->> setting, to_jsonb(plan.target) ->> setting) as value (was, becomes)
+     where is_watched and was is distinct from becomes;
+    if is_watched and match_function <> exists (
+        select from embedding.match_functions() as written where written.target_id = (plan.target).id
+    ) then
+        changes := changes || format('match_function: %s -> %s', (not match_function)::text, match_function::text);
+    end if;
+end $$;
+
+-- Makes every job of a target pending, below live edits. Unless it `trusts_vectors`, each record is embedded again, also
+-- if its text and model are the same.
+create function embedding.requeue_target(target public.embedding_targets, trusts_vectors boolean)
 returns void
 language plpgsql
 set search_path = '', pg_temp
@@ -423,11 +815,11 @@ as $$
 begin
     update public.embedding_queue as job
        set status = 'pending', priority = greatest(target.priority - 10, -32768), available_at = now(),
-           attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
+           content_hash = case when trusts_vectors then job.content_hash end, attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (
                select due.id from public.embedding_queue as due
-                where due.target_id = target.id and due.status <> 'pending'
+                where due.target_id = target.id and (due.status <> 'pending' or not trusts_vectors)
                 order by due.id for update); -- one left out would keep its old vector for good
 end $$;
 
@@ -435,25 +827,26 @@ end $$;
 -- row), for the rows for which `filter` is true. Rows that are already there are enqueued by
 -- backfill_embeddings, or by their next edit. With `dimensions` a missing column is added.
 --
--- Called again with other values it changes the target; where the text, the filter or the model
--- changes, its records become pending, and those whose text and model turn out the same complete
--- without a call to the model. So they do where a problem had set the target aside. Without a `model` the
--- column keeps the one that it has; another one clears its vectors (see embedding.change_model). Says in one
--- sentence what is wrong, and then changes nothing.
+-- Called again it changes the target: an argument that is null or left out keeps what the target has, and an empty
+-- filter takes it away. Where the text or the filter changes, the records become pending, and those whose text turns
+-- out the same complete without a call to the model. So they do where a problem had suspended the target. Another model
+-- clears the vectors (see embedding.change_model); an empty one keeps it, as the default of a worker and not as a name.
+-- If the column is not the one that was watched under this name, all records are embedded again. Says in one sentence
+-- what is wrong, and then changes nothing.
 --
 -- `match_function` true writes a function `match_<table>` for apps, false takes it away; without it
 -- one that is there is kept in step.
 create function public.watch_embeddings(
     relation regclass,
-    source text,
-    embedding_column text,
+    source text default null,
+    embedding_column text default null,
     model text default null,
     filter text default null,
     dimensions integer default null,
-    priority smallint default 0,
-    debounce interval default '0',
-    on_change text default 'keep',
-    on_too_long text default 'fail',
+    priority smallint default null,
+    debounce interval default null,
+    on_change text default null,
+    on_too_long text default null,
     match_function boolean default null
 )
 returns public.embedding_targets
@@ -462,83 +855,46 @@ set search_path = '', pg_temp
 as $$
 #variable_conflict use_column
 declare
+    plan embedding.watch_plan := embedding.plan_watch(
+        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long);
+    target public.embedding_targets := plan.target;
     watched public.embedding_targets;
-    before public.embedding_targets;
-    key_columns text[] := embedding.key_columns(relation);
-    source_sql text := embedding.source_sql(relation, source);
-    columns_read text[] := embedding.columns_read(relation, source_sql, filter);
-    name_of_table text := public.embedding_table_name(relation);
-    reserved_name name;
-    bare_name name;
-    width integer;
 begin
-    select name into reserved_name
-      from (select attname from pg_attribute where attrelid = relation and attnum > 0 and not attisdropped
-            union all select relname from pg_class where oid = relation) as used (name)
-     where starts_with(name, 'eq_') limit 1;
-    if reserved_name is not null then
-        raise exception 'table % cannot be watched under the name %', name_of_table, reserved_name
-            using errcode = 'reserved_name',
-                  hint = 'Names that begin with eq_ stand beside yours in the statements of the queue: rename it.';
+    if not target.column_numbers ? target.embedding_column then
+        perform embedding.add_column(relation, target.embedding_column, target.dimensions);
+        target.column_numbers := target.column_numbers || (
+            select jsonb_build_object(attname, attnum) from pg_attribute
+             where attrelid = relation and attname = target.embedding_column);
     end if;
-    if watch_embeddings.embedding_column = any (columns_read) then
-        raise exception 'column % cannot be made from itself', watch_embeddings.embedding_column
-            using errcode = 'invalid_parameter_value',
-                  hint = 'The source and the filter must not read the embedding column.';
-    end if;
-    if dimensions is not null and not exists (
-        select from pg_attribute
-         where attrelid = relation and attname = watch_embeddings.embedding_column and not attisdropped
-    ) then
-        perform embedding.add_column(relation, watch_embeddings.embedding_column, dimensions);
-    end if;
-    width := embedding.column_width(relation, watch_embeddings.embedding_column);
-    if dimensions <> width then
-        raise exception 'column % holds % dimensions, not %', watch_embeddings.embedding_column, width, dimensions
-            using errcode = 'datatype_mismatch',
-                  hint = 'Leave the dimensions away, or watch another column.';
+    if (target.table_name, target.embedding_column) <> ((plan.before).table_name, (plan.before).embedding_column) then
+        perform embedding.follow_names(target.id, target.table_name, target.embedding_column);
     end if;
 
-    perform embedding.follow_table(relation, name_of_table, watch_embeddings.embedding_column);
-    select * into before from public.embedding_targets as target
-     where target.table_name = name_of_table
-       and target.embedding_column = watch_embeddings.embedding_column;
-    select relname into bare_name from pg_class where oid = relation;
-
-    insert into public.embedding_targets as target (
-        table_name, embedding_column, source, filter, model, dimensions, priority, debounce, on_change, on_too_long,
-        relation, key_columns, record_id_sql, record_match_sql, user_column)
+    insert into public.embedding_targets as known (
+        table_name, embedding_column, source, filter, model, model_is_default, dimensions, priority, debounce,
+        on_change, on_too_long,
+        relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
-        name_of_table, watch_embeddings.embedding_column, source_sql,
-        watch_embeddings.filter, watch_embeddings.model, width, watch_embeddings.priority,
-        watch_embeddings.debounce, watch_embeddings.on_change, watch_embeddings.on_too_long,
-        (select format('%I.%I', namespace.nspname, bare_name)
-           from pg_class as class join pg_namespace as namespace on namespace.oid = class.relnamespace
-          where class.oid = relation),
-        key_columns,
-        embedding.record_id_sql(bare_name, key_columns),
-        embedding.record_match_sql(relation, key_columns),
-        (select attname from pg_attribute
-          where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped))
+        target.table_name, target.embedding_column, target.source, target.filter, target.model,
+        target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change, target.on_too_long, target.relation, target.relation_id,
+        target.column_numbers, target.key_columns, target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
-       set source = excluded.source, filter = excluded.filter, model = coalesce(excluded.model, target.model),
-           model_is_default = excluded.model is null and target.model_is_default,
+       set source = excluded.source, filter = excluded.filter, model = excluded.model,
+           model_is_default = excluded.model_is_default,
            dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
            on_change = excluded.on_change, on_too_long = excluded.on_too_long,
-           relation = excluded.relation, key_columns = excluded.key_columns,
+           relation = excluded.relation, relation_id = excluded.relation_id,
+           column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
            record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
            user_column = excluded.user_column, problem = null, updated_at = now(),
-           backfill_cursor = case when target.key_columns = excluded.key_columns then target.backfill_cursor end
-    returning target.* into watched;
+           backfill_cursor = case when known.key_columns = excluded.key_columns then known.backfill_cursor end
+    returning known.* into watched;
 
     perform embedding.make_trigger_function(watched);
-    perform embedding.make_triggers(watched, columns_read);
+    perform embedding.make_triggers(watched, plan.columns_read);
     perform embedding.keep_match_function(watched, match_function);
-    if (before.source, before.filter, before.model, before.model_is_default, before.record_match_sql, before.problem)
-       is distinct from (watched.source, watched.filter, watched.model, watched.model_is_default,
-                         watched.record_match_sql, watched.problem)
-    then
-        perform embedding.requeue_target(watched);
+    if plan.looks_again then
+        perform embedding.requeue_target(watched, plan.trusts_vectors);
     end if;
     return watched;
 end $$;

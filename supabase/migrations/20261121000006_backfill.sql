@@ -16,14 +16,10 @@ set search_path = '', pg_temp
 as $$
     select case when target.backfill_cursor is null then 'true' else
                format('(%s) > (%s)',
-                   string_agg(format('%I.%I', class.relname, key.name), ', ' order by key.ordinal),
-                   string_agg(format('%L::%s',
-                       case when cardinality(target.key_columns) = 1 then target.backfill_cursor
-                            else target.backfill_cursor::jsonb ->> (key.ordinal::integer - 1) end,
-                       format_type(attribute.atttypid, attribute.atttypmod)), ', ' order by key.ordinal)) end
-      from unnest(target.key_columns) with ordinality as key (name, ordinal)
-      join pg_class as class on class.oid = target.relation::regclass
-      join pg_attribute as attribute on attribute.attrelid = class.oid and attribute.attname = key.name;
+                   (select string_agg(format('%I.%I', (parse_ident(target.relation))[2], key.name), ', ' order by key.place)
+                      from unnest(target.key_columns) with ordinality as key (name, place)),
+                   array_to_string(embedding.key_values_sql(
+                       target.relation::regclass, target.key_columns, quote_literal(target.backfill_cursor)), ', ')) end;
 $$;
 
 -- Whether a record is inside the filter of its target, or nobody can tell, since the filter raises an error.

@@ -513,6 +513,7 @@ begin
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
+            perform embedding.check_identity(target);
         exception
             when lock_not_available then
                 locked_table := target.table_name;

@@ -237,6 +237,7 @@ begin
                 target.model := embedding.record_model(target.id, model);
             end if;
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
+            perform embedding.check_identity(target);
         exception when syntax_error_or_access_rule_violation or invalid_schema_name then
             fault := sqlerrm; -- the table or a right is missing
         end;

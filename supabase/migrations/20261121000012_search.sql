@@ -22,11 +22,15 @@ as $$
 #variable_conflict use_column
 declare
     target public.embedding_targets;
+    identity_problem text;
 begin
     select * into target from public.embedding_targets as watched
      where watched.table_name = watched_table
        and watched.embedding_column = search_embeddings.embedding_column;
-    if target.id is null then
+    identity_problem := public.embedding_identity_problem(target);
+    if identity_problem is not null then
+        raise exception using errcode = 'undefined_object', message = identity_problem;
+    elsif target.id is null then
         raise exception 'column % of table % is not watched', search_embeddings.embedding_column, watched_table
             using errcode = 'undefined_object',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';

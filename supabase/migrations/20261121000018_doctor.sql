@@ -87,9 +87,7 @@ as $$
                         'Run `worker unwatch` for the column, or `worker watch` once the table is back.')
           from watched
           left join lateral (
-                select min(pg_trigger.tgrelid::regclass::text) as relation
-                  from pg_trigger
-                 where pg_trigger.tgname = format('embedding_truncate_%s', watched.id)) as renamed on true
+                select embedding.triggered_table(watched.id)::regclass::text as relation) as renamed on true
          where watched.relation_id is null
 
         union all
@@ -97,6 +95,14 @@ as $$
                'Mend the table, then run `worker watch` for the column again.'
           from watched
          where watched.relation_id is not null and watched.problem is not null
+
+        union all
+        select 'problem', 'identity_changed', watched.name,
+               split_part(identity.problem, '; run ', 1), 'Run ' || split_part(identity.problem, '; run ', 2) || '.'
+          from watched
+          join public.embedding_targets as target using (id)
+         cross join lateral public.embedding_identity_problem(target) as identity (problem)
+         where watched.problem is null and watched.attnum is not null and identity.problem is not null
 
         union all
         select 'problem', 'column_changed', watched.name,
@@ -142,6 +148,19 @@ as $$
                 where pg_trigger.tgrelid = watched.relation_id and pg_trigger.tgenabled in ('D', 'R')
                   and pg_trigger.tgname ~ format('^(zz_)?embedding_[a-z]+_%s$', watched.id)) as disabled
          where disabled.names is not null
+
+        -- their match functions
+        union all
+        select 'problem', 'match_function_broken', watched.name,
+               format('pgvector was moved to another schema, and %s looks for it where it was', written.routine),
+               'Run `worker watch` for the column again.'
+          from watched
+          join embedding.match_functions() as written on written.target_id = watched.id
+          join pg_proc as routine on routine.oid = written.routine
+         where not exists (
+               select from pg_extension
+                where extname = 'vector'
+                  and position(format(' operator(%s.<=>) ', extnamespace::regnamespace) in routine.prosrc) > 0)
 
         -- their indexes
         union all

@@ -15,6 +15,7 @@ import pytest
 
 from tests.acceptance.conftest import Ask, fill, refused, statuses
 from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
+from tests.integration.tables import embed_all
 from tests.openai_server import OpenAIServer
 from worker.queue.migrations import migrations, seed
 from worker.queue.postgres import PostgresQueue
@@ -354,6 +355,185 @@ def test_create_column_makes_it_as_wide_as_the_model(posts: Database, worker: Wo
     )
     assert found == [("large", "halfvec(3072)"), ("small", "vector(1536)")]
 
+
+@pytest.mark.parametrize(
+    ("model", "column_type"),
+    [
+        ("openai:text-embedding-3-large", "vector(512)"),
+        ("openai:qwen3-embedding-8b", "vector(512)"),
+        ("ollama:qwen3-embedding:8b", "vector(512)"),
+    ],
+)
+def test_dimensions_ask_a_model_for_shorter_vectors(
+    posts: Database, worker: Worker, model: str, column_type: str
+) -> None:
+    created = worker(
+        *["watch", "posts", "--source", "title", "--create-column", "--column", "vector"],
+        *["--model", model, "--dimensions", "512"],
+        OPENAI_API_KEY="sk-none",
+    )
+    assert created.returncode == 0, created.stderr
+    assert column_type == value(
+        posts,
+        "select format_type(atttypid, atttypmod) from pg_attribute"
+        " where attrelid = 'posts'::regclass and attname = 'vector'",
+    )
+    again = ["watch", "posts", "--column", "vector", "--create-column"]
+    assert worker(*again, OPENAI_API_KEY="sk-none").returncode == 0
+    assert rows(posts, "select model, dimensions from embedding_targets") == [(model, 512)]
+
+
+def test_a_model_with_more_dimensions_than_an_index_takes_is_asked_for_fewer(
+    posts: Database, worker: Worker
+) -> None:
+    create = ["watch", "posts", "--source", "title", "--create-column", "--column", "vector"]
+    wide = [*create, "--model", "ollama:qwen3-embedding:8b"]
+    cause, hint = refused(worker(*wide), 2)
+    assert cause == "a vector column cannot have 4096 dimensions"
+    assert "--dimensions" in hint
+    assert worker(*wide, "--dimensions", "4000").returncode == 0
+    assert (
+        value(
+            posts,
+            "select format_type(atttypid, atttypmod) from pg_attribute"
+            " where attrelid = 'posts'::regclass and attname = 'vector'",
+        )
+        == "halfvec(4000)"
+    )
+
+
+def test_a_model_that_cannot_be_shortened_is_not_asked_to_be(
+    posts: Database, worker: Worker
+) -> None:
+    create = ["watch", "posts", "--source", "title", "--create-column", "--column", "vector"]
+    cause, hint = refused(worker(*create, "--dimensions", "128"), 2)
+    assert cause == "local:wordllama-256 gives 256 dimensions and cannot be asked for 128"
+    assert hint.startswith("Leave out --dimensions")
+    assert value(posts, "select count(*) from embedding_targets") == 0
+
+
+def test_dimensions_of_a_column_that_is_there_are_compared(notes: Database, worker: Worker) -> None:
+    arguments = ["watch", "notes", "--column", "embedding", "--dimensions"]
+    assert worker(*arguments, "8").returncode == 0
+    cause, hint = refused(worker(*arguments, "16"), 2)
+    assert cause == "column embedding holds 8 dimensions, not 16"
+    assert "--create-column" in hint
+    missing = ["watch", "notes", "--source", "body", "--column", "other", "--dimensions", "16"]
+    assert "table notes has no column other" in refused(worker(*missing), 2)[0]
+    assert "--create-column" in refused(worker(*missing, "--sql"), 2)[1]
+
+
+# worker watch once more
+
+
+@pytest.fixture
+def watched_notes(local_notes: Database, queue: PostgresQueue) -> Database:
+    """Three notes with vectors, of a column watched with all options."""
+    local_notes.execute(
+        "select watch_embeddings('notes', 'body', 'embedding', 'local:wordllama-256', 'id < 9',"
+        " on_too_long => 'truncate', match_function => true)"
+    )
+    fill(local_notes, 3)
+    assert len(embed_all(queue)) == 3
+    return local_notes
+
+
+def watched_as(db: Database) -> tuple[Any, ...]:
+    [found] = rows(
+        db,
+        "select source, filter, model, on_too_long,"
+        " (select count(*) from embedding.match_functions()) from embedding_targets",
+    )
+    return found
+
+
+AS_IT_WAS = ("body", "id < 9", "local:wordllama-256", "truncate", 1)
+
+
+def test_options_that_are_not_repeated_stay(watched_notes: Database, worker: Worker) -> None:
+    result = worker("watch", "notes", "--column", "embedding")
+    assert result.returncode == 0
+    assert "change:" not in result.stderr
+    assert watched_as(watched_notes) == AS_IT_WAS
+    assert statuses(watched_notes) == {"completed": 3}
+
+
+CHANGES = [
+    (["--no-filter"], 1, None, "filter: id < 9 -> none"),
+    (["--model", "default"], 2, None, "model: local:wordllama-256 -> none"),
+    (["--no-truncate"], 3, "fail", "on_too_long: truncate -> fail"),
+    (["--no-match-function"], 4, 0, "match_function: true -> false"),
+]
+
+
+def test_an_option_changes_alone_and_without_a_question_where_nothing_is_embedded_again(
+    watched_notes: Database, queue: PostgresQueue, worker: Worker
+) -> None:
+    expected: list[object] = list(AS_IT_WAS)
+    for arguments, place, becomes, told in CHANGES:
+        result = worker("watch", "notes", "--column", "embedding", *arguments)
+        assert result.returncode == 0, result.stderr
+        changes = [line for line in result.stderr.splitlines() if line.startswith("change: ")]
+        assert changes == [f"change: {told}"]
+        expected[place] = becomes
+        assert watched_as(watched_notes) == tuple(expected)
+    watched_notes.execute("update embedding_targets set model = 'local:wordllama-256'")
+    assert embed_all(queue) == []
+    assert statuses(watched_notes) == {"completed": 3}
+
+
+def test_what_embeds_rows_again_needs_a_yes(
+    watched_notes: Database, queue: PostgresQueue, worker: Worker, ask: Ask
+) -> None:
+    change = ["watch", "notes", "--source", "upper(body)", "--column", "embedding"]
+    told = "change: source: body -> upper(body)\n"
+    result = worker(*change)
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"{told}error: 3 rows would be embedded again, so nothing was changed\n"
+        "hint: Add --yes to agree.\n",
+    )
+    result = ask("n", *change)
+    assert result.returncode == 2
+    assert "3 rows will be embedded again. Continue? [y/N] " in result.stderr
+    assert watched_as(watched_notes) == AS_IT_WAS
+    assert statuses(watched_notes) == {"completed": 3}
+
+    assert ask("y", *change).returncode == 0
+    assert watched_as(watched_notes)[0] == "upper(body)"
+    assert statuses(watched_notes) == {"pending": 3}
+    assert len(embed_all(queue)) == 3
+    result = worker("watch", "notes", "--source", "body", "--column", "embedding", "--yes")
+    assert result.returncode == 0
+    assert "3 rows will be embedded again\n" in result.stderr
+    assert statuses(watched_notes) == {"pending": 3}
+
+
+def test_options_that_contradict_each_other_are_refused(notes: Database, worker: Worker) -> None:
+    arguments = ["--column", "embedding", "--filter", "id = 1", "--no-filter"]
+    cause, hint = refused(worker("watch", "notes", *arguments), 2)
+    assert (cause, hint) == ("--filter contradicts --no-filter", "Use only one of them.")
+
+
+def test_the_sql_of_watch_names_what_is_given_and_nothing_else(
+    notes: Database, worker: Worker
+) -> None:
+    def call(*arguments: str) -> str:
+        printed = worker("watch", "notes", "--column", "embedding", "--sql", *arguments).stdout
+        return " ".join(printed[printed.index("select public.watch_emb") :].split())
+
+    head = "select public.watch_embeddings( 'public.notes', embedding_column => 'embedding'"
+    assert call() == f"{head} );"
+    assert call("--no-filter", "--no-truncate", "--model", "default", "--no-match-function") == (
+        f"{head}, model => '', filter => '', on_too_long => 'fail', match_function => false );"
+    )
+    assert call("--truncate", "--filter", "x", "--model", "ollama:a", "--match-function") == (
+        f"{head}, model => 'ollama:a', filter => 'x', on_too_long => 'truncate',"
+        " match_function => true );"
+    )
+
+
+# worker watch as a migration, and its end
 
 WATCHES = [
     ["posts", "--source", "title", "--column", "vector", "--create-column"],

@@ -18,6 +18,7 @@ from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.runs import Runs, hand_in, under_way
 from tests.integration.tables import (
     Connect,
+    completions_of,
     create_role,
     embed,
     embed_all,
@@ -77,7 +78,7 @@ STOPS = {
     "embedding column generated": Drift(
         "alter table docs drop embedding;"
         " alter table docs add embedding vector(3) generated always as (null::vector(3)) stored",
-        'column "embedding" can only be updated to DEFAULT',
+        "column docs.embedding is not the one that was watched",
         f"alter table docs drop embedding; {WATCH_WITH_COLUMN}",
     ),
     "source column dropped": Drift(
@@ -358,6 +359,32 @@ def test_pgvector_may_move_to_another_schema_while_workers_are_at_work(
     assert len(embed_all(queue)) == 10
 
 
+def test_what_pgvector_leaves_behind_when_it_moves_is_found_and_put_right(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', match_function => true)")
+    insert(docs, 2)
+    jobs = claim(queue)
+    completions = completions_of(jobs)
+    queue.cache("test:model", completions, 1)
+    docs.execute("create schema other; alter extension vector set schema other")
+
+    assert queue.complete("test:model", completions) == []
+    hashes = [job.content_hash for job in jobs]
+    assert len(queue.cached("test:model", 3, hashes)) == 2
+    queue.cache("test:other", completions, 1)
+    assert len(queue.cached("test:other", 3, hashes)) == 2
+
+    found: LiteralString = "select check_name, cure from diagnose_embeddings()"
+    assert rows(docs, found) == [
+        ("match_function_broken", "Run `worker watch` for the column again.")
+    ]
+    docs.execute("select watch_embeddings('docs', embedding_column => 'embedding')")
+    assert rows(docs, found) == []
+    assert embed_all(queue) == []
+    assert rows(docs, "select content from match_docs('[1,2,3]')") != []
+
+
 @pytest.fixture
 def hired_url(docs: Database, server: Server, database: str) -> str:
     """The database, as a login that may only work. The pooler would make it a superuser."""
@@ -419,7 +446,7 @@ def test_a_table_that_became_a_view_that_cannot_be_written_is_set_aside(
     notes.execute("alter table docs rename to stored")
     notes.execute("create view docs as select id, body, null::vector(3) as embedding from stored")
     assert hand_in(queue, claimed["docs"]).released == 3
-    assert "view" in str(problem(notes))
+    assert "public.docs is not the table that was watched" in str(problem(notes))
 
 
 def test_a_vector_that_a_trigger_of_the_user_drops_does_not_count_as_written(

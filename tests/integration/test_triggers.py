@@ -570,7 +570,7 @@ def test_a_source_whose_function_is_gone_does_not_fail_the_writers(
     assert "function public.text_of(public.docs) does not exist" in target.problem
     assert jobs(done) == [("3", "pending")]
 
-    done.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    done.execute("select watch_embeddings('docs', 'body', 'embedding', filter => '')")
     assert embed_all(queue) == ["three"]
 
 

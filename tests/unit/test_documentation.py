@@ -120,7 +120,11 @@ def test_every_argument_and_option_has_help(name: str) -> None:
 
 @each_command
 def test_the_section_of_a_command_mentions_every_flag_and_no_other(name: str) -> None:
-    flags = {flag for parameter in COMMANDS[name].params for flag in parameter.opts}
+    flags = {
+        flag
+        for parameter in COMMANDS[name].params
+        for flag in [*parameter.opts, *parameter.secondary_opts]
+    }
     flags = {flag for flag in flags if flag.startswith("--")}
     text = re.sub(r"```.*?```", "", section(name), flags=re.S)
     assert set(re.findall(r"--[a-z][a-z-]*", text)) == flags

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
-from worker.cli.console import NOTHING_WATCHED, name_of, one_line, out, out_json, out_table, say
+from worker.cli.console import (
+    NOTHING_WATCHED,
+    confirmed,
+    name_of,
+    one_line,
+    out,
+    out_json,
+    out_table,
+    say,
+)
 from worker.cli.process import AsJson
 from worker.cli.session import load_settings, owner_of, queue_of
 from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
-from worker.queue import Target
+from worker.queue import Target, WatchOptions, WatchPreview
+from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 from worker.terminal import STEERING, printable
 
@@ -28,15 +38,15 @@ EmbeddingColumn = Annotated[
 
 def watch(
     table: TableArgument,
+    column: EmbeddingColumn,
     source: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="SOURCE",
             help="The column to embed, or an SQL expression over the row. May be given several"
-            " times: the texts are joined by an empty line.",
+            " times: the texts are joined by an empty line. Required at first.",
         ),
-    ],
-    column: EmbeddingColumn,
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -52,80 +62,167 @@ def watch(
             help="An SQL condition: embed only rows for which it is true.",
         ),
     ] = None,
+    no_filter: Annotated[
+        bool, typer.Option("--no-filter", help="Remove the filter of a watched column.")
+    ] = False,
     create_column: Annotated[
         bool,
         typer.Option("--create-column", help="Add the vector column, as wide as the model."),
     ] = False,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ask the model for vectors of this width, shorter than its own."),
+    ] = None,
     truncate: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--truncate",
+            "--truncate/--no-truncate",
             help="Embed as much of the beginning of a text as the model takes"
             " (default: a text that is too long fails).",
         ),
-    ] = False,
+    ] = None,
     match_function: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--match-function",
+            "--match-function/--no-match-function",
             help="Write a function match_TABLE by which apps search the column.",
         ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before rows are embedded again.")
     ] = False,
     sql: Annotated[
         bool, typer.Option("--sql", help="Print a migration to commit, and change nothing.")
     ] = False,
 ) -> None:
-    """Keep a vector column in step with the text of its row."""
-    settings = load_settings(asks_model=create_column and not model)
-    if model:
+    """Keep a vector column in step with the text of its row.
+
+    On a column that is watched already, only what is given changes.
+    """
+    if no_filter and filter_sql is not None:
+        raise SettingsError("--filter contradicts --no-filter", "Use only one of them.")
+    if model not in (None, "default"):
         check_model(model)
-    dimensions = _width(model or settings.embedding_model, settings) if create_column else None
+    settings = load_settings(asks_model=create_column and not model)
+    options = WatchOptions(
+        model="" if model == "default" else model,
+        filter="" if no_filter else filter_sql,
+        on_too_long=None if truncate is None else "truncate" if truncate else "fail",
+        match_function=match_function,
+    )
+    wanted = _Watch(table, ", ".join(source) if source else None, column, options)
     if sql:
-        options = _options(model, filter_sql, dimensions, truncate, match_function)
-        out(*_migration(table, ", ".join(source), column, options).splitlines())
-        return
+        _print_migration(wanted, create_column, dimensions, settings)
+    else:
+        _watch(wanted, create_column, dimensions, settings, yes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """What is to be watched, and how."""
+
+    table: str
+    source: str | None
+    column: str
+    options: WatchOptions
+
+
+def _watch(
+    wanted: _Watch, create_column: bool, dimensions: int | None, settings: Settings, yes: bool
+) -> None:
+    names = wanted.table, wanted.source, wanted.column
+    options = wanted.options
     with owner_of(settings) as queue:
-        target = queue.watch(
-            table,
-            ", ".join(source),
-            column,
-            model=model,
-            filter=filter_sql,
-            dimensions=dimensions,
-            truncate=truncate,
-            match_function=match_function or None,
-        )
+        if create_column:
+            before, model = _watched(queue, wanted), options.get("model")
+            present = before.dimensions if before else None
+            kept = before.model if before and model is None else None
+            width = _width(model or kept or settings.embedding_model, dimensions, present, settings)
+            options = options | WatchOptions(dimensions=width)
+        preview = queue.preview_watch(*names, settings.embedding_model, **options)
+        if dimensions not in (None, preview.width):
+            raise SettingsError(
+                f"column {wanted.column} holds {preview.width or 'any number of'} dimensions,"
+                f" not {dimensions}",
+                "Leave out --dimensions, or add another column with --create-column.",
+            )
+        _agree(preview, yes)
+        target = queue.watch(*names, **options)
     out(f"Watching: {name_of(target)} <- {target.source}")
     say("hint: rows that are there already: `worker backfill`, then `worker process`")
 
 
-def _width(model: str, settings: Settings) -> int:
-    """How wide the vectors of a model are; one letter is embedded if only that can tell."""
-    with closing(open_embedder(model, None, settings)) as embedder:
+def _watched(queue: PostgresQueue, wanted: _Watch) -> Target | None:
+    """The target as it is; None: nobody watches the column."""
+    name = queue.table_name(wanted.table)
+    for target in queue.targets():
+        if (target.table_name, target.embedding_column) == (name, wanted.column):
+            return target
+    return None
+
+
+def _agree(preview: WatchPreview, yes: bool) -> None:
+    """Show what changes. Raises SettingsError unless the person agrees to embed rows again."""
+    for change in preview.changes:
+        say(f"change: {printable(change)}")
+    if not preview.to_embed:
+        return
+    rows = "1 row" if preview.to_embed == 1 else f"{preview.to_embed} rows"
+    if yes:
+        say(f"{rows} will be embedded again")
+    elif not confirmed(f"{rows} will be embedded again. Continue?"):
+        raise SettingsError(
+            f"{rows} would be embedded again, so nothing was changed", "Add --yes to agree."
+        )
+
+
+def _width(model: str, dimensions: int | None, present: int | None, settings: Settings) -> int:
+    """The width of a model's vectors; one letter is embedded if only that can tell.
+
+    `dimensions`: the width to ask for; None: that of the column at present, if it has one. Raises
+    SettingsError if the model cannot be asked for `dimensions`.
+    """
+    with closing(open_embedder(model, dimensions or present, settings)) as embedder:
         embedder.introduce()
         assert embedder.dimensions is not None  # or it would have raised
+        if dimensions not in (None, embedder.dimensions):
+            raise SettingsError(
+                f"{model} gives {embedder.dimensions} dimensions and cannot be asked for"
+                f" {dimensions}",
+                "Leave out --dimensions, or use a model that can be shortened;"
+                " docs/providers.md lists some.",
+            )
         return embedder.dimensions
 
 
-def _options(
-    model: str | None,
-    filter_sql: str | None,
-    dimensions: int | None,
-    truncate: bool,
-    match_function: bool,
-) -> list[str]:
-    options = [f"model => {_literal(model)}"] if model else []
-    options += [f"filter => {_literal(filter_sql)}"] if filter_sql else []
-    options += [f"dimensions => {dimensions}"] if dimensions else []
-    options += ["on_too_long => 'truncate'"] if truncate else []
-    options += ["match_function => true"] if match_function else []
-    return options
+def _print_migration(
+    wanted: _Watch, create_column: bool, dimensions: int | None, settings: Settings
+) -> None:
+    options = wanted.options
+    if create_column:
+        model = options.get("model") or settings.embedding_model
+        options = options | WatchOptions(dimensions=_width(model, dimensions, None, settings))
+    elif dimensions:
+        raise SettingsError(
+            "--sql cannot compare --dimensions with a column that is there",
+            "Leave out --dimensions, or add --create-column.",
+        )
+    arguments = [
+        f"{name} => {_literal(value)}" for name, value in options.items() if value is not None
+    ]
+    out(*_migration(wanted, arguments).splitlines())
 
 
-def _migration(table: str, source: str, column: str, options: list[str]) -> str:
+def _migration(wanted: _Watch, options: list[str]) -> str:
     """SQL that any terminal may show: what steers one is written as an escape, or replaced."""
+    table, column = wanted.table, wanted.column
     relation = _relation_literal(table)
-    call = ",\n    ".join([relation, _literal(source), _literal(column), *options])
+    names = (
+        [_literal(wanted.source), _literal(column)]
+        if wanted.source
+        else [f"embedding_column => {_literal(column)}"]
+    )
+    call = ",\n    ".join([relation, *names, *options])
     return (
         f"-- Why:   {printable(column)} of {printable(table)} is kept in step with its text"
         f" (embedding-worker).\n"
@@ -147,13 +244,15 @@ def _relation_literal(table: str) -> str:
     return _literal(f'public."{table}"')
 
 
-def _literal(text: str) -> str:
-    """A string constant of SQL on one line. Raises SettingsError if it cannot be one."""
-    quoted = "'" + text.replace("'", "''") + "'"
-    if text == printable(text):
+def _literal(value: object) -> str:
+    """A constant of SQL on one line. Raises SettingsError if a text cannot be one."""
+    if not isinstance(value, str):
+        return str(value).lower()  # a number, true or false
+    quoted = "'" + value.replace("'", "''") + "'"
+    if value == printable(value):
         return quoted
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError:
         raise SettingsError(
             "a name or text holds bytes that are not UTF-8", "Check what the terminal sent."

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NewType, Protocol
+from typing import Any, Literal, NewType, Protocol, TypedDict
 from uuid import UUID
 
 import numpy as np
@@ -20,6 +20,7 @@ Ticket = tuple[JobId, UUID]
 A_DAY = timedelta(days=1)
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "other_model", "locked", "set_aside", "unwritable"]
+OnTooLong = Literal["fail", "truncate"]
 WorkerState = Literal["working", "waiting", "paused", "asleep", "stopping"]
 Wish = Literal["work", "pause", "sleep"]
 Level = Literal["ok", "note", "warning", "problem"]
@@ -144,6 +145,30 @@ class Target:
     def accepts(self, default_model: str) -> bool:
         """Whether a worker with this default model works on the column."""
         return not self.model_is_default or self.model in (None, default_model)
+
+
+class WatchOptions(TypedDict, total=False):
+    """The options of watch_embeddings. None keeps what the target has; "" takes it away."""
+
+    model: str | None
+    filter: str | None
+    dimensions: int | None
+    on_too_long: OnTooLong | None
+    match_function: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPreview:
+    """What watching a column would do. `width`: of the column; None: it has none.
+
+    `changes`: one line for each setting that changes. `to_embed`: how many records would be
+    embedded again.
+    """
+
+    is_watched: bool
+    width: int | None
+    changes: list[str]
+    to_embed: int
 
 
 @dataclass(frozen=True, slots=True)

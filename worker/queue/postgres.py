@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import partial
 from select import select
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString, TypeVar, Unpack
 from uuid import UUID
 
 import numpy as np
@@ -56,6 +56,8 @@ from worker.queue import (
     Target,
     TargetStatus,
     Ticket,
+    WatchOptions,
+    WatchPreview,
     Wish,
     WorkerSeen,
     nearest_time,
@@ -272,16 +274,7 @@ class PostgresQueue:
         raise no_such_table(given)
 
     def watch(
-        self,
-        table: str,
-        source: str,
-        column: str,
-        *,
-        model: str | None = None,
-        filter: str | None = None,
-        dimensions: int | None = None,
-        truncate: bool = False,
-        match_function: bool | None = None,
+        self, table: str, source: str | None, column: str, **options: Unpack[WatchOptions]
     ) -> Target:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
         return self._rows(
@@ -290,16 +283,25 @@ class PostgresQueue:
             " dimensions, enabled, problem"
             " from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
             " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s)",
-            [
-                self.relation(table),
-                source,
-                column,
-                model,
-                filter,
-                dimensions,
-                "truncate" if truncate else "fail",
-                match_function,
-            ],
+            [self.relation(table), source, column, *_in_order(options)],
+        )[0]
+
+    def preview_watch(
+        self,
+        table: str,
+        source: str | None,
+        column: str,
+        default_model: str,
+        **options: Unpack[WatchOptions],
+    ) -> WatchPreview:
+        """What `watch` would change. Changes nothing."""
+        return self._rows(
+            WatchPreview,
+            "select is_watched, width, changes, to_embed"
+            " from public.preview_watch_embeddings(%s::regclass, %s, %s, model => %s,"
+            " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s,"
+            " default_model => %s)",
+            [self.relation(table), source, column, *_in_order(options), default_model],
         )[0]
 
     def unwatch(self, table: str, column: str) -> bool:
@@ -735,6 +737,10 @@ _DUPLICATES = (
 
 def _has_heard(connection: psycopg.Connection[Any]) -> bool:
     return bool(list(connection.notifies(timeout=0, stop_after=1)))
+
+
+def _in_order(options: WatchOptions) -> list[object]:
+    return [options.get(name) for name in WatchOptions.__annotations__]
 
 
 def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[UUID]]:
