@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
@@ -14,6 +15,7 @@ from worker.cli.process import AsJson
 from worker.cli.session import load_settings, owner_of, queue_of
 from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
+from worker.queue.functions import FUNCTIONS, arguments_of, typed
 from worker.settings import Settings
 
 TableArgument = Annotated[
@@ -69,7 +71,13 @@ def watch(
         check_model(model)
     dimensions = _width(model or settings.embedding_model, settings) if create_column else None
     if sql:
-        options = _options(model, filter_sql, dimensions, truncate, match_function)
+        options = {
+            "model": model,
+            "filter": filter_sql,
+            "dimensions": dimensions,
+            "on_too_long": "truncate" if truncate else "fail",
+            "match_function": "true" if match_function else None,
+        }
         out(_migration(table, ", ".join(source), column, options))
         return
     with owner_of(settings) as queue:
@@ -95,46 +103,42 @@ def _width(model: str, settings: Settings) -> int:
         return embedder.dimensions
 
 
-def _options(
-    model: str | None,
-    filter_sql: str | None,
-    dimensions: int | None,
-    truncate: bool,
-    match_function: bool,
-) -> list[str]:
-    options = [f"model => {_literal(model)}"] if model else []
-    options += [f"filter => {_literal(filter_sql)}"] if filter_sql else []
-    options += [f"dimensions => {dimensions}"] if dimensions else []
-    options += ["on_too_long => 'truncate'"] if truncate else []
-    options += ["match_function => true"] if match_function else []
-    return options
-
-
-def _migration(table: str, source: str, column: str, options: list[str]) -> str:
-    relation = _relation_literal(table)
-    call = ",\n    ".join([relation, _literal(source), _literal(column), *options])
-    return (
-        f"-- Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
-        f"-- Locks: writers to {table} wait for the moment its triggers are made.\n"
-        f"-- Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
-        f"--          from public.embedding_targets\n"
-        f"--         where table_name = public.embedding_table_name({relation})\n"
-        f"--           and embedding_column = {_literal(column)};\n"
-        f"select public.watch_embeddings(\n    {call}\n);"
+def _migration(table: str, source: str, column: str, options: Mapping[str, object]) -> str:
+    """SQL that watches a column, on any search path and whatever other functions there are."""
+    arguments = arguments_of(
+        "watch_embeddings",
+        {"relation": _relation(table), "source": source, "embedding_column": column, **options},
     )
+    types = FUNCTIONS["watch_embeddings"]
+    call = ",\n    ".join(
+        f"{name} => {_literal(value)}::{typed(types[name])}" for name, value in arguments.items()
+    )
+    relation = f"{_literal(arguments['relation'])}::{typed('regclass')}"
+    comment = (
+        f"Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
+        f"Locks: writers to {table} wait for the moment its triggers are made.\n"
+        f"Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
+        f"         from public.embedding_targets\n"
+        f"        where table_name = public.embedding_table_name({relation})\n"
+        f"          and embedding_column = {_literal(column)};"
+    )
+    every_line = re.sub(r"^|(?<=[\r\n])(?!$)", "-- ", comment)  # also where a name has two
+    return f"{every_line}\nselect public.watch_embeddings(\n    {call}\n);"
 
 
-def _relation_literal(table: str) -> str:
-    """The table as a literal that reads the same on every search path."""
+def _relation(table: str) -> str:
+    """The table, by a name that reads the same on every search path."""
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", table):
-        return _literal(f"public.{table}")
+        return f"public.{table}"
     if '"' in table or "." in table:
-        return _literal(table)
-    return _literal(f'public."{table}"')
+        return table
+    return f'public."{table}"'
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _literal(value: object) -> str:
+    if value is None:
+        return "null"
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 def unwatch(table: TableArgument, column: EmbeddingColumn) -> None:
