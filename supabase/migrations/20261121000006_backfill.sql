@@ -64,6 +64,7 @@ begin
             using errcode = 'undefined_object',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
     end if;
+    perform embedding.check_table(target.relation);
     bare_name := (parse_ident(target.relation))[2];
 
     loop

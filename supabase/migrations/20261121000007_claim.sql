@@ -265,6 +265,7 @@ set search_path = '', pg_temp
 as $$
 declare
     one bigint;
+    context text;
 begin
     foreach one in array ids loop
         begin
@@ -277,9 +278,11 @@ begin
             when transaction_rollback or insufficient_resources or operator_intervention or system_error then
                 raise;
             when others then
+                get stacked diagnostics context = pg_exception_context;
                 return query
                 update public.embedding_queue as job
-                   set status = 'failed', error_class = 'unreadable', error_message = sqlerrm, unanswered = 0,
+                   set status = 'failed', error_class = 'unreadable',
+                       error_message = embedding.describe_error(sqlstate, sqlerrm, context), unanswered = 0,
                        lease = null, lease_expires_at = null, worker = null, updated_at = now()
                  where job.id = one
                 returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column,
@@ -331,6 +334,7 @@ declare
     first_owner integer;
     first_due timestamptz;
     turn constant bigint := nextval('embedding.claim_rotation');
+    context text;
 begin
     for due_target, level, first_owner, first_due in
         select watched.id, next.priority, next.owner, next.available_at
@@ -361,6 +365,7 @@ begin
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
+            perform embedding.check_table(target.relation);
             ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
             if cardinality(ids) > 0 then
                 return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
@@ -371,7 +376,10 @@ begin
                 locked_table := target.table_name;
             when syntax_error_or_access_rule_violation or invalid_schema_name then
                 -- the table, a column or a right is missing: set aside, so that the others go on
-                update public.embedding_targets as broken set problem = sqlerrm where broken.id = target.id;
+                get stacked diagnostics context = pg_exception_context;
+                update public.embedding_targets as broken
+                   set problem = embedding.describe_error(sqlstate, sqlerrm, context)
+                 where broken.id = target.id;
             when transaction_rollback or insufficient_resources or operator_intervention or system_error then
                 raise; -- nothing here is to blame
             when others then

@@ -200,6 +200,7 @@ declare
     drift text;
     state text;
     cause text;
+    context text;
 begin
     if cardinality(ids) is distinct from cardinality(leases)
        or cardinality(ids) is distinct from cardinality(hashes)
@@ -216,6 +217,7 @@ begin
     loop
         begin
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
+            perform embedding.check_table(target.relation);
             -- raises if it holds no vectors any more: a text would take them as well
             perform embedding.column_width(target.relation::regclass, target.embedding_column);
             acknowledged := embedding.complete(
@@ -235,8 +237,9 @@ begin
                 raise; -- nothing here is to blame
             when others then
                 state := sqlstate;
-                cause := sqlerrm;
-                drift := embedding.drift(target, sqlstate, sqlerrm);
+                get stacked diagnostics context = pg_exception_context;
+                cause := embedding.describe_error(sqlstate, sqlerrm, context);
+                drift := embedding.drift(target, sqlstate, cause);
                 if drift is not null then
                     update public.embedding_targets as broken set problem = drift where broken.id = target.id;
                     return query
@@ -249,7 +252,7 @@ begin
                     elsif starts_with(state, '22') then
                         raise; -- the row is fine: it is what the caller gave
                     else
-                        perform public.fail_embeddings(ids, leases, 'unwritable', cause);
+                        perform public.fail_embeddings(ids, leases, 'unwritable'::text, cause, null::interval);
                         return query select ids[1], 'unwritable';
                     end if;
                 else -- some row cannot be read any more, or cannot be written: one at a time

@@ -120,11 +120,13 @@ begin
         texts := '{}';
         begin
             if missing then
+                perform embedding.check_table(target.relation);
                 select found.found_rows, found.records into row_count, records
                   from embedding.missing_records(target, sample) as found;
             else
                 row_count := public.count_due_embeddings(target.table_name, target.embedding_column);
                 records := embedding.due_records(target, sample);
+                perform embedding.check_table(target.relation);
             end if;
             foreach record_id in array records loop
                 begin

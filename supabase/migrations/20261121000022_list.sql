@@ -88,6 +88,7 @@ as $$
 declare
     middle constant integer := cardinality(ids) / 2;
 begin
+    perform embedding.check_table(target.relation);
     return query select * from embedding.texts(target, ids, pattern, characters);
 exception
     when lock_not_available or syntax_error_or_access_rule_violation or invalid_schema_name then
