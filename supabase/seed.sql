@@ -54,21 +54,34 @@ begin
 end $$;
 
 -- The watches come before the rows, so that the triggers enqueue the rows as they arrive.
--- A row that is soft-deleted needs no vector, hence the filter.
+-- A row that is soft-deleted needs no vector, hence the filter. All arguments are given, with their exact types, so
+-- that no other function of this name can be meant.
 select public.watch_embeddings(
-    'public.sessions',
-    'title',
-    'title_embedding',
-    filter => 'deleted_at is null',
-    dimensions => 256
+    relation => 'public.sessions'::regclass,
+    source => 'title'::text,
+    embedding_column => 'title_embedding'::text,
+    model => null::text,
+    filter => 'deleted_at is null'::text,
+    dimensions => 256,
+    priority => 0::smallint,
+    debounce => '0'::interval,
+    on_change => 'keep'::text,
+    on_too_long => 'fail'::text,
+    match_function => null::boolean
 );
 
 select public.watch_embeddings(
-    'public.summaries',
-    'content',
-    'content_embedding',
-    filter => 'deleted_at is null',
-    dimensions => 256
+    relation => 'public.summaries'::regclass,
+    source => 'content'::text,
+    embedding_column => 'content_embedding'::text,
+    model => null::text,
+    filter => 'deleted_at is null'::text,
+    dimensions => 256,
+    priority => 0::smallint,
+    debounce => '0'::interval,
+    on_change => 'keep'::text,
+    on_too_long => 'fail'::text,
+    match_function => null::boolean
 );
 
 -- Owners: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed  engineering lead

@@ -94,6 +94,65 @@ begin
     return format('concat_ws(E''\n\n'', %s)', array_to_string(columns, ', '));
 end $$;
 
+-- Raises if what the source and the filter of embedding_probe use could run code of a role that the owner of this API
+-- does not trust: a function, operator, type or relation of such a role, or one in a schema where such a role
+-- can create a function of the same name that fits the arguments better. Postgres keeps the list for the view.
+create function embedding.check_source(relation regclass)
+returns void
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    found_one record;
+begin
+    with used as (
+        select distinct dependency.refclassid as class, dependency.refobjid as id
+          from pg_depend as dependency
+          join pg_rewrite as rule
+            on dependency.classid = 'pg_rewrite'::regclass and rule.oid = dependency.objid
+         where rule.ev_class = 'pg_temp.embedding_probe'::regclass
+           and dependency.refobjid not in (relation, rule.ev_class)
+    ), owned (name, owner, schema) as (
+        select routine.oid::regprocedure::text, routine.proowner, routine.pronamespace
+          from used join pg_proc as routine on class = 'pg_proc'::regclass and routine.oid = id
+        union all
+        select operator.oid::regoperator::text, operator.oprowner, operator.oprnamespace
+          from used join pg_operator as operator on class = 'pg_operator'::regclass and operator.oid = id
+        union all
+        select type.oid::regtype::text, type.typowner, null
+          from used join pg_type as type on class = 'pg_type'::regclass and type.oid = id
+        union all
+        select other.oid::regclass::text, other.relowner, null
+          from used join pg_class as other on class = 'pg_class'::regclass and other.oid = id
+    )
+    select owned.name, who.may, case who.role when 0 then 'public' else who.role::regrole::text end as role,
+           namespace.nspname as schema
+      into found_one
+      from owned
+      left join pg_namespace as namespace on namespace.oid = owned.schema
+     cross join lateral (
+           select 'own' as may, owned.owner as role
+            union all
+           select 'create', acl.grantee
+             from aclexplode(coalesce(namespace.nspacl, acldefault('n', namespace.nspowner))) as acl
+            where acl.privilege_type = 'CREATE') as who
+     where who.role <> 'pg_database_owner'::regrole and embedding.trusts(who.role) is not true
+     order by who.may desc
+     limit 1;
+    if found_one.may = 'own' then
+        raise exception 'the source or filter uses %, which belongs to %', found_one.name, found_one.role
+            using errcode = 'insufficient_privilege',
+                  hint = format('%s could replace it by code that runs with the rights of %s: make %2$s its owner.',
+                                found_one.role, (select nspowner::regrole from pg_namespace where nspname = 'embedding'));
+    elsif found_one.may = 'create' then
+        raise exception 'the source or filter uses %, and % may create another of that name', found_one.name,
+                        found_one.role
+            using errcode = 'insufficient_privilege',
+                  hint = format('Run `revoke create on schema %I from %s`.', found_one.schema, found_one.role);
+    end if;
+end $$;
+
 -- The columns that the source and the filter read, and the attribute number of each. Postgres itself
 -- is asked, by way of a view over them, which also proves that they give one text and one truth value
 -- a row; a row taken as a whole reads every column but the embeddings. A generated column counts as
@@ -111,6 +170,7 @@ begin
         'create temporary view embedding_probe as select (%1$s) as source from %3$s '
         ' where (%1$s)::text is not null and (%2$s)',
         source, coalesce(filter, 'true'), relation);
+    perform embedding.check_source(relation);
     select ev_action::text like '%:varattno 0 %'
       into whole_row
       from pg_rewrite where ev_class = 'pg_temp.embedding_probe'::regclass;
@@ -220,6 +280,14 @@ as $$
      where class.oid = relation;
 $$;
 
+-- Whether a function was made by this API, or is not there: others can give theirs the same name or comment.
+create function embedding.is_ours(routine regprocedure)
+returns boolean
+language sql
+stable
+set search_path = '', pg_temp
+as $$ select coalesce((select embedding.trusts(proowner) from pg_proc where oid = routine), true) $$;
+
 -- Makes the trigger function of a target. It holds no logic, only the names of this table's
 -- columns, so that its statements are planned once a session and not at every write.
 --
@@ -235,18 +303,21 @@ set search_path = '', pg_temp
 as $$
 declare
     everyone text;
+    routine constant text := format('embedding.trigger_%s()', target.id);
 begin
-    execute format($function$
-        create or replace function embedding.trigger_%1$s()
-        returns trigger
-        language plpgsql
-        security definer
-        set search_path = '', pg_temp
-        as $body$
+    if not embedding.is_ours(to_regprocedure(routine)) then
+        raise exception 'there is a function % already, which is not of this API', routine
+            using errcode = 'duplicate_function', hint = format('Run `drop function %s cascade`.', routine);
+    end if;
+    execute format(
+        'create or replace function %s returns trigger language plpgsql security definer '
+        'set search_path = '''', pg_temp as %L', routine,
+        format($body$
         declare
             old_id text;
             new_id text;
             owner uuid;
+            context text;
         begin
             if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
                or to_regproc('embedding.enqueue') is null or to_regproc('embedding.forget') is null then
@@ -265,7 +336,8 @@ begin
                         owner := %7$s;
                     end if;
                 exception when syntax_error_or_access_rule_violation or data_exception then
-                    perform embedding.suspend_target(%1$s, sqlerrm);
+                    get stacked diagnostics context = pg_exception_context;
+                    perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
                     return new;
                 end;
                 if old_id is distinct from new_id and old_id is not null then
@@ -288,10 +360,11 @@ begin
                     delete from public.embedding_queue as job where job.target_id = %1$s;
                 end if;
             exception when syntax_error_or_access_rule_violation or data_exception then
-                perform embedding.suspend_target(%1$s, sqlerrm);
+                get stacked diagnostics context = pg_exception_context;
+                perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
             end;
             return null;
-        end $body$ $function$,
+        end $body$,
         target.id,
         embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
         (select string_agg(format('changed.%I', name), ', ' order by ordinal)
@@ -300,11 +373,13 @@ begin
         embedding.record_id_sql(target.relation::regclass, 'old', target.key_columns),
         embedding.record_id_sql(target.relation::regclass, 'new', target.key_columns),
         coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
-        target.embedding_column);
+        target.embedding_column));
+    execute format('alter function %s owner to %s', routine,
+                   (select nspowner::regrole from pg_namespace where nspname = 'embedding'));
     -- also where default privileges, as Supabase has them, would let others in
     select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
       from pg_roles where rolname in ('anon', 'authenticated', 'service_role');
-    execute format('revoke all on function embedding.trigger_%s() from %s', target.id, everyone);
+    execute format('revoke all on function %s from %s', routine, everyone);
 end $$;
 
 -- INSERT and DELETE enqueue a statement's rows at once. UPDATE works by row, because only such a
@@ -326,8 +401,16 @@ declare
     columns text;
     text_differs text;
     differs text;
+    of_others name;
 begin
     perform embedding.drop_triggers(target);
+    select tgname into of_others from pg_trigger
+     where tgrelid = target.relation::regclass and tgname ~ format('^(zz_)?embedding_[a-z]+_%s$', target.id) limit 1;
+    if found then
+        raise exception 'table % has a trigger % that is not of this API', target.table_name, of_others
+            using errcode = 'duplicate_object',
+                  hint = format('Run `alter trigger %I on %s rename to …`.', of_others, target.relation);
+    end if;
     select string_agg(format('%I', name), ', '),
            string_agg(comparison, ' or '),
            string_agg(comparison, ' or ') filter (where name = any (columns_read))
@@ -661,6 +744,7 @@ declare
     target public.embedding_targets;
     bare_name constant name := (select relname from pg_class where oid = relation);
 begin
+    perform embedding.check_table(relation::text);
     perform embedding.check_names(relation);
     select * into before from embedding.find_target_of(relation, plan_watch.embedding_column);
     before.problem := coalesce(before.problem, public.embedding_identity_problem(before));
@@ -876,8 +960,8 @@ begin
         relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
         target.table_name, target.embedding_column, target.source, target.filter, target.model,
-        target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change, target.on_too_long, target.relation, target.relation_id,
-        target.column_numbers, target.key_columns, target.record_id_sql, target.record_match_sql, target.user_column)
+        target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change,
+        target.on_too_long, target.relation, target.relation_id, target.column_numbers, target.key_columns, target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
            model_is_default = excluded.model_is_default,
@@ -920,7 +1004,9 @@ begin
         return false;
     end if;
     -- with the triggers that call it, wherever their table is now
-    execute format('drop function if exists embedding.trigger_%s() cascade', target.id);
+    if embedding.is_ours(to_regprocedure(format('embedding.trigger_%s()', target.id))) then
+        execute format('drop function if exists embedding.trigger_%s() cascade', target.id);
+    end if;
     perform embedding.keep_match_function(target, false);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;

@@ -141,6 +141,7 @@ begin
             using errcode = 'undefined_object',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
     end if;
+    perform embedding.check_table(target.relation);
     loop
         begin
             found_rows := embedding.enqueue_missing(target, batch, false);

@@ -416,14 +416,16 @@ declare
     middle constant integer := cardinality(ids) / 2;
     state text;
     cause text;
+    context text;
 begin
     for try in 1 .. 3 loop
         begin
             return query select * from embedding.claim(target, ids, claimer, lease_for, default_model);
             return;
         exception when others or query_canceled or assert_failure then
+            get stacked diagnostics context = pg_exception_context;
             state := sqlstate;
-            cause := sqlerrm;
+            cause := embedding.describe_error(sqlstate, sqlerrm, context);
             if middle > 0 and embedding.is_timeout(state) then
                 raise;
             end if;
@@ -477,12 +479,14 @@ declare
     target public.embedding_targets;
     ids bigint[];
     fault text;
+    cause text;
     locked_table text;
     due_target integer;
     level smallint;
     first_owner integer;
     first_due timestamptz;
     turn constant bigint := nextval('embedding.claim_rotation');
+    context text;
 begin
     for due_target, level, first_owner, first_due in
         select watched.id, next.priority, next.owner, next.available_at
@@ -513,6 +517,7 @@ begin
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
+            perform embedding.check_table(target.relation);
             perform embedding.check_identity(target);
         exception
             when lock_not_available then
@@ -520,7 +525,10 @@ begin
                 continue;
             when syntax_error_or_access_rule_violation or invalid_schema_name then
                 -- the table or a right is missing: set aside, so that the others go on
-                update public.embedding_targets as broken set problem = sqlerrm where broken.id = target.id;
+                get stacked diagnostics context = pg_exception_context;
+                update public.embedding_targets as broken
+                   set problem = embedding.describe_error(sqlstate, sqlerrm, context)
+                 where broken.id = target.id;
                 continue;
         end;
         ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
@@ -531,12 +539,14 @@ begin
             return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
             return;
         exception when others or query_canceled or assert_failure then
+            get stacked diagnostics context = pg_exception_context;
+            cause := embedding.describe_error(sqlstate, sqlerrm, context);
             if not embedding.is_timeout(sqlstate) then
-                fault := embedding.fault_of_table(target, sqlstate, sqlerrm);
+                fault := embedding.fault_of_table(target, sqlstate, cause);
             elsif cardinality(ids) > 1 then
                 raise; -- within this statement there is no time limit any more: the caller has to ask for fewer
             else
-                return query select * from embedding.fail_unreadable(target, ids, sqlerrm, true);
+                return query select * from embedding.fail_unreadable(target, ids, cause, true);
                 return;
             end if;
         end;

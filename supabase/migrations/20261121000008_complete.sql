@@ -217,6 +217,7 @@ declare
     fault text;
     state text;
     cause text;
+    context text;
 begin
     if cardinality(ids) is distinct from cardinality(leases)
        or cardinality(ids) is distinct from cardinality(hashes)
@@ -237,9 +238,11 @@ begin
                 target.model := embedding.record_model(target.id, model);
             end if;
             execute format('lock table only %s in row exclusive mode nowait', target.relation);
+            perform embedding.check_table(target.relation);
             perform embedding.check_identity(target);
         exception when syntax_error_or_access_rule_violation or invalid_schema_name then
-            fault := sqlerrm; -- the table or a right is missing
+            get stacked diagnostics context = pg_exception_context;
+            fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
         end;
         for try in 1 .. 3 loop
             exit when fault is not null;
@@ -260,7 +263,8 @@ begin
                 state := null;
             exception when others or query_canceled or assert_failure then
                 state := sqlstate;
-                cause := sqlerrm;
+                get stacked diagnostics context = pg_exception_context;
+                cause := embedding.describe_error(sqlstate, sqlerrm, context);
                 if not embedding.is_timeout(state) then
                     fault := embedding.fault_of_table(target, state, cause);
                 elsif cardinality(ids) > 1 then
@@ -294,7 +298,8 @@ begin
             return query select ids[1], 'changed';
         else
             perform public.fail_embeddings(
-                        ids, leases, 'unwritable', cause, case when embedding.is_timeout(state) then interval '1 minute' end);
+                        ids, leases, 'unwritable'::text, cause,
+                        case when embedding.is_timeout(state) then interval '1 minute' end);
             return query select ids[1], 'unwritable';
         end if;
     end loop;

@@ -44,6 +44,7 @@ declare
     is_analyzed boolean;
 begin
     select * into target from public.embedding_targets as watched where watched.id = target_id;
+    perform embedding.check_table(target.relation);
     size := coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(target.relation::regclass) as part),
                      pg_relation_size(target.relation::regclass));
     select class.reltuples >= 0 or class.relkind = 'p' into is_analyzed

@@ -40,14 +40,20 @@ begin
             using errcode = 'invalid_parameter_value',
                   hint = format('Embed the query with %s.', target.model);
     end if;
+    if has_schema_privilege('embedding', 'usage') then -- the owner, a superuser, service_role
+        perform embedding.check_table(target.relation);
+    end if;
+    -- of one type on both sides: between two, an operator that somebody else made could be the nearest
     for record_id, distance in
         execute format(
-            'select %1$s, (%2$I.%3$I operator(%4$s.<=>) $1)::double precision '
+            'select %1$s, (%2$I.%3$I operator(%4$s.<=>) $1::%7$s)::double precision '
             '  from %5$s where %2$I.%3$I is not null and (%6$s) '
-            ' order by %2$I.%3$I operator(%4$s.<=>) $1 limit $2',
+            ' order by %2$I.%3$I operator(%4$s.<=>) $1::%7$s limit $2',
             target.record_id_sql, (parse_ident(target.relation))[2], target.embedding_column,
             (select extnamespace::regnamespace from pg_extension where extname = 'vector'),
-            target.relation, coalesce(target.filter, 'true'))
+            target.relation, coalesce(target.filter, 'true'),
+            (select format_type(atttypid, null) from pg_attribute
+              where attrelid = target.relation::regclass and attname = target.embedding_column))
         using query, matches
     loop
         begin
@@ -61,7 +67,8 @@ begin
     end loop;
 end $$;
 
--- The match functions: those that watch_embeddings wrote, known by the comment that it gave them.
+-- The match functions: those that watch_embeddings wrote, known by the comment that it gave them. Anybody may
+-- give a function of their own such a comment, so the owner counts as well.
 create function embedding.match_functions()
 returns table (target_id integer, routine regprocedure, schema_name name, name name)
 language sql
@@ -73,7 +80,8 @@ as $$
       from pg_description as comment
       join pg_proc as written on written.oid = comment.objoid
       join pg_namespace as namespace on namespace.oid = written.pronamespace
-     where comment.classoid = 'pg_proc'::regclass and comment.description ~ '^Of embedding target \d+:';
+     where comment.classoid = 'pg_proc'::regclass and comment.description ~ '^Of embedding target \d+:'
+       and embedding.is_ours(written.oid::regprocedure);
 $$;
 
 -- What the match function of a target is called: `match_<table>`, or `match_<table>_<column>` where another

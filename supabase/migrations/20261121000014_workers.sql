@@ -81,7 +81,7 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
-    select from public.extend_embeddings(worker, '{}', '{}', '0');
+    select from public.extend_embeddings(worker, '{}'::bigint[], '{}'::uuid[], '0'::interval);
     delete from public.embedding_workers as known where known.worker = embedding_worker_gone.worker;
 $$;
 

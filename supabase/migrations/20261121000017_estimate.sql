@@ -131,11 +131,13 @@ begin
         texts := '{}';
         begin
             if missing then
+                perform embedding.check_table(target.relation);
                 select found.found_rows, found.records into row_count, records
                   from embedding.missing_records(target, sample) as found;
             else
                 row_count := public.count_due_embeddings(target.table_name, target.embedding_column);
                 records := embedding.due_records(target, sample);
+                perform embedding.check_table(target.relation);
             end if;
             perform embedding.text_to_embed(target, null, default_model); -- raises if no row can be read
             foreach record_id in array records loop

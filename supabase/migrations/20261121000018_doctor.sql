@@ -20,7 +20,8 @@ as $$
                format('%s.%I', target.table_name, target.embedding_column) as name,
                target.table_name, target.embedding_column, target.relation, target.dimensions, target.problem,
                class.oid as relation_id, attribute.attnum, type.typname as type,
-               nullif(attribute.atttypmod, -1) as width
+               nullif(attribute.atttypmod, -1) as width,
+               to_regproc(format('embedding.trigger_%s', target.id)) as trigger_function
           from public.embedding_targets as target
          cross join lateral parse_ident(target.relation) as part
           left join pg_namespace as namespace on namespace.nspname = part[1]
@@ -94,7 +95,42 @@ as $$
         select 'problem', 'set_aside', watched.name, watched.problem,
                'Mend the table, then run `worker watch` for the column again.'
           from watched
-         where watched.relation_id is not null and watched.problem is not null
+         cross join lateral embedding.table_problem(watched.relation_id) as refused
+         where watched.relation_id is not null and watched.problem is distinct from refused.cause
+           and watched.problem is not null
+
+        union all
+        select 'problem', 'table_refused', watched.name, refused.cause,
+               refused.cure || ' Then run `worker watch` for the column again.'
+          from watched
+         cross join lateral embedding.table_problem(watched.relation_id) as refused
+         where refused.cause is not null
+
+        union all
+        select 'warning', 'schema_owner', namespace.nspname,
+               format('schema %I belongs to %s, who can replace the tables of the queue and so run code with the rights of %s',
+                      namespace.nspname, owner.role, ours.role),
+               format('Run `alter schema %I owner to %s`.', namespace.nspname, ours.role)
+          from pg_namespace as namespace
+         cross join lateral (
+               select (case when namespace.nspowner = 'pg_database_owner'::regrole then database.datdba
+                            else namespace.nspowner end)::regrole
+                 from pg_database as database where database.datname = current_database()) as owner (role)
+         cross join lateral (
+               select nspowner::regrole from pg_namespace where nspname = 'embedding') as ours (role)
+         where namespace.nspname = 'public' and not embedding.trusts(owner.role)
+
+        union all
+        select 'problem', 'function_overloaded', other.oid::regprocedure::text,
+               format('this function of %s has the name of one of this API, so calls by that name can fail',
+                      other.proowner::regrole),
+               format('Run `drop function %s`, or rename it.', other.oid::regprocedure)
+          from pg_proc as other
+         where other.pronamespace = 'public'::regnamespace and not embedding.trusts(other.proowner)
+           and exists (select from pg_proc as ours
+                        where ours.pronamespace = other.pronamespace and ours.proname = other.proname
+                          and ours.oid <> other.oid and embedding.trusts(ours.proowner)
+                          and ours.proname ~ '(^|_)embeddings?(_|$)')
 
         union all
         select 'problem', 'identity_changed', watched.name,
@@ -131,7 +167,8 @@ as $$
                 cross join lateral format('embedding_%s_%s', event, watched.id) as wanted (name)
                 where not exists (select from pg_trigger
                                    where pg_trigger.tgrelid = watched.relation_id
-                                     and pg_trigger.tgname = wanted.name)) as missing
+                                     and pg_trigger.tgname = wanted.name
+                                     and pg_trigger.tgfoid = watched.trigger_function)) as missing
          where watched.relation_id is not null and missing.names is not null
 
         union all
@@ -146,7 +183,7 @@ as $$
                       string_agg('enable trigger ' || pg_trigger.tgname, ', ' order by pg_trigger.tgname) as enabling
                  from pg_trigger
                 where pg_trigger.tgrelid = watched.relation_id and pg_trigger.tgenabled in ('D', 'R')
-                  and pg_trigger.tgname ~ format('^(zz_)?embedding_[a-z]+_%s$', watched.id)) as disabled
+                  and pg_trigger.tgfoid = watched.trigger_function) as disabled
          where disabled.names is not null
 
         -- their match functions

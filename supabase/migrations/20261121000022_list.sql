@@ -89,6 +89,7 @@ declare
     middle constant integer := cardinality(ids) / 2;
 begin
     begin
+        perform embedding.check_table(target.relation);
         -- no row is read: if this fails, the table cannot be read now, or not any more
         perform from embedding.texts(target, '{}', pattern, characters);
     exception when others then

@@ -104,6 +104,8 @@ begin
         execute format('grant execute on %s, public.search_embeddings to service_role', worker_functions);
         execute format('grant select on table %s to service_role', worker_tables);
         grant insert, update, delete on table public.embedding_queue to service_role;
+        grant usage on schema embedding to service_role;
+        grant execute on function embedding.check_table to service_role; -- for search_embeddings
     end if;
     -- a signed-in user sees the state of their own records, and never a text or a lease
     if to_regrole('authenticated') is not null and to_regprocedure('auth.uid()') is not null then

@@ -379,6 +379,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "backfill_embeddings",
         "cache_embeddings",
         "cached_embeddings",
+        "check_table",
         "claim_embeddings",
         "complete_embeddings",
         "control_embeddings",

@@ -294,7 +294,7 @@ def test_a_nul_in_json_makes_its_row_unreadable_and_no_other(db: Database, runs:
         db.execute("insert into docs values (%s, %s)", [number, f'{{"a": "{text}"}}'])
     tally = runs.drain(100)
     assert (tally.completed, tally.failed) == (3, 1)
-    assert unreadable(db) == {"1": "unsupported Unicode escape sequence"}
+    assert unreadable(db) == {"1": "unsupported Unicode escape sequence (SQLSTATE 22P05)"}
     assert value(db, "select embedding from docs where id = 1") is None
 
 
@@ -316,8 +316,8 @@ def test_bytes_are_embedded_as_postgres_writes_them_unless_they_are_converted(
     [converted] = rows(db, "select converted::real[] from docs where converted is not null")
     assert np.allclose(converted[0], vector_for("café", 8))
     assert unreadable(db) == {
-        "1": 'invalid byte sequence for encoding "UTF8": 0xe9',
-        "2": 'invalid byte sequence for encoding "UTF8": 0x00',
+        "1": 'invalid byte sequence for encoding "…" (SQLSTATE 22021)',
+        "2": 'invalid byte sequence for encoding "…" (SQLSTATE 22021)',
     }
 
 
@@ -358,7 +358,7 @@ def test_a_function_in_the_source_may_raise_whatever_it_likes(
     insert(docs, 3)
     claimed = queue.claim(SCOPE, 10)
     assert sorted(job.record_id for job in claimed.jobs) == ["1", "3"]
-    assert unreadable(docs) == {"2": "no text"}
+    assert unreadable(docs) == {"2": f"SQLSTATE {state} in function public.text_of"}
 
 
 # -- length

@@ -431,8 +431,8 @@ def test_a_source_that_fails_for_a_row_does_not_fail_its_writer(
     docs.execute("update docs set views = 0 where id = 3")
     assert embed_all(queue) == ["1"]
     assert rows(docs, "select record_id, error_message from embedding_queue where id <> 1") == [
-        ("2", "division by zero"),
-        ("3", "division by zero"),
+        ("2", "division by zero (SQLSTATE 22012)"),
+        ("3", "division by zero (SQLSTATE 22012)"),
     ]
     docs.execute("update docs set views = 1")
     assert embed_all(queue) == ["1", "1"]
@@ -441,10 +441,14 @@ def test_a_source_that_fails_for_a_row_does_not_fail_its_writer(
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("begin raise exception 'no such page'; end", "no such page"),
+        (
+            "begin raise exception 'no page %', $1.body; end",
+            "SQLSTATE P0001 in function public.strict_text",
+        ),
         (
             "begin return (select i from generate_series(1, 2) i); end",
-            "more than one row returned by a subquery used as an expression",
+            "more than one row returned by a subquery used as an expression (SQLSTATE 21000)"
+            " in function public.strict_text",
         ),
     ],
 )

@@ -24,6 +24,7 @@ from worker.cli.session import load_settings, owner_of, queue_of
 from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.queue import Target, WatchOptions, WatchPreview
+from worker.queue.functions import FUNCTIONS, arguments_of, typed
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 from worker.terminal import STEERING, printable
@@ -207,52 +208,60 @@ def _print_migration(
             "--sql cannot compare --dimensions with a column that is there",
             "Leave out --dimensions, or add --create-column.",
         )
-    arguments = [
-        f"{name} => {_literal(value)}" for name, value in options.items() if value is not None
-    ]
-    out(*_migration(wanted, arguments).splitlines())
+    out(*_migration(wanted, options).splitlines())
 
 
-def _migration(wanted: _Watch, options: list[str]) -> str:
-    """SQL that any terminal may show: what steers one is written as an escape, or replaced."""
-    table, column = wanted.table, wanted.column
-    relation = _relation_literal(table)
-    names = (
-        [_literal(wanted.source), _literal(column)]
-        if wanted.source
-        else [f"embedding_column => {_literal(column)}"]
+def _migration(wanted: _Watch, options: WatchOptions) -> str:
+    """SQL that watches a column, on any search path and whatever other functions there are.
+
+    Any terminal may show it: a character that steers one is written as an escape, or replaced.
+    """
+    table, column = printable(wanted.table), printable(wanted.column)
+    arguments = arguments_of(
+        "watch_embeddings",
+        {
+            "relation": _relation(wanted.table),
+            "source": wanted.source,
+            "embedding_column": wanted.column,
+            **{name: options.get(name) for name in WatchOptions.__annotations__},
+        },
     )
-    call = ",\n    ".join([relation, *names, *options])
-    return (
-        f"-- Why:   {printable(column)} of {printable(table)} is kept in step with its text"
-        f" (embedding-worker).\n"
-        f"-- Locks: writers to {printable(table)} wait for the moment its triggers are made.\n"
-        f"-- Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
-        f"--          from public.embedding_targets\n"
-        f"--         where table_name = public.embedding_table_name({relation})\n"
-        f"--           and embedding_column = {_literal(column)};\n"
-        f"select public.watch_embeddings(\n    {call}\n);"
+    types = FUNCTIONS["watch_embeddings"]
+    call = ",\n    ".join(
+        f"{name} => {_literal(value)}::{typed(types[name])}" for name, value in arguments.items()
     )
+    relation = f"{_literal(arguments['relation'])}::{typed('regclass')}"
+    comment = (
+        f"Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
+        f"Locks: writers to {table} wait for the moment its triggers are made.\n"
+        f"Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
+        f"         from public.embedding_targets\n"
+        f"        where table_name = public.embedding_table_name({relation})\n"
+        f"          and embedding_column = {_literal(column)};"
+    )
+    every_line = re.sub(r"^|(?<=[\r\n])(?!$)", "-- ", comment)  # also where a name has two
+    return f"{every_line}\nselect public.watch_embeddings(\n    {call}\n);"
 
 
-def _relation_literal(table: str) -> str:
-    """The table as a literal that reads the same on every search path."""
+def _relation(table: str) -> str:
+    """The table, by a name that reads the same on every search path."""
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", table):
-        return _literal(f"public.{table}")
+        return f"public.{table}"
     if '"' in table or "." in table:
-        return _literal(table)
-    return _literal(f'public."{table}"')
+        return table
+    return f'public."{table}"'
 
 
 def _literal(value: object) -> str:
     """A constant of SQL on one line. Raises SettingsError if a text cannot be one."""
-    if not isinstance(value, str):
-        return str(value).lower()  # a number, true or false
-    quoted = "'" + value.replace("'", "''") + "'"
-    if value == printable(value):
+    if value is None:
+        return "null"
+    text = str(value)
+    quoted = "'" + text.replace("'", "''") + "'"
+    if text == printable(text):
         return quoted
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise SettingsError(
             "a name or text holds bytes that are not UTF-8", "Check what the terminal sent."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -67,6 +67,13 @@ from worker.queue import (
     watched_by,
     whole,
 )
+from worker.queue.functions import (
+    ONE_OF_A_NAME,
+    arguments_of,
+    call,
+    raised_by_a_user,
+    without_values,
+)
 from worker.queue.migrations import Migration, check_version
 from worker.queue.portion import Portion
 
@@ -76,12 +83,17 @@ PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 # Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
 SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
+TARGET: LiteralString = (
+    "table_name, embedding_column, source, filter, model, model_is_default, dimensions, enabled,"
+    " problem"
+)
 RESTORED_IN_PART = (
     "Most likely a dump was restored in part. docs/troubleshooting.md says how to restore the rest,"
     " or how to begin again."
 )
 
 Row = TypeVar("Row")
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class _AnyTime(TimestamptzBinaryLoader):
@@ -172,18 +184,20 @@ class PostgresQueue:
 
     def check_schema(self) -> None:
         exists = self._value(
-            "select to_regprocedure('public.embedding_schema_version()') is not null"
+            "select pg_catalog.to_regprocedure('public.embedding_schema_version()') is not null"
         )
         if not exists and self._value("select to_regclass('public.embedding_queue') is not null"):
             raise SchemaError(
                 "this database has tables of embedding-worker, but not its functions",
                 RESTORED_IN_PART,
             )
-        check_version(self._value("select public.embedding_schema_version()") if exists else None)
+        check_version(self._call("embedding_schema_version", {}) if exists else None)
 
     def applied_migrations(self) -> dict[str, str | None]:
         """Version and name of each in the history table, which is that of the Supabase CLI."""
-        if self._value("select to_regclass('supabase_migrations.schema_migrations') is null"):
+        if self._value(
+            "select pg_catalog.to_regclass('supabase_migrations.schema_migrations') is null"
+        ):
             return {}
         history: dict[str, str | None] = self._value(
             "select coalesce(jsonb_object_agg(version, name), '{}')"
@@ -235,8 +249,7 @@ class PostgresQueue:
         name = self.table_name(table) if table is not None else None
         every = self._rows(
             Target,
-            "select table_name, embedding_column, source, filter, model, model_is_default,"
-            " dimensions, enabled, problem from public.embedding_targets"
+            "select " + TARGET + " from public.embedding_targets"
             " order by table_name, embedding_column",
         )
         return watched_by(every, name, column)
@@ -252,9 +265,7 @@ class PostgresQueue:
         watched = "select exists (select from public.embedding_targets where table_name = %s)"
         if self._value(watched, [given]):
             return given
-        return str(
-            self._value("select public.embedding_table_name(%s::regclass)", [self.relation(given)])
-        )
+        return str(self._call("embedding_table_name", {"relation": self.relation(given)}))
 
     def relation(self, given: str) -> str:
         """The table that somebody means: by its exact name, or else as SQL reads what they typed.
@@ -262,8 +273,9 @@ class PostgresQueue:
         Raises SettingsError if there is none.
         """
         for lookup in (
-            "select to_regclass(quote_ident(%s))::text",
-            "select to_regclass(%s)::text",
+            "select pg_catalog.to_regclass("
+            "pg_catalog.quote_ident(%s::pg_catalog.text))::pg_catalog.text",
+            "select pg_catalog.to_regclass(%s::pg_catalog.text)::pg_catalog.text",
         ):
             try:
                 relation = self._value(lookup, [given])
@@ -277,14 +289,22 @@ class PostgresQueue:
         self, table: str, source: str | None, column: str, **options: Unpack[WatchOptions]
     ) -> Target:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
-        return self._rows(
+        return self._called(
             Target,
-            "select table_name, embedding_column, source, filter, model, model_is_default,"
-            " dimensions, enabled, problem"
-            " from public.watch_embeddings(%s::regclass, %s, %s, model => %s,"
-            " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s)",
-            [self.relation(table), source, column, *_in_order(options)],
+            TARGET,
+            "watch_embeddings",
+            self._watch_arguments(table, source, column, options),
         )[0]
+
+    def _watch_arguments(
+        self, table: str, source: str | None, column: str, options: WatchOptions
+    ) -> dict[str, Any]:
+        return {
+            "relation": self.relation(table),
+            "source": source,
+            "embedding_column": column,
+            **{name: options.get(name) for name in WatchOptions.__annotations__},
+        }
 
     def preview_watch(
         self,
@@ -295,20 +315,20 @@ class PostgresQueue:
         **options: Unpack[WatchOptions],
     ) -> WatchPreview:
         """What `watch` would change. Changes nothing."""
-        return self._rows(
+        return self._called(
             WatchPreview,
-            "select is_watched, width, changes, to_embed"
-            " from public.preview_watch_embeddings(%s::regclass, %s, %s, model => %s,"
-            " filter => %s, dimensions => %s, on_too_long => %s, match_function => %s,"
-            " default_model => %s)",
-            [self.relation(table), source, column, *_in_order(options), default_model],
+            "is_watched, width, changes, to_embed",
+            "preview_watch_embeddings",
+            self._watch_arguments(table, source, column, options)
+            | {"default_model": default_model},
         )[0]
 
     def unwatch(self, table: str, column: str) -> bool:
         """Stop keeping `column` in step. False if it was not watched."""
+        watched_table = self.table_name(table)
         return bool(
-            self._value(
-                "select public.unwatch_embeddings(%s, %s)", [self.table_name(table), column]
+            self._call(
+                "unwatch_embeddings", {"watched_table": watched_table, "embedding_column": column}
             )
         )
 
@@ -316,9 +336,13 @@ class PostgresQueue:
 
     def backfill(self, target: Target, batch: int) -> int:
         return int(
-            self._value(
-                "select public.backfill_embeddings(%s, %s, %s)",
-                [target.table_name, target.embedding_column, batch],
+            self._call(
+                "backfill_embeddings",
+                {
+                    "watched_table": target.table_name,
+                    "embedding_column": target.embedding_column,
+                    "batch": batch,
+                },
             )
         )
 
@@ -332,21 +356,32 @@ class PostgresQueue:
         error_class: str | None = None,
     ) -> int:
         return int(
-            self._value(
-                "select public.requeue_embeddings(%s, %s, %s, %s, %s)",
-                [status, table, column, record, error_class],
+            self._call(
+                "requeue_embeddings",
+                {
+                    "only_status": status,
+                    "only_table": table,
+                    "only_column": column,
+                    "only_record": record,
+                    "only_error_class": error_class,
+                },
             )
         )
 
     def list_jobs(
         self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
     ) -> list[ListedJob]:
-        return self._rows(
+        return self._called(
             ListedJob,
-            "select table_name, embedding_column, record_id, status, attempts, available_at,"
-            " lease_expires_at, worker, error_class, error_message, updated_at, preview"
-            " from public.list_embeddings(%s, %s, %s, %s)",
-            [list(statuses), table, column, limit],
+            "table_name, embedding_column, record_id, status, attempts, available_at,"
+            " lease_expires_at, worker, error_class, error_message, updated_at, preview",
+            "list_embeddings",
+            {
+                "statuses": list(statuses),
+                "only_table": table,
+                "only_column": column,
+                "max_rows": limit,
+            },
         )
 
     def reprocess(
@@ -354,34 +389,50 @@ class PostgresQueue:
     ) -> Reprocessed:
         # The timeout of a function is taken from it by the Data API alone.
         with _translated(), self._connection.transaction():
-            self._value("select set_config('statement_timeout', %s, true)", [STRETCH_TIMEOUT])
-            return self._rows(
+            self._value(
+                "select pg_catalog.set_config('statement_timeout', %s::pg_catalog.text, true)",
+                [STRETCH_TIMEOUT],
+            )
+            return self._called(
                 Reprocessed,
-                "select matched, looked_to, examples"
-                " from public.reprocess_embeddings(%s, %s, %s, %s, dry_run => %s)",
-                [pattern, table, column, after, dry_run],
+                "matched, looked_to, examples",
+                "reprocess_embeddings",
+                {
+                    "pattern": pattern,
+                    "only_table": table,
+                    "only_column": column,
+                    "after_id": after,
+                    "dry_run": dry_run,
+                },
             )[0]
 
     def recheck(
         self, table: str | None, column: str | None, after: int, batch: int, *, dry_run: bool
     ) -> Rechecked:
-        return self._rows(
+        return self._called(
             Rechecked,
-            "select checked, changed, looked_to"
-            " from public.recheck_embeddings(%s, %s, %s, %s, dry_run => %s)",
-            [table, column, after, batch, dry_run],
+            "checked, changed, looked_to",
+            "recheck_embeddings",
+            {
+                "only_table": table,
+                "only_column": column,
+                "after_id": after,
+                "batch": batch,
+                "dry_run": dry_run,
+            },
         )[0]
 
     def stats(self, since: timedelta) -> Stats:
-        return self._rows(
+        return self._called(
             Stats,
-            "select completed, failed, requests, tokens, cost, request_p50_ms, request_p95_ms,"
-            " lag_p50_ms, lag_p95_ms, hours, failures from public.embedding_stats(%s)",
-            [since],
+            "completed, failed, requests, tokens, cost, request_p50_ms, request_p95_ms,"
+            " lag_p50_ms, lag_p95_ms, hours, failures",
+            "embedding_stats",
+            {"since": since},
         )[0]
 
     def control(self, wish: Wish, worker: str | None = None) -> int:
-        return int(self._value("select public.control_embeddings(%s, %s)", [wish, worker]))
+        return int(self._call("control_embeddings", {"wish": wish, "worker": worker}))
 
     def orders(self) -> list[StandingOrder]:
         return self._rows(
@@ -391,7 +442,9 @@ class PostgresQueue:
 
     def count_due(self, scope: Scope) -> int:
         return int(
-            self._value("select public.count_due_embeddings(%s, %s)", [scope.table, scope.column])
+            self._call(
+                "count_due_embeddings", {"only_table": scope.table, "only_column": scope.column}
+            )
         )
 
     def status(self) -> list[TargetStatus]:
@@ -435,15 +488,20 @@ class PostgresQueue:
     def estimate(
         self, default_model: str, table: str | None, column: str | None, missing: bool
     ) -> list[Estimate]:
-        return self._rows(
+        return self._called(
             Estimate,
-            "select table_name, embedding_column, model, dimensions, row_count, bytes, texts"
-            " from public.estimate_embeddings(%s, %s, %s, %s)",
-            [default_model, table, column, missing],
+            "table_name, embedding_column, model, dimensions, row_count, bytes, texts",
+            "estimate_embeddings",
+            {
+                "default_model": default_model,
+                "only_table": table,
+                "only_column": column,
+                "missing": missing,
+            },
         )
 
     def rate(self, model: str) -> float | None:
-        rate = self._value("select public.embedding_rate(%s)", [model])
+        rate = self._call("embedding_rate", {"model": model})
         return float(rate) if rate else None
 
     def search(
@@ -454,33 +512,40 @@ class PostgresQueue:
         model: str | None = None,
     ) -> list[Match]:
         self._register_vectors()
-        return self._rows(
+        return self._called(
             Match,
-            "select record_id, content, distance from public.search_embeddings(%s, %s, %s, %s, %s)",
-            [target.table_name, target.embedding_column, vector, limit, model],
+            "record_id, content, distance",
+            "search_embeddings",
+            {
+                "watched_table": target.table_name,
+                "embedding_column": target.embedding_column,
+                "query": vector,
+                "matches": limit,
+                "model": model,
+            },
         )
 
     def diagnose(self) -> list[Finding]:
-        return self._rows(
-            Finding,
-            "select level, check_name as check, subject, cause, cure"
-            " from public.diagnose_embeddings()"
-            " union all select * from public.sample_embeddings()",
-        )
+        columns: LiteralString = "level, check_name as check, subject, cause, cure"
+        return [
+            *self._called(Finding, columns, "diagnose_embeddings", {}),
+            *self._called(Finding, columns, "sample_embeddings", {}),
+        ]
 
     def session(self) -> Session | None:
         return self._rows(
             Session,
-            "select current_user::text as role,"
-            " current_setting('server_version') as server_version,"
-            " has_function_privilege(to_regproc('public.claim_embeddings')::oid, 'execute')"
-            "  as may_work,"
-            " (select extnamespace::regnamespace::name = any (current_schemas(true))"
+            "select current_user::pg_catalog.text as role,"
+            " pg_catalog.current_setting('server_version') as server_version,"
+            " pg_catalog.has_function_privilege(pg_catalog.to_regproc('public.claim_embeddings')"
+            "  ::pg_catalog.oid, 'execute') as may_work,"
+            " (select extnamespace::pg_catalog.regnamespace::pg_catalog.name"
+            "         = any (pg_catalog.current_schemas(true))"
             "    from pg_catalog.pg_extension where extname = 'vector') as finds_vector",
         )[0]
 
     def clock(self) -> datetime:
-        now: datetime = self._value("select clock_timestamp()")
+        now: datetime = self._value("select pg_catalog.clock_timestamp()")
         return now
 
     # -- the worker's side: the Queue protocol
@@ -489,28 +554,30 @@ class PostgresQueue:
         return self._portion.within_time(batch_size, partial(self._claim, scope, except_targets))
 
     def _claim(self, scope: Scope, except_targets: Collection[int], batch_size: int) -> Claim:
+        arguments = {
+            "worker": scope.worker,
+            "batch": batch_size,
+            "lease_for": scope.lease,
+            "default_model": scope.default_model,
+            "only_table": scope.table,
+            "only_column": scope.column,
+            "except_targets": list(except_targets),
+        }
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
                 "select id, target_id, status, table_name, record_id, embedding_column, content,"
                 " content_hash, lease, model, dimensions, attempts, alone, truncate, waited"
-                " from public.claim_embeddings(%s, %s, %s, %s, %s, %s, %s::integer[])",
-                [
-                    scope.worker,
-                    batch_size,
-                    scope.lease,
-                    scope.default_model,
-                    scope.table,
-                    scope.column,
-                    list(except_targets),
-                ],
+                " from " + call("claim_embeddings"),
+                arguments_of("claim_embeddings", arguments),
             ).fetchall()
         return Claim.of(rows)
 
     def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+        arguments = {"worker": scope.worker, **_ids_and_leases(jobs), "lease_for": scope.lease}
         with _translated():
             lost = self._connection.execute(
-                "select id, lease from public.extend_embeddings(%s, %s::bigint[], %s::uuid[], %s)",
-                [scope.worker, *_ids_and_leases(jobs), scope.lease],
+                "select id, lease from " + call("extend_embeddings"),
+                arguments_of("extend_embeddings", arguments),
             )
             return {(JobId(job_id), lease) for job_id, lease in lost.fetchall()}
 
@@ -529,20 +596,19 @@ class PostgresQueue:
     ) -> tuple[list[Refusal], Sequence[Completion]]:
         """Hand in at most so many. Returns what was refused of them, and the rest."""
         completions, rest = completions[:most], completions[most:]
-        refused = self._rows(
+        refused = self._called(
             Refusal,
-            "select id as job_id, reason from public.complete_embeddings("
-            # %b: psycopg sends a list as text otherwise, vectors at sixty times the cost
-            "%b::bigint[], %b, %b, %b, %s, %s::integer[], %s::integer[], %s::real[])",
-            [
-                *_ids_and_leases([completion.job for completion in completions]),
-                [completion.job.content_hash for completion in completions],
-                [completion.vector for completion in completions],
-                model,
-                [completion.tokens for completion in completions],
-                [completion.truncated_to for completion in completions],
-                [completion.cost for completion in completions],
-            ],
+            "id as job_id, reason",
+            "complete_embeddings",
+            {
+                **_ids_and_leases([completion.job for completion in completions]),
+                "hashes": [completion.job.content_hash for completion in completions],
+                "vectors": [completion.vector for completion in completions],
+                "model": model,
+                "tokens": [completion.tokens for completion in completions],
+                "truncated_to": [completion.truncated_to for completion in completions],
+                "costs": [completion.cost for completion in completions],
+            },
         )
         return refused, rest
 
@@ -550,9 +616,14 @@ class PostgresQueue:
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
     ) -> int:
         return int(
-            self._value(
-                "select public.fail_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s)",
-                [*_ids_and_leases(jobs), error_class, self._storable(message), retry_in],
+            self._call(
+                "fail_embeddings",
+                {
+                    **_ids_and_leases(jobs),
+                    "class": error_class,
+                    "message": self._storable(message),
+                    "retry_in": retry_in,
+                },
             )
         )
 
@@ -565,40 +636,42 @@ class PostgresQueue:
         *,
         embedded: bool = False,
     ) -> None:
-        self._value(
-            "select public.release_embeddings(%s::bigint[], %s::uuid[], %s, %s, %s, %s)",
-            [*_ids_and_leases(jobs), retry_in, self._storable(reason), error_class, embedded],
+        self._call(
+            "release_embeddings",
+            {
+                **_ids_and_leases(jobs),
+                "retry_in": retry_in,
+                "reason": self._storable(reason),
+                "class": error_class,
+                "embedded": embedded,
+            },
         )
 
     def seen(self, scope: Scope, report: Report) -> None:
-        self._value(
-            "select public.embedding_worker_seen(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::real)",
-            [
-                scope.worker,
-                socket.gethostname(),
-                os.getpid(),
-                report.state,
-                report.completed,
-                report.failed,
-                Jsonb([asdict(of_model) for of_model in report.usage]),
-                report.gear,
-                self._storable(report.cause),
-                report.listens,
-                resident_mb(),
-            ],
+        self._call(
+            "embedding_worker_seen",
+            {
+                "worker": scope.worker,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "rss_mb": resident_mb(),
+                **asdict(report),
+                "cause": self._storable(report.cause),
+                "usage": Jsonb([asdict(of_model) for of_model in report.usage]),
+            },
         )
 
     def order(self, scope: Scope) -> Order:
-        found = self._rows(
-            Order, "select wish, since from public.embedding_order(%s)", [scope.worker]
-        )
+        found = self._called(Order, "wish, since", "embedding_order", {"worker": scope.worker})
         return found[0] if found else Order()
 
     def load(self) -> DatabaseLoad:
-        return self._rows(
+        return self._called(
             DatabaseLoad,
-            "select active_sessions, max_connections, lock_wait_seconds, vacuumed_table,"
-            " replica_lag_seconds from public.embedding_database_load()",
+            "active_sessions, max_connections, lock_wait_seconds, vacuumed_table,"
+            " replica_lag_seconds",
+            "embedding_database_load",
+            {},
         )[0]
 
     def listen(self) -> bool:
@@ -623,7 +696,7 @@ class PostgresQueue:
         one, a second connection tries: first whether it takes our backend away, so that none that
         serves others is made to listen; then with a notification.
         """
-        backend = "select pg_backend_pid()"
+        backend = "select pg_catalog.pg_backend_pid()"
         ours = connection.execute(backend).fetchone()
         if ours == (connection.info.backend_pid,):
             connection.execute("set idle_session_timeout = 0")  # it waits for hours, on purpose
@@ -639,28 +712,33 @@ class PostgresQueue:
             return bool(list(connection.notifies(timeout=PROBED_FOR, stop_after=1)))
 
     def gone(self, scope: Scope) -> None:
-        self._value("select public.embedding_worker_gone(%s)", [scope.worker])
+        self._call("embedding_worker_gone", {"worker": scope.worker})
 
     def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
-        self._value(
-            "select public.embedding_provider_seen(%s, %s, %s)",
-            [provider, self._storable(trouble), self._storable(hint)],
+        self._call(
+            "embedding_provider_seen",
+            {
+                "provider": provider,
+                "trouble": self._storable(trouble),
+                "hint": self._storable(hint),
+            },
         )
 
     def announce(self, event: str, subject: str, announcement: UUID) -> bool:
         return bool(
-            self._value(
-                "select public.announce_embedding_event(%s, %s, %s)", [event, subject, announcement]
+            self._call(
+                "announce_embedding_event",
+                {"event": event, "subject": subject, "announcement": announcement},
             )
         )
 
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
         self._register_vectors()
+        arguments = {"model": model, "dimensions": dimensions, "hashes": list(hashes)}
         with _translated():
             found = self._connection.execute(
-                "select content_hash, vector, tokens"
-                " from public.cached_embeddings(%s, %s, %b::bytea[])",
-                [model, dimensions, list(hashes)],
+                "select content_hash, vector, tokens from " + call("cached_embeddings"),
+                arguments_of("cached_embeddings", arguments),
                 binary=True,
             )
             return {
@@ -673,15 +751,15 @@ class PostgresQueue:
         if not completions:
             return
         self._register_vectors()
-        self._value(
-            "select public.cache_embeddings(%s, %b, %b, %s::integer[], %s)",
-            [
-                model,
-                [completion.job.content_hash for completion in completions],
-                [completion.vector for completion in completions],
-                [completion.tokens for completion in completions],
-                cap_mb,
-            ],
+        self._call(
+            "cache_embeddings",
+            {
+                "model": model,
+                "hashes": [completion.job.content_hash for completion in completions],
+                "vectors": [completion.vector for completion in completions],
+                "tokens": [completion.tokens for completion in completions],
+                "cap_mb": cap_mb,
+            },
         )
 
     def _register_vectors(self) -> None:
@@ -694,8 +772,9 @@ class PostgresQueue:
             return
         with _translated():
             oid, array_oid = connection.execute(
-                "select type.oid, type.typarray from pg_type as type"
-                " join pg_extension as extension on extension.extnamespace = type.typnamespace"
+                "select type.oid, type.typarray from pg_catalog.pg_type as type"
+                " join pg_catalog.pg_extension as extension"
+                " on extension.extnamespace = type.typnamespace"
                 " where extension.extname = 'vector' and type.typname = 'vector'"
             ).fetchone() or (0, 0)
             register_vector_info(connection, TypeInfo("vector", oid, array_oid))
@@ -709,15 +788,30 @@ class PostgresQueue:
 
     # -- statements
 
-    def _value(self, query: LiteralString, parameters: Sequence[Any] = ()) -> Any:
+    def _call(self, function: LiteralString, arguments: Mapping[str, Any]) -> Any:
+        """What a function of the SQL API returns."""
+        return self._value("select " + call(function), arguments_of(function, arguments))
+
+    def _called(
+        self,
+        row_class: type[Row],
+        columns: LiteralString,
+        function: LiteralString,
+        arguments: Mapping[str, Any],
+    ) -> list[Row]:
+        """The rows that a function of the SQL API returns."""
+        query = "select " + columns + " from " + call(function)
+        return self._rows(row_class, query, arguments_of(function, arguments))
+
+    def _value(self, query: LiteralString, parameters: Parameters = ()) -> Any:
         return self._values(query, parameters)[0]
 
-    def _values(self, query: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+    def _values(self, query: LiteralString, parameters: Parameters = ()) -> list[Any]:
         with _translated(), self._connection.cursor(row_factory=scalar_row) as cursor:
             return cursor.execute(query, parameters, binary=True).fetchall()
 
     def _rows(
-        self, row_class: type[Row], query: LiteralString, parameters: Sequence[Any] = ()
+        self, row_class: type[Row], query: LiteralString, parameters: Parameters = ()
     ) -> list[Row]:
         # in binary: the text of a time depends on the DateStyle of the session
         with _translated(), self._connection.cursor(row_factory=class_row(row_class)) as cursor:
@@ -739,12 +833,8 @@ def _has_heard(connection: psycopg.Connection[Any]) -> bool:
     return bool(list(connection.notifies(timeout=0, stop_after=1)))
 
 
-def _in_order(options: WatchOptions) -> list[object]:
-    return [options.get(name) for name in WatchOptions.__annotations__]
-
-
-def _ids_and_leases(jobs: Sequence[Job]) -> tuple[list[int], list[UUID]]:
-    return [job.id for job in jobs], [job.lease for job in jobs]
+def _ids_and_leases(jobs: Sequence[Job]) -> dict[str, Any]:
+    return {"ids": [job.id for job in jobs], "leases": [job.lease for job in jobs]}
 
 
 @contextmanager
@@ -753,29 +843,42 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.LockNotAvailable as problem:
-        raise Busy(one_line(str(problem.diag.message_primary))) from problem
+        raise Busy(_said(problem)) from None
     except psycopg.errors.QueryCanceled as problem:
         raise StatementTimeout(
-            f"the database ended a statement: {one_line(str(problem.diag.message_primary))}",
+            f"the database ended a statement: {_said(problem)}",
             "Nothing is lost. Raise the statement_timeout of the role if this happens again.",
-        ) from problem
+        ) from None
     except psycopg.errors.ReadOnlySqlTransaction as problem:
         raise takes_no_writes(one_line(str(problem.diag.message_primary))) from problem
     except _PASSING as problem:
-        reason = problem.diag.message_primary or str(problem).partition("\n")[0]
         raise Unreachable(
-            f"the connection to the database failed: {one_line(reason)}",
+            f"the connection to the database failed: {_said(problem)}",
             "Nothing is lost: jobs that were claimed are due again when their lease runs out.",
-        ) from problem
+        ) from None
     except psycopg.errors.InsufficientPrivilege as problem:
         raise SettingsError(
-            one_line(str(problem.diag.message_primary)),
-            "Connect as the owner of the table, or grant the right.",
-        ) from problem
+            _said(problem),
+            _hint(problem) or "Connect as the owner of the table, or grant the right.",
+        ) from None
+    except psycopg.errors.AmbiguousFunction as problem:
+        raise SchemaError(
+            f"two functions have the same name: {_said(problem)}", ONE_OF_A_NAME
+        ) from None
     except UnicodeEncodeError as problem:
         raise SettingsError(
             "a name or text holds bytes that are not UTF-8", "Check what the terminal sent."
         ) from problem
     except psycopg.Error as problem:
-        primary = problem.diag.message_primary or str(problem)
-        raise SettingsError(one_line(primary), problem.diag.message_hint) from problem
+        raise SettingsError(_said(problem), _hint(problem)) from None
+
+
+def _said(problem: psycopg.Error) -> str:
+    """The message of the database on one line, without values of rows."""
+    message = problem.diag.message_primary or str(problem).partition("\n")[0]
+    return one_line(without_values(problem.sqlstate or "", message, problem.diag.context or ""))
+
+
+def _hint(problem: psycopg.Error) -> str | None:
+    """Its hint, unless a function of a user gave it."""
+    return None if raised_by_a_user(problem.diag.context or "") else problem.diag.message_hint

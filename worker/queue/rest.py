@@ -26,6 +26,7 @@ from worker.errors import (
 )
 from worker.proxies import direct_mounts, usable_proxies
 from worker.queue import one_line, takes_no_writes
+from worker.queue.functions import ONE_OF_A_NAME, arguments_of, without_values
 
 ANSWER_TIMEOUT = 60.0  # seconds; the statement timeout of the API's role ends a call long before
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -35,6 +36,7 @@ CONNECT_TIMEOUT = 10.0  # seconds
 # rate, and whatever fails behind it.
 PASSING_CODE = re.compile(r"(08|40|53|57|58)...|PGRST00[0-3]")
 PASSING_STATUS = re.compile(r"408|429|5..")
+OUR_OWN = ("22023", "2201B")  # what the functions of the SQL API raise: no values are in it
 
 WHICH_KEY = (
     "SUPABASE_SERVICE_ROLE_KEY must be the secret key (sb_secret_…) or the service_role key of this"
@@ -86,7 +88,7 @@ class Rest:
 
     def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         """What a function returns, as JSON."""
-        return self._answer(self._client.rpc(function, dict(arguments)))
+        return self._answer(self._client.rpc(function, arguments_of(function, arguments)))
 
     def read(self, relation: str, columns: Sequence[str], order: Sequence[str]) -> Any:
         """The rows of a table or a view."""
@@ -122,7 +124,9 @@ def meaning_of(problem: APIError, status: int) -> WorkerError:
         return SettingsError(f"the Data API refuses the key: {message}", WHICH_KEY)
     if code == "42501":
         return SettingsError(f"the key may not do that: {message}", WHICH_KEY)
-    if code in ("PGRST202", "PGRST203", "PGRST205", "42883"):
+    if code in ("PGRST203", "42725"):
+        return SchemaError(f"two functions in public have one name: {message}", ONE_OF_A_NAME)
+    if code in ("PGRST202", "PGRST205", "42883"):
         return SchemaError(f"this project lacks part of the SQL API: {message}", MIGRATE)
     if code == "PGRST106":
         return SettingsError(
@@ -143,4 +147,6 @@ def meaning_of(problem: APIError, status: int) -> WorkerError:
         return Unreachable(f"the Data API failed: {message}", NOTHING_LOST)
     if status == 404 and code in ("", "404"):
         return SettingsError(f"what answers at SUPABASE_URL is no Data API: {message}", WHICH_URL)
+    if code not in OUR_OWN:
+        message = without_values(code, message, None)
     return SettingsError(message, one_line(problem.hint) if problem.hint else None)

@@ -1,0 +1,241 @@
+"""Beside our functions others have put theirs, of the same names: ours are called all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import LiteralString
+from uuid import uuid4
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.conftest import Database, Worker, rows, value
+from tests.integration.jobs import SCOPE
+from tests.integration.tables import completions_of, create_role, embed
+from worker.errors import SchemaError
+from worker.queue import Report, Usage
+from worker.queue.functions import FUNCTIONS
+from worker.queue.migrations import scheduled, seed
+from worker.queue.postgres import PostgresQueue
+
+# Types to which a value for one of ours could be coerced, or as which it could be sent.
+LIKE: dict[str, list[str]] = {
+    "text": ["varchar", "name", "bpchar"],
+    "smallint": ["integer", "bigint", "numeric"],
+    "integer": ["smallint", "bigint", "numeric", "real"],
+    "bigint": ["smallint", "integer", "numeric"],
+    "real": ["double precision", "numeric", "integer"],
+    "boolean": ["text"],
+    "interval": ["text", "time"],
+    "uuid": ["text"],
+    "jsonb": ["json", "text"],
+    "bytea": ["text"],
+    "regclass": ["oid", "text", "name"],
+    "vector": ["text", "real[]", "halfvec"],
+}
+
+OURS: LiteralString = """
+    select routine.proname::text,
+           array(select format_type(type, null) from unnest(routine.proargtypes) as type),
+           coalesce(routine.proargnames, '{}'),
+           pg_get_function_result(routine.oid)
+      from pg_proc as routine
+     where routine.pronamespace = 'public'::regnamespace and routine.prokind = 'f'
+       and routine.proname ~ '(^|_)embeddings?(_|$)'
+       and not exists (select from pg_depend where objid = routine.oid and deptype = 'e')
+"""
+
+
+def like(type_: str) -> list[str]:
+    bare = type_.removesuffix("[]")
+    return [other + type_[len(bare) :] for other in LIKE[bare] if not other.endswith("[]")] + [
+        "anyarray" if type_.endswith("[]") else "anyelement"
+    ]
+
+
+def others(types: list[str]) -> Iterator[list[str]]:
+    """The arguments of functions that are like one of these arguments."""
+    for place, type_ in enumerate(types):
+        for other in like(type_):
+            yield [*types[:place], other, *types[place + 1 :]]
+    for place in range(3):
+        yield [like(type_)[min(place, len(like(type_)) - 1)] for type_ in types]
+    for length in range(len(types)):
+        yield types[:length]
+        yield [*types[:length], "variadic anyarray"]
+        yield [*types[:length], "variadic text[]"]
+        yield [*types[:length], *(f"{like(type_)[0]} default null" for type_ in types[length:])]
+    if types:
+        yield [f"{type_} default null" for type_ in types[:-1] + like(types[-1])[:1]]
+
+
+@pytest.fixture
+def squatted(db: Database) -> Database:
+    """A database in which mallory made all of these, and the calls of functions are counted."""
+    create_role(db, "mallory", "login")
+    for name, types, names, result in rows(db, OURS):
+        for arguments in others(types):
+            named = [
+                argument.replace("variadic ", f"variadic {called} ")
+                if argument.startswith("variadic")
+                else f"{called} {argument}"
+                for called, argument in zip(names, arguments, strict=False)
+            ]
+            signature = f"public.{name}({', '.join(named)})"
+            try:
+                db.execute(
+                    f"create function {signature} returns {result} language plpgsql as"
+                    " 'begin raise exception ''this is of mallory''; end'"
+                )
+            except (psycopg.errors.DuplicateFunction, psycopg.errors.InvalidFunctionDefinition):
+                continue  # two ways to the same
+    [count] = rows(
+        db,
+        "with theirs as materialized (select oid, prokind from pg_proc where prosrc ~ 'of mallory')"
+        " select count(*) from theirs",
+    )
+    assert count[0] > 300
+    for (routine,) in rows(
+        db, "select oid::regprocedure::text from pg_proc where prosrc ~ 'of mallory'"
+    ):
+        db.execute(f"alter function {routine} owner to mallory")
+    database = sql.Identifier(db.info.dbname)
+    db.execute(sql.SQL("alter database {} set track_functions = 'all'").format(database))
+    return db
+
+
+def called(db: Database, mine: bool) -> set[str]:
+    """The functions in `public` that somebody called, of mallory or not."""
+    db.execute("select pg_stat_clear_snapshot()")
+    return {
+        name
+        for (name,) in rows(
+            db,
+            "select called.funcname::text from pg_stat_user_functions as called"
+            "  join pg_proc on pg_proc.oid = called.funcid"
+            " where pronamespace = 'public'::regnamespace"
+            "   and (proowner <> 'mallory'::regrole) = %s",
+            mine,
+        )
+    }
+
+
+def use_everything(queue: PostgresQueue) -> None:
+    """Call each function of the SQL API, by each method of the queue."""
+    queue.check_schema()
+    target = queue.watch("docs", "body", "embedding", dimensions=3)
+    assert queue.backfill(target, 1) == 1
+    assert queue.backfill(target, 10) == 2
+    queue.count_due(SCOPE)
+    [job, second, third] = queue.claim(SCOPE, 10).jobs
+    assert queue.extend(SCOPE, [job, second, third]) == set()
+    assert embed(queue, [job]) == []
+    queue.cache("a:b", completions_of([job]), 1)
+    queue.cached("a:b", 3, [job.content_hash])
+    assert queue.fail([second], "rejected", "why") == 1
+    queue.release([third])
+    assert queue.requeue(status="failed") == 1
+    queue.list_jobs(["pending"], None, None, 5)
+    queue.reprocess("*", None, None, 0, dry_run=True)
+    queue.estimate("a:b", None, None, True)
+    queue.stats(timedelta(hours=1))
+    queue.rate("a:b")
+    queue.search(target, np.array([1, 2, 3], dtype=np.float32), 1)
+    queue.diagnose()
+    usage = Usage(model="a:b", completed=1, failed=0, requests=1, tokens=1, seconds=1.0, cost=None)
+    queue.seen(SCOPE, Report("working", completed=1, usage=[usage]))
+    queue.control("pause", SCOPE.worker)
+    assert queue.order(SCOPE).wish == "pause"
+    queue.control("work")
+    queue.load()
+    queue.provider_seen("openai", "no key", "get one")
+    queue.announce("queue_drained", "", uuid4())
+    assert queue.status()[0].completed == 1
+    queue.progress()
+    queue.failures()
+    queue.gone(SCOPE)
+    assert queue.table_name("squatted") == "squatted"
+    assert queue.unwatch("docs", "embedding")
+
+
+def test_the_queue_calls_our_functions(squatted: Database, database_url: str) -> None:
+    squatted.execute("create table docs (id bigint primary key, body text)")
+    squatted.execute("create table squatted (id bigint primary key)")
+    squatted.execute("insert into docs values (1, 'one'), (2, 'two'), (3, 'three')")
+    with PostgresQueue(database_url, "tests") as queue:
+        use_everything(queue)
+        queue.run_script(seed())
+        queue.run_script(scheduled().sql)
+    assert called(squatted, mine=False) == set()
+    assert called(squatted, mine=True) >= FUNCTIONS.keys()
+
+
+def test_the_commands_call_our_functions(
+    squatted: Database, worker: Worker, database_url: str
+) -> None:
+    squatted.execute("create table docs (id bigint primary key, body text)")
+    squatted.execute("insert into docs select i, 'text ' || i from generate_series(1, 9) i")
+    watch = "watch docs --source body --column embedding --create-column"
+    printed = worker(*watch.split(), "--sql")
+    squatted.execute(printed.stdout)
+    for command in (
+        "watch docs --source body --column embedding --match-function",
+        "backfill",
+        "process --batch-size 4",
+        "status",
+        "targets",
+        "list",
+        "stats",
+        "doctor",
+        "requeue --table docs --all --yes",
+        "reprocess *text* --yes",
+        "process --dry-run",
+        "process",
+        "search text --table docs",
+        "pause",
+        "resume",
+        "unwatch docs --column embedding",
+    ):
+        result = worker(*command.split())
+        assert result.returncode in (0, 1), (command, result.stderr)
+        assert "mallory" not in result.stderr.replace("function_overloaded", "")
+    assert called(squatted, mine=False) == set()
+
+
+def test_a_function_that_takes_more_is_named(db: Database, database_url: str) -> None:
+    """Postgres itself cannot choose between ours and one with a further argument."""
+    create_role(db, "mallory", "login")
+    db.execute(
+        "create function public.embedding_order(text, integer default 1) returns integer"
+        " language sql as 'select 1'"
+    )
+    db.execute("alter function embedding_order(text, integer) owner to mallory")
+    with PostgresQueue(database_url, "tests") as queue:
+        with pytest.raises(SchemaError, match="two functions have the same name") as problem:
+            queue.order(SCOPE)
+        assert "drop it" in str(problem.value.hint)
+        [found] = [one for one in queue.diagnose() if one.check == "function_overloaded"]
+        assert found.subject == "public.embedding_order(text,integer)"
+        assert (
+            found.cure == "Run `drop function public.embedding_order(text,integer)`, or rename it."
+        )
+
+
+def test_the_worker_knows_the_functions_as_they_are(db: Database) -> None:
+    assert {
+        name: dict(zip(names, types, strict=True))
+        for name, names, types in rows(
+            db,
+            "select proname::text, coalesce(proargnames[:pronargs], '{}'),"
+            "       array(select regexp_replace(format_type(type, null), '^.*\\.', '')"
+            "               from unnest(proargtypes) as type)"
+            "  from pg_proc where pronamespace = 'public'::regnamespace and proname = any (%s)",
+            list(FUNCTIONS),
+        )
+    } == FUNCTIONS
+    assert value(db, "select count(*) from pg_proc where proname = any (%s)", list(FUNCTIONS)) == (
+        len(FUNCTIONS)
+    )

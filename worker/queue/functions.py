@@ -1,0 +1,250 @@
+"""The functions of the SQL API that the worker calls, with the exact types of all their arguments.
+
+Another role may have put functions of the same names beside ours. Postgres prefers the one whose
+types fit exactly, so every call gives every argument with its declared type; PostgREST chooses by
+the names of the arguments, so every call gives all names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, LiteralString
+
+ONE_OF_A_NAME = (
+    "Find the other with `\\df public.NAME` in psql, and drop it: it does not belong to the owner"
+    " of the SQL API."
+)
+
+Signature = Mapping[LiteralString, LiteralString]
+
+FUNCTIONS: Mapping[LiteralString, Signature] = {
+    "announce_embedding_event": {
+        "event": "text",
+        "subject": "text",
+        "announcement": "uuid",
+        "quiet": "interval",
+    },
+    "backfill_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "batch": "integer",
+    },
+    "cache_embeddings": {
+        "model": "text",
+        "hashes": "bytea[]",
+        "vectors": "vector[]",
+        "tokens": "integer[]",
+        "cap_mb": "integer",
+    },
+    "cached_embeddings": {"model": "text", "dimensions": "integer", "hashes": "bytea[]"},
+    "claim_embeddings": {
+        "worker": "text",
+        "batch": "integer",
+        "lease_for": "interval",
+        "default_model": "text",
+        "only_table": "text",
+        "only_column": "text",
+        "except_targets": "integer[]",
+    },
+    "complete_embeddings": {
+        "ids": "bigint[]",
+        "leases": "uuid[]",
+        "hashes": "bytea[]",
+        "vectors": "vector[]",
+        "model": "text",
+        "tokens": "integer[]",
+        "truncated_to": "integer[]",
+        "costs": "real[]",
+    },
+    "control_embeddings": {"wish": "text", "worker": "text"},
+    "count_due_embeddings": {"only_table": "text", "only_column": "text"},
+    "diagnose_embeddings": {},
+    "embedding_database_load": {},
+    "embedding_order": {"worker": "text"},
+    "embedding_provider_seen": {"provider": "text", "trouble": "text", "hint": "text"},
+    "embedding_rate": {"model": "text"},
+    "embedding_schema_version": {},
+    "embedding_stats": {"since": "interval"},
+    "embedding_table_name": {"relation": "regclass"},
+    "embedding_worker_gone": {"worker": "text"},
+    "embedding_worker_seen": {
+        "worker": "text",
+        "host": "text",
+        "pid": "integer",
+        "state": "text",
+        "completed": "bigint",
+        "failed": "bigint",
+        "usage": "jsonb",
+        "gear": "text",
+        "cause": "text",
+        "listens": "boolean",
+        "rss_mb": "real",
+    },
+    "estimate_embeddings": {
+        "default_model": "text",
+        "only_table": "text",
+        "only_column": "text",
+        "missing": "boolean",
+        "sample": "integer",
+    },
+    "extend_embeddings": {
+        "worker": "text",
+        "ids": "bigint[]",
+        "leases": "uuid[]",
+        "lease_for": "interval",
+    },
+    "fail_embeddings": {
+        "ids": "bigint[]",
+        "leases": "uuid[]",
+        "class": "text",
+        "message": "text",
+        "retry_in": "interval",
+    },
+    "list_embeddings": {
+        "statuses": "text[]",
+        "only_table": "text",
+        "only_column": "text",
+        "max_rows": "integer",
+        "preview_characters": "integer",
+    },
+    "preview_watch_embeddings": {
+        "relation": "regclass",
+        "source": "text",
+        "embedding_column": "text",
+        "model": "text",
+        "filter": "text",
+        "dimensions": "integer",
+        "priority": "smallint",
+        "debounce": "interval",
+        "on_change": "text",
+        "on_too_long": "text",
+        "match_function": "boolean",
+        "default_model": "text",
+    },
+    "recheck_embeddings": {
+        "only_table": "text",
+        "only_column": "text",
+        "after_id": "bigint",
+        "batch": "integer",
+        "dry_run": "boolean",
+    },
+    "release_embeddings": {
+        "ids": "bigint[]",
+        "leases": "uuid[]",
+        "retry_in": "interval",
+        "reason": "text",
+        "class": "text",
+        "embedded": "boolean",
+    },
+    "reprocess_embeddings": {
+        "pattern": "text",
+        "only_table": "text",
+        "only_column": "text",
+        "after_id": "bigint",
+        "batch": "integer",
+        "dry_run": "boolean",
+    },
+    "requeue_embeddings": {
+        "only_status": "text",
+        "only_table": "text",
+        "only_column": "text",
+        "only_record": "text",
+        "only_error_class": "text",
+    },
+    "sample_embeddings": {"sample": "integer"},
+    "search_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "query": "vector",
+        "matches": "integer",
+        "model": "text",
+    },
+    "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text"},
+    "watch_embeddings": {
+        "relation": "regclass",
+        "source": "text",
+        "embedding_column": "text",
+        "model": "text",
+        "filter": "text",
+        "dimensions": "integer",
+        "priority": "smallint",
+        "debounce": "interval",
+        "on_change": "text",
+        "on_too_long": "text",
+        "match_function": "boolean",
+    },
+}
+
+# What the worker never gives another value.
+_FIXED: Mapping[str, Mapping[str, Any]] = {
+    "announce_embedding_event": {"quiet": "15 minutes"},
+    "estimate_embeddings": {"sample": 200},
+    "list_embeddings": {"preview_characters": 200},
+    "reprocess_embeddings": {"batch": 2000},
+    "preview_watch_embeddings": {"priority": None, "debounce": None, "on_change": None},
+    "sample_embeddings": {"sample": 100},
+    "watch_embeddings": {"priority": None, "debounce": None, "on_change": None},
+}
+
+_FOUND_BY_SEARCH_PATH = ("text", "uuid", "bytea", "jsonb", "regclass")
+
+
+def arguments_of(function: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a function, by name, in the order of its declaration."""
+    arguments = {**_FIXED.get(function, {}), **given}
+    signature = FUNCTIONS[function]
+    if arguments.keys() != signature.keys():
+        raise TypeError(f"{function} takes {', '.join(signature)}, not {', '.join(arguments)}")
+    return {name: arguments[name] for name in signature}
+
+
+def call(function: LiteralString) -> LiteralString:
+    """The call of a function, with a placeholder of each argument's name."""
+    arguments = [_placeholder(name, type_) for name, type_ in FUNCTIONS[function].items()]
+    return f"public.{function}({', '.join(arguments)})"
+
+
+def typed(type_: LiteralString) -> LiteralString:
+    """A type so that its name means the same on every search path."""
+    return f"pg_catalog.{type_}" if type_.removesuffix("[]") in _FOUND_BY_SEARCH_PATH else type_
+
+
+def _placeholder(name: LiteralString, type_: LiteralString) -> LiteralString:
+    if type_.startswith("vector"):
+        # It is sent with its type, which may be in any schema; as binary: as text it costs sixty
+        # times as much.
+        return f"%({name})b"
+    if type_ == "bytea[]":
+        return f"%({name})b::pg_catalog.bytea[]"
+    return f"%({name})s::{typed(type_)}"
+
+
+# Of these states only: messages of others name objects, and have values in their detail alone.
+_MAY_HOLD_VALUES = re.compile("2[12]|38|39|P0|XX|3D|3F|0A|42(601|602|622|703|704|883|P01)")
+# The first line of the context says where it happened.
+_OURS = re.compile(r"$|PL/pgSQL\W\S+ (embedding\.|public\.\w*embedding)")
+_OF_A_USER = re.compile(r"PL/(?!pgSQL)|PL/pgSQL[^\n]* (RAISE|ASSERT)(\n|$)")
+
+
+def raised_by_a_user(context: str) -> bool:
+    """Whether a function that is not ours chose the words of an error."""
+    return not _OURS.match(context) and bool(_OF_A_USER.match(context))
+
+
+def without_values(state: str, message: str, context: str | None) -> str:
+    """A message of the database, without what values of rows it may hold.
+
+    As embedding.describe_error does it. `context`: where it happened; empty where the statement of
+    a call failed itself, None where nobody knows.
+    """
+    if context is not None:
+        if raised_by_a_user(context):
+            return f"SQLSTATE {state}: {context.partition(chr(10))[0]}"
+        if _OURS.match(context):
+            return message
+    if not _MAY_HOLD_VALUES.match(state):
+        return message
+    if context is None and state.startswith("P0"):
+        return f"SQLSTATE {state}"
+    return re.sub('(["«»„“”]|0x).*', '"…"', message, flags=re.DOTALL)
