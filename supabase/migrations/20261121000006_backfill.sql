@@ -246,6 +246,7 @@ begin
     loop
         begin
             execute format('lock table only %s in access share mode', target.relation);
+            perform embedding.check_table(target.relation);
             perform embedding.changed_jobs(target, '{}');
         exception
             when lock_not_available then
@@ -263,7 +264,7 @@ begin
         requeued := cardinality(ids);
         if not dry_run then
             update public.embedding_queue as job
-               set status = 'pending', priority = target.priority - 10, available_at = now(), updated_at = now()
+               set status = 'pending', priority = greatest(target.priority - 10, -32768), available_at = now(), updated_at = now()
              where job.id in (select wanted.id from public.embedding_queue as wanted
                                where wanted.id = any (ids) and wanted.status in ('completed', 'skipped')
                                order by wanted.id

@@ -348,6 +348,7 @@ begin
         differ := 0;
         begin
             execute format('lock table only %s in access share mode nowait', target.relation);
+            perform embedding.check_table(target.relation);
             perform embedding.changed_jobs(target, '{}');
             while looked < cardinality(ids) and clock_timestamp() < until loop
                 differ := differ + cardinality(embedding.changed_jobs(target, ids[looked + 1:looked + 10]));
