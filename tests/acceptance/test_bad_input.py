@@ -242,7 +242,7 @@ def test_a_model_that_answers_with_another_width_is_refused(
     notes: Database, worker: Worker, openai: OpenAIServer, with_openai: dict[str, str]
 ) -> None:
     fill(notes, 3)
-    openai.faults.append(wrong_width)
+    openai.faults.extend([wrong_width] * 2)
     cause, _ = refused(worker("process", **with_openai), 4)
     assert "gives 7 dimensions, but embedding of notes holds 8" in cause
     assert rows(notes, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
