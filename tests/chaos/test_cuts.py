@@ -134,7 +134,7 @@ def test_a_refused_text_is_failed_once_and_told_even_if_the_answer_was_lost(
 def test_jobs_are_handed_back_once_even_if_the_answer_was_lost(
     notes: Database, proxy: TcpProxy, process: Start, openai: CountingServer
 ) -> None:
-    openai.faults.append(out_of_quota)
+    openai.faults.extend([out_of_quota] * 10)
     cut = proxy.cut("release_embeddings", Moment.UNANSWERED)
     summary, said = ended(process(), code=4)
     assert cut.happened.is_set()

@@ -408,7 +408,7 @@ class ForgetfulBeats(Watched):
 
 @pytest.fixture
 def forgetful_beats(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr("worker.engine.leases.PAUSE_OF_BEATS", 0.0)
+    monkeypatch.setattr(patience, "LONGEST_WAIT", 0.0)
     queue = ForgetfulBeats(database_url, "tests")
     with queue:
         yield queue

@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from worker.errors import Unreachable
 from worker.queue import Job, Queue, Report, Scope, Ticket
 
 BEATS_A_LEASE = 3  # so that one may come late
 LONGEST_SILENCE = 30.0  # seconds; of whom nothing was seen for longer, people think that he is dead
-PAUSE_OF_BEATS = 5.0  # seconds until a beat that did not reach the database is tried again
 
 
 @dataclass(slots=True)
@@ -25,7 +23,6 @@ class Leases:
     scope: Scope
     _held: dict[Ticket, Job] = field(default_factory=dict)
     _next_beat: float = 0.0
-    _not_before: float = 0.0
 
     @property
     def beat_is_due(self) -> bool:
@@ -52,17 +49,13 @@ class Leases:
     def beat_if_due(self, report: Report) -> None:
         """Extend the leases of all jobs in hand, and say that the worker is there.
 
-        Without a database the beat stays due, and is tried again every PAUSE_OF_BEATS.
+        Raises Unreachable; the beat is still due then.
         """
-        if not self.beat_is_due or time.monotonic() < self._not_before:
+        if not self.beat_is_due:
             return
-        try:
-            for ticket in self.queue.extend(self.scope, self.jobs):
-                del self._held[ticket]
-            self.queue.seen(self.scope, report)
-        except Unreachable:
-            self._not_before = time.monotonic() + PAUSE_OF_BEATS
-            return
+        for ticket in self.queue.extend(self.scope, self.jobs):
+            del self._held[ticket]
+        self.queue.seen(self.scope, report)
         interval = min(self.scope.lease.total_seconds() / BEATS_A_LEASE, LONGEST_SILENCE)
         self._next_beat = time.monotonic() + interval
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
@@ -47,7 +48,8 @@ class PatientQueue:
 
     Raises Unreachable after `patience` seconds, or if `stop` is set and there is still no answer.
     `on_outage` is called at the beginning of an outage. `attend` gives signs of life: it is called
-    before each statement, and every few seconds while the database is waited for.
+    before each statement, and every few seconds while the database is waited for; if it raises
+    Unreachable, that is an outage as well.
     """
 
     queue: Queue
@@ -143,11 +145,16 @@ def until_answered(
         on_outage()
         progress.event("database_lost", cause=outage.cause)
     began = time.monotonic()
+
+    def attend_if_possible() -> None:
+        with suppress(Unreachable):
+            (attend or progress.pulse)()
+
     retrying = Retrying(
         retry=retry_if_exception_type(Unreachable),
         wait=wait_random_exponential(max=LONGEST_WAIT),
         stop=stop_after_delay(patience) | stop_when_event_set(stop),
-        sleep=lambda seconds: pause(seconds, stop, attend or progress.pulse),
+        sleep=lambda seconds: pause(seconds, stop, attend_if_possible),
         reraise=True,
     )
     result = retrying(call)

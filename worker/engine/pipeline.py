@@ -119,7 +119,7 @@ class Pipeline:
 
     def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
         self._queue = PatientQueue(queue, self.progress, self.stop, patience=self.patience)
-        self._queue.attend = self.beat
+        self._queue.attend = self._attend
         self._leases = Leases(queue, self.scope)
         self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
         self._models = Models(open_embedder, self.pace.limits)
@@ -191,7 +191,13 @@ class Pipeline:
         self.beat()
 
     def beat(self) -> None:
-        """Extend the leases and say that the worker is there, if it is time for that."""
+        """Extend the leases and say that the worker is there, if it is time for that. Waits for a
+        database that is out of reach."""
+        self.progress.pulse()
+        if self._leases.beat_is_due:
+            self._queue.until_answered(lambda: None)  # which begins with a beat
+
+    def _attend(self) -> None:
         self.progress.pulse()
         if self._leases.beat_is_due:
             self._leases.beat_if_due(self._report_of_itself())
