@@ -122,7 +122,8 @@ def test_reprocess_with_yes_requeues_what_matches(
 ) -> None:
     listed.execute("update embedding_queue set content_hash = 'x', available_at = 'epoch'")
     result = worker("reprocess", pattern, "--yes")
-    assert (result.stdout, result.stderr) == (f"Requeued: {requeued}\n", "")
+    assert result.stdout == f"Requeued: {requeued}\n"
+    assert result.stderr == ("" if requeued else "nothing in the queue matches\n")
     assert result.returncode == 0
     found = rows(
         listed,
