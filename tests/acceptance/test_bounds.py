@@ -107,10 +107,15 @@ def test_a_pause_is_heeded_by_a_run_that_ends(
     notes: Database, worker: Worker, with_openai: dict[str, str]
 ) -> None:
     fill(notes, 4)
-    assert worker("pause").stdout == "Workers told: 0\n"
+    assert worker("pause").stdout == (
+        "Pause sent to 0 workers. It also applies to workers that start later.\n"
+    )
     result = worker("process", **with_openai)
-    assert (result.returncode, statuses(notes)) == (0, {"pending": 4})
-    assert result.stderr == "ended: paused by an order\n"
+    assert (result.returncode, statuses(notes)) == (5, {"pending": 4})
+    assert result.stderr.splitlines() == [
+        "error: workers are paused, so nothing was embedded",
+        "hint: Run `worker resume` to let workers continue.",
+    ]
     worker("resume")
     worker("process", **with_openai)
     assert statuses(notes) == {"completed": 4}

@@ -121,9 +121,9 @@ def test_what_was_requeued_is_embedded_anew_even_if_nothing_changed(
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        ([], "it is not said what to requeue"),
-        (["--table", "notes"], "it is not said what to requeue"),
-        (["--yes"], "it is not said what to requeue"),
+        ([], "nothing says what to requeue"),
+        (["--table", "notes"], "nothing says what to requeue"),
+        (["--yes"], "nothing says what to requeue"),
         (["--all", "--failed", "--yes"], "--all contradicts --failed and --error-class"),
         (["--all", "--error-class", "x"], "--all contradicts --failed and --error-class"),
         (["--all"], "--all embeds every record again"),
@@ -220,8 +220,9 @@ def test_status_fails_if_it_is_told_to(
 def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worker) -> None:
     mixed.execute("insert into notes values (7, 'new')")
     mixed.execute("select embedding_provider_seen('local', 'its files are missing', 'Fetch them.')")
+    mixed.execute("select control_embeddings('pause')")
     found = one_document(worker("status", "--json").stdout)
-    assert list(found) == ["columns", "failures", "providers", "progress", "workers"]
+    assert list(found) == ["columns", "failures", "providers", "orders", "progress", "workers"]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")
     for failure in found["failures"]:
@@ -229,6 +230,9 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
     [provider] = found["providers"]
     assert list(provider) == documented_fields("## worker status", "In `providers`")
     assert (provider["trouble"], provider["hint"]) == ("its files are missing", "Fetch them.")
+    [order] = found["orders"]
+    assert list(order) == documented_fields("## worker status", "In `orders`")
+    assert (order["worker"], order["wish"]) == ("*", "pause")
     notes = found["columns"][0]
     since = datetime.fromisoformat(notes.pop("oldest_due"))
     assert since == value(mixed, "select available_at from embedding_queue where record_id = '7'")

@@ -122,7 +122,8 @@ def test_reprocess_with_yes_requeues_what_matches(
 ) -> None:
     listed.execute("update embedding_queue set content_hash = 'x', available_at = 'epoch'")
     result = worker("reprocess", pattern, "--yes")
-    assert (result.stdout, result.stderr) == (f"Requeued: {requeued}\n", "")
+    assert result.stdout == f"Requeued: {requeued}\n"
+    assert result.stderr == ("" if requeued else "nothing in the queue matches\n")
     assert result.returncode == 0
     found = rows(
         listed,
@@ -152,8 +153,8 @@ def test_reprocess_without_a_terminal_shows_what_matches_and_refuses(
     ]
     assert lines[-3:] == [
         "  and 4 more",
-        "error: that was not agreed to, so nothing is requeued",
-        "hint: Add --yes if it is meant.",
+        "error: cancelled: nothing was requeued",
+        "hint: Add --yes to do it without being asked.",
     ]
     assert rows(listed, "select * from embedding_queue order by id") == before
     nothing = worker("reprocess", "*nobody*")

@@ -96,7 +96,7 @@ def test_with_nothing_due_it_ends_at_once_and_well(notes: Database, worker: Work
         "Total records processed: 0\nTotal errors: 0\nSuccess rate: 100.0%\n"
     )
     assert "Tokens" not in result.stdout
-    assert (result.stderr, result.returncode) == ("", 0)
+    assert (result.stderr, result.returncode) == ("Nothing is due.\n", 0)
 
 
 def test_json_has_the_documented_fields(local_notes: Database, worker: Worker) -> None:
@@ -565,7 +565,7 @@ def test_on_a_terminal_a_bar_shows_percentage_and_rate(local_notes: Database, st
     assert COLOUR.search(screen)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
     last = plain.split("\r")[-1 if plain.split("\r")[-1].strip() else -2]
-    assert re.search(r"embedding ━+ +100% 30/30 \d+ rows/s \d:\d\d:\d\d", last)
+    assert re.search(r"embedding █+ +100% 30/30 \d+ rows/s \d:\d\d:\d\d", last)
     assert stdout.startswith("=== PROCESSING SUMMARY ===\nTotal records processed: 30\n")
     assert "\x1b" not in stdout
 

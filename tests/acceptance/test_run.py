@@ -17,6 +17,7 @@ from tests.acceptance.conftest import Start, fill, refused, statuses
 from tests.conftest import Database, Worker, rows, value
 
 PATIENCE = 30.0  # seconds
+LATER = "It also applies to workers that start later."
 eventually = partial(conftest.eventually, within=PATIENCE)
 
 
@@ -58,18 +59,18 @@ def test_two_are_paused_put_to_sleep_and_woken_by_a_third(
     for _ in range(2):
         start("run", **with_openai)
     eventually(lambda: states(notes) == ["waiting", "waiting"])
-    assert worker("pause").stdout == "Workers told: 2\n"
+    assert worker("pause").stdout == f"Pause sent to 2 workers. {LATER}\n"
     eventually(lambda: states(notes) == ["paused", "paused"])
     fill(notes, 20)
     assert statuses(notes) == {"pending": 20}
-    assert worker("sleep").stdout == "Workers told: 2\n"
+    assert worker("sleep").stdout == f"Sleep sent to 2 workers. {LATER}\n"
     eventually(lambda: states(notes) == ["asleep", "asleep"])
     assert statuses(notes) == {"pending": 20}
     one = value(notes, "select min(worker) from embedding_workers")
-    assert worker("wake", "--worker", one).stdout == "Workers told: 1\n"
+    assert worker("wake", "--worker", one).stdout == f"Resume sent to {one}.\n"
     eventually(lambda: statuses(notes) == {"completed": 20})
     eventually(lambda: states(notes) == ["asleep", "waiting"])
-    assert worker("resume").stdout == "Workers told: 2\n"
+    assert worker("resume").stdout == f"Resume sent to 2 workers. {LATER}\n"
     eventually(lambda: states(notes) == ["waiting", "waiting"])
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from configparser import ConfigParser
 from email import message_from_string
 from pathlib import Path
@@ -85,3 +86,16 @@ def test_what_the_wheel_unpacks_to_migrates_an_empty_database(
     result = run_worker("migrate", cwd=tmp_path, environment=environment)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == len(migrations())
+
+
+def test_what_the_wheel_unpacks_to_shows_the_demo(wheel: Path) -> None:
+    # Not below pytest's own folder: of root, the server runs as another user.
+    with tempfile.TemporaryDirectory(prefix="worker-demo-") as name:
+        site = Path(name) / "site"
+        with ZipFile(wheel) as archive:
+            archive.extractall(site)
+        environment = {"WORKER_DATA_DIR": f"{name}/data", "PYTHONPATH": str(site)}
+        result = run_worker("demo", cwd=Path(name), environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert "Total records processed: 55" in result.stdout
+    assert "worker search" in result.stderr

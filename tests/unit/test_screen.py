@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.cells import cell_len
 
+from worker.cli.console import block_bar
 from worker.cli.look import Look
 from worker.cli.monitor import History, Throughput, screen_of, sparkline
-from worker.cli.screen import age, bar, fitted, sections_of, tinted
-from worker.queue import Failure, ProviderTrouble, QueueProgress, TargetStatus, WorkerSeen
+from worker.cli.screen import age, fitted, sections_of, tinted
+from worker.queue import (
+    Failure,
+    ProviderTrouble,
+    QueueProgress,
+    StandingOrder,
+    TargetStatus,
+    WorkerSeen,
+)
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
@@ -59,6 +68,7 @@ LOOK = Look(
     workers=[],
     failures=[],
     providers=[],
+    orders=[],
 )
 FULL = replace(
     LOOK,
@@ -141,11 +151,60 @@ def test_nothing_from_the_database_reaches_the_terminal_raw() -> None:
         workers=[replace(WORKER, worker=HOSTILE, host=HOSTILE, cause=HOSTILE)],
         failures=[Failure(HOSTILE, HOSTILE, HOSTILE, 3, HOSTILE, NOW)],
         providers=[ProviderTrouble(HOSTILE, HOSTILE, HOSTILE, NOW, NOW)],
+        orders=[StandingOrder(HOSTILE, "pause", NOW)],
     )
     for lines in (shown(look, 300), [tinted(line).plain for line in shown(look, 300)]):
         text = "".join(lines)
         assert "[red]d[/red]" in text
         assert not any(sign in text for sign in "\x1b\x9b\n\x07\u202e")
+
+
+def test_a_narrow_window_has_what_matters_most() -> None:
+    failing = replace(COLUMN, pending=7, failed=3, coverage=88.88)
+    head, line, *_ = shown(replace(LOOK, columns=[failing]), 44)
+    assert head.split() == ["column", "pending", "failed", "coverage"]
+    assert line.split() == ["notes.embedding", "7", "3", "█████▎", "88.8%"]
+
+
+def test_orders_to_pause_are_the_last_lines() -> None:
+    orders = [
+        StandingOrder("*", "pause", NOW),
+        StandingOrder("host:1:abcdef", "sleep", NOW),
+        StandingOrder("host:2:abcdef", "work", NOW),
+    ]
+    *_, all_paused, resume, one_asleep, wake = shown(replace(LOOK, orders=orders), 100)
+    assert re.fullmatch(r"paused: all workers since .*, and those that start later", all_paused)
+    assert resume == "hint: `worker resume` lets them continue"
+    assert one_asleep.startswith("asleep: host:1:abcdef since ")
+    assert wake == "hint: `worker wake --worker host:1:abcdef` lets it continue"
+
+
+@pytest.mark.parametrize(
+    ("rows", "exact", "jobs", "hint"),
+    [
+        (100, True, 100, None),
+        (
+            101,
+            True,
+            100,
+            "hint: notes.embedding has 1 row outside the queue; run `worker backfill`",
+        ),
+        (105_000, False, 100_000, None),
+        (None, True, 0, None),
+        (
+            200_000,
+            False,
+            0,
+            "hint: notes.embedding has about 200000 rows outside the queue; run `worker backfill`",
+        ),
+    ],
+)
+def test_rows_outside_the_queue_are_counted(
+    rows: int | None, exact: bool, jobs: int, hint: str | None
+) -> None:
+    column = replace(COLUMN, rows=rows, rows_exact=exact, completed=jobs, coverage=None)
+    lines = shown(replace(LOOK, columns=[column]), 100)
+    assert [line for line in lines if line.startswith("hint: ")] == ([hint] if hint else [])
 
 
 def test_wide_characters_keep_the_columns_in_line() -> None:
@@ -159,7 +218,7 @@ def test_wide_characters_keep_the_columns_in_line() -> None:
     [(0, "░░░░░░"), (2, "░░░░░░"), (50, "███░░░"), (99.9, "█████▉"), (100, "██████")],
 )
 def test_a_bar_is_full_at_a_hundred_and_only_then(percent: float, blocks: str) -> None:
-    assert bar(percent) == blocks
+    assert block_bar(percent, 6) == blocks
 
 
 @pytest.mark.parametrize(

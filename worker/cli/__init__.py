@@ -7,9 +7,11 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
+import worker
 from worker.cli import (
     control,
     demo,
@@ -18,6 +20,7 @@ from worker.cli import (
     migrate,
     monitor,
     process,
+    psql,
     queue,
     run,
     search,
@@ -25,8 +28,13 @@ from worker.cli import (
     status,
     targets,
 )
-from worker.cli.console import report
-from worker.errors import WorkerError
+from worker.cli.console import out, report, say
+from worker.cli.examples import EXAMPLES
+from worker.errors import SettingsError, WorkerError
+from worker.terminal import prepare_streams
+
+# What the parser raises. typer has click within from some version on, and exports this class alone.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
@@ -52,14 +60,34 @@ def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
 
 app = typer.Typer(
     name="worker",
-    help="Keeps pgvector columns in step with text.",
     epilog="Exit codes: 0 all done, 1 some jobs failed, 2 wrong usage or settings, 3 schema"
-    " missing or of another version, 4 provider refused, 130 interrupted.",
-    no_args_is_help=True,
-    add_completion=False,
+    " missing or of another version, 4 provider refused, 5 paused, 130 interrupted.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Keeps pgvector columns in step with text."""
+    if version:
+        out(f"embedding-worker {worker.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say(*context.get_help().splitlines())
+        raise typer.Exit(SettingsError.exit_code)
+
+
+def _first_paragraph(command: Callable[..., object]) -> str:
+    return " ".join((command.__doc__ or "").partition("\n\n")[0].split())
+
+
 for command in (
     process.process,
     run.run,
@@ -81,11 +109,35 @@ for command in (
     doctor.doctor,
     migrate.init,
     migrate.migrate,
+    psql.psql,
     demo.demo,
 ):
-    app.command(command.__name__.rstrip("_"))(_guarded(command))
+    name = command.__name__.rstrip("_")
+    app.command(
+        name,
+        short_help=_first_paragraph(command),
+        # \b: the lines below stay as they are
+        epilog="\n".join(["Examples:", "", "\b", *(f"  {line}" for line in EXAMPLES[name])]),
+        context_settings=psql.TAKES_ANYTHING if command is psql.psql else None,
+    )(_guarded(command))
 
 
 def main() -> None:
     """Run the command line. It exits with the codes that docs/cli.md lists."""
-    app()
+    prepare_streams()
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as problem:
+        code = _report_usage(problem)
+    sys.exit(code)
+
+
+def _report_usage(problem: Any) -> int:
+    """Usage of the command, what is wrong with what was typed, and where the flags are listed."""
+    context = problem.ctx
+    hint = None
+    if context:
+        say(*context.get_usage().splitlines())
+        hint = f"`{context.command_path} --help` shows what it takes."
+    report(SettingsError(problem.format_message(), hint))
+    return SettingsError.exit_code

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from worker.cli.console import rounded_down
 from worker.cli.spans import SECONDS, span
 from worker.errors import SettingsError
 
@@ -79,4 +80,4 @@ def _quantity(figure: str, value: float | None) -> str:
     assert value is not None  # or the condition did not hold
     if FIGURES[figure] == "seconds":
         return span(value)
-    return f"{value:g}%" if FIGURES[figure] == "percent" else f"{value:g}"
+    return f"{rounded_down(value):g}%" if FIGURES[figure] == "percent" else f"{value:g}"

@@ -6,35 +6,47 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.console import out
+from worker.cli.console import counted, out
 from worker.cli.session import load_settings, queue_of
 from worker.queue import Wish
 
+_SENT: dict[Wish, str] = {"work": "Resume", "pause": "Pause", "sleep": "Sleep"}
+
 Worker = Annotated[
-    str | None, typer.Option("--worker", help="Only this worker, by its name in `worker status`.")
+    str | None,
+    typer.Option(
+        "--worker", metavar="WORKER", help="Only this worker, by its name in `worker status`."
+    ),
 ]
 
 
 def pause(worker: Worker = None) -> None:
-    """Let workers finish what is under way, and claim nothing until `worker resume`."""
+    """Pause workers: they finish their current jobs and claim no more until `worker resume`."""
     _tell("pause", worker)
 
 
 def resume(worker: Worker = None) -> None:
-    """Let paused or sleeping workers go on."""
+    """Resume paused or sleeping workers."""
     _tell("work", worker)
 
 
 def sleep(worker: Worker = None) -> None:
-    """Let workers pause and give their memory back, until `worker wake`."""
+    """Pause workers and unload their models until `worker wake`."""
     _tell("sleep", worker)
 
 
 def wake(worker: Worker = None) -> None:
-    """Let sleeping or paused workers go on: the same as `worker resume`."""
+    """Resume sleeping or paused workers, like `worker resume`."""
     _tell("work", worker)
 
 
 def _tell(wish: Wish, worker: str | None) -> None:
     with queue_of(load_settings()) as queue:
-        out(f"Workers told: {queue.control(wish, worker)}")
+        count = queue.control(wish, worker)
+    if worker:
+        out(f"{_SENT[wish]} sent to {worker}.")
+    else:
+        out(
+            f"{_SENT[wish]} sent to {counted(count, 'worker')}."
+            " It also applies to workers that start later."
+        )

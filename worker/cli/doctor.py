@@ -12,7 +12,7 @@ from worker.queue import Finding
 
 
 def doctor(as_json: AsJson = False) -> int:
-    """Look for what goes wrong in practice, and say cause and cure of it."""
+    """Check connection, schema, columns and models, and print how to fix what is wrong."""
     settings = load_settings()
     findings = list(examine(settings, lambda: unchecked_queue_of(settings)))
     healthy = all(finding.level != "problem" for finding in findings)

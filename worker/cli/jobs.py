@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.cells import cell_len
 
-from worker.cli.console import confirmed, one_line, out, out_json, say
+from worker.cli.console import confirmed, counted, name_of, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
 from worker.cli.session import load_settings, queue_of
 from worker.cli.spans import span
@@ -22,17 +23,19 @@ EXAMPLES = 3
 
 
 def list_(
-    pending: Annotated[bool, typer.Option("--pending", help="Those that wait.")] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="Show pending jobs.")] = False,
     processing: Annotated[
-        bool, typer.Option("--processing", help="Those in the hands of a worker.")
+        bool, typer.Option("--processing", help="Show jobs that a worker has claimed.")
     ] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="Those that failed.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Show failed jobs.")] = False,
     table: Table = None,
     column: Column = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many to show.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="How many to show.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show jobs with the beginnings of their texts: those that are not done, or of some states."""
+    """List unfinished jobs, each with the beginning of its text."""
     asked = {"processing": processing, "pending": pending, "failed": failed}
     statuses = [status for status, is_wanted in asked.items() if is_wanted] or list(asked)
     with queue_of(load_settings()) as queue:
@@ -52,8 +55,8 @@ def list_(
 
 def _print(job: ListedJob) -> None:
     width = shutil.get_terminal_size((80, 24)).columns
-    attempts = f"{job.attempts} attempt{'s' * (job.attempts != 1)}"
-    out(_head(f"{job.table_name}.{job.embedding_column}", job.record_id, width))
+    attempts = counted(job.attempts, "attempt")
+    out(_head(name_of(job), job.record_id, width))
     out("    " + one_line(f"{job.status}, {attempts}, {_since(job)}", width - 4))
     if job.error_message:
         out("    " + one_line(f"{job.error_class or 'reason'}: {job.error_message}", width - 4))
@@ -88,15 +91,15 @@ def reprocess(
         str,
         typer.Argument(
             metavar="PATTERN",
-            help="What the text or the id must match as a whole, with * and ?; or ~REGEX.",
+            help="What the whole text or the whole id must match, with * and ?; or ~REGEX.",
         ),
     ],
     table: Table = None,
     column: Column = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed again the records whose text or id matches a pattern."""
+    """Embed records again whose text or id matches a pattern."""
     if pattern in ("", "~"):
         raise SettingsError("the pattern is empty", "Write '*words*', an id, or '~regex'.")
     with queue_of(load_settings()) as queue:
@@ -106,10 +109,20 @@ def reprocess(
         if yes or _agreed(_stretches(queue, pattern, only_table, column, dry_run=True)):
             stretches = _stretches(queue, pattern, only_table, column, dry_run=False)
             requeued = sum(stretch.matched for stretch in stretches)
+    if not requeued:
+        say("nothing in the queue matches", *_hint_on(pattern))
     if as_json:
         out_json({"requeued": requeued})
     else:
         out(f"Requeued: {requeued}")
+
+
+def _hint_on(pattern: str) -> list[str]:
+    """What was meant, most likely, by a pattern that must be the whole text as it is."""
+    if set("*?") & set(pattern) or pattern.startswith("~"):
+        return []
+    quoted = shlex.quote(f"*{pattern}*")
+    return [f"hint: a pattern must match the whole text or id: `worker reprocess {quoted}`"]
 
 
 def _stretches(
@@ -139,9 +152,8 @@ def _agreed(stretches: Iterator[Reprocessed]) -> bool:
         matched += stretch.matched
         examples += stretch.examples[: EXAMPLES - len(examples)]
     if not matched:
-        say("nothing in the queue matches")
         return False
-    say("1 record matches:" if matched == 1 else f"{matched} records match:")
+    say(f"{counted(matched, 'record')} match{'es' * (matched == 1)}:")
     width = shutil.get_terminal_size((80, 24)).columns
     for example in examples:
         column = f"{example['table_name']}.{example['embedding_column']}"
@@ -151,6 +163,6 @@ def _agreed(stretches: Iterator[Reprocessed]) -> bool:
         say(f"  and {matched - len(examples)} more")
     if not confirmed("Embed these again?"):
         raise SettingsError(
-            "that was not agreed to, so nothing is requeued", "Add --yes if it is meant."
+            "cancelled: nothing was requeued", "Add --yes to do it without being asked."
         )
     return True

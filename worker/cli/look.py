@@ -11,6 +11,7 @@ from worker.queue import (
     OperatorQueue,
     ProviderTrouble,
     QueueProgress,
+    StandingOrder,
     TargetStatus,
     WorkerSeen,
 )
@@ -28,6 +29,12 @@ class Look:
     workers: list[WorkerSeen]
     failures: list[Failure]
     providers: list[ProviderTrouble]
+    orders: list[StandingOrder]
+
+    @property
+    def pauses(self) -> list[StandingOrder]:
+        """The orders that keep workers from claiming."""
+        return [order for order in self.orders if order.wish != "work"]
 
     @property
     def waiting_for(self) -> float:
@@ -61,6 +68,7 @@ class Look:
             "columns": [asdict(column) for column in self.columns],
             "failures": [asdict(failure) for failure in self.failures],
             "providers": [asdict(provider) for provider in self.providers],
+            "orders": [asdict(order) for order in self.orders],
             "progress": asdict(self.progress),
             "workers": [
                 asdict(worker) | {"silent": self.is_silent(worker)} for worker in self.workers
@@ -76,5 +84,6 @@ def look_at(queue: OperatorQueue) -> Look:
         workers=queue.workers(),
         failures=queue.failures(),
         providers=queue.providers(),
+        orders=queue.orders(),
         at=queue.clock(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.console import out, out_table, say
+from worker.cli.console import counted, out, out_table, say
 from worker.cli.session import database, load_settings
 from worker.errors import SettingsError
 from worker.queue.migrations import History, Migration, migrations, scheduled, shipped
@@ -29,11 +30,11 @@ def migrate(
         typer.Option(
             "--copy-to",
             metavar="PATH",
-            help="Copy what is missing in the folder of a Supabase project, and apply nothing.",
+            help="Copy the missing migrations into a Supabase project, and apply nothing.",
         ),
     ] = None,
 ) -> None:
-    """Apply the migrations, in the history that the Supabase CLI keeps as well."""
+    """Apply the missing migrations to the database."""
     if copy_to:
         _copy(copy_to, migrations(), overwrite=False)
         return
@@ -43,28 +44,39 @@ def migrate(
             return
         count = apply_migrations(queue)
         queue.check_schema()
-    say(f"{count} migrations applied" if count else "nothing to apply: the schema is up to date")
+    say(
+        f"{counted(count, 'migration')} applied"
+        if count
+        else "nothing to apply: the schema is up to date"
+    )
 
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="PATH", help=PROJECT)] = Path(),
     with_cron: Annotated[
         bool,
-        typer.Option("--with-cron", help="Also what pg_cron is to do: top up, and clean up."),
+        typer.Option("--with-cron", help="Also copy the scheduled jobs of pg_cron."),
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Overwrite copies that are not as this worker has them."),
+        typer.Option("--force", help="Overwrite copies that differ from this worker's."),
     ] = False,
 ) -> None:
-    """Put the migrations and the settings of this worker into the folder of a Supabase project."""
+    """Copy the migrations and settings of this worker into a Supabase project."""
     dotenv = path / ".env"
     _copy(path, [*migrations(), *([scheduled()] if with_cron else [])], overwrite=force)
     with _of_a_project():
         added = _add_variables(dotenv)
+        exposed = _others_may_read(dotenv)
     if added:
         out(str(dotenv))
-    say(f"{added} settings added to {dotenv}, as comments" if added else f"{dotenv} has them all")
+    say(
+        f"{counted(added, 'setting')} added to {dotenv}, as comments"
+        if added
+        else f"{dotenv} has them all"
+    )
+    if exposed:
+        say(f"warning: others may read {dotenv}", f"hint: chmod 600 {dotenv}")
 
 
 def apply_migrations(queue: PostgresQueue) -> int:
@@ -102,7 +114,11 @@ def _copy(project: Path, wanted: Sequence[Migration], overwrite: bool) -> None:
         copied = copy_into(project, wanted, overwrite)
     for file in copied:
         out(str(file))
-    say(f"{len(copied)} migrations copied" if copied else "nothing to copy: all are there")
+    say(
+        f"{counted(len(copied), 'migration')} copied"
+        if copied
+        else "nothing to copy: all are there"
+    )
 
 
 @contextmanager
@@ -120,6 +136,14 @@ def _of_a_project() -> Iterator[None]:
         ) from None
 
 
+def _as_secret(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _others_may_read(file: Path) -> bool:
+    return os.name == "posix" and bool(file.stat().st_mode & 0o077)
+
+
 def _add_variables(dotenv: Path) -> int:
     """Append to a `.env` each variable that it does not mention, as .env.example has it."""
     before = dotenv.read_text(encoding="utf-8") if dotenv.exists() else ""
@@ -132,5 +156,7 @@ def _add_variables(dotenv: Path) -> int:
     ]
     if lacking:
         gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
-        dotenv.write_text(before + gap + "\n".join(lacking), encoding="utf-8")
+        # It will hold secrets: a new file is for its owner alone, from the first moment on.
+        with open(dotenv, "a", encoding="utf-8", opener=_as_secret) as file:
+            file.write(gap + "\n".join(lacking))
     return len(lacking)

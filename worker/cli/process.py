@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from worker.cli.advice import advice_on
 from worker.cli.bounds import NONE, Bounds, percent_of, refuse_unpriced
 from worker.cli.console import say
 from worker.cli.estimate import print_forecast
@@ -36,6 +37,7 @@ BatchSize = Annotated[
     typer.Option(
         min=1,
         max=MOST_AT_ONCE,
+        metavar="N",
         help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default: requests of"
         " 100 texts, claimed by the hundred).",
     ),
@@ -45,27 +47,38 @@ DelayMs = Annotated[
     typer.Option(
         min=0,
         max=LONGEST_DELAY,
-        help="Wait after each batch, which then go one at a time (env: EMBEDDING_DELAY_MS;"
-        " default 0: batches overlap).",
+        metavar="MILLISECONDS",
+        help="Wait after each batch; batches then run one at a time (env: EMBEDDING_DELAY_MS;"
+        " default: 0, batches overlap).",
     ),
 ]
-Table = Annotated[str | None, typer.Option(help="Only this table.")]
-Column = Annotated[str | None, typer.Option(help="Only this embedding column.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="End after this many jobs.")]
+Table = Annotated[str | None, typer.Option(metavar="TABLE", help="Only this table.")]
+Column = Annotated[str | None, typer.Option(metavar="COLUMN", help="Only this embedding column.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after this many jobs.")]
 Until = Annotated[
     str | None,
-    typer.Option(help="End when that share of the rows has its vector, like 50%."),
+    typer.Option(metavar="PERCENT", help="Stop when this share of rows has vectors, like 50%."),
 ]
-MaxMinutes = Annotated[float | None, typer.Option(min=0, help="End after so many minutes.")]
+MaxMinutes = Annotated[
+    float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this many minutes.")
+]
 MaxCost = Annotated[
-    float | None, typer.Option(min=0, help="End when it has cost so many US dollars.")
+    float | None,
+    typer.Option(min=0, metavar="DOLLARS", help="Stop after spending this many US dollars."),
 ]
 NotifyCommand = Annotated[
     str | None,
-    typer.Option(help="Run this at each event that people should know of (env: NOTIFY_COMMAND)."),
+    typer.Option(
+        metavar="COMMAND",
+        help="Run this shell command at each event that people should know (env: NOTIFY_COMMAND).",
+    ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Tell rows, tokens, requests, cost and time; call nobody.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Estimate rows, tokens, requests, cost and time without calling the provider.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -83,7 +96,7 @@ def process(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> int:
-    """Embed what is due, then end with a summary."""
+    """Embed all due jobs, print a summary, and exit."""
     settings = load_settings()
     with queue_of(settings) as queue:
         if dry_run:
@@ -107,7 +120,9 @@ def process(
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
+        advice = [] if as_json else advice_on(pipeline, queue)
     print_summary(pipeline, as_json)
+    say(*advice)
     is_whole = report_set_aside(targets)
     return exit_code(pipeline) or int(not is_whole)
 

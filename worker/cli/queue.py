@@ -6,37 +6,42 @@ from typing import Annotated
 
 import typer
 
-from worker.cli.console import confirmed, name_of, out, out_json, say
+from worker.cli.console import confirmed, counted, name_of, out, out_json, say
 from worker.cli.estimate import print_forecast
 from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.session import load_settings, queue_of
 from worker.cli.summary import report_set_aside
 from worker.errors import SettingsError
 
+RecordId = Annotated[
+    str | None,
+    typer.Option("--id", metavar="ID", help="Requeue the job of this record, whatever its status."),
+]
+ErrorClass = Annotated[
+    str | None, typer.Option(metavar="CLASS", help="Requeue jobs that failed for this reason.")
+]
+Everything = Annotated[
+    bool, typer.Option("--all", help="Requeue jobs of every status: embeds everything again.")
+]
+
 
 def requeue(
-    failed: Annotated[bool, typer.Option("--failed", help="Those that failed.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Requeue failed jobs.")] = False,
     table: Table = None,
     column: Column = None,
-    record_id: Annotated[
-        str | None, typer.Option("--id", help="Only the job of this record, whatever its status.")
-    ] = None,
-    error_class: Annotated[
-        str | None, typer.Option(help="Only those that failed for this reason.")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Of every status: embeds all of it again.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --all.")] = False,
+    record_id: RecordId = None,
+    error_class: ErrorClass = None,
+    everything: Everything = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Make jobs pending again, to be embedded anew."""
+    """Make jobs pending again, so that they are embedded again."""
     if not (failed or record_id or error_class or everything):
         raise SettingsError(
-            "it is not said what to requeue",
-            "Give --failed, --error-class CLASS, --id ID, or --all.",
+            "nothing says what to requeue",
+            "Choose: --failed, --error-class CLASS, --id ID, or --all.",
         )
     if everything and (failed or error_class):
-        raise SettingsError("--all contradicts --failed and --error-class", "Leave one away.")
+        raise SettingsError("--all contradicts --failed and --error-class", "Use only one of them.")
     if everything and not yes and not confirmed("Embed every record of it again?"):
         raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
     settings = load_settings()
@@ -56,12 +61,13 @@ def backfill(
     table: Table = None,
     column: Column = None,
     batch: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Rows to enqueue in one transaction.")
+        int,
+        typer.Option(min=1, max=100_000, metavar="N", help="Rows to enqueue in one transaction."),
     ] = 1000,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> int:
-    """Enqueue the rows that lack a vector. May be interrupted: it goes on where it was."""
+    """Enqueue the rows that lack a vector. If interrupted, the next call continues."""
     settings = load_settings()
     total = 0
     with queue_of(settings) as queue:
@@ -74,7 +80,7 @@ def backfill(
             enqueued = 0
             while rows := queue.backfill(target, batch):
                 enqueued += rows
-            say(f"{name_of(target)}: {enqueued} rows enqueued")
+            say(f"{name_of(target)}: {counted(enqueued, 'row')} enqueued")
             total += enqueued
     if as_json:
         out_json({"enqueued": total})

@@ -36,6 +36,7 @@ MetricsPort = Annotated[
     typer.Option(
         min=1,
         max=65535,
+        metavar="PORT",
         help="Serve metrics for Prometheus at this port (env: WORKER_METRICS_PORT; default: none).",
     ),
 ]
@@ -49,7 +50,7 @@ def run(
     metrics_port: MetricsPort = None,
     notify_command: NotifyCommand = None,
 ) -> int:
-    """Embed what becomes due, until it is stopped."""
+    """Embed jobs as they become due, until stopped."""
     settings = load_settings()
     if not settings.enable_background_embedding:
         say("ENABLE_BACKGROUND_EMBEDDING is false: nothing is done in the background here.")

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rich.text import Text
 
-from worker.cli.console import aligned, cut, name_of, one_line
+from worker.cli.advice import missing_rows
+from worker.cli.console import aligned, block_bar, cut, name_of, one_line, rounded_down
 from worker.cli.look import Look
 from worker.cli.spans import SECONDS, span
-from worker.queue import Failure, ProviderTrouble, TargetStatus, WorkerSeen
+from worker.queue import Failure, ProviderTrouble, StandingOrder, TargetStatus, WorkerSeen
 
 BAR = 6  # cells
-EIGHTHS = " ▏▎▍▌▋▊▉█"
 LONGEST_REASON = 100
+WHOLE = 70  # cells, for all figures of a column
+MOST_IMPORTANT = (0, 1, 4, 6)  # of them, where there are fewer: column, pending, failed, coverage
 TINTS = {
     r"[▏▎▍▌▋▊▉█]+": "green",
     r"^\s*(column|worker|failed)  ?.*(due|cause|reason)$": "bold",
-    r"\bsilent\b|^(stopped|set aside): ": "yellow",
+    r"\bsilent\b|^(stopped|set aside|paused|asleep): ": "yellow",
     r"^… and \d+ more$": "dim",
 }
 
@@ -55,6 +57,8 @@ def sections_of(look: Look, width: int) -> list[Section]:
         sections.append(_failures(look.failures, width))
     if look.providers:
         sections.append(_providers(look.providers, width))
+    if look.pauses:
+        sections.append(_pauses(look.pauses, width))
     return sections
 
 
@@ -80,13 +84,6 @@ def tinted(line: str) -> Text:
     for pattern, style in TINTS.items():
         text.highlight_regex(re.compile(pattern), style)
     return text
-
-
-def bar(percent: float) -> str:
-    """A bar of block characters: full at 100, and only then."""
-    eighths = int(percent / 100 * BAR * 8)
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + EIGHTHS[rest].strip()).ljust(BAR, "░")
 
 
 def age(since: datetime, now: datetime) -> str:
@@ -120,14 +117,18 @@ def _columns(look: Look, width: int) -> Section:
         )
         for column in columns
     ]
-    return _table(heads, rows, width, yielding=0)
+    shown = range(len(heads)) if width >= WHOLE else MOST_IMPORTANT
+    table = _table(
+        [heads[i] for i in shown], [[row[i] for i in shown] for row in rows], width, yielding=0
+    )
+    return replace(table, foot=[cut(f"hint: {line}", width) for line in missing_rows(columns)])
 
 
 def _coverage(column: TargetStatus) -> str | None:
     if column.coverage is None:
         return None
     about = "" if column.rows_exact else "~"
-    return f"{bar(column.coverage)} {f'{about}{column.coverage:.1f}%':>6}"
+    return f"{block_bar(column.coverage, BAR)} {f'{about}{rounded_down(column.coverage)}%':>6}"
 
 
 def _is_at_rest(column: TargetStatus) -> bool:
@@ -202,6 +203,22 @@ def _failures(failures: list[Failure], width: int) -> Section:
 
 def _providers(providers: list[ProviderTrouble], width: int) -> Section:
     return Section([], [[cut(line, width) for line in _stopped(each)] for each in providers])
+
+
+def _pauses(pauses: list[StandingOrder], width: int) -> Section:
+    return Section([], [[cut(line, width) for line in _paused(each)] for each in pauses])
+
+
+def _paused(order: StandingOrder) -> Iterator[str]:
+    state, cure = {"pause": ("paused", "resume"), "sleep": ("asleep", "wake")}[order.wish]
+    since = f"since {order.since.astimezone():%Y-%m-%d %H:%M}"
+    if order.is_for_all:
+        yield f"{state}: all workers {since}, and those that start later"
+        yield f"hint: `worker {cure}` lets them continue"
+    else:
+        name = one_line(order.worker, 80)
+        yield f"{state}: {name} {since}"
+        yield f"hint: `worker {cure} --worker {name}` lets it continue"
 
 
 def _stopped(provider: ProviderTrouble) -> Iterator[str]:

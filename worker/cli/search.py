@@ -22,7 +22,9 @@ def search(
     words: Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")],
     table: Table = None,
     column: Column = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many rows to show.")] = 5,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="N", help="How many rows to show.")
+    ] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated."""

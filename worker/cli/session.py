@@ -10,16 +10,29 @@ from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
 
+from worker.cli.console import say
 from worker.errors import SettingsError
 from worker.queue import OperatorQueue, Scope
 from worker.queue.embedded import default_data_dir, embedded_postgres
 from worker.queue.postgres import PostgresQueue
-from worker.settings import Settings, read_environment
+from worker.settings import Settings, foreign_parameters, read_environment
 
 
 def load_settings() -> Settings:
-    """The settings of this process and of the folder it runs in. Raises SettingsError."""
-    return Settings.load(os.environ)
+    """The settings of this process and of the folder it runs in. Raises SettingsError.
+
+    Warns of parameters in DATABASE_URL that are those of other programs: they are left out.
+    """
+    given = read_environment(os.environ, Path(".env"))
+    settings = Settings.from_mapping(given)
+    foreign = foreign_parameters(given.get("DATABASE_URL", ""))
+    # A log of JSON has lines of JSON only.
+    if foreign and settings.worker_log_format == "console":
+        say(
+            f"warning: DATABASE_URL has parameters of other programs: {', '.join(foreign)}",
+            "hint: They are ignored. Remove them from the URL that this worker is given.",
+        )
+    return settings
 
 
 def demo_settings() -> Settings:
@@ -38,6 +51,16 @@ def database(settings: Settings) -> Iterator[PostgresQueue]:
 
     Raises SettingsError where only the Data API is at hand.
     """
+    with database_url(settings) as url, PostgresQueue(url, _worker_name()) as queue:
+        yield queue
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """The URL of the database of the settings; without one, of the embedded Postgres.
+
+    Raises SettingsError where only the Data API is at hand.
+    """
     if settings.uses_data_api:
         raise SettingsError(
             "this takes a connection to the database: the Data API changes no schema",
@@ -45,14 +68,10 @@ def database(settings: Settings) -> Iterator[PostgresQueue]:
             " `worker watch … --sql`, `supabase db push`.",
         )
     if settings.database_url:
-        with PostgresQueue(settings.database_url, _worker_name()) as queue:
-            yield queue
+        yield settings.database_url
     else:
-        with (
-            embedded_postgres(settings.worker_data_dir or default_data_dir()) as url,
-            PostgresQueue(url, _worker_name()) as queue,
-        ):
-            yield queue
+        with embedded_postgres(settings.worker_data_dir or default_data_dir()) as url:
+            yield url
 
 
 @contextmanager

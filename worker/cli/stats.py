@@ -21,11 +21,11 @@ BAR = 30  # characters
 
 def stats(
     since: Annotated[
-        str, typer.Option(metavar="SPAN", help="How far back, like 30m, 24h or 7d, which is most.")
+        str, typer.Option(metavar="DURATION", help="How far back, like 30m, 24h or 7d (the most).")
     ] = "24h",
     as_json: AsJson = False,
 ) -> None:
-    """Show what was done lately: how much, how fast, at what cost, and what failed."""
+    """Show recent work: how much, how fast, at what cost, and what failed."""
     span = span_of(since)
     if span > LONGEST:
         raise SettingsError(

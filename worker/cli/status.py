@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from worker.cli.conditions import condition_of
-from worker.cli.console import NOTHING_WATCHED, out, out_json, say
+from worker.cli.console import NOTHING_WATCHED, out, out_json, say, show
 from worker.cli.look import Look, look_at
 from worker.cli.process import AsJson
 from worker.cli.screen import fitted, sections_of, tinted
@@ -20,12 +20,15 @@ WIDE = 300  # cells, where no terminal sets a limit
 
 FailIf = Annotated[
     list[str] | None,
-    typer.Option(help="End with 1 if this holds: 'oldest_due > 5m'. Several may be given."),
+    typer.Option(
+        metavar="CONDITION",
+        help="Exit with 1 if this holds, like 'oldest_due > 5m'. May be given several times.",
+    ),
 ]
 
 
 def status(fail_if: FailIf = None, as_json: AsJson = False) -> int:
-    """Show how far every column is, how fast, who is at work, what failed and what is stopped."""
+    """Show the progress of every column, the workers, and what failed."""
     conditions = [condition_of(text) for text in fail_if or ()]
     with queue_of(load_settings()) as queue:
         look = look_at(queue)
@@ -50,4 +53,4 @@ def _print(look: Look) -> None:
     size = shutil.get_terminal_size()
     console = Console(highlight=False)
     for line in fitted(sections_of(look, size.columns), size.lines - 1):
-        console.print(tinted(line), crop=False)
+        show(console, tinted(line))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from worker.cli.console import dollars, out, out_json, report, say
+from worker.cli.console import dollars, out, out_json, report, rounded_down, say
 from worker.engine.pipeline import Pipeline
-from worker.errors import DatabaseError
+from worker.engine.service import ORDERED
+from worker.errors import DatabaseError, Paused
 from worker.queue import Target
+
+RESUME = "Run `worker resume` to let workers continue."
 
 
 def print_summary(pipeline: Pipeline, as_json: bool) -> None:
@@ -24,7 +27,7 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
                 "failed": tally.failed,
                 "stale": tally.stale,
                 "released": tally.released,
-                "success_rate": round(tally.success_rate, 1),
+                "success_rate": rounded_down(tally.success_rate),
                 "elapsed_seconds": round(tally.elapsed, 3),
                 "rows_per_second": round(tally.rows_per_second, 1),
                 "cached": tally.cached,
@@ -36,12 +39,12 @@ def print_summary(pipeline: Pipeline, as_json: bool) -> None:
             }
         )
         return
-    if ended := ended_by(pipeline):
+    if (ended := ended_by(pipeline)) and not did_nothing_for_a_pause(pipeline):
         say(f"ended: {ended}")
     out("=== PROCESSING SUMMARY ===")
     out(f"Total records processed: {tally.processed}")
     out(f"Total errors: {tally.failed}")
-    out(f"Success rate: {tally.success_rate:.1f}%")
+    out(f"Success rate: {rounded_down(tally.success_rate)}%")
     for name, count, meaning in (
         ("Unchanged", tally.unchanged, "had the right vector already"),
         ("Skipped", tally.skipped, "nothing to embed"),
@@ -68,6 +71,16 @@ def ended_by(pipeline: Pipeline) -> str | None:
     return pipeline.verdict.cause if pipeline.verdict.gear == "end" else None
 
 
+def is_paused(pipeline: Pipeline) -> bool:
+    """Whether it ended because of `worker pause` or `worker sleep`."""
+    return ended_by(pipeline) in ORDERED.values()
+
+
+def did_nothing_for_a_pause(pipeline: Pipeline) -> bool:
+    """Whether that was so before it claimed anything."""
+    return is_paused(pipeline) and not pipeline.tally.taken
+
+
 def exit_code(pipeline: Pipeline) -> int:
     """The exit code of a run, after telling what went wrong with it."""
     for trouble in {trouble.cause: trouble for trouble in pipeline.troubles}.values():
@@ -76,6 +89,10 @@ def exit_code(pipeline: Pipeline) -> int:
         return pipeline.troubles[0].exit_code
     if pipeline.stop.is_set():
         return 130
+    if did_nothing_for_a_pause(pipeline):
+        raise Paused("workers are paused, so nothing was embedded", RESUME)
+    if is_paused(pipeline):
+        say(f"hint: {RESUME}")
     if pipeline.tally.failed:
         say("hint: `worker status` shows why; `worker requeue --failed` tries them once more.")
         return 1

