@@ -28,6 +28,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "worker reprocess '*invoice*'",
         "worker reprocess '~(?i)outage|drill' --table docs --yes",
     ),
+    "recheck": ("worker recheck --dry-run", "worker recheck --table docs"),
     "stats": ("worker stats", "worker stats --since 7d"),
     "pause": ("worker pause", "worker pause --worker db1:4711:9f3c2a"),
     "resume": ("worker resume",),
