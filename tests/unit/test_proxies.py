@@ -126,7 +126,7 @@ def test_the_data_api_is_asked_or_one_sentence_says_why_not(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(WorkerError) as caught:
-        Rest("http://127.0.0.1:9", "key", "name").call("function", {})
+        Rest("http://127.0.0.1:9", "key", "name").call("embedding_rate", {"model": "m"})
     check(caught.value)
 
 
@@ -137,7 +137,7 @@ def test_exceptions_that_the_client_of_the_data_api_cannot_read_are_named(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv(variable, value)
     with pytest.raises(WorkerError) as caught:
-        Rest("http://127.0.0.1:9", "key", "name").call("function", {})
+        Rest("http://127.0.0.1:9", "key", "name").call("embedding_rate", {"model": "m"})
     if isinstance(caught.value, SettingsError):
         assert variable in caught.value.cause
         assert value not in caught.value.cause
