@@ -24,7 +24,7 @@ from tests.integration.tables import Connect, jobs
 from tests.openai_server import OpenAIServer, answers
 from worker.embedders import Embedder, Embeddings
 from worker.engine import patience, pipeline
-from worker.engine.leases import LONGEST_SILENCE, Leases
+from worker.engine.leases import FIRST_SILENCE, LONGEST_SILENCE, Leases
 from worker.engine.pipeline import Pipeline
 from worker.engine.progress import Tally
 from worker.errors import Unreachable
@@ -127,10 +127,22 @@ def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
 def test_the_next_beat_is_due_after_a_third_of_a_lease_and_half_a_minute_at_most(
     queue: OperatorQueue, lease: int, interval: float
 ) -> None:
-    leases = Leases(queue, replace(SCOPE, lease=timedelta(seconds=lease)))
+    an_hour_ago = time.monotonic() - 3600
+    leases = Leases(queue, replace(SCOPE, lease=timedelta(seconds=lease)), changed_at=an_hour_ago)
     before = time.monotonic()
     leases.beat_if_due(Report("working"))
     assert before + interval <= leases._next_beat <= time.monotonic() + interval
+
+
+def test_after_a_change_beats_follow_closely_and_then_further_and_further_apart(
+    queue: OperatorQueue,
+) -> None:
+    leases = Leases(queue, SCOPE)
+    for ago, interval in ((0.0, FIRST_SILENCE), (4.0, 4.0), (100.0, LONGEST_SILENCE)):
+        leases.beat_soon()
+        leases.changed_at -= ago
+        leases.beat_if_due(Report("working"))
+        assert leases._next_beat - time.monotonic() == pytest.approx(interval, abs=0.5)
 
 
 def test_what_a_beat_finds_lost_is_not_handed_in(

@@ -18,6 +18,7 @@ from worker.engine.events import EVENTS, sentence
 from worker.engine.progress import Progress, Tally
 
 TOLD_IN_THE_END = ("provider_stopped", "model_unusable", "gear_changed", "target_reached")
+LINE_EVERY = 5.0  # seconds, of a command whose end is not known
 LINE_AFTER = 60.0  # seconds, where a step takes longer than that
 BAR = 30  # cells
 QUIET_FOR = 10.0  # seconds; of a run that is over by then the summary tells, and its rate is wild

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -9,9 +10,11 @@ import typer
 from worker.cli.console import confirmed, counted, name_of, out, out_json, say
 from worker.cli.estimate import print_forecast
 from worker.cli.process import AsJson, Column, DryRun, Table
+from worker.cli.progress import LINE_EVERY
 from worker.cli.session import load_settings, queue_of
 from worker.cli.summary import report_unserved
 from worker.errors import SettingsError
+from worker.queue import OperatorQueue, Target
 
 RecordId = Annotated[
     str | None,
@@ -77,13 +80,22 @@ def backfill(
             )
             return report_unserved(found, settings.embedding_model)
         for target in queue.targets(table, column):
-            enqueued = 0
-            while rows := queue.backfill(target, batch):
-                enqueued += rows
-            say(f"{name_of(target)}: {counted(enqueued, 'row')} enqueued")
-            total += enqueued
+            total += _enqueued(queue, target, batch)
     if as_json:
         out_json({"enqueued": total})
     else:
         out(f"Enqueued: {total}")
     return 0
+
+
+def _enqueued(queue: OperatorQueue, target: Target, batch: int) -> int:
+    """Backfill a column, with a line on stderr every few seconds. Returns how many rows it took."""
+    enqueued = 0
+    reported_at = time.monotonic()
+    while rows := queue.backfill(target, batch):
+        enqueued += rows
+        if time.monotonic() - reported_at > LINE_EVERY:
+            reported_at = time.monotonic()
+            say(f"{name_of(target)}: {counted(enqueued, 'row')} so far")
+    say(f"{name_of(target)}: {counted(enqueued, 'row')} enqueued")
+    return enqueued

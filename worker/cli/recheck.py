@@ -10,12 +10,12 @@ import typer
 
 from worker.cli.console import out, out_json, say
 from worker.cli.process import AsJson, Column, Table
+from worker.cli.progress import LINE_EVERY
 from worker.cli.session import load_settings, queue_of
 from worker.errors import Busy, StatementTimeout
 from worker.queue import OperatorQueue, Rechecked, Target
 
 BATCH = 2000  # jobs in one call, and rows to enqueue
-LINE_AFTER = 5.0  # seconds
 
 
 def recheck(
@@ -35,7 +35,7 @@ def recheck(
         for stretch in _stretches(queue, only_table, column, dry_run):
             checked += stretch.checked
             changed += stretch.changed
-            if time.monotonic() - reported_at > LINE_AFTER:
+            if time.monotonic() - reported_at > LINE_EVERY:
                 reported_at = time.monotonic()
                 say(f"checked {checked} jobs, {changed} differ")
         missing = sum(_missing(queue, target, dry_run) for target in found)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from worker.queue import Job, Queue, Report, Scope, Ticket
 
 BEATS_A_LEASE = 3  # so that one may come late
-LONGEST_SILENCE = 30.0  # seconds; of whom nothing was seen for longer, people think that he is dead
+FIRST_SILENCE = 1.0  # seconds after a change; doubles, so that the rate of new work is soon known
+LONGEST_SILENCE = 30.0  # seconds; a worker that is silent for longer is taken for dead
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class Leases:
     queue: Queue
     scope: Scope
     _held: dict[Ticket, Job] = field(default_factory=dict)
+    changed_at: float = field(default_factory=time.monotonic)
+    """When the state of the worker changed."""
     _next_beat: float = 0.0
 
     @property
@@ -56,9 +59,15 @@ class Leases:
         for ticket in self.queue.extend(self.scope, self.jobs):
             del self._held[ticket]
         self.queue.seen(self.scope, report)
-        interval = min(self.scope.lease.total_seconds() / BEATS_A_LEASE, LONGEST_SILENCE)
-        self._next_beat = time.monotonic() + interval
+        now = time.monotonic()
+        interval = min(
+            self.scope.lease.total_seconds() / BEATS_A_LEASE,
+            LONGEST_SILENCE,
+            max(now - self.changed_at, FIRST_SILENCE),
+        )
+        self._next_beat = now + interval
 
     def beat_soon(self) -> None:
-        """Make the next beat due at once."""
+        """Make the next beat due at once: there is a change to report."""
         self._next_beat = 0.0
+        self.changed_at = time.monotonic()
