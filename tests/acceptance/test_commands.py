@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.acceptance.conftest import Ask, fill, refused, statuses
+from tests.acceptance.conftest import MODEL, Ask, fill, refused, statuses
 from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
 from tests.integration.tables import embed_all
 from tests.openai_server import OpenAIServer
@@ -240,7 +240,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
     assert notes == {
         "table_name": "notes",
         "embedding_column": "embedding",
-        "model": None,
+        "model": MODEL,
         "enabled": True,
         "problem": None,
         "rows": 7,

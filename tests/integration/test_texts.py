@@ -233,7 +233,7 @@ def test_texts_that_look_alike_are_two_texts(
 
     # and the guard tells them apart, also where no trigger did
     queue.requeue(status="completed", record="0")
-    [job] = claim(queue)
+    [job] = claim(queue, scope=SCOPE_OF_RUNS)
     texts.execute("alter table docs disable trigger user")
     texts.execute("update docs set body = %s where id = 0", [twins[1]])
     assert [refused.reason for refused in embed(queue, [job])] == ["changed"]
