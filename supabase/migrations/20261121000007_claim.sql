@@ -18,7 +18,8 @@ create type embedding.claimed_job as (
 );
 
 -- A regular expression for a character that is no white space: what Unicode calls so, whatever the locale
--- of the database, under the collation "C". A text without one is nothing to embed.
+-- of the database, under the collation "C". A text without one is nothing to embed. No test proves that the
+-- collation of a column does not count, since one that is not deterministic needs ICU.
 create function embedding.visible_character()
 returns text
 language sql
@@ -480,6 +481,7 @@ declare
     ids bigint[];
     fault text;
     cause text;
+    blind_spot text;
     locked_table text;
     due_target integer;
     level smallint;
@@ -519,6 +521,12 @@ begin
             execute format('lock table only %s in row share mode nowait', target.relation);
             perform embedding.check_table(target.relation);
             perform embedding.check_identity(target);
+            select spot.cause into blind_spot
+              from embedding.blind_spot(target.relation::regclass, target.id, true) as spot limit 1;
+            if found then
+                update public.embedding_targets as broken set problem = blind_spot where broken.id = target.id;
+                continue;
+            end if;
         exception
             when lock_not_available then
                 locked_table := target.table_name;

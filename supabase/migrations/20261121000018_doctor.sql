@@ -186,6 +186,12 @@ as $$
                   and pg_trigger.tgfoid = watched.trigger_function) as disabled
          where disabled.names is not null
 
+        union all
+        select 'problem', 'rows_unseen', watched.name, spot.cause, spot.hint
+          from watched
+         cross join lateral embedding.blind_spot(watched.relation_id, watched.id, true) as spot
+         where watched.problem is distinct from spot.cause and spot.cause !~ '^table .* lacks its trigger '
+
         -- their match functions
         union all
         select 'problem', 'match_function_broken', watched.name,
