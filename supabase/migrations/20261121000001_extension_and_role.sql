@@ -148,7 +148,7 @@ begin
 end $$;
 
 -- What is kept of an error: never a value of a row. Postgres puts values, in quotation marks, into messages
--- (`invalid input syntax for type integer: "…"`); what a function of the user raises can hold anything. The message
+-- (`invalid input syntax for type integer: "..."`); what a function of the user raises can hold anything. The message
 -- stays as it is where it names nothing but objects: where our own statement could not be parsed, or was
 -- refused by us, and in the classes of constraints, rights, locks and resources. The arguments are sqlstate, sqlerrm
 -- and pg_exception_context, whose first line is where it happened.
@@ -168,7 +168,7 @@ as $$
            when error_state ~ '^(23|25|40|42|53|54|55|57|58)'
                 and error_state !~ '^42(601|602|622|703|704|883|P01)$' -- of a name that is made from a value
                 then error_text
-           else format('%s (SQLSTATE %s)', regexp_replace(error_text, '(["«»„“”]|0x).*', '"…"'), error_state)
+           else format('%s (SQLSTATE %s)', regexp_replace(error_text, '(["\u00ab\u00bb\u201e\u201c\u201d]|0x).*', '"..."'), error_state)
            end || case when routine.name !~ '^(embedding\.|public\.(claim|complete)_embeddings$)'
                        then format(' in function %s', routine.name) else '' end
       from (select (regexp_match(context, '^(?:PL/\w+|SQL) function "?([^\s("]+)', 'n'))[1]) as routine (name);

@@ -25,8 +25,8 @@ create table public.embedding_targets (
     enabled boolean not null default true,         -- false: edits are still queued, but not claimed
     problem text,                                  -- why the target is set aside; cleared by watch_embeddings
     relation text not null,                        -- `public.sessions`, quoted
-    relation_id oid not null,                      -- the table that had this name, and …
-    column_numbers jsonb not null,                 -- … the attribute number of each column that the SQL below names
+    relation_id oid not null,                      -- the table that had this name, and ...
+    column_numbers jsonb not null,                 -- ... the attribute number of each column that the SQL below names
     key_columns text[] not null,
     record_id_sql text not null,                   -- the key of a row as text:  sessions.id::text
     record_match_sql text not null,                -- the row of a record id:    sessions.id = eq_record::uuid
@@ -54,7 +54,7 @@ as $$
 begin
     update public.embedding_targets as target
        set model = coalesce((select job.model from public.embedding_queue as job
-                              where job.target_id = record_model.target_id and job.model is not null limit 1),
+                              where job.target_id = record_model.target_id and job.model <> '' limit 1),
                             record_model.model),
            model_is_default = true
      where target.id = record_model.target_id and target.model is null;

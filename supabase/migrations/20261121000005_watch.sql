@@ -497,7 +497,7 @@ begin
     if found then
         raise exception 'table % has a trigger % that is not of this API', target.table_name, of_others
             using errcode = 'duplicate_object',
-                  hint = format('Run `alter trigger %I on %s rename to …`.', of_others, target.relation);
+                  hint = format('Run `alter trigger %I on %s rename to ...`.', of_others, target.relation);
     end if;
     select string_agg(format('%I', name), ', '),
            string_agg(comparison, ' or '),
@@ -649,7 +649,7 @@ $$;
 -- name, since it was renamed, or dropped and created again. Null: they are, or the table is missing altogether. All
 -- SQL of a target goes by name, so it would read another text or write into the column of another model. A restored
 -- dump has other numbers, but our triggers: there the names count.
-create function public.embedding_identity_problem(target public.embedding_targets)
+create function embedding.identity_problem(target public.embedding_targets)
 returns text
 language plpgsql -- whose plans last for a session
 stable
@@ -685,14 +685,14 @@ begin
     return problem || format('; run `worker watch %s --column %s`', target.table_name, target.embedding_column);
 end $$;
 
--- Raises if a target must not be worked on (embedding_identity_problem). After a restore it learns the new numbers.
+-- Raises if a target must not be worked on (embedding.identity_problem). After a restore it learns the new numbers.
 create function embedding.check_identity(target public.embedding_targets)
 returns void
 language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    problem constant text := public.embedding_identity_problem(target);
+    problem constant text := embedding.identity_problem(target);
 begin
     if problem is not null then
         raise exception using errcode = 'undefined_object', message = problem;
@@ -840,7 +840,7 @@ begin
         raise exception '%', cause using errcode = 'wrong_object_type', hint = cure;
     end loop;
     select * into before from embedding.find_target_of(relation, plan_watch.embedding_column);
-    before.problem := coalesce(before.problem, public.embedding_identity_problem(before));
+    before.problem := coalesce(before.problem, embedding.identity_problem(before));
     target := before;
     target.problem := null;
     target.table_name := public.embedding_table_name(relation);
@@ -970,7 +970,7 @@ begin
     select coalesce(array_agg(format('%s: %s -> %s', setting, coalesce(was, 'none'), coalesce(becomes, 'none'))
                               order by place), '{}')
       into changes
-      from unnest('{problem,table_name,embedding_column,source,filter,model,dimensions,priority,debounce,on_change,'
+      from unnest('{problem,table_name,embedding_column,source,filter,model,model_is_default,dimensions,priority,debounce,on_change,'
                   'on_too_long}'::text[]) with ordinality as listed (setting, place)
      cross join lateral (
            select to_jsonb(plan.before) ->> setting, to_jsonb(plan.target) ->> setting) as value (was, becomes)

@@ -283,15 +283,21 @@ begin
 end $$;
 
 -- Whether an error is the end of the time that a statement may take. An error of this class can also be
--- raised by a trigger, or by an administrator who cancels a statement: both are over at once.
+-- raised by a trigger, or by an administrator who cancels a statement: both are over at once. The time is that of the
+-- session where a function has another one: the statement began before the function.
 create function embedding.is_timeout(error_state text)
 returns boolean
 language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select error_state = '57014' and current_setting('statement_timeout')::interval > '0'
-           and clock_timestamp() - statement_timestamp() >= current_setting('statement_timeout')::interval;
+    select error_state = '57014' and clock_timestamp() - statement_timestamp() >= (
+               select min(timeout) from (
+                   select current_setting('statement_timeout')::interval
+                    union all
+                   select reset_val::bigint * interval '1 ms' from pg_settings
+                    where name = 'statement_timeout') as known (timeout)
+                where timeout > '0');
 $$;
 
 -- Whether an error may be over when the same is tried again: a deadlock, a lack of memory, a cancelled statement.

@@ -234,7 +234,10 @@ begin
     loop
         fault := null;
         begin
-            if target.model is null then -- the first vectors of the column; before any lock
+            if target.model is null and exists (
+                select from public.embedding_queue as job
+                  join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+            ) then -- the first vectors of the column; before any lock
                 target.model := embedding.record_model(target.id, model);
             end if;
             execute format('lock table only %s in row exclusive mode nowait', target.relation);

@@ -27,7 +27,7 @@ begin
     select * into target from public.embedding_targets as watched
      where watched.table_name = watched_table
        and watched.embedding_column = search_embeddings.embedding_column;
-    identity_problem := public.embedding_identity_problem(target);
+    identity_problem := embedding.identity_problem(target);
     if identity_problem is not null then
         raise exception using errcode = 'undefined_object', message = identity_problem;
     elsif target.id is null then

@@ -137,7 +137,7 @@ as $$
                split_part(identity.problem, '; run ', 1), 'Run ' || split_part(identity.problem, '; run ', 2) || '.'
           from watched
           join public.embedding_targets as target using (id)
-         cross join lateral public.embedding_identity_problem(target) as identity (problem)
+         cross join lateral embedding.identity_problem(target) as identity (problem)
          where watched.problem is null and watched.attnum is not null and identity.problem is not null
 
         union all

@@ -38,7 +38,7 @@ declare
     -- by name, and not by a pattern: a project may well have a `match_embeddings` of its own
     our_functions constant text[] := array[
         'recount_embeddings', 'embedding_table_name', 'watch_embeddings', 'unwatch_embeddings',
-        'preview_watch_embeddings', 'embedding_identity_problem',
+        'preview_watch_embeddings',
         'backfill_embeddings', 'claim_embeddings', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
         'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
@@ -57,7 +57,7 @@ declare
         'public.announce_embedding_event, public.embedding_database_load, '
         'public.list_embeddings, public.reprocess_embeddings, public.embedding_stats, '
         'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version, '
-        'public.embedding_identity_problem';
+        'embedding.identity_problem';
     worker_tables constant text :=
         'public.embedding_targets, public.embedding_queue, public.embedding_counts, public.embedding_workers, '
         'public.embedding_status, '

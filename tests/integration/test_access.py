@@ -387,7 +387,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "diagnose_embeddings",
         "count_due",
         "embedding_database_load",
-        "embedding_identity_problem",
+        "identity_problem",
         "embedding_order",
         "embedding_provider_seen",
         "embedding_rate",

@@ -446,7 +446,7 @@ def test_a_table_that_became_a_view_that_cannot_be_written_is_set_aside(
     notes.execute("alter table docs rename to stored")
     notes.execute("create view docs as select id, body, null::vector(3) as embedding from stored")
     assert hand_in(queue, claimed["docs"]).released == 3
-    assert "public.docs is not the table that was watched" in str(problem(notes))
+    assert "public.docs is a view and not a table" in str(problem(notes))
 
 
 def test_a_vector_that_a_trigger_of_the_user_drops_does_not_count_as_written(

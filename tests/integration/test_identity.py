@@ -168,7 +168,7 @@ def test_two_watched_columns_that_exchange_their_names_keep_their_vectors_and_mo
     docs.execute(WATCH)
     assert rows(
         docs, "select embedding_column, source, model from embedding_targets order by id"
-    ) == [("old", "body", None), ("embedding", "upper(body)", "a:b")]
+    ) == [("old", "body", "test:model"), ("embedding", "upper(body)", "a:b")]
     assert embed_all(queue) == ["EDITED"]
     docs.execute("select watch_embeddings('docs', embedding_column => 'old')")
     assert embed_all(queue) == ["edited"]
@@ -193,7 +193,7 @@ def test_a_true_exchange_of_two_names_is_followed(
     two_models.execute("select watch_embeddings('docs', embedding_column => 'next')")
     assert rows(
         two_models, "select embedding_column, source, model from embedding_targets order by id"
-    ) == [("next", "body", None), ("embedding", "upper(body)", "a:b")]
+    ) == [("next", "body", "test:model"), ("embedding", "upper(body)", "a:b")]
     assert embed_all(queue) == [], "nothing is embedded again"
     assert [status for _, status in jobs(two_models)] == ["completed"] * 6
     assert value(two_models, "select count(*) from diagnose_embeddings()") == 0

@@ -158,6 +158,7 @@ def test_a_pattern_that_takes_for_ever_is_ended_by_the_timeout(
 ) -> None:
     docs.execute("insert into docs values (1, repeat('a', 5000) || 'b')")
     monkeypatch.setattr("worker.queue.postgres.STRETCH_TIMEOUT", "100ms")
+    docs.execute("alter function reprocess_embeddings set statement_timeout = '100ms'")
     with pytest.raises(StatementTimeout):
         reprocess(queue, r"~(a+)(a+)(a+)(a+)\1\2\3\4b$")
     assert reprocess(queue, "*b") == 1

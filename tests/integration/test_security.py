@@ -515,7 +515,7 @@ def test_what_is_left_of_an_error_says_what_happened(docs: Database, queue: Oper
     docs.execute("alter table docs drop constraint secrets")
     docs.execute("select watch_embeddings('docs', 'body::integer::text', 'embedding')")
     assert embed_all(queue) == []
-    assert value(docs, message) == 'invalid input syntax for type integer: "…" (SQLSTATE 22P02)'
+    assert value(docs, message) == 'invalid input syntax for type integer: "..." (SQLSTATE 22P02)'
 
 
 # -- row level security

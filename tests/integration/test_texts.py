@@ -316,8 +316,8 @@ def test_bytes_are_embedded_as_postgres_writes_them_unless_they_are_converted(
     [converted] = rows(db, "select converted::real[] from docs where converted is not null")
     assert np.allclose(converted[0], vector_for("café", 8))
     assert unreadable(db) == {
-        "1": 'invalid byte sequence for encoding "…" (SQLSTATE 22021)',
-        "2": 'invalid byte sequence for encoding "…" (SQLSTATE 22021)',
+        "1": 'invalid byte sequence for encoding "..." (SQLSTATE 22021)',
+        "2": 'invalid byte sequence for encoding "..." (SQLSTATE 22021)',
     }
 
 

@@ -599,21 +599,21 @@ EXPRESSION = (
             "create table docs (body text, embedding vector(3))",
             "'docs', 'body', 'embedding'",
             "table docs has no primary key",
-            "Give it one: alter table public.docs add primary key (…).",
+            "Give it one: alter table public.docs add primary key (...).",
             id="no primary key",
         ),
         pytest.param(
             "create view docs as select 1 as id, 'x' as body",
             "'docs', 'body', 'embedding', dimensions => 3",
-            "table docs has no primary key",
-            "Give it one: alter table public.docs add primary key (…).",
+            "public.docs is a view and not a table",
+            "Watch the table behind it.",
             id="a view",
         ),
         pytest.param(
             DOCS,
             "'docs', 'body', 'embedding'",
             "table docs has no column embedding",
-            "Add it: alter table public.docs add column embedding vector(…),"
+            "Add it: alter table public.docs add column embedding vector(...),"
             " or give its dimensions here (on the command line: --create-column).",
             id="no such column",
         ),
@@ -838,7 +838,6 @@ def test_a_table_that_was_dropped_stands_in_nobodys_way(docs: Database) -> None:
         ("select watch_embeddings('docs', 'upper(body)', 'embedding')", ["ONE", "TWO"]),
         ("select watch_embeddings('docs', 'lower(body)', 'embedding')", []),
         ("select watch_embeddings('docs', 'body', 'embedding', model => 'a:b')", ["one", "two"]),
-        ("select watch_embeddings('docs', 'body', 'embedding', model => 'test:model')", []),
         ("select watch_embeddings('docs', 'body', 'embedding', filter => 'views < 9')", []),
     ],
 )
@@ -953,7 +952,7 @@ def test_what_is_not_mentioned_stays(particular: Database, queue: PostgresQueue)
         ("filter => 'views = 1'", 1, "views = 1"),
         ("filter => ''", 1, None),
         ("model => 'c:d'", 2, "c:d"),
-        ("model => ''", 2, None),
+        ("model => ''", 2, "a:b"),
         ("priority => 0::smallint", 3, 0),
         ("debounce => '0'", 4, "00:00:00"),
         ("on_change => 'keep'", 5, "keep"),
@@ -1013,8 +1012,7 @@ PREVIEWS: list[tuple[LiteralString, list[str], int]] = [
         2,
     ),
     ("model => 'c:d'", ["model: a:b -> c:d"], 2),
-    ("model => '', default_model => 'a:b'", ["model: a:b -> none"], 0),
-    ("model => '', default_model => 'c:d'", ["model: a:b -> none"], 2),
+    ("model => '', default_model => 'c:d'", ["model_is_default: false -> true"], 0),
     ("filter => 'id = 1'", ["filter: views = 0 -> id = 1"], 0),
     ("filter => ''", ["filter: views = 0 -> none"], 0),
     (

@@ -247,4 +247,4 @@ def without_values(state: str, message: str, context: str | None) -> str:
         return message
     if context is None and state.startswith("P0"):
         return f"SQLSTATE {state}"
-    return re.sub('(["«»„“”]|0x).*', '"…"', message, flags=re.DOTALL)
+    return re.sub('(["«»„“”]|0x).*', '"..."', message, flags=re.DOTALL)
