@@ -19,12 +19,116 @@ exception when undefined_table then
     null; -- without that table nobody works on the column anyway
 end $$;
 
--- Puts records into the queue, in the order given (the callers give key order: two transactions
--- that enqueue the same rows in another order would deadlock). A record that is there already
--- becomes pending again, and the fence of a worker that is embedding its old text is taken away.
--- In plpgsql, whose plans last for a session: SQL functions are planned at every call before
--- Postgres 18, which made each write of a text cost three times as much. By clock_timestamp, so that
--- the second of two edits in one transaction waits anew.
+-- Why a record id cannot stand in the queue, or null. An index row ends at 2704 bytes and holds two names as well.
+create function embedding.key_too_long(record_id text)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select format('the key has %s bytes, and the queue takes keys of up to 2000', octet_length(record_id))
+     where octet_length(record_id) > 2000;
+$$;
+
+-- What the queue keeps of such an id. Its job has failed from the beginning.
+create function embedding.shortened_id(record_id text)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select left(record_id, 100) || '...' || encode(sha256(convert_to(record_id, 'UTF8')), 'hex');
+$$;
+
+-- The SQL for what stands in the queue for a record id. Calls a function only for a long one, since a call takes longer
+-- than all the rest.
+create function embedding.queued_id_sql(record_id_sql text)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select format('case when octet_length(%1$s) <= 2000 then %1$s else embedding.shortened_id(%1$s) end', record_id_sql);
+$$;
+
+-- Makes one record pending. A worker that is embedding its old text loses its lease. `is_new`: this id belonged to no
+-- row or to another row before, so what the job says about the stored vector is not true of this row.
+--
+-- The UPDATE comes first: an edit of a row that has a job is then one statement. `on conflict do nothing` instead of
+-- an exception block, which would take a transaction id for each row: what it passes over is a job that came in at this
+-- moment, or a sequence that is behind its table, as on a replica that was promoted. By clock_timestamp, so that
+-- the second of two edits in one transaction waits again. In plpgsql, whose plans last for a session: SQL
+-- functions are planned at every call before Postgres 18.
+create function embedding.enqueue_one(target_id integer, record_id text, owner uuid, is_new boolean)
+returns void
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+#variable_conflict use_column
+declare
+    id_in_queue text := record_id;
+    too_long text;
+begin
+    if octet_length(record_id) > 2000 then
+        id_in_queue := embedding.shortened_id(record_id);
+        too_long := embedding.key_too_long(record_id);
+    end if;
+    for round in 1 .. 3 loop
+        if round > 1 or not is_new or too_long is not null then
+            update public.embedding_queue as job
+               set status = case when too_long is null then 'pending' else 'failed' end,
+                   content = null,
+                   user_id = enqueue_one.owner,
+                   attempts = 0,
+                   unanswered = 0,
+                   error_message = too_long,
+                   error_class = case when too_long is not null then 'key_too_long' end,
+                   available_at = clock_timestamp() + target.debounce,
+                   priority = target.priority,
+                   lease = null,
+                   lease_expires_at = null,
+                   worker = null,
+                   content_hash = case when not is_new then job.content_hash end,
+                   model = case when not is_new then job.model end,
+                   tokens = case when not is_new then job.tokens end,
+                   cost = case when not is_new then job.cost end,
+                   truncated_to = case when not is_new then job.truncated_to end,
+                   updated_at = now()
+              from public.embedding_targets as target
+             where target.id = enqueue_one.target_id and job.record_id = id_in_queue
+               and job.table_name = target.table_name and job.embedding_column = target.embedding_column;
+            if found then
+                perform embedding.wake();
+                return;
+            end if;
+        end if;
+        insert into public.embedding_queue as job
+            (target_id, table_name, record_id, embedding_column, user_id, priority, available_at,
+             status, error_message, error_class)
+        select target.id, target.table_name, id_in_queue, target.embedding_column, enqueue_one.owner,
+               target.priority, clock_timestamp() + target.debounce,
+               case when too_long is null then 'pending' else 'failed' end, too_long,
+               case when too_long is not null then 'key_too_long' end
+          from public.embedding_targets as target
+         where target.id = enqueue_one.target_id
+        on conflict do nothing;
+        if found then
+            perform embedding.wake();
+            return;
+        end if;
+        if round = 2 then
+            perform setval(pg_get_serial_sequence('public.embedding_queue', 'id'),
+                           greatest(nextval(pg_get_serial_sequence('public.embedding_queue', 'id')), max(job.id)))
+               from public.embedding_queue as job;
+        end if;
+    end loop;
+    perform embedding.suspend_target(target_id, 'embedding_queue takes no new job');
+end $$;
+
+-- Makes the records of new rows pending, in the order given. The callers give key order: two transactions that enqueue
+-- the same rows in different orders would deadlock.
 create function embedding.enqueue(target_id integer, record_ids text[], owners uuid[])
 returns void
 language plpgsql
@@ -33,7 +137,6 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
 declare
-    longest constant integer := 2000; -- an index row ends at 2704 bytes, and holds two names as well
     enqueued integer;
 begin
     insert into public.embedding_queue as job
@@ -43,27 +146,15 @@ begin
       from public.embedding_targets as target,
            unnest(record_ids, owners) as record (id, owner)
      where target.id = enqueue.target_id
-       and octet_length(record.id) <= longest
-    on conflict on constraint embedding_queue_one_per_record do update
-       set status = 'pending',
-           content = null,
-           user_id = excluded.user_id,
-           attempts = 0,
-           unanswered = 0,
-           error_message = null,
-           error_class = null,
-           available_at = excluded.available_at,
-           priority = excluded.priority,
-           lease = null,
-           lease_expires_at = null,
-           worker = null,
-           updated_at = now();
+       and octet_length(record.id) <= 2000
+    on conflict do nothing;
     get diagnostics enqueued = row_count;
-    if enqueued > 0 then
+    if enqueued < cardinality(record_ids) then -- there are jobs already, or one of the reasons above
+        for place in 1 .. cardinality(record_ids) loop
+            perform embedding.enqueue_one(target_id, record_ids[place], owners[place], true);
+        end loop;
+    elsif enqueued > 0 then
         perform embedding.wake();
-    end if;
-    if enqueued < cardinality(record_ids) then
-        perform embedding.suspend_target(target_id, format('a key is longer than %s bytes', longest));
     end if;
 end $$;
 
@@ -77,7 +168,10 @@ set row_security = off
 as $$
 begin
     delete from public.embedding_queue as job
-     where job.target_id = forget.target_id and job.record_id = any (record_ids);
+     where job.target_id = forget.target_id
+       and job.record_id = any (array(
+               select case when octet_length(gone.id) <= 2000 then gone.id else embedding.shortened_id(gone.id) end
+                 from unnest(record_ids) as gone (id)));
 end $$;
 
 -- A hand-made change of the status takes the fence from a running worker; one to pending starts the

@@ -31,7 +31,7 @@ as $$
     select format('%I.%I is null and (%s) and not exists (select from public.embedding_queue as eq_job '
                   'where eq_job.record_id = %s and eq_job.target_id = %s and eq_job.status <> ''completed'')',
                   (parse_ident(target.relation))[2], target.embedding_column, coalesce(target.filter, 'true'),
-                  target.record_id_sql, target.id);
+                  embedding.queued_id_sql(target.record_id_sql), target.id);
 $$;
 
 -- Enqueues the next rows of a target that lack a vector, at most `batch` of them, in key order and
@@ -77,8 +77,12 @@ begin
                            for share of %3$I skip locked) as %3$I
             ), eq_enqueued as (
                 insert into public.embedding_queue as eq_job
-                    (target_id, table_name, record_id, embedding_column, user_id, priority)
-                select $5, $1, eq_record, $2, eq_owner, $4 from eq_row order by eq_place
+                    (target_id, table_name, record_id, embedding_column, user_id, priority,
+                     status, error_message, error_class)
+                select $5, $1, %8$s, $2, eq_owner, $4, case when eq_long is null then 'pending' else 'failed' end,
+                       eq_long, case when eq_long is not null then 'key_too_long' end
+                  from eq_row cross join lateral (select embedding.key_too_long(eq_record) as eq_long) as eq_key
+                 order by eq_place
                 on conflict on constraint embedding_queue_one_per_record do update
                    set status = 'pending', priority = $4, attempts = 0, unanswered = 0,
                        available_at = now(), updated_at = now()
@@ -98,7 +102,8 @@ begin
             embedding.missing_sql(target),
             embedding.after_cursor_sql(target),
             (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
-               from unnest(target.key_columns) with ordinality as key (name, ordinal)))
+               from unnest(target.key_columns) with ordinality as key (name, ordinal)),
+            embedding.queued_id_sql('eq_record'))
            into found_rows
           using target.table_name, target.embedding_column, batch, target.priority - 10, target.id;
         exit when found_rows > 0 or target.backfill_cursor is null;

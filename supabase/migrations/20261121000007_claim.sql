@@ -17,7 +17,8 @@ create type embedding.claimed_job as (
 );
 
 -- A regular expression for a character that is no white space: what Unicode calls so, whatever the locale
--- of the database, under the collation "C". A text without one is nothing to embed.
+-- of the database, under the collation "C". A text without one is nothing to embed. No test proves that the
+-- collation of a column does not count, since one that is not deterministic needs ICU.
 create function embedding.visible_character()
 returns text
 language sql
@@ -325,6 +326,7 @@ as $$
 declare
     target public.embedding_targets;
     ids bigint[];
+    blind_spot text;
     locked_table text;
     due_target integer;
     level smallint;
@@ -361,6 +363,12 @@ begin
         begin
             -- The table before its jobs, the order of every writer; and without waiting.
             execute format('lock table only %s in row share mode nowait', target.relation);
+            select spot.cause into blind_spot
+              from embedding.blind_spot(target.relation::regclass, target.id, true) as spot limit 1;
+            if found then
+                update public.embedding_targets as broken set problem = blind_spot where broken.id = target.id;
+                continue;
+            end if;
             ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
             if cardinality(ids) > 0 then
                 return query select * from embedding.claim(target, ids, worker, lease_for, default_model);

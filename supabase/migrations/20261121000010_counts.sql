@@ -8,14 +8,17 @@
 -- The sum of all rows of a target is how many of its jobs there are, and that of a class how many of them failed so.
 -- A statement that changes it adds a row; many rows are folded into one every so often.
 create table public.embedding_counts (
-    id bigint generated always as identity primary key,
+    id bigint generated always as identity,
+    -- With it two rows never collide where the sequence is behind the rows, as on a replica that was promoted.
+    written_by xid8 not null default pg_current_xact_id(),
     target_id integer not null,
     error_class text,                              -- of the failed ones; null as well for all others
     pending bigint not null,
     processing bigint not null,
     completed bigint not null,
     failed bigint not null,
-    skipped bigint not null
+    skipped bigint not null,
+    primary key (id, written_by)
 ) with (
     -- Its rows die young. Sweep them by count, as those of the queue.
     autovacuum_vacuum_scale_factor = 0,

@@ -124,6 +124,12 @@ as $$
                   and pg_trigger.tgname ~ format('^(zz_)?embedding_[a-z]+_%s$', watched.id)) as disabled
          where disabled.names is not null
 
+        union all
+        select 'problem', 'rows_unseen', watched.name, spot.cause, spot.hint
+          from watched
+         cross join lateral embedding.blind_spot(watched.relation_id, watched.id, true) as spot
+         where watched.problem is distinct from spot.cause and spot.cause !~ '^table .* lacks its trigger '
+
         -- their indexes
         union all
         select 'warning', 'dimensions_above_index', watched.name,

@@ -169,6 +169,25 @@ def test_a_heartbeat_folds_and_loses_nothing(docs: Database, queue: OperatorQueu
     assert counts(docs) == (5, 0, 0, 0, 0)
 
 
+def test_folding_keeps_every_count(docs: Database, queue: OperatorQueue) -> None:
+    docs.execute("insert into docs values (0, '')")
+    insert(docs, 9)
+    taken = claim(queue, 7)
+    complete(queue, taken[:1])
+    queue.fail(taken[1:4], "rejected", "no")
+    queue.fail(taken[4:5], "too_long", "9000 tokens")
+    before = counts(docs)
+    assert sorted(before) == [1, 1, 1, 3, 4]
+    for _ in range(2):
+        docs.execute("select embedding.fold_counts()")
+        assert counts(docs) == before
+        assert wrong_counts(docs) == []
+    assert sorted((found.error_class, found.failed) for found in queue.failures()) == [
+        ("rejected", 3),
+        ("too_long", 1),
+    ]
+
+
 def test_nobody_waits_for_somebody_who_counts_or_folds(docs: Database, connect: Connect) -> None:
     insert(docs, 2)
     docs.execute("insert into docs values (3, 'three')")

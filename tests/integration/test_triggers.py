@@ -691,3 +691,164 @@ def test_a_type_of_the_writer_cannot_slip_into_the_trigger(
         docs.execute("update docs set id = 2")
     assert rows(docs, "select * from log") == []
     assert embed_all(queue) == ["two"]
+
+
+# -- our side of it
+
+
+def test_a_sequence_behind_its_rows_does_not_fail_the_writers(
+    done: Database, queue: PostgresQueue
+) -> None:
+    """As on a logical replica that was promoted: rows are replicated, sequences are not."""
+    done.execute("create table logs (id bigint primary key, body text) partition by range (id)")
+    done.execute("create table logs_1 partition of logs default")
+    done.execute("select watch_embeddings('logs', 'body', 'embedding', dimensions => 3)")
+    for write in (
+        "insert into docs values (3, 'three'), (4, 'four')",
+        "insert into logs values (1, 'logged'), (2, 'logged as well')",
+        "update docs set id = 5 where id = 4",
+        "delete from docs where id = 3",
+    ):
+        done.execute("select setval('embedding_queue_id_seq', 1, false)")
+        done.execute("select setval('embedding_counts_id_seq', 1, false)")
+        done.execute(write.encode())
+    assert embed_all(queue) == ["four", "logged", "logged as well"]
+    assert [target.problem for target in queue.targets()] == [None, None]
+    assert rows(
+        done,
+        "select sum(completed) = (select count(*) from embedding_queue where status = 'completed')"
+        " from embedding_counts",
+    ) == [(True,)]
+    done.execute("select setval('embedding_counts_id_seq', 1, false)")
+    done.execute("update docs set body = 'edited'")
+    assert len(embed_all(queue)) == 3
+
+
+def test_a_queue_that_takes_no_job_does_not_fail_the_writers(
+    done: Database, queue: PostgresQueue
+) -> None:
+    done.execute("alter table embedding_queue add check (record_id <> '3')")
+    done.execute("insert into docs values (3, 'three')")
+    assert "check constraint" in str(queue.targets()[0].problem)
+    assert value(done, "select count(*) from docs") == 3
+
+
+# Random, so that Postgres cannot compress it into its index; `ö` takes two bytes.
+LONG_KEY = (
+    "(select left(string_agg({letter} || encode(sha256(i::text::bytea), 'hex'), ''), {length})"
+    " from generate_series(1, 200) i)"
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "length"),
+    [
+        (LONG_KEY.format(letter="''", length=2000), 2000),
+        (LONG_KEY.format(letter="''", length=2001), 2001),
+        (LONG_KEY.format(letter="''", length=2688), 2688),
+        ("repeat('x', 2688)", 2688),
+        ("repeat('x', 2704)", 2704),
+        ("repeat('x', 10000)", 10000),
+        ("repeat('ö', 1001)", 2002),
+        ("repeat('ö', 1000)", 2000),
+    ],
+)
+def test_a_long_key_fails_alone(
+    db: Database, queue: PostgresQueue, key: LiteralString, length: int
+) -> None:
+    db.execute("create table pages (id text primary key, body text)")
+    db.execute(f"insert into pages values ({key} || '', 'there before')")
+    db.execute("select watch_embeddings('pages', 'body', 'embedding', dimensions => 3)")
+    queue.backfill(queue.target("pages", "embedding"), 10)
+    db.execute("delete from pages")
+    assert jobs(db) == []
+    db.execute(f"insert into pages values ('a', 'first'), ({key}, 'of the long key')")
+    db.execute("update pages set body = body || ', edited'")
+    db.execute("insert into pages values ('b', 'second')")
+    fits = ["of the long key, edited"] if length <= 2000 else []
+    assert embed_all(queue) == ["first, edited", *fits, "second"]
+    assert queue.targets()[0].problem is None
+    assert rows(
+        db, "select error_class, error_message from embedding_queue where status = 'failed'"
+    ) == (
+        []
+        if fits
+        else [
+            (
+                "key_too_long",
+                f"the key has {length} bytes, and the queue takes keys of up to 2000",
+            )
+        ]
+    )
+    db.execute("update pages set id = 'c' where id not in ('a', 'b')")
+    assert embed_all(queue) == ["of the long key, edited"]
+    assert sorted(jobs(db)) == [(record, "completed") for record in "abc"]
+
+
+def test_an_edit_starts_the_count_of_unanswered_claims_over(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    docs.execute("update embedding_queue set unanswered = 5")
+    docs.execute("update docs set body = 'two'")
+    assert embed_all(queue) == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("column", "named"), [("body", "docs.body"), ("id", "id"), ("user_id", "user_id")]
+)
+def test_a_column_that_is_dropped_with_our_trigger_leaves_nothing_stale_in_silence(
+    db: Database, queue: PostgresQueue, column: LiteralString, named: str
+) -> None:
+    """Postgres itself refuses the DROP without CASCADE, and names the trigger."""
+    db.execute("create table notes (id integer primary key, body text, title text, user_id uuid)")
+    db.execute(
+        "select watch_embeddings('notes', 'body, title', 'embedding', dimensions => 3,"
+        " match_function => true)"
+    )
+    db.execute("insert into notes values (1, 'one', 'first')")
+    embed_all(queue)
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        db.execute(f"alter table notes drop column {column}")
+    db.execute(f"alter table notes drop column {column} cascade")
+    db.execute("update notes set title = 'second'")
+    found = rows(db, "select check_name from diagnose_embeddings()")
+    assert ("triggers_missing",) in found
+    db.execute("update embedding_queue set status = 'pending'")
+    assert embed_all(queue) == []
+    assert queue.targets()[0].problem is not None
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        "alter table docs drop column embedding",
+        "alter table docs drop column views",
+        "alter table docs rename column body to words",
+        "alter table docs rename column id to key",
+        "alter table docs rename to pages",
+        "drop table docs",
+        "drop schema app cascade",
+    ],
+)
+def test_no_trigger_of_ours_blocks_other_changes(docs: Database, drop: LiteralString) -> None:
+    docs.execute("create schema app; create table app.notes (id integer primary key, body text)")
+    docs.execute("select watch_embeddings('app.notes', 'body', 'embedding', dimensions => 3)")
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', match_function => true)")
+    docs.execute(drop)
+
+
+def test_a_key_whose_text_raises_does_not_fail_the_writers(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute("create type level as enum ('low', 'high')")
+    db.execute("create table notes (id level primary key, body text)")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    db.execute(
+        "create function shout(level) returns text language plpgsql as"
+        " $$ begin raise exception 'no text for you'; end $$"
+    )
+    db.execute("create cast (level as text) with function shout(level)")
+    db.execute("insert into notes values ('low', 'one')")
+    db.execute("delete from notes")
+    assert str(queue.targets()[0].problem).endswith("no text for you")

@@ -838,3 +838,214 @@ def test_a_table_made_again_under_its_name_can_be_watched_again(
     table.create()
     table.watch()
     table.is_kept_in_step(queue)
+
+
+# -- rows that the queue reads and its triggers must see
+
+
+def test_a_partition_may_be_written_through_its_parent(db: Database, queue: PostgresQueue) -> None:
+    db.execute("create table logs (id bigint primary key, body text) partition by range (id)")
+    db.execute("create table logs_1 partition of logs for values from (0) to (100)")
+    db.execute("create table logs_2 partition of logs for values from (100) to (200)")
+    db.execute("alter table logs add column embedding vector(3)")
+    db.execute("select watch_embeddings('logs_1', 'body', 'embedding')")
+    db.execute("insert into logs values (1, 'one'), (2, 'two'), (3, 'three'), (101, 'other')")
+    assert embed_all(queue) == ["one", "three", "two"]
+    db.execute("update logs set body = 'two, edited' where id = 2")
+    db.execute("update logs set id = 103 where id = 3")
+    db.execute("update logs set id = 4 where id = 101")
+    assert embed_all(queue) == ["other", "two, edited"]
+    db.execute("delete from logs where id = 1")
+    assert sorted(record for record, _ in jobs(db)) == ["2", "4"]
+    db.execute("truncate logs")
+    assert jobs(db) == []
+
+
+def test_a_table_that_became_a_partition_is_suspended_until_it_is_watched_again(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute(
+        "create table logs (id bigint primary key, body text, embedding vector(3))"
+        " partition by range (id)"
+    )
+    db.execute("create table logs_1 (like logs including indexes)")
+    db.execute("select watch_embeddings('logs_1', 'body', 'embedding')")
+    db.execute("alter table logs attach partition logs_1 for values from (0) to (100)")
+    db.execute("insert into logs_1 values (1, 'one')")
+    db.execute("insert into logs values (2, 'two')")
+    problem = "table logs_1 has become a part of logs, and is also written through it"
+    assert rows(db, "select check_name, cause from diagnose_embeddings()") == [
+        ("rows_unseen", problem)
+    ]
+    assert embed_all(queue) == []
+    assert queue.targets()[0].problem == problem
+    db.execute("select watch_embeddings('logs_1', 'body', 'embedding')")
+    assert queue.backfill(queue.target("logs_1", "embedding"), 10) == 1
+    assert embed_all(queue) == ["one", "two"]
+    assert rows(db, "select from diagnose_embeddings()") == []
+
+
+def test_a_table_that_inherits_may_be_written_through_its_parent(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute("create table posts (id bigint primary key, body text)")
+    db.execute("create table archive (primary key (id)) inherits (posts)")
+    db.execute("select watch_embeddings('archive', 'body', 'embedding', dimensions => 3)")
+    db.execute("insert into archive values (1, 'one'), (2, 'two')")
+    db.execute("update posts set body = 'one, edited' where id = 1")
+    assert embed_all(queue) == ["one, edited", "two"]
+    db.execute("delete from posts where id = 2")
+    assert jobs(db) == [("1", "completed")]
+
+
+INHERITANCE: LiteralString = "table posts has a child table by inheritance, archive"
+
+
+def test_a_table_with_children_by_inheritance_is_refused(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute("create table posts (id bigint primary key, body text)")
+    db.execute("create table archive (primary key (id)) inherits (posts)")
+    message, hint = refusal(db, "select watch_embeddings('posts', 'body', 'e', dimensions => 3)")
+    assert message == INHERITANCE
+    assert hint.endswith("or run `alter table public.archive no inherit public.posts`.")
+
+
+def test_a_table_that_gets_a_child_by_inheritance_is_suspended(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("alter table docs rename to posts")
+    docs.execute("select watch_embeddings('posts', 'body', 'embedding')")
+    docs.execute("insert into posts values (1, 'one')")
+    docs.execute("create table archive (primary key (id)) inherits (posts)")
+    docs.execute("insert into archive values (1, 'same key')")
+    assert rows(docs, "select check_name, cause from diagnose_embeddings()") == [
+        ("rows_unseen", INHERITANCE)
+    ]
+    assert embed_all(queue) == []
+    assert queue.targets()[0].problem == INHERITANCE
+    assert "no inherit" in refusal(docs, "select watch_embeddings('posts', 'body', 'embedding')")[1]
+    docs.execute("alter table archive no inherit posts")
+    docs.execute("select watch_embeddings('posts', 'body', 'embedding')")
+    assert embed_all(queue) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "create rule keep as on update to docs do instead nothing",
+        "create rule keep as on update to docs where old.id = 1 do instead nothing",
+        "create rule keep as on update to docs do also select 1",
+    ],
+)
+def test_a_table_with_a_rule_for_update_is_refused_or_suspended(
+    docs: Database, queue: PostgresQueue, rule: LiteralString
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    docs.execute(rule)
+    problem = "table docs has a rule for UPDATE, keep"
+    assert refusal(docs, "select watch_embeddings('docs', 'body', 'embedding')")[0] == problem
+    assert rows(docs, "select check_name, cause from diagnose_embeddings()") == [
+        ("rows_unseen", problem)
+    ]
+    assert embed_all(queue) == []
+    assert queue.targets()[0].problem == problem
+    docs.execute("drop rule keep on docs")
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    assert embed_all(queue) == ["one"]
+
+
+def test_rules_for_other_writes_are_followed(docs: Database, queue: PostgresQueue) -> None:
+    docs.execute("create table inbox (id bigint, body text)")
+    docs.execute(
+        "create rule enter as on insert to inbox do instead"
+        " insert into docs values (new.id, new.body)"
+    )
+    docs.execute(
+        "create rule bin as on delete to docs"
+        " do instead update docs set body = '' where id = old.id"
+    )
+    docs.execute("insert into inbox values (1, 'one'), (2, 'two')")
+    assert embed_all(queue) == ["one", "two"]
+    docs.execute("delete from docs where id = 2")
+    assert embed_all(queue) == []
+    assert sorted(jobs(docs)) == [("1", "completed"), ("2", "skipped")]
+
+
+def test_a_table_may_be_written_through_a_view(docs: Database, queue: PostgresQueue) -> None:
+    docs.execute("create view plain as select id, body from docs")
+    docs.execute(
+        "create function redirect() returns trigger language plpgsql as"
+        " $$ begin insert into docs values (new.id, new.body); return new; end $$"
+    )
+    docs.execute("create view other as select id, body from docs offset 0")
+    docs.execute(
+        "create trigger redirect instead of insert on other"
+        " for each row execute function redirect()"
+    )
+    docs.execute("insert into plain values (1, 'one')")
+    docs.execute("insert into other values (2, 'two')")
+    docs.execute("update plain set body = 'one, edited' where id = 1")
+    assert embed_all(queue) == ["one, edited", "two"]
+
+
+def test_a_temporary_table_is_refused(db: Database) -> None:
+    db.execute("create temporary table scratch (id bigint primary key, body text)")
+    message, _ = refusal(db, "select watch_embeddings('scratch', 'body', 'e', dimensions => 3)")
+    assert message.endswith("scratch is temporary")
+
+
+def test_an_unlogged_table_can_be_watched(db: Database, queue: PostgresQueue) -> None:
+    db.execute("create unlogged table notes (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    db.execute("insert into notes values (1, 'one')")
+    assert embed_all(queue) == ["one"]
+
+
+@pytest.mark.parametrize("event", ["insert", "update", "delete", "truncate"])
+def test_a_column_without_all_of_its_triggers_is_suspended(
+    docs: Database, queue: PostgresQueue, event: LiteralString
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    docs.execute(f"drop trigger embedding_{event}_1 on docs")
+    assert embed_all(queue) == []
+    assert queue.targets()[0].problem == f"table docs lacks its trigger for {event.upper()}"
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    assert embed_all(queue) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "removal",
+    [
+        "truncate logs_1",
+        "drop table logs_1",
+        "alter table logs detach partition logs_1",
+    ],
+)
+def test_jobs_of_rows_that_went_with_their_partition_are_dropped_when_they_are_claimed(
+    db: Database, queue: PostgresQueue, removal: LiteralString
+) -> None:
+    db.execute("create table logs (id bigint primary key, body text) partition by range (id)")
+    db.execute("create table logs_1 partition of logs for values from (0) to (100)")
+    db.execute("create table logs_2 partition of logs for values from (100) to (200)")
+    db.execute("select watch_embeddings('logs', 'body', 'embedding', dimensions => 3)")
+    db.execute("insert into logs values (1, 'one'), (101, 'other')")
+    embed_all(queue)
+    db.execute(removal)
+    db.execute("update embedding_queue set status = 'pending' where status = 'completed'")
+    assert embed_all(queue) == []
+    assert jobs(db) == [("101", "completed")]
+
+
+def test_a_partition_that_is_attached_later_is_watched_and_backfilled(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute("create table logs (id bigint primary key, body text) partition by range (id)")
+    db.execute("select watch_embeddings('logs', 'body', 'embedding', dimensions => 3)")
+    db.execute("create table logs_1 (like logs including indexes)")
+    db.execute("insert into logs_1 values (1, 'one'), (2, 'two')")
+    db.execute("alter table logs attach partition logs_1 for values from (0) to (100)")
+    db.execute("update logs_1 set body = 'two, edited' where id = 2")
+    assert queue.backfill(queue.target("logs", "embedding"), 10) == 1
+    assert embed_all(queue) == ["one", "two, edited"]
+    assert rows(db, "select from diagnose_embeddings()") == []
