@@ -100,6 +100,10 @@ end $$;
 -- Writes what both guards let through, and returns those jobs. The rows and jobs are locked first, by
 -- themselves: a lock that may find its row changed keeps a copy of all that it was joined with, and the
 -- vectors would be copied six times on their way.
+--
+-- One wait is left: if the primary key is deferrable, an UPDATE of the vector that adds an index entry waits for a
+-- transaction that has moved another row to the same key, and that one may be waiting for this row. The short
+-- lock_timeout ends this before Postgres looks for a deadlock and ends the user's transaction.
 create function embedding.complete(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
     model text, tokens integer[], truncated_to integer[], costs real[]
@@ -107,6 +111,7 @@ create function embedding.complete(
 returns bigint[]
 language plpgsql
 set search_path = '', pg_temp
+set lock_timeout = '100ms'
 as $$
 declare
     places integer[];
