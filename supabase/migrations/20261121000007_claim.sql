@@ -283,6 +283,7 @@ end $$;
 
 -- Whether an error is the end of the time that a statement may take. An error of this class can also be
 -- raised by a trigger, or by an administrator who cancels a statement: both are over at once.
+-- By now(), since the time of a statement begins to run when it is parsed, before its statement_timestamp().
 create function embedding.is_timeout(error_state text)
 returns boolean
 language sql
@@ -290,7 +291,7 @@ stable
 set search_path = '', pg_temp
 as $$
     select error_state = '57014' and current_setting('statement_timeout')::interval > '0'
-           and clock_timestamp() - statement_timestamp() >= current_setting('statement_timeout')::interval;
+           and clock_timestamp() - now() >= current_setting('statement_timeout')::interval;
 $$;
 
 -- Whether an error may be over when the same is tried again: a deadlock, a lack of memory, a cancelled statement.
