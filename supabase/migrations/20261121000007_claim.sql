@@ -284,14 +284,15 @@ end $$;
 
 -- Whether an error is the end of the time that a statement may take. An error of this class can also be
 -- raised by a trigger, or by an administrator who cancels a statement: both are over at once. The time is that of the
--- session where a function has another one: the statement began before the function.
+-- session where a function has another one, since the statement began before the function. By now(), since it begins to
+-- run when the statement is parsed, before its statement_timestamp().
 create function embedding.is_timeout(error_state text)
 returns boolean
 language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select error_state = '57014' and clock_timestamp() - statement_timestamp() >= (
+    select error_state = '57014' and clock_timestamp() - now() >= (
                select min(timeout) from (
                    select current_setting('statement_timeout')::interval
                     union all

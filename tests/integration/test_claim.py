@@ -404,7 +404,7 @@ def test_halving_finds_a_few_rows_among_many(docs: Database, queue: OperatorQueu
 
 
 def test_a_row_that_takes_too_long_fails_alone_after_some_attempts(
-    docs: Database, database_url: str, database: str
+    docs: Database, server: Server, database: str
 ) -> None:
     docs.execute(
         "create function slow(body text) returns text language plpgsql as $$ begin"
@@ -414,9 +414,10 @@ def test_a_row_that_takes_too_long_fails_alone_after_some_attempts(
     docs.execute("update embedding_targets set max_attempts = 2")
     insert(docs, 4)
     docs.execute("update docs set body = 'slow' where id = 1")
+    # Before the first session of a pooler, which keeps what it began with.
     docs.execute(f"alter database {database} set statement_timeout = '200ms'".encode())
     texts = []
-    with PostgresQueue(database_url, "tests") as queue:
+    with PostgresQueue(server.url_of(database), "tests") as queue:
         for _ in range(4):
             texts += [job.content for job in claim(queue)]
             docs.execute(
@@ -494,7 +495,7 @@ def test_a_row_that_only_its_key_is_held_of_is_handed_out(
     holder = connect()
     with holder.transaction():
         holder.execute("select from docs for key share")
-        assert complete(queue, claim(queue)) == []
+        assert complete(queue, [claim_one(queue)]) == []
 
 
 def test_a_row_that_nobody_holds_is_not_locked_by_a_claim(

@@ -362,6 +362,11 @@ CHANGES_ON_WRITE: dict[str, LiteralString] = {
     " $$ begin update public.docs set body = body || '!' where id = new.id; return null; end $$;"
     " create trigger touch after update of embedding on docs"
     " for each row execute function touch()",
+    "queued again": "create function touch() returns trigger language plpgsql as"
+    " $$ begin update public.embedding_queue set status = 'pending'"
+    " where record_id = new.id::text; return null; end $$;"
+    " create trigger touch after update of embedding on docs"
+    " for each row execute function touch()",
     "dropped": "create function touch() returns trigger language plpgsql as"
     " $$ begin return null; end $$;"
     " create trigger touch before update on docs for each row execute function touch()",

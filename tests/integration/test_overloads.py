@@ -140,6 +140,8 @@ def use_everything(queue: PostgresQueue) -> None:
     assert queue.requeue(status="failed") == 1
     queue.list_jobs(["pending"], None, None, 5)
     queue.reprocess("*", None, None, 0, dry_run=True)
+    queue.recheck(None, None, 0, 100, dry_run=True)
+    queue.preview_watch("docs", None, "embedding", "a:b")
     queue.estimate("a:b", None, None, True)
     queue.stats(timedelta(hours=1))
     queue.rate("a:b")

@@ -343,7 +343,7 @@ def test_a_trigger_of_the_same_name_is_not_taken_for_ours(docs: Database) -> Non
     ]
     assert refusal(docs, "select watch_embeddings('docs', 'body', 'embedding')") == (
         f"table docs has a trigger {name} that is not of this API",
-        f"Run `alter trigger {name} on public.docs rename to …`.",
+        f"Run `alter trigger {name} on public.docs rename to ...`.",
     )
 
 

@@ -606,7 +606,7 @@ EXPRESSION = (
             "create view docs as select 1 as id, 'x' as body",
             "'docs', 'body', 'embedding', dimensions => 3",
             "public.docs is a view and not a table",
-            "Watch the table behind it.",
+            "Watch the table that holds the rows.",
             id="a view",
         ),
         pytest.param(
