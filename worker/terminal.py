@@ -1,6 +1,6 @@
 """The one way out to stdout and stderr: nothing that steers a terminal, nothing it cannot show.
 
-Names, texts and messages come from databases and servers. A terminal obeys some characters, and
+Names, texts and messages come from databases and servers. Some characters steer a terminal, and
 others turn the direction of what follows, so both are replaced in every line that is printed.
 """
 
@@ -37,7 +37,7 @@ def prepare_streams() -> None:
     """Make stdin, stdout and stderr usable, whatever they are: closed, or of a small encoding."""
     codecs.register_error(PLAIN_ERRORS, _as_plain)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

@@ -42,9 +42,9 @@ create table public.embedding_targets (
 );
 
 -- Records the model of the first vectors of a column, which the worker chose by its default, and returns the model
--- that the column has. Of two workers with different defaults one succeeds, and both are told which. A column that was
--- filled before models were recorded has that of its jobs. The caller must hold no other lock: this waits for whoever
--- writes the target, such as a backfill, up to a second.
+-- that the column has. Of two workers with different defaults one succeeds, and both get its answer. A column that was
+-- filled before models were recorded has that of its jobs. The caller must hold no other lock: this waits for another
+-- session that writes the target, such as a backfill, up to a second.
 create function embedding.record_model(target_id integer, model text)
 returns text
 language plpgsql

@@ -292,13 +292,13 @@ language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select error_state = '57014' and clock_timestamp() - now() >= (
+    select error_state = '57014' and coalesce(clock_timestamp() - now() >= (
                select min(timeout) from (
                    select current_setting('statement_timeout')::interval
                     union all
                    select reset_val::bigint * interval '1 ms' from pg_settings
                     where name = 'statement_timeout') as known (timeout)
-                where timeout > '0');
+                where timeout > '0'), false);
 $$;
 
 -- Whether an error may be over when the same is tried again: a deadlock, a lack of memory, a cancelled statement.

@@ -93,7 +93,7 @@ as $$
 
         union all
         select 'problem', 'set_aside', watched.name, watched.problem,
-               'Mend the table, then run `worker watch` for the column again.'
+               'Fix the table, then run `worker watch` for the column again.'
           from watched
          cross join lateral embedding.table_problem(watched.relation_id) as refused
          where watched.relation_id is not null and watched.problem is distinct from refused.cause

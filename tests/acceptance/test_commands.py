@@ -460,7 +460,7 @@ def test_options_that_are_not_repeated_stay(watched_notes: Database, worker: Wor
 
 CHANGES = [
     (["--no-filter"], 1, None, "filter: id < 9 -> none"),
-    (["--model", "default"], 2, None, "model: local:wordllama-256 -> none"),
+    (["--model", "default"], 2, "local:wordllama-256", "model_is_default: false -> true"),
     (["--no-truncate"], 3, "fail", "on_too_long: truncate -> fail"),
     (["--no-match-function"], 4, 0, "match_function: true -> false"),
 ]
@@ -477,7 +477,7 @@ def test_an_option_changes_alone_and_without_a_question_where_nothing_is_embedde
         assert changes == [f"change: {told}"]
         expected[place] = becomes
         assert watched_as(watched_notes) == tuple(expected)
-    watched_notes.execute("update embedding_targets set model = 'local:wordllama-256'")
+    watched_notes.execute("update embedding_targets set model_is_default = false")
     assert embed_all(queue) == []
     assert statuses(watched_notes) == {"completed": 3}
 

@@ -112,6 +112,6 @@ def _unserved(target: Target, default_model: str) -> WorkerError | None:
         return DatabaseError(
             f"column {target.embedding_column} of table {target.table_name} is set aside:"
             f" {target.problem}",
-            "Mend the table, then run `worker watch` for the column again.",
+            "Fix the table, then run `worker watch` for the column again.",
         )
     return other_model(target, default_model)

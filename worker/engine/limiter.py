@@ -161,7 +161,7 @@ class Limiter:
         now = time.monotonic()
         match failure:
             case ProviderRefused() if not failure.of_the_model:
-                pass  # whoever sent the request looks whether others are refused as well
+                pass  # the sender checks whether others are refused as well
             case None | Rejected() | ProviderRefused():
                 self.breaker.close()
                 self.answered_at = now

@@ -162,5 +162,5 @@ class Service:
         return self.pipeline.listens
 
     def _on_order(self, order: Order) -> None:
-        if order.wish == "work":  # whoever gives it may have repaired what was wrong
+        if order.wish == "work":  # the operator may have repaired what was wrong
             self.pipeline.retry_now()
