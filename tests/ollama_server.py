@@ -17,6 +17,7 @@ WIDTHS = {
     "nomic-embed-text": 768,
     "all-minilm": 384,
     "qwen3-embedding:0.6b": 1024,
+    "qwen3-embedding:8b": 4096,
     "of-your-own": 64,
 }
 CONTEXT = 2048  # tokens
