@@ -71,7 +71,7 @@ def backfill(
     as_json: AsJson = False,
 ) -> int:
     """Enqueue the rows that lack a vector. If interrupted, the next call continues."""
-    settings = load_settings()
+    settings = load_settings(asks_model=dry_run)
     total = 0
     with queue_of(settings) as queue:
         if dry_run:

@@ -43,6 +43,7 @@ from worker.errors import (
 Content = TypeVar("Content")
 
 A_LETTER = "a"
+CLOSING_SECONDS = 10.0  # at most; it waits for no server
 LONGEST_ANSWER = 3  # times the time-out: a server that sends a byte now and then never times out
 LINE_LENGTH = 300
 READ_LENGTH = 20_000  # of an answer of megabytes, only the beginning is searched for a line
@@ -227,7 +228,7 @@ class Connection:
     def close(self) -> None:
         """Close all connections."""
         with suppress(TimeoutError):
-            self._http.result_of(self._client.close(), self.timeout)
+            self._http.result_of(self._client.close(), CLOSING_SECONDS)
 
     def _failure(self, error: APIStatusError) -> ProviderError:
         """The error that says what to do about this answer, by its status and code."""
