@@ -855,4 +855,4 @@ def test_a_key_whose_text_raises_does_not_fail_the_writers(
     db.execute("create cast (level as text) with function shout(level)")
     db.execute("insert into notes values ('low', 'one')")
     db.execute("delete from notes")
-    assert str(queue.targets()[0].problem).endswith("no text for you")
+    assert str(queue.targets()[0].problem).endswith("SQLSTATE P0001 in function shout")
