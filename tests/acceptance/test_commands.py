@@ -515,22 +515,31 @@ def test_options_that_contradict_each_other_are_refused(notes: Database, worker:
     assert (cause, hint) == ("--filter contradicts --no-filter", "Use only one of them.")
 
 
-def test_the_sql_of_watch_names_what_is_given_and_nothing_else(
+def test_the_sql_of_watch_gives_what_is_not_mentioned_as_null(
     notes: Database, worker: Worker
 ) -> None:
-    def call(*arguments: str) -> str:
+    def given(*arguments: str) -> dict[str, str]:
         printed = worker("watch", "notes", "--column", "embedding", "--sql", *arguments).stdout
-        return " ".join(printed[printed.index("select public.watch_emb") :].split())
+        call = printed[printed.index("select public.watch_emb") :]
+        return {
+            name: value
+            for name, value in re.findall(r"(\w+) => (.*?)::", call)
+            if value != "null" and name not in ("relation", "embedding_column")
+        }
 
-    head = "select public.watch_embeddings( 'public.notes', embedding_column => 'embedding'"
-    assert call() == f"{head} );"
-    assert call("--no-filter", "--no-truncate", "--model", "default", "--no-match-function") == (
-        f"{head}, model => '', filter => '', on_too_long => 'fail', match_function => false );"
-    )
-    assert call("--truncate", "--filter", "x", "--model", "ollama:a", "--match-function") == (
-        f"{head}, model => 'ollama:a', filter => 'x', on_too_long => 'truncate',"
-        " match_function => true );"
-    )
+    assert given() == {}
+    assert given("--no-filter", "--no-truncate", "--model", "default", "--no-match-function") == {
+        "model": "''",
+        "filter": "''",
+        "on_too_long": "'fail'",
+        "match_function": "'False'",
+    }
+    assert given("--truncate", "--filter", "x", "--model", "ollama:a", "--match-function") == {
+        "model": "'ollama:a'",
+        "filter": "'x'",
+        "on_too_long": "'truncate'",
+        "match_function": "'True'",
+    }
 
 
 # worker watch as a migration, and its end

@@ -295,6 +295,6 @@ def test_a_filter_that_cannot_be_read_at_all_enqueues_nothing(
     db: Database, queue: OperatorQueue, old: Target
 ) -> None:
     db.execute("update embedding_targets set filter = 'no_such_column'")
-    with pytest.raises(WorkerError, match="no_such_column"):
+    with pytest.raises(WorkerError, match="column"):
         queue.backfill(old, 10)
     assert value(db, "select count(*) from embedding_queue") == 0
