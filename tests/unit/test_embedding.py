@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from math import ceil, log2
 from threading import Event
@@ -62,8 +63,9 @@ def server(running_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Ope
 
 
 @pytest.fixture(scope="module")
-def long_lived_embedder(running_server: OpenAIServer) -> OpenAIEmbedder:
-    return embedder_for(running_server)
+def long_lived_embedder(running_server: OpenAIServer) -> Iterator[OpenAIEmbedder]:
+    with closing(embedder_for(running_server)) as embedder:
+        yield embedder
 
 
 @pytest.fixture
