@@ -3,7 +3,7 @@
 --        locked row or table is passed over. No transaction stays open behind it.
 -- Undo:  drop function public.claim_embeddings, embedding.due_jobs, embedding.due_owners,
 --        embedding.claim_in_parts, embedding.fail_unreadable, embedding.fault_of_table, embedding.another_row_works,
---        embedding.may_pass, embedding.is_timeout, embedding.growing_pause, embedding.claim; drop sequence embedding.claim_rotation;
+--        embedding.may_pass, embedding.is_of_the_server, embedding.is_timeout, embedding.growing_pause, embedding.claim; drop sequence embedding.claim_rotation;
 --        drop function embedding.visible_character; drop type embedding.claimed_job;
 --
 -- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns,
@@ -301,6 +301,17 @@ as $$
                 where timeout > '0'), false);
 $$;
 
+-- Whether an error is that of a server without room, memory or connections, or that shuts down: no row is to blame, and
+-- the worker waits. A trigger or a source that raises an error of such a class is to blame: the context says so.
+create function embedding.is_of_the_server(error_state text, context text)
+returns boolean
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select error_state ~ '^(53|57P|58)' and context !~ '^PL/(?!pgSQL)|^PL/pgSQL[^\n]* (RAISE|ASSERT)(\n|$)';
+$$;
+
 -- Whether an error may be over when the same is tried again: a deadlock, a lack of memory, a cancelled statement.
 create function embedding.may_pass(error_state text)
 returns boolean
@@ -434,7 +445,7 @@ begin
             get stacked diagnostics context = pg_exception_context;
             state := sqlstate;
             cause := embedding.describe_error(sqlstate, sqlerrm, context);
-            if middle > 0 and embedding.is_timeout(state) then
+            if middle > 0 and embedding.is_timeout(state) or embedding.is_of_the_server(state, context) then
                 raise;
             end if;
         end;
@@ -556,7 +567,9 @@ begin
         exception when others or query_canceled or assert_failure then
             get stacked diagnostics context = pg_exception_context;
             cause := embedding.describe_error(sqlstate, sqlerrm, context);
-            if not embedding.is_timeout(sqlstate) then
+            if embedding.is_of_the_server(sqlstate, context) then
+                raise;
+            elsif not embedding.is_timeout(sqlstate) then
                 fault := embedding.fault_of_table(target, sqlstate, cause);
             elsif cardinality(ids) > 1 then
                 raise; -- within this statement there is no time limit any more: the caller has to ask for fewer

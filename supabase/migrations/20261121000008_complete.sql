@@ -273,7 +273,9 @@ begin
                 state := sqlstate;
                 get stacked diagnostics context = pg_exception_context;
                 cause := embedding.describe_error(sqlstate, sqlerrm, context);
-                if not embedding.is_timeout(state) then
+                if embedding.is_of_the_server(state, context) then
+                    raise;
+                elsif not embedding.is_timeout(state) then
                     fault := embedding.fault_of_table(target, state, cause);
                 elsif cardinality(ids) > 1 then
                     raise; -- within this statement there is no time limit any more: the caller has to hand in fewer
