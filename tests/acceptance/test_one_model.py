@@ -66,7 +66,7 @@ def test_watching_with_either_model_settles_it(
     asked = len(openai.requests)
     assert worker("process", **changed).returncode == 0
     assert (vectors(notes), len(openai.requests)) == (3, asked)
-    worker(*watch, OTHER, **changed)
+    worker(*watch, OTHER, "--yes", **changed)
     assert vectors(notes) == 0
     assert worker("process", **changed).returncode == 0
     assert rows(notes, "select distinct model from embedding_queue") == [(OTHER,)]

@@ -123,8 +123,9 @@ def process(
         )
         advice = [] if as_json else advice_on(pipeline, queue)
     print_summary(pipeline, as_json)
-    say(*advice)
     code_of_targets = report_unserved(targets, settings.embedding_model)
+    if not code_of_targets:  # or it has said what to do
+        say(*advice)
     return exit_code(pipeline) or code_of_targets
 
 
