@@ -373,7 +373,7 @@ def test_a_provider_that_refuses_exits_with_4_and_hands_everything_back(
     notes: Database, worker: Worker, openai: OpenAIServer, with_openai: dict[str, str]
 ) -> None:
     fill(notes, 4)
-    openai.faults.append(out_of_quota)
+    openai.faults.extend([out_of_quota] * 2)
     result = worker("process", **with_openai)
     cause, hint = refused(result, 4)
     assert "answered 429: You exceeded your current quota" in cause
@@ -386,7 +386,7 @@ def test_trouble_is_in_the_json_as_well(
     notes: Database, worker: Worker, openai: OpenAIServer, with_openai: dict[str, str]
 ) -> None:
     fill(notes, 4)
-    openai.faults.append(out_of_quota)
+    openai.faults.extend([out_of_quota] * 2)
     result = worker("process", "--json", **with_openai)
     cause, _ = refused(result, 4)
     found = json.loads(result.stdout)
