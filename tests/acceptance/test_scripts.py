@@ -145,7 +145,7 @@ def test_backfill_passes_the_exit_code_on(
     assert code == 1
     assert "Total errors: 1" in without_time(lines)
     db.execute("update embedding_queue set status = 'pending'")
-    openai.faults.append(out_of_quota)
+    openai.faults.extend([out_of_quota] * 2)
     lines, code = ended(script("backfill.sh", **with_openai))
     assert code == 4
     assert [line for line in without_time(lines) if line.startswith("error: ")]
