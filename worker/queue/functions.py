@@ -18,6 +18,20 @@ ONE_OF_A_NAME = (
 
 Signature = Mapping[LiteralString, LiteralString]
 
+_WATCH: Signature = {
+    "relation": "regclass",
+    "source": "text",
+    "embedding_column": "text",
+    "model": "text",
+    "filter": "text",
+    "dimensions": "integer",
+    "priority": "smallint",
+    "debounce": "interval",
+    "on_change": "text",
+    "on_too_long": "text",
+    "match_function": "boolean",
+}
+
 FUNCTIONS: Mapping[LiteralString, Signature] = {
     "announce_embedding_event": {
         "event": "text",
@@ -108,20 +122,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "max_rows": "integer",
         "preview_characters": "integer",
     },
-    "preview_watch_embeddings": {
-        "relation": "regclass",
-        "source": "text",
-        "embedding_column": "text",
-        "model": "text",
-        "filter": "text",
-        "dimensions": "integer",
-        "priority": "smallint",
-        "debounce": "interval",
-        "on_change": "text",
-        "on_too_long": "text",
-        "match_function": "boolean",
-        "default_model": "text",
-    },
+    "preview_watch_embeddings": {**_WATCH, "default_model": "text"},
     "recheck_embeddings": {
         "only_table": "text",
         "only_column": "text",
@@ -161,19 +162,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "model": "text",
     },
     "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text"},
-    "watch_embeddings": {
-        "relation": "regclass",
-        "source": "text",
-        "embedding_column": "text",
-        "model": "text",
-        "filter": "text",
-        "dimensions": "integer",
-        "priority": "smallint",
-        "debounce": "interval",
-        "on_change": "text",
-        "on_too_long": "text",
-        "match_function": "boolean",
-    },
+    "watch_embeddings": _WATCH,
 }
 
 # What the worker never gives another value.
