@@ -9,10 +9,8 @@ each test gets a clone of it.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +26,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from tests.command_line import run_command_line
 from tests.pgbouncer import NO_PGBOUNCER, open_all_sessions, pgbouncer, pgbouncer_program
 from tests.supabase_project import (
     NO_SUPABASE,
@@ -48,7 +47,7 @@ IN_CI = bool(os.environ.get("CI"))
 VARIANTS = {"pg18": "18", "pgbouncer": "18", "data_api": "project"} | (
     {"pg16": "16"} if IN_CI else {}
 )
-# What is tried over the Data API as well: the contract of both queues, and whole runs over it.
+# What is tried over the Data API: the contract of both queues, and whole runs over it.
 CONTRACT = (
     "test_backfill",
     "test_cache",
@@ -71,6 +70,46 @@ CONTRACT = (
     "test_status_and_search",
     "test_usage",
 )
+# What is tried through pgbouncer: what may depend on the session that a statement runs in.
+SESSIONS = (
+    "test_cache",
+    "test_claim",
+    "test_complete",
+    "test_database_load",
+    "test_leases",
+    "test_notify",
+    "test_pipeline",
+    "test_recovery",
+    "test_service",
+    "test_session_settings",
+    "test_status_and_search",
+)
+# What is tried on another version of Postgres: SQL of ours, and its errors, plans and catalogs.
+VERSIONS = (
+    "test_access",
+    "test_backfill",
+    "test_by_hand",
+    "test_claim",
+    "test_complete",
+    "test_counts",
+    "test_doctor",
+    "test_drift",
+    "test_identity",
+    "test_list",
+    "test_match_function",
+    "test_moving_keys",
+    "test_one_model",
+    "test_overloads",
+    "test_pipeline",
+    "test_recheck",
+    "test_security",
+    "test_session_settings",
+    "test_status_and_search",
+    "test_texts",
+    "test_triggers",
+    "test_watch",
+)
+TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}
 
 LOCK_TIMEOUT = "20s"
 
@@ -103,30 +142,49 @@ def _url_of(server: str, database: str) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="tests/chaos at its full length")
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="tests/integration over every server in full, tests/chaos at its full length",
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The command line and its end are the same over any server: tried over the newest alone.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out what would show the same once more.
 
-    And what a pooler shares is only seen where there is one.
+    Each test runs over the newest Postgres with all its parameters. Over another server it runs if
+    it may depend on it, with its first parameters; with `--full`, with all.
     """
-    items[:] = [item for item in items if not _is_redundant(item)]
+    full = config.getoption("--full")
+    tried: set[tuple[str, str]] = set()
+    kept = []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        variant = callspec.params.get("server", "none") if callspec else "none"
+        if (home := _home_of(item)) or variant in ("none", "pg18"):
+            wanted = not home or variant in ("none", home)
+        else:
+            test = (item.nodeid.partition("[")[0], variant)
+            wanted = _may_depend_on(item, variant, full) and (full or test not in tried)
+            tried.add(test)
+        if wanted:
+            kept.append(item)
+    items[:] = kept
 
 
-def _is_redundant(item: pytest.Item) -> bool:
-    test = item.nodeid
-    if "/test_pooler.py" in test:
-        return "[pgbouncer" not in test
-    over_the_data_api = re.search(r"[\[-]data_api\b", test) is not None
-    if item.get_closest_marker("over_the_data_api"):
-        return "[" in test and not over_the_data_api
-    if over_the_data_api:
-        return item.get_closest_marker("over_a_connection") is not None or not any(
-            f"/integration/{file}.py" in test for file in CONTRACT
-        )
-    process = "/acceptance/" in test or "/chaos/" in test
-    return process and re.search(r"[\[-](pgbouncer|pg16)\b", test) is not None
+def _home_of(item: pytest.Item) -> str | None:
+    """The one server that a test is about."""
+    if item.path.stem == "test_pooler":
+        return "pgbouncer"
+    return "data_api" if item.get_closest_marker("over_the_data_api") else None
+
+
+def _may_depend_on(item: pytest.Item, variant: str, full: bool) -> bool:
+    if "/integration/" not in item.nodeid:
+        return False  # the command line and its end are the same over any server
+    if variant == "data_api" and item.get_closest_marker("over_a_connection"):
+        return False
+    return item.path.stem in TRIED_OVER[variant] or (full and variant != "data_api")
 
 
 @pytest.fixture(scope="session")
@@ -333,15 +391,7 @@ def run_worker(
     *arguments: str, cwd: Path, environment: Mapping[str, str], timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """`worker ARGUMENTS` with nothing in the environment but what is given."""
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    return run_command_line(arguments, cwd, {"PATH": os.environ["PATH"], **environment}, timeout)
 
 
 def migrate(url: str, *before: LiteralString) -> None:

@@ -45,14 +45,11 @@ def texts(db: Database) -> Database:
     return db
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def ten_megabytes(
     postgres: Callable[[str], str],
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A worker with the local model that embeds a text of 10 MB, beside the other tests.
-
-    In a database of its own, and once for all ways by which a database is reached.
-    """
+    """A worker with the local model that embeds a text of 10 MB, in a database of its own."""
     server = Server(postgres("18"), postgres("18"))
     url = server.direct_url_of("ten_megabytes")
     with psycopg.connect(server.url, autocommit=True) as db:
