@@ -24,8 +24,8 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg.types import TypeInfo
 
-from worker.queue.embedded import embedded_postgres
-from worker.queue.migrations import migrations, seed
+from worker.database.embedded import embedded_postgres
+from worker.database.migrations import migrations, seed
 from worker.queue.postgres import PostgresQueue
 
 NARROW, WIDE = 384, 1536  # dimensions

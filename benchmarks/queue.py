@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import LiteralString
 
-from benchmarks.crew import crew
 from benchmarks.database import (
     FILLED_AT_ONCE,
     NARROW,
@@ -41,6 +40,7 @@ from benchmarks.work import (
     drain_rate,
     write_back_rate,
 )
+from benchmarks.worker_processes import crew
 from worker.queue import Job
 from worker.queue.postgres import PostgresQueue
 

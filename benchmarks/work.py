@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from benchmarks.crew import Crew, Take
 from benchmarks.database import Connection, Database, some_vectors, write_vectors
+from benchmarks.worker_processes import Crew, Take
 from worker.errors import Busy
 from worker.queue import Completion, Job, Scope
 from worker.queue.postgres import PostgresQueue

@@ -36,10 +36,10 @@ from tests.supabase_project import (
     make_project,
     supabase_is_here,
 )
-from worker.queue import OperatorQueue
+from worker.database.embedded import embedded_postgres
+from worker.database.migrations import migrations
+from worker.queue import AdminQueue
 from worker.queue.data_api import DataApiQueue
-from worker.queue.embedded import embedded_postgres
-from worker.queue.migrations import migrations
 from worker.queue.postgres import PostgresQueue
 
 REPOSITORY = Path(__file__).parents[1]
@@ -352,7 +352,7 @@ def db(connect: Callable[[], Database]) -> Database:
 
 
 @pytest.fixture
-def queue(server: Server, database_url: str) -> Iterator[OperatorQueue]:
+def queue(server: Server, database_url: str) -> Iterator[AdminQueue]:
     """The queue of this test, by the way of the worker."""
     with (
         DataApiQueue(server.project.url, server.project.secret_key, "tests")

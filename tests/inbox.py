@@ -32,7 +32,7 @@ class Said:
         self.events: list[tuple[str, dict[str, object]]] = []
         self._changed = threading.Condition()
 
-    def update(self, tally: object) -> None:
+    def update(self, stats: object) -> None:
         pass
 
     def pulse(self) -> None:

@@ -68,7 +68,7 @@ $$;
 -- policies and generated columns run with the rights of the role that reads or writes a row. So a table, and each table
 -- that inherits from it, must belong to a role that the owner trusts, and nobody else may be able to put
 -- another table in its place. Rows that row level security hides would be taken for deleted ones.
-create function embedding.table_problem(table_id oid, out cause text, out cure text)
+create function embedding.table_problem(table_id oid, out cause text, out hint text)
 language plpgsql
 stable
 set search_path = '', pg_temp
@@ -84,7 +84,7 @@ begin
         cause := format('%s is %s and not a table', table_id::regclass,
                         case watched.relkind when 'v' then 'a view' when 'm' then 'a materialized view'
                                              when 'f' then 'a foreign table' else 'something else' end);
-        cure := 'Watch the table that holds the rows.';
+        hint := 'Watch the table that holds the rows.';
         return;
     end if;
 
@@ -101,7 +101,7 @@ begin
     if found then
         cause := format('table %s belongs to %s, whose triggers and constraints would run with the rights of %s',
                         part.name, part.owner, api_owner);
-        cure := format('Run `alter table %s owner to %s`; or, if %s may do all that %s may, `grant %4$s to %3$s`.',
+        hint := format('Run `alter table %s owner to %s`; or, if %s may do all that %s may, `grant %4$s to %3$s`.',
                        part.name, api_owner, part.owner, api_owner);
         return;
     end if;
@@ -113,7 +113,7 @@ begin
     if found then
         cause := format('schema %I belongs to %s, who could put another table in the place of %s',
                         namespace.nspname, namespace.owner, table_id::regclass);
-        cure := format('Run `alter schema %I owner to %s`.', namespace.nspname, api_owner);
+        hint := format('Run `alter schema %I owner to %s`.', namespace.nspname, api_owner);
         return;
     end if;
 
@@ -122,7 +122,7 @@ begin
        and not exists (select from pg_roles where oid = api_owner and (rolsuper or rolbypassrls))
     then
         cause := format('row-level security of table %s hides rows from %s', table_id::regclass, api_owner);
-        cure := case when watched.relforcerowsecurity
+        hint := case when watched.relforcerowsecurity
                      then format('Run `alter table %s no force row level security`, or as a superuser ', table_id::regclass)
                      else 'Run as a superuser ' end
                 || format('`alter role %s bypassrls`.', api_owner);
@@ -143,7 +143,7 @@ declare
 begin
     select * into problem from embedding.table_problem(relation::regclass);
     if problem.cause is not null then
-        raise exception '%', problem.cause using errcode = 'insufficient_privilege', hint = problem.cure;
+        raise exception '%', problem.cause using errcode = 'insufficient_privilege', hint = problem.hint;
     end if;
 end $$;
 

@@ -82,7 +82,7 @@ begin
                    content = null,
                    user_id = enqueue_one.owner,
                    attempts = 0,
-                   unanswered = 0,
+                   abandoned_claims = 0,
                    unwritten = 0,
                    passed_over = 0,
                    error_message = too_long,
@@ -190,7 +190,7 @@ begin
     new.lease_expires_at := null;
     new.worker := null;
     new.updated_at := now();
-    new.unanswered := 0;
+    new.abandoned_claims := 0;
     new.unwritten := 0;
     new.passed_over := 0;
     if new.status = 'pending' then

@@ -832,12 +832,12 @@ declare
     target public.embedding_targets;
     bare_name constant name := (select relname from pg_class where oid = relation);
     cause text;
-    cure text;
+    hint text;
 begin
     perform embedding.check_table(relation::text);
     perform embedding.check_names(relation);
-    for cause, cure in select * from embedding.blind_spot(relation, null, false) limit 1 loop
-        raise exception '%', cause using errcode = 'wrong_object_type', hint = cure;
+    for cause, hint in select * from embedding.blind_spot(relation, null, false) limit 1 loop
+        raise exception '%', cause using errcode = 'wrong_object_type', hint = hint;
     end loop;
     select * into before from embedding.find_target_of(relation, plan_watch.embedding_column);
     before.problem := coalesce(before.problem, embedding.identity_problem(before));
@@ -992,7 +992,7 @@ as $$
 begin
     update public.embedding_queue as job
        set status = 'pending', priority = greatest(target.priority - 10, -32768), available_at = now(),
-           content_hash = case when trusts_vectors then job.content_hash end, attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
+           content_hash = case when trusts_vectors then job.content_hash end, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (
                select due.id from public.embedding_queue as due

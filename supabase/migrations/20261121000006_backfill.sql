@@ -91,7 +91,7 @@ begin
               from eq_row cross join lateral (select embedding.key_too_long(eq_record) as eq_long) as eq_key
              order by eq_place
             on conflict on constraint embedding_queue_one_per_record do update
-               set status = 'pending', priority = $4, attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0,
+               set status = 'pending', priority = $4, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
                    available_at = now(), updated_at = now()
              where eq_job.status = 'completed'
         ), eq_cursor as (

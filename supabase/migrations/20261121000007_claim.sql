@@ -60,29 +60,29 @@ begin
     return query
     update public.embedding_queue as job
        set status = 'failed',
-           error_class = case when job.unanswered >= target.max_attempts then 'no_answer' else 'unwritten' end,
-           error_message = case when job.unanswered >= target.max_attempts
-               then format('claimed %s times, never answered: it probably kills its worker', job.unanswered)
+           error_class = case when job.abandoned_claims >= target.max_attempts then 'no_answer' else 'unwritten' end,
+           error_message = case when job.abandoned_claims >= target.max_attempts
+               then format('claimed %s times, never answered: it probably kills its worker', job.abandoned_claims)
                else format('embedded %s times, never written: %s', job.unwritten,
                            coalesce(job.error_message, 'its workers did not come back')) end,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
-     where job.id = any (ids) and (job.unanswered >= target.max_attempts or job.unwritten >= most_unwritten)
+     where job.id = any (ids) and (job.abandoned_claims >= target.max_attempts or job.unwritten >= most_unwritten)
     returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
               null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
               null::double precision;
 
     update public.embedding_queue as job
-       set status = 'processing', unanswered = job.unanswered + 1, worker = claimer,
+       set status = 'processing', abandoned_claims = job.abandoned_claims + 1, worker = claimer,
            unwritten = least(job.unwritten + (job.lease is not null)::integer, 32767),
            lease = fence, lease_expires_at = clock_timestamp() + lease_for, updated_at = now()
-     where job.id = any (ids) and job.unanswered < target.max_attempts and job.unwritten < most_unwritten;
+     where job.id = any (ids) and job.abandoned_claims < target.max_attempts and job.unwritten < most_unwritten;
     get diagnostics leased = row_count;
 
     return query execute format($sql$
         with eq_read as materialized (
             select eq_job.*, eq_found.*, coalesce(eq_job.eq_given, eq_found.eq_text) as eq_content
               from (select id as eq_id, record_id as eq_record, content as eq_given, attempts as eq_attempts,
-                           unanswered as eq_unanswered, content_hash as eq_old_hash, model as eq_old_model,
+                           abandoned_claims as eq_unanswered, content_hash as eq_old_hash, model as eq_old_model,
                            case when priority >= $8 and isfinite(available_at)
                                 then extract(epoch from clock_timestamp() - available_at) end as eq_waited
                       from public.embedding_queue
@@ -128,7 +128,7 @@ begin
                set status = eq_status, lease = null, lease_expires_at = null, worker = null,
                    content = case when eq_status = 'pending' then content end,
                    attempts = case when eq_status = 'pending' then attempts else 0 end,
-                   unanswered = 0,
+                   abandoned_claims = 0,
                    unwritten = case when eq_status = 'pending' then unwritten else 0 end,
                    passed_over = case when eq_status = 'pending' then least(passed_over + 1, 32767) else 0 end,
                    available_at = case when eq_status = 'pending'
@@ -232,7 +232,7 @@ begin
     select array_agg(expired.id) filter (where expired.last_chance),
            coalesce(array_agg(expired.id) filter (where not expired.last_chance), '{}')
       into last_chances, ids
-      from (select job.id, job.unanswered > 0 and job.unanswered = target.max_attempts - 1 as last_chance
+      from (select job.id, job.abandoned_claims > 0 and job.abandoned_claims = target.max_attempts - 1 as last_chance
               from public.embedding_queue as job
              where job.target_id = target.id and job.status = 'processing' and job.lease_expires_at <= now()
              order by job.lease_expires_at limit batch
@@ -409,7 +409,7 @@ as $$
     update public.embedding_queue as job
        set status = case when took_too_long and job.attempts + 1 < target.max_attempts
                          then 'pending' else 'failed' end,
-           attempts = least(job.attempts + took_too_long::integer, 32767), unanswered = 0,
+           attempts = least(job.attempts + took_too_long::integer, 32767), abandoned_claims = 0,
            available_at = now() + embedding.growing_pause('1 minute', job.attempts, '1 hour'),
            error_class = 'unreadable', error_message = cause,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()

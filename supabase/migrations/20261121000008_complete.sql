@@ -23,7 +23,7 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 --              source is not a function of the row
 --   other_model  the lease holds, but the column holds vectors of another model: give the job back
 --   locked     the lease holds, and somebody else holds the row or the job: try once more
---   set_aside  the lease holds, but the table cannot be written to as it is now: give the job back
+--   suspended  the lease holds, but the table cannot be written to as it is now: give the job back
 --   unwritable a constraint or a trigger of the table does not let this row be written: the job is failed
 -- What stands there completed with this very text and model is not refused: it was completed by this
 -- call, made before, whose answer was lost on its way.
@@ -178,7 +178,7 @@ begin
     end if;
     set constraints all immediate; -- what a deferred trigger has against a row comes now, not at the commit
     update public.embedding_queue as job
-       set status = 'completed', content = null, attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0,
+       set status = 'completed', content = null, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
            lease = null, lease_expires_at = null, worker = null, error_message = null, error_class = null,
            content_hash = given.hash, model = complete.model, tokens = given.tokens, cost = given.cost,
            truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
@@ -287,7 +287,7 @@ begin
         if fault is not null then
             update public.embedding_targets as broken set problem = fault where broken.id = target.id;
             return query
-            select job.id, 'set_aside' from public.embedding_queue as job
+            select job.id, 'suspended' from public.embedding_queue as job
               join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
              where job.target_id = target.id;
         elsif state is null then

@@ -1,7 +1,7 @@
 -- Why:   who is at work. Each worker has a row for as long as it runs, and says every so often that it is
 --        still there; one that was killed is known by its silence.
 -- Locks: a worker's own row, and then those of the running minute in embedding_usage.
--- Undo:  drop view public.embedding_progress; drop function public.embedding_worker_seen, public.embedding_worker_gone;
+-- Undo:  drop view public.embedding_progress; drop function public.embedding_worker_heartbeat, public.embedding_worker_deregister;
 --        drop table public.embedding_workers;
 create table public.embedding_workers (
     worker text primary key,                       -- as in embedding_queue: host, pid, letters of chance
@@ -9,17 +9,17 @@ create table public.embedding_workers (
     pid integer not null,
     state text not null default 'working',         -- waiting: nothing is due. paused: held by an order or a load.
                                                    -- asleep: gave its memory back. stopping: claims no more
-    gear text not null default 'full',             -- thin: one batch at a time. hold: claims nothing
-    cause text,                                    -- of its state or gear, where there is one: an order, a figure
+    throttle_level text not null default 'full',             -- slow: one batch at a time. paused: claims nothing
+    cause text,                                    -- of its state or throttle_level, where there is one: an order, a figure
     listens boolean not null default false,        -- whether a NOTIFY reaches it
     rss_mb real,                                   -- its memory, in MB of 2**20 bytes
     completed bigint not null default 0,           -- jobs since it started
     failed bigint not null default 0,
-    usage jsonb not null default '[]',             -- by model, as it was last reported: see embedding_worker_seen
+    usage jsonb not null default '[]',             -- by model, as it was last reported: see embedding_worker_heartbeat
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now(),
     constraint embedding_workers_known_state check (state in ('working', 'waiting', 'paused', 'asleep', 'stopping')),
-    constraint embedding_workers_known_gear check (gear in ('full', 'thin', 'hold', 'end'))
+    constraint embedding_workers_known_throttle_level check (throttle_level in ('full', 'slow', 'paused', 'stop'))
 );
 
 -- Writes a worker down, or that it is still there. `usage` is what it has done since it started, by
@@ -27,10 +27,10 @@ create table public.embedding_workers (
 -- "lag_ms"}, the cost in US dollars or null, the last two the counts of histograms: see embedding_percentile. What is new of it is added to the running minute of embedding_usage, so the call may be repeated;
 -- a model that is left out stays as it was. Workers of whom nothing was seen for a day are forgotten (one
 -- that wakes up after that is counted anew), and so are minutes after a week.
-create function public.embedding_worker_seen(
+create function public.embedding_worker_heartbeat(
     worker text, host text, pid integer, state text default 'working',
     completed bigint default 0, failed bigint default 0, usage jsonb default '[]',
-    gear text default 'full', cause text default null, listens boolean default false, rss_mb real default null
+    throttle_level text default 'full', cause text default null, listens boolean default false, rss_mb real default null
 )
 returns void
 language plpgsql
@@ -47,19 +47,19 @@ begin
         usage := usage #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
     end if;
     insert into public.embedding_workers as known
-           (worker, host, pid, state, completed, failed, gear, cause, listens, rss_mb)
-    values (embedding_worker_seen.worker, embedding_worker_seen.host, embedding_worker_seen.pid,
-            embedding_worker_seen.state, embedding_worker_seen.completed, embedding_worker_seen.failed,
-            embedding_worker_seen.gear, embedding_worker_seen.cause, embedding_worker_seen.listens,
-            embedding_worker_seen.rss_mb)
+           (worker, host, pid, state, completed, failed, throttle_level, cause, listens, rss_mb)
+    values (embedding_worker_heartbeat.worker, embedding_worker_heartbeat.host, embedding_worker_heartbeat.pid,
+            embedding_worker_heartbeat.state, embedding_worker_heartbeat.completed, embedding_worker_heartbeat.failed,
+            embedding_worker_heartbeat.throttle_level, embedding_worker_heartbeat.cause, embedding_worker_heartbeat.listens,
+            embedding_worker_heartbeat.rss_mb)
     on conflict on constraint embedding_workers_pkey do update
-       set state = excluded.state, completed = excluded.completed, failed = excluded.failed, gear = excluded.gear,
+       set state = excluded.state, completed = excluded.completed, failed = excluded.failed, throttle_level = excluded.throttle_level,
            cause = excluded.cause, listens = excluded.listens, rss_mb = excluded.rss_mb, seen_at = now()
     returning known.usage into before; -- and the row is ours: a call like this one waits here
-    known_now := embedding.count_usage(before, embedding_worker_seen.usage);
+    known_now := embedding.count_usage(before, embedding_worker_heartbeat.usage);
     if known_now <> before then
         update public.embedding_workers as known set usage = known_now
-         where known.worker = embedding_worker_seen.worker;
+         where known.worker = embedding_worker_heartbeat.worker;
     end if;
     delete from public.embedding_workers as silent
      where silent.worker in (select long_gone.worker from public.embedding_workers as long_gone
@@ -74,7 +74,7 @@ begin
 end $$;
 
 -- Takes a worker off the list when it ends. What still stands under its name goes back.
-create function public.embedding_worker_gone(worker text)
+create function public.embedding_worker_deregister(worker text)
 returns void
 language sql
 security definer
@@ -82,7 +82,7 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
     select from public.extend_embeddings(worker, '{}'::bigint[], '{}'::uuid[], '0'::interval);
-    delete from public.embedding_workers as known where known.worker = embedding_worker_gone.worker;
+    delete from public.embedding_workers as known where known.worker = embedding_worker_deregister.worker;
 $$;
 
 -- How far all columns are together, and how fast: one row. `rows_per_second` is what all workers do together: with

@@ -8,7 +8,7 @@
 -- none for what is fine. Tables are looked up in the catalogs by name: one that is gone, or that our owner may not
 -- use, raises nothing.
 create function public.diagnose_embeddings()
-returns table (level text, check_name text, subject text, cause text, cure text)
+returns table (level text, check_name text, subject text, cause text, hint text)
 language sql
 stable
 security definer
@@ -42,7 +42,7 @@ as $$
                           and dependency.refclassid = 'pg_class'::regclass
                           and dependency.refobjid = watched.relation_id
                           and dependency.refobjsubid = watched.attnum)
-    ), found (level, check_name, subject, cause, cure) as (
+    ), found (level, check_name, subject, cause, hint) as (
 
         -- the extension; what a build of it adds to its number is not compared
         select case when vector.version < '{0,7}' then 'problem' else 'warning' end,
@@ -92,7 +92,7 @@ as $$
          where watched.relation_id is null
 
         union all
-        select 'problem', 'set_aside', watched.name, watched.problem,
+        select 'problem', 'suspended', watched.name, watched.problem,
                'Fix the table, then run `worker watch` for the column again.'
           from watched
          cross join lateral embedding.table_problem(watched.relation_id) as refused
@@ -101,7 +101,7 @@ as $$
 
         union all
         select 'problem', 'table_refused', watched.name, refused.cause,
-               refused.cure || ' Then run `worker watch` for the column again.'
+               refused.hint || ' Then run `worker watch` for the column again.'
           from watched
          cross join lateral embedding.table_problem(watched.relation_id) as refused
          where refused.cause is not null
@@ -270,7 +270,7 @@ as $$
          where job.failed > 0
 
         union all
-        select 'problem', 'autovacuum_off', off.subject, off.cause, off.cure
+        select 'problem', 'autovacuum_off', off.subject, off.cause, off.hint
           from (select 'embedding_queue', 'the autovacuum of the queue is turned off, so its dead rows stay',
                        'Run `alter table public.embedding_queue reset (autovacuum_enabled)`.'
                   from pg_class
@@ -281,7 +281,7 @@ as $$
                 select 'autovacuum', 'the autovacuum of the server is turned off, so dead rows stay',
                        'Run `alter system set autovacuum = on` and `select pg_reload_conf()`, '
                        'or turn it on in the settings of your host.'
-                 where not current_setting('autovacuum')::boolean) as off (subject, cause, cure)
+                 where not current_setting('autovacuum')::boolean) as off (subject, cause, hint)
 
         union all
         select 'warning', 'autovacuum_behind', 'embedding_queue',
@@ -292,7 +292,7 @@ as $$
          where queue.relid = 'public.embedding_queue'::regclass
            and queue.n_dead_tup > greatest(10000, 2 * (1000 + 0.01 * queue.n_live_tup))
     )
-    select found.level, found.check_name, found.subject, found.cause, found.cure
+    select found.level, found.check_name, found.subject, found.cause, found.hint
       from found
      order by array_position('{problem,warning,note}', found.level), found.subject, found.check_name;
 $$;
@@ -300,7 +300,7 @@ $$;
 -- The same for what only the vectors themselves show: columns that hold vectors of more than one model, and texts that
 -- changed without a write. Compares `sample` random jobs of each column with their rows, for at most a second a column.
 create function public.sample_embeddings(sample integer default 100)
-returns table (level text, check_name text, subject text, cause text, cure text)
+returns table (level text, check_name text, subject text, cause text, hint text)
 language plpgsql
 security definer
 set search_path = '', pg_temp

@@ -1,20 +1,20 @@
 -- Why:   workers are steered from anywhere that reaches the database, and those that wait are woken when there
 --        is something to do.
 -- Locks: a row of embedding_control, for the length of a call.
--- Undo:  drop function public.control_embeddings, public.embedding_order, embedding.wake;
+-- Undo:  drop function public.control_embeddings, public.embedding_command, embedding.wake;
 --        drop table public.embedding_control;
 
 -- What is wished of the workers. No row: that they work.
 create table public.embedding_control (
     worker text primary key,                       -- as in embedding_workers; `*`: every worker
-    wish text not null,                            -- pause: claim nothing. sleep: nor keep a model in memory
+    desired_state text not null,                            -- pause: claim nothing. sleep: nor keep a model in memory
     since timestamptz not null default now(),
-    constraint embedding_control_known_wish check (wish in ('work', 'pause', 'sleep'))
+    constraint embedding_control_known_desired_state check (desired_state in ('work', 'pause', 'sleep'))
 );
 
 -- Tells all workers, or one, to `work`, `pause` or `sleep`. What all are told replaces what single ones were told
 -- before. Returns how many workers it is that are there to hear it; one that starts later hears it as well.
-create function public.control_embeddings(wish text, worker text default null)
+create function public.control_embeddings(desired_state text, worker text default null)
 returns bigint
 language plpgsql
 security definer
@@ -25,8 +25,8 @@ as $$
 declare
     told bigint;
 begin
-    if control_embeddings.wish is null or control_embeddings.wish not in ('work', 'pause', 'sleep') then
-        raise exception 'workers can work, pause and sleep, not %', quote_nullable(control_embeddings.wish)
+    if control_embeddings.desired_state is null or control_embeddings.desired_state not in ('work', 'pause', 'sleep') then
+        raise exception 'workers can work, pause and sleep, not %', quote_nullable(control_embeddings.desired_state)
             using errcode = 'invalid_parameter_value', hint = 'select control_embeddings(''pause'').';
     end if;
     select count(*) into told
@@ -40,25 +40,25 @@ begin
      where control_embeddings.worker is null
         or control.worker not in ('*', control_embeddings.worker)
            and not exists (select from public.embedding_workers as known where known.worker = control.worker);
-    insert into public.embedding_control as control (worker, wish)
-    values (coalesce(control_embeddings.worker, '*'), control_embeddings.wish)
-    on conflict on constraint embedding_control_pkey do update set wish = excluded.wish, since = now();
+    insert into public.embedding_control as control (worker, desired_state)
+    values (coalesce(control_embeddings.worker, '*'), control_embeddings.desired_state)
+    on conflict on constraint embedding_control_pkey do update set desired_state = excluded.desired_state, since = now();
     perform pg_notify('embedding_queue', '');
     return told;
 end $$;
 
 -- What a worker was told to do, and when: it alone, or else all. No row: nothing, so it works.
-create function public.embedding_order(worker text)
-returns table (wish text, since timestamptz)
+create function public.embedding_command(worker text)
+returns table (desired_state text, since timestamptz)
 language sql
 stable
 security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
-    select control.wish, control.since
+    select control.desired_state, control.since
       from public.embedding_control as control
-     where control.worker in (embedding_order.worker, '*')
+     where control.worker in (embedding_command.worker, '*')
      order by control.worker = '*'
      limit 1;
 $$;

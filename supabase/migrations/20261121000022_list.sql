@@ -247,7 +247,7 @@ begin
         matched := cardinality(all_found);
     elsif all_found <> '{}' then
         update public.embedding_queue as job
-           set status = 'pending', attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
+           set status = 'pending', attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
                error_message = null, error_class = null,
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
          where job.id in (select wanted.id from public.embedding_queue as wanted

@@ -41,19 +41,19 @@ declare
         'preview_watch_embeddings',
         'backfill_embeddings', 'claim_embeddings', 'complete_embeddings',
         'extend_embeddings', 'release_embeddings', 'fail_embeddings', 'requeue_embeddings',
-        'embedding_rate', 'embedding_worker_seen', 'embedding_worker_gone', 'embedding_provider_seen',
+        'embedding_rate', 'embedding_worker_heartbeat', 'embedding_worker_deregister', 'embedding_provider_report',
         'cached_embeddings', 'cache_embeddings', 'count_due_embeddings', 'estimate_embeddings',
-        'diagnose_embeddings', 'sample_embeddings', 'recheck_embeddings', 'control_embeddings', 'embedding_order', 'announce_embedding_event',
+        'diagnose_embeddings', 'sample_embeddings', 'recheck_embeddings', 'control_embeddings', 'embedding_command', 'announce_embedding_event',
         'embedding_database_load', 'list_embeddings', 'reprocess_embeddings', 'embedding_stats',
         'search_embeddings', 'embedding_schema_version'];
     vector_schema text := (select extnamespace::regnamespace from pg_extension where extname = 'vector');
     worker_functions constant text :=
         'function public.claim_embeddings, public.complete_embeddings, public.extend_embeddings, '
-        'public.release_embeddings, public.embedding_worker_seen, public.embedding_worker_gone, '
+        'public.release_embeddings, public.embedding_worker_heartbeat, public.embedding_worker_deregister, '
         'public.fail_embeddings, public.requeue_embeddings, public.backfill_embeddings, '
-        'public.embedding_provider_seen, public.cached_embeddings, public.cache_embeddings, '
+        'public.embedding_provider_report, public.cached_embeddings, public.cache_embeddings, '
         'public.estimate_embeddings, embedding.row_count, embedding.count_due, public.count_due_embeddings, '
-        'public.diagnose_embeddings, public.sample_embeddings, public.recheck_embeddings, public.control_embeddings, public.embedding_order, '
+        'public.diagnose_embeddings, public.sample_embeddings, public.recheck_embeddings, public.control_embeddings, public.embedding_command, '
         'public.announce_embedding_event, public.embedding_database_load, '
         'public.list_embeddings, public.reprocess_embeddings, public.embedding_stats, '
         'public.embedding_rate, public.embedding_table_name, public.embedding_schema_version, '

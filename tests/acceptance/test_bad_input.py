@@ -21,9 +21,9 @@ from tests.openai_server import (
     vector_for,
     wrong_width,
 )
+from worker.database.embedded import embedded_postgres
 from worker.embedders.local import LocalEmbedder
 from worker.errors import SettingsError
-from worker.queue.embedded import embedded_postgres
 
 MEGABYTE = "A text of a megabyte, about nothing in particular. " * 20_561
 MEGABYTE = MEGABYTE[:1_048_576]

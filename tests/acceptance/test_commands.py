@@ -17,7 +17,7 @@ from tests.acceptance.conftest import MODEL, Ask, fill, refused, statuses
 from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
 from tests.integration.tables import embed_all
 from tests.openai_server import OpenAIServer
-from worker.queue.migrations import migrations, seed
+from worker.database.migrations import migrations, seed
 from worker.queue.postgres import PostgresQueue
 
 
@@ -174,7 +174,7 @@ def test_status_shows_counts_coverage_and_failures(mixed: Database, worker: Work
 
 
 def test_status_shows_who_is_at_work(mixed: Database, worker: Worker) -> None:
-    seen = "select embedding_worker_seen(%s, 'here', 1, %s, cause => %s, rss_mb => 81.4)"
+    seen = "select embedding_worker_heartbeat(%s, 'here', 1, %s, cause => %s, rss_mb => 81.4)"
     mixed.execute(seen, ["here:1:a", "paused", "paused by an order"])
     mixed.execute(seen, ["here:2:b", "working", None])
     mixed.execute(
@@ -220,20 +220,22 @@ def test_status_fails_if_it_is_told_to(
 
 def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worker) -> None:
     mixed.execute("insert into notes values (7, 'new')")
-    mixed.execute("select embedding_provider_seen('local', 'its files are missing', 'Fetch them.')")
+    mixed.execute(
+        "select embedding_provider_report('local', 'its files are missing', 'Fetch them.')"
+    )
     mixed.execute("select control_embeddings('pause')")
     found = one_document(worker("status", "--json").stdout)
-    assert list(found) == ["columns", "failures", "providers", "orders", "progress", "workers"]
+    assert list(found) == ["columns", "failures", "providers", "commands", "progress", "workers"]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")
     for failure in found["failures"]:
         assert list(failure) == documented_fields("## worker status", "In `failures`")
     [provider] = found["providers"]
     assert list(provider) == documented_fields("## worker status", "In `providers`")
-    assert (provider["trouble"], provider["hint"]) == ("its files are missing", "Fetch them.")
-    [order] = found["orders"]
+    assert (provider["error"], provider["hint"]) == ("its files are missing", "Fetch them.")
+    [order] = found["commands"]
     assert list(order) == documented_fields("## worker status", "In `orders`")
-    assert (order["worker"], order["wish"]) == ("*", "pause")
+    assert (order["worker"], order["desired_state"]) == ("*", "pause")
     notes = found["columns"][0]
     since = datetime.fromisoformat(notes.pop("oldest_due"))
     assert since == value(mixed, "select available_at from embedding_queue where record_id = '7'")

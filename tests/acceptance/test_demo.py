@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.acceptance.conftest import Completed, refused
 from tests.conftest import REPOSITORY, run_worker
 from tests.openai_server import OpenAIServer
-from worker.queue.embedded import embedded_postgres
+from worker.database.embedded import embedded_postgres
 
 BEST_MATCHES = {
     "shipments are delayed": "Some 1,900 parcels have been standing in trailers",

@@ -71,7 +71,7 @@ def test_a_database_without_the_schema_is_told(empty_database_url: str, tmp_path
     environment = {"DATABASE_URL": empty_database_url}
     found = findings(run_worker("doctor", "--json", cwd=tmp_path, environment=environment))
     assert found["schema"]["level"] == "problem"
-    assert "worker migrate" in found["schema"]["cure"]
+    assert "worker migrate" in found["schema"]["hint"]
     assert found["model"]["level"] == "ok"  # it looked on
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_wants_encryption_is_told(
             rules.write_text(before)
             connection.execute("select pg_reload_conf()")
     assert found["ssl_required"]["level"] == "problem"
-    assert "sslmode=require" in found["ssl_required"]["cure"]
+    assert "sslmode=require" in found["ssl_required"]["hint"]
 
 
 def test_a_vector_that_is_not_on_the_search_path_is_worth_saying(
@@ -238,7 +238,7 @@ def test_a_column_that_holds_vectors_of_two_models_is_named(
     found = doctor()
     assert found["several_models"]["subject"] == "notes.embedding"
     assert f"openai:other (1), {MODEL} (1)" in found["several_models"]["cause"]
-    assert "worker recheck" in found["several_models"]["cure"]
+    assert "worker recheck" in found["several_models"]["hint"]
 
 
 def test_a_target_that_is_switched_off_asks_no_model(

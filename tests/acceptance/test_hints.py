@@ -11,7 +11,7 @@ import pytest
 from tests.acceptance.conftest import fill, refused, statuses
 from tests.conftest import Database, Worker, run_worker
 from worker.cli.progress import PlainProgress
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 
 SUMMARY = "=== PROCESSING SUMMARY ===\n"
 
@@ -22,7 +22,7 @@ def test_a_pause_is_shown_by_every_command_that_shows_the_queue(
     local_notes: Database, worker: Worker
 ) -> None:
     fill(local_notes, 2)
-    local_notes.execute("select embedding_worker_seen('host:1:abc', 'host', 1)")
+    local_notes.execute("select embedding_worker_heartbeat('host:1:abc', 'host', 1)")
     assert worker("pause").stdout == (
         "Pause sent to 1 worker. It also applies to workers that start later.\n"
     )
@@ -30,7 +30,7 @@ def test_a_pause_is_shown_by_every_command_that_shows_the_queue(
         shown = worker(command)
         assert "all workers" in shown.stdout
         assert "worker resume`" in shown.stdout
-    assert json.loads(worker("status", "--json").stdout)["orders"][0]["wish"] == "pause"
+    assert json.loads(worker("status", "--json").stdout)["commands"][0]["desired_state"] == "pause"
 
     result = worker("process")
     assert result.returncode == 5
@@ -115,7 +115,7 @@ def test_nothing_is_rounded_up_to_a_hundred(
         1,
         "error: coverage is 99.9%: coverage < 100%\n",
     )
-    PlainProgress(total=3000, interval=1).update(Tally(completed=2999, started=0.0))
+    PlainProgress(total=3000, interval=1).update(RunStats(completed=2999, started=0.0))
     assert capsys.readouterr().err.startswith("99%: 2999 of 3000")
 
 

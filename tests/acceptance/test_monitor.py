@@ -246,7 +246,7 @@ def test_as_json_it_prints_a_document_at_a_time(local_notes: Database, start: St
     for _ in range(2):
         found = json.loads(process.stdout.readline())
         assert list(found) == documented_fields("## worker monitor", "With `--json`")
-        assert found["trouble"] is None
+        assert found["error"] is None
         assert found["status"]["columns"][0]["pending"] == 3
     process.terminate()
     process.communicate(timeout=60)

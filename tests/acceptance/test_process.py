@@ -26,7 +26,7 @@ from tests.openai_server import (
     vector_for,
     without_usage,
 )
-from worker.queue.migrations import seed
+from worker.database.migrations import seed
 from worker.queue.postgres import PostgresQueue
 
 FIELDS = [
@@ -46,7 +46,7 @@ FIELDS = [
     "tokens",
     "cost",
     "ended",
-    "trouble",
+    "error",
 ]
 
 
@@ -118,7 +118,7 @@ def test_json_has_the_documented_fields(local_notes: Database, worker: Worker) -
         "requests": 1,
         "success_rate": 100.0,
         "ended": None,
-        "trouble": None,
+        "error": None,
     }
 
 
@@ -354,11 +354,11 @@ def test_a_missing_schema_exits_with_3(empty_database_url: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("version", "word", "cure"),
+    ("version", "word", "hint"),
     [("0", "older", "worker migrate"), ("9", "newer", "Upgrade the worker")],
 )
 def test_a_schema_of_another_version_exits_with_3(
-    db: Database, worker: Worker, version: str, word: str, cure: str
+    db: Database, worker: Worker, version: str, word: str, hint: str
 ) -> None:
     db.execute(
         "create or replace function public.embedding_schema_version() returns integer"
@@ -366,7 +366,7 @@ def test_a_schema_of_another_version_exits_with_3(
     )
     cause, hint = refused(worker("process"), 3)
     assert f"the schema of this database ({version}) is {word} than this worker's" in cause
-    assert cure in hint
+    assert hint in hint
 
 
 def test_a_provider_that_refuses_exits_with_4_and_hands_everything_back(
@@ -390,7 +390,7 @@ def test_trouble_is_in_the_json_as_well(
     result = worker("process", "--json", **with_openai)
     cause, _ = refused(result, 4)
     found = json.loads(result.stdout)
-    assert (found["trouble"], found["released"], found["processed"]) == (cause, 4, 0)
+    assert (found["error"], found["released"], found["processed"]) == (cause, 4, 0)
 
 
 # Signals

@@ -142,6 +142,6 @@ def test_a_wrong_key_is_told_in_the_words_of_the_recipe(
     with followed(title, WRONG) as environment:
         write(table)
         cause, hint = refused(worker("process", **environment), 4)
-    [(told, cure)] = re.findall(r"^error: (.*)\nhint: (.*)$", RECIPES[title], re.M)
-    assert (without_address(cause), hint) == (without_address(told), cure)
+    [(told, hint)] = re.findall(r"^error: (.*)\nhint: (.*)$", RECIPES[title], re.M)
+    assert (without_address(cause), hint) == (without_address(told), hint)
     assert statuses(table) == {"pending": 2}

@@ -143,7 +143,7 @@ def test_tokens_go_no_faster_than_the_settings_allow(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said", "cure"),
+    ("settings", "said", "hint"),
     [
         (
             {"OPENAI_API_KEY": "sk-wrong-but-long-enough"},
@@ -163,12 +163,12 @@ def test_what_a_provider_refuses_ends_the_run_with_4_and_its_words(
     with_openai: dict[str, str],
     settings: dict[str, str],
     said: str,
-    cure: str,
+    hint: str,
 ) -> None:
     fill(notes, 3)
     cause, hint = refused(worker("process", **with_openai | settings), 4)
     assert said in cause
-    assert cure in hint
+    assert hint in hint
     assert "sk-wrong" not in cause
     assert rows(notes, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
 
@@ -184,7 +184,7 @@ def test_status_names_a_provider_that_refuses_the_key_until_it_is_mended(
     assert cause[:100] in stopped
     assert hint == "hint: Check OPENAI_API_KEY, then start again."
     [provider] = json.loads(worker("status", "--json").stdout)["providers"]
-    assert (provider["provider"], provider["trouble"]) == ("openai", cause)
+    assert (provider["provider"], provider["error"]) == ("openai", cause)
     assert "sk-wrong" not in stopped + json.dumps(provider)
 
     assert worker("process", **with_openai).returncode == 0

@@ -30,7 +30,7 @@ from tests.supabase_project import (
     supabase_cli,
     supabase_is_here,
 )
-from worker.queue.migrations import migrations
+from worker.database.migrations import migrations
 from worker.settings import Settings
 
 pytestmark = pytest.mark.skipif(not supabase_is_here() and not IN_CI, reason=NO_SUPABASE)

@@ -64,11 +64,12 @@ def evil(
     db.execute("update embedding_queue set error_message = %s where status = 'failed'", [EVIL])
     db.execute(f"update {NAME} set {NAME} = {NAME} || '!' where id like '%3'")
     db.execute(
-        "insert into embedding_workers (worker, host, pid, state, gear, cause, completed, failed,"
-        " started_at, seen_at) values (%s, %s, 1, 'working', 'thin', %s, 1, 1, now(), now())",
+        "insert into embedding_workers (worker, host, pid, state, throttle_level, cause, completed,"
+        " failed, started_at, seen_at)"
+        " values (%s, %s, 1, 'working', 'slow', %s, 1, 1, now(), now())",
         [EVIL, EVIL, EVIL],
     )
-    db.execute("select embedding_provider_seen(%s, %s, %s)", [EVIL, EVIL, EVIL])
+    db.execute("select embedding_provider_report(%s, %s, %s)", [EVIL, EVIL, EVIL])
     db.execute("insert into embedding_control values (%s, 'pause')", [EVIL])
     return db
 

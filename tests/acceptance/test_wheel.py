@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, run_worker
 from worker import __version__
-from worker.queue.migrations import migrations, scheduled, seed
+from worker.database.migrations import migrations, scheduled, seed
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ ROWS = 30
 ENDLESS = "3600"
 SHORT = "2"
 STATEMENTS = ["claim_embeddings", "complete_embeddings", "extend_embeddings"]
-FURTHER_STATEMENTS = ["embedding_worker_seen", "embedding_worker_gone"]
+FURTHER_STATEMENTS = ["embedding_worker_heartbeat", "embedding_worker_deregister"]
 
 each_moment = pytest.mark.parametrize("moment", Moment, ids=lambda moment: moment.name.lower())
 
@@ -140,9 +140,9 @@ def test_jobs_are_handed_back_once_even_if_the_answer_was_lost(
     assert cut.happened.is_set()
     assert said.count("waiting for the database") == 1
     assert summary["released"] == ROWS
-    assert rows(notes, "select distinct status, attempts, unanswered from embedding_queue") == [
-        ("pending", 0, 0)
-    ]
+    assert rows(
+        notes, "select distinct status, attempts, abandoned_claims from embedding_queue"
+    ) == [("pending", 0, 0)]
 
 
 # All connections, for a while

@@ -91,7 +91,7 @@ class Crew:
         """Its name and the records, unless one of them would be given up if it were killed now."""
         held = rows(
             self.notes,
-            "select worker, record_id, unanswered from embedding_queue"
+            "select worker, record_id, abandoned_claims from embedding_queue"
             " where split_part(worker, ':', 2) = %s",
             str(worker.pid),
         )

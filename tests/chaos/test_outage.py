@@ -33,8 +33,8 @@ from tests.openai_server import (
 from worker.embedders import Embedder
 from worker.engine import models
 from worker.engine.limiter import Limiter
-from worker.engine.progress import Tally
-from worker.engine.service import Orders, Service
+from worker.engine.progress import RunStats
+from worker.engine.service import CommandThrottle, Service
 from worker.errors import SettingsError
 from worker.queue.postgres import PostgresQueue
 
@@ -109,7 +109,7 @@ class Told:
 
     names: list[str] = field(default_factory=list)
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:
@@ -136,16 +136,16 @@ class Unsteady(OpenAIServer):
         self.requests_of: dict[str, int] = dict.fromkeys(TROUBLES, 0)
 
     @property
-    def trouble(self) -> str | None:
+    def error(self) -> str | None:
         phase, seconds = divmod(time.monotonic() - self.began, DOWN + UP)
         is_down = seconds < DOWN and phase < len(TROUBLES)
         return list(TROUBLES)[int(phase)] if is_down else None
 
     def answer(self, request: Request) -> Answer | None:
-        trouble = self.trouble
-        if trouble is not None:
-            self.requests_of[trouble] += 1
-            if fault := TROUBLES[trouble]:
+        error = self.error
+        if error is not None:
+            self.requests_of[error] += 1
+            if fault := TROUBLES[error]:
                 return fault(self.due(request))
         return super().answer(request)
 
@@ -160,7 +160,7 @@ def unsteady() -> Iterator[Unsteady]:
 class UnsteadyRuns(Runs):
     def _open(self, model: str, width: int | None) -> Embedder:
         assert isinstance(self.server, Unsteady)
-        if self.server.trouble == CANNOT_BE_OPENED:
+        if self.server.error == CANNOT_BE_OPENED:
             self.server.requests_of[CANNOT_BE_OPENED] += 1
             raise SettingsError(CANNOT_BE_OPENED)
         return super()._open(model, width)
@@ -208,10 +208,10 @@ def test_an_hour_of_troubles_leaves_nothing_behind(
         run = UnsteadyRuns(queue, unsteady).new(None, replace(SCOPE, lease=SCOPE.lease * 100))
         run.stop = run._queue.stop = run._writer.stop = hour.stop
         run.progress = run._queue.progress = told = Told()
-        orders = Orders(queue, SCOPE)
-        run.govern = orders
+        commands = CommandThrottle(queue, SCOPE)
+        run.throttle = commands
         writer.tick()
-        Service(run, orders, sleep_after=30.0).run()
+        Service(run, commands, sleep_after=30.0).run()
     assert writer.unfinished == dict.fromkeys(TROUBLES, ([("completed", 0)], []))
     assert wrong_vectors(notes) == []
     assert min(unsteady.requests_of.values()) > 0
@@ -222,8 +222,8 @@ def test_an_hour_of_troubles_leaves_nothing_behind(
 
 # -- as a process
 
-PATIENCE = 150.0  # seconds
-eventually = partial(conftest.eventually, within=PATIENCE)
+RECONNECT_TIMEOUT = 150.0  # seconds
+eventually = partial(conftest.eventually, within=RECONNECT_TIMEOUT)
 
 
 @pytest.mark.timeout(600)

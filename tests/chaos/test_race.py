@@ -22,8 +22,8 @@ from tests.acceptance.conftest import statuses
 from tests.chaos.conftest import wait_until_due
 from tests.conftest import Database, rows, value
 from worker.embedders import open_embedder
-from worker.engine.pipeline import Pace, Pipeline
-from worker.engine.progress import Tally
+from worker.engine.pipeline import Pipeline, RunOptions
+from worker.engine.progress import RunStats
 from worker.queue import Scope
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
@@ -52,7 +52,7 @@ def test_no_vector_differs_from_its_text_after_edits_and_kills_without_pause(
     full: bool,
     record_property: Callable[[str, object], None],
 ) -> None:
-    edits, tally = race(database_url, *((60.0, 30) if full else (5.0, 3)))
+    edits, stats = race(database_url, *((60.0, 30) if full else (5.0, 3)))
     unfinished = (
         "select exists (select from embedding_queue where status in ('pending', 'processing'))"
     )
@@ -70,16 +70,16 @@ def test_no_vector_differs_from_its_text_after_edits_and_kills_without_pause(
     # The race took place: rows were edited while they were embedded, by the hundred.
     assert edits.keys() == CHANGES.keys()
     assert edits.total() > 200
-    assert tally.completed > 20
-    assert tally.stale + tally.released > 0
+    assert stats.completed > 20
+    assert stats.stale + stats.released > 0
     record_property(
         "race",
-        f"{edits.total()} edits, {tally.completed} vectors written,"
-        f" {tally.stale + tally.released} thrown away",
+        f"{edits.total()} edits, {stats.completed} vectors written,"
+        f" {stats.stale + stats.released} thrown away",
     )
 
 
-def race(url: str, seconds: float, kills: int) -> tuple[Counter[str], Tally]:
+def race(url: str, seconds: float, kills: int) -> tuple[Counter[str], RunStats]:
     """How often there was each kind of edit, and what the workers did that were not killed."""
     dice = random.Random(EDITORS)
     over = Event()
@@ -97,10 +97,10 @@ def race(url: str, seconds: float, kills: int) -> tuple[Counter[str], Tally]:
         finally:
             over.set()
         edits = sum((editor.result() for editor in editors), Counter[str]())
-        tally = Tally()
+        stats = RunStats()
         for racer in crew:
-            add(racer.end(), tally)
-    return edits, tally
+            add(racer.end(), stats)
+    return edits, stats
 
 
 def edit(url: str, over: Event, seed: int) -> Counter[str]:
@@ -178,18 +178,18 @@ class Racer:
         self._process.join()
         self._pipe.close()
 
-    def end(self) -> Tally:
+    def end(self) -> RunStats:
         self._pipe.send(None)
-        while (tally := self._pipe.recv()) is None:  # that it was ready, where nobody has waited
+        while (stats := self._pipe.recv()) is None:  # that it was ready, where nobody has waited
             pass
         self._process.join()
         self._pipe.close()
-        assert isinstance(tally, Tally)
-        return tally
+        assert isinstance(stats, RunStats)
+        return stats
 
 
-def work(url: str, pipe: Connection[Tally | None, None]) -> None:
-    total = Tally()
+def work(url: str, pipe: Connection[RunStats | None, None]) -> None:
+    total = RunStats()
     with Drainer(url) as drainer:
         pipe.send(None)
         while not pipe.poll():
@@ -197,10 +197,10 @@ def work(url: str, pipe: Connection[Tally | None, None]) -> None:
     pipe.send(total)
 
 
-def add(tally: Tally, total: Tally) -> None:
-    total.completed += tally.completed
-    total.stale += tally.stale
-    total.released += tally.released
+def add(stats: RunStats, total: RunStats) -> None:
+    total.completed += stats.completed
+    total.stale += stats.stale
+    total.released += stats.released
 
 
 class Drainer:
@@ -216,17 +216,17 @@ class Drainer:
     def __exit__(self, *_: object) -> None:
         self._queue.__exit__()
 
-    def drain(self) -> Tally:
+    def drain(self) -> RunStats:
         return Pipeline(
             queue=self._queue,
             open_embedder=lambda model, width: self._embedder,
             scope=Scope(f"race {os.getpid()}", timedelta(seconds=2), self._embedder.model),
-            pace=Pace(batch_size=10),
+            options=RunOptions(batch_size=10),
             progress=self,
             stop=Event(),
         ).drain()
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:

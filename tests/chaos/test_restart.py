@@ -16,8 +16,8 @@ import pytest
 from tests.acceptance.conftest import Held, Start, fill, statuses
 from tests.chaos.conftest import ONE_OUTAGE, CountingServer, ended, wrong_vectors
 from tests.conftest import value
-from worker.queue.embedded import POSTGRES_VERSION, embedded_postgres
-from worker.queue.migrations import migrations
+from worker.database.embedded import POSTGRES_VERSION, embedded_postgres
+from worker.database.migrations import migrations
 from worker.queue.postgres import PostgresQueue
 
 BATCH = 5

@@ -9,9 +9,9 @@ from tests.acceptance.conftest import openai as openai
 from tests.acceptance.conftest import with_openai as with_openai
 from tests.integration.runs import Runs
 from tests.openai_server import OpenAIServer
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 
 
 @pytest.fixture
-def runs(queue: OperatorQueue, openai: OpenAIServer) -> Runs:
+def runs(queue: AdminQueue, openai: OpenAIServer) -> Runs:
     return Runs(queue, openai)

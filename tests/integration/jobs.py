@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.conftest import Database
 from worker.embedders import Vectors
-from worker.queue import Completion, Job, OperatorQueue, Refusal, Scope
+from worker.queue import AdminQueue, Completion, Job, Refusal, Scope
 
 SCOPE = Scope(worker="test", lease=timedelta(minutes=5), default_model="test:model")
 
@@ -19,17 +19,17 @@ def insert(docs: Database, count: int) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, %s) i", [count])
 
 
-def claim(queue: OperatorQueue, batch_size: int = 100, scope: Scope = SCOPE) -> list[Job]:
+def claim(queue: AdminQueue, batch_size: int = 100, scope: Scope = SCOPE) -> list[Job]:
     return queue.claim(scope, batch_size).jobs
 
 
-def claim_one(queue: OperatorQueue) -> Job:
+def claim_one(queue: AdminQueue) -> Job:
     [job] = claim(queue, 1)
     return job
 
 
 def complete(
-    queue: OperatorQueue, jobs: Sequence[Job], vector: Vectors | None = None
+    queue: AdminQueue, jobs: Sequence[Job], vector: Vectors | None = None
 ) -> list[Refusal]:
     return queue.complete(
         "test:model",

@@ -22,8 +22,8 @@ from worker.embedders import Embedder, open_embedder
 from worker.engine import retry
 from worker.engine.embedding import Outcome
 from worker.engine.leases import Leases
-from worker.engine.pipeline import Pace, Pipeline
-from worker.engine.progress import Tally
+from worker.engine.pipeline import Pipeline, RunOptions
+from worker.engine.progress import RunStats
 from worker.engine.writing import Writer
 from worker.queue import Job, Queue, Scope
 from worker.settings import Settings
@@ -40,7 +40,7 @@ class Remarks:
 
     said: list[str] = field(default_factory=list)
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:
@@ -61,18 +61,18 @@ class Runs:
     """Another than that of the server."""
 
     def new(
-        self, batch_size: int | None = 10, scope: Scope = SCOPE, grace: float = 20.0, **pace: Any
+        self, batch_size: int | None = 10, scope: Scope = SCOPE, grace: float = 20.0, **options: Any
     ) -> Pipeline:
         return Pipeline(
             queue=self.queue,
             open_embedder=self._open,
             scope=scope,
-            pace=Pace(batch_size=batch_size, grace=grace, **pace),
+            options=RunOptions(batch_size=batch_size, grace=grace, **options),
             progress=Remarks(),
             stop=Event(),
         )
 
-    def drain(self, batch_size: int = 10, **options: Any) -> Tally:
+    def drain(self, batch_size: int = 10, **options: Any) -> RunStats:
         return self.new(batch_size, **options).drain()
 
     def _open(self, model: str, width: int | None) -> Embedder:
@@ -85,7 +85,7 @@ class Runs:
 
 
 @contextmanager
-def under_way(run: Pipeline, held: Held) -> Iterator[Future[Tally]]:
+def under_way(run: Pipeline, held: Held) -> Iterator[Future[RunStats]]:
     """What is done inside happens while the model has been asked and has not answered."""
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(run.drain)
@@ -96,13 +96,13 @@ def under_way(run: Pipeline, held: Held) -> Iterator[Future[Tally]]:
             held.let_go.set()
 
 
-def hand_in(queue: Queue, jobs: Sequence[Job]) -> Tally:
+def hand_in(queue: Queue, jobs: Sequence[Job]) -> RunStats:
     """What a worker does with the vectors of its jobs: write them, give back what is refused."""
     leases = Leases(queue, SCOPE_OF_JOBS)
     leases.hold(jobs)
-    writer = Writer(queue, leases, Tally(), Event())
+    writer = Writer(queue, leases, RunStats(), Event())
     writer.write(jobs, Outcome(completions_of(jobs)))
-    return writer.tally
+    return writer.stats
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, tries_for: float | None = None) -> None:

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from tests.conftest import Database, rows
 from tests.integration.jobs import SCOPE
-from worker.queue import Completion, Job, OperatorQueue, Refusal
+from worker.queue import AdminQueue, Completion, Job, Refusal
 
 Connect = Callable[[], Database]
 
@@ -37,12 +37,12 @@ def completions_of(jobs: Sequence[Job]) -> list[Completion]:
     ]
 
 
-def embed(queue: OperatorQueue, jobs: Sequence[Job]) -> list[Refusal]:
+def embed(queue: AdminQueue, jobs: Sequence[Job]) -> list[Refusal]:
     """Complete jobs with the vectors of their texts."""
     return queue.complete(jobs[0].model, completions_of(jobs))
 
 
-def embed_all(queue: OperatorQueue) -> list[str]:
+def embed_all(queue: AdminQueue) -> list[str]:
     """Claim and complete until nothing is due. Returns the texts that were embedded, sorted."""
     texts = []
     while taken := queue.claim(SCOPE, 100):
@@ -129,7 +129,7 @@ class Table:
         [(vector,)] = self._execute("select {vector}::text from {table} where {key} = {value}", key)
         return parsed(vector)
 
-    def is_kept_in_step(self, queue: OperatorQueue, key: object = 1) -> None:
+    def is_kept_in_step(self, queue: AdminQueue, key: object = 1) -> None:
         """Assert that a row gets its vector, a new one with a new text, and leaves no job."""
         self.insert(key, "old text")
         assert embed_all(queue) == ["old text"]

@@ -121,15 +121,15 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     [(ids, leases, _, _)] = rows(hired, CLAIM)
     extend = "select count(*) from extend_embeddings('tests', %s, %s, '1 minute')"
     assert value(hired, extend, ids, leases) == 0
-    hired.execute("select embedding_worker_seen('tests', 'here', 1)")
+    hired.execute("select embedding_worker_heartbeat('tests', 'here', 1)")
     assert value(hired, "select count(*) from embedding_workers") == 1
-    hired.execute("select embedding_worker_gone('tests')")
+    hired.execute("select embedding_worker_deregister('tests')")
     assert value(hired, "select control_embeddings('pause')") == 0
-    assert value(hired, "select wish from embedding_order('tests')") == "pause"
-    assert value(hired, "select wish from embedding_control") == "pause"
+    assert value(hired, "select desired_state from embedding_command('tests')") == "pause"
+    assert value(hired, "select desired_state from embedding_control") == "pause"
     assert value(hired, "select pending from embedding_progress") is not None
-    hired.execute("select embedding_provider_seen('openai', 'no key')")
-    assert value(hired, "select trouble from embedding_providers") == "no key"
+    hired.execute("select embedding_provider_report('openai', 'no key')")
+    assert value(hired, "select error from embedding_providers") == "no key"
     announce = "select announce_embedding_event('queue_drained', '', gen_random_uuid())"
     assert value(hired, announce) is True
     assert value(hired, announce) is False
@@ -154,7 +154,7 @@ def test_a_worker_sees_targets_and_states(hired: Database) -> None:
 
 
 SEEN: LiteralString = (
-    """select embedding_worker_seen('tests', 'here', 1, 'working', 0, 0, '[{"model": "a:b","""
+    """select embedding_worker_heartbeat('tests', 'here', 1, 'working', 0, 0, '[{"model": "a:b","""
     """ "completed": 1, "failed": 0, "requests": 1, "tokens": 5, "cost": null}]')"""
 )
 
@@ -173,8 +173,8 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "truncate embedding_queue",
     "delete from embedding_counts",
     "select embedding.fold_counts()",
-    "update embedding_control set wish = 'pause'",
-    "insert into embedding_control (worker, wish) values ('*', 'pause')",
+    "update embedding_control set desired_state = 'pause'",
+    "insert into embedding_control (worker, desired_state) values ('*', 'pause')",
     "select embedding.wake()",
     "select setval('embedding_queue_id_seq', 1)",
     "select watch_embeddings('docs', 'body', 'embedding')",
@@ -253,11 +253,11 @@ CALLS: list[LiteralString] = [
     "select backfill_embeddings('docs', 'embedding')",
     "select count(*) from embedding_status",
     SEEN,
-    "select embedding_provider_seen('openai', 'no key', 'mend it')",
+    "select embedding_provider_report('openai', 'no key', 'mend it')",
     "select control_embeddings('sleep', null)",
-    "select * from embedding_order('tests')",
+    "select * from embedding_command('tests')",
     "select * from embedding_database_load()",
-    "select embedding_provider_seen('openai')",
+    "select embedding_provider_report('openai')",
     "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
     "select * from cached_embeddings('a:b', 3, '{x}')",
@@ -388,15 +388,15 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "count_due",
         "embedding_database_load",
         "identity_problem",
-        "embedding_order",
-        "embedding_provider_seen",
+        "embedding_command",
+        "embedding_provider_report",
         "embedding_rate",
         "row_count",
         "embedding_schema_version",
         "embedding_stats",
         "embedding_table_name",
-        "embedding_worker_gone",
-        "embedding_worker_seen",
+        "embedding_worker_deregister",
+        "embedding_worker_heartbeat",
         "estimate_embeddings",
         "extend_embeddings",
         "fail_embeddings",
@@ -426,10 +426,10 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_control",
     "select * from embedding_progress",
     "select control_embeddings('pause')",
-    "select * from embedding_order('tests')",
+    "select * from embedding_command('tests')",
     "select * from claim_embeddings('anon')",
     "select requeue_embeddings(null)",
-    "select embedding_provider_seen('openai', 'none of it is true')",
+    "select embedding_provider_report('openai', 'none of it is true')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
     "select * from list_embeddings()",

@@ -11,13 +11,13 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim, create_poison
 from tests.integration.tables import Connect, Table, embed, embed_all, jobs, refusal
 from worker.errors import WorkerError
-from worker.queue import OperatorQueue, Target
+from worker.queue import AdminQueue, Target
 
 QUEUED: LiteralString = "select record_id from embedding_queue order by id"
 
 
 @pytest.fixture
-def old(db: Database, queue: OperatorQueue) -> Target:
+def old(db: Database, queue: AdminQueue) -> Target:
     """The table `docs`, watched after 25 rows had come in."""
     table = Table(db)
     table.create()
@@ -26,7 +26,7 @@ def old(db: Database, queue: OperatorQueue) -> Target:
     return queue.target("docs", "embedding")
 
 
-def backfill_all(queue: OperatorQueue, target: Target, batch: int) -> list[int]:
+def backfill_all(queue: AdminQueue, target: Target, batch: int) -> list[int]:
     """Backfill until nothing is left. Returns how many rows each call found."""
     found = [queue.backfill(target, batch)]
     while found[-1]:
@@ -39,7 +39,7 @@ def test_watching_alone_enqueues_nothing(db: Database, old: Target) -> None:
 
 
 def test_every_row_is_enqueued_in_batches_until_none_is_left(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     assert backfill_all(queue, old, 10) == [10, 10, 5, 0]
     assert jobs(db) == [(str(key), "pending") for key in range(1, 26)]
@@ -49,13 +49,13 @@ def test_every_row_is_enqueued_in_batches_until_none_is_left(
 
 
 def test_batches_that_come_out_even_end_as_well(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     assert backfill_all(queue, old, 5) == [5, 5, 5, 5, 5, 0]
     assert len(jobs(db)) == 25
 
 
-def test_uuids_are_enqueued_in_their_order(db: Database, queue: OperatorQueue) -> None:
+def test_uuids_are_enqueued_in_their_order(db: Database, queue: AdminQueue) -> None:
     table = Table(db)
     table.create("uuid")
     db.execute(
@@ -66,7 +66,7 @@ def test_uuids_are_enqueued_in_their_order(db: Database, queue: OperatorQueue) -
     assert rows(db, QUEUED) == rows(db, "select id::text from docs order by docs.id")
 
 
-def test_composite_keys_are_enqueued_in_their_order(db: Database, queue: OperatorQueue) -> None:
+def test_composite_keys_are_enqueued_in_their_order(db: Database, queue: AdminQueue) -> None:
     db.execute(
         "create table parts (place integer, name text, body text, primary key (name, place))"
     )
@@ -83,7 +83,7 @@ def test_composite_keys_are_enqueued_in_their_order(db: Database, queue: Operato
 
 @pytest.mark.parametrize("key_type", ["text", "numeric", "smallint", "size"])
 def test_other_keys_are_enqueued_in_their_order(
-    db: Database, queue: OperatorQueue, key_type: LiteralString
+    db: Database, queue: AdminQueue, key_type: LiteralString
 ) -> None:
     db.execute("create type size as enum ('2', '10', '1')")
     table = Table(db)
@@ -96,7 +96,7 @@ def test_other_keys_are_enqueued_in_their_order(
 
 
 def test_an_interrupted_backfill_goes_on_where_it_was(
-    db: Database, queue: OperatorQueue, old: Target, connect: Connect
+    db: Database, queue: AdminQueue, old: Target, connect: Connect
 ) -> None:
     queue.backfill(old, 10)
     with connect() as other:
@@ -106,7 +106,7 @@ def test_an_interrupted_backfill_goes_on_where_it_was(
 
 
 def test_a_call_that_is_rolled_back_is_made_up_for(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     with db.transaction(force_rollback=True):
         db.execute("select backfill_embeddings('docs', 'embedding', 10)")
@@ -114,7 +114,7 @@ def test_a_call_that_is_rolled_back_is_made_up_for(
 
 
 def test_the_end_of_one_backfill_hides_nothing_from_the_next(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     assert [queue.backfill(old, 5) for _ in range(5)] == [
         5
@@ -126,7 +126,7 @@ def test_the_end_of_one_backfill_hides_nothing_from_the_next(
 
 
 def test_only_rows_without_vector_and_job_are_enqueued(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     db.execute("update docs set embedding = '[1,2,3]' where id > 6")
     db.execute("update docs set body = case when id > 1 then 'edited' end where id <= 4")
@@ -142,7 +142,7 @@ def test_only_rows_without_vector_and_job_are_enqueued(
 
 
 def test_vectors_that_were_cleared_by_hand_are_made_again(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     backfill_all(queue, old, 10)
     embed_all(queue)
@@ -153,14 +153,14 @@ def test_vectors_that_were_cleared_by_hand_are_made_again(
 
 
 def test_rows_outside_the_filter_are_left_alone(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     db.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'id % 5 = 0')")
     assert backfill_all(queue, old, 2) == [2, 2, 1, 0]
     assert rows(db, QUEUED) == [("5",), ("10",), ("15",), ("20",), ("25",)]
 
 
-def test_live_edits_overtake_the_backfill(db: Database, queue: OperatorQueue, old: Target) -> None:
+def test_live_edits_overtake_the_backfill(db: Database, queue: AdminQueue, old: Target) -> None:
     backfill_all(queue, old, 10)
     db.execute("insert into docs values (100, 'new')")
     db.execute("update docs set body = 'edited' where id = 20")
@@ -168,7 +168,7 @@ def test_live_edits_overtake_the_backfill(db: Database, queue: OperatorQueue, ol
 
 
 def test_a_backfill_does_not_hold_up_the_edit_of_another_table(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     backfill_all(queue, old, 10)
     notes = Table(db, name="notes")
@@ -181,7 +181,7 @@ def test_a_backfill_does_not_hold_up_the_edit_of_another_table(
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("batch", [5, 6, 100])
 def test_a_row_that_somebody_writes_is_passed_over_and_found_later(
-    db: Database, queue: OperatorQueue, old: Target, connect: Connect, batch: int
+    db: Database, queue: AdminQueue, old: Target, connect: Connect, batch: int
 ) -> None:
     other = connect()
     with other.transaction():
@@ -193,7 +193,7 @@ def test_a_row_that_somebody_writes_is_passed_over_and_found_later(
 
 
 def test_a_row_skipped_in_one_round_is_found_in_the_next_before_the_end(
-    queue: OperatorQueue, old: Target, connect: Connect
+    queue: AdminQueue, old: Target, connect: Connect
 ) -> None:
     other = connect()
     with other.transaction():
@@ -203,7 +203,7 @@ def test_a_row_skipped_in_one_round_is_found_in_the_next_before_the_end(
 
 
 def test_a_row_edited_while_the_backfill_runs_is_embedded_once(
-    db: Database, queue: OperatorQueue, old: Target, connect: Connect
+    db: Database, queue: AdminQueue, old: Target, connect: Connect
 ) -> None:
     other = connect()
     with other.transaction():
@@ -223,7 +223,7 @@ def test_a_column_that_nobody_watches_cannot_be_backfilled(db: Database, old: Ta
 
 
 @pytest.mark.timeout(60)
-def test_five_thousand_rows_go_in_batches_of_a_hundred(db: Database, queue: OperatorQueue) -> None:
+def test_five_thousand_rows_go_in_batches_of_a_hundred(db: Database, queue: AdminQueue) -> None:
     table = Table(db)
     table.create("uuid")
     db.execute(
@@ -273,7 +273,7 @@ def test_each_row_looks_up_its_own_job_whatever_the_statistics_say(db: Database,
 
 @pytest.mark.parametrize("sqlstate", ["22012", "42704", "40001", "57014", "ZZZZZ"])
 def test_a_row_over_which_the_filter_raises_is_enqueued_and_stops_no_other(
-    db: Database, queue: OperatorQueue, old: Target, sqlstate: str
+    db: Database, queue: AdminQueue, old: Target, sqlstate: str
 ) -> None:
     create_poison(db, sqlstate)
     db.execute("update docs set body = 'poison' where id in (3, 20)")
@@ -292,7 +292,7 @@ def test_a_row_over_which_the_filter_raises_is_enqueued_and_stops_no_other(
 
 
 def test_a_filter_that_cannot_be_read_at_all_enqueues_nothing(
-    db: Database, queue: OperatorQueue, old: Target
+    db: Database, queue: AdminQueue, old: Target
 ) -> None:
     db.execute("update embedding_targets set filter = 'no_such_column'")
     with pytest.raises(WorkerError, match="column"):

@@ -11,7 +11,7 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, expire_leases, insert
 from tests.integration.jobs import complete as complete_jobs
 from tests.integration.tables import embed, embed_all, jobs, refusal, vector_of, vectors
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 from worker.queue.postgres import PostgresQueue
 
 SESSION = "5e551011-0000-4000-8000-000000000001"
@@ -238,7 +238,7 @@ ODD_VALUES: dict[str, LiteralString] = {
     "failed without a class": "status = 'failed', error_class = null, error_message = ''",
     "as many attempts as there are": "attempts = 32767",
     "fewer attempts than none": "attempts = -32768",
-    "as many silences as there are": "unanswered = 32767",
+    "as many silences as there are": "abandoned_claims = 32767",
     "as many embedded as there are": "unwritten = 32767, passed_over = 32767",
     "a lease without end": "status = 'processing', lease = gen_random_uuid(),"
     " lease_expires_at = 'infinity', worker = 'a hand'",
@@ -260,7 +260,7 @@ ODD_VALUES: dict[str, LiteralString] = {
 
 @pytest.mark.parametrize("value_by_hand", ODD_VALUES.values(), ids=list(ODD_VALUES))
 def test_an_odd_value_stops_no_command_and_no_other_job(
-    docs: Database, queue: OperatorQueue, value_by_hand: LiteralString
+    docs: Database, queue: AdminQueue, value_by_hand: LiteralString
 ) -> None:
     insert(docs, 3)
     docs.execute("update embedding_queue set " + value_by_hand + " where record_id = '2'")
@@ -276,11 +276,11 @@ def test_an_odd_value_stops_no_command_and_no_other_job(
 
 
 @pytest.mark.parametrize("answer", ["fail", "release", "expire"])
-def test_counts_at_their_end_stay_there(docs: Database, queue: OperatorQueue, answer: str) -> None:
+def test_counts_at_their_end_stay_there(docs: Database, queue: AdminQueue, answer: str) -> None:
     docs.execute("update embedding_targets set max_attempts = 32767")
     insert(docs, 1)
     docs.execute(
-        "update embedding_queue set attempts = 32767, unanswered = 32766, unwritten = 32767,"
+        "update embedding_queue set attempts = 32767, abandoned_claims = 32766, unwritten = 32767,"
         " passed_over = 32767"
     )
     jobs = claim(queue)
@@ -297,7 +297,7 @@ def test_counts_at_their_end_stay_there(docs: Database, queue: OperatorQueue, an
 
 @pytest.mark.parametrize("priority", [-32768, 32767])
 def test_a_target_at_an_end_of_the_priorities_is_backfilled_and_watched_again(
-    docs: Database, queue: OperatorQueue, priority: int
+    docs: Database, queue: AdminQueue, priority: int
 ) -> None:
     insert(docs, 1)
     docs.execute("delete from embedding_queue")
@@ -311,7 +311,7 @@ def test_a_target_at_an_end_of_the_priorities_is_backfilled_and_watched_again(
     assert complete_jobs(queue, claim(queue)) == []
 
 
-def look_at_everything(queue: OperatorQueue) -> None:
+def look_at_everything(queue: AdminQueue) -> None:
     """What the commands of an operator ask."""
     queue.status()
     queue.progress()
@@ -326,9 +326,7 @@ def look_at_everything(queue: OperatorQueue) -> None:
     queue.reprocess("nothing like it", None, None, 0, dry_run=True)
 
 
-def test_pending_by_hand_after_silences_is_claimed_again(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_pending_by_hand_after_silences_is_claimed_again(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     for _ in range(5):
         claim(queue)
@@ -337,7 +335,7 @@ def test_pending_by_hand_after_silences_is_claimed_again(
     assert len(claim(queue)) == 1
 
 
-def test_an_edit_after_silences_is_claimed_again(docs: Database, queue: OperatorQueue) -> None:
+def test_an_edit_after_silences_is_claimed_again(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     for _ in range(5):
         claim(queue)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Database, Server, migrate, rows, value
 from tests.integration.tables import Connect, refusal, vector_of
-from worker.queue import Cached, Completion, Job, JobId, OperatorQueue
+from worker.queue import AdminQueue, Cached, Completion, Job, JobId
 from worker.queue.postgres import PostgresQueue
 
 MODEL = "test:model"
@@ -42,11 +42,11 @@ def made(text: str, width: int = 3, tokens: int | None = 7) -> Completion:
     return Completion(job, np.array(vector_of(text, width), dtype=np.float32), tokens)
 
 
-def put(queue: OperatorQueue, *texts: str, width: int = 3, cap_mb: int = ROOMY) -> None:
+def put(queue: AdminQueue, *texts: str, width: int = 3, cap_mb: int = ROOMY) -> None:
     queue.cache(MODEL, [made(text, width) for text in texts], cap_mb)
 
 
-def get(queue: OperatorQueue, *texts: str, model: str = MODEL, width: int = 3) -> Cached:
+def get(queue: AdminQueue, *texts: str, model: str = MODEL, width: int = 3) -> Cached:
     return queue.cached(model, width, [hash_of(text) for text in texts])
 
 
@@ -56,7 +56,7 @@ SIZE: LiteralString = (
 )
 
 
-def test_what_was_put_in_comes_out_with_its_tokens(db: Database, queue: OperatorQueue) -> None:
+def test_what_was_put_in_comes_out_with_its_tokens(db: Database, queue: AdminQueue) -> None:
     put(queue, "one", "two", width=1536)
     queue.cache(MODEL, [made("three", 1536, tokens=None)], ROOMY)
     found = get(queue, "one", "two", "three", "four", width=1536)
@@ -68,17 +68,17 @@ def test_what_was_put_in_comes_out_with_its_tokens(db: Database, queue: Operator
         assert tokens == counted
 
 
-def test_a_hash_that_is_unknown_has_no_vector(queue: OperatorQueue) -> None:
+def test_a_hash_that_is_unknown_has_no_vector(queue: AdminQueue) -> None:
     assert get(queue, "one") == {}
     assert get(queue) == {}
 
 
-def test_a_hash_that_is_asked_for_twice_has_one_answer(queue: OperatorQueue) -> None:
+def test_a_hash_that_is_asked_for_twice_has_one_answer(queue: AdminQueue) -> None:
     put(queue, "one")
     assert get(queue, "one", "one").keys() == {hash_of("one")}
 
 
-def test_models_and_widths_are_kept_apart(queue: OperatorQueue) -> None:
+def test_models_and_widths_are_kept_apart(queue: AdminQueue) -> None:
     put(queue, "one", width=3)
     assert get(queue, "one", model="test:other") == {}
     assert get(queue, "one", width=4) == {}
@@ -90,7 +90,7 @@ def test_models_and_widths_are_kept_apart(queue: OperatorQueue) -> None:
 
 
 def test_what_is_put_in_twice_stays_as_it_is_and_takes_no_room(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     put(queue, "one", "two", "one")
     before = rows(db, "select ctid, position from embedding_cache order by position")
@@ -101,13 +101,13 @@ def test_what_is_put_in_twice_stays_as_it_is_and_takes_no_room(
     assert value(db, "select last_value from embedding.cache_kib") == drawn
 
 
-def test_the_vector_of_a_part_of_a_text_is_not_kept(queue: OperatorQueue) -> None:
+def test_the_vector_of_a_part_of_a_text_is_not_kept(queue: AdminQueue) -> None:
     """Its hash is that of the whole text, which another column may not want cut."""
     queue.cache(MODEL, [replace(made("one"), truncated_to=2), made("two")], ROOMY)
     assert get(queue, "one", "two").keys() == {hash_of("two")}
 
 
-def test_the_oldest_go_first(db: Database, queue: OperatorQueue) -> None:
+def test_the_oldest_go_first(db: Database, queue: AdminQueue) -> None:
     for number in range(70):  # of 16 KiB each
         put(queue, f"text {number}", width=2976, cap_mb=1)
     assert value(db, SIZE) == 1024
@@ -115,7 +115,7 @@ def test_the_oldest_go_first(db: Database, queue: OperatorQueue) -> None:
     assert get(queue, "text 69", width=2976)
 
 
-def test_a_row_counts_as_many_kibibytes_as_it_takes(db: Database, queue: OperatorQueue) -> None:
+def test_a_row_counts_as_many_kibibytes_as_it_takes(db: Database, queue: AdminQueue) -> None:
     drawn = []
     for width in (96, 97, 256, 1536, 4000):
         before = value(db, "select last_value * is_called::integer from embedding.cache_kib")
@@ -126,7 +126,7 @@ def test_a_row_counts_as_many_kibibytes_as_it_takes(db: Database, queue: Operato
 
 @pytest.mark.parametrize("width", [3, 384, 1024, 1536])
 def test_what_a_row_counts_is_no_less_than_what_it_takes_on_the_disk(
-    db: Database, queue: OperatorQueue, width: int
+    db: Database, queue: AdminQueue, width: int
 ) -> None:
     for turn in range(4):
         put(queue, *[f"text {turn} {i}" for i in range(250)], width=width)
@@ -135,7 +135,7 @@ def test_what_a_row_counts_is_no_less_than_what_it_takes_on_the_disk(
 
 
 def test_a_smaller_cap_takes_out_what_is_above_it_and_zero_all(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     put(queue, *[f"text {i}" for i in range(400)], width=1536, cap_mb=4)
     assert value(db, SIZE) == 400 * 9
@@ -146,7 +146,7 @@ def test_a_smaller_cap_takes_out_what_is_above_it_and_zero_all(
     assert value(db, SIZE) == 0
 
 
-def test_more_than_fits_at_once_leaves_what_fits(db: Database, queue: OperatorQueue) -> None:
+def test_more_than_fits_at_once_leaves_what_fits(db: Database, queue: AdminQueue) -> None:
     put(queue, *[f"text {i}" for i in range(300)], width=1536, cap_mb=1)
     assert 1024 - 9 < value(db, SIZE) <= 1024
 
@@ -176,7 +176,7 @@ def test_the_bound_holds_whatever_is_put_in_at_the_same_time(
 
 
 def test_a_row_that_somebody_holds_is_not_waited_for(
-    db: Database, connect: Connect, queue: OperatorQueue
+    db: Database, connect: Connect, queue: AdminQueue
 ) -> None:
     put(queue, "held", "free")
     holding = connect()

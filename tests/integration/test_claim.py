@@ -20,11 +20,11 @@ from tests.integration.jobs import (
     vector_of,
 )
 from worker.errors import Busy
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 from worker.queue.postgres import PostgresQueue
 
 
-def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: OperatorQueue) -> None:
+def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     job = claim_one(queue)
     assert (job.table_name, job.record_id, job.embedding_column) == ("docs", "1", "embedding")
@@ -32,11 +32,12 @@ def test_a_claim_hands_out_the_text_and_a_lease(docs: Database, queue: OperatorQ
     assert job.content_hash == value(docs, "select sha256('text 1')")
     assert rows(
         docs,
-        "select status, unanswered, worker, lease, lease_expires_at > now() from embedding_queue",
+        "select status, abandoned_claims, worker, lease, lease_expires_at > now()"
+        "  from embedding_queue",
     ) == [("processing", 1, "test", job.lease, True)]
 
 
-def test_a_claim_never_exceeds_its_limit(docs: Database, queue: OperatorQueue) -> None:
+def test_a_claim_never_exceeds_its_limit(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1000)
     docs.execute("analyze embedding_queue")
     assert len(claim(queue, 10)) == 10
@@ -55,7 +56,7 @@ def test_a_claim_never_exceeds_its_limit_whatever_the_planner_does(
 
 
 def test_the_higher_priority_is_claimed_first_and_then_the_older(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 4)
     docs.execute("update embedding_queue set priority = 5 where record_id = '3'")
@@ -66,14 +67,14 @@ def test_the_higher_priority_is_claimed_first_and_then_the_older(
     assert order == ["3", "4", "1", "2"]
 
 
-def test_a_job_that_is_not_due_is_not_claimed(docs: Database, queue: OperatorQueue) -> None:
+def test_a_job_that_is_not_due_is_not_claimed(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     docs.execute("update embedding_queue set available_at = now() + interval '1 hour'")
     assert not queue.claim(SCOPE, 10)
 
 
 def test_two_workers_never_get_the_same_job(
-    docs: Database, queue: OperatorQueue, database_url: str
+    docs: Database, queue: AdminQueue, database_url: str
 ) -> None:
     insert(docs, 10)
     with PostgresQueue(database_url, "other") as other:
@@ -82,7 +83,7 @@ def test_two_workers_never_get_the_same_job(
 
 
 def test_a_claim_under_way_is_passed_over_without_waiting(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 3)
     other = connect()
@@ -91,7 +92,7 @@ def test_a_claim_under_way_is_passed_over_without_waiting(
         assert {job.record_id for job in claim(queue)} == {"2", "3"}
 
 
-def test_an_expired_lease_is_due_again_for_any_worker(docs: Database, queue: OperatorQueue) -> None:
+def test_an_expired_lease_is_due_again_for_any_worker(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     first = claim_one(queue)
     assert not queue.claim(SCOPE, 1)
@@ -104,7 +105,7 @@ def test_an_expired_lease_is_due_again_for_any_worker(docs: Database, queue: Ope
 
 
 def test_a_job_that_is_never_answered_is_failed_when_it_is_claimed(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     for _ in range(5):
@@ -123,7 +124,7 @@ def test_a_job_that_is_never_answered_is_failed_when_it_is_claimed(
 
 
 def test_jobs_of_deleted_records_do_not_hide_those_behind_them(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 60)
     docs.execute("alter table docs disable trigger user")
@@ -136,7 +137,7 @@ def test_jobs_of_deleted_records_do_not_hide_those_behind_them(
 
 
 def test_unchanged_text_and_model_complete_without_a_vector(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -154,7 +155,7 @@ def test_unchanged_text_and_model_complete_without_a_vector(
     ],
 )
 def test_another_text_or_model_or_no_vector_is_embedded_anew(
-    docs: Database, queue: OperatorQueue, change: str
+    docs: Database, queue: AdminQueue, change: str
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -164,7 +165,7 @@ def test_another_text_or_model_or_no_vector_is_embedded_anew(
 
 
 def test_requeued_jobs_are_embedded_anew_even_if_nothing_changed(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -174,7 +175,7 @@ def test_requeued_jobs_are_embedded_anew_even_if_nothing_changed(
 
 @pytest.mark.parametrize("text", ["", " \t\n ", "\u2003", None])
 def test_nothing_to_embed_is_skipped_and_loses_its_vector(
-    docs: Database, queue: OperatorQueue, text: str | None
+    docs: Database, queue: AdminQueue, text: str | None
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -187,7 +188,7 @@ def test_nothing_to_embed_is_skipped_and_loses_its_vector(
 
 
 def test_a_row_that_somebody_writes_keeps_its_vector_until_it_can_be_taken(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
@@ -205,7 +206,7 @@ def test_a_row_that_somebody_writes_keeps_its_vector_until_it_can_be_taken(
 
 
 def test_a_row_that_cannot_be_read_fails_alone_with_the_reason(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     db.execute("create table events (id integer primary key, data json)")
     db.execute(
@@ -222,7 +223,7 @@ def test_a_row_that_cannot_be_read_fails_alone_with_the_reason(
     ) == [("1", "unreadable"), ("2", "unreadable")]
 
 
-def test_a_record_id_that_is_no_key_fails_alone(docs: Database, queue: OperatorQueue) -> None:
+def test_a_record_id_that_is_no_key_fails_alone(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     docs.execute(
         "insert into embedding_queue (table_name, record_id, embedding_column)"
@@ -234,7 +235,7 @@ def test_a_record_id_that_is_no_key_fails_alone(docs: Database, queue: OperatorQ
 
 
 def test_a_target_whose_column_is_gone_is_set_aside_and_the_others_go_on(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("create table notes (id integer primary key, body text)")
     docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
@@ -251,7 +252,7 @@ def test_a_target_whose_column_is_gone_is_set_aside_and_the_others_go_on(
     assert [job.table_name for job in claim(queue)] == ["notes"]
 
 
-def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: OperatorQueue) -> None:
+def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     docs.execute("drop table docs")
     assert not queue.claim(SCOPE, 1)
@@ -259,7 +260,7 @@ def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: Operat
 
 
 def test_a_locked_table_is_passed_over_and_told_if_there_is_nothing_else(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     docs.execute("create table notes (id integer primary key, body text)")
     docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
@@ -274,15 +275,13 @@ def test_a_locked_table_is_passed_over_and_told_if_there_is_nothing_else(
     assert claim_one(queue).table_name == "docs"
 
 
-def test_a_disabled_target_is_not_claimed(docs: Database, queue: OperatorQueue) -> None:
+def test_a_disabled_target_is_not_claimed(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     docs.execute("update embedding_targets set enabled = false")
     assert not queue.claim(SCOPE, 1)
 
 
-def test_a_claim_can_be_narrowed_to_a_table_and_column(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_a_claim_can_be_narrowed_to_a_table_and_column(docs: Database, queue: AdminQueue) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'second', dimensions => 3)")
     insert(docs, 2)
     jobs = claim(queue, scope=replace(SCOPE, table="docs", column="second"))
@@ -290,16 +289,14 @@ def test_a_claim_can_be_narrowed_to_a_table_and_column(
     assert not queue.claim(replace(SCOPE, table="elsewhere"), 1)
 
 
-def test_the_model_of_the_target_goes_before_the_default(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_the_model_of_the_target_goes_before_the_default(docs: Database, queue: AdminQueue) -> None:
     docs.execute("update embedding_targets set model = 'its:own'")
     insert(docs, 1)
     assert claim_one(queue).model == "its:own"
 
 
 def test_an_old_text_is_never_handed_out_with_a_new_job(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     """The claim reads the text after it has leased the job, with a younger snapshot."""
     insert(docs, 1)
@@ -322,7 +319,7 @@ POISONED = "update docs set body = 'poison ' || id where id in (2, 4)"
 @pytest.mark.parametrize("part", ["source", "filter"])
 @pytest.mark.parametrize("sqlstate", SQLSTATES)
 def test_a_row_that_raises_any_error_fails_alone(
-    docs: Database, queue: OperatorQueue, sqlstate: str, part: str
+    docs: Database, queue: AdminQueue, sqlstate: str, part: str
 ) -> None:
     create_poison(docs, sqlstate)
     if part == "source":
@@ -346,7 +343,7 @@ def test_a_row_that_raises_any_error_fails_alone(
 
 @pytest.mark.parametrize("sqlstate", ["22012", "42704", "3F000", "40001", "57014"])
 def test_rows_that_raise_an_error_fail_also_where_nothing_else_is_due(
-    docs: Database, queue: OperatorQueue, sqlstate: str
+    docs: Database, queue: AdminQueue, sqlstate: str
 ) -> None:
     create_poison(docs, sqlstate)
     docs.execute("select watch_embeddings('docs', 'public.poison(body)', 'embedding')")
@@ -359,7 +356,7 @@ def test_rows_that_raise_an_error_fail_also_where_nothing_else_is_due(
 
 @pytest.mark.parametrize("sqlstate", SQLSTATES)
 def test_a_row_whose_trigger_does_not_let_its_vector_go_fails_alone(
-    docs: Database, queue: OperatorQueue, sqlstate: str
+    docs: Database, queue: AdminQueue, sqlstate: str
 ) -> None:
     insert(docs, 3)
     complete(queue, claim(queue))
@@ -378,7 +375,7 @@ def test_a_row_whose_trigger_does_not_let_its_vector_go_fails_alone(
 
 
 def test_what_every_row_raises_for_want_of_a_table_sets_the_target_aside(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("create table words (word text)")
     docs.execute(
@@ -393,7 +390,7 @@ def test_what_every_row_raises_for_want_of_a_table_sets_the_target_aside(
     assert value(docs, "select count(*) from embedding_queue where status = 'pending'") == 3
 
 
-def test_halving_finds_a_few_rows_among_many(docs: Database, queue: OperatorQueue) -> None:
+def test_halving_finds_a_few_rows_among_many(docs: Database, queue: AdminQueue) -> None:
     create_poison(docs, "42704")
     docs.execute("select watch_embeddings('docs', 'public.poison(body)', 'embedding')")
     insert(docs, 300)
@@ -430,7 +427,7 @@ def test_a_row_that_takes_too_long_fails_alone_after_some_attempts(
     ) == [("1", "unreadable")]
 
 
-def test_a_record_id_that_matches_two_rows_fails(db: Database, queue: OperatorQueue) -> None:
+def test_a_record_id_that_matches_two_rows_fails(db: Database, queue: AdminQueue) -> None:
     db.execute("create table docs (id bigint primary key, body text)")
     db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
     insert(db, 3)
@@ -444,7 +441,7 @@ def test_a_record_id_that_matches_two_rows_fails(db: Database, queue: OperatorQu
 
 
 def test_a_row_that_somebody_writes_is_not_handed_out_and_comes_back_with_growing_pauses(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 3)
     writer = connect()
@@ -477,7 +474,7 @@ def test_a_row_that_somebody_writes_is_not_handed_out_and_comes_back_with_growin
 
 @pytest.mark.parametrize("mode", ["update", "no key update", "share"])
 def test_a_row_that_is_locked_against_a_writer_is_passed_over(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue, mode: str
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue, mode: str
 ) -> None:
     insert(docs, 1)
     let_nothing_wait(docs)
@@ -488,7 +485,7 @@ def test_a_row_that_is_locked_against_a_writer_is_passed_over(
 
 
 def test_a_row_that_only_its_key_is_held_of_is_handed_out(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     """As a foreign key does, while rows that refer to it are inserted."""
     insert(docs, 1)
@@ -499,7 +496,7 @@ def test_a_row_that_only_its_key_is_held_of_is_handed_out(
 
 
 def test_a_row_that_nobody_holds_is_not_locked_by_a_claim(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     other = connect()
@@ -510,7 +507,7 @@ def test_a_row_that_nobody_holds_is_not_locked_by_a_claim(
 
 
 def test_an_expired_job_that_somebody_holds_is_passed_over(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     claim(queue)
@@ -522,7 +519,7 @@ def test_an_expired_job_that_somebody_holds_is_passed_over(
         assert [job.record_id for job in claim(queue)] == ["2"]
 
 
-def test_a_skipped_job_has_neither_hash_nor_model(docs: Database, queue: OperatorQueue) -> None:
+def test_a_skipped_job_has_neither_hash_nor_model(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
     docs.execute("update docs set body = ''")

@@ -21,11 +21,11 @@ from tests.integration.jobs import (
     vector_of,
 )
 from worker.errors import Busy, SettingsError
-from worker.queue import Completion, Job, OperatorQueue, Refusal
+from worker.queue import AdminQueue, Completion, Job, Refusal
 
 
 def test_a_completion_writes_the_vector_and_what_it_was_made_from(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -42,7 +42,7 @@ def test_a_completion_writes_the_vector_and_what_it_was_made_from(
 
 
 def test_an_edit_during_embedding_discards_the_stale_vector(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -53,7 +53,7 @@ def test_an_edit_during_embedding_discards_the_stale_vector(
 
 
 def test_an_edit_that_is_not_committed_yet_is_not_overtaken(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     """The lease still looks good: the writer's change to the queue does not show yet."""
     insert(docs, 1)
@@ -67,7 +67,7 @@ def test_an_edit_that_is_not_committed_yet_is_not_overtaken(
 
 
 def test_an_edit_that_bypassed_the_triggers_is_found_by_the_hash(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -77,9 +77,7 @@ def test_an_edit_that_bypassed_the_triggers_is_found_by_the_hash(
     assert value(docs, "select embedding from docs") is None
 
 
-def test_a_row_deleted_during_embedding_leaves_no_trace(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_a_row_deleted_during_embedding_leaves_no_trace(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 2)
     jobs = claim(queue)
     docs.execute("delete from docs where id = 1")
@@ -89,7 +87,7 @@ def test_a_row_deleted_during_embedding_leaves_no_trace(
 
 
 def test_a_row_that_left_the_filter_during_embedding_gets_no_vector(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
     insert(docs, 1)
@@ -100,7 +98,7 @@ def test_a_row_that_left_the_filter_during_embedding_gets_no_vector(
 
 
 def test_one_refused_job_does_not_hold_up_its_neighbours(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 3)
     jobs = claim(queue)
@@ -119,7 +117,7 @@ def test_one_refused_job_does_not_hold_up_its_neighbours(
 
 
 def test_writing_a_vector_waits_for_no_lock_and_makes_nobody_wait_for_the_model(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -135,7 +133,7 @@ def test_writing_a_vector_waits_for_no_lock_and_makes_nobody_wait_for_the_model(
 
 @pytest.mark.over_a_connection
 def test_no_transaction_is_open_between_claim_and_completion(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     claim_one(queue)
@@ -147,7 +145,7 @@ def test_no_transaction_is_open_between_claim_and_completion(
 
 
 def test_a_completion_whose_answer_was_lost_can_be_made_again(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -158,7 +156,7 @@ def test_a_completion_whose_answer_was_lost_can_be_made_again(
 
 
 def test_a_hand_made_pending_takes_the_fence_from_the_worker(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -168,7 +166,7 @@ def test_a_hand_made_pending_takes_the_fence_from_the_worker(
 
 
 def test_a_text_given_by_hand_is_embedded_instead_of_the_row_and_then_forgotten(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     docs.execute("update embedding_queue set content = 'by hand'")
@@ -182,7 +180,7 @@ def test_a_text_given_by_hand_is_embedded_instead_of_the_row_and_then_forgotten(
 
 @pytest.mark.parametrize("column_type", ["vector(3)", "halfvec(3)", "vector"])
 def test_vectors_arrive_as_they_were_sent(
-    db: Database, queue: OperatorQueue, column_type: str
+    db: Database, queue: AdminQueue, column_type: str
 ) -> None:
     db.execute(
         f"create table docs (id integer primary key, body text, embedding {column_type})".encode()
@@ -195,7 +193,7 @@ def test_vectors_arrive_as_they_were_sent(
     assert np.allclose(stored, vector, atol=2e-4 if "half" in column_type else 0)
 
 
-def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: OperatorQueue) -> None:
+def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     job = claim_one(queue)
     with pytest.raises(SettingsError, match="expected 3 dimensions, not 2"):
@@ -203,9 +201,7 @@ def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: Operat
     assert complete(queue, [job]) == []
 
 
-def test_released_jobs_are_due_again_and_no_worse_for_it(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_released_jobs_are_due_again_and_no_worse_for_it(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 2)
     jobs = claim(queue)
     queue.release(jobs, reason="the worker was stopped")
@@ -219,7 +215,7 @@ def test_released_jobs_are_due_again_and_no_worse_for_it(
 
 
 def test_failed_jobs_keep_their_reason_until_they_are_requeued_or_edited(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -236,7 +232,7 @@ def test_failed_jobs_keep_their_reason_until_they_are_requeued_or_edited(
 
 
 def test_a_job_that_may_be_tried_again_fails_with_its_last_attempt(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("update embedding_targets set max_attempts = 2")
     insert(docs, 1)
@@ -245,9 +241,7 @@ def test_a_job_that_may_be_tried_again_fails_with_its_last_attempt(
     assert rows(docs, "select status, error_message from embedding_queue") == [("failed", "twice")]
 
 
-def test_a_lost_lease_can_neither_fail_nor_release_a_job(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_a_lost_lease_can_neither_fail_nor_release_a_job(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     job = claim_one(queue)
     docs.execute("update docs set body = 'new text'")
@@ -258,7 +252,7 @@ def test_a_lost_lease_can_neither_fail_nor_release_a_job(
 
 
 def test_a_vector_of_a_model_that_the_target_has_no_more_is_refused(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -281,7 +275,7 @@ def reasons(refusals: Sequence[Refusal], jobs: Sequence[Job]) -> dict[str, str]:
 @pytest.mark.parametrize("timing", ["before", "after", "deferred"])
 @pytest.mark.parametrize("sqlstate", SQLSTATES)
 def test_a_row_whose_trigger_raises_any_error_fails_alone(
-    docs: Database, queue: OperatorQueue, sqlstate: str, timing: str
+    docs: Database, queue: AdminQueue, sqlstate: str, timing: str
 ) -> None:
     insert(docs, 5)
     docs.execute("update docs set body = 'poison ' || id where id in (2, 4)")
@@ -303,7 +297,7 @@ def test_a_row_whose_trigger_raises_any_error_fails_alone(
 
 @pytest.mark.parametrize("sqlstate", ["22012", "42704", "3F000", "40001", "57014"])
 def test_a_row_whose_trigger_raises_an_error_fails_also_where_nothing_else_is_written(
-    docs: Database, queue: OperatorQueue, sqlstate: str
+    docs: Database, queue: AdminQueue, sqlstate: str
 ) -> None:
     insert(docs, 3)
     docs.execute("update docs set body = 'poison' where id = 2")
@@ -314,17 +308,17 @@ def test_a_row_whose_trigger_raises_an_error_fails_also_where_nothing_else_is_wr
 
 
 def test_a_trigger_that_no_row_gets_past_for_want_of_a_function_sets_the_target_aside(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 3)
     jobs = claim(queue)
     poison_trigger(docs, "P0001")
     docs.execute("drop function poison")
-    assert set(reasons(complete(queue, jobs), jobs).values()) == {"set_aside"}
+    assert set(reasons(complete(queue, jobs), jobs).values()) == {"suspended"}
     assert "public.poison" in str(value(docs, "select problem from embedding_targets"))
 
 
-def test_an_error_that_passes_is_nobodys_fault(docs: Database, queue: OperatorQueue) -> None:
+def test_an_error_that_passes_is_nobodys_fault(docs: Database, queue: AdminQueue) -> None:
     """As a deadlock with a transaction of the application: of two tries, one goes through."""
     insert(docs, 1)
     docs.execute("create sequence tries")
@@ -340,7 +334,7 @@ def test_an_error_that_passes_is_nobodys_fault(docs: Database, queue: OperatorQu
 
 
 def test_a_number_that_is_too_large_for_the_column_fails_its_row_alone(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     db.execute("create table docs (id bigint primary key, body text, embedding halfvec(3))")
     db.execute("select watch_embeddings('docs', 'body', 'embedding')")
@@ -375,7 +369,7 @@ CHANGES_ON_WRITE: dict[str, LiteralString] = {
 
 @pytest.mark.parametrize("trigger", CHANGES_ON_WRITE.values(), ids=list(CHANGES_ON_WRITE))
 def test_a_trigger_that_undoes_each_write_fails_the_row_and_leaves_no_wrong_vector(
-    docs: Database, queue: OperatorQueue, trigger: LiteralString
+    docs: Database, queue: AdminQueue, trigger: LiteralString
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -388,7 +382,7 @@ def test_a_trigger_that_undoes_each_write_fails_the_row_and_leaves_no_wrong_vect
     assert claim(queue) == []
 
 
-def test_a_text_given_by_hand_is_no_changed_text(docs: Database, queue: OperatorQueue) -> None:
+def test_a_text_given_by_hand_is_no_changed_text(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     docs.execute("update embedding_queue set content = 'by hand'")
     docs.execute(
@@ -403,7 +397,7 @@ def test_a_text_given_by_hand_is_no_changed_text(docs: Database, queue: Operator
 
 
 def test_a_row_that_left_the_filter_behind_the_triggers_gets_no_vector(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
     insert(docs, 1)
@@ -415,7 +409,7 @@ def test_a_row_that_left_the_filter_behind_the_triggers_gets_no_vector(
 
 
 def test_a_job_that_somebody_holds_is_locked(
-    docs: Database, connect: Callable[[], Database], queue: OperatorQueue
+    docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -427,9 +421,7 @@ def test_a_job_that_somebody_holds_is_locked(
     assert complete(queue, jobs) == []
 
 
-def test_jobs_that_go_back_come_due_at_different_times(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_jobs_that_go_back_come_due_at_different_times(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 50)
     queue.release(claim(queue), timedelta(minutes=10))
     least, most, different = rows(
@@ -447,7 +439,7 @@ LIMIT = 10  # twice max_attempts
 
 
 def test_a_job_that_is_embedded_again_and_again_and_never_written_is_failed(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     pauses = []
@@ -470,7 +462,7 @@ def test_a_job_that_is_embedded_again_and_again_and_never_written_is_failed(
     assert complete(queue, claim(queue)) == []
 
 
-def test_every_way_not_to_be_written_counts(docs: Database, queue: OperatorQueue) -> None:
+def test_every_way_not_to_be_written_counts(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     docs.execute("update embedding_targets set max_attempts = 3")
     queue.release(claim(queue), reason="locked", embedded=True)
@@ -492,7 +484,7 @@ RESETS: dict[str, LiteralString] = {
 
 @pytest.mark.parametrize("reset", RESETS.values(), ids=list(RESETS))
 def test_a_job_that_starts_over_may_be_embedded_as_often_again(
-    docs: Database, queue: OperatorQueue, reset: LiteralString
+    docs: Database, queue: AdminQueue, reset: LiteralString
 ) -> None:
     insert(docs, 1)
     docs.execute("update embedding_queue set unwritten = 10, passed_over = 10")

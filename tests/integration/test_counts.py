@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, complete, expire_leases, insert
 from tests.integration.tables import Connect, Table
-from worker.queue import OperatorQueue, Report
+from worker.queue import AdminQueue, Report
 
 STATUSES: tuple[LiteralString, ...] = ("pending", "processing", "completed", "failed", "skipped")
 WRONG: LiteralString = " union all ".join(
@@ -39,7 +39,7 @@ def counts(db: Database) -> tuple[int, ...]:
     return tuple(found)
 
 
-def test_a_job_is_counted_wherever_it_goes(docs: Database, queue: OperatorQueue) -> None:
+def test_a_job_is_counted_wherever_it_goes(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (0, ''), (-1, null)")
     insert(docs, 10)
     assert counts(docs) == (12, 0, 0, 0, 0)
@@ -91,7 +91,7 @@ def test_what_people_do_by_hand_is_counted(
     assert wrong_counts(docs) == []
 
 
-def test_what_is_rolled_back_was_never_counted(docs: Database, queue: OperatorQueue) -> None:
+def test_what_is_rolled_back_was_never_counted(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 3)
     with docs.transaction(force_rollback=True):
         docs.execute("insert into docs select i, 'text' from generate_series(4, 3000) i")
@@ -116,7 +116,7 @@ def test_a_change_that_moves_no_job_writes_nothing(docs: Database) -> None:
     assert rows(docs, "select * from embedding_counts") == before
 
 
-def test_what_failed_is_counted_by_class(docs: Database, queue: OperatorQueue) -> None:
+def test_what_failed_is_counted_by_class(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 6)
     taken = claim(queue)
     queue.fail(taken[:2], "rejected", "no")
@@ -136,7 +136,7 @@ def test_what_failed_is_counted_by_class(docs: Database, queue: OperatorQueue) -
     assert wrong_counts(docs) == []
 
 
-def test_the_counts_of_each_column_are_its_own(docs: Database, queue: OperatorQueue) -> None:
+def test_the_counts_of_each_column_are_its_own(docs: Database, queue: AdminQueue) -> None:
     notes = Table(docs, name="notes")
     notes.create()
     notes.watch()
@@ -160,16 +160,16 @@ def test_writers_fold_what_they_write_when_no_worker_runs(docs: Database) -> Non
     assert counts(docs) == (3500, 0, 0, 0, 0)
 
 
-def test_a_heartbeat_folds_and_loses_nothing(docs: Database, queue: OperatorQueue) -> None:
+def test_a_heartbeat_folds_and_loses_nothing(docs: Database, queue: AdminQueue) -> None:
     for _ in range(5):
         docs.execute("insert into docs select coalesce(max(id), 0) + 1, 'text' from docs")
     assert value(docs, "select count(*) from embedding_counts") == 5
-    queue.seen(SCOPE, Report("working"))
+    queue.heartbeat(SCOPE, Report("working"))
     assert value(docs, "select count(*) from embedding_counts") == 1
     assert counts(docs) == (5, 0, 0, 0, 0)
 
 
-def test_folding_keeps_every_count(docs: Database, queue: OperatorQueue) -> None:
+def test_folding_keeps_every_count(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (0, '')")
     insert(docs, 9)
     taken = claim(queue, 7)
@@ -267,7 +267,7 @@ def test_a_recount_mends_what_went_past_the_triggers(docs: Database) -> None:
     assert wrong_counts(docs) != []
     assert value(docs, "select recount_embeddings()") == 2
     assert counts(docs) == (0, 0, 2, 0, 0)
-    docs.execute("alter table embedding_counts rename to set_aside")
+    docs.execute("alter table embedding_counts rename to suspended")
     with pytest.raises(psycopg.errors.UndefinedTable):
         docs.execute("select recount_embeddings()")
 
@@ -275,7 +275,7 @@ def test_a_recount_mends_what_went_past_the_triggers(docs: Database) -> None:
 # -- estimates, which say that they are
 
 
-def test_the_rows_of_a_large_table_are_estimated(docs: Database, queue: OperatorQueue) -> None:
+def test_the_rows_of_a_large_table_are_estimated(docs: Database, queue: AdminQueue) -> None:
     docs.execute("alter table docs disable trigger user")
     docs.execute(
         "insert into docs select i, repeat('x', 900), i % 2 from generate_series(1, 24000) i"
@@ -293,7 +293,7 @@ def test_the_rows_of_a_large_table_are_estimated(docs: Database, queue: Operator
 
 
 def test_many_due_among_some_that_wait_are_counted_up_to_a_bound(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 10_050)
     [found] = queue.status()

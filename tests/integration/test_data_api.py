@@ -21,7 +21,7 @@ from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import SCOPE, claim, complete, insert, vector_of
 from tests.supabase_project import data_api
 from worker.errors import SchemaError, SettingsError, Unreachable
-from worker.queue import Completion, OperatorQueue, Report, Usage
+from worker.queue import AdminQueue, Completion, Report, Usage
 from worker.queue.data_api import DataApiQueue
 from worker.queue.rest import Rest, meaning_of
 
@@ -80,13 +80,13 @@ class AsPostgrest:
 
 
 @pytest.fixture
-def as_postgrest(queue: OperatorQueue, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_postgrest(queue: AdminQueue, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     in_between = AsPostgrest(db)
     monkeypatch.setattr(Rest, "call", lambda _, *given: in_between.call(*given))
 
 
 @pytest.mark.usefixtures("as_postgrest")
-def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: OperatorQueue) -> None:
+def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 4)
     jobs = claim(queue, 4)
     assert [job.content for job in jobs] == [f"text {job.record_id}" for job in jobs]
@@ -97,8 +97,8 @@ def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: Operat
     queue.cache("test:model", [Completion(jobs[2], vector_of(jobs[2]), 7)], 1)
     [(vector, tokens)] = queue.cached("test:model", 3, [jobs[2].content_hash, b"\0"]).values()
     assert (vector.tolist(), tokens) == (vector_of(jobs[2]).tolist(), 7)
-    queue.seen(SCOPE, Report("working", 2, 1, [Usage("test:model", 2, 1, 1, 7, 0.5, 0.25)]))
-    queue.provider_seen("test", "out", None)
+    queue.heartbeat(SCOPE, Report("working", 2, 1, [Usage("test:model", 2, 1, 1, 7, 0.5, 0.25)]))
+    queue.report_provider("test", "out", None)
     assert queue.rate("test:model") == 8.0
     assert queue.requeue(status="failed", error_class="rejected") == 1
     assert queue.count_due(SCOPE) == 1
@@ -108,14 +108,14 @@ def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: Operat
     assert queue.estimate("test:model", None, None, False)[0].row_count == 1
 
 
-def queue_target(queue: OperatorQueue) -> Any:
+def queue_target(queue: AdminQueue) -> Any:
     return type("Target", (), {"table_name": "docs", "embedding_column": "embedding"})()
 
 
 # -- vectors
 
 
-def test_a_vector_arrives_to_the_last_bit(db: Database, queue: OperatorQueue) -> None:
+def test_a_vector_arrives_to_the_last_bit(db: Database, queue: AdminQueue) -> None:
     db.execute("create table docs (id bigint primary key, body text)")
     db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 1536)")
     insert(db, 20)
@@ -136,7 +136,7 @@ def test_a_vector_arrives_to_the_last_bit(db: Database, queue: OperatorQueue) ->
 
 @pytest.mark.usefixtures("as_postgrest")
 def test_what_takes_longer_than_a_statement_may_is_done_by_halves(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute(
         "create function slow() returns trigger language plpgsql as"
@@ -156,7 +156,7 @@ def test_what_takes_longer_than_a_statement_may_is_done_by_halves(
 
 
 @pytest.mark.usefixtures("as_postgrest")
-def test_so_is_a_claim_whose_texts_take_long_to_be_read(db: Database, queue: OperatorQueue) -> None:
+def test_so_is_a_claim_whose_texts_take_long_to_be_read(db: Database, queue: AdminQueue) -> None:
     db.execute("create table docs (id bigint primary key, body text)")
     db.execute(
         "create function slowly(body text) returns text language plpgsql as"
@@ -214,7 +214,7 @@ def test_a_project_that_does_not_answer_is_told() -> None:
 
 
 def test_a_table_nobody_has_is_told_as_it_is_over_a_connection(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     with pytest.raises(SettingsError, match="there is no table elsewhere"):
         queue.targets("elsewhere")

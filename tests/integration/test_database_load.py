@@ -17,10 +17,10 @@ from tests.integration.jobs import insert
 from tests.integration.runs import Runs
 from tests.integration.tables import create_role
 from tests.integration.test_service import Log, are_done, eventually, is_in, serving
-from worker.load import governor
-from worker.load.governor import LoadGovernor
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 from worker.settings import Settings
+from worker.throttle import load
+from worker.throttle.load import LoadThrottle
 
 Connect = Callable[[], Database]
 
@@ -39,16 +39,14 @@ def busy_with(db: Database, statement: LiteralString) -> Iterator[None]:
                 running.result()
 
 
-def test_nobody_waits_where_nothing_is_done(docs: Database, queue: OperatorQueue) -> None:
+def test_nobody_waits_where_nothing_is_done(docs: Database, queue: AdminQueue) -> None:
     load = queue.load()
     assert load.max_connections
     assert (load.lock_wait_seconds, load.vacuumed_table) == (0, None)
     assert load.replica_lag_seconds is None
 
 
-def test_sessions_at_work_are_counted(
-    docs: Database, queue: OperatorQueue, connect: Connect
-) -> None:
+def test_sessions_at_work_are_counted(docs: Database, queue: AdminQueue, connect: Connect) -> None:
     def active() -> int:
         found = queue.load().active_sessions
         assert found is not None
@@ -62,9 +60,7 @@ def test_sessions_at_work_are_counted(
     eventually(lambda: active() == before)
 
 
-def test_it_sees_who_waits_for_a_lock(
-    docs: Database, queue: OperatorQueue, connect: Connect
-) -> None:
+def test_it_sees_who_waits_for_a_lock(docs: Database, queue: AdminQueue, connect: Connect) -> None:
     docs.execute("insert into docs values (1, 'text')")
     with docs.transaction():
         docs.execute("update docs set views = 1")
@@ -74,7 +70,7 @@ def test_it_sees_who_waits_for_a_lock(
 
 
 def test_who_waits_to_be_the_leader_is_in_nobodys_way(
-    docs: Database, queue: OperatorQueue, connect: Connect
+    docs: Database, queue: AdminQueue, connect: Connect
 ) -> None:
     docs.execute("select pg_advisory_lock(1)")
     waiting = "select count(*) from pg_locks where not granted and locktype = 'advisory'"
@@ -88,7 +84,7 @@ def test_who_waits_to_be_the_leader_is_in_nobodys_way(
     [("docs", "docs"), ("embedding_queue", "embedding_queue"), ("others", None)],
 )
 def test_it_sees_a_vacuum_of_a_table_that_is_ours(
-    docs: Database, queue: OperatorQueue, connect: Connect, table: str, name: str | None
+    docs: Database, queue: AdminQueue, connect: Connect, table: str, name: str | None
 ) -> None:
     docs.execute("create table others (id bigint, body text)")
     docs.execute("insert into others select n, repeat('x', 500) from generate_series(1, 2000) n")
@@ -108,7 +104,7 @@ def test_it_sees_a_vacuum_of_a_table_that_is_ours(
 
 
 def test_an_owner_without_rights_sees_nothing_rather_than_zero(
-    docs: Database, queue: OperatorQueue, connect: Connect
+    docs: Database, queue: AdminQueue, connect: Connect
 ) -> None:
     docs.execute("insert into docs values (1, 'text')")
     create_role(docs, "blind_owner")
@@ -128,19 +124,19 @@ def test_an_owner_without_rights_sees_nothing_rather_than_zero(
 def test_a_worker_that_is_held_goes_on_afterwards(
     docs: Database,
     runs: Runs,
-    queue: OperatorQueue,
+    queue: AdminQueue,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(governor, "HOST_KNOWN_FOR", 0.05)
-    monkeypatch.setattr(governor, "DATABASE_KNOWN_FOR", 0.1)
+    monkeypatch.setattr(load, "HOST_KNOWN_FOR", 0.05)
+    monkeypatch.setattr(load, "DATABASE_KNOWN_FOR", 0.1)
     about = queue.load()
     assert about.max_connections
     share = 100 * (about.active_sessions or 0) // about.max_connections + 10
     limits = Settings(worker_max_db_sessions=share)
     busy = about.max_connections * (share + 5) // 100
     with (
-        serving(runs, govern=LoadGovernor(queue, limits, lambda: False)) as run,
+        serving(runs, throttle=LoadThrottle(queue, limits, lambda: False)) as run,
         ExitStack() as sessions,
     ):
         for _ in range(busy):
@@ -153,31 +149,31 @@ def test_a_worker_that_is_held_goes_on_afterwards(
         assert f"of {about.max_connections} sessions are active, above {share} %" in cause
         sessions.close()
         eventually(are_done(docs, 5))
-    assert run.tally.completed == 5
+    assert run.stats.completed == 5
 
 
 def test_a_worker_thins_out_where_a_session_waits_for_long(
     docs: Database,
     runs: Runs,
-    queue: OperatorQueue,
+    queue: AdminQueue,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(governor, "HOST_KNOWN_FOR", 0.05)
-    monkeypatch.setattr(governor, "DATABASE_KNOWN_FOR", 0.1)
+    monkeypatch.setattr(load, "HOST_KNOWN_FOR", 0.05)
+    monkeypatch.setattr(load, "DATABASE_KNOWN_FOR", 0.1)
     insert(docs, 1)
     limits = Settings(worker_max_lock_wait=0.2)
-    with serving(runs, govern=LoadGovernor(queue, limits, lambda: False)) as run:
+    with serving(runs, throttle=LoadThrottle(queue, limits, lambda: False)) as run:
         log = cast(Log, run.progress)
         eventually(are_done(docs, 1))
         with docs.transaction():
             docs.execute("update docs set views = 1")
             with busy_with(connect(), "update docs set views = 2"):
-                eventually(lambda: log.named("gear_changed"))
+                eventually(lambda: log.named("throttle_changed"))
                 connect().execute("insert into docs values (100, 'text')")
-                eventually(lambda: run.tally.completed == 2)
-        eventually(lambda: len(log.named("gear_changed")) > 1)
-    [thin, full] = log.named("gear_changed")[:2]
-    assert thin["gear"] == "thin"
+                eventually(lambda: run.stats.completed == 2)
+        eventually(lambda: len(log.named("throttle_changed")) > 1)
+    [thin, full] = log.named("throttle_changed")[:2]
+    assert thin["throttle_level"] == "slow"
     assert "a session waits for a lock for" in str(thin["cause"])
-    assert full["gear"] == "full"
+    assert full["throttle_level"] == "full"

@@ -14,7 +14,7 @@ from psycopg import sql
 from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import insert
 from tests.integration.tables import Table, acting_as, embed_all
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 
 
 def diagnosis(db: Database) -> list[tuple[str, str, str]]:
@@ -33,8 +33,8 @@ def run(db: Database, statement: str) -> None:
     db.execute(sql.SQL(statement))
 
 
-def quoted(cure: str) -> list[str]:
-    return cure.split("`")[1::2]
+def quoted(hint: str) -> list[str]:
+    return hint.split("`")[1::2]
 
 
 def set_all(db: Database, status: LiteralString, count: int) -> None:
@@ -56,7 +56,7 @@ def test_a_healthy_database_has_nothing_to_say(docs: Database) -> None:
 
 
 def test_a_sample_of_a_healthy_database_has_nothing_to_say(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 120)
     embed_all(queue)
@@ -64,7 +64,7 @@ def test_a_sample_of_a_healthy_database_has_nothing_to_say(
         assert rows(docs, "select * from sample_embeddings()") == []
 
 
-def test_a_sample_is_as_large_as_asked_for(docs: Database, queue: OperatorQueue) -> None:
+def test_a_sample_is_as_large_as_asked_for(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 120)
     embed_all(queue)
     docs.execute("update embedding_queue set content_hash = sha256('x')")
@@ -73,7 +73,7 @@ def test_a_sample_is_as_large_as_asked_for(docs: Database, queue: OperatorQueue)
     assert value(docs, sampled + "(7)").startswith("7 of 7 texts differ")
 
 
-def test_a_sample_of_slow_texts_ends_after_a_second(docs: Database, queue: OperatorQueue) -> None:
+def test_a_sample_of_slow_texts_ends_after_a_second(docs: Database, queue: AdminQueue) -> None:
     docs.execute(
         "create function public.slow(text) returns text immutable language sql"
         " as $$ select $1 from pg_sleep(0.05) $$"
@@ -108,9 +108,9 @@ def test_a_database_that_takes_no_writes(docs: Database, server: Server, databas
     docs.execute(sql.SQL("alter database {} set default_transaction_read_only = on").format(name))
     with psycopg.connect(server.direct_url_of(database), autocommit=True) as session:
         assert diagnosis(session) == [("problem", "read_only", database)]
-        cure = explanation(session, "read_only")[1]
+        hint = explanation(session, "read_only")[1]
         session.execute("set default_transaction_read_only = off")
-        run(session, quoted(cure)[0])
+        run(session, quoted(hint)[0])
     with psycopg.connect(server.direct_url_of(database), autocommit=True) as session:
         assert diagnosis(session) == []
 
@@ -175,8 +175,8 @@ def test_a_table_that_was_renamed_is_known_again(docs: Database) -> None:
 
 def test_a_target_that_is_set_aside(docs: Database) -> None:
     docs.execute("update embedding_targets set problem = 'column body does not exist'")
-    assert diagnosis(docs) == [("problem", "set_aside", "docs.embedding")]
-    assert explanation(docs, "set_aside")[0] == "column body does not exist"
+    assert diagnosis(docs) == [("problem", "suspended", "docs.embedding")]
+    assert explanation(docs, "suspended")[0] == "column body does not exist"
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_a_column_that_changed(docs: Database, change: LiteralString | None, cau
 def test_a_trigger_that_is_missing(docs: Database, event: LiteralString) -> None:
     docs.execute(f"drop trigger embedding_{event}_1 on docs")
     assert diagnosis(docs) == [("problem", "triggers_missing", "docs.embedding")]
-    cause, cure = explanation(docs, "triggers_missing")
+    cause, hint = explanation(docs, "triggers_missing")
     assert cause == f"table docs lacks embedding_{event}_1, so changes go unseen"
-    run(docs, quoted(cure)[-1])
+    run(docs, quoted(hint)[-1])
     docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
     assert diagnosis(docs) == []
 
@@ -225,8 +225,8 @@ def test_a_trigger_that_is_disabled(docs: Database, change: LiteralString) -> No
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', on_change => 'clear')")
     docs.execute("alter table docs " + change)
     assert diagnosis(docs) == [("problem", "triggers_disabled", "docs.embedding")]
-    _, cure = explanation(docs, "triggers_disabled")
-    alter, _, update = quoted(cure)
+    _, hint = explanation(docs, "triggers_disabled")
+    alter, _, update = quoted(hint)
     run(docs, alter)
     run(docs, update)
     assert diagnosis(docs) == []
@@ -241,7 +241,7 @@ def test_a_trigger_that_always_fires_is_fine(docs: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "cure"),
+    ("column", "hint"),
     [
         ("vector(2001)", "Make it a halfvec(2001)."),
         ("vector(4001)", "Use a model, or a width of it, of no more than 4000 dimensions"),
@@ -252,16 +252,16 @@ def test_a_trigger_that_always_fires_is_fine(docs: Database) -> None:
     ],
 )
 def test_more_dimensions_than_an_index_takes(
-    db: Database, column: LiteralString, cure: str | None
+    db: Database, column: LiteralString, hint: str | None
 ) -> None:
     Table(db).create()
     db.execute("alter table docs add column embedding " + column)
     db.execute("select watch_embeddings('docs', 'body', 'embedding')")
-    if cure is None:
+    if hint is None:
         assert diagnosis(db) == []
     else:
         assert diagnosis(db) == [("warning", "dimensions_above_index", "docs.embedding")]
-        assert explanation(db, "dimensions_above_index")[1].startswith(cure)
+        assert explanation(db, "dimensions_above_index")[1].startswith(hint)
 
 
 def test_an_index_over_a_narrower_expression_will_do(db: Database) -> None:
@@ -401,9 +401,9 @@ def test_dead_rows_that_nobody_sweeps(docs: Database) -> None:
         ("problem", "autovacuum_off", "embedding_queue"),
         ("warning", "autovacuum_behind", "embedding_queue"),
     ]
-    cause, cure = explanation(docs, "autovacuum_behind")
+    cause, hint = explanation(docs, "autovacuum_behind")
     assert cause == "the queue has 10001 dead rows beside 0 that live"
-    look, vacuum = quoted(cure)
+    look, vacuum = quoted(hint)
     run(docs, look)
     run(docs, vacuum)
     docs.execute("select pg_stat_force_next_flush()")

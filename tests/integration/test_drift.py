@@ -163,7 +163,7 @@ def problem(db: Database, table: str = "docs") -> str | None:
 def states_of_docs(db: Database) -> list[tuple[object, ...]]:
     return rows(
         db,
-        "select distinct status, attempts, unanswered, lease is null from embedding_queue"
+        "select distinct status, attempts, abandoned_claims, lease is null from embedding_queue"
         " where table_name = 'docs'",
     )
 
@@ -183,8 +183,8 @@ def test_a_change_that_stops_the_target_sets_it_aside_until_it_is_mended(
     notes: Database, queue: PostgresQueue, claimed: dict[str, list[Job]], drift: Drift
 ) -> None:
     notes.execute(drift.change)
-    tally = hand_in(queue, claimed["docs"])
-    assert (tally.released, tally.taken) == (3, 3)
+    stats = hand_in(queue, claimed["docs"])
+    assert (stats.released, stats.taken) == (3, 3)
     assert drift.named in str(problem(notes))
     assert states_of_docs(notes) == [("pending", 0, 0, True)]
     assert rows(
@@ -244,12 +244,12 @@ def test_a_run_outlives_a_change_that_is_made_while_the_model_works(
     run = runs.new(delay=0.001)
     with under_way(run, held) as ending:
         notes.execute(drift.change)
-    tally = ending.result()
-    assert (tally.completed, tally.released, tally.taken) == (1, 3, 4)
+    stats = ending.result()
+    assert (stats.completed, stats.released, stats.taken) == (1, 3, 4)
     assert drift.named in str(problem(notes))
     assert problem(notes, "notes") is None
     assert states_of_docs(notes) == [("pending", 0, 0, True)]
-    assert run.troubles == [], "nothing is wrong with the model"
+    assert run.errors == [], "nothing is wrong with the model"
 
     notes.execute(drift.mend)
     assert runs.drain().completed == 3
@@ -278,8 +278,8 @@ def test_vectors_of_a_target_that_was_unwatched_are_thrown_away(
     notes: Database, queue: PostgresQueue, claimed: dict[str, list[Job]]
 ) -> None:
     assert queue.unwatch("docs", "embedding")
-    tally = hand_in(queue, claimed["docs"])
-    assert (tally.stale, tally.taken) == (3, 3)
+    stats = hand_in(queue, claimed["docs"])
+    assert (stats.stale, stats.taken) == (3, 3)
     assert value(notes, "select count(embedding) from docs") == 0
     assert embed(queue, claimed["notes"]) == []
 

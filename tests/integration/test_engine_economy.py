@@ -33,12 +33,12 @@ def test_equal_texts_are_sent_once_and_paid_once(
     docs: Database, runs: Runs, openai: OpenAIServer
 ) -> None:
     docs.execute(THREE)
-    tally = runs.new(batch_size=300).drain()
-    assert tally.completed == 300
+    stats = runs.new(batch_size=300).drain()
+    assert stats.completed == 300
     assert sorted(texts_sent(openai)) == ["text 0", "text 1", "text 2"]
-    assert (tally.requests, tally.tokens) == (1, 6)
-    assert tally.cost == pytest.approx(6 * PRICE / 1e6)
-    assert value(docs, "select sum(cost) from embedding_queue") == pytest.approx(tally.cost)
+    assert (stats.requests, stats.tokens) == (1, 6)
+    assert stats.cost == pytest.approx(6 * PRICE / 1e6)
+    assert value(docs, "select sum(cost) from embedding_queue") == pytest.approx(stats.cost)
     assert unlike_their_text(docs) == []
 
 
@@ -57,8 +57,8 @@ def test_a_text_that_is_refused_fails_all_who_have_it(
 ) -> None:
     openai.reject = lambda text: text == "text 1"
     docs.execute(THREE)
-    tally = runs.drain(batch_size=300)
-    assert (tally.completed, tally.failed) == (200, 100)
+    stats = runs.drain(batch_size=300)
+    assert (stats.completed, stats.failed) == (200, 100)
     jobs = "docs join embedding_queue on record_id = docs.id::text"
     failed = f"select distinct body, error_class from {jobs} where status = 'failed'"
     assert rows(docs, failed) == [("text 1", "rejected")]
@@ -74,10 +74,10 @@ def test_who_is_edited_while_his_twin_is_embedded_gets_a_vector_of_his_own(
         0.15, lambda: docs.execute("update docs set body = 'another' where id = 4")
     )
     edit.start()
-    tally = run.drain()
+    stats = run.drain()
     edit.join()
     runs.drain()
-    assert tally.stale == 1
+    assert stats.stale == 1
     assert unlike_their_text(docs) == []
     assert statuses(docs) == {"completed": 300}
 
@@ -90,8 +90,8 @@ def test_what_is_in_the_cache_is_not_paid_for_again(
     openai.requests.clear()
     docs.execute("update docs set embedding = null")
     docs.execute("update embedding_queue set status = 'pending', content_hash = null")
-    tally = runs.drain(cache_mb=10)
-    assert (tally.completed, tally.cached, tally.requests, tally.cost) == (30, 30, 0, 0.0)
+    stats = runs.drain(cache_mb=10)
+    assert (stats.completed, stats.cached, stats.requests, stats.cost) == (30, 30, 0, 0.0)
     assert openai.requests == []
     assert unlike_their_text(docs) == []
 
@@ -113,12 +113,12 @@ def test_a_column_of_another_width_has_nothing_in_the_cache(
 
 def test_the_minute_counts_what_the_run_asked_for(docs: Database, runs: Runs) -> None:
     insert(docs, 30)
-    tally = runs.drain()
+    stats = runs.drain()
     counted = "select model, completed, failed, requests, tokens, cost::real from embedding_usage"
     [(model, completed, failed, requests, tokens, cost)] = rows(docs, counted)
     assert model == "openai:text-embedding-3-small"
-    assert (completed, failed, requests, tokens) == (30, 0, tally.requests, tally.tokens)
-    assert cost == pytest.approx(tally.cost)
+    assert (completed, failed, requests, tokens) == (30, 0, stats.requests, stats.tokens)
+    assert cost == pytest.approx(stats.cost)
 
 
 def test_a_provider_that_refuses_the_key_is_named_until_it_does_not(
@@ -129,7 +129,7 @@ def test_a_provider_that_refuses_the_key_is_named_until_it_does_not(
     runs.drain()
     [stopped] = queue.providers()
     assert stopped.provider == "openai"
-    assert " answered 401: " in stopped.trouble
+    assert " answered 401: " in stopped.error
     assert "OPENAI_API_KEY" in str(stopped.hint)
     classes = "select distinct error_class, status from embedding_queue"
     assert rows(docs, classes) == [("unauthorized", "pending")]
@@ -145,8 +145,8 @@ def test_a_text_over_which_the_provider_falls_silent_is_set_back_alone(
     runs.timeout = 0.2
     openai.stall = lambda text: text == "text 7"
     insert(docs, 16)
-    tally = runs.drain(batch_size=16, limit=16)
-    assert tally.completed == 15
+    stats = runs.drain(batch_size=16, limit=16)
+    assert stats.completed == 15
     held = "select record_id, status, error_class, attempts from embedding_queue"
     assert rows(docs, f"{held} where status <> 'completed'") == [("7", "pending", "timed_out", 1)]
 
@@ -166,10 +166,10 @@ def test_a_provider_that_is_slow_does_not_hold_up_another(
     local_done: list[float] = []
 
     class Watcher:
-        def update(self, tally: object) -> None:
+        def update(self, stats: object) -> None:
             done = "select count(*) from notes where embedding is null"
             if not local_done and value(docs, done) == 0:
-                local_done.append(run.tally.elapsed)
+                local_done.append(run.stats.elapsed)
 
         def pulse(self) -> None:
             pass
@@ -179,7 +179,7 @@ def test_a_provider_that_is_slow_does_not_hold_up_another(
 
     run.progress = Watcher()
     assert run.drain().completed == 800
-    assert local_done[0] < run.tally.elapsed - 0.9
+    assert local_done[0] < run.stats.elapsed - 0.9
 
 
 def test_texts_that_are_long_are_claimed_by_the_few(
@@ -194,7 +194,7 @@ def test_texts_that_are_long_are_claimed_by_the_few(
     held: list[int] = []
 
     class Watcher:
-        def update(self, tally: object) -> None:
+        def update(self, stats: object) -> None:
             claimed = "select count(*) from embedding_queue where status = 'processing'"
             held.append(value(docs, claimed))
 
@@ -218,7 +218,7 @@ def test_a_provider_that_limits_the_rate_gets_everything_done(
     with OpenAIServer(rpm=1800, burst=5, silent=silent) as limited:
         runs.server = limited
         insert(docs, 60)
-        tally = runs.drain(batch_size=1)
-        assert (tally.completed, tally.released, tally.failed) == (60, 0, 0)
+        stats = runs.drain(batch_size=1)
+        assert (stats.completed, stats.released, stats.failed) == (60, 0, 0)
         assert len(limited.refused) <= 30
     assert statuses(docs) == {"completed": 60}

@@ -9,16 +9,16 @@ import pytest
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim, insert
 from tests.integration.tables import Connect, Table, embed, embed_all
-from worker.queue import Estimate, OperatorQueue
+from worker.queue import AdminQueue, Estimate
 
 MODEL = "test:model"
 
 
-def estimates(queue: OperatorQueue, *, missing: bool = False) -> list[Estimate]:
+def estimates(queue: AdminQueue, *, missing: bool = False) -> list[Estimate]:
     return queue.estimate(MODEL, None, None, missing)
 
 
-def estimate(queue: OperatorQueue, *, missing: bool = False) -> Estimate:
+def estimate(queue: AdminQueue, *, missing: bool = False) -> Estimate:
     [found] = estimates(queue, missing=missing)
     return found
 
@@ -33,7 +33,7 @@ def from_before(db: Database, *texts: str | None) -> Table:
     return table
 
 
-def test_what_is_due_is_counted_with_its_texts(docs: Database, queue: OperatorQueue) -> None:
+def test_what_is_due_is_counted_with_its_texts(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (1, 'one'), (2, 'zwölf')")
     found = estimate(queue)
     assert sorted(zip(found.texts, found.bytes, strict=True)) == [("one", 3), ("zwölf", 6)]
@@ -42,7 +42,7 @@ def test_what_is_due_is_counted_with_its_texts(docs: Database, queue: OperatorQu
 
 
 def test_only_the_beginning_of_a_long_text_is_given_with_the_length_of_all_of_it(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("insert into docs values (1, repeat('ö', 30000))")
     found = estimate(queue)
@@ -50,7 +50,7 @@ def test_only_the_beginning_of_a_long_text_is_given_with_the_length_of_all_of_it
 
 
 def test_what_a_claim_would_settle_without_a_model_is_counted_and_has_no_text(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
     insert(docs, 4)
@@ -72,7 +72,7 @@ def test_what_a_claim_would_settle_without_a_model_is_counted_and_has_no_text(
     assert sorted(job.content for job in claim(queue)) == ["given by hand", "text 2"]
 
 
-def test_only_what_a_claim_would_find_is_counted(docs: Database, queue: OperatorQueue) -> None:
+def test_only_what_a_claim_would_find_is_counted(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 6)
     embed(queue, claim(queue, 1))
     queue.fail(claim(queue, 1), "rejected", "too long")
@@ -87,7 +87,7 @@ def test_only_what_a_claim_would_find_is_counted(docs: Database, queue: Operator
 
 
 def test_rows_that_a_backfill_would_enqueue_are_counted_instead(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     from_before(db, "one", "two", None, "four", "five")
     target = queue.target("docs", "embedding")
@@ -112,7 +112,7 @@ def test_rows_that_a_backfill_would_enqueue_are_counted_instead(
 
 
 def test_the_sample_is_as_large_as_asked_for_and_the_same_again(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     from_before(db, *[f"text {i}" for i in range(60)])
     for missing in (True, False):
@@ -128,7 +128,7 @@ def test_the_sample_is_as_large_as_asked_for_and_the_same_again(
 
 
 def test_an_estimate_is_narrowed_down_to_a_table_and_a_column(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("select watch_embeddings('docs', 'views', 'other', 'a:b', dimensions => 4)")
     notes = Table(docs, "app", "notes")
@@ -153,7 +153,7 @@ def test_an_estimate_is_narrowed_down_to_a_table_and_a_column(
 # -- what cannot be read
 
 
-def test_a_row_whose_source_raises_is_left_out(docs: Database, queue: OperatorQueue) -> None:
+def test_a_row_whose_source_raises_is_left_out(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 5)
     docs.execute("select watch_embeddings('docs', '(6 / (id - 3))::text', 'embedding')")
     assert sorted(estimate(queue).texts) == ["-3", "-6", "3", "6"]
@@ -161,7 +161,7 @@ def test_a_row_whose_source_raises_is_left_out(docs: Database, queue: OperatorQu
 
 
 def test_a_table_that_cannot_be_read_does_not_hide_the_others(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     notes = Table(docs, name="notes")
@@ -180,7 +180,7 @@ def test_a_table_that_cannot_be_read_does_not_hide_the_others(
 
 
 def test_a_locked_table_is_not_waited_for_long(
-    docs: Database, connect: Connect, queue: OperatorQueue
+    docs: Database, connect: Connect, queue: AdminQueue
 ) -> None:
     insert(docs, 3)
     notes = Table(docs, name="notes")
@@ -210,7 +210,7 @@ EVERYTHING: LiteralString = (
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_an_estimate_claims_nothing_and_writes_nothing(
-    db: Database, queue: OperatorQueue, missing: bool
+    db: Database, queue: AdminQueue, missing: bool
 ) -> None:
     from_before(db, "one", "two")
     db.execute("insert into docs values (3, 'three'), (4, 'four'), (5, 'five')")

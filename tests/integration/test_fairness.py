@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, expire_leases
-from worker.queue import Job, OperatorQueue
+from worker.queue import AdminQueue, Job
 from worker.queue.postgres import PostgresQueue
 
 NOBODY = None
@@ -46,7 +46,7 @@ def put(db: Database, owner: UUID | None, count: int, body: str = "one of many")
     )
 
 
-def claims(queue: OperatorQueue, most: int, batch_size: int = 10) -> Iterator[list[Job]]:
+def claims(queue: AdminQueue, most: int, batch_size: int = 10) -> Iterator[list[Job]]:
     """One claim after the other, none of which is answered, until nothing is due."""
     for _ in range(most):
         claimed = queue.claim(SCOPE, batch_size)
@@ -82,7 +82,7 @@ def other_target(db: Database, name: LiteralString, count: int, priority: int = 
 
 
 def test_a_target_with_few_jobs_does_not_wait_for_one_with_many(
-    notes: Database, queue: OperatorQueue
+    notes: Database, queue: AdminQueue
 ) -> None:
     put(notes, NOBODY, 10_000)
     other_target(notes, "docs", 5)
@@ -93,7 +93,7 @@ def test_a_target_with_few_jobs_does_not_wait_for_one_with_many(
 
 
 def test_targets_of_one_priority_take_turns_whoever_asks(
-    notes: Database, queue: OperatorQueue, database_url: str
+    notes: Database, queue: AdminQueue, database_url: str
 ) -> None:
     put(notes, NOBODY, 200)
     other_target(notes, "docs", 200)
@@ -109,7 +109,7 @@ def test_targets_of_one_priority_take_turns_whoever_asks(
 
 
 def test_a_target_of_a_higher_priority_goes_first_and_one_of_a_lower_last(
-    notes: Database, queue: OperatorQueue
+    notes: Database, queue: AdminQueue
 ) -> None:
     other_target(notes, "low", 15, priority=-1)
     put(notes, NOBODY, 15)
@@ -119,7 +119,7 @@ def test_a_target_of_a_higher_priority_goes_first_and_one_of_a_lower_last(
 
 
 def test_a_backfill_stands_behind_the_edits_of_all_targets(
-    notes: Database, queue: OperatorQueue
+    notes: Database, queue: AdminQueue
 ) -> None:
     notes.execute("alter table notes disable trigger user")
     put(notes, NOBODY, 30, "from before")
@@ -133,7 +133,7 @@ def test_a_backfill_stands_behind_the_edits_of_all_targets(
     assert {job.content for jobs in taken[3:] for job in jobs} == {"from before"}
 
 
-def test_targets_that_are_to_be_left_alone_are(notes: Database, queue: OperatorQueue) -> None:
+def test_targets_that_are_to_be_left_alone_are(notes: Database, queue: AdminQueue) -> None:
     put(notes, NOBODY, 20)
     other_target(notes, "docs", 20)
     ids: dict[str, int] = dict(rows(notes, "select table_name, id from embedding_targets"))
@@ -160,7 +160,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=list(FLOODS))
 def test_the_flood_of_one_owner_does_not_hold_up_another(
-    notes: Database, queue: OperatorQueue, flood: tuple[UUID | None, UUID | None]
+    notes: Database, queue: AdminQueue, flood: tuple[UUID | None, UUID | None]
 ) -> None:
     many, single = flood
     put(notes, many, 5000)
@@ -172,7 +172,7 @@ def test_the_flood_of_one_owner_does_not_hold_up_another(
 
 @pytest.mark.parametrize("ids", [users, recent_users], ids=["apart", "near each other"])
 def test_the_floods_of_fifty_owners_do_not_hold_up_another(
-    notes: Database, queue: OperatorQueue, ids: Callable[[int], Sequence[UUID]]
+    notes: Database, queue: AdminQueue, ids: Callable[[int], Sequence[UUID]]
 ) -> None:
     """Ten owners have a turn in each claim: on average in the fifth, and never long after."""
     *many, single = ids(51)
@@ -184,7 +184,7 @@ def test_the_floods_of_fifty_owners_do_not_hold_up_another(
 
 @pytest.mark.parametrize(("batch_size", "owners"), [(1, 2), (5, 8)])
 def test_a_batch_that_is_smaller_than_the_number_of_owners_is_not_always_that_of_the_same(
-    notes: Database, queue: OperatorQueue, batch_size: int, owners: int
+    notes: Database, queue: AdminQueue, batch_size: int, owners: int
 ) -> None:
     """Five is what scripts/run-embedding-processor.sh claims."""
     for number, owner in enumerate(users(owners)):
@@ -205,14 +205,14 @@ def waiting(notes: Database) -> Database:
 
 
 def test_jobs_that_are_not_due_do_not_hide_one_that_is(
-    waiting: Database, queue: OperatorQueue
+    waiting: Database, queue: AdminQueue
 ) -> None:
     assert value(waiting, "select count_due_embeddings()") == 1
     assert [job.content for job in claim(queue)] == ["due"]
 
 
 def test_jobs_that_are_not_due_let_nothing_of_a_lower_priority_overtake(
-    waiting: Database, queue: OperatorQueue
+    waiting: Database, queue: AdminQueue
 ) -> None:
     put(waiting, NOBODY, 50, "low")
     waiting.execute(
@@ -238,7 +238,7 @@ def test_a_claim_reads_no_more_of_the_queue_than_it_takes(notes: Database) -> No
 
 
 def test_each_owner_gets_the_same_share_and_their_own_in_order(
-    notes: Database, queue: OperatorQueue
+    notes: Database, queue: AdminQueue
 ) -> None:
     for number, owner in enumerate(users(5)):
         put(notes, owner, 40, f"of user {number}")
@@ -252,7 +252,7 @@ def test_each_owner_gets_the_same_share_and_their_own_in_order(
 
 
 def test_what_one_owner_does_not_use_of_a_claim_the_others_get(
-    notes: Database, queue: OperatorQueue
+    notes: Database, queue: AdminQueue
 ) -> None:
     put(notes, ANNA, 2, "of Anna")
     put(notes, BEN, 40, "of Ben")
@@ -260,7 +260,7 @@ def test_what_one_owner_does_not_use_of_a_claim_the_others_get(
 
 
 def test_what_one_owner_does_not_use_of_a_claim_nothing_of_a_lower_priority_gets(
-    notes: Database, queue: OperatorQueue
+    notes: Database, queue: AdminQueue
 ) -> None:
     put(notes, ANNA, 2, "urgent")
     put(notes, BEN, 40, "urgent")
@@ -270,7 +270,7 @@ def test_what_one_owner_does_not_use_of_a_claim_nothing_of_a_lower_priority_gets
 
 
 def test_an_urgent_job_of_a_flood_goes_before_all_others(
-    notes: Database, queue: OperatorQueue
+    notes: Database, queue: AdminQueue
 ) -> None:
     put(notes, ANNA, 1000)
     put(notes, BEN, 1, "of Ben")
@@ -288,7 +288,7 @@ def test_an_urgent_job_of_a_flood_goes_before_all_others(
 # -- those whose worker died
 
 
-def test_what_a_dead_worker_left_goes_first(notes: Database, queue: OperatorQueue) -> None:
+def test_what_a_dead_worker_left_goes_first(notes: Database, queue: AdminQueue) -> None:
     for owner in users(12):
         put(notes, owner, 2, "left behind")
     left = {job.id for jobs in claims(queue, 10) for job in jobs}
@@ -305,7 +305,7 @@ def test_what_a_dead_worker_left_goes_first(notes: Database, queue: OperatorQueu
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 10, 33, 1000])
 def test_a_claim_never_exceeds_its_limit_and_every_job_is_claimed_once(
-    notes: Database, queue: OperatorQueue, batch_size: int
+    notes: Database, queue: AdminQueue, batch_size: int
 ) -> None:
     """Of many owners and of nobody, of three priorities, left behind and new."""
     for number, owner in enumerate([NOBODY, *users(13)]):
@@ -316,7 +316,7 @@ def test_a_claim_never_exceeds_its_limit_and_every_job_is_claimed_once(
     expire_leases(notes)
     # one of them for the last time, which is handed out alone
     notes.execute(
-        "update embedding_queue set unanswered = 4"
+        "update embedding_queue set abandoned_claims = 4"
         " where id = (select min(id) from embedding_queue where status = 'processing')"
     )
     if batch_size == 7:

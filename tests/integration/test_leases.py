@@ -23,20 +23,20 @@ from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
 from tests.integration.tables import Connect, jobs
 from tests.openai_server import OpenAIServer, answers
 from worker.embedders import Embedder, Embeddings
-from worker.engine import patience, pipeline
+from worker.engine import pipeline, retrying
 from worker.engine.leases import FIRST_SILENCE, LONGEST_SILENCE, Leases
 from worker.engine.pipeline import Pipeline
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 from worker.errors import Unreachable
 from worker.queue import (
+    AdminQueue,
     Claim,
     Completion,
     Job,
-    OperatorQueue,
+    LeaseKey,
     Refusal,
     Report,
     Scope,
-    Ticket,
     WorkerState,
 )
 from worker.queue.postgres import PostgresQueue
@@ -55,8 +55,8 @@ class Watched(PostgresQueue):
         self.beats = Semaphore(0)
         self.states: list[WorkerState] = []
 
-    def seen(self, scope: Scope, report: Report) -> None:
-        super().seen(scope, report)
+    def heartbeat(self, scope: Scope, report: Report) -> None:
+        super().heartbeat(scope, report)
         self.states.append(report.state)
         self.beats.release()
 
@@ -86,15 +86,15 @@ def other(database_url: str) -> Iterator[PostgresQueue]:
         yield queue
 
 
-def tickets(held: Sequence[Job]) -> set[Ticket]:
-    return {job.ticket for job in held}
+def tickets(held: Sequence[Job]) -> set[LeaseKey]:
+    return {job.lease_key for job in held}
 
 
 # -- the heartbeat
 
 
 def test_a_beat_holds_on_to_what_is_held(
-    docs: Database, queue: OperatorQueue, other: PostgresQueue
+    docs: Database, queue: AdminQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 2)
     held = claim(queue)
@@ -109,7 +109,7 @@ def test_a_beat_holds_on_to_what_is_held(
 
 
 def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
-    docs: Database, queue: OperatorQueue, other: PostgresQueue
+    docs: Database, queue: AdminQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 1)
     leases = Leases(queue, SCOPE)
@@ -125,7 +125,7 @@ def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
 
 @pytest.mark.parametrize(("lease", "interval"), [(9, 3), (90, 30), (300, LONGEST_SILENCE)])
 def test_the_next_beat_is_due_after_a_third_of_a_lease_and_half_a_minute_at_most(
-    queue: OperatorQueue, lease: int, interval: float
+    queue: AdminQueue, lease: int, interval: float
 ) -> None:
     an_hour_ago = time.monotonic() - 3600
     leases = Leases(queue, replace(SCOPE, lease=timedelta(seconds=lease)), changed_at=an_hour_ago)
@@ -135,7 +135,7 @@ def test_the_next_beat_is_due_after_a_third_of_a_lease_and_half_a_minute_at_most
 
 
 def test_after_a_change_beats_follow_closely_and_then_further_and_further_apart(
-    queue: OperatorQueue,
+    queue: AdminQueue,
 ) -> None:
     leases = Leases(queue, SCOPE)
     for ago, interval in ((0.0, FIRST_SILENCE), (4.0, 4.0), (100.0, LONGEST_SILENCE)):
@@ -146,7 +146,7 @@ def test_after_a_change_beats_follow_closely_and_then_further_and_further_apart(
 
 
 def test_what_a_beat_finds_lost_is_not_handed_in(
-    docs: Database, queue: OperatorQueue, other: PostgresQueue
+    docs: Database, queue: AdminQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 3)
     held = claim(queue)
@@ -168,15 +168,15 @@ def test_leases_outlast_a_call_that_is_longer_than_they_are(
         watched.wait_for_further_beats(5)  # a third of a lease apart
         assert value(docs, "select now() > %s", first), "without them it would be over"
         assert value(docs, "select min(lease_expires_at) > %s from embedding_queue", first)
-    tally = ending.result()
-    assert (tally.completed, tally.stale) == (10, 0)
+    stats = ending.result()
+    assert (stats.completed, stats.stale) == (10, 0)
 
 
 # -- whatever the worker waits for
 
 
 @contextmanager
-def running(run: Pipeline) -> Iterator[Future[Tally]]:
+def running(run: Pipeline) -> Iterator[Future[RunStats]]:
     """A run in a thread of its own, which ends after what is done inside."""
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(run.drain)
@@ -221,7 +221,7 @@ def test_it_beats_while_a_table_is_locked(
 def test_it_beats_and_gives_signs_of_life_between_two_batches(
     docs: Database, watched: Watched, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "SIGN_OF_LIFE", 0.02)
+    monkeypatch.setattr(retrying, "SIGN_OF_LIFE", 0.02)
     insert(docs, 20)
     run = Runs(watched, openai).new(scope=SHORT, delay=NEVER)
     pulses = Semaphore(0)
@@ -289,7 +289,7 @@ def test_it_beats_while_one_statement_fails_and_loses_nothing_it_holds(
     method: str,
 ) -> None:
     """What is about to be handed in is held until it is: a beat gives back what is not."""
-    monkeypatch.setattr(patience, "SIGN_OF_LIFE", 0.02)
+    monkeypatch.setattr(retrying, "SIGN_OF_LIFE", 0.02)
     insert(docs, 20)
     openai.reject = lambda text: method == "fail" and text == "text 7"
     queue = Stubborn(database_url, "tests")
@@ -297,15 +297,15 @@ def test_it_beats_while_one_statement_fails_and_loses_nothing_it_holds(
     with queue:
         run = Runs(queue, openai).new(scope=SHORT)
         if method == "release":
-            monkeypatch.setattr(patience, "LONGEST_WAIT", 0.05)
+            monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.05)
             openai.faults.extend([answers(404, {})] * 100)
-        tally = run.drain()
+        stats = run.drain()
         assert queue.calls > 1
     if method == "release":
         assert "404" in value(docs, "select min(error_message) from embedding_queue")
     else:
         failed = int(method == "fail")
-        assert (tally.completed, tally.failed, tally.stale) == (20 - failed, failed, 0)
+        assert (stats.completed, stats.failed, stats.stale) == (20 - failed, failed, 0)
 
 
 def test_a_beat_that_does_not_reach_the_database_is_made_again(
@@ -326,9 +326,9 @@ def test_a_pause_is_made_of_short_ones() -> None:
             return False
 
     began = time.monotonic()
-    patience.pause(0.01, Stop(), lambda: signs.append(1))
+    retrying.pause(0.01, Stop(), lambda: signs.append(1))
     assert time.monotonic() - began >= 0.01
-    assert 0 < max(waits) <= patience.SIGN_OF_LIFE
+    assert 0 < max(waits) <= retrying.SIGN_OF_LIFE
     assert len(signs) == len(waits)
 
 
@@ -340,10 +340,12 @@ def test_who_takes_over_an_expired_lease_has_the_last_word(
         expire_leases(docs)
         taken = claim(other, scope=OTHER)
         assert len(taken) == 10
-    tally = ending.result()
-    assert (tally.stale, tally.completed) == (10, 0)
+    stats = ending.result()
+    assert (stats.stale, stats.completed) == (10, 0)
     assert value(docs, "select count(embedding) from docs") == 0
-    assert rows(docs, "select distinct worker, unanswered from embedding_queue") == [("other", 2)]
+    assert rows(docs, "select distinct worker, abandoned_claims from embedding_queue") == [
+        ("other", 2)
+    ]
     assert complete(other, taken) == [], "of another model: what counts is whose lease it is"
 
 
@@ -362,7 +364,7 @@ LOSSES: dict[str, LiteralString] = {
 
 @pytest.mark.parametrize("loss", LOSSES.items(), ids=list(LOSSES))
 def test_a_worker_is_told_which_of_its_leases_are_lost(
-    docs: Database, queue: OperatorQueue, loss: tuple[str, LiteralString]
+    docs: Database, queue: AdminQueue, loss: tuple[str, LiteralString]
 ) -> None:
     name, statement = loss
     insert(docs, 3)
@@ -374,7 +376,7 @@ def test_a_worker_is_told_which_of_its_leases_are_lost(
 
 
 def test_a_lease_whose_job_is_just_locked_is_not_lost_and_not_waited_for(
-    docs: Database, queue: OperatorQueue, connect: Connect
+    docs: Database, queue: AdminQueue, connect: Connect
 ) -> None:
     insert(docs, 2)
     held = claim(queue)
@@ -386,15 +388,15 @@ def test_a_lease_whose_job_is_just_locked_is_not_lost_and_not_waited_for(
 
 
 def test_what_stands_under_a_workers_name_beyond_what_it_knows_of_goes_back(
-    docs: Database, queue: OperatorQueue, other: PostgresQueue
+    docs: Database, queue: AdminQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 6)
-    docs.execute("update embedding_queue set unanswered = 3 where record_id = '3'")
+    docs.execute("update embedding_queue set abandoned_claims = 3 where record_id = '3'")
     known, unknown, theirs = claim(queue, 2), claim(queue, 2), claim(other, 2, OTHER)
     assert queue.extend(SCOPE, known) == set()
     assert rows(
         docs,
-        "select record_id, status, unanswered, worker, error_message, available_at <= now()"
+        "select record_id, status, abandoned_claims, worker, error_message, available_at <= now()"
         "  from embedding_queue order by 1",
     ) == [
         *[(job.record_id, "processing", 1, "test", None, True) for job in known],
@@ -411,7 +413,7 @@ class ForgetfulBeats(Watched):
 
     lost = False
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
         if not self.lost:
             self.lost = True
             raise Unreachable("the database is away")
@@ -420,7 +422,7 @@ class ForgetfulBeats(Watched):
 
 @pytest.fixture
 def forgetful_beats(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr(patience, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.0)
     queue = ForgetfulBeats(database_url, "tests")
     with queue:
         yield queue
@@ -441,7 +443,7 @@ class Forgetful(PostgresQueue):
 
 @pytest.fixture
 def forgetful(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forgetful]:
-    monkeypatch.setattr(patience, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.0)
     queue = Forgetful(database_url, "tests")
     with queue:
         yield queue
@@ -452,7 +454,7 @@ def test_jobs_whose_claim_was_not_answered_are_done_by_the_same_run(
 ) -> None:
     insert(docs, 20)
     assert Runs(forgetful, openai).drain(10).completed == 20
-    assert value(docs, "select max(attempts + unanswered) from embedding_queue") == 0
+    assert value(docs, "select max(attempts + abandoned_claims) from embedding_queue") == 0
 
 
 def test_so_are_they_if_they_were_the_last(
@@ -465,7 +467,7 @@ def test_so_are_they_if_they_were_the_last(
 # -- what is never answered
 
 
-def dying_over(docs: Database, queue: OperatorQueue, record: str) -> list[list[Job]]:
+def dying_over(docs: Database, queue: AdminQueue, record: str) -> list[list[Job]]:
     """What workers claim that die over a record, and complete all else that is handed out alone."""
     claims = []
     while taken := queue.claim(SCOPE, 10):
@@ -477,21 +479,24 @@ def dying_over(docs: Database, queue: OperatorQueue, record: str) -> list[list[J
 
 
 def test_what_kills_its_worker_is_given_up_and_its_neighbours_are_not(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 10)
     claims = dying_over(docs, queue, "4")
-    together, alone = claims[:4], [batch for batch in claims[4:] if batch]
+    together, isolated = claims[:4], [batch for batch in claims[4:] if batch]
     assert [len(batch) for batch in together] == [10] * 4
-    assert [len(batch) for batch in alone] == [1] * 10
-    assert {batch[0].record_id for batch in alone} == {str(number) for number in range(1, 11)}
-    assert [job.alone for batch in together for job in batch] == [False] * 40
-    assert all(job.alone for batch in alone for job in batch)
+    assert [len(batch) for batch in isolated] == [1] * 10
+    assert {batch[0].record_id for batch in isolated} == {str(number) for number in range(1, 11)}
+    assert [job.isolated for batch in together for job in batch] == [False] * 40
+    assert all(job.isolated for batch in isolated for job in batch)
     assert rows(
         docs, "select record_id, error_class, attempts from embedding_queue where status = 'failed'"
     ) == [("4", "no_answer", 0)]
     assert statuses(docs) == {"completed": 9, "failed": 1}
-    assert value(docs, "select max(unanswered) from embedding_queue where status <> 'failed'") == 0
+    assert (
+        value(docs, "select max(abandoned_claims) from embedding_queue where status <> 'failed'")
+        == 0
+    )
 
 
 @dataclass
@@ -532,9 +537,9 @@ def test_a_job_that_comes_alone_is_alone_in_its_process(
     insert(docs, 300)
     openai.latency = 0.01
     [suspect] = claim(other, 1, OTHER)
-    docs.execute("update embedding_queue set unanswered = 4 where status = 'processing'")
+    docs.execute("update embedding_queue set abandoned_claims = 4 where status = 'processing'")
     expire: LiteralString = (
-        "update embedding_queue set lease_expires_at = now() where unanswered = 4"
+        "update embedding_queue set lease_expires_at = now() where abandoned_claims = 4"
     )
     run = runs.new()
     opened: list[Counting] = []
@@ -565,16 +570,16 @@ ANSWERS: dict[str, Callable[[PostgresQueue, Job], object]] = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=list(ANSWERS))
 def test_whatever_is_answered_the_silence_before_it_is_forgotten(
-    docs: Database, queue: OperatorQueue, answer: Callable[[OperatorQueue, Job], object]
+    docs: Database, queue: AdminQueue, answer: Callable[[AdminQueue, Job], object]
 ) -> None:
     insert(docs, 1)
     for _ in range(3):
         claim_one(queue)
         expire_leases(docs)
     job = claim_one(queue)
-    assert value(docs, "select unanswered from embedding_queue") == 4
+    assert value(docs, "select abandoned_claims from embedding_queue") == 4
     answer(queue, job)
-    assert rows(docs, "select unanswered, lease from embedding_queue") == [(0, None)]
+    assert rows(docs, "select abandoned_claims, lease from embedding_queue") == [(0, None)]
 
 
 # -- who is at work
@@ -602,14 +607,14 @@ def test_a_worker_is_on_the_list_while_it_runs_and_not_afterwards(
 
 
 def test_a_worker_that_said_nothing_for_a_day_is_forgotten_by_the_next_that_speaks(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     for name in ("killed yesterday", "killed this morning"):
-        queue.seen(replace(SCOPE, worker=name), Report("working", 5, 1))
+        queue.heartbeat(replace(SCOPE, worker=name), Report("working", 5, 1))
     docs.execute(
         "update embedding_workers set seen_at = now() - interval '25 hours' where worker ~ 'yes'"
     )
-    queue.seen(SCOPE, Report("working"))
+    queue.heartbeat(SCOPE, Report("working"))
     assert sorted(rows(docs, AT_WORK)) == [
         ("killed this morning", "working", 5, 1),
         ("test", "working", 0, 0),
@@ -627,14 +632,14 @@ def test_a_stop_does_not_wait_longer_for_a_silent_model_than_its_grace(
     with under_way(run, held) as ending:
         run.stop.set()
         began = time.monotonic()
-        tally = ending.result(LONG)
+        stats = ending.result(LONG)
         assert time.monotonic() - began < 2
         assert not held.let_go.is_set(), "the model is still silent"
-    assert (tally.released, tally.taken) == (10, 10)
+    assert (stats.released, stats.taken) == (10, 10)
     assert rows(
         docs,
-        "select distinct status, attempts, unanswered, lease, available_at <= now(), error_message"
-        "  from embedding_queue order by error_message",
+        "select distinct status, attempts, abandoned_claims, lease, available_at <= now(),"
+        "       error_message from embedding_queue order by error_message",
     ) == [
         ("pending", 0, 0, None, True, "its worker was stopped"),
         ("pending", 0, 0, None, True, None),

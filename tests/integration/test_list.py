@@ -7,13 +7,13 @@ import pytest
 from tests.conftest import Database, rows
 from tests.integration.jobs import SQLSTATES, claim, create_poison, insert
 from tests.integration.tables import Connect, Table, acting_as, embed, refusal
-from worker.queue import ListedJob, OperatorQueue
+from worker.queue import AdminQueue, ListedJob
 
 ALL = ("processing", "pending", "failed")
 
 
 def listed(
-    queue: OperatorQueue, *statuses: str, table: str | None = None, limit: int = 20
+    queue: AdminQueue, *statuses: str, table: str | None = None, limit: int = 20
 ) -> list[ListedJob]:
     return queue.list_jobs(statuses or ALL, table, None, limit)
 
@@ -23,7 +23,7 @@ def previews(jobs: list[ListedJob]) -> list[tuple[str, str | None]]:
 
 
 def test_what_is_not_done_is_listed_state_by_state_with_its_text(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 5)
     embed(queue, claim(queue, 1))
@@ -47,7 +47,7 @@ def test_what_is_not_done_is_listed_state_by_state_with_its_text(
     ]
 
 
-def test_the_pending_come_by_priority_and_due_time(docs: Database, queue: OperatorQueue) -> None:
+def test_the_pending_come_by_priority_and_due_time(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 4)
     docs.execute(
         "update embedding_queue set available_at = now() - interval '1 hour' where record_id = '3'"
@@ -60,7 +60,7 @@ def test_the_pending_come_by_priority_and_due_time(docs: Database, queue: Operat
 
 
 def test_the_failed_come_by_class_the_latest_first_however_few_are_asked_for(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 4)
     for error_class in ("unreadable", "rejected", "rejected", "rejected"):
@@ -69,7 +69,7 @@ def test_the_failed_come_by_class_the_latest_first_however_few_are_asked_for(
     assert [job.record_id for job in listed(queue, "failed", limit=2)] == ["4", "3"]
 
 
-def test_a_list_is_narrowed_down_to_a_table(docs: Database, queue: OperatorQueue) -> None:
+def test_a_list_is_narrowed_down_to_a_table(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     notes = Table(docs, "app", "notes")
     notes.create()
@@ -81,7 +81,7 @@ def test_a_list_is_narrowed_down_to_a_table(docs: Database, queue: OperatorQueue
 
 
 def test_a_preview_is_a_beginning_and_what_was_given_by_hand_goes_first(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("insert into docs values (1, repeat('ö', 30000)), (2, null)")
     docs.execute(
@@ -92,7 +92,7 @@ def test_a_preview_is_a_beginning_and_what_was_given_by_hand_goes_first(
 
 
 def test_a_text_that_cannot_be_read_is_null_and_hides_no_other(
-    docs: Database, connect: Connect, queue: OperatorQueue
+    docs: Database, connect: Connect, queue: AdminQueue
 ) -> None:
     insert(docs, 5)
     docs.execute("select watch_embeddings('docs', '(6 / (id - 3))::text', 'embedding')")
@@ -116,7 +116,7 @@ def test_a_text_that_cannot_be_read_is_null_and_hides_no_other(
 
 @pytest.mark.parametrize("sqlstate", SQLSTATES)
 def test_a_row_that_raises_any_error_hides_no_other(
-    docs: Database, queue: OperatorQueue, sqlstate: str
+    docs: Database, queue: AdminQueue, sqlstate: str
 ) -> None:
     create_poison(docs, sqlstate)
     docs.execute("select watch_embeddings('docs', 'public.poison(body)', 'embedding')")
@@ -129,7 +129,7 @@ def test_a_row_that_raises_any_error_hides_no_other(
     assert sorted(estimate.texts) == ["text 1", "text 3"]
 
 
-def test_only_what_is_not_done_can_be_asked_for(docs: Database, queue: OperatorQueue) -> None:
+def test_only_what_is_not_done_can_be_asked_for(docs: Database, queue: AdminQueue) -> None:
     cause, hint = refusal(docs, "select * from list_embeddings(array['completed'])")
     assert cause == "jobs that are completed are not listed"
     assert hint == "Ask for pending, processing or failed."

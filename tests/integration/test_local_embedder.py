@@ -93,8 +93,8 @@ def test_the_order_of_the_texts_is_kept_and_neighbours_do_not_matter(
 ) -> None:
     together = embedder.embed(TEXTS).vectors
     backwards = embedder.embed(TEXTS[::-1]).vectors
-    alone = np.vstack([embedder.embed([text]).vectors for text in TEXTS])
-    assert np.array_equal(together, alone)
+    isolated = np.vstack([embedder.embed([text]).vectors for text in TEXTS])
+    assert np.array_equal(together, isolated)
     assert np.array_equal(together, backwards[::-1])
 
 

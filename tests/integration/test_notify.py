@@ -17,11 +17,11 @@ from tests.inbox import Inbox, Said
 from tests.integration.jobs import SCOPE
 from tests.integration.runs import MODEL, Runs
 from worker.engine.events import sentence
-from worker.engine.patience import PatientQueue
-from worker.queue import OperatorQueue, Scope
+from worker.engine.retrying import RetryingQueue
+from worker.observers.channels import Command, Webhook
+from worker.observers.notify import Notifier
+from worker.queue import AdminQueue, Scope
 from worker.queue.postgres import PostgresQueue
-from worker.telemetry.channels import Command, Webhook
-from worker.telemetry.notify import Notifier
 
 DRAINED = {"completed": 3, "failed": 0, "seconds": 1.0}
 STOPPED = {"provider": "openai", "cause": "the key is not valid", "hint": "Mend it."}
@@ -31,7 +31,7 @@ def in_one_line(document: object) -> str:
     return json.dumps(document, ensure_ascii=False)
 
 
-def announce(queue: OperatorQueue, event: str = "queue_drained", subject: str = "") -> bool:
+def announce(queue: AdminQueue, event: str = "queue_drained", subject: str = "") -> bool:
     return queue.announce(event, subject, uuid4())
 
 
@@ -43,12 +43,12 @@ def let_time_pass(db: Database, minutes: int) -> None:
     )
 
 
-def test_an_event_falls_to_the_first_who_reports_it(queue: OperatorQueue) -> None:
+def test_an_event_falls_to_the_first_who_reports_it(queue: AdminQueue) -> None:
     assert announce(queue)
     assert not announce(queue)
 
 
-def test_what_it_is_about_makes_it_another(queue: OperatorQueue) -> None:
+def test_what_it_is_about_makes_it_another(queue: AdminQueue) -> None:
     assert announce(queue, "provider_stopped", "openai")
     assert announce(queue, "provider_stopped", "azure")
     assert not announce(queue, "provider_stopped", "openai")
@@ -56,7 +56,7 @@ def test_what_it_is_about_makes_it_another(queue: OperatorQueue) -> None:
 
 
 def test_it_is_another_when_nobody_has_reported_it_for_a_while(
-    queue: OperatorQueue, db: Database
+    queue: AdminQueue, db: Database
 ) -> None:
     assert announce(queue)
     for _ in range(3):  # reported again and again, it stays the same
@@ -68,7 +68,7 @@ def test_it_is_another_when_nobody_has_reported_it_for_a_while(
     assert not announce(queue)
 
 
-def test_a_report_may_be_repeated_if_its_answer_was_lost(queue: OperatorQueue) -> None:
+def test_a_report_may_be_repeated_if_its_answer_was_lost(queue: AdminQueue) -> None:
     ours, theirs = uuid4(), uuid4()
     assert queue.announce("queue_drained", "", ours)
     assert not queue.announce("queue_drained", "", theirs)
@@ -140,7 +140,7 @@ def test_two_workers_on_one_database_tell_once(database_url: str, tmp_path: Path
 
 @pytest.mark.over_a_connection
 def test_what_workers_of_other_columns_find_out_is_another_event(
-    queue: OperatorQueue, db: Database
+    queue: AdminQueue, db: Database
 ) -> None:
     with Inbox() as inbox:
         for table in ("docs", "notes", None):
@@ -160,15 +160,13 @@ def test_what_workers_of_other_columns_find_out_is_another_event(
 
 
 @pytest.mark.over_a_connection
-def test_a_database_that_is_away_means_that_nobody_is_told(
-    queue: OperatorQueue, db: Database
-) -> None:
+def test_a_database_that_is_away_means_that_nobody_is_told(queue: AdminQueue, db: Database) -> None:
     said, stop = Said(), Event()
     stop.set()  # and so there is no patience
     db.execute("alter table embedding_announcements rename to away")
     with (
         Inbox() as inbox,
-        Notifier(PatientQueue(queue, said, stop), SCOPE, [Webhook(inbox.url)], said) as notifier,
+        Notifier(RetryingQueue(queue, said, stop), SCOPE, [Webhook(inbox.url)], said) as notifier,
     ):
         notifier.event("queue_drained", **DRAINED)
     assert [name for name, _ in said.events] == ["notification_failed"]
@@ -177,7 +175,7 @@ def test_a_database_that_is_away_means_that_nobody_is_told(
 
 @pytest.mark.over_a_connection
 def test_a_run_with_a_key_that_is_refused_has_it_told(
-    runs: Runs, queue: OperatorQueue, docs: Database
+    runs: Runs, queue: AdminQueue, docs: Database
 ) -> None:
     """A whole run, with the notifier as the one who watches it."""
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 30) i")

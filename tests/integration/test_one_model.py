@@ -13,7 +13,7 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, complete, insert
 from tests.integration.tables import Connect, embed, embed_all, jobs, vector_of
 from worker.errors import SettingsError
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 
 OTHER = replace(SCOPE, worker="other", default_model="other:model")
 
@@ -36,7 +36,7 @@ def target(db: Database) -> tuple[object, ...]:
 
 
 @pytest.fixture
-def embedded(docs: Database, queue: OperatorQueue) -> Database:
+def embedded(docs: Database, queue: AdminQueue) -> Database:
     """Two documents with vectors of the default model of a first worker."""
     insert(docs, 2)
     assert len(embed_all(queue)) == 2
@@ -44,7 +44,7 @@ def embedded(docs: Database, queue: OperatorQueue) -> Database:
 
 
 def test_the_first_vectors_decide_on_the_model_of_a_column(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 1)
     taken = claim(queue)
@@ -54,7 +54,7 @@ def test_the_first_vectors_decide_on_the_model_of_a_column(
 
 
 def test_a_worker_with_another_default_passes_over_the_column_and_serves_the_others(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute("insert into docs values (3, 'three')")
     assert not queue.claim(OTHER, 10)
@@ -68,16 +68,14 @@ def test_a_worker_with_another_default_passes_over_the_column_and_serves_the_oth
 
 
 def test_a_column_whose_rows_were_all_edited_still_has_its_model(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute("update docs set body = 'new ' || body")
     assert not queue.claim(OTHER, 1)
     assert len(embed_all(queue)) == 2
 
 
-def test_a_model_that_never_gave_a_vector_binds_nobody(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_a_model_that_never_gave_a_vector_binds_nobody(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     queue.release(claim(queue, scope=OTHER), reason="no key")
     assert embed_all(queue) == ["text 1"]
@@ -85,7 +83,7 @@ def test_a_model_that_never_gave_a_vector_binds_nobody(
 
 
 def test_of_two_workers_with_different_defaults_one_fills_the_column(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     first, second = claim(queue, 1), claim(queue, 1, OTHER)
@@ -130,14 +128,14 @@ def test_of_many_completions_at_once_those_of_one_model_are_taken(
 
 
 def test_a_worker_without_a_default_serves_a_column_that_has_its_model(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute("update docs set body = 'edited' where id = 1")
     assert rows(embedded, "select model from claim_embeddings('sql')") == [("test:model",)]
 
 
 def test_a_column_that_was_filled_before_models_were_recorded_has_that_of_its_jobs(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute("update embedding_targets set model = null")
     embedded.execute("update docs set body = 'edited' where id = 1")
@@ -155,7 +153,7 @@ def test_a_column_that_was_filled_before_models_were_recorded_has_that_of_its_jo
     ],
 )
 def test_another_model_clears_the_vectors_of_the_first_at_once(
-    embedded: Database, queue: OperatorQueue, change: LiteralString
+    embedded: Database, queue: AdminQueue, change: LiteralString
 ) -> None:
     embedded.execute(change)
     assert value(embedded, "select count(embedding) from docs") == 0
@@ -181,7 +179,7 @@ def test_another_model_also_clears_vectors_of_a_column_without_a_recorded_model(
     ],
 )
 def test_watching_with_the_same_model_or_without_one_keeps_the_vectors(
-    embedded: Database, queue: OperatorQueue, watched: LiteralString
+    embedded: Database, queue: AdminQueue, watched: LiteralString
 ) -> None:
     embedded.execute(watched)
     assert value(embedded, "select count(embedding) from docs") == 2
@@ -190,7 +188,7 @@ def test_watching_with_the_same_model_or_without_one_keeps_the_vectors(
 
 
 def test_a_model_that_was_named_is_served_by_every_worker(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute("select watch_embeddings('docs', 'body', 'embedding', model => 'test:model')")
     embedded.execute("update docs set body = 'edited' where id = 1")
@@ -199,7 +197,7 @@ def test_a_model_that_was_named_is_served_by_every_worker(
 
 
 def test_a_vector_under_way_from_the_model_before_is_not_written(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute("update docs set body = 'edited' where id = 1")
     taken = claim(queue)
@@ -209,7 +207,7 @@ def test_a_vector_under_way_from_the_model_before_is_not_written(
 
 
 def test_fewer_dimensions_of_the_same_model_are_another_vector(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute(
         "alter table docs alter embedding type vector(2) using subvector(embedding, 1, 2)"
@@ -223,7 +221,7 @@ def test_fewer_dimensions_of_the_same_model_are_another_vector(
 
 
 def test_a_model_that_is_only_called_otherwise_keeps_the_vectors(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     with embedded.transaction():
         embedded.execute("update embedding_queue set model = 'renamed:model'")
@@ -252,7 +250,7 @@ def test_changing_the_model_waits_for_a_writer_and_deadlocks_with_none(
 
 
 def test_the_model_is_recorded_while_a_backfill_goes_on(
-    docs: Database, queue: OperatorQueue, connect: Connect
+    docs: Database, queue: AdminQueue, connect: Connect
 ) -> None:
     insert(docs, 1)
     taken = claim(queue)
@@ -268,7 +266,7 @@ def test_the_model_is_recorded_while_a_backfill_goes_on(
     assert target(docs) == ("test:model", True)
 
 
-def test_a_search_with_another_model_is_refused(embedded: Database, queue: OperatorQueue) -> None:
+def test_a_search_with_another_model_is_refused(embedded: Database, queue: AdminQueue) -> None:
     found = queue.targets("docs", "embedding")[0]
     vector = np.array([1, 2, 3], dtype=np.float32)
     assert len(queue.search(found, vector, 5, "test:model")) == 2
@@ -277,7 +275,7 @@ def test_a_search_with_another_model_is_refused(embedded: Database, queue: Opera
 
 
 def test_an_estimate_leaves_out_a_column_of_another_model(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     embedded.execute("insert into docs values (3, 'three')")
     assert queue.estimate("other:model", None, None, False) == []

@@ -15,10 +15,10 @@ from psycopg import sql
 from tests.conftest import Database, Worker, rows, value
 from tests.integration.jobs import SCOPE
 from tests.integration.tables import completions_of, create_role, embed
+from worker.database.migrations import scheduled, seed
 from worker.errors import SchemaError
 from worker.queue import Report, Usage
 from worker.queue.functions import FUNCTIONS
-from worker.queue.migrations import scheduled, seed
 from worker.queue.postgres import PostgresQueue
 
 # Types to which a value for one of ours could be coerced, or as which it could be sent.
@@ -148,17 +148,17 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.search(target, np.array([1, 2, 3], dtype=np.float32), 1)
     queue.diagnose()
     usage = Usage(model="a:b", completed=1, failed=0, requests=1, tokens=1, seconds=1.0, cost=None)
-    queue.seen(SCOPE, Report("working", completed=1, usage=[usage]))
+    queue.heartbeat(SCOPE, Report("working", completed=1, usage=[usage]))
     queue.control("pause", SCOPE.worker)
-    assert queue.order(SCOPE).wish == "pause"
+    assert queue.command(SCOPE).desired_state == "pause"
     queue.control("work")
     queue.load()
-    queue.provider_seen("openai", "no key", "get one")
+    queue.report_provider("openai", "no key", "get one")
     queue.announce("queue_drained", "", uuid4())
     assert queue.status()[0].completed == 1
     queue.progress()
     queue.failures()
-    queue.gone(SCOPE)
+    queue.deregister(SCOPE)
     assert queue.table_name("squatted") == "squatted"
     assert queue.unwatch("docs", "embedding")
 
@@ -211,18 +211,19 @@ def test_a_function_that_takes_more_is_named(db: Database, database_url: str) ->
     """Postgres itself cannot choose between ours and one with a further argument."""
     create_role(db, "mallory", "login")
     db.execute(
-        "create function public.embedding_order(text, integer default 1) returns integer"
+        "create function public.embedding_command(text, integer default 1) returns integer"
         " language sql as 'select 1'"
     )
-    db.execute("alter function embedding_order(text, integer) owner to mallory")
+    db.execute("alter function embedding_command(text, integer) owner to mallory")
     with PostgresQueue(database_url, "tests") as queue:
         with pytest.raises(SchemaError, match="two functions have the same name") as problem:
-            queue.order(SCOPE)
+            queue.command(SCOPE)
         assert "drop it" in str(problem.value.hint)
         [found] = [one for one in queue.diagnose() if one.check == "function_overloaded"]
-        assert found.subject == "public.embedding_order(text,integer)"
+        assert found.subject == "public.embedding_command(text,integer)"
         assert (
-            found.cure == "Run `drop function public.embedding_order(text,integer)`, or rename it."
+            found.hint
+            == "Run `drop function public.embedding_command(text,integer)`, or rename it."
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Database, rows, value
 from tests.integration.tables import embed_all, jobs
-from worker.queue.migrations import scheduled
+from worker.database.migrations import scheduled
 from worker.queue.postgres import PostgresQueue
 
 PG_CRON = """

@@ -28,14 +28,14 @@ from tests.openai_server import (
 )
 from worker.embedders import Embedder, open_embedder
 from worker.engine import writing
-from worker.engine.pipeline import Pace, Pipeline
-from worker.engine.progress import Tally
+from worker.engine.pipeline import Pipeline, RunOptions
+from worker.engine.progress import RunStats
 from worker.errors import ProviderRefused, SettingsError, Transient
-from worker.queue import Claim, OperatorQueue, Scope
+from worker.queue import AdminQueue, Claim, Scope
 from worker.settings import Settings
 
 MODEL = "openai:text-embedding-3-small"
-TEN_AT_ONCE = Pace(batch_size=10)
+TEN_AT_ONCE = RunOptions(batch_size=10)
 SCOPE = Scope("test", timedelta(minutes=5), MODEL)
 
 
@@ -43,10 +43,10 @@ SCOPE = Scope("test", timedelta(minutes=5), MODEL)
 class Watcher:
     """Sees the tally after each batch, and may do something about it."""
 
-    then: Callable[[Tally], object] = lambda tally: None
+    then: Callable[[RunStats], object] = lambda stats: None
 
-    def update(self, tally: Tally) -> None:
-        self.then(tally)
+    def update(self, stats: RunStats) -> None:
+        self.then(stats)
 
     def pulse(self) -> None:
         pass
@@ -67,10 +67,10 @@ NewPipeline = Callable[..., Pipeline]
 
 
 @pytest.fixture
-def pipeline(queue: OperatorQueue, openai: OpenAIServer) -> NewPipeline:
+def pipeline(queue: AdminQueue, openai: OpenAIServer) -> NewPipeline:
     def pipeline(
-        pace: Pace = TEN_AT_ONCE,
-        then: Callable[[Tally], object] = lambda tally: None,
+        options: RunOptions = TEN_AT_ONCE,
+        then: Callable[[RunStats], object] = lambda stats: None,
         stop: Event | None = None,
         key: str | None = None,
     ) -> Pipeline:
@@ -83,7 +83,7 @@ def pipeline(queue: OperatorQueue, openai: OpenAIServer) -> NewPipeline:
             queue=queue,
             open_embedder=lambda model, width: open_embedder(model, width, settings),
             scope=SCOPE,
-            pace=pace,
+            options=options,
             progress=Watcher(then),
             stop=stop or Event(),
         )
@@ -95,8 +95,8 @@ def test_every_due_job_is_embedded_with_its_own_text(
     texts: Database, pipeline: NewPipeline
 ) -> None:
     insert(texts, 25)
-    tally = pipeline().drain()
-    assert (tally.completed, tally.failed) == (25, 0)
+    stats = pipeline().drain()
+    assert (stats.completed, stats.failed) == (25, 0)
     for record, body, vector in rows(texts, "select id, body, embedding::real[] from docs"):
         assert body == f"text {record}"
         assert np.allclose(vector, vector_for(body, 1536), atol=1e-6)
@@ -106,9 +106,9 @@ def test_tokens_are_counted_as_the_provider_reports_them(
     texts: Database, pipeline: NewPipeline
 ) -> None:
     insert(texts, 12)
-    tally = pipeline().drain()
-    assert tally.tokens
-    assert value(texts, "select sum(tokens) from embedding_queue") == tally.tokens
+    stats = pipeline().drain()
+    assert stats.tokens
+    assert value(texts, "select sum(tokens) from embedding_queue") == stats.tokens
 
 
 def test_one_bad_row_fails_alone_with_the_words_of_the_provider(
@@ -116,8 +116,8 @@ def test_one_bad_row_fails_alone_with_the_words_of_the_provider(
 ) -> None:
     insert(texts, 50)
     openai.reject = lambda text: text == "text 17"
-    tally = pipeline(Pace(batch_size=50)).drain()
-    assert (tally.completed, tally.failed) == (49, 1)
+    stats = pipeline(RunOptions(batch_size=50)).drain()
+    assert (stats.completed, stats.failed) == (49, 1)
     [(record, error_class, message)] = rows(
         texts,
         "select record_id, error_class, error_message from embedding_queue where status = 'failed'",
@@ -144,8 +144,8 @@ def test_a_provider_that_stumbles_is_tried_again_within_the_request(
 ) -> None:
     insert(texts, 5)
     openai.faults.extend([rate_limited(**{"retry-after": "0"}), server_error])
-    tally = pipeline().drain()
-    assert (tally.completed, tally.released) == (5, 0)
+    stats = pipeline().drain()
+    assert (stats.completed, stats.released) == (5, 0)
     assert len(openai.requests) == 3
     assert value(texts, "select max(attempts) from embedding_queue") == 0
 
@@ -160,28 +160,28 @@ def test_an_outage_hands_the_jobs_back_untouched_and_ends_the_run(
     insert(texts, 30)
     openai.faults.extend([server_error] * 100)
     run = pipeline()
-    tally = run.drain()
-    [trouble] = run.troubles
-    assert isinstance(trouble, Transient)
-    assert (tally.completed, tally.failed) == (0, 0)
+    stats = run.drain()
+    [error] = run.errors
+    assert isinstance(error, Transient)
+    assert (stats.completed, stats.failed) == (0, 0)
     assert rows(
         texts, "select status, max(attempts), count(*) from embedding_queue group by status"
     ) == [("pending", 0, 30)]
     assert value(texts, "select count(*) from embedding_queue where available_at <= now()") == 30
 
 
-@pytest.mark.parametrize("trouble", ["key", "quota", "width"])
+@pytest.mark.parametrize("error", ["key", "quota", "width"])
 def test_a_refusal_hands_every_job_back_untouched_and_due(
-    texts: Database, pipeline: NewPipeline, openai: OpenAIServer, trouble: str
+    texts: Database, pipeline: NewPipeline, openai: OpenAIServer, error: str
 ) -> None:
     insert(texts, 30)
-    if trouble == "quota":
+    if error == "quota":
         openai.faults.extend([out_of_quota] * 10)
-    if trouble == "width":
+    if error == "width":
         openai.faults.extend([wrong_width] * 10)
-    run = pipeline(key="sk-revoked" if trouble == "key" else None)
+    run = pipeline(key="sk-revoked" if error == "key" else None)
     run.drain()
-    [refusal] = run.troubles
+    [refusal] = run.errors
     assert isinstance(refusal, ProviderRefused)
     assert refusal.hint
     assert rows(
@@ -198,7 +198,7 @@ def test_a_column_of_another_width_is_found_before_anything_is_paid(
     insert(db, 3)
     run = pipeline()
     run.drain()
-    [refusal] = run.troubles
+    [refusal] = run.errors
     assert isinstance(refusal, ProviderRefused)
     assert "1536" in refusal.cause
     assert "2000" in refusal.cause
@@ -212,13 +212,13 @@ def test_a_model_that_does_not_exist_hands_the_jobs_back(
     insert(texts, 3)
     run = pipeline()
     run.drain()
-    assert isinstance(run.troubles[0], SettingsError)
+    assert isinstance(run.errors[0], SettingsError)
     assert rows(texts, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
 
 
 def test_the_limit_is_exact(texts: Database, pipeline: NewPipeline) -> None:
     insert(texts, 50)
-    assert pipeline(Pace(batch_size=7, limit=23)).drain().completed == 23
+    assert pipeline(RunOptions(batch_size=7, limit=23)).drain().completed == 23
     assert value(texts, "select count(*) from embedding_queue where status = 'completed'") == 23
     assert value(texts, "select count(*) from embedding_queue where status = 'processing'") == 0
 
@@ -237,13 +237,13 @@ def test_with_a_delay_batches_go_one_at_a_time(
 
     openai.faults.extend([note] * 3)
 
-    def look(tally: Tally) -> None:
+    def look(stats: RunStats) -> None:
         written.append(time.monotonic())
         processing.append(
             value(texts, "select count(*) from embedding_queue where status = 'processing'")
         )
 
-    pipeline(Pace(batch_size=10, delay=0.2), then=look).drain()
+    pipeline(RunOptions(batch_size=10, delay=0.2), then=look).drain()
     assert processing == [0, 0, 0]
     assert [len(request.texts) for request in openai.requests] == [10, 10, 10]
     pauses = [begin - end for end, begin in zip(written[:-1], asked[1:], strict=True)]
@@ -256,7 +256,7 @@ def test_vectors_that_are_written_in_parts_are_all_written(
 ) -> None:
     monkeypatch.setattr(writing, "BYTES_AT_ONCE", at_once)
     insert(texts, 25)
-    assert pipeline(Pace(batch_size=25)).drain().completed == 25
+    assert pipeline(RunOptions(batch_size=25)).drain().completed == 25
     assert rows(texts, "select status, count(*) from embedding_queue group by 1") == [
         ("completed", 25)
     ]
@@ -270,7 +270,7 @@ def test_without_a_delay_batches_overlap_and_stay_bounded(
     openai.latency = 0.05
     claimed: list[int] = []
 
-    def look(tally: Tally) -> None:
+    def look(stats: RunStats) -> None:
         claimed.append(
             value(texts, "select count(*) from embedding_queue where status = 'processing'")
         )
@@ -285,7 +285,7 @@ def test_claims_that_take_long_become_smaller(
     monkeypatch.setattr("worker.engine.pipeline.SLOW_CLAIM", -1.0)
     insert(texts, 200)
     sizes: list[int] = []
-    run = pipeline(Pace())
+    run = pipeline(RunOptions())
     claim = run._queue.queue.claim
 
     def noted(scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
@@ -302,11 +302,11 @@ def test_a_stop_finishes_what_is_under_way_and_claims_no_more(
 ) -> None:
     insert(texts, 300)
     stop = Event()
-    tally = pipeline(then=lambda tally: stop.set(), stop=stop).drain()
-    assert 0 < tally.completed < 300
+    stats = pipeline(then=lambda stats: stop.set(), stop=stop).drain()
+    assert 0 < stats.completed < 300
     assert rows(
         texts, "select status, count(*) from embedding_queue group by status order by 1"
-    ) == [("completed", tally.completed), ("pending", 300 - tally.completed)]
+    ) == [("completed", stats.completed), ("pending", 300 - stats.completed)]
 
 
 def test_a_row_that_is_locked_for_a_moment_is_written_by_the_second_try(
@@ -327,8 +327,8 @@ def test_a_row_that_is_locked_for_a_moment_is_written_by_the_second_try(
     openai.faults.append(lock)
     run = pipeline()
     monkeypatch.setattr(run.stop, "wait", lambda seconds: writer.execute("rollback"))
-    tally = run.drain()
-    assert (tally.completed, tally.released) == (3, 0)
+    stats = run.drain()
+    assert (stats.completed, stats.released) == (3, 0)
     assert len(openai.requests) == 1
 
 
@@ -339,8 +339,8 @@ def test_a_row_that_is_locked_for_long_is_handed_back_and_due_again(
     writer = connect()
     with writer.transaction():
         writer.execute("update docs set views = 1 where id = 2")
-        tally = pipeline().drain()
-    assert (tally.completed, tally.released) == (2, 1)
+        stats = pipeline().drain()
+    assert (stats.completed, stats.released) == (2, 1)
     assert rows(
         texts, "select record_id, status, attempts from embedding_queue where status <> 'completed'"
     ) == [("2", "pending", 0)]
@@ -384,8 +384,8 @@ def test_a_source_that_is_no_function_of_the_row_fails_after_its_attempts(
         return timedelta(0)
 
     monkeypatch.setattr("worker.engine.writing.backoff", at_once)
-    tally = pipeline().drain()
-    assert tally.failed == 2
+    stats = pipeline().drain()
+    assert stats.failed == 2
     assert sorted(asked) == sorted([("changed", failures) for failures in range(1, 6)] * 2)
     assert rows(texts, "select distinct status, error_class, attempts from embedding_queue") == [
         ("failed", "changed", 5)
@@ -432,7 +432,7 @@ def test_a_narrower_column_is_filled_with_shortened_vectors(
 
 
 def test_a_worker_elsewhere_may_take_over_at_any_moment(
-    texts: Database, pipeline: NewPipeline, queue: OperatorQueue
+    texts: Database, pipeline: NewPipeline, queue: AdminQueue
 ) -> None:
     """Leases that run out while the model works: the result is dropped, and counted."""
     insert(texts, 1)
@@ -448,9 +448,9 @@ def test_a_worker_elsewhere_may_take_over_at_any_moment(
         return original(model, width)
 
     run._models.open_embedder = steal_first
-    tally = run.drain()
+    stats = run.drain()
     assert stolen
-    assert (tally.stale, tally.completed) == (1, 0)
+    assert (stats.stale, stats.completed) == (1, 0)
     assert value(texts, "select lease::text from embedding_queue") == stolen[0]
 
 
@@ -465,12 +465,12 @@ def test_jobs_that_wait_for_the_text_of_another_are_bounded_as_well(
     openai.latency = 0.05
     claimed: list[int] = []
 
-    def look(tally: Tally) -> None:
+    def look(stats: RunStats) -> None:
         claimed.append(
             value(texts, "select count(*) from embedding_queue where status = 'processing'")
         )
 
-    tally = pipeline(then=look).drain()
-    assert tally.completed == 1000
+    stats = pipeline(then=look).drain()
+    assert stats.completed == 1000
     assert max(claimed) <= 110
     assert all(request.texts == ["the same"] for request in openai.requests)

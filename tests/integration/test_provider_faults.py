@@ -60,7 +60,7 @@ def nothing_is_wrong(db: Database) -> None:
             "select job.* from embedding_queue as job join docs on docs.id::text = job.record_id"
             " where (job.status = 'completed') is distinct from (docs.embedding is not null)"
             "    or job.status not in ('completed', 'pending', 'failed') or job.lease is not null"
-            "    or job.unanswered <> 0"
+            "    or job.abandoned_claims <> 0"
             "    or job.status = 'pending' and job.attempts <> 0"
             "    or job.status = 'failed' and (job.error_class is null or job.error_message = '')",
         )
@@ -77,8 +77,8 @@ def test_one_refused_text_in_a_thousand_is_found_in_few_requests(
 ) -> None:
     insert(docs, 1000)
     openai.reject = lambda text: text == f"text {guilty}"
-    tally = runs.drain(1000)
-    assert (tally.completed, tally.failed) == (999, 1)
+    stats = runs.drain(1000)
+    assert (stats.completed, stats.failed) == (999, 1)
     assert len(openai.requests) - 1 <= 2 * log2(1000) + 1
     assert rows(
         docs, "select record_id, error_class from embedding_queue where status = 'failed'"
@@ -115,15 +115,15 @@ def test_a_text_over_which_the_provider_always_fails_is_set_back_alone_and_fails
     for attempt in range(1, 5):
         run = runs.new(20)
         assert run.drain().completed == (19 if attempt == 1 else 3), "its neighbours, in this run"
-        assert run.troubles == []
+        assert run.errors == []
         assert rows(docs, STUMBLER) == [("pending", "provider_error", attempt)]
         docs.execute(
             "insert into docs select 100 * %s + i, 'another ' || i from generate_series(1, 3) i",
             [attempt],
         )
         docs.execute("update embedding_queue set available_at = now() where record_id = '7'")
-    tally = runs.drain(20)
-    assert (tally.completed, tally.failed) == (3, 1)
+    stats = runs.drain(20)
+    assert (stats.completed, stats.failed) == (3, 1)
     assert rows(docs, STUMBLER) == [("failed", "provider_error", 5)]
     assert asked == [("provider_error", failures) for failures in range(1, 6)]
     assert "500" in value(docs, "select error_message from embedding_queue where record_id = '7'")
@@ -151,7 +151,7 @@ def test_a_provider_that_fails_over_every_text_is_out(
     insert(docs, 30)
     run = runs.new()
     assert run.drain().failed == 0
-    assert [type(trouble) for trouble in run.troubles] == [Transient]
+    assert [type(error) for error in run.errors] == [Transient]
     assert rows(docs, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
 
 
@@ -169,8 +169,8 @@ def test_deleted_rows_at_the_head_of_the_queue_hide_nothing(docs: Database, runs
     insert(docs, 80)
     docs.execute("alter table docs disable trigger user")
     docs.execute("delete from docs where id <= 50")
-    tally = runs.drain(25)
-    assert (tally.dropped, tally.completed) == (50, 30)
+    stats = runs.drain(25)
+    assert (stats.dropped, stats.completed) == (50, 30)
     assert statuses(docs) == {"completed": 30}
     nothing_is_wrong(docs)
 
@@ -212,8 +212,8 @@ def test_what_passes_is_not_noticed(
     insert(docs, 30)
     openai.faults.extend(faults)
     run = runs.new()
-    tally = run.drain()
-    assert (tally.completed, tally.taken, run.troubles) == (30, 30, [])
+    stats = run.drain()
+    assert (stats.completed, stats.taken, run.errors) == (30, 30, [])
     assert statuses(docs) == {"completed": 30}
     assert value(docs, "select max(attempts) from embedding_queue") == 0
     nothing_is_wrong(docs)
@@ -306,15 +306,15 @@ def test_what_does_not_pass_hands_every_job_back_and_is_reported(
     insert(docs, 30)
     openai.faults.extend([fault] * 100)
     run = runs.new()
-    tally = run.drain()
-    assert tally.released == tally.taken > 0
-    [trouble] = run.troubles
-    assert isinstance(trouble, Transient | ProviderRefused)
-    assert trouble.cause
+    stats = run.drain()
+    assert stats.released == stats.taken > 0
+    [error] = run.errors
+    assert isinstance(error, Transient | ProviderRefused)
+    assert error.cause
     assert statuses(docs) == {"pending": 30}
     assert len(openai.requests) < 30, "a provider that is out is left alone"
     reasons = "select count(*) from embedding_queue where error_message = %s"
-    assert value(docs, reasons, trouble.cause) == tally.released
+    assert value(docs, reasons, error.cause) == stats.released
     nothing_is_wrong(docs)
 
     openai.faults.clear()
@@ -329,8 +329,8 @@ def test_numbers_that_are_none_fail_their_jobs_and_are_not_written(
 ) -> None:
     insert(docs, 30)
     openai.faults.extend([fault, fault])
-    tally = runs.new(delay=0.001).drain()  # one at a time
-    assert (tally.completed, tally.failed) == (20, 10)
+    stats = runs.new(delay=0.001).drain()  # one at a time
+    assert (stats.completed, stats.failed) == (20, 10)
     assert rows(
         docs, "select distinct error_class from embedding_queue where status = 'failed'"
     ) == [("bad_vector",)]
@@ -346,9 +346,9 @@ def test_another_width_leaves_what_came_before_it_and_writes_nothing_of_its_own(
     openai.faults.extend([fine, wrong_width, wrong_width])
     run = runs.new(delay=0.001)  # one at a time
     assert run.drain().completed == 10
-    [trouble] = run.troubles
-    assert isinstance(trouble, ProviderRefused)
-    assert "7 dimensions" in trouble.cause
+    [error] = run.errors
+    assert isinstance(error, ProviderRefused)
+    assert "7 dimensions" in error.cause
     assert statuses(docs) == {"completed": 10, "pending": 20}
     assert runs.drain().completed == 20
     assert unlike_their_text(docs) == []
@@ -371,12 +371,12 @@ def test_a_model_that_is_refused_does_not_hold_up_the_other(
     docs.execute("insert into notes select i, 'note ' || i from generate_series(1, 30) i")
     insert(docs, 30)
     run = runs.new()
-    tally = run.drain()
-    assert tally.completed == 30
-    [trouble] = run.troubles
-    assert isinstance(trouble, ProviderRefused)
-    assert "404" in trouble.cause
-    assert trouble.hint
+    stats = run.drain()
+    assert stats.completed == 30
+    [error] = run.errors
+    assert isinstance(error, ProviderRefused)
+    assert "404" in error.cause
+    assert error.hint
     assert rows(
         docs,
         "select table_name, status, max(attempts), bool_and(available_at <= now()), count(*)"
@@ -399,10 +399,10 @@ def test_a_key_that_is_refused_stops_every_model_of_its_provider_and_no_other(
     insert(docs, 30)
     runs.key = "sk-revoked-long-ago"
     run = runs.new()
-    tally = run.drain()
-    assert (tally.completed, tally.failed) == (30, 0)
-    assert len(run.troubles) == 2
-    assert all(" answered 401: " in trouble.cause for trouble in run.troubles)
+    stats = run.drain()
+    assert (stats.completed, stats.failed) == (30, 0)
+    assert len(run.errors) == 2
+    assert all(" answered 401: " in error.cause for error in run.errors)
     assert value(docs, "select count(embedding) from notes_1") == 30
     pending = "select distinct table_name, bool_and(available_at <= now()) from embedding_queue"
     assert rows(docs, f"{pending} where status = 'pending' group by 1 order by 1") == [
@@ -437,5 +437,5 @@ def test_nothing_is_open_in_the_database_while_the_model_works(
                 == []
             )
         docs.execute("update docs set body = 'written meanwhile' where id = 3")
-    tally = ending.result()
-    assert (tally.completed, tally.stale) == (9, 1)
+    stats = ending.result()
+    assert (stats.completed, stats.stale) == (9, 1)

@@ -10,11 +10,11 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim, insert
 from tests.integration.tables import Connect, embed_all, jobs
 from worker.errors import Busy
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 
 
 def recheck(
-    queue: OperatorQueue, table: str | None = None, *, batch: int = 2000, dry_run: bool = False
+    queue: AdminQueue, table: str | None = None, *, batch: int = 2000, dry_run: bool = False
 ) -> tuple[int, int]:
     """How many jobs were compared in all of the queue, and how many of them differ."""
     checked = changed = 0
@@ -37,7 +37,7 @@ def changed_texts(differ: int, looked: int) -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture
-def moods(db: Database, queue: OperatorQueue) -> Database:
+def moods(db: Database, queue: AdminQueue) -> Database:
     """Documents whose text is made of an enum, by a generated column, and by a function."""
     db.execute("create type mood as enum ('calm', 'angry')")
     db.execute("create schema app")
@@ -60,15 +60,13 @@ def moods(db: Database, queue: OperatorQueue) -> Database:
     return db
 
 
-def test_what_did_not_change_costs_nothing(moods: Database, queue: OperatorQueue) -> None:
+def test_what_did_not_change_costs_nothing(moods: Database, queue: AdminQueue) -> None:
     assert recheck(queue) == (3, 0)
     assert sampled(moods) == []
     assert jobs(moods) == [("1", "completed"), ("2", "completed"), ("3", "completed")]
 
 
-def test_a_renamed_enum_value_is_found_where_it_is_used(
-    moods: Database, queue: OperatorQueue
-) -> None:
+def test_a_renamed_enum_value_is_found_where_it_is_used(moods: Database, queue: AdminQueue) -> None:
     moods.execute("alter type mood rename value 'angry' to 'cross'")
     assert sampled(moods) == changed_texts(1, 3)
     assert recheck(queue, dry_run=True) == (3, 1)
@@ -79,7 +77,7 @@ def test_a_renamed_enum_value_is_found_where_it_is_used(
 
 
 def test_another_expression_of_a_generated_column_is_found(
-    moods: Database, queue: OperatorQueue
+    moods: Database, queue: AdminQueue
 ) -> None:
     if moods.info.server_version < 170000:
         pytest.skip("before Postgres 17 a generated column keeps its expression")
@@ -88,7 +86,7 @@ def test_another_expression_of_a_generated_column_is_found(
     assert embed_all(queue) == ["angry two? TWO", "calm one? ONE", "calm three? THREE"]
 
 
-def test_a_replaced_function_is_found(moods: Database, queue: OperatorQueue) -> None:
+def test_a_replaced_function_is_found(moods: Database, queue: AdminQueue) -> None:
     moods.execute(
         "create or replace function app.shout(text) returns text immutable language sql"
         " as $$ select case when $1 = 'two' then 'TWO' else initcap($1) end $$"
@@ -114,7 +112,7 @@ def test_a_replaced_function_is_found(moods: Database, queue: OperatorQueue) -> 
 )
 def test_a_write_that_no_trigger_saw_is_found(
     docs: Database,
-    queue: OperatorQueue,
+    queue: AdminQueue,
     hidden: LiteralString,
     change: LiteralString,
     embedded: list[str],
@@ -134,7 +132,7 @@ def test_a_write_that_no_trigger_saw_is_found(
 
 
 def test_rows_that_a_replaced_filter_lets_in_or_leaves_out_are_found(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     db.execute(
         "create function public.is_public(bigint) returns boolean immutable language sql"
@@ -158,7 +156,7 @@ def test_rows_that_a_replaced_filter_lets_in_or_leaves_out_are_found(
 
 
 def test_a_text_that_was_empty_is_embedded_once_it_is_not(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("insert into docs values (1, ' '), (2, null), (3, 'three')")
     embed_all(queue)
@@ -169,7 +167,7 @@ def test_a_text_that_was_empty_is_embedded_once_it_is_not(
     assert embed_all(queue) == ["one"]
 
 
-def test_a_row_that_cannot_be_read_stops_no_other(docs: Database, queue: OperatorQueue) -> None:
+def test_a_row_that_cannot_be_read_stops_no_other(docs: Database, queue: AdminQueue) -> None:
     docs.execute("select watch_embeddings('docs', '(12 / views)::text || body', 'embedding')")
     docs.execute("insert into docs select i, 'text', 1 from generate_series(1, 9) i")
     embed_all(queue)
@@ -183,9 +181,7 @@ def test_a_row_that_cannot_be_read_stops_no_other(docs: Database, queue: Operato
     assert rows(docs, "select record_id, error_class from embedding_queue where status = 'failed'")
 
 
-def test_a_vector_of_another_model_is_found_and_replaced(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_a_vector_of_another_model_is_found_and_replaced(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 3)
     embed_all(queue)
     docs.execute("update embedding_queue set model = 'other:model' where record_id = '2'")
@@ -197,7 +193,7 @@ def test_a_vector_of_another_model_is_found_and_replaced(
     assert sampled(docs) == []
 
 
-def test_it_goes_on_where_it_was_and_narrows_down(docs: Database, queue: OperatorQueue) -> None:
+def test_it_goes_on_where_it_was_and_narrows_down(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 7)
     embed_all(queue)
     docs.execute("update embedding_queue set content_hash = sha256('x') where id % 2 = 0")
@@ -211,7 +207,7 @@ def test_it_goes_on_where_it_was_and_narrows_down(docs: Database, queue: Operato
     assert recheck(queue, batch=2) == (7, changed)
 
 
-def test_jobs_in_other_states_are_left_alone(docs: Database, queue: OperatorQueue) -> None:
+def test_jobs_in_other_states_are_left_alone(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 3)
     claim(queue, 1)
     docs.execute(
@@ -222,7 +218,7 @@ def test_jobs_in_other_states_are_left_alone(docs: Database, queue: OperatorQueu
     assert rows(docs, "select * from embedding_queue order by id") == before
 
 
-def test_it_never_waits(docs: Database, queue: OperatorQueue, connect: Connect) -> None:
+def test_it_never_waits(docs: Database, queue: AdminQueue, connect: Connect) -> None:
     insert(docs, 2)
     embed_all(queue)
     docs.execute("update embedding_queue set content_hash = sha256('x')")
@@ -244,7 +240,7 @@ def test_it_never_waits(docs: Database, queue: OperatorQueue, connect: Connect) 
     ["alter table docs rename body to text", "drop table docs", "alter table docs drop embedding"],
 )
 def test_a_table_that_is_not_what_it_was_is_passed_over(
-    docs: Database, queue: OperatorQueue, gone: LiteralString
+    docs: Database, queue: AdminQueue, gone: LiteralString
 ) -> None:
     insert(docs, 2)
     embed_all(queue)

@@ -32,7 +32,7 @@ from worker.embedders import Embedder
 from worker.engine import breaker, pipeline
 from worker.engine.pipeline import Pipeline
 from worker.errors import SettingsError
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 
 NEVER = 3600.0  # seconds
 ALWAYS = 1_000_000  # faults
@@ -101,7 +101,7 @@ def test_whatever_the_trouble_work_goes_on_when_it_is_over(
     docs: Database,
     runs: Runs,
     openai: OpenAIServer,
-    queue: OperatorQueue,
+    queue: AdminQueue,
     hurried: None,
     fault: Fault,
 ) -> None:
@@ -117,7 +117,7 @@ def test_whatever_the_trouble_work_goes_on_when_it_is_over(
             openai.faults.clear()
             eventually(are_done(docs, 30 * round))
             eventually(lambda: queue.providers() == [])
-            eventually(lambda: not run.troubles)
+            eventually(lambda: not run.errors)
     stopped = told(run, "provider_stopped", "provider_back")
     assert stopped == ["provider_stopped", "provider_back"] * (len(stopped) // 2)
     assert told(run, "model_unusable")
@@ -170,10 +170,10 @@ def test_a_retry_takes_one_job_and_one_request(
     openai.faults.extend([answers(401, REFUSED)] * ALWAYS)
     with serving(runs) as run:
         eventually(lambda: waits(docs))
-        before, released = len(openai.requests), run.tally.released
+        before, released = len(openai.requests), run.stats.released
         eventually(lambda: len(openai.requests) >= before + 5)
         tries = len(openai.requests) - before
-        assert run.tally.released - released <= tries + 1
+        assert run.stats.released - released <= tries + 1
         assert {len(request.texts) for request in openai.requests[before:]} == {1}
     assert statuses(docs) == {"pending": 500}
 
@@ -200,7 +200,7 @@ def test_an_order_to_work_tries_again_at_once(
         assert len(openai.requests) == asked
         docs.execute(WORK)
         eventually(are_done(docs, 31))
-    assert run.troubles == []
+    assert run.errors == []
 
 
 def test_so_it_does_while_another_column_keeps_the_worker_busy(
@@ -217,7 +217,7 @@ def test_so_it_does_while_another_column_keeps_the_worker_busy(
     spoil(openai, answers(404, REFUSED), lambda request: request.body["model"] == refused)
     busy = "select count(*) from embedding_queue where status = 'completed'"
     with serving(runs) as run:
-        eventually(lambda: run.troubles)
+        eventually(lambda: run.errors)
         openai.latency = 0.02
         docs.execute("insert into notes select i, 'note ' || i from generate_series(1, 5000) i")
         eventually(lambda: value(docs, busy) > 100)
@@ -233,14 +233,14 @@ def test_one_run_leaves_it_alone(
     insert(docs, 300)
     openai.faults.extend([answers(401, REFUSED)] * ALWAYS)
     run = runs.new()
-    tally = run.drain()
-    assert [error.exit_code for error in run.troubles] == [4]
-    assert tally.settled == 0
+    stats = run.drain()
+    assert [error.exit_code for error in run.errors] == [4]
+    assert stats.settled == 0
     assert len(openai.requests) < 2 * 20 + 1
 
 
 def test_asleep_it_remembers_what_it_told_of_a_provider(
-    docs: Database, runs: Runs, openai: OpenAIServer, queue: OperatorQueue, hurried: None
+    docs: Database, runs: Runs, openai: OpenAIServer, queue: AdminQueue, hurried: None
 ) -> None:
     insert(docs, 1)
     openai.faults.extend([unavailable] * ALWAYS)
@@ -284,8 +284,8 @@ def test_one_answer_stops_nobody(
     insert(docs, 100)
     openai.faults.extend([lambda due: due] * 3 + [fault()])
     run = runs.new()
-    tally = run.drain()
-    assert (tally.completed, tally.released, run.troubles) == (100, 0, [])
+    stats = run.drain()
+    assert (stats.completed, stats.released, run.errors) == (100, 0, [])
     assert value(docs, "select max(attempts) from embedding_queue") == 0
 
 
@@ -296,8 +296,8 @@ def test_a_text_that_a_proxy_forbids_is_blamed_alone(
     insert(docs, 50)
     spoil(openai, ONE_ANSWER["403 of a proxy"](), lambda request: "text 7" in request.texts)
     run = runs.new()
-    tally = run.drain()
-    assert (tally.completed, tally.failed, run.troubles) == (49, 1, [])
+    stats = run.drain()
+    assert (stats.completed, stats.failed, run.errors) == (49, 1, [])
     assert rows(
         docs, "select record_id, error_class, attempts from embedding_queue where status = 'failed'"
     ) == [("7", "unauthorized", 5)]
@@ -322,6 +322,6 @@ def test_an_unexpected_error_of_an_embedder_hands_its_jobs_back(
 
     run._models.open_embedder = open_broken
     run.drain()
-    [error] = run.troubles
+    [error] = run.errors
     assert error.cause == "openai:text-embedding-3-small failed with ValueError"
     assert rows(docs, "select distinct status, attempts from embedding_queue") == [("pending", 0)]

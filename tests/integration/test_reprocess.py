@@ -8,11 +8,11 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import claim, complete, insert
 from tests.integration.tables import Connect, Table, acting_as, embed_all
 from worker.errors import Busy, SettingsError, StatementTimeout
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 
 
 def reprocess(
-    queue: OperatorQueue, pattern: str, table: str | None = None, *, dry_run: bool = False
+    queue: AdminQueue, pattern: str, table: str | None = None, *, dry_run: bool = False
 ) -> int:
     """How many matched, in all of the queue."""
     matched, after = 0, 0
@@ -34,7 +34,7 @@ def pending(db: Database) -> list[str]:
 
 
 @pytest.fixture
-def embedded(docs: Database, queue: OperatorQueue) -> Database:
+def embedded(docs: Database, queue: AdminQueue) -> Database:
     """Four documents that have their vectors."""
     docs.execute(
         "insert into docs values (1, 'a ship in the harbour'), (2, e'soup\\nwith beans'),"
@@ -64,7 +64,7 @@ def embedded(docs: Database, queue: OperatorQueue) -> Database:
     ],
 )
 def test_what_matches_as_a_whole_or_by_a_regular_expression_is_embedded_again(
-    embedded: Database, queue: OperatorQueue, pattern: str, records: list[str]
+    embedded: Database, queue: AdminQueue, pattern: str, records: list[str]
 ) -> None:
     assert reprocess(queue, pattern, dry_run=True) == len(records)
     assert pending(embedded) == []
@@ -73,7 +73,7 @@ def test_what_matches_as_a_whole_or_by_a_regular_expression_is_embedded_again(
     assert len(embed_all(queue)) == len(records)
 
 
-def test_what_matches_is_shown_before(embedded: Database, queue: OperatorQueue) -> None:
+def test_what_matches_is_shown_before(embedded: Database, queue: AdminQueue) -> None:
     stretch = queue.reprocess("*", None, None, 0, dry_run=True)
     assert (stretch.matched, len(stretch.examples)) == (4, 3)
     assert stretch.examples[0] == {
@@ -85,7 +85,7 @@ def test_what_matches_is_shown_before(embedded: Database, queue: OperatorQueue) 
     }
 
 
-def test_a_long_queue_is_looked_at_piece_by_piece(docs: Database, queue: OperatorQueue) -> None:
+def test_a_long_queue_is_looked_at_piece_by_piece(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 9)
     found, after = [], 0
     while after is not None:
@@ -100,7 +100,7 @@ def test_a_long_queue_is_looked_at_piece_by_piece(docs: Database, queue: Operato
 
 
 def test_a_job_that_is_processing_loses_its_lease_and_a_failed_one_its_reason(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     first, second = claim(queue)
@@ -112,7 +112,7 @@ def test_a_job_that_is_processing_loses_its_lease_and_a_failed_one_its_reason(
 
 
 def test_it_keeps_to_its_table_and_reads_what_can_be_read(
-    embedded: Database, queue: OperatorQueue
+    embedded: Database, queue: AdminQueue
 ) -> None:
     notes = Table(embedded, "app", "notes")
     notes.create()
@@ -130,7 +130,7 @@ def test_it_keeps_to_its_table_and_reads_what_can_be_read(
 
 
 def test_a_table_that_is_locked_or_gone_does_not_pass_for_one_without_a_match(
-    embedded: Database, connect: Connect, queue: OperatorQueue
+    embedded: Database, connect: Connect, queue: AdminQueue
 ) -> None:
     holding = connect()
     with holding.transaction():
@@ -144,7 +144,7 @@ def test_a_table_that_is_locked_or_gone_does_not_pass_for_one_without_a_match(
 
 
 def test_a_pattern_that_is_none_is_refused_with_its_cause(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     with pytest.raises(SettingsError) as problem:
         reprocess(queue, "~(")
@@ -154,7 +154,7 @@ def test_a_pattern_that_is_none_is_refused_with_its_cause(
 
 @pytest.mark.over_a_connection
 def test_a_pattern_that_takes_for_ever_is_ended_by_the_timeout(
-    docs: Database, queue: OperatorQueue, monkeypatch: pytest.MonkeyPatch
+    docs: Database, queue: AdminQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs.execute("insert into docs values (1, repeat('a', 5000) || 'b')")
     monkeypatch.setattr("worker.queue.postgres.STRETCH_TIMEOUT", "100ms")

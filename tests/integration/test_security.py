@@ -15,7 +15,7 @@ from tests.conftest import Database, migrate, rows, value
 from tests.integration.jobs import SCOPE
 from tests.integration.tables import Table, acting_as, create_role, embed, embed_all, refusal
 from worker.errors import WorkerError
-from worker.queue import OperatorQueue
+from worker.queue import AdminQueue
 from worker.queue.postgres import PostgresQueue
 
 # -- the owner of a watched table
@@ -112,7 +112,7 @@ def test_the_owner_of_a_table_runs_nothing_as_the_owner_of_the_api(
         )
         for statement in TRAPS[trap]:
             bobs.execute(statement)
-    assert rows(bobs, COMPLETE, *claimed) == [("set_aside",)]
+    assert rows(bobs, COMPLETE, *claimed) == [("suspended",)]
     for _ in range(2):
         for call in USES:
             with suppress(psycopg.Error):
@@ -154,8 +154,8 @@ def test_a_table_of_another_role_is_refused_with_a_cure(db: Database) -> None:
     db.execute(watch)
     db.execute("alter table theirs owner to bob")
     assert [
-        (check, cure.endswith("Then run `worker watch` for the column again."))
-        for check, cure in rows(db, "select check_name, cure from diagnose_embeddings()")
+        (check, hint.endswith("Then run `worker watch` for the column again."))
+        for check, hint in rows(db, "select check_name, cure from diagnose_embeddings()")
     ] == [("table_refused", True)]
 
 
@@ -375,7 +375,7 @@ def test_what_a_superuser_watches_runs_as_the_owner_of_the_api(
     ],
 )
 def test_names_that_look_like_quotes_are_names(
-    db: Database, queue: OperatorQueue, name: str, part: str
+    db: Database, queue: AdminQueue, name: str, part: str
 ) -> None:
     create_role(db, "bob", "login")
     table = Table(db, **{part: name})
@@ -397,7 +397,7 @@ def test_names_that_look_like_quotes_are_names(
 
 @pytest.mark.parametrize("text", ["$body$", "$sql$ $function$", "%s %1$s", "''", "\\"])
 def test_sources_that_look_like_quotes_are_sources(
-    docs: Database, queue: OperatorQueue, text: str
+    docs: Database, queue: AdminQueue, text: str
 ) -> None:
     docs.execute(
         "select watch_embeddings('docs', %s, 'embedding', filter => %s, match_function => true)",
@@ -475,14 +475,14 @@ LEAKS: dict[str, tuple[LiteralString, LiteralString]] = {
 }
 
 
-def try_to_embed(queue: OperatorQueue) -> None:
+def try_to_embed(queue: AdminQueue) -> None:
     while taken := queue.claim(SCOPE, 100):
         if taken.jobs:
             embed(queue, taken.jobs)
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_no_error_holds_a_value_of_a_row(docs: Database, queue: OperatorQueue, leak: str) -> None:
+def test_no_error_holds_a_value_of_a_row(docs: Database, queue: AdminQueue, leak: str) -> None:
     """Neither in the queue, nor in a target, nor in what the worker is told."""
     statement, source = LEAKS[leak]
     docs.execute("insert into docs values (1, 's3cr3t'), (2, 'my s3cr3t')")
@@ -504,7 +504,7 @@ def test_no_error_holds_a_value_of_a_row(docs: Database, queue: OperatorQueue, l
     assert re.search(r"SQLSTATE|violates|invalid input", " ".join(said))
 
 
-def test_what_is_left_of_an_error_says_what_happened(docs: Database, queue: OperatorQueue) -> None:
+def test_what_is_left_of_an_error_says_what_happened(docs: Database, queue: AdminQueue) -> None:
     message: LiteralString = "select error_message from embedding_queue"
     docs.execute("insert into docs values (1, 's3cr3t')")
     docs.execute("alter table docs add constraint secrets check (embedding is null or views > 0)")
@@ -526,7 +526,7 @@ def test_forced_row_level_security_is_refused_with_a_cure(
 ) -> None:
     closed: LiteralString = "alter table docs enable row level security, force row level security"
     cause = "row-level security of table public.docs hides rows from landlord"
-    cure = (
+    hint = (
         "Run `alter table public.docs no force row level security`, or as a superuser"
         " `alter role landlord bypassrls`."
     )
@@ -534,7 +534,7 @@ def test_forced_row_level_security_is_refused_with_a_cure(
     with psycopg.connect(landlord_url, autocommit=True) as db:
         db.execute("create table docs (id bigint primary key, body text)")
         db.execute(closed)
-        assert refusal(db, watch) == (cause, cure)
+        assert refusal(db, watch) == (cause, hint)
         db.execute("alter table docs no force row level security")
         db.execute(watch)
         db.execute("insert into docs values (1, 'one')")
@@ -547,7 +547,7 @@ def test_forced_row_level_security_is_refused_with_a_cure(
             ]
             with pytest.raises(WorkerError) as problem:
                 queue.backfill(queue.targets()[0], 10)
-            assert (problem.value.cause, problem.value.hint) == (cause, cure)
+            assert (problem.value.cause, problem.value.hint) == (cause, hint)
             empty_db.execute("alter role landlord bypassrls")
             try:
                 db.execute(watch)

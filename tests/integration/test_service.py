@@ -18,12 +18,12 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import insert
 from tests.integration.runs import LONG, SCOPE, Runs
 from worker.engine import service
-from worker.engine.gear import FULL, Governor, together
 from worker.engine.pipeline import Pipeline
-from worker.engine.progress import Tally
-from worker.engine.service import Orders, Service
+from worker.engine.progress import RunStats
+from worker.engine.service import CommandThrottle, Service
+from worker.engine.throttling import FULL, Throttle, together
 from worker.errors import SettingsError
-from worker.queue import OperatorQueue, WorkerState
+from worker.queue import AdminQueue, WorkerState
 from worker.queue.postgres import PostgresQueue
 
 NEVER = 3600.0  # seconds
@@ -36,7 +36,7 @@ class Log:
 
     events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:
@@ -52,20 +52,20 @@ class Log:
 @contextmanager
 def serving(
     runs: Runs,
-    queue: OperatorQueue | None = None,
+    queue: AdminQueue | None = None,
     worker: str = "test",
     sleep_after: float = NEVER,
-    govern: Governor = lambda: FULL,
+    throttle: Throttle = lambda: FULL,
 ) -> Iterator[Pipeline]:
     """A service at work, in a thread of its own; `govern` has a say in its gear."""
     runs = replace(runs, queue=queue or runs.queue)
     scope = replace(SCOPE, worker=worker)
-    orders = Orders(runs.queue, scope)
+    commands = CommandThrottle(runs.queue, scope)
     pipeline = runs.new(scope=scope)
-    pipeline.govern = together([orders, govern])
+    pipeline.throttle = together([commands, throttle])
     pipeline.progress = Log()
     with ThreadPoolExecutor(1) as pool:
-        ending = pool.submit(Service(pipeline, orders, sleep_after).run)
+        ending = pool.submit(Service(pipeline, commands, sleep_after).run)
         try:
             yield pipeline
         finally:
@@ -182,7 +182,7 @@ def test_writers_notify_only_while_somebody_waits(docs: Database, direct: Postgr
         docs.execute("insert into docs select coalesce(max(id), 0) + 1, 'text' from docs")
         return direct.wait(seconds)
 
-    seen = "select embedding_worker_seen('w', 'here', 1, %s, listens => %s)"
+    seen = "select embedding_worker_heartbeat('w', 'here', 1, %s, listens => %s)"
     for state, listens in (("working", True), ("waiting", False), ("paused", True)):
         docs.execute(seen, [state, listens])
         assert not insert_and_listen(0.1)
@@ -195,7 +195,7 @@ def test_writers_notify_only_while_somebody_waits(docs: Database, direct: Postgr
 # -- orders
 
 
-def test_it_pauses_and_resumes(docs: Database, runs: Runs, queue: OperatorQueue) -> None:
+def test_it_pauses_and_resumes(docs: Database, runs: Runs, queue: AdminQueue) -> None:
     with serving(runs) as run:
         eventually(is_in(docs, "waiting"))
         docs.execute("select control_embeddings('pause')")
@@ -205,9 +205,9 @@ def test_it_pauses_and_resumes(docs: Database, runs: Runs, queue: OperatorQueue)
         assert are_done(docs, 0)()
         docs.execute("select control_embeddings('work')")
         eventually(are_done(docs, 5))
-    [paused, resumed] = run.progress.named("gear_changed")  # type: ignore[attr-defined]
-    assert paused == {"gear": "hold", "cause": "paused by an order"}
-    assert resumed["gear"] == "full"
+    [paused, resumed] = run.progress.named("throttle_changed")  # type: ignore[attr-defined]
+    assert paused == {"throttle_level": "paused", "cause": "paused by an order"}
+    assert resumed["throttle_level"] == "full"
 
 
 def test_a_busy_one_obeys_as_well(docs: Database, runs: Runs, openai: Any) -> None:
@@ -256,7 +256,7 @@ def test_an_order_wakes_it_from_a_sleep_of_its_own(docs: Database, runs: Runs) -
 
 
 def test_one_of_two_may_be_told_alone(
-    docs: Database, runs: Runs, database_url: str, queue: OperatorQueue
+    docs: Database, runs: Runs, database_url: str, queue: AdminQueue
 ) -> None:
     with (
         PostgresQueue(database_url, "two") as second,
@@ -278,36 +278,38 @@ def test_one_of_two_may_be_told_alone(
         assert is_in(docs, "asleep", "one")()
 
 
-def test_what_all_are_told_replaces_what_one_was_told(docs: Database, queue: OperatorQueue) -> None:
-    docs.execute("select embedding_worker_seen('test', 'here', 1)")
-    assert queue.order(SCOPE).wish == "work"
+def test_what_all_are_told_replaces_what_one_was_told(docs: Database, queue: AdminQueue) -> None:
+    docs.execute("select embedding_worker_heartbeat('test', 'here', 1)")
+    assert queue.command(SCOPE).desired_state == "work"
     assert queue.control("pause", "test") == 1
-    assert queue.order(SCOPE).wish == "pause"
-    assert queue.order(replace(SCOPE, worker="other")).wish == "work"
+    assert queue.command(SCOPE).desired_state == "pause"
+    assert queue.command(replace(SCOPE, worker="other")).desired_state == "work"
     assert queue.control("sleep") == 1
-    assert queue.order(SCOPE).wish == "sleep"
-    assert queue.order(replace(SCOPE, worker="other")).wish == "sleep", "also one that comes later"
+    assert queue.command(SCOPE).desired_state == "sleep"
+    assert queue.command(replace(SCOPE, worker="other")).desired_state == "sleep", (
+        "also one that comes later"
+    )
 
 
 def test_the_orders_in_force_are_those_of_all_and_of_single_workers(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
-    docs.execute("select embedding_worker_seen('test', 'here', 1)")
-    assert queue.orders() == []
+    docs.execute("select embedding_worker_heartbeat('test', 'here', 1)")
+    assert queue.commands() == []
     queue.control("pause")
     queue.control("work", "test")
-    orders = queue.orders()
-    assert [(order.worker, order.wish, order.is_for_all) for order in orders] == [
+    commands = queue.commands()
+    assert [(order.worker, order.desired_state, order.is_for_all) for order in commands] == [
         ("*", "pause", True),
         ("test", "work", False),
     ]
-    [since] = {order.since for order in orders if order.is_for_all}
+    [since] = {order.since for order in commands if order.is_for_all}
     assert since == value(docs, "select since from embedding_control where worker = '*'")
     queue.control("work")
-    assert [order.wish for order in queue.orders()] == ["work"]
+    assert [order.desired_state for order in queue.commands()] == ["work"]
 
 
-def test_nobody_of_that_name_is_told(docs: Database, queue: OperatorQueue) -> None:
+def test_nobody_of_that_name_is_told(docs: Database, queue: AdminQueue) -> None:
     with pytest.raises(SettingsError, match="there is no worker nobody") as refused:
         queue.control("pause", "nobody")
     assert "worker status" in str(refused.value.hint)

@@ -109,10 +109,10 @@ def test_every_look_at_the_queue_gives_what_a_plain_session_sees(
 ) -> None:
     [job] = strange.claim(SCOPE, 10).jobs
     strange.fail([job], "rejected", "no", None)
-    strange.seen(SCOPE, Report("working"))
+    strange.heartbeat(SCOPE, Report("working"))
     strange.control("pause")
-    strange.provider_seen("openai", "it is out")
-    assert strange.order(SCOPE).since == value(events, "select since from embedding_control")
+    strange.report_provider("openai", "it is out")
+    assert strange.command(SCOPE).since == value(events, "select since from embedding_control")
     [worker] = strange.workers()
     assert worker.seen_at == value(events, "select seen_at from embedding_workers")
     [failure] = strange.failures()
@@ -173,8 +173,8 @@ def test_what_a_provider_says_is_stored_in_any_encoding(
     one, two = queue.claim(SCOPE, 2).jobs
     queue.fail([one], "rejected", "no… 🙂", None)
     queue.release([two], timedelta(0), "später… 🙂", "rate_limited")
-    queue.provider_seen("openai", "aus… 🙂", "warten… 🙂")
-    queue.seen(SCOPE, Report("working", cause="paused… 🙂"))
+    queue.report_provider("openai", "aus… 🙂", "warten… 🙂")
+    queue.heartbeat(SCOPE, Report("working", cause="paused… 🙂"))
     assert jobs(db) == [("1", "failed"), ("2", "pending")]
 
 

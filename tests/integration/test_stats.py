@@ -13,20 +13,20 @@ from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.runs import Runs
 from tests.integration.tables import acting_as
-from worker.queue import OperatorQueue, Report, Usage
+from worker.queue import AdminQueue, Report, Usage
 
 DAY = timedelta(days=1)
 ONE = Usage("a:one", 10, 1, 2, 300, 0.25, request_ms=[0, 0, 1, 1], lag_ms=[8, 2])
 
 
-def say(queue: OperatorQueue, *usage: Usage, worker: str = "test") -> None:
-    queue.seen(replace(SCOPE, worker=worker), Report("working", usage=usage))
+def say(queue: AdminQueue, *usage: Usage, worker: str = "test") -> None:
+    queue.heartbeat(replace(SCOPE, worker=worker), Report("working", usage=usage))
 
 
 # -- the histograms
 
 
-def test_the_counts_of_heartbeats_and_workers_add_up(db: Database, queue: OperatorQueue) -> None:
+def test_the_counts_of_heartbeats_and_workers_add_up(db: Database, queue: AdminQueue) -> None:
     say(queue, ONE)
     say(queue, ONE)
     say(queue, replace(ONE, requests=3, request_ms=[0, 0, 1, 2, 0, 4], lag_ms=[8, 2]))
@@ -36,9 +36,9 @@ def test_the_counts_of_heartbeats_and_workers_add_up(db: Database, queue: Operat
     ]
 
 
-def test_a_worker_of_before_says_nothing_of_times(db: Database, queue: OperatorQueue) -> None:
+def test_a_worker_of_before_says_nothing_of_times(db: Database, queue: AdminQueue) -> None:
     db.execute(
-        """select embedding_worker_seen('old', 'here', 1, usage =>"""
+        """select embedding_worker_heartbeat('old', 'here', 1, usage =>"""
         """ '[{"model": "a:one", "completed": 3, "requests": 1}]')"""
     )
     assert rows(db, "select completed, request_ms, lag_ms from embedding_usage") == [(3, [], [])]
@@ -69,7 +69,7 @@ def test_a_percentile_lies_within_its_bucket_in_proportion(
 # -- the totals
 
 
-def test_what_was_done_in_the_span_is_summed_up(db: Database, queue: OperatorQueue) -> None:
+def test_what_was_done_in_the_span_is_summed_up(db: Database, queue: AdminQueue) -> None:
     say(queue, ONE, replace(ONE, model="b:two", tokens=70, cost=None))
     db.execute(
         "insert into embedding_usage (minute, model, completed, tokens, cost)"
@@ -90,7 +90,7 @@ def test_what_was_done_in_the_span_is_summed_up(db: Database, queue: OperatorQue
     assert found.hours[0]["seconds"] == 3600
 
 
-def test_of_nothing_nothing_is_known(db: Database, queue: OperatorQueue) -> None:
+def test_of_nothing_nothing_is_known(db: Database, queue: AdminQueue) -> None:
     found = queue.stats(DAY)
     assert (found.completed, found.tokens, found.cost) == (0, 0, 0)
     assert (found.request_p50_ms, found.lag_p95_ms, found.hours, found.failures) == (
@@ -101,7 +101,7 @@ def test_of_nothing_nothing_is_known(db: Database, queue: OperatorQueue) -> None
     )
 
 
-def test_what_failed_in_the_span_is_grouped_by_class(docs: Database, queue: OperatorQueue) -> None:
+def test_what_failed_in_the_span_is_grouped_by_class(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 4)
     for error_class, message in (("rejected", "no"), ("too_long", "long"), ("rejected", "nor")):
         queue.fail(claim(queue, 1), error_class, message)
@@ -126,7 +126,7 @@ def test_a_worker_may_ask(db: Database) -> None:
 
 
 def test_a_claim_tells_how_long_a_job_was_due_but_not_of_a_backfill(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     insert(docs, 2)
     docs.execute(
@@ -140,13 +140,13 @@ def test_a_claim_tells_how_long_a_job_was_due_but_not_of_a_backfill(
 
 
 def test_a_run_counts_its_requests_and_the_waits_of_its_jobs(
-    notes: Database, queue: OperatorQueue, runs: Runs
+    notes: Database, queue: AdminQueue, runs: Runs
 ) -> None:
     fill(notes, 6)
     notes.execute("update embedding_queue set available_at = now() - interval '1 hour'")
     notes.execute("update embedding_queue set priority = -10 where record_id in ('1', '2')")
-    tally = runs.drain()
-    assert tally.completed == 6
+    stats = runs.drain()
+    assert stats.completed == 6
     found = queue.stats(DAY)
     assert found.completed == 6
     assert found.request_p95_ms is not None
@@ -158,5 +158,5 @@ def test_a_run_counts_its_requests_and_the_waits_of_its_jobs(
         " (select sum(n) from unnest(lag_ms) as n) from embedding_usage",
     )
     assert [(int(times), requests, int(lags)) for times, requests, lags in counted] == [
-        (tally.requests, tally.requests, 4)
+        (stats.requests, stats.requests, 4)
     ]

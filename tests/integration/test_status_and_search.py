@@ -10,12 +10,12 @@ import pytest
 from tests.conftest import Database, migrate, rows, value
 from tests.integration.jobs import SCOPE, claim
 from tests.integration.tables import Table, embed, embed_all, refusal
-from worker.queue import Match, OperatorQueue, Target, TargetStatus
+from worker.queue import AdminQueue, Match, Target, TargetStatus
 from worker.queue.data_api import DataApiQueue
 from worker.queue.postgres import PostgresQueue
 
 
-def status(queue: OperatorQueue) -> TargetStatus:
+def status(queue: AdminQueue) -> TargetStatus:
     [found] = queue.status()
     return found
 
@@ -23,7 +23,7 @@ def status(queue: OperatorQueue) -> TargetStatus:
 # -- status
 
 
-def test_a_table_without_rows_has_no_coverage(docs: Database, queue: OperatorQueue) -> None:
+def test_a_table_without_rows_has_no_coverage(docs: Database, queue: AdminQueue) -> None:
     assert status(queue) == TargetStatus(
         table_name="docs",
         embedding_column="embedding",
@@ -44,7 +44,7 @@ def test_a_table_without_rows_has_no_coverage(docs: Database, queue: OperatorQue
     )
 
 
-def test_jobs_are_counted_by_status(docs: Database, queue: OperatorQueue) -> None:
+def test_jobs_are_counted_by_status(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (0, null)")
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 10) i")
     completed = claim(queue, 4)  # the first of which is skipped
@@ -59,7 +59,7 @@ def test_jobs_are_counted_by_status(docs: Database, queue: OperatorQueue) -> Non
 
 
 def test_rows_that_are_not_in_the_queue_count_against_the_coverage(
-    db: Database, queue: OperatorQueue
+    db: Database, queue: AdminQueue
 ) -> None:
     Table(db).create()
     db.execute("insert into docs select i, 'text ' || i from generate_series(1, 8) i")
@@ -76,7 +76,7 @@ def test_rows_that_are_not_in_the_queue_count_against_the_coverage(
 
 
 def test_what_is_skipped_does_not_count_against_the_coverage(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("insert into docs values (1, 'one'), (2, ''), (3, null)")
     embed_all(queue)
@@ -87,7 +87,7 @@ def test_what_is_skipped_does_not_count_against_the_coverage(
     assert status(queue).coverage == 0.0
 
 
-def test_rows_outside_the_filter_do_not_count(docs: Database, queue: OperatorQueue) -> None:
+def test_rows_outside_the_filter_do_not_count(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (1, 'one', 0), (2, 'two', 1), (3, 'three', 1)")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 1')")
     embed_all(queue)
@@ -95,7 +95,7 @@ def test_rows_outside_the_filter_do_not_count(docs: Database, queue: OperatorQue
 
 
 def test_the_coverage_is_rounded_to_a_tenth_and_never_exceeds_100(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 3) i")
     embed(queue, claim(queue, 2))
@@ -108,7 +108,7 @@ def test_the_coverage_is_rounded_to_a_tenth_and_never_exceeds_100(
     assert status(queue).coverage is None
 
 
-def test_the_oldest_due_is_that_of_the_jobs_that_wait(docs: Database, queue: OperatorQueue) -> None:
+def test_the_oldest_due_is_that_of_the_jobs_that_wait(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 4) i")
     docs.execute(
         "update embedding_queue"
@@ -120,7 +120,7 @@ def test_the_oldest_due_is_that_of_the_jobs_that_wait(docs: Database, queue: Ope
     assert (status(queue).oldest_due, status(queue).due) == (None, 0)
 
 
-def test_a_lease_that_ran_out_is_due_again(docs: Database, queue: OperatorQueue) -> None:
+def test_a_lease_that_ran_out_is_due_again(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (1, 'one')")
     claim(queue)
     assert status(queue).due == queue.count_due(SCOPE) == 0
@@ -129,7 +129,7 @@ def test_a_lease_that_ran_out_is_due_again(docs: Database, queue: OperatorQueue)
 
 
 def test_a_problem_is_shown_and_what_waits_for_it_is_not_due(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("insert into docs values (1, 'one', 0)")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'views = 0')")
@@ -141,9 +141,7 @@ def test_a_problem_is_shown_and_what_waits_for_it_is_not_due(
     assert queue.count_due(SCOPE) == 0
 
 
-def test_a_table_that_is_gone_does_not_hide_the_others(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_a_table_that_is_gone_does_not_hide_the_others(docs: Database, queue: AdminQueue) -> None:
     notes = Table(docs, "app", "notes")
     notes.create()
     notes.watch()
@@ -155,7 +153,7 @@ def test_a_table_that_is_gone_does_not_hide_the_others(
     ]
 
 
-def test_a_filter_that_fails_does_not_hide_the_status(docs: Database, queue: OperatorQueue) -> None:
+def test_a_filter_that_fails_does_not_hide_the_status(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (1, 'one', 0)")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', filter => '1 / views = 1')")
     assert status(queue).rows is None
@@ -169,9 +167,7 @@ def test_a_filter_that_fails_does_not_hide_the_status(docs: Database, queue: Ope
     assert status(queue).rows is None
 
 
-def test_what_is_due_can_be_counted_by_table_and_column(
-    docs: Database, queue: OperatorQueue
-) -> None:
+def test_what_is_due_can_be_counted_by_table_and_column(docs: Database, queue: AdminQueue) -> None:
     docs.execute("select watch_embeddings('docs', 'views', 'other', dimensions => 3)")
     notes = Table(docs, name="notes")
     notes.create()
@@ -188,14 +184,14 @@ def test_what_is_due_can_be_counted_by_table_and_column(
 
 
 def test_failures_are_counted_by_class_with_the_latest_reason(
-    docs: Database, queue: OperatorQueue
+    docs: Database, queue: AdminQueue
 ) -> None:
     docs.execute("insert into docs select i, 'text ' || i from generate_series(1, 5) i")
     queue.fail(claim(queue, 1), "rejected", "too long: 9000 tokens")
     queue.fail(claim(queue, 1), "rejected", "too long: 8000 tokens")
     queue.fail(claim(queue, 1), "bad_vector", "a vector of zeros")
     docs.execute("update embedding_targets set max_attempts = 1")
-    docs.execute("update embedding_queue set unanswered = 1 where record_id = '4'")
+    docs.execute("update embedding_queue set abandoned_claims = 1 where record_id = '4'")
     claim(queue, 1)
     assert [
         (found.error_class, found.failed, found.latest_message) for found in queue.failures()
@@ -211,7 +207,7 @@ def test_failures_are_counted_by_class_with_the_latest_reason(
 # -- search
 
 
-def store(table: Table, queue: OperatorQueue) -> Target:
+def store(table: Table, queue: AdminQueue) -> Target:
     """A watched table with three rows whose vectors are known, and one without a vector."""
     table.create()
     name = table.watch()
@@ -224,7 +220,7 @@ def store(table: Table, queue: OperatorQueue) -> Target:
 NEAREST = [Match("1", "text 1", 0.0), Match("2", "text 2", 0.4), Match("3", "text 3", 2.0)]
 
 
-def search(queue: OperatorQueue, target: Target, limit: int = 10) -> list[Match]:
+def search(queue: AdminQueue, target: Target, limit: int = 10) -> list[Match]:
     return [
         Match(match.record_id, match.content, round(match.distance, 6))
         for match in queue.search(target, np.array([5, 0, 0], dtype=np.float32), limit)
@@ -249,7 +245,7 @@ def search(queue: OperatorQueue, target: Target, limit: int = 10) -> list[Match]
     ],
 )
 def test_the_nearest_rows_come_first(
-    db: Database, queue: OperatorQueue, names: dict[str, str]
+    db: Database, queue: AdminQueue, names: dict[str, str]
 ) -> None:
     target = store(Table(db, **names), queue)
     if isinstance(queue, DataApiQueue) and "schema" in names:  # none that its role may look into
@@ -259,13 +255,13 @@ def test_the_nearest_rows_come_first(
     assert search(queue, target, limit=2) == NEAREST[:2]
 
 
-def test_halfvecs_are_searched_as_well(db: Database, queue: OperatorQueue) -> None:
+def test_halfvecs_are_searched_as_well(db: Database, queue: AdminQueue) -> None:
     target = store(Table(db), queue)
     db.execute("alter table docs alter column embedding type halfvec(3)")
     assert search(queue, target) == NEAREST
 
 
-def test_rows_outside_the_filter_are_not_found(db: Database, queue: OperatorQueue) -> None:
+def test_rows_outside_the_filter_are_not_found(db: Database, queue: AdminQueue) -> None:
     store(Table(db), queue)
     db.execute("select watch_embeddings('docs', $$body || '!'$$, 'embedding', filter => 'id <> 2')")
     assert search(queue, queue.target("docs", "embedding")) == [
@@ -274,7 +270,7 @@ def test_rows_outside_the_filter_are_not_found(db: Database, queue: OperatorQueu
     ]
 
 
-def test_an_index_serves_the_search(db: Database, queue: OperatorQueue) -> None:
+def test_an_index_serves_the_search(db: Database, queue: AdminQueue) -> None:
     target = store(Table(db), queue)
     db.execute("create index on docs using hnsw (embedding vector_cosine_ops)")
     db.execute("set enable_seqscan = off")
@@ -302,7 +298,7 @@ def test_a_search_in_a_column_that_nobody_watches_is_refused(docs: Database) -> 
     )
 
 
-def test_a_vector_of_another_width_is_refused(docs: Database, queue: OperatorQueue) -> None:
+def test_a_vector_of_another_width_is_refused(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (1, 'one')")
     embed_all(queue)
     assert refusal(docs, "select * from search_embeddings('docs', 'embedding', '[1,2]')")[0] == (

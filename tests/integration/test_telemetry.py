@@ -12,9 +12,9 @@ from tests.conftest import Database
 from tests.integration.jobs import insert
 from tests.integration.runs import MODEL, Runs
 from worker.engine.events import EVENTS
-from worker.telemetry.audience import Audience
-from worker.telemetry.logs import Log
-from worker.telemetry.metrics import Metrics
+from worker.observers.composite import CompositeObserver
+from worker.observers.logs import Log
+from worker.observers.metrics import Metrics
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def test_a_run_logs_its_batches_at_debug_alone_and_counts_what_it_did(
     docs.execute("insert into docs values (101, ' ')")
     metrics = Metrics()
     run = runs.new(batch_size=10)
-    run.progress = Audience(Log(lines, "json", "debug"), metrics)
-    tally = run.drain()
+    run.progress = CompositeObserver(Log(lines, "json", "debug"), metrics)
+    stats = run.drain()
 
     documents = [json.loads(line) for line in lines.getvalue().splitlines()]
     batches = [document for document in documents if document["event"] == "batch_done"]
-    assert sum(batch["jobs"] for batch in batches) == tally.completed == 100
-    assert sum(batch["tokens"] for batch in batches) == tally.tokens
+    assert sum(batch["jobs"] for batch in batches) == stats.completed == 100
+    assert sum(batch["tokens"] for batch in batches) == stats.tokens
     assert {document["level"] for document in batches} == {"debug"}
     at_info = Counter(d["event"] for d in documents if EVENTS[d["event"]][0] != "debug")
     assert all(count < len(batches) / 2 for count in at_info.values()), at_info
@@ -44,7 +44,7 @@ def test_a_run_logs_its_batches_at_debug_alone_and_counts_what_it_did(
     jobs = "embedding_worker_jobs_total"
     assert value(jobs, {"outcome": "completed"}) == 100
     assert value(jobs, {"outcome": "skipped"}) == 1
-    assert value("embedding_worker_tokens_total", {"model": MODEL}) == tally.tokens
-    assert value("embedding_worker_cost_usd_total", {"model": MODEL}) == pytest.approx(tally.cost)
+    assert value("embedding_worker_tokens_total", {"model": MODEL}) == stats.tokens
+    assert value("embedding_worker_cost_usd_total", {"model": MODEL}) == pytest.approx(stats.cost)
     duration = "embedding_worker_batch_duration_seconds_count"
     assert value(duration, {"model": MODEL}) == len(batches)

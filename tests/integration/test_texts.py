@@ -127,8 +127,8 @@ def test_white_space_of_every_kind_is_skipped_and_never_sent(
 ) -> None:
     blank = EMPTY + EMPTY_IN_UNICODE
     put(texts, *blank)
-    tally = runs.drain(100)
-    assert (tally.skipped, tally.taken) == (len(blank), len(blank))
+    stats = runs.drain(100)
+    assert (stats.skipped, stats.taken) == (len(blank), len(blank))
     assert outcomes(texts) == dict.fromkeys(range(len(blank)), ("skipped", False))
     assert openai.requests == []
     assert rows(
@@ -220,9 +220,9 @@ TWINS = {
 
 @pytest.mark.parametrize("twins", TWINS.values(), ids=list(TWINS))
 def test_texts_that_look_alike_are_two_texts(
-    texts: Database, queue: PostgresQueue, runs: Runs, twins: tuple[str, str]
+    texts: Database, queue: PostgresQueue, runs: Runs, duplicates: tuple[str, str]
 ) -> None:
-    put(texts, *twins)
+    put(texts, *duplicates)
     assert runs.drain(100).completed == 2
     assert unlike_their_text(texts) == []
     assert value(texts, "select count(distinct content_hash) from embedding_queue") == 2
@@ -232,7 +232,7 @@ def test_texts_that_look_alike_are_two_texts(
     queue.requeue(status="completed", record="0")
     [job] = claim(queue, scope=SCOPE_OF_RUNS)
     texts.execute("alter table docs disable trigger user")
-    texts.execute("update docs set body = %s where id = 0", [twins[1]])
+    texts.execute("update docs set body = %s where id = 0", [duplicates[1]])
     assert [refused.reason for refused in embed(queue, [job])] == ["changed"]
 
 
@@ -289,8 +289,8 @@ def test_a_nul_in_json_makes_its_row_unreadable_and_no_other(db: Database, runs:
     db.execute("select watch_embeddings('docs', 'data ->> ''a''', 'embedding', dimensions => 8)")
     for number, text in enumerate(["before", r"x\u0000y", r"\\u0000 spelt out", "after"]):
         db.execute("insert into docs values (%s, %s)", [number, f'{{"a": "{text}"}}'])
-    tally = runs.drain(100)
-    assert (tally.completed, tally.failed) == (3, 1)
+    stats = runs.drain(100)
+    assert (stats.completed, stats.failed) == (3, 1)
     assert unreadable(db) == {"1": "unsupported Unicode escape sequence (SQLSTATE 22P05)"}
     assert value(db, "select embedding from docs where id = 1") is None
 
@@ -306,8 +306,8 @@ def test_bytes_are_embedded_as_postgres_writes_them_unless_they_are_converted(
     )
     for number, data in enumerate([b"caf\xc3\xa9", b"caf\xe9", b"a\x00b", b""]):
         db.execute("insert into docs values (%s, %s)", [number, data])
-    tally = runs.drain(100)
-    assert (tally.completed, tally.failed, tally.skipped) == (5, 2, 1)
+    stats = runs.drain(100)
+    assert (stats.completed, stats.failed, stats.skipped) == (5, 2, 1)
     for data, vector in rows(db, "select data, embedding::real[] from docs"):
         assert np.allclose(vector, vector_for(f"\\x{data.hex()}", 8))
     [converted] = rows(db, "select converted::real[] from docs where converted is not null")
@@ -378,8 +378,8 @@ def test_a_text_that_is_too_long_is_embedded_as_far_as_it_fits_if_its_target_say
 ) -> None:
     texts.execute("select watch_embeddings('docs', 'body', 'embedding', on_too_long => 'truncate')")
     put(texts, "before", text, "after")
-    tally = runs.drain(100)
-    assert (tally.completed, tally.failed) == (3, 0)
+    stats = runs.drain(100)
+    assert (stats.completed, stats.failed) == (3, 0)
     [(status, error_class, attempts, kept, tokens)] = rows(texts, TOO_LONG)
     assert (status, error_class, attempts) == ("completed", None, 0)
     assert tokens == tokens_in(text[:kept]) <= MAX_TOKENS_PER_TEXT
@@ -414,8 +414,8 @@ def test_a_text_that_is_too_long_fails_otherwise_and_says_by_how_much(
 ) -> None:
     text = LONG_TEXTS["words"]
     put(texts, "before", text, "after")
-    tally = runs.drain(100)
-    assert (tally.completed, tally.failed) == (2, 1)
+    stats = runs.drain(100)
+    assert (stats.completed, stats.failed) == (2, 1)
     assert rows(texts, TOO_LONG) == [("failed", "too_long", 1, None, None)]
     message = value(texts, "select error_message from embedding_queue where record_id = '1'")
     assert "maximum context length is 8192 tokens" in message

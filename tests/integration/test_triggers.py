@@ -793,7 +793,7 @@ def test_an_edit_starts_the_count_of_unanswered_claims_over(
     docs: Database, queue: PostgresQueue
 ) -> None:
     docs.execute("insert into docs values (1, 'one')")
-    docs.execute("update embedding_queue set unanswered = 5")
+    docs.execute("update embedding_queue set abandoned_claims = 5")
     docs.execute("update docs set body = 'two'")
     assert embed_all(queue) == ["two"]
 

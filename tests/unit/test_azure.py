@@ -54,17 +54,17 @@ def test_a_deployment_called_like_its_model_is_known_as_that(
 ) -> None:
     settings = {"azure_openai_endpoint": server.root, "azure_openai_api_key": KEY}
     embedder = opened(f"azure:{SMALL}", 256, **settings)
-    embedder.introduce()
+    embedder.probe()
     assert not server.requests
     assert (embedder.provider, embedder.model) == ("azure", f"azure:{SMALL}")
-    assert (embedder.dimensions, embedder.price, embedder.caps.items) == (256, 0.02, 2048)
+    assert (embedder.dimensions, embedder.price, embedder.request_limits.items) == (256, 0.02, 2048)
     assert embedder.embed(["a text"]).vectors.shape == (1, 256)
 
 
 def test_another_deployment_is_asked_for_its_width(server: AzureServer, opened: Open) -> None:
     settings = {"azure_openai_endpoint": server.root, "azure_openai_api_key": KEY}
     embedder = opened("azure:mine", 256, **settings)
-    embedder.introduce()
+    embedder.probe()
     assert embedder.dimensions == 1536
     assert embedder.price is None
     assert [request.texts for request in server.requests] == [["a"]]

@@ -13,9 +13,9 @@ import pytest
 
 from tests.http_server import answers, hang
 from tests.inbox import Inbox, Said
-from worker.telemetry import channels, notify
-from worker.telemetry.channels import Command, NotDelivered, Notice, Webhook, channels_of
-from worker.telemetry.notify import ENDED, MOST_WAITING, Courier
+from worker.observers import channels, notify
+from worker.observers.channels import Command, NotDelivered, Notice, Webhook, channels_of
+from worker.observers.notify import ENDED, MOST_WAITING, DeliveryThread
 
 NOTICE = Notice(
     text="h:1:abc: openai cannot be used: <!channel> & more",
@@ -151,14 +151,14 @@ def test_no_cause_repeats_the_address(
     url: str, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = Said()
-    courier = Courier(Webhook(url), said)
-    courier.start()
-    courier.take(NOTICE)
+    delivery_thread = DeliveryThread(Webhook(url), said)
+    delivery_thread.start()
+    delivery_thread.take(NOTICE)
     [(event, fields)] = said.wait_for(1)
-    courier.close(time.monotonic() + 20)
+    delivery_thread.close(time.monotonic() + 20)
     assert event == "notification_failed"
     assert "hunter2" not in str(fields)
-    assert "hunter2" not in repr(courier)
+    assert "hunter2" not in repr(delivery_thread)
     assert "hunter2" not in caplog.text
 
 
@@ -180,13 +180,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_who_has_something_told_never_waits_for_it(inbox: Inbox) -> None:
     inbox.faults.append(hang)
     said = Said()
-    courier = Courier(Webhook(inbox.url), said)
-    courier.start()
+    delivery_thread = DeliveryThread(Webhook(inbox.url), said)
+    delivery_thread.start()
     for _ in range(MOST_WAITING + 2):
-        courier.take(NOTICE)
+        delivery_thread.take(NOTICE)
     assert said.events
     assert {fields["cause"] for _, fields in said.events} == {f"{MOST_WAITING} others wait"}
-    courier.close(time.monotonic())
+    delivery_thread.close(time.monotonic())
 
 
 def test_what_has_not_arrived_at_the_end_is_given_up_and_said_to_be(
@@ -195,12 +195,12 @@ def test_what_has_not_arrived_at_the_end_is_given_up_and_said_to_be(
     monkeypatch.setattr(notify, "FAREWELL", 0.1)
     inbox.faults.append(hang)
     said = Said()
-    courier = Courier(Webhook(inbox.url), said)
-    courier.start()
-    courier.take(NOTICE)
-    courier.take(NOTICE)
+    delivery_thread = DeliveryThread(Webhook(inbox.url), said)
+    delivery_thread.start()
+    delivery_thread.take(NOTICE)
+    delivery_thread.take(NOTICE)
     wait_until(lambda: bool(inbox.requests))
-    courier.close(time.monotonic())
+    delivery_thread.close(time.monotonic())
     assert [(name, fields["cause"]) for name, fields in said.events] == [
         ("notification_failed", ENDED)
     ] * 2
@@ -208,11 +208,11 @@ def test_what_has_not_arrived_at_the_end_is_given_up_and_said_to_be(
 
 def test_a_command_that_is_under_way_at_the_end_is_ended(tmp_path: Path) -> None:
     said = Said()
-    courier = Courier(Command(f"touch '{tmp_path}/began'; sleep 600"), said)
-    courier.start()
-    courier.take(NOTICE)
+    delivery_thread = DeliveryThread(Command(f"touch '{tmp_path}/began'; sleep 600"), said)
+    delivery_thread.start()
+    delivery_thread.take(NOTICE)
     wait_until((tmp_path / "began").exists)
-    courier.close(time.monotonic())
+    delivery_thread.close(time.monotonic())
     assert [fields["cause"] for _, fields in said.wait_for(1)] == [ENDED]
 
 
@@ -220,10 +220,10 @@ def test_what_is_under_way_at_the_end_has_time_to_arrive(inbox: Inbox) -> None:
     inbox.faults.extend([answers(500), answers(500)])
     inbox.latency = 0.1
     said = Said()
-    courier = Courier(Webhook(inbox.url), said)
-    courier.start()
-    courier.take(NOTICE)
-    courier.close(time.monotonic() + 20)
+    delivery_thread = DeliveryThread(Webhook(inbox.url), said)
+    delivery_thread.start()
+    delivery_thread.take(NOTICE)
+    delivery_thread.close(time.monotonic() + 20)
     assert [(name, fields["channel"]) for name, fields in said.events] == [
         ("notification_sent", "webhook")
     ]

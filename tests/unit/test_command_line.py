@@ -15,8 +15,8 @@ from tests.unit.test_documentation import COMMANDS, each_command, group
 from worker import __version__
 from worker.cli.demo import check_packages
 from worker.cli.examples import EXAMPLES
+from worker.database.embedded import program
 from worker.errors import SettingsError
-from worker.queue.embedded import program
 
 
 @pytest.fixture

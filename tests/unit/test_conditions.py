@@ -57,7 +57,7 @@ def test_a_finding_names_the_figure_and_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "cause", "cure"),
+    ("text", "cause", "hint"),
     [
         ("", "no condition", "'oldest_due > 5m'"),
         ("due", "no condition", "'oldest_due > 5m'"),
@@ -71,12 +71,12 @@ def test_a_finding_names_the_figure_and_what_it_is() -> None:
         ("coverage < 9s", "coverage is not measured in s", "It takes %."),
     ],
 )
-def test_what_is_no_condition_is_refused_with_a_cure(text: str, cause: str, cure: str) -> None:
+def test_what_is_no_condition_is_refused_with_a_cure(text: str, cause: str, hint: str) -> None:
     with pytest.raises(SettingsError) as refused:
         condition_of(text)
     assert repr(text) in refused.value.cause
     assert cause in refused.value.cause
-    assert cure in str(refused.value.hint)
+    assert hint in str(refused.value.hint)
 
 
 def test_every_figure_is_documented() -> None:

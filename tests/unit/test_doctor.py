@@ -61,13 +61,13 @@ def test_a_pooler_in_transaction_mode_is_fine_and_worth_saying() -> None:
 def test_a_user_that_does_not_name_its_project_is_no_user_of_the_pooler() -> None:
     finding = found(f"{POOLER}:5432/postgres".replace("postgres.abcd", "postgres"))["pooler_user"]
     assert finding.level == "problem"
-    assert "postgres.PROJECT" in str(finding.cure)
+    assert "postgres.PROJECT" in str(finding.hint)
 
 
 def test_a_host_that_has_only_ipv6_is_told_where_there_is_no_way_to_one() -> None:
     finding = found(DIRECT, World(socket.AF_INET6))["ipv6_only"]
     assert finding.level == "problem"
-    assert "session pooler" in str(finding.cure)
+    assert "session pooler" in str(finding.hint)
     assert found(DIRECT, World(socket.AF_INET6, ipv6=True)) == {}
     assert found(DIRECT, World(socket.AF_INET6, socket.AF_INET)) == {}
     assert found(DIRECT, World()) == {}
@@ -99,4 +99,4 @@ def test_what_kept_it_from_looking_is_a_problem_of_its_own(
 ) -> None:
     finding = what_is_wrong(problem)
     assert (finding.level, finding.check, finding.cause) == ("problem", check, problem.cause)
-    assert finding.cure
+    assert finding.hint

@@ -70,9 +70,9 @@ def long_lived_embedder(running_server: OpenAIServer) -> Iterator[OpenAIEmbedder
 
 @pytest.fixture
 def embedder(server: OpenAIServer, long_lived_embedder: OpenAIEmbedder) -> Iterator[OpenAIEmbedder]:
-    caps = long_lived_embedder.caps
+    request_limits = long_lived_embedder.request_limits
     yield long_lived_embedder
-    long_lived_embedder.caps = caps
+    long_lived_embedder.request_limits = request_limits
 
 
 def embed(embedder: Embedder, jobs: list[Job], stop: Event) -> Outcome:
@@ -152,7 +152,7 @@ def test_every_job_gets_the_vector_of_its_text_and_its_tokens(
     outcome = embed(embedder, jobs_for("one", "two words", "ünïcödé 😀"), Event())
     assert completed(outcome) == [0, 1, 2]
     assert [completion.tokens for completion in outcome.completions] == [1, 2, 5]
-    assert (outcome.rejected, outcome.unfinished, outcome.trouble) == ([], [], None)
+    assert (outcome.rejected, outcome.unfinished, outcome.error) == ([], [], None)
     assert len(server.requests) == 1
 
 
@@ -167,7 +167,7 @@ def test_tokens_are_none_where_the_provider_does_not_say(
 def test_more_jobs_than_a_request_holds_go_in_several(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
-    embedder.caps = replace(embedder.caps, items=10)
+    embedder.request_limits = replace(embedder.request_limits, items=10)
     outcome = embed(embedder, numbered(25), Event())
     assert completed(outcome) == list(range(25))
     assert [len(request.texts) for request in server.requests] == [9, 9, 7]
@@ -184,7 +184,7 @@ def test_one_refused_text_in_64_is_found_by_halving_and_costs_none_of_its_neighb
     outcome = embed(embedder, numbered(64, guilty=(guilty,)), Event())
     assert rejected(outcome) == {guilty: "rejected"}
     assert completed(outcome) == [number for number in range(64) if number != guilty]
-    assert (outcome.unfinished, outcome.trouble) == ([], None)
+    assert (outcome.unfinished, outcome.error) == ([], None)
     assert len(server.requests) - 1 <= 2 * log2(64) + 1
 
 
@@ -229,7 +229,7 @@ def test_a_vector_that_is_no_vector_fails_only_its_job(
     outcome = embed(embedder, numbered(3), Event())
     assert completed(outcome) == [0, 2]
     assert rejected(outcome) == {1: "bad_vector"}
-    assert (outcome.unfinished, outcome.trouble) == ([], None)
+    assert (outcome.unfinished, outcome.error) == ([], None)
     assert [len(request.texts) for request in server.requests] == [3, 1]
 
 
@@ -261,11 +261,11 @@ def test_a_width_that_is_known_to_be_wrong_is_found_before_it_is_paid_for(
     embedder = embedder_for(server, "text-embedding-ada-002", 512)
     jobs = jobs_for("one", "two", dimensions=512)
     outcome = embed(embedder, jobs, Event())
-    assert isinstance(outcome.trouble, ProviderRefused)
-    assert outcome.trouble.cause == (
+    assert isinstance(outcome.error, ProviderRefused)
+    assert outcome.error.cause == (
         "openai:text-embedding-ada-002 gives 1536 dimensions, but embedding of docs holds 512"
     )
-    assert "--model" in str(outcome.trouble.hint)
+    assert "--model" in str(outcome.error.hint)
     assert (ids(outcome.unfinished), outcome.completions) == ([0, 1], [])
     assert server.requests == []
 
@@ -275,8 +275,8 @@ def test_a_width_that_only_the_answer_tells_is_found_before_anything_is_written(
 ) -> None:
     server.faults += [wrong_width] * 2
     outcome = embed(embedder, numbered(3), Event())
-    assert isinstance(outcome.trouble, ProviderRefused)
-    assert "gives 7 dimensions, but embedding of docs holds 8" in outcome.trouble.cause
+    assert isinstance(outcome.error, ProviderRefused)
+    assert "gives 7 dimensions, but embedding of docs holds 8" in outcome.error.cause
     assert (ids(outcome.unfinished), outcome.completions) == ([0, 1, 2], [])
     assert [len(request.texts) for request in server.requests] == [3, 1], "a letter confirms it"
 
@@ -293,14 +293,14 @@ def test_a_column_without_a_width_takes_any(server: OpenAIServer, embedder: Open
 def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
 ) -> None:
-    embedder.caps = replace(embedder.caps, items=10)
+    embedder.request_limits = replace(embedder.request_limits, items=10)
     server.faults += [no_fault] + [fault] * 10
     outcome = embed(embedder, numbered(35), Event())
     assert completed(outcome) == list(range(9))
     assert ids(outcome.unfinished) == list(range(9, 35))
     assert outcome.rejected == []
     expected = ProviderRefused if fault is out_of_quota else Transient
-    assert isinstance(outcome.trouble, expected)
+    assert isinstance(outcome.error, expected)
     assert len(server.requests) <= 2 + LETTERS
 
 
@@ -308,7 +308,7 @@ def test_trouble_while_halving_loses_no_job(server: OpenAIServer, embedder: Open
     server.reject = lambda text: text.startswith("guilty")
     server.faults += [no_fault] * 4 + [unavailable] * 10
     outcome = embed(embedder, numbered(16, guilty=(3,)), Event())
-    assert isinstance(outcome.trouble, Transient)
+    assert isinstance(outcome.error, Transient)
     done = completed(outcome) + list(rejected(outcome)) + ids(outcome.unfinished)
     assert sorted(done) == list(range(16))
     assert 3 not in completed(outcome)
@@ -322,7 +322,7 @@ def test_a_text_that_makes_the_provider_fail_is_found_among_its_neighbours(
     outcome = embed(embedder, numbered(100, guilty=(3, 77)), Event())
     assert [job.id for job, _ in outcome.failed] == [3, 77]
     assert completed(outcome) == [number for number in range(100) if number not in (3, 77)]
-    assert outcome.trouble is None
+    assert outcome.error is None
 
 
 def test_a_provider_that_fails_over_everything_is_asked_no_more_than_it_takes_to_find_one(
@@ -331,7 +331,7 @@ def test_a_provider_that_fails_over_everything_is_asked_no_more_than_it_takes_to
     monkeypatch.setattr(retry, "RETRY_SECONDS", 0.0)
     server.stumble = lambda text: True
     outcome = embed(embedder, numbered(100), Event())
-    assert isinstance(outcome.trouble, Transient)
+    assert isinstance(outcome.error, Transient)
     assert sorted(ids(outcome.unfinished)) == list(range(100))
     assert outcome.failed == []
     assert len(server.requests) <= 10  # and not 199
@@ -395,7 +395,7 @@ def test_a_run_that_is_to_stop_hands_back_what_an_outage_holds_up(
         pool.submit(stop_when_asked)
         outcome = embed(embedder, numbered(3), stop)
     assert ids(outcome.unfinished) == [0, 1, 2]
-    assert isinstance(outcome.trouble, Transient)
+    assert isinstance(outcome.error, Transient)
 
 
 def test_a_run_that_was_stopped_sends_nothing_more(
@@ -404,7 +404,7 @@ def test_a_run_that_was_stopped_sends_nothing_more(
     stop = Event()
     stop.set()
     outcome = embed(embedder, numbered(3), stop)
-    assert (ids(outcome.unfinished), outcome.trouble) == ([0, 1, 2], None)
+    assert (ids(outcome.unfinished), outcome.error) == ([0, 1, 2], None)
     assert server.requests == []
 
 

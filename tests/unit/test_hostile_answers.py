@@ -92,7 +92,7 @@ def test_of_the_info_of_a_server_that_is_slow_nothing_is_learned(opened: Open) -
     with HostileServer(info, drips=True) as server:
         embedder = at(opened, "openai", server.root, embedding_timeout_seconds=QUICK)
         with pytest.raises(WorkerError, match="did not answer within"):
-            embedder.introduce()
+            embedder.probe()
         assert server.requests == 2  # for /info, and for a letter
 
 
@@ -196,7 +196,7 @@ def test_a_redirect_of_its_info_is_not_followed(opened: Open) -> None:
     with ElsewhereServer() as elsewhere, ElsewhereServer() as server:
         server.faults += [answers(307, {}, location=f"{elsewhere.root}/info")]
         with pytest.raises(WorkerError):
-            at(opened, "openai", server.root).introduce()
+            at(opened, "openai", server.root).probe()
         assert not elsewhere.requests
 
 
@@ -320,7 +320,7 @@ def test_a_limit_in_words_that_cannot_be_is_not_learned(
     assert isinstance(error, Rejected)
     assert error.error_class == error_class
     assert error.share is None
-    assert 1 <= embedder.caps.items <= 33
+    assert 1 <= embedder.request_limits.items <= 33
 
 
 NO_COUNTS: list[object] = [0, -1, 1.5, "8", None, []]
@@ -346,9 +346,9 @@ def test_what_a_server_says_of_itself_is_held_to_what_can_be(
         embedder = at(opened, "openai", server.base_url)
         server.faults.append(answers(200, info))
         with pytest.raises(WorkerError):
-            embedder.introduce()  # it knows no model `m`
-    assert 1 <= embedder.caps.items <= 2048
-    assert embedder.caps.tokens_per_text >= 1
+            embedder.probe()  # it knows no model `m`
+    assert 1 <= embedder.request_limits.items <= 2048
+    assert embedder.request_limits.tokens_per_text >= 1
     assert 1 <= embedder.concurrency.first <= embedder.concurrency.most <= 32
 
 

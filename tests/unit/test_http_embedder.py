@@ -44,7 +44,7 @@ def test_what_it_says_of_itself(server: AppServer, opened: Open) -> None:
     embedder = opened(f"http:{server.url}")
     assert (embedder.provider, embedder.model) == ("http", f"http:{server.url}")
     assert embedder.price is None
-    assert embedder.caps.items == 1
+    assert embedder.request_limits.items == 1
     assert (embedder.concurrency.first, embedder.concurrency.most) == (4, 32)
 
 
@@ -57,8 +57,8 @@ def test_several_texts_are_asked_for_one_by_one(server: AppServer, opened: Open)
 def test_its_width_is_asked_for_with_one_letter(server: AppServer, opened: Open) -> None:
     embedder = opened(f"http:{server.url}")
     assert embedder.dimensions is None
-    embedder.introduce()
-    embedder.introduce()
+    embedder.probe()
+    embedder.probe()
     assert embedder.dimensions == 384
     assert [request.texts for request in server.requests] == [["a"]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.embedders import Allowance
+from worker.embedders import RateLimitStatus
 from worker.embedders.limits import allowances, seconds_to_wait
 
 
@@ -19,8 +19,8 @@ def test_limits_of_requests_and_of_tokens_are_read() -> None:
         "x-ratelimit-reset-tokens": "6m0s",
     }
     assert allowances(headers(limit="3000", remaining="2999", reset="20ms") | tokens) == {
-        "requests": Allowance(limit=3000, remaining=2999, reset=0.02),
-        "tokens": Allowance(limit=1_000_000, remaining=999_000, reset=360),
+        "requests": RateLimitStatus(limit=3000, remaining=2999, reset=0.02),
+        "tokens": RateLimitStatus(limit=1_000_000, remaining=999_000, reset=360),
     }
 
 
@@ -128,4 +128,4 @@ def test_a_wait_that_is_illegible_is_none(given: str) -> None:
 
 def test_no_more_is_left_than_is_allowed() -> None:
     found = allowances(headers(limit="3000", remaining="1e300"))
-    assert found == {"requests": Allowance(limit=3000, remaining=3000, reset=0)}
+    assert found == {"requests": RateLimitStatus(limit=3000, remaining=3000, reset=0)}

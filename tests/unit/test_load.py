@@ -9,12 +9,12 @@ from typing import cast
 
 import pytest
 
-from worker.engine.gear import FULL, Gear, Verdict
-from worker.load import governor
-from worker.load.governor import LoadGovernor, Readings, felt, verdict
-from worker.load.host import HostLoad, Memory, OwnLoad, host_load
+from worker.engine.throttling import FULL, ThrottleDecision, ThrottleLevel
 from worker.queue import DatabaseLoad, Queue
 from worker.settings import Settings
+from worker.throttle import load
+from worker.throttle.host import HostLoad, Memory, OwnLoad, host_load
+from worker.throttle.load import LoadThrottle, Readings, active_signals, decision
 
 LIMITS = Settings(worker_max_memory_mb=800)
 MB = 2**20
@@ -58,7 +58,7 @@ def test_what_cannot_be_read_is_not_zero(machine: Machine) -> None:
     load = machine.load
     assert replace(load, memory_mb=None) == HostLoad()
     assert load.memory_mb
-    assert verdict(Readings(load), Settings()) == FULL
+    assert decision(Readings(load), Settings()) == FULL
 
 
 def test_the_load_is_that_of_a_core_of_the_machine(machine: Machine) -> None:
@@ -116,28 +116,28 @@ def test_a_process_does_not_take_its_own_load_for_that_of_others() -> None:
 
 # -- what is made of it
 
-FIGURES: list[tuple[HostLoad | DatabaseLoad, Gear, str]] = [
-    (HostLoad(load=1.6), "thin", "load 1.6 a core, above 1.5"),
-    (HostLoad(load=3.2), "hold", "load 3.2 a core, above 3"),
+FIGURES: list[tuple[HostLoad | DatabaseLoad, ThrottleLevel, str]] = [
+    (HostLoad(load=1.6), "slow", "load 1.6 a core, above 1.5"),
+    (HostLoad(load=3.2), "paused", "load 3.2 a core, above 3"),
     (
         HostLoad(pressure=70.4),
-        "thin",
+        "slow",
         "something waits for a CPU 70 % of the time, above 60 %",
     ),
-    (HostLoad(memory_mb=812), "hold", "memory 812 MB, above 800 MB"),
-    (HostLoad(cgroup=Memory(950, 1000)), "hold", "memory of the container 950 MB of 1000 MB"),
+    (HostLoad(memory_mb=812), "paused", "memory 812 MB, above 800 MB"),
+    (HostLoad(cgroup=Memory(950, 1000)), "paused", "memory of the container 950 MB of 1000 MB"),
     (
         DatabaseLoad(active_sessions=85, max_connections=100),
-        "hold",
+        "paused",
         "85 of 100 sessions are active, above 80 %",
     ),
     (
         DatabaseLoad(lock_wait_seconds=12.3),
-        "thin",
+        "slow",
         "a session waits for a lock for 12 s, above 5 s",
     ),
-    (DatabaseLoad(replica_lag_seconds=40), "hold", "a replica is 40 s behind, above 30 s"),
-    (DatabaseLoad(vacuumed_table='"{a}"'), "thin", 'a vacuum is at work on "{a}"'),
+    (DatabaseLoad(replica_lag_seconds=40), "paused", "a replica is 40 s behind, above 30 s"),
+    (DatabaseLoad(vacuumed_table='"{a}"'), "slow", 'a vacuum is at work on "{a}"'),
 ]
 
 
@@ -145,46 +145,48 @@ def readings(load: HostLoad | DatabaseLoad) -> Readings:
     return Readings(host=load) if isinstance(load, HostLoad) else Readings(database=load)
 
 
-@pytest.mark.parametrize(("load", "gear", "cause"), FIGURES)
-def test_the_figure_is_the_cause(load: HostLoad | DatabaseLoad, gear: Gear, cause: str) -> None:
-    assert verdict(readings(load), LIMITS) == Verdict(gear, cause)
+@pytest.mark.parametrize(("load", "throttle_level", "cause"), FIGURES)
+def test_the_figure_is_the_cause(
+    load: HostLoad | DatabaseLoad, throttle_level: ThrottleLevel, cause: str
+) -> None:
+    assert decision(readings(load), LIMITS) == ThrottleDecision(throttle_level, cause)
 
 
 def test_at_a_limit_nothing_is_done() -> None:
     host = HostLoad(load=1.5, pressure=60, memory_mb=800, cgroup=Memory(900, 1000))
     database = DatabaseLoad(80, 100, 5.0, None, 30.0)
-    assert verdict(Readings(host, database), LIMITS) == FULL
+    assert decision(Readings(host, database), LIMITS) == FULL
 
 
 def test_who_waits_for_an_api_is_no_burden_to_the_machine() -> None:
     busy = HostLoad(load=9.0, pressure=99.0)
-    assert verdict(Readings(busy, model_is_local=False), LIMITS) == FULL
+    assert decision(Readings(busy, model_is_local=False), LIMITS) == FULL
     full = HostLoad(memory_mb=900)
-    assert verdict(Readings(full, model_is_local=False), LIMITS).gear == "hold"
+    assert decision(Readings(full, model_is_local=False), LIMITS).level == "paused"
 
 
 def test_a_vacuum_may_be_ignored() -> None:
     load = DatabaseLoad(vacuumed_table="docs")
-    assert verdict(Readings(database=load), Settings(worker_yield_to_vacuum=False)) == FULL
+    assert decision(Readings(database=load), Settings(worker_yield_to_vacuum=False)) == FULL
 
 
 def test_it_goes_on_only_well_below_a_limit() -> None:
     near, well_below = (Readings(HostLoad(load=load)) for load in (1.3, 1.1))
-    assert verdict(near, LIMITS) == FULL
-    assert verdict(near, LIMITS, {"load": 0.0}).gear == "thin"
-    assert verdict(well_below, LIMITS, {"load": 0.0}) == FULL
+    assert decision(near, LIMITS) == FULL
+    assert decision(near, LIMITS, {"load": 0.0}).level == "slow"
+    assert decision(well_below, LIMITS, {"load": 0.0}) == FULL
 
 
 def test_pressure_has_to_be_gone_for_a_while() -> None:
     lull = Readings(HostLoad(pressure=0.0, lasting_pressure=55.0))
-    assert not felt(lull, LIMITS)
-    assert felt(lull, LIMITS, before=["pressure"])
+    assert not active_signals(lull, LIMITS)
+    assert active_signals(lull, LIMITS, before=["pressure"])
 
 
 def test_a_high_load_turns_into_a_load() -> None:
     strained = {"load": 0.0, "high load": 0.0}
-    assert verdict(Readings(HostLoad(load=2.5)), LIMITS, strained).gear == "hold"
-    assert verdict(Readings(HostLoad(load=2.3)), LIMITS, strained).gear == "thin"
+    assert decision(Readings(HostLoad(load=2.5)), LIMITS, strained).level == "paused"
+    assert decision(Readings(HostLoad(load=2.3)), LIMITS, strained).level == "slow"
 
 
 @pytest.mark.parametrize(
@@ -196,9 +198,9 @@ def test_a_high_load_turns_into_a_load() -> None:
     ],
 )
 def test_no_hold_is_for_ever(load: HostLoad | DatabaseLoad, name: str, longest: int) -> None:
-    assert verdict(readings(load), LIMITS, {name: longest - 1}).gear == "hold"
-    thin = verdict(readings(load), LIMITS, {name: longest})
-    assert thin.gear == "thin"
+    assert decision(readings(load), LIMITS, {name: longest - 1}).level == "paused"
+    thin = decision(readings(load), LIMITS, {name: longest})
+    assert thin.level == "slow"
     assert f"to hold for {longest} s did not help" in str(thin.cause)
 
 
@@ -230,8 +232,8 @@ def world() -> World:
 
 
 @pytest.fixture
-def governed(world: World) -> LoadGovernor:
-    return LoadGovernor(
+def governed(world: World) -> LoadThrottle:
+    return LoadThrottle(
         queue=cast(Queue, world),
         limits=LIMITS,
         model_is_local=lambda: True,
@@ -241,7 +243,7 @@ def governed(world: World) -> LoadGovernor:
     )
 
 
-def test_it_looks_only_every_so_often(world: World, governed: LoadGovernor) -> None:
+def test_it_looks_only_every_so_often(world: World, governed: LoadThrottle) -> None:
     for _ in range(201):
         governed()
         world.now += 0.1
@@ -250,32 +252,32 @@ def test_it_looks_only_every_so_often(world: World, governed: LoadGovernor) -> N
 
 
 def test_memory_is_given_back_before_it_goes_on(
-    world: World, governed: LoadGovernor, monkeypatch: pytest.MonkeyPatch
+    world: World, governed: LoadThrottle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gave_back: list[float] = []
-    monkeypatch.setattr(governor, "give_back_memory", lambda: gave_back.append(world.now))
+    monkeypatch.setattr(load, "give_back_memory", lambda: gave_back.append(world.now))
     world.host = HostLoad(memory_mb=900)
-    assert governed().gear == "hold"
+    assert governed().level == "paused"
     assert gave_back
     world.now += 31
-    assert governed().gear == "thin"
+    assert governed().level == "slow"
     world.host = HostLoad(memory_mb=700)  # not well below
     world.now += 31
-    assert governed().gear == "thin"
+    assert governed().level == "slow"
     world.host = HostLoad(memory_mb=600)
     world.now += 3
     assert governed() == FULL
     world.host = HostLoad(memory_mb=900)
     world.now += 3
-    assert governed().gear == "hold", "it may help again"
+    assert governed().level == "paused", "it may help again"
 
 
-def test_the_database_is_waited_for(world: World, governed: LoadGovernor) -> None:
+def test_the_database_is_waited_for(world: World, governed: LoadThrottle) -> None:
     world.database = DatabaseLoad(active_sessions=90, max_connections=100)
     gears = []
     for _ in range(100):
-        gears.append(governed().gear)
+        gears.append(governed().level)
         world.now += 10
-    assert gears == ["hold"] * 60 + ["thin"] * 40
+    assert gears == ["paused"] * 60 + ["slow"] * 40
     world.database = DatabaseLoad(active_sessions=60, max_connections=100)
     assert governed() == FULL

@@ -11,11 +11,11 @@ import pytest
 
 from tests.unit.test_documentation import error_classes
 from worker.engine.events import EVENTS
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 from worker.errors import SettingsError, WorkerError
+from worker.observers.composite import CompositeObserver
+from worker.observers.logs import Log
 from worker.settings import Settings
-from worker.telemetry.audience import Audience
-from worker.telemetry.logs import Log
 
 MINUTE = {
     "completed": 12,
@@ -97,7 +97,7 @@ def test_a_level_leaves_out_what_matters_less(level: str, written: list[str]) ->
 def test_nothing_that_comes_with_every_batch_is_logged_unless_asked_for() -> None:
     assert EVENTS["batch_done"][0] == "debug"
     stream = StringIO()
-    log(stream).update(Tally(completed=1))
+    log(stream).update(RunStats(completed=1))
     assert stream.getvalue() == ""
 
 
@@ -159,7 +159,7 @@ def test_no_secret_is_in_the_log(format: str) -> None:
 class Broken:
     """Somebody who takes nothing."""
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         raise RuntimeError("hunter2")
 
     def pulse(self) -> None:
@@ -171,11 +171,11 @@ class Broken:
 
 def test_one_who_fails_keeps_nothing_from_the_others_and_is_told_of_once() -> None:
     stream = StringIO()
-    audience = Audience(Broken(), log(stream, WORKER_LOG_FORMAT="json"))
-    audience.update(Tally())
-    audience.pulse()
-    audience.event("database_lost", cause="gone")
-    audience.event("database_back", seconds=1.0)
+    observer = CompositeObserver(Broken(), log(stream, WORKER_LOG_FORMAT="json"))
+    observer.update(RunStats())
+    observer.pulse()
+    observer.event("database_lost", cause="gone")
+    observer.event("database_back", seconds=1.0)
     documents = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [document["event"] for document in documents] == [
         "observer_failed",
@@ -192,7 +192,7 @@ def test_who_leaves_at_once_is_not_held_up() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Audience(Impatient()).pulse()
+        CompositeObserver(Impatient()).pulse()
 
 
 def test_every_error_can_be_logged() -> None:

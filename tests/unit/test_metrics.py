@@ -19,10 +19,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.test_documentation import table
-from worker.engine.progress import Spent, Tally
+from worker.engine.progress import ModelUsage, RunStats
 from worker.errors import SettingsError
-from worker.telemetry.http_server import MOST_CONNECTIONS
-from worker.telemetry.metrics import Metrics, served
+from worker.observers.http_server import MOST_CONNECTIONS
+from worker.observers.metrics import Metrics, served
 
 DOCS = Path(__file__).parents[2] / "docs"
 OPERATIONS = (DOCS / "operations.md").read_text(encoding="utf-8")
@@ -40,10 +40,10 @@ BATCH: dict[str, Any] = {
 }
 
 
-def tally(**counts: Any) -> Tally:
-    made = Tally(**counts)
-    made.models["a:b"] = Spent(requests=2, tokens=70, cost=0.5)
-    made.models["http:c"] = Spent(requests=1, tokens=None, cost=None)
+def stats(**counts: Any) -> RunStats:
+    made = RunStats(**counts)
+    made.models["a:b"] = ModelUsage(requests=2, tokens=70, cost=0.5)
+    made.models["http:c"] = ModelUsage(requests=1, tokens=None, cost=None)
     return made
 
 
@@ -51,12 +51,12 @@ def tally(**counts: Any) -> Tally:
 def metrics() -> Metrics:
     """Of a worker to which everything happened that metrics tell of."""
     metrics = Metrics()
-    metrics.update(tally(completed=3, failed=1, cached=2))
+    metrics.update(stats(completed=3, failed=1, cached=2))
     metrics.event("worker_started", **STARTED)
     metrics.event("batch_done", **BATCH)
     metrics.event("minute_passed", completed=3, failed=1, pending=5, rss_mb=90.0)
     metrics.event("state_changed", state="waiting", cause="nothing is due")
-    metrics.event("gear_changed", gear="thin", cause="load")
+    metrics.event("throttle_changed", throttle_level="slow", cause="load")
     metrics.event("database_lost", cause="gone")
     metrics.event("database_back", seconds=1.5)
     metrics.event("provider_stopped", provider="openai", cause="no key", hint=None)
@@ -87,7 +87,7 @@ def test_what_nobody_knows_is_not_told_as_nothing(metrics: Metrics) -> None:
 
 def test_a_tally_that_grows_is_counted_once_and_a_new_one_is_added() -> None:
     metrics = Metrics()
-    growing = tally(completed=3)
+    growing = stats(completed=3)
     metrics.update(growing)
     growing.completed = 5
     growing.models["a:b"].tokens = 100
@@ -95,14 +95,14 @@ def test_a_tally_that_grows_is_counted_once_and_a_new_one_is_added() -> None:
     metrics.update(growing)
     assert of(metrics, "jobs_total", outcome="completed") == 5
     assert of(metrics, "tokens_total", model="a:b") == 100
-    metrics.update(tally(completed=2))
+    metrics.update(stats(completed=2))
     assert of(metrics, "jobs_total", outcome="completed") == 7
     assert of(metrics, "tokens_total", model="a:b") == 170
 
 
 def test_how_long_jobs_and_requests_took_is_told_by_bucket() -> None:
     metrics = Metrics()
-    of_one = tally()
+    of_one = stats()
     for seconds in (0.0005, 0.2, 0.2, 7200.0):
         of_one.models["a:b"].lags.count(seconds)
     of_one.models["a:b"].request_times.count(0.05)
@@ -116,7 +116,7 @@ def test_how_long_jobs_and_requests_took_is_told_by_bucket() -> None:
 
 
 def test_of_a_switch_one_position_is_on(metrics: Metrics) -> None:
-    for name, on in (("state", "waiting"), ("gear", "thin")):
+    for name, on in (("state", "waiting"), ("throttle_level", "slow")):
         positions = {
             sample.labels[name]: sample.value
             for family in metrics.registry.collect()
@@ -226,7 +226,7 @@ def threads_of_connections() -> list[str]:
 def test_a_connection_that_never_finishes_its_request_is_closed(
     metrics: Metrics, free_port: int, monkeypatch: pytest.MonkeyPatch, drop: bytes
 ) -> None:
-    monkeypatch.setattr("worker.telemetry.http_server.LONGEST_CONNECTION", 0.0)
+    monkeypatch.setattr("worker.observers.http_server.LONGEST_CONNECTION", 0.0)
     with served(metrics, free_port), connected(free_port) as slow:
         slow.sendall(drop)
         assert closed(slow)
@@ -243,7 +243,7 @@ def closed(connection: socket.socket) -> bool:
 def test_a_client_that_sends_a_little_now_and_then_is_cut_off(
     metrics: Metrics, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.telemetry.http_server.LONGEST_CONNECTION", 0.5)
+    monkeypatch.setattr("worker.observers.http_server.LONGEST_CONNECTION", 0.5)
     with served(metrics, free_port), connected(free_port) as slow:
         with suppress(ConnectionError):
             while True:

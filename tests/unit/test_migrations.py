@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.queue.migrations import migrations
+from worker.database.migrations import migrations
 
 SUPABASE = Path(__file__).parents[2] / "supabase"
 FILES = sorted((SUPABASE / "migrations").iterdir())

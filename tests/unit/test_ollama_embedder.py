@@ -48,7 +48,7 @@ def test_texts_become_vectors_in_their_order_in_one_request(
 def test_what_it_says_of_itself(embedder: Embedder) -> None:
     assert (embedder.provider, embedder.model) == ("ollama", "ollama:nomic-embed-text")
     assert embedder.price == 0
-    assert (embedder.caps.items, embedder.caps.bytes) == (32, 1_000_000)
+    assert (embedder.request_limits.items, embedder.request_limits.bytes) == (32, 1_000_000)
     assert (embedder.concurrency.first, embedder.concurrency.most) == (2, 8)
 
 
@@ -67,7 +67,7 @@ def test_dimensions_are_sent_only_where_the_model_can_be_shortened_to_the_column
     server: OllamaServer, opened: Open, name: str, column: int | None, width: int, sent: int | None
 ) -> None:
     embedder = opened(f"ollama:{name}", column, ollama_host=server.root)
-    embedder.introduce()
+    embedder.probe()
     assert not server.requests  # it is known by its name
     assert embedder.dimensions == width
     assert np.array_equal(embedder.embed(["a text"]).vectors, [vector_for("a text", width)])
@@ -79,8 +79,8 @@ def test_the_width_of_an_unknown_model_is_asked_for_with_one_letter(
 ) -> None:
     embedder = opened("ollama:of-your-own", ollama_host=server.root)
     assert embedder.dimensions is None
-    embedder.introduce()
-    embedder.introduce()
+    embedder.probe()
+    embedder.probe()
     assert embedder.dimensions == 64
     assert [request.texts for request in server.requests] == [["a"]]
 

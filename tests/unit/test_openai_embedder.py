@@ -131,7 +131,7 @@ def test_texts_become_the_vectors_that_the_server_computes(
 
 def test_a_full_request_is_answered_in_one_piece(server: OpenAIServer) -> None:
     embedder = embedder_for(server, dimensions=8)
-    texts = [str(number) for number in range(embedder.caps.items)]
+    texts = [str(number) for number in range(embedder.request_limits.items)]
     assert len(texts) == 2048
     assert np.array_equal(embedder.embed(texts).vectors, [vector_for(text, 8) for text in texts])
     assert len(server.requests) == 1

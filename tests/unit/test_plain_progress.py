@@ -6,17 +6,17 @@ import time
 
 import pytest
 
+from worker.cli.durations import span
 from worker.cli.progress import PlainProgress
-from worker.cli.spans import span
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 
 
 def test_a_line_every_few_percent(capsys: pytest.CaptureFixture[str]) -> None:
-    tally = Tally(started=time.monotonic() - 20)
+    stats = RunStats(started=time.monotonic() - 20)
     lines = PlainProgress(total=1000, interval=5)
     for _ in range(100):
-        tally.completed += 10
-        lines.update(tally)
+        stats.completed += 10
+        lines.update(stats)
     told = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in told] == [
         f"{percent}%: {10 * percent} of 1000" for percent in range(5, 101, 5)
@@ -26,21 +26,21 @@ def test_a_line_every_few_percent(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_jobs_that_go_back_are_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    tally = Tally(started=time.monotonic() - 20, completed=50, released=900, stale=50)
-    PlainProgress(total=1000, interval=5).update(tally)
+    stats = RunStats(started=time.monotonic() - 20, completed=50, released=900, stale=50)
+    PlainProgress(total=1000, interval=5).update(stats)
     assert capsys.readouterr().err.startswith("5%: 50 of 1000, ")
 
 
 def test_what_remains_is_that_of_all_workers_where_it_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tally = Tally(started=time.monotonic() - 20, completed=50)
-    PlainProgress(total=1000, interval=5, eta=lambda: 45.0).update(tally)
+    stats = RunStats(started=time.monotonic() - 20, completed=50)
+    PlainProgress(total=1000, interval=5, eta=lambda: 45.0).update(stats)
     assert capsys.readouterr().err.endswith(", 45 s remaining\n")
 
 
 def test_a_run_that_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    PlainProgress(total=10, interval=5).update(Tally(completed=10))
+    PlainProgress(total=10, interval=5).update(RunStats(completed=10))
     assert capsys.readouterr().err == ""
 
 
@@ -48,8 +48,8 @@ def test_nothing_is_said_of_what_remains_before_something_is_done(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.cli.progress.LINE_AFTER", 0.0)
-    tally = Tally(started=time.monotonic() - 100)
-    PlainProgress(total=10, interval=5).update(tally)
+    stats = RunStats(started=time.monotonic() - 100)
+    PlainProgress(total=10, interval=5).update(stats)
     assert capsys.readouterr().err == (
         "0%: 0 of 10, 0 rows/s, 1 min 40 s elapsed, unknown remaining\n"
     )

@@ -7,20 +7,22 @@ from collections import Counter
 
 import pytest
 
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 from worker.queue import SettledStatus
 
 
 def test_processed_are_those_that_came_to_an_end() -> None:
-    tally = Tally(completed=1, unchanged=2, skipped=4, dropped=8, failed=16, stale=32, released=64)
-    assert tally.processed == 1 + 2 + 4 + 8 + 16
-    assert tally.taken == tally.processed + 32 + 64
+    stats = RunStats(
+        completed=1, unchanged=2, skipped=4, dropped=8, failed=16, stale=32, released=64
+    )
+    assert stats.processed == 1 + 2 + 4 + 8 + 16
+    assert stats.taken == stats.processed + 32 + 64
 
 
 def test_a_run_that_did_nothing_succeeded() -> None:
-    tally = Tally()
-    assert (tally.processed, tally.taken, tally.success_rate) == (0, 0, 100.0)
-    assert tally.tokens is None
+    stats = RunStats()
+    assert (stats.processed, stats.taken, stats.success_rate) == (0, 0, 100.0)
+    assert stats.tokens is None
 
 
 @pytest.mark.parametrize(
@@ -30,32 +32,32 @@ def test_a_run_that_did_nothing_succeeded() -> None:
 def test_the_success_rate_is_the_share_that_did_not_fail(
     completed: int, failed: int, rate: float
 ) -> None:
-    assert Tally(completed=completed, failed=failed).success_rate == pytest.approx(rate)
+    assert RunStats(completed=completed, failed=failed).success_rate == pytest.approx(rate)
 
 
 def test_what_was_thrown_away_or_given_back_does_not_count_against_success() -> None:
-    assert Tally(completed=1, stale=9, released=9).success_rate == 100.0
+    assert RunStats(completed=1, stale=9, released=9).success_rate == 100.0
 
 
 def test_each_way_in_which_a_claim_settles_a_job_has_its_count() -> None:
     settled: Counter[SettledStatus] = Counter(
         {"completed": 1, "skipped": 2, "dropped": 4, "failed": 8, "pending": 16}
     )
-    tally = Tally()
-    tally.add_settled(settled)
-    tally.add_settled(settled)
-    assert (tally.unchanged, tally.skipped, tally.dropped) == (2, 4, 8)
-    assert (tally.failed, tally.released, tally.completed) == (16, 32, 0)
-    assert tally.taken == 2 * settled.total()
+    stats = RunStats()
+    stats.add_settled(settled)
+    stats.add_settled(settled)
+    assert (stats.unchanged, stats.skipped, stats.dropped) == (2, 4, 8)
+    assert (stats.failed, stats.released, stats.completed) == (16, 32, 0)
+    assert stats.taken == 2 * settled.total()
 
 
 def test_tokens_are_added_up_where_they_are_known() -> None:
-    tally = Tally()
-    tally.models["a:silent"].add(1, None, 0.02)
-    before = tally.tokens
+    stats = RunStats()
+    stats.models["a:silent"].add(1, None, 0.02)
+    before = stats.tokens
     for tokens in (0, 5, None, 7):
-        tally.models["a:one"].add(1, tokens, 0.02)
-    assert (before, tally.tokens, tally.requests) == (None, 12, 5)
+        stats.models["a:one"].add(1, tokens, 0.02)
+    assert (before, stats.tokens, stats.requests) == (None, 12, 5)
 
 
 @pytest.mark.parametrize(
@@ -71,20 +73,20 @@ def test_tokens_are_added_up_where_they_are_known() -> None:
 def test_what_it_cost_is_known_if_all_prices_and_tokens_are(
     asked: list[tuple[str, int | None, float | None]], cost: float | None
 ) -> None:
-    tally = Tally()
+    stats = RunStats()
     for model, tokens, price in asked:
-        tally.models[model].add(1, tokens, price)
-    assert tally.cost == pytest.approx(cost)
+        stats.models[model].add(1, tokens, price)
+    assert stats.cost == pytest.approx(cost)
 
 
 def test_the_rate_counts_from_the_beginning_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 104.0)
-    tally = Tally(completed=6, failed=2, stale=5, started=100.0)
-    assert tally.elapsed == 4.0
-    assert tally.rows_per_second == 2.0
+    stats = RunStats(completed=6, failed=2, stale=5, started=100.0)
+    assert stats.elapsed == 4.0
+    assert stats.rows_per_second == 2.0
 
 
 def test_the_rate_is_a_number_from_the_first_moment_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 100.0)
-    assert Tally(started=100.0).rows_per_second == 0.0
-    assert Tally(completed=1, started=100.0).rows_per_second > 0
+    assert RunStats(started=100.0).rows_per_second == 0.0
+    assert RunStats(completed=1, started=100.0).rows_per_second > 0

@@ -10,9 +10,9 @@ import pytest
 from tests.openai_server import OpenAIServer
 from tests.unit.conftest import Open
 from worker.errors import ProviderError, SettingsError, WorkerError
+from worker.observers.channels import NotDelivered, Notice, Webhook
 from worker.proxies import direct_mounts
 from worker.queue.rest import Rest
-from worker.telemetry.channels import NotDelivered, Notice, Webhook
 
 PASSWORD = "hunter2"
 NOTICE = Notice("words", "event", {}, "worker", "now")
@@ -147,7 +147,7 @@ def test_exceptions_that_the_client_of_the_data_api_cannot_read_are_named(
 def test_people_are_told_or_one_sentence_says_why_not(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    monkeypatch.setattr("worker.telemetry.channels.TRIES", 1)
+    monkeypatch.setattr("worker.observers.channels.TRIES", 1)
     monkeypatch.setenv(variable, value)
     with pytest.raises(NotDelivered) as caught:
         Webhook(f"http://127.0.0.1:9/{PASSWORD}").deliver(NOTICE)
@@ -158,7 +158,7 @@ def test_people_are_told_or_one_sentence_says_why_not(
 def test_people_are_told_or_the_exceptions_are_named(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    monkeypatch.setattr("worker.telemetry.channels.TRIES", 1)
+    monkeypatch.setattr("worker.observers.channels.TRIES", 1)
     monkeypatch.setenv(variable, value)
     with pytest.raises(NotDelivered):
         Webhook("http://127.0.0.1:9/").deliver(NOTICE)

@@ -10,16 +10,16 @@ import pytest
 from rich.cells import cell_len
 
 from worker.cli.console import block_bar
-from worker.cli.look import Look
 from worker.cli.monitor import History, Throughput, screen_of, sparkline
 from worker.cli.screen import age, fitted, sections_of, tinted
+from worker.cli.snapshot import StatusSnapshot
 from worker.queue import (
     Failure,
-    ProviderTrouble,
     QueueProgress,
-    StandingOrder,
+    StandingCommand,
+    StoppedProvider,
     TargetStatus,
-    WorkerSeen,
+    WorkerStatus,
 )
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -47,12 +47,12 @@ COLUMN = TargetStatus(
     oldest_due=None,
     due_exact=True,
 )
-WORKER = WorkerSeen(
+WORKER = WorkerStatus(
     worker="host:1:abcdef",
     host="host",
     pid=1,
     state="working",
-    gear="full",
+    throttle_level="full",
     cause=None,
     rss_mb=211.6,
     completed=100,
@@ -61,35 +61,35 @@ WORKER = WorkerSeen(
     seen_at=ago(5),
 )
 FAILURE = Failure("notes", "embedding", "rejected", 3, "it was refused " * 20, ago(60))
-LOOK = Look(
+LOOK = StatusSnapshot(
     at=NOW,
     columns=[COLUMN],
     progress=QueueProgress(0, 0, None, None, None, None),
     workers=[],
     failures=[],
     providers=[],
-    orders=[],
+    commands=[],
 )
 FULL = replace(
     LOOK,
     columns=[replace(COLUMN, table_name=f"table_{i:02}", failed=1_000_000 * i) for i in range(20)],
     workers=[replace(WORKER, worker=f"host:{i}:abcdef", cause="paused " * 20) for i in range(10)],
     failures=[FAILURE] * 10,
-    providers=[ProviderTrouble(f"p{i}", "401 " * 50, "Mend it.", NOW, NOW) for i in range(3)],
+    providers=[StoppedProvider(f"p{i}", "401 " * 50, "Mend it.", NOW, NOW) for i in range(3)],
     progress=QueueProgress(10**7, 10**7, ago(86_399), 12345.6, 86_399, 86_399),
 )
 HOSTILE = "a\x1b[31m\x9b2Jb\nc\x07[red]d[/red]\u202e"
 
 
-def shown(look: Look, width: int = 80, height: int | None = None) -> list[str]:
-    return fitted(sections_of(look, width), height)
+def shown(snapshot: StatusSnapshot, width: int = 80, height: int | None = None) -> list[str]:
+    return fitted(sections_of(snapshot, width), height)
 
 
 @pytest.mark.parametrize("height", [5, 12, 24, 60])
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_it_fits_however_much_there_is(width: int, height: int) -> None:
     history = History()
-    history.look = FULL
+    history.snapshot = FULL
     history.rates.extend([1.0] * 240)
     history.waits.extend([86_399.0] * 240)
     for lines in (shown(FULL, width, height), screen_of(history, width, height)):
@@ -135,25 +135,25 @@ def test_how_fast_it_goes() -> None:
 
 
 def test_the_host_is_told_where_the_name_of_the_worker_does_not() -> None:
-    thin = replace(WORKER, worker="embedder", gear="thin", cause="load 9.1")
-    lines = shown(replace(LOOK, workers=[thin]))
+    slow = replace(WORKER, worker="embedder", throttle_level="slow", cause="load 9.1")
+    lines = shown(replace(LOOK, workers=[slow]))
     assert lines[-2].split() == ["worker", "host", "state", "memory", "seen", "cause"]
     assert lines[-1].split() == [
-        *["embedder", "host", "working", "212", "MB", "5s", "ago", "thin:", "load", "9.1"],
+        *["embedder", "host", "working", "212", "MB", "5s", "ago", "slow:", "load", "9.1"],
     ]
 
 
 def test_nothing_from_the_database_reaches_the_terminal_raw() -> None:
-    look = Look(
+    snapshot = StatusSnapshot(
         at=NOW,
         columns=[replace(COLUMN, table_name=HOSTILE, problem=HOSTILE)],
         progress=LOOK.progress,
         workers=[replace(WORKER, worker=HOSTILE, host=HOSTILE, cause=HOSTILE)],
         failures=[Failure(HOSTILE, HOSTILE, HOSTILE, 3, HOSTILE, NOW)],
-        providers=[ProviderTrouble(HOSTILE, HOSTILE, HOSTILE, NOW, NOW)],
-        orders=[StandingOrder(HOSTILE, "pause", NOW)],
+        providers=[StoppedProvider(HOSTILE, HOSTILE, HOSTILE, NOW, NOW)],
+        commands=[StandingCommand(HOSTILE, "pause", NOW)],
     )
-    for lines in (shown(look, 300), [tinted(line).plain for line in shown(look, 300)]):
+    for lines in (shown(snapshot, 300), [tinted(line).plain for line in shown(snapshot, 300)]):
         text = "".join(lines)
         assert "[red]d[/red]" in text
         assert not any(sign in text for sign in "\x1b\x9b\n\x07\u202e")
@@ -167,12 +167,12 @@ def test_a_narrow_window_has_what_matters_most() -> None:
 
 
 def test_orders_to_pause_are_the_last_lines() -> None:
-    orders = [
-        StandingOrder("*", "pause", NOW),
-        StandingOrder("host:1:abcdef", "sleep", NOW),
-        StandingOrder("host:2:abcdef", "work", NOW),
+    commands = [
+        StandingCommand("*", "pause", NOW),
+        StandingCommand("host:1:abcdef", "sleep", NOW),
+        StandingCommand("host:2:abcdef", "work", NOW),
     ]
-    *_, all_paused, resume, one_asleep, wake = shown(replace(LOOK, orders=orders), 100)
+    *_, all_paused, resume, one_asleep, wake = shown(replace(LOOK, commands=commands), 100)
     assert re.fullmatch(r"paused: all workers since .*, and those that start later", all_paused)
     assert resume == "hint: `worker resume` lets them continue"
     assert one_asleep.startswith("asleep: host:1:abcdef since ")

@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 
 from worker.engine.events import sentence
-from worker.engine.progress import Tally
-from worker.telemetry.systemd import Systemd
+from worker.engine.progress import RunStats
+from worker.observers.systemd import Systemd
 
 UNIT = Path(__file__).parents[2] / "docs" / "embedding-worker.service"
 
@@ -72,7 +72,7 @@ def test_the_watchdog_is_fed_by_the_run_and_not_more_often_than_it_wants(
     systemd = Systemd(environment(listener, WATCHDOG_USEC="3600000000"))
     for _ in range(3):
         systemd.pulse()
-        systemd.update(Tally())
+        systemd.update(RunStats())
     assert heard(listener) == ["WATCHDOG=1"]
 
 

@@ -28,7 +28,7 @@ def server() -> Iterator[TEIServer]:
 @pytest.fixture
 def embedder(server: TEIServer, opened: Open) -> Embedder:
     embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
-    embedder.introduce()
+    embedder.probe()
     server.requests.clear()
     return embedder
 
@@ -38,7 +38,7 @@ def stranger(opened: Open) -> Iterator[tuple[TEIServer, Embedder]]:
     """A server that does not say what it takes, and the embedder for it."""
     with TEIServer(has_info=False, max_client_batch_size=100) as server:
         embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
-        embedder.introduce()
+        embedder.probe()
         server.requests.clear()
         yield server, embedder
 
@@ -57,27 +57,27 @@ def test_texts_become_vectors_in_base64(server: TEIServer, embedder: Embedder) -
 def test_what_tei_says_of_itself_is_obeyed(opened: Open) -> None:
     with TEIServer(max_client_batch_size=8, max_input_length=256) as server:
         embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
-        assert (embedder.dimensions, embedder.caps.items) == (None, 32)
-        embedder.introduce()
+        assert (embedder.dimensions, embedder.request_limits.items) == (None, 32)
+        embedder.probe()
         assert [(request.method, request.path) for request in server.requests] == [
             ("GET", "/info"),
             ("POST", "/v1/embeddings"),
         ]
-        assert (embedder.dimensions, embedder.caps.items) == (WIDTH, 8)
-        assert embedder.caps.tokens_per_text == 256
+        assert (embedder.dimensions, embedder.request_limits.items) == (WIDTH, 8)
+        assert embedder.request_limits.tokens_per_text == 256
         embedder.embed(TEXTS[:8])
-        assert embedder.caps.items == 8  # which is all it takes: no use in trying more
+        assert embedder.request_limits.items == 8  # which is all it takes: no use in trying more
 
 
 def test_no_more_texts_are_under_way_than_tei_has_permits(opened: Open) -> None:
     with TEIServer(max_client_batch_size=32, max_concurrent_requests=64) as server:
         embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
-        embedder.introduce()
+        embedder.probe()
         assert (embedder.concurrency.first, embedder.concurrency.most) == (2, 2)
     with TEIServer(max_client_batch_size=32, max_concurrent_requests=10) as server:
         embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
-        embedder.introduce()
-        assert (embedder.caps.items, embedder.concurrency.most) == (10, 1)
+        embedder.probe()
+        assert (embedder.request_limits.items, embedder.concurrency.most) == (10, 1)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_what_lies_at_info_of_another_server_is_left_alone(opened: Open, info: b
     with TEIServer() as server:
         server.faults.append(answers(200, info))
         embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
-        embedder.introduce()
-        assert (embedder.dimensions, embedder.caps.items) == (WIDTH, 32)
-        assert embedder.caps.tokens_per_text == NO_CAP
+        embedder.probe()
+        assert (embedder.dimensions, embedder.request_limits.items) == (WIDTH, 32)
+        assert embedder.request_limits.tokens_per_text == NO_CAP
 
 
 def test_a_text_that_tei_finds_too_long_is_rejected_with_the_share_it_takes(
@@ -150,12 +150,12 @@ def test_with_an_unknown_server_requests_begin_at_32_texts_and_grow(
     _, embedder = stranger
     sizes = []
     for _ in range(3):
-        sizes.append(embedder.caps.items)
+        sizes.append(embedder.request_limits.items)
         if sizes[-1] <= 100:
             embedder.embed(TEXTS[: sizes[-1]])
     assert sizes == [32, 64, 128]
     embedder.embed(TEXTS[:10])
-    assert embedder.caps.items == 128  # what is not full teaches nothing
+    assert embedder.request_limits.items == 128  # what is not full teaches nothing
 
 
 @pytest.mark.parametrize("with_413", [False, True])
@@ -168,12 +168,12 @@ def test_the_batch_size_that_a_server_names_is_remembered(
     assert isinstance(error, Rejected)
     assert error.cause.endswith(": batch size 128 > maximum allowed batch size 100")
     assert error.error_class == "too_large"
-    assert embedder.caps.items == 32  # it was not meant to send more
+    assert embedder.request_limits.items == 32  # it was not meant to send more
     server.max_client_batch_size = 20
     failure(embedder, *TEXTS[:32])
-    assert embedder.caps.items == 20
+    assert embedder.request_limits.items == 20
     embedder.embed(TEXTS[:20])
-    assert embedder.caps.items == 20  # and no longer grows
+    assert embedder.request_limits.items == 20  # and no longer grows
 
 
 def test_a_batch_size_that_is_not_named_is_half_of_what_was_refused(
@@ -182,7 +182,7 @@ def test_a_batch_size_that_is_not_named_is_half_of_what_was_refused(
     server, embedder = stranger
     server.faults.append(answers(422, {"message": "the batch size is wrong"}))
     failure(embedder, *TEXTS[:32])
-    assert embedder.caps.items == 16
+    assert embedder.request_limits.items == 16
 
 
 def test_how_many_bytes_are_too_many_is_remembered(
@@ -194,17 +194,17 @@ def test_how_many_bytes_are_too_many_is_remembered(
     assert isinstance(error, Rejected)
     assert error.cause.endswith("413: length limit exceeded")
     assert error.error_class == "too_large"
-    assert embedder.caps.bytes == 32 * 18_000 // 2
-    assert embedder.caps.items == 32
+    assert embedder.request_limits.bytes == 32 * 18_000 // 2
+    assert embedder.request_limits.items == 32
 
 
 def test_one_text_that_is_too_large_is_too_long_and_teaches_nothing(
     stranger: tuple[TEIServer, Embedder],
 ) -> None:
     _, embedder = stranger
-    caps = embedder.caps
+    request_limits = embedder.request_limits
     assert failure(embedder, "x" * 3_000_000).error_class == "too_long"
-    assert embedder.caps == caps
+    assert embedder.request_limits == request_limits
 
 
 # Base64
@@ -225,7 +225,7 @@ def test_a_server_that_refuses_base64_is_asked_for_numbers_from_then_on(
     server, _ = stranger
     embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
     server.faults += [answers(404), fault]  # type: ignore[list-item]
-    embedder.introduce()
+    embedder.probe()
     assert embedder.dimensions == WIDTH
     assert np.array_equal(embedder.embed(["a text"]).vectors, [vector_for("a text", WIDTH)])
     posted = [request for request in server.requests if request.method == "POST"]
@@ -242,7 +242,7 @@ def test_a_server_that_refuses_both_is_told_of_in_its_first_words(
     assert isinstance(error, ProviderRefused)
     assert error.cause.endswith("400: first")
     assert error.of_the_model
-    embedder.introduce()
+    embedder.probe()
     assert server.requests[-1].body["encoding_format"] == "base64"
 
 
@@ -263,7 +263,7 @@ def test_a_model_of_openai_is_known_wherever_it_is_served(opened: Open) -> None:
     with OpenAIServer() as server:
         settings = {"openai_base_url": server.base_url, "openai_api_key": server.api_key}
         embedder = opened("openai:text-embedding-3-small", 256, **settings)
-        embedder.introduce()
+        embedder.probe()
         assert (embedder.dimensions, embedder.price) == (256, 0.02)
         assert not server.requests
 
@@ -272,7 +272,11 @@ def test_a_model_that_is_only_called_like_one_of_openai_is_not(opened: Open) -> 
     with OpenAIServer() as server:
         settings = {"openai_base_url": server.base_url, "openai_api_key": server.api_key}
         embedder = opened("openai:text-embedding-nomic-embed-text-v1.5", **settings)
-        assert (embedder.dimensions, embedder.price, embedder.caps.items) == (None, None, 32)
+        assert (embedder.dimensions, embedder.price, embedder.request_limits.items) == (
+            None,
+            None,
+            32,
+        )
 
 
 def test_a_known_model_on_an_unknown_server_is_asked_for_its_width(opened: Open) -> None:
@@ -280,5 +284,5 @@ def test_a_known_model_on_an_unknown_server_is_asked_for_its_width(opened: Open)
         server.faults += [lambda due: due, as_lists]
         embedder = opened("openai:BAAI/bge-m3", openai_base_url=server.base_url)
         assert embedder.dimensions is None
-        embedder.introduce()
+        embedder.probe()
         assert embedder.dimensions == WIDTH

@@ -8,7 +8,7 @@ from worker.cli.console import NOTHING_WATCHED, counted, name_of
 from worker.cli.summary import ended_by
 from worker.engine.pipeline import Pipeline
 from worker.errors import WorkerError
-from worker.queue import OperatorQueue, Scope, TargetStatus
+from worker.queue import AdminQueue, Scope, TargetStatus
 
 ESTIMATES_ARE_OFF_BY = 0.1
 CHANGED = "changed"  # the class of an error
@@ -32,22 +32,22 @@ def _missing(column: TargetStatus) -> int:
     return missing if missing > tolerated else 0
 
 
-def advice_on(pipeline: Pipeline, queue: OperatorQueue) -> list[str]:
+def advice_on(pipeline: Pipeline, queue: AdminQueue) -> list[str]:
     """What to say after a run beside its numbers. Nothing if the database does not answer."""
-    tally, scope = pipeline.tally, pipeline.scope
+    stats, scope = pipeline.stats, pipeline.scope
     try:
-        if pipeline.troubles or ended_by(pipeline) or pipeline.stop.is_set():
+        if pipeline.errors or ended_by(pipeline) or pipeline.stop.is_set():
             return []  # then that is what is said
-        if tally.released or tally.failed:
+        if stats.released or stats.failed:
             return list(_on_unsteady_sources(queue, scope))
-        if not tally.taken:
+        if not stats.taken:
             return list(_on_nothing_due(queue, scope))
     except WorkerError:  # the run itself is over, and its summary is what counts
         pass
     return []
 
 
-def _on_nothing_due(queue: OperatorQueue, scope: Scope) -> Iterator[str]:
+def _on_nothing_due(queue: AdminQueue, scope: Scope) -> Iterator[str]:
     """Why a run had nothing to do, and what would give it something."""
     columns = [
         column
@@ -65,7 +65,7 @@ def _on_nothing_due(queue: OperatorQueue, scope: Scope) -> Iterator[str]:
         yield f"hint: {counted(failed, 'job')} failed; see `worker list --failed`"
 
 
-def _on_unsteady_sources(queue: OperatorQueue, scope: Scope) -> Iterator[str]:
+def _on_unsteady_sources(queue: AdminQueue, scope: Scope) -> Iterator[str]:
     """The columns whose texts differed at a second reading, though nobody wrote to their rows."""
     jobs = queue.list_jobs(["pending", "failed"], scope.table, scope.column, MOST_JOBS)
     for column in sorted({name_of(job) for job in jobs if job.error_class == CHANGED}):

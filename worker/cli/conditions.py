@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from worker.cli.console import rounded_down
-from worker.cli.spans import SECONDS, span
+from worker.cli.durations import SECONDS, span
 from worker.errors import SettingsError
 
 Figures = Mapping[str, float | None]

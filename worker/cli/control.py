@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from worker.cli.console import counted, out
-from worker.cli.session import load_settings, queue_of
-from worker.queue import Wish
+from worker.cli.session import load_settings, open_queue
+from worker.queue import DesiredState
 
-_SENT: dict[Wish, str] = {"work": "Resume", "pause": "Pause", "sleep": "Sleep"}
+_SENT: dict[DesiredState, str] = {"work": "Resume", "pause": "Pause", "sleep": "Sleep"}
 
 Worker = Annotated[
     str | None,
@@ -40,13 +40,13 @@ def wake(worker: Worker = None) -> None:
     _tell("work", worker)
 
 
-def _tell(wish: Wish, worker: str | None) -> None:
-    with queue_of(load_settings()) as queue:
-        count = queue.control(wish, worker)
+def _tell(desired_state: DesiredState, worker: str | None) -> None:
+    with open_queue(load_settings()) as queue:
+        count = queue.control(desired_state, worker)
     if worker:
-        out(f"{_SENT[wish]} sent to {worker}.")
+        out(f"{_SENT[desired_state]} sent to {worker}.")
     else:
         out(
-            f"{_SENT[wish]} sent to {counted(count, 'worker')}."
+            f"{_SENT[desired_state]} sent to {counted(count, 'worker')}."
             " It also applies to workers that start later."
         )

@@ -13,12 +13,12 @@ from worker.cli.console import out, say
 from worker.cli.migrate import apply_migrations
 from worker.cli.process import drain
 from worker.cli.search import find, print_matches
-from worker.cli.session import database, demo_settings, scope_of
+from worker.cli.session import database, demo_settings, resolve_scope
 from worker.cli.summary import exit_code, print_summary
-from worker.engine.pipeline import Pace
+from worker.database.embedded import POSTGRES_VERSION, default_data_dir
+from worker.database.migrations import seed
+from worker.engine.pipeline import RunOptions
 from worker.errors import SettingsError
-from worker.queue.embedded import POSTGRES_VERSION, default_data_dir
-from worker.queue.migrations import seed
 
 SEARCHES = (
     ("summaries", "content_embedding", "shipments are delayed"),
@@ -39,13 +39,13 @@ def demo() -> int:
             say("(applied before)")
         say("", "2. The sample tables: 33 sessions and 22 summaries, watched by triggers")
         queue.run_script(seed())
-        scope = scope_of(queue, settings, None, None)
+        scope = resolve_scope(queue, settings, None, None)
         if not queue.count_due(scope):
             say("(embedded before: made pending again, to be embedded once more)")
             for table in ("sessions", "summaries"):
                 queue.requeue(status=None, table=table)
         say("", "3. worker process")
-        pipeline = drain(queue, settings, scope, Pace())
+        pipeline = drain(queue, settings, scope, RunOptions())
         print_summary(pipeline, as_json=False)
         say("", "4. Searches")
         for table, column, words in SEARCHES:

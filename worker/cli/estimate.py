@@ -9,10 +9,10 @@ from math import ceil
 from typing import TypeVar
 
 from worker.cli.console import NOTHING_WATCHED, dollars, out, out_json, out_table, say
-from worker.embedders import Caps, Embedder, open_embedder
+from worker.embedders import Embedder, RequestLimits, open_embedder
 from worker.embedders.packing import size_of, tokens_at_most
 from worker.engine.pipeline import TEXTS_A_REQUEST
-from worker.queue import Estimate, OperatorQueue, Target
+from worker.queue import AdminQueue, Estimate, Target
 from worker.settings import Settings
 
 SAMPLE = 200  # rows at most, of each column
@@ -42,7 +42,7 @@ class Forecast:
 
 
 def print_forecast(
-    queue: OperatorQueue,
+    queue: AdminQueue,
     settings: Settings,
     *,
     table: str | None,
@@ -74,7 +74,7 @@ def print_forecast(
 
 
 def _forecasts(
-    queue: OperatorQueue,
+    queue: AdminQueue,
     settings: Settings,
     estimates: Iterable[Estimate],
     batch: int,
@@ -115,7 +115,7 @@ def _forecast(
     texts = round(rows * len(estimate.bytes) / sampled)
     mean = sum(estimate.bytes) / max(len(estimate.bytes), 1)
     tokens = max(round(texts * mean * _tokens_per_byte(estimate.texts, embedder)), texts)
-    requests = ceil(texts / _texts_per_request(embedder.caps, batch, mean))
+    requests = ceil(texts / _texts_per_request(embedder.request_limits, batch, mean))
     times = [
         texts / rate if rate else None,
         60 * requests / settings.embedding_rpm if settings.embedding_rpm else None,
@@ -145,11 +145,11 @@ def _tokens_per_byte(texts: list[str], embedder: Embedder) -> float:
     return sum(map(embedder.count, texts)) / sum(map(size_of, texts))
 
 
-def _texts_per_request(caps: Caps, batch: int, mean: float) -> int:
+def _texts_per_request(request_limits: RequestLimits, batch: int, mean: float) -> int:
     """How many texts of a mean length go into a request, under all caps."""
-    by_bytes = caps.bytes // max(ceil(mean), 1)
-    by_tokens = caps.tokens // max(tokens_at_most(ceil(mean)), 1)
-    return max(min(batch, caps.items, by_bytes, by_tokens), 1)
+    by_bytes = request_limits.bytes // max(ceil(mean), 1)
+    by_tokens = request_limits.tokens // max(tokens_at_most(ceil(mean)), 1)
+    return max(min(batch, request_limits.items, by_bytes, by_tokens), 1)
 
 
 def _print(forecasts: list[Forecast]) -> None:

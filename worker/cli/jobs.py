@@ -13,11 +13,11 @@ import typer
 from rich.cells import cell_len
 
 from worker.cli.console import confirmed, counted, name_of, one_line, out, out_json, say
+from worker.cli.durations import span
 from worker.cli.process import AsJson, Column, Table
-from worker.cli.session import load_settings, queue_of
-from worker.cli.spans import span
+from worker.cli.session import load_settings, open_queue
 from worker.errors import Busy, SettingsError, StatementTimeout
-from worker.queue import ListedJob, OperatorQueue, Reprocessed
+from worker.queue import AdminQueue, ListedJob, Reprocessed
 
 EXAMPLES = 3
 
@@ -38,7 +38,7 @@ def list_(
     """List unfinished jobs, each with the beginning of its text."""
     asked = {"processing": processing, "pending": pending, "failed": failed}
     statuses = [status for status, is_wanted in asked.items() if is_wanted] or list(asked)
-    with queue_of(load_settings()) as queue:
+    with open_queue(load_settings()) as queue:
         found = queue.targets(table, column)
         only_table = found[0].table_name if table else None
         jobs = queue.list_jobs(statuses, only_table, column, limit)
@@ -102,7 +102,7 @@ def reprocess(
     """Embed records again whose text or id matches a pattern."""
     if pattern in ("", "~"):
         raise SettingsError("the pattern is empty", "Write '*words*', an id, or '~regex'.")
-    with queue_of(load_settings()) as queue:
+    with open_queue(load_settings()) as queue:
         found = queue.targets(table, column)
         only_table = found[0].table_name if table else None
         requeued = 0
@@ -126,7 +126,7 @@ def _hint_on(pattern: str) -> list[str]:
 
 
 def _stretches(
-    queue: OperatorQueue, pattern: str, table: str | None, column: str | None, *, dry_run: bool
+    queue: AdminQueue, pattern: str, table: str | None, column: str | None, *, dry_run: bool
 ) -> Iterator[Reprocessed]:
     """All of the queue, piece by piece."""
     after: int | None = 0

@@ -13,10 +13,10 @@ import typer
 
 from worker.cli.console import counted, out, out_table, say
 from worker.cli.session import database, load_settings
+from worker.database.migrations import History, Migration, migrations, scheduled, shipped
+from worker.database.project import as_in_project, copy_into
 from worker.errors import SettingsError
-from worker.queue.migrations import History, Migration, migrations, scheduled, shipped
 from worker.queue.postgres import PostgresQueue
-from worker.queue.project import as_in_project, copy_into
 
 PROJECT = "The folder of a Supabase project, which has a folder supabase."
 

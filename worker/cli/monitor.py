@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.live import Live
 
 from worker.cli.console import NOTHING_WATCHED, aligned, cut, one_line, out, out_json, redraw, say
-from worker.cli.look import Look, look_at
+from worker.cli.durations import span
 from worker.cli.process import AsJson
 from worker.cli.screen import fitted, sections_of, tinted
-from worker.cli.session import load_settings, queue_of
-from worker.cli.spans import span
+from worker.cli.session import load_settings, open_queue
+from worker.cli.snapshot import StatusSnapshot, take_snapshot
 from worker.errors import Unreachable
-from worker.queue import OperatorQueue, WorkerSeen
+from worker.queue import AdminQueue, WorkerStatus
 from worker.terminal import is_closed
 
 REMEMBERED = 240  # looks
@@ -42,7 +42,7 @@ Interval = Annotated[
 def monitor(interval: Interval = 1.0, as_json: AsJson = False) -> None:
     """Show live status until q is pressed."""
     console = Console(highlight=False)
-    with queue_of(load_settings()) as queue, _ended_by_signals():
+    with open_queue(load_settings()) as queue, _ended_by_signals():
         if as_json:
             _repeat(queue, interval, _print_document, time.sleep)
         elif sys.stdout.isatty() and not console.is_dumb_terminal:
@@ -55,47 +55,47 @@ class History:
     """What one look after the other found, or did not find."""
 
     def __init__(self) -> None:
-        self.look: Look | None = None
+        self.snapshot: StatusSnapshot | None = None
         self.outage: Unreachable | None = None
         self.rates: deque[float | None] = deque(maxlen=REMEMBERED)
         self.waits: deque[float | None] = deque(maxlen=REMEMBERED)
         self._throughput = Throughput()
 
-    def take(self, queue: OperatorQueue) -> None:
+    def take(self, queue: AdminQueue) -> None:
         """Look once more. A database out of reach is noted, and the last look kept."""
         try:
-            self.look, self.outage = look_at(queue), None
+            self.snapshot, self.outage = take_snapshot(queue), None
         except Unreachable as outage:
             self.outage = outage
             self.rates.append(None)
             self.waits.append(None)
         else:
-            self.rates.append(self._throughput.after(self.look))
-            self.waits.append(self.look.waiting_for)
+            self.rates.append(self._throughput.after(self.snapshot))
+            self.waits.append(self.snapshot.waiting_for)
 
 
 class Throughput:
     """How fast workers are, by what each of them says from one heartbeat to the next."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, WorkerSeen] = {}
+        self._seen: dict[str, WorkerStatus] = {}
         self._rates: dict[str, float] = {}
 
-    def after(self, look: Look) -> float | None:
+    def after(self, snapshot: StatusSnapshot) -> float | None:
         """Jobs a second of all that are not silent.
 
         Before one of them has spoken twice: those of `embedding_progress`, None if it knows none.
         """
-        for worker in look.workers:
+        for worker in snapshot.workers:
             before = self._seen.get(worker.worker, worker)
             seconds = (worker.seen_at - before.seen_at) / timedelta(seconds=1)
             if seconds > 0:
                 jobs = worker.completed + worker.failed - before.completed - before.failed
                 self._rates[worker.worker] = max(jobs, 0) / seconds
             self._seen[worker.worker] = worker
-        there = {worker.worker for worker in look.workers if not look.is_silent(worker)}
+        there = {worker.worker for worker in snapshot.workers if not snapshot.is_silent(worker)}
         rates = [rate for name, rate in self._rates.items() if name in there]
-        return sum(rates) if rates or not there else look.progress.rows_per_second
+        return sum(rates) if rates or not there else snapshot.progress.rows_per_second
 
 
 def sparkline(values: list[float | None]) -> str:
@@ -110,10 +110,10 @@ def sparkline(values: list[float | None]) -> str:
 def screen_of(history: History, width: int, height: int) -> list[str]:
     """The lines of the live screen: what goes on, how it was, and a line on this screen itself."""
     lines: list[str] = []
-    if history.look:
+    if history.snapshot:
         curves = _curves(history, width)
         room = height - len(curves) - 3
-        sections = sections_of(history.look, width)
+        sections = sections_of(history.snapshot, width)
         lines = [*curves, "", *(fitted(sections, room) or [cut(NOTHING_WATCHED, width)])]
     return [*lines[: height - 2], "", cut(_foot(history), width)]
 
@@ -142,16 +142,16 @@ def _extremes(
 
 def _foot(history: History) -> str:
     if history.outage:
-        since = f", this is of {_clock(history.look.at)}" if history.look else ""
+        since = f", this is of {_clock(history.snapshot.at)}" if history.snapshot else ""
         return f"q quits{since}: {one_line(history.outage.cause, 160)}"
-    return f"q quits, {_clock(history.look.at)}" if history.look else "q quits"
+    return f"q quits, {_clock(history.snapshot.at)}" if history.snapshot else "q quits"
 
 
 def _clock(at: datetime) -> str:
     return f"{at.astimezone():%H:%M:%S}"
 
 
-def _watch(queue: OperatorQueue, interval: float, console: Console) -> None:
+def _watch(queue: AdminQueue, interval: float, console: Console) -> None:
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
 
         def show(history: History) -> None:
@@ -162,7 +162,7 @@ def _watch(queue: OperatorQueue, interval: float, console: Console) -> None:
 
 
 def _repeat(
-    queue: OperatorQueue,
+    queue: AdminQueue,
     interval: float,
     show: Callable[[History], None],
     pause: Callable[[float], bool | None],
@@ -181,27 +181,27 @@ def _repeat(
 
 
 def _print_line(history: History) -> None:
-    if history.outage or history.look is None:
+    if history.outage or history.snapshot is None:
         cause = history.outage.cause if history.outage else ""
         say(f"{_clock(datetime.now(UTC))} {one_line(cause, 160)}")
         return
-    figures = history.look.figures()
+    figures = history.snapshot.figures()
     rate = history.rates[-1]
     out(
-        f"{_clock(history.look.at)} pending {figures['pending']}, due {figures['due']},"
-        f" oldest for {span(history.look.waiting_for)}, failed {figures['failed']},"
+        f"{_clock(history.snapshot.at)} pending {figures['pending']}, due {figures['due']},"
+        f" oldest for {span(history.snapshot.waiting_for)}, failed {figures['failed']},"
         f" rows/s {'unknown' if rate is None else format(rate, '.0f')},"
         f" workers {figures['workers']}, silent {figures['silent_workers']}"
-        + (", paused" if history.look.pauses else "")
+        + (", paused" if history.snapshot.pauses else "")
     )
 
 
 def _print_document(history: History) -> None:
-    reached = history.look if not history.outage else None
+    reached = history.snapshot if not history.outage else None
     out_json(
         {
             "at": reached.at if reached else datetime.now(UTC),
-            "trouble": history.outage and history.outage.cause,
+            "error": history.outage and history.outage.cause,
             "throughput": history.rates[-1],
             "status": reached and reached.document(),
         }

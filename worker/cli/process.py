@@ -13,23 +13,23 @@ from typing import Annotated
 import typer
 
 from worker.cli.advice import advice_on
-from worker.cli.bounds import NONE, Bounds, percent_of, refuse_unpriced
 from worker.cli.console import say
 from worker.cli.estimate import print_forecast
+from worker.cli.notifications import notifying_observer
 from worker.cli.progress import progress_of
-from worker.cli.session import load_settings, models_of, open_models, queue_of, scope_of
+from worker.cli.session import load_settings, models_in_use, open_models, open_queue, resolve_scope
+from worker.cli.stop_conditions import NONE, StopConditions, parse_percent, refuse_unpriced
 from worker.cli.summary import exit_code, print_summary, report_unserved
-from worker.cli.telling import people_told
 from worker.embedders import open_embedder
-from worker.engine.bounds import as_end
-from worker.engine.gear import Governor, together
-from worker.engine.models import Limits
-from worker.engine.patience import until_answered
-from worker.engine.pipeline import Pace, Pipeline
-from worker.engine.progress import Tally
-from worker.engine.service import Orders
+from worker.engine.models import ProviderLimits
+from worker.engine.pipeline import Pipeline, RunOptions
+from worker.engine.progress import RunStats
+from worker.engine.retrying import until_answered
+from worker.engine.service import CommandThrottle
+from worker.engine.stop_conditions import as_end
+from worker.engine.throttling import Throttle, together
 from worker.errors import WorkerError
-from worker.queue import OperatorQueue, Scope
+from worker.queue import AdminQueue, Scope
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE, Settings
 
 BatchSize = Annotated[
@@ -98,7 +98,7 @@ def process(
 ) -> int:
     """Embed all due jobs, print a summary, and exit."""
     settings = load_settings(asks_model=True)
-    with queue_of(settings) as queue:
+    with open_queue(settings) as queue:
         if dry_run:
             found = print_forecast(
                 queue,
@@ -111,13 +111,13 @@ def process(
                 as_json=as_json,
             )
             return report_unserved(found, settings.embedding_model)
-        scope = scope_of(queue, settings, table, column)
-        bounds = Bounds(percent_of(until), max_minutes, max_cost)
-        pace = pace_of(settings, batch_size, delay_ms, limit)
+        scope = resolve_scope(queue, settings, table, column)
+        stop_conditions = StopConditions(parse_percent(until), max_minutes, max_cost)
+        options = run_options(settings, batch_size, delay_ms, limit)
         if max_cost is not None:
-            refuse_unpriced(settings, models_of(queue, scope))
+            refuse_unpriced(settings, models_in_use(queue, scope))
         open_models(queue, settings, scope)
-        pipeline = drain(queue, settings, scope, pace, bounds, notify_command)
+        pipeline = drain(queue, settings, scope, options, stop_conditions, notify_command)
         targets = until_answered(
             lambda: queue.targets(scope.table, scope.column), pipeline.progress, pipeline.stop
         )
@@ -129,16 +129,16 @@ def process(
     return exit_code(pipeline) or code_of_targets
 
 
-def pace_of(
+def run_options(
     settings: Settings, batch_size: int | None, delay_ms: int | None, limit: int | None = None
-) -> Pace:
+) -> RunOptions:
     """What the flags say of the pace, and the settings where they say nothing."""
-    return Pace(
+    return RunOptions(
         batch_size=batch_size or settings.embedding_batch_size,
         delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,
         limit=limit,
         grace=settings.embedding_grace_seconds,
-        limits=Limits(
+        limits=ProviderLimits(
             settings.embedding_max_concurrency, settings.embedding_rpm, settings.embedding_tpm
         ),
         cache_mb=settings.embedding_cache_mb,
@@ -146,43 +146,45 @@ def pace_of(
 
 
 def drain(
-    queue: OperatorQueue,
+    queue: AdminQueue,
     settings: Settings,
     scope: Scope,
-    pace: Pace,
-    bounds: Bounds = NONE,
+    options: RunOptions,
+    stop_conditions: StopConditions = NONE,
     notify_command: str | None = None,
 ) -> Pipeline:
     """Drain the scope, with progress on stderr, until done, out of bounds or interrupted."""
     due = queue.count_due(scope)
-    total = due if pace.limit is None else min(due, pace.limit)
-    tally = Tally()
+    total = due if options.limit is None else min(due, options.limit)
+    stats = RunStats()
     with (
         stopped_by_signals() as stop,
         progress_of(
-            total, settings.embedding_progress_interval, partial(eta_of, queue, scope, pace)
+            total,
+            settings.embedding_progress_interval,
+            partial(estimate_eta, queue, scope, options),
         ) as bar,
-        people_told(bar, queue, settings, scope, notify_command) as progress,
+        notifying_observer(bar, queue, settings, scope, notify_command) as progress,
     ):
-        governors: list[Governor] = [Orders(queue, scope)]
-        governors += bounds.governors(queue, scope, progress, tally)
+        throttles: list[Throttle] = [CommandThrottle(queue, scope)]
+        throttles += stop_conditions.throttles(queue, scope, progress, stats)
         pipeline = Pipeline(
             queue=queue,
             open_embedder=lambda model, width: open_embedder(model, width, settings),
             scope=scope,
-            pace=pace,
+            options=options,
             progress=progress,
             stop=stop,
-            tally=tally,
-            govern=as_end(together(governors)),
+            stats=stats,
+            throttle=as_end(together(throttles)),
         )
         pipeline.drain()
     return pipeline
 
 
-def eta_of(queue: OperatorQueue, scope: Scope, pace: Pace) -> float | None:
+def estimate_eta(queue: AdminQueue, scope: Scope, options: RunOptions) -> float | None:
     """Seconds until all is done at the rate of all workers, where all of it is what is done."""
-    if scope.table or scope.column or pace.limit:
+    if scope.table or scope.column or options.limit:
         return None
     try:
         return queue.progress().eta_seconds

@@ -13,11 +13,11 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from worker.cli.console import block_bar, say, show
-from worker.cli.spans import span
+from worker.cli.durations import span
 from worker.engine.events import EVENTS, sentence
-from worker.engine.progress import Progress, Tally
+from worker.engine.progress import Progress, RunStats
 
-TOLD_IN_THE_END = ("provider_stopped", "model_unusable", "gear_changed", "target_reached")
+TOLD_IN_THE_END = ("provider_stopped", "model_unusable", "throttle_changed", "target_reached")
 LINE_EVERY = 5.0  # seconds, of a command whose end is not known
 LINE_AFTER = 60.0  # seconds, where a step takes longer than that
 BAR = 30  # cells
@@ -53,13 +53,13 @@ class RichProgress:
     def __init__(self, bar: Bar, total: int) -> None:
         self._bar = bar
         self._total = total
-        self._task = bar.add_task("embedding", total=total, **_fields(Tally(), total))
+        self._task = bar.add_task("embedding", total=total, **_fields(RunStats(), total))
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         # More can become due while the run goes on.
-        total = max(self._total, tally.processed)
+        total = max(self._total, stats.processed)
         self._bar.update(
-            self._task, completed=tally.processed, total=total, **_fields(tally, total)
+            self._task, completed=stats.processed, total=total, **_fields(stats, total)
         )
 
     def pulse(self) -> None:
@@ -80,20 +80,20 @@ class PlainProgress:
         self._step = 0
         self._last = time.monotonic()
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         now = time.monotonic()
-        total = max(self._total, tally.processed)
-        percent = _percent(tally, total)
+        total = max(self._total, stats.processed)
+        percent = _percent(stats, total)
         step = percent // self._interval
-        is_early = tally.elapsed < QUIET_FOR
+        is_early = stats.elapsed < QUIET_FOR
         if is_early or (step <= self._step and now - self._last < LINE_AFTER):
             return
         self._step, self._last = step, now
         of_all = self._eta()
-        left = remaining(tally, total) if of_all is None else span(of_all)
+        left = remaining(stats, total) if of_all is None else span(of_all)
         say(
-            f"{percent}%: {tally.processed} of {total}, {tally.rows_per_second:.0f} rows/s,"
-            f" {span(tally.elapsed)} elapsed, {left} remaining"
+            f"{percent}%: {stats.processed} of {total}, {stats.rows_per_second:.0f} rows/s,"
+            f" {span(stats.elapsed)} elapsed, {left} remaining"
         )
 
     def pulse(self) -> None:
@@ -104,17 +104,17 @@ class PlainProgress:
             say(" ".join(sentence(name, fields).split()))
 
 
-def _percent(tally: Tally, total: int) -> int:
+def _percent(stats: RunStats, total: int) -> int:
     """Rounded down: 100 when all is done, and only then."""
-    return 100 * tally.processed // max(total, 1)
+    return 100 * stats.processed // max(total, 1)
 
 
-def _fields(tally: Tally, total: int) -> dict[str, Any]:
-    percent = _percent(tally, total)
+def _fields(stats: RunStats, total: int) -> dict[str, Any]:
+    percent = _percent(stats, total)
     return {
         "bar": block_bar(percent, BAR),
         "percent": percent,
-        "rate": tally.rows_per_second,
+        "rate": stats.rows_per_second,
     }
 
 
@@ -123,10 +123,10 @@ def is_told(event: str) -> bool:
     return EVENTS[event][0] != "debug" and event not in TOLD_IN_THE_END
 
 
-def remaining(tally: Tally, total: int) -> str:
+def remaining(stats: RunStats, total: int) -> str:
     """The time that the rest takes at the rate so far; `unknown` where that says nothing yet."""
-    if tally.processed >= total:
+    if stats.processed >= total:
         return span(0)
-    if not tally.processed:
+    if not stats.processed:
         return "unknown"
-    return span((total - tally.processed) * tally.elapsed / tally.processed)
+    return span((total - stats.processed) * stats.elapsed / stats.processed)

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from worker.cli.session import database_url, load_settings
+from worker.database.embedded import program
 from worker.errors import SettingsError
-from worker.queue.embedded import program
 from worker.settings import without_password
 
 TAKES_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}

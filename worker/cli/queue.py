@@ -11,10 +11,10 @@ from worker.cli.console import confirmed, counted, name_of, out, out_json, say
 from worker.cli.estimate import print_forecast
 from worker.cli.process import AsJson, Column, DryRun, Table
 from worker.cli.progress import LINE_EVERY
-from worker.cli.session import load_settings, queue_of
+from worker.cli.session import load_settings, open_queue
 from worker.cli.summary import report_unserved
 from worker.errors import SettingsError
-from worker.queue import OperatorQueue, Target
+from worker.queue import AdminQueue, Target
 
 RecordId = Annotated[
     str | None,
@@ -48,7 +48,7 @@ def requeue(
     if everything and not yes and not confirmed("Embed every record of it again?"):
         raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
     settings = load_settings()
-    with queue_of(settings) as queue:
+    with open_queue(settings) as queue:
         found = queue.targets(table, column)
         count = queue.requeue(
             status="failed" if failed or error_class else None,
@@ -73,7 +73,7 @@ def backfill(
     """Enqueue the rows that lack a vector. If interrupted, the next call continues."""
     settings = load_settings(asks_model=dry_run)
     total = 0
-    with queue_of(settings) as queue:
+    with open_queue(settings) as queue:
         if dry_run:
             found = print_forecast(
                 queue, settings, table=table, column=column, missing=True, as_json=as_json
@@ -88,7 +88,7 @@ def backfill(
     return 0
 
 
-def _enqueued(queue: OperatorQueue, target: Target, batch: int) -> int:
+def _enqueued(queue: AdminQueue, target: Target, batch: int) -> int:
     """Backfill a column, with a line on stderr every few seconds. Returns how many rows it took."""
     enqueued = 0
     reported_at = time.monotonic()

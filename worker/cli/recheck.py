@@ -11,9 +11,9 @@ import typer
 from worker.cli.console import out, out_json, say
 from worker.cli.process import AsJson, Column, Table
 from worker.cli.progress import LINE_EVERY
-from worker.cli.session import load_settings, queue_of
+from worker.cli.session import load_settings, open_queue
 from worker.errors import Busy, StatementTimeout
-from worker.queue import OperatorQueue, Rechecked, Target
+from worker.queue import AdminQueue, Rechecked, Target
 
 BATCH = 2000  # jobs in one call, and rows to enqueue
 
@@ -28,7 +28,7 @@ def recheck(
 ) -> None:
     """Enqueue the texts that changed without a write to their row."""
     checked = changed = 0
-    with queue_of(load_settings()) as queue:
+    with open_queue(load_settings()) as queue:
         found = queue.targets(table, column)
         only_table = found[0].table_name if table else None
         reported_at = time.monotonic()
@@ -50,7 +50,7 @@ def recheck(
 
 
 def _stretches(
-    queue: OperatorQueue, table: str | None, column: str | None, dry_run: bool
+    queue: AdminQueue, table: str | None, column: str | None, dry_run: bool
 ) -> Iterator[Rechecked]:
     """All of the queue, piece by piece; in smaller ones where a piece takes too long."""
     after: int | None = 0
@@ -69,7 +69,7 @@ def _stretches(
         after = stretch.looked_to
 
 
-def _missing(queue: OperatorQueue, target: Target, dry_run: bool) -> int:
+def _missing(queue: AdminQueue, target: Target, dry_run: bool) -> int:
     """How many rows lack a vector, since they entered the filter or otherwise; enqueues them."""
     if target.problem or not target.enabled:
         return 0

@@ -10,24 +10,24 @@ from typing import Annotated
 import typer
 
 from worker.cli.console import say
+from worker.cli.notifications import service_observer
 from worker.cli.process import (
     BatchSize,
     Column,
     DelayMs,
     NotifyCommand,
     Table,
-    pace_of,
+    run_options,
     stopped_by_signals,
 )
-from worker.cli.session import load_settings, models_of, open_models, queue_of, scope_of
-from worker.cli.telling import service_told
+from worker.cli.session import load_settings, models_in_use, open_models, open_queue, resolve_scope
 from worker.embedders import open_embedder
-from worker.engine.gear import together
 from worker.engine.pipeline import Pipeline
-from worker.engine.service import Orders, Service
-from worker.load.governor import LoadGovernor
-from worker.queue import OperatorQueue, Scope
+from worker.engine.service import CommandThrottle, Service
+from worker.engine.throttling import together
+from worker.queue import AdminQueue, Scope
 from worker.settings import Settings
+from worker.throttle.load import LoadThrottle
 
 MetricsPort = Annotated[
     int | None,
@@ -55,32 +55,32 @@ def run(
         say("hint: `worker process` embeds what is due, once.")
         return 0
     is_for_people = settings.worker_log_format == "console"
-    with queue_of(settings) as queue, stopped_by_signals(say_so=is_for_people) as stop:
-        scope = scope_of(queue, settings, table, column)
+    with open_queue(settings) as queue, stopped_by_signals(say_so=is_for_people) as stop:
+        scope = resolve_scope(queue, settings, table, column)
         open_models(queue, settings, scope)
-        orders = Orders(queue, scope)
-        load = LoadGovernor(queue, settings, lambda: works_itself(queue, scope))
-        with service_told(queue, settings, scope, notify_command, metrics_port) as audience:
+        commands = CommandThrottle(queue, scope)
+        load = LoadThrottle(queue, settings, lambda: works_itself(queue, scope))
+        with service_observer(queue, settings, scope, notify_command, metrics_port) as observer:
             pipeline = Pipeline(
                 queue=queue,
                 open_embedder=lambda model, width: open_embedder(model, width, settings),
                 scope=scope,
-                pace=pace_of(settings, batch_size, delay_ms),
-                progress=audience,
+                options=run_options(settings, batch_size, delay_ms),
+                progress=observer,
                 stop=stop,
-                govern=together([orders, load]),
-                patience=inf,
+                throttle=together([commands, load]),
+                reconnect_timeout=inf,
             )
-            serve(pipeline, orders, settings)
+            serve(pipeline, commands, settings)
     return 0
 
 
-def works_itself(queue: OperatorQueue, scope: Scope) -> bool:
+def works_itself(queue: AdminQueue, scope: Scope) -> bool:
     """Whether a model in use is a burden to this machine, rather than to somebody else's."""
-    return any(model.startswith("local:") for model in models_of(queue, scope))
+    return any(model.startswith("local:") for model in models_in_use(queue, scope))
 
 
-def serve(pipeline: Pipeline, orders: Orders, settings: Settings) -> None:
+def serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) -> None:
     """Work and rest in turns until it is to stop."""
     scope, tell = pipeline.scope, pipeline.progress.event
     tell(
@@ -90,7 +90,7 @@ def serve(pipeline: Pipeline, orders: Orders, settings: Settings) -> None:
         pid=os.getpid(),
         model=scope.default_model,
     )
-    Service(pipeline, orders, settings.worker_deep_sleep_after).run()
-    tally = pipeline.tally
-    done = {"completed": tally.completed, "failed": tally.failed}
-    tell("worker_stopped", worker=scope.worker, seconds=tally.elapsed, **done)
+    Service(pipeline, commands, settings.worker_deep_sleep_after).run()
+    stats = pipeline.stats
+    done = {"completed": stats.completed, "failed": stats.failed}
+    tell("worker_stopped", worker=scope.worker, seconds=stats.elapsed, **done)

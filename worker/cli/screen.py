@@ -11,9 +11,9 @@ from rich.text import Text
 
 from worker.cli.advice import missing_rows
 from worker.cli.console import aligned, block_bar, cut, name_of, one_line, rounded_down
-from worker.cli.look import Look
-from worker.cli.spans import SECONDS, span
-from worker.queue import Failure, ProviderTrouble, StandingOrder, TargetStatus, WorkerSeen
+from worker.cli.durations import SECONDS, span
+from worker.cli.snapshot import StatusSnapshot
+from worker.queue import Failure, StandingCommand, StoppedProvider, TargetStatus, WorkerStatus
 
 BAR = 6  # cells
 LONGEST_REASON = 100
@@ -44,21 +44,21 @@ class Section:
         return [*self.head, *(line for item in shown for line in item), *more, *self.foot]
 
 
-def sections_of(look: Look, width: int) -> list[Section]:
+def sections_of(snapshot: StatusSnapshot, width: int) -> list[Section]:
     """What there is to say of it, in lines of at most `width` cells, the most important last."""
-    sections = [Section([], [[cut(_speed(look), width)]])] if look.columns else []
-    if look.columns:
-        sections.insert(0, _columns(look, width))
-    if look.workers:
-        sections.append(_workers(look, width))
-    if aside := [column for column in look.columns if column.problem]:
+    sections = [Section([], [[cut(_speed(snapshot), width)]])] if snapshot.columns else []
+    if snapshot.columns:
+        sections.insert(0, _columns(snapshot, width))
+    if snapshot.workers:
+        sections.append(_workers(snapshot, width))
+    if aside := [column for column in snapshot.columns if column.problem]:
         sections.append(_set_aside(aside, width))
-    if look.failures:
-        sections.append(_failures(look.failures, width))
-    if look.providers:
-        sections.append(_providers(look.providers, width))
-    if look.pauses:
-        sections.append(_pauses(look.pauses, width))
+    if snapshot.failures:
+        sections.append(_failures(snapshot.failures, width))
+    if snapshot.providers:
+        sections.append(_providers(snapshot.providers, width))
+    if snapshot.pauses:
+        sections.append(_pauses(snapshot.pauses, width))
     return sections
 
 
@@ -100,9 +100,9 @@ def _joined(sections: Sequence[Section], most: Sequence[int]) -> list[str]:
     return [line for block in blocks for line in ["", *block]][1:]
 
 
-def _columns(look: Look, width: int) -> Section:
+def _columns(snapshot: StatusSnapshot, width: int) -> Section:
     """Those with something left to do come first: they are not the ones to be cut."""
-    columns = sorted(look.columns, key=_is_at_rest)
+    columns = sorted(snapshot.columns, key=_is_at_rest)
     heads = ["column", "pending", "active", "done", "failed", "skipped", "coverage", "due"]
     rows = [
         (
@@ -113,7 +113,7 @@ def _columns(look: Look, width: int) -> Section:
             column.failed,
             column.skipped,
             _coverage(column),
-            column.oldest_due and age(column.oldest_due, look.at),
+            column.oldest_due and age(column.oldest_due, snapshot.at),
         )
         for column in columns
     ]
@@ -135,11 +135,11 @@ def _is_at_rest(column: TargetStatus) -> bool:
     return not (column.pending or column.processing or column.failed or column.problem)
 
 
-def _speed(look: Look) -> str:
-    progress = look.progress
+def _speed(snapshot: StatusSnapshot) -> str:
+    progress = snapshot.progress
     rate = "unknown" if progress.rows_per_second is None else f"{progress.rows_per_second:g}"
-    silent = sum(map(look.is_silent, look.workers))
-    workers = f"{len(look.workers) - silent}" + (f" and {silent} silent" if silent else "")
+    silent = sum(map(snapshot.is_silent, snapshot.workers))
+    workers = f"{len(snapshot.workers) - silent}" + (f" and {silent} silent" if silent else "")
     return (
         f"rows/s: {rate}  elapsed: {_span(progress.elapsed_seconds)}"
         f"  ETA: {_span(progress.eta_seconds)}  workers: {workers}"
@@ -150,16 +150,16 @@ def _span(seconds: float | None) -> str:
     return "unknown" if seconds is None else span(seconds)
 
 
-def _workers(look: Look, width: int) -> Section:
+def _workers(snapshot: StatusSnapshot, width: int) -> Section:
     """Those that are silent come last. The host is told where the names do not begin with it."""
     heads = ["worker", "state", "memory", "seen", "cause"]
-    workers = sorted(look.workers, key=look.is_silent)
+    workers = sorted(snapshot.workers, key=snapshot.is_silent)
     rows = [
         [
             worker.worker,
-            "silent" if look.is_silent(worker) else worker.state,
+            "silent" if snapshot.is_silent(worker) else worker.state,
             None if worker.rss_mb is None else f"{worker.rss_mb:.0f} MB",
-            f"{age(worker.seen_at, look.at)} ago",
+            f"{age(worker.seen_at, snapshot.at)} ago",
             _cause(worker),
         ]
         for worker in workers
@@ -171,9 +171,9 @@ def _workers(look: Look, width: int) -> Section:
     return _table(heads, rows, width)
 
 
-def _cause(worker: WorkerSeen) -> str:
-    gear = "thin" if worker.gear == "thin" else None
-    return ": ".join(filter(None, (gear, worker.cause and one_line(worker.cause, 100))))
+def _cause(worker: WorkerStatus) -> str:
+    throttle_level = "slow" if worker.throttle_level == "slow" else None
+    return ": ".join(filter(None, (throttle_level, worker.cause and one_line(worker.cause, 100))))
 
 
 def _set_aside(columns: list[TargetStatus], width: int) -> Section:
@@ -201,30 +201,32 @@ def _failures(failures: list[Failure], width: int) -> Section:
     return _table(heads, rows, width)
 
 
-def _providers(providers: list[ProviderTrouble], width: int) -> Section:
+def _providers(providers: list[StoppedProvider], width: int) -> Section:
     return Section([], [[cut(line, width) for line in _stopped(each)] for each in providers])
 
 
-def _pauses(pauses: list[StandingOrder], width: int) -> Section:
+def _pauses(pauses: list[StandingCommand], width: int) -> Section:
     return Section([], [[cut(line, width) for line in _paused(each)] for each in pauses])
 
 
-def _paused(order: StandingOrder) -> Iterator[str]:
-    state, cure = {"pause": ("paused", "resume"), "sleep": ("asleep", "wake")}[order.wish]
-    since = f"since {order.since.astimezone():%Y-%m-%d %H:%M}"
-    if order.is_for_all:
+def _paused(command: StandingCommand) -> Iterator[str]:
+    state, hint = {"pause": ("paused", "resume"), "sleep": ("asleep", "wake")}[
+        command.desired_state
+    ]
+    since = f"since {command.since.astimezone():%Y-%m-%d %H:%M}"
+    if command.is_for_all:
         yield f"{state}: all workers {since}, and those that start later"
-        yield f"hint: `worker {cure}` lets them continue"
+        yield f"hint: `worker {hint}` lets them continue"
     else:
-        name = one_line(order.worker, 80)
+        name = one_line(command.worker, 80)
         yield f"{state}: {name} {since}"
-        yield f"hint: `worker {cure} --worker {name}` lets it continue"
+        yield f"hint: `worker {hint} --worker {name}` lets it continue"
 
 
-def _stopped(provider: ProviderTrouble) -> Iterator[str]:
+def _stopped(provider: StoppedProvider) -> Iterator[str]:
     since = provider.since.astimezone()
-    name, trouble = one_line(provider.provider, 40), one_line(provider.trouble, 160)
-    yield f"stopped: {name} since {since:%Y-%m-%d %H:%M}: {trouble}"
+    name, error = one_line(provider.provider, 40), one_line(provider.error, 160)
+    yield f"stopped: {name} since {since:%Y-%m-%d %H:%M}: {error}"
     if provider.hint:
         yield f"hint: {one_line(provider.hint, 160)}"
 

@@ -11,10 +11,10 @@ import typer
 
 from worker.cli.console import name_of, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
-from worker.cli.session import load_settings, queue_of
+from worker.cli.session import load_settings, open_queue
 from worker.embedders import open_embedder
 from worker.errors import ProviderRefused, SettingsError
-from worker.queue import Match, OperatorQueue, Target
+from worker.queue import AdminQueue, Match, Target
 from worker.settings import Settings
 
 
@@ -32,7 +32,7 @@ def search(
         raise SettingsError("there is nothing to look for", 'Give some words: worker search "…".')
     words = words.encode("utf-8", "replace").decode()  # what the terminal sent may be no text
     settings = load_settings(asks_model=True)
-    with queue_of(settings) as queue:
+    with open_queue(settings) as queue:
         matches = find(queue, settings, _only_target(queue, table, column), words, limit)
     if as_json:
         out_json([asdict(match) for match in matches])
@@ -43,12 +43,12 @@ def search(
 
 
 def find(
-    queue: OperatorQueue, settings: Settings, target: Target, words: str, limit: int
+    queue: AdminQueue, settings: Settings, target: Target, words: str, limit: int
 ) -> list[Match]:
     """Embed the words with the model of the target, and find the rows nearest to them."""
     model = target.model or settings.embedding_model
     with closing(open_embedder(model, target.dimensions, settings)) as embedder:
-        embedder.introduce()  # some servers answer only when asked in the way it finds out
+        embedder.probe()  # some servers answer only when asked in the way it finds out
         vector = embedder.embed([words]).vectors[0]
     if target.dimensions not in (None, len(vector)):
         raise ProviderRefused(
@@ -67,7 +67,7 @@ def print_matches(matches: list[Match]) -> None:
         out(head + one_line(match.content or "(unreadable)", max(columns - len(head), 20)))
 
 
-def _only_target(queue: OperatorQueue, table: str | None, column: str | None) -> Target:
+def _only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:
     targets = queue.targets(table, column)
     if not targets:
         raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")

@@ -11,11 +11,11 @@ from pathlib import Path
 from secrets import token_hex
 
 from worker.cli.console import say
+from worker.database.embedded import default_data_dir, embedded_postgres
 from worker.embedders import open_embedder
 from worker.errors import SettingsError, WorkerError
 from worker.host import give_back_memory
-from worker.queue import OperatorQueue, Scope
-from worker.queue.embedded import default_data_dir, embedded_postgres
+from worker.queue import AdminQueue, Scope
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings, foreign_parameters, read_environment
 
@@ -79,7 +79,7 @@ def database_url(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def owner_of(settings: Settings) -> Iterator[PostgresQueue]:
+def open_checked_database(settings: Settings) -> Iterator[PostgresQueue]:
     """The same, with the schema checked. Raises SchemaError if it does not fit this worker."""
     with database(settings) as queue:
         queue.check_schema()
@@ -87,18 +87,18 @@ def owner_of(settings: Settings) -> Iterator[PostgresQueue]:
 
 
 @contextmanager
-def queue_of(settings: Settings) -> Iterator[OperatorQueue]:
+def open_queue(settings: Settings) -> Iterator[AdminQueue]:
     """The queue of the settings, over a connection or over the Data API, with the schema checked.
 
     Raises SchemaError if it does not fit this worker.
     """
-    with unchecked_queue_of(settings) as queue:
+    with open_unchecked_queue(settings) as queue:
         queue.check_schema()
         yield queue
 
 
 @contextmanager
-def unchecked_queue_of(settings: Settings) -> Iterator[OperatorQueue]:
+def open_unchecked_queue(settings: Settings) -> Iterator[AdminQueue]:
     """The same, whatever its schema."""
     if not settings.uses_data_api:
         with database(settings) as queue:
@@ -114,8 +114,8 @@ def unchecked_queue_of(settings: Settings) -> Iterator[OperatorQueue]:
         yield api
 
 
-def scope_of(
-    queue: OperatorQueue, settings: Settings, table: str | None, column: str | None
+def resolve_scope(
+    queue: AdminQueue, settings: Settings, table: str | None, column: str | None
 ) -> Scope:
     """Whose jobs to work on. Raises SettingsError if nothing of that name is watched."""
     found = queue.targets(table, column)
@@ -129,7 +129,7 @@ def scope_of(
     )
 
 
-def models_of(queue: OperatorQueue, scope: Scope) -> list[str]:
+def models_in_use(queue: AdminQueue, scope: Scope) -> list[str]:
     """The models that a worker uses in a scope; the default one where nothing is watched."""
     default = scope.default_model
     targets = queue.targets(scope.table, scope.column)
@@ -138,13 +138,13 @@ def models_of(queue: OperatorQueue, scope: Scope) -> list[str]:
     ]
 
 
-def open_models(queue: OperatorQueue, settings: Settings, scope: Scope) -> None:
+def open_models(queue: AdminQueue, settings: Settings, scope: Scope) -> None:
     """Check that the models in use can be opened, before anything is claimed for them.
 
     Raises what the first of them raises if none can be opened. If only some cannot, their jobs are
     handed back later, and the log says why.
     """
-    models = models_of(queue, scope)
+    models = models_in_use(queue, scope)
     problems = []
     for model in models:
         try:

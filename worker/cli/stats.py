@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from worker.cli.console import dollars, one_line, out, out_json, out_table, say
+from worker.cli.durations import span_of
 from worker.cli.process import AsJson
-from worker.cli.session import load_settings, queue_of
-from worker.cli.spans import span_of
+from worker.cli.session import load_settings, open_queue
 from worker.errors import SettingsError
 from worker.queue import Stats
 
@@ -31,7 +31,7 @@ def stats(
         raise SettingsError(
             f"what was done is kept for 7 days: `{since}`", "Write --since 7d or less."
         )
-    with queue_of(load_settings()) as queue:
+    with open_queue(load_settings()) as queue:
         found = queue.stats(span)
     hours = [_hour(hour) for hour in found.hours]
     if as_json:

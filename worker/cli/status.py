@@ -11,10 +11,10 @@ from rich.console import Console
 
 from worker.cli.conditions import condition_of
 from worker.cli.console import NOTHING_WATCHED, out, out_json, say, show
-from worker.cli.look import Look, look_at
 from worker.cli.process import AsJson
 from worker.cli.screen import fitted, sections_of, tinted
-from worker.cli.session import load_settings, queue_of
+from worker.cli.session import load_settings, open_queue
+from worker.cli.snapshot import StatusSnapshot, take_snapshot
 
 WIDE = 300  # cells, where no terminal sets a limit
 
@@ -30,27 +30,27 @@ FailIf = Annotated[
 def status(fail_if: FailIf = None, as_json: AsJson = False) -> int:
     """Show the progress of every column, the workers, and what failed."""
     conditions = [condition_of(text) for text in fail_if or ()]
-    with queue_of(load_settings()) as queue:
-        look = look_at(queue)
+    with open_queue(load_settings()) as queue:
+        snapshot = take_snapshot(queue)
     if as_json:
-        out_json(look.document())
+        out_json(snapshot.document())
     else:
-        _print(look)
-    figures = look.figures()
+        _print(snapshot)
+    figures = snapshot.figures()
     held = [condition for condition in conditions if condition.holds(figures)]
     for condition in held:
         say(f"error: {condition.finding(figures)}")
     return int(bool(held))
 
 
-def _print(look: Look) -> None:
-    if not look.columns:
+def _print(snapshot: StatusSnapshot) -> None:
+    if not snapshot.columns:
         say(NOTHING_WATCHED)
     if not sys.stdout.isatty():
-        for line in fitted(sections_of(look, WIDE), None):
+        for line in fitted(sections_of(snapshot, WIDE), None):
             out(line)
         return
     size = shutil.get_terminal_size()
     console = Console(highlight=False)
-    for line in fitted(sections_of(look, size.columns), size.lines - 1):
+    for line in fitted(sections_of(snapshot, size.columns), size.lines - 1):
         show(console, tinted(line))

@@ -20,7 +20,7 @@ from worker.cli.console import (
     say,
 )
 from worker.cli.process import AsJson
-from worker.cli.session import load_settings, owner_of, queue_of
+from worker.cli.session import load_settings, open_checked_database, open_queue
 from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.queue import Target, WatchOptions, WatchPreview
@@ -133,7 +133,7 @@ def _watch(
 ) -> None:
     names = wanted.table, wanted.source, wanted.column
     options = wanted.options
-    with owner_of(settings) as queue:
+    with open_checked_database(settings) as queue:
         if create_column:
             before, model = _watched(queue, wanted), options.get("model")
             present = before.dimensions if before else None
@@ -184,7 +184,7 @@ def _width(model: str, dimensions: int | None, present: int | None, settings: Se
     SettingsError if the model cannot be asked for `dimensions`.
     """
     with closing(open_embedder(model, dimensions or present, settings)) as embedder:
-        embedder.introduce()
+        embedder.probe()
         assert embedder.dimensions is not None  # or it would have raised
         if dimensions not in (None, embedder.dimensions):
             raise SettingsError(
@@ -272,7 +272,7 @@ def _literal(value: object) -> str:
 
 def unwatch(table: TableArgument, column: EmbeddingColumn) -> None:
     """Stop keeping a column in step. Its vectors stay."""
-    with owner_of(load_settings()) as queue:
+    with open_checked_database(load_settings()) as queue:
         if not queue.unwatch(table, column):
             raise SettingsError(
                 f"column {column} of table {table} is not watched",
@@ -283,7 +283,7 @@ def unwatch(table: TableArgument, column: EmbeddingColumn) -> None:
 
 def targets(as_json: AsJson = False) -> None:
     """List the watched columns."""
-    with queue_of(load_settings()) as queue:
+    with open_queue(load_settings()) as queue:
         found = queue.targets()
     if as_json:
         out_json([asdict(target) for target in found])

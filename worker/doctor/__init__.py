@@ -17,10 +17,10 @@ from worker.doctor.connection import (
 )
 from worker.doctor.models import findings_of_models
 from worker.errors import DatabaseError, SettingsError
-from worker.queue import Finding, OperatorQueue
+from worker.queue import AdminQueue, Finding
 from worker.settings import Settings
 
-Open = Callable[[], AbstractContextManager[OperatorQueue]]
+Open = Callable[[], AbstractContextManager[AdminQueue]]
 
 
 def examine(settings: Settings, connect: Open, network: Network | None = None) -> Iterator[Finding]:

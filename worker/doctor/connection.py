@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from worker.errors import SchemaError, Unreachable, WorkerError
-from worker.queue import Finding, OperatorQueue
+from worker.queue import AdminQueue, Finding
 
 TOLERANCE = 5.0  # seconds between two clocks
 BROWSER_ROLES = ("anon", "authenticated", "authenticator")
@@ -30,7 +30,7 @@ def what_is_wrong(problem: WorkerError) -> Finding:
     return Finding("problem", "access", "database", problem.cause, problem.hint)
 
 
-def findings_of_session(queue: OperatorQueue) -> Iterator[Finding]:
+def findings_of_session(queue: AdminQueue) -> Iterator[Finding]:
     """Who we are to the database, and what we may do there."""
     session = queue.session()
     if session is None:
@@ -65,22 +65,23 @@ def findings_of_session(queue: OperatorQueue) -> Iterator[Finding]:
         )
 
 
-def findings_of_orders(queue: OperatorQueue) -> Iterator[Finding]:
+def findings_of_orders(queue: AdminQueue) -> Iterator[Finding]:
     """Which workers are paused."""
-    for order in queue.orders():
-        if order.wish != "work":
-            one = "" if order.is_for_all else f" --worker {order.worker}"
+    for command in queue.commands():
+        if command.desired_state != "work":
+            one = "" if command.is_for_all else f" --worker {command.worker}"
             yield Finding(
                 "warning",
                 "paused",
-                "all workers" if order.is_for_all else order.worker,
-                f"`worker {order.wish}` is in force since {order.since:%Y-%m-%d %H:%M} UTC",
+                "all workers" if command.is_for_all else command.worker,
+                f"`worker {command.desired_state}` is in force since"
+                f" {command.since:%Y-%m-%d %H:%M} UTC",
                 f"Run `worker resume{one}`.",
             )
 
 
 def findings_of_clock(
-    queue: OperatorQueue, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    queue: AdminQueue, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Iterator[Finding]:
     """Whether the clocks of this host and of the database agree, but for the way in between."""
     before = now()

@@ -36,7 +36,7 @@ def findings_of_models(targets: Sequence[Target], settings: Settings) -> Iterato
 def _asked(model: str, dimensions: int | None, settings: Settings) -> Finding:
     try:
         with closing(open_embedder(model, dimensions, settings)) as embedder:
-            embedder.introduce()
+            embedder.probe()
             width = len(embedder.embed([PROBE]).vectors[0])
     except SettingsError as problem:
         return Finding("problem", "model_setting", model, problem.cause, problem.hint)

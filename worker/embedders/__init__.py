@@ -22,7 +22,7 @@ Measure = Literal["requests", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class RateLimitStatus:
     """What a provider says it allows a minute, of requests or of tokens, and what is left of it.
 
     `reset`: in how many seconds nothing will be used up of it, if nothing more is asked for.
@@ -43,11 +43,11 @@ class Embeddings:
 
     vectors: Vectors
     tokens: list[int] | None
-    allowances: Mapping[Measure, Allowance] = field(default_factory=dict)
+    allowances: Mapping[Measure, RateLimitStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class RequestLimits:
     """What one request may hold, and how many tokens one text: all of it at once.
 
     `bytes` are those of UTF-8. Tokens are those of the model; who cannot count them takes a third
@@ -83,7 +83,7 @@ class Embedder(Protocol):
     price: float | None
     """US dollars for a million tokens, or None if it is not known."""
 
-    caps: Caps
+    request_limits: RequestLimits
     """What a request may hold, as far as is known by now: an answer can teach better."""
 
     concurrency: Concurrency
@@ -91,7 +91,7 @@ class Embedder(Protocol):
     count: Callable[[str], int] | None
     """How many tokens a text has for this model, exactly; None if only the model knows."""
 
-    def introduce(self) -> None:
+    def probe(self) -> None:
         """Learn what only an answer can tell: the width, the caps. To be called before `embed`.
 
         Asks nothing if everything is known by name, and otherwise for the vector of one letter.

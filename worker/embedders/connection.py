@@ -150,28 +150,28 @@ class Connection:
 
     def post(self, path: str, body: object, timeout: float | None = None) -> Reply:
         """Send `body` as JSON. Raises ProviderRefused, Transient or Rejected."""
-        patience = timeout or self.timeout
+        reconnect_timeout = timeout or self.timeout
         return self._reply(
             self._client.post(
                 path,
                 body=body,
                 cast_to=HttpxBinaryResponseContent,
-                options={"timeout": patience, "headers": self._headers},
+                options={"timeout": reconnect_timeout, "headers": self._headers},
             ),
-            patience,
+            reconnect_timeout,
         )
 
     def _reply(
-        self, request: Coroutine[Any, Any, HttpxBinaryResponseContent], patience: float
+        self, request: Coroutine[Any, Any, HttpxBinaryResponseContent], reconnect_timeout: float
     ) -> Reply:
         # `from None`: the client's own message repeats the answer before secrets are taken out.
-        whole = LONGEST_ANSWER * patience
+        whole = LONGEST_ANSWER * reconnect_timeout
         try:
             answer = self._http.result_of(request, whole)
         except APIStatusError as error:
             raise self.understood(partial(self._failure, error)) from None
         except (APITimeoutError, TimeoutError) as problem:
-            limit = patience if isinstance(problem, APITimeoutError) else whole
+            limit = reconnect_timeout if isinstance(problem, APITimeoutError) else whole
             raise Transient(
                 f"{self.host} did not answer within {limit:g} s",
                 error_class="timed_out",
@@ -191,8 +191,8 @@ class Connection:
         try:
             return embed([A_LETTER])
         except Rejected as refusal:
-            cure = self.cures.for_the_model()
-            raise ProviderRefused(refusal.cause, cure, of_the_model=True) from None
+            hint = self.cures.for_the_model()
+            raise ProviderRefused(refusal.cause, hint, of_the_model=True) from None
 
     def get(self, url: str) -> object:
         """What lies at an address of this server, or None if that is not JSON, or nothing."""
@@ -236,8 +236,8 @@ class Connection:
         words = words_of(error.body)[:READ_LENGTH]
         cause = self.one_line(f"{self.host} answered {status}: {words or 'without a word'}")
         if status == 429 and codes & NO_CREDIT:
-            cure = "Look after the credit and limits of the account, then start again."
-            return ProviderRefused(cause, cure, error_class="out_of_credit")
+            hint = "Look after the credit and limits of the account, then start again."
+            return ProviderRefused(cause, hint, error_class="out_of_credit")
         if error.response.has_redirect_location:
             return self._redirected(error)
         if status in ABOUT_THE_TEXTS or (status == 429 and words.startswith("Request too large")):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from worker.embedders import Caps, Concurrency, Embeddings, Vectors
+from worker.embedders import Concurrency, Embeddings, RequestLimits, Vectors
 from worker.embedders.addresses import address_of
 from worker.embedders.answers import counted, read_json, stacked, vector_of, words_of
 from worker.embedders.connection import Connection, Cures
@@ -24,7 +24,7 @@ class HttpEmbedder:
 
     provider = "http"
     price: float | None = None
-    caps = Caps(items=1, bytes=1_000_000)
+    request_limits = RequestLimits(items=1, bytes=1_000_000)
     concurrency = Concurrency(first=4, most=32)
     count: Callable[[str], int] | None = None
 
@@ -42,7 +42,7 @@ class HttpEmbedder:
             ),
         )
 
-    def introduce(self) -> None:
+    def probe(self) -> None:
         if self.dimensions is None:
             self.dimensions = self._connection.introduced(self.embed).vectors.shape[1]
 

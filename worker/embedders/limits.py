@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from worker.embedders import Allowance, Measure
+from worker.embedders import Measure, RateLimitStatus
 
 MEASURES: tuple[Measure, ...] = ("requests", "tokens")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -22,15 +22,15 @@ LONGEST_WAIT = 600.0  # seconds
 MOST_A_MINUTE = 1e12  # requests or tokens
 
 
-def allowances(headers: Mapping[str, str]) -> dict[Measure, Allowance]:
+def allowances(headers: Mapping[str, str]) -> dict[Measure, RateLimitStatus]:
     """What is said of requests and of tokens, as far as it is said legibly."""
-    found: dict[Measure, Allowance] = {}
+    found: dict[Measure, RateLimitStatus] = {}
     for measure in MEASURES:
         limit = _number(headers.get(f"x-ratelimit-limit-{measure}", ""))
         remaining = _number(headers.get(f"x-ratelimit-remaining-{measure}", ""))
         if limit and 1 <= limit <= MOST_A_MINUTE and remaining is not None:
             reset = _duration(headers.get(f"x-ratelimit-reset-{measure}", ""))
-            found[measure] = Allowance(limit, min(remaining, limit), reset or 0.0)
+            found[measure] = RateLimitStatus(limit, min(remaining, limit), reset or 0.0)
     return found
 
 

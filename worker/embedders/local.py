@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders import LOCAL_MODEL, Caps, Concurrency, Embeddings, Vectors
+from worker.embedders import LOCAL_MODEL, Concurrency, Embeddings, RequestLimits, Vectors
 from worker.errors import SettingsError
 
 DIMENSIONS = 256
@@ -30,7 +30,7 @@ class LocalEmbedder:
     dimensions: int | None = DIMENSIONS
     price: float | None = 0.0
     # the tokenizer takes about 35 times the bytes of its texts in memory
-    caps = Caps(items=1000, bytes=1_000_000)
+    request_limits = RequestLimits(items=1000, bytes=1_000_000)
     # the tokenizer leaves the interpreter lock; more threads only add memory
     concurrency = Concurrency(first=2, most=2)
     count: Callable[[str], int] | None = None  # it takes any length
@@ -48,7 +48,7 @@ class LocalEmbedder:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def introduce(self) -> None:
+    def probe(self) -> None:
         """Everything is known."""
 
     def embed(self, texts: Sequence[str]) -> Embeddings:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ModelInfo:
     """`width`: dimensions of its vectors; `tokens`: of the longest text it takes; `price`: US
     dollars for a million tokens, by its own vendor. `shortens`: it can be asked for fewer
     dimensions, down to any number. `by_openai`: whoever serves it, it is as OpenAI serves it."""
@@ -23,32 +23,32 @@ class Known:
     by_openai: bool = False
 
 
-UNKNOWN = Known()
+UNKNOWN = ModelInfo()
 
-_QWEN3_SMALL = Known(1024, 32_768, shortens=True)
-_QWEN3_MEDIUM = Known(2560, 32_768, shortens=True)
-_QWEN3_LARGE = Known(4096, 32_768, shortens=True)
+_QWEN3_SMALL = ModelInfo(1024, 32_768, shortens=True)
+_QWEN3_MEDIUM = ModelInfo(2560, 32_768, shortens=True)
+_QWEN3_LARGE = ModelInfo(4096, 32_768, shortens=True)
 
 # Without an organisation before the name, in lower case.
 MODELS = {
-    "text-embedding-3-small": Known(1536, 8191, price=0.02, shortens=True, by_openai=True),
-    "text-embedding-3-large": Known(3072, 8191, price=0.13, shortens=True, by_openai=True),
-    "text-embedding-ada-002": Known(1536, 8191, price=0.10, by_openai=True),
+    "text-embedding-3-small": ModelInfo(1536, 8191, price=0.02, shortens=True, by_openai=True),
+    "text-embedding-3-large": ModelInfo(3072, 8191, price=0.13, shortens=True, by_openai=True),
+    "text-embedding-ada-002": ModelInfo(1536, 8191, price=0.10, by_openai=True),
     "qwen3-embedding:0.6b": _QWEN3_SMALL,
     "qwen3-embedding:4b": _QWEN3_MEDIUM,
     "qwen3-embedding:8b": _QWEN3_LARGE,
     "qwen3-embedding-0.6b": _QWEN3_SMALL,
     "qwen3-embedding-4b": _QWEN3_MEDIUM,
     "qwen3-embedding-8b": _QWEN3_LARGE,
-    "embeddinggemma": Known(768, 2048),
-    "nomic-embed-text": Known(768),
-    "mxbai-embed-large": Known(1024, 512),
-    "bge-m3": Known(1024, 8192),
-    "all-minilm": Known(384, 256),
-    "all-minilm-l6-v2": Known(384),
+    "embeddinggemma": ModelInfo(768, 2048),
+    "nomic-embed-text": ModelInfo(768),
+    "mxbai-embed-large": ModelInfo(1024, 512),
+    "bge-m3": ModelInfo(1024, 8192),
+    "all-minilm": ModelInfo(384, 256),
+    "all-minilm-l6-v2": ModelInfo(384),
 }
 
 
-def known(name: str) -> Known:
+def known(name: str) -> ModelInfo:
     """What is known of the model `name`, also as `organisation/name` or `name:latest`."""
     return MODELS.get(name.lower().rpartition("/")[2].removesuffix(":latest"), UNKNOWN)

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from worker.embedders import Caps, Concurrency, Embeddings, Vectors
+from worker.embedders import Concurrency, Embeddings, RequestLimits, Vectors
 from worker.embedders.answers import read_json, shared_out, stacked, vector_of, words_of
 from worker.embedders.connection import Connection, Cures, Reply
 from worker.embedders.models import known
@@ -27,7 +27,7 @@ class OllamaEmbedder:
 
     provider = "ollama"
     price: float | None = 0.0
-    caps = Caps(items=32, bytes=1_000_000)
+    request_limits = RequestLimits(items=32, bytes=1_000_000)
     concurrency = Concurrency(first=2, most=8)
     count: Callable[[str], int] | None = None
 
@@ -47,7 +47,7 @@ class OllamaEmbedder:
             self.dimensions = self._more["dimensions"] = dimensions
         self._loaded_until = 0.0  # by time.monotonic
 
-    def introduce(self) -> None:
+    def probe(self) -> None:
         if self.dimensions is None:
             self.dimensions = self._connection.introduced(self.embed).vectors.shape[1]
 
@@ -66,11 +66,11 @@ class OllamaEmbedder:
             "truncate": False,
             "keep_alive": f"{KEEP_ALIVE_MINUTES}m",
         }
-        patience = self._connection.timeout
+        reconnect_timeout = self._connection.timeout
         if time.monotonic() > self._loaded_until:
-            patience = max(patience, LOADING_SECONDS)
+            reconnect_timeout = max(reconnect_timeout, LOADING_SECONDS)
         try:
-            return self._connection.post("/api/embed", body | self._more, patience)
+            return self._connection.post("/api/embed", body | self._more, reconnect_timeout)
         except ProviderRefused as refusal:
             if NOT_PULLED.search(refusal.cause):
                 refusal.hint = f"Run `ollama pull {self._name}` at OLLAMA_HOST, then start again."

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from worker.embedders import Caps, Concurrency, Embeddings
+from worker.embedders import Concurrency, Embeddings, RequestLimits
 from worker.embedders.answers import (
     MOST_TOKENS,
     indexed_vectors,
@@ -30,9 +30,9 @@ from worker.settings import Settings
 BASE_URL = "https://api.openai.com/v1"
 # 2048 texts and 300,000 tokens. OpenAI takes a quarter of the bytes for the number of tokens when
 # it looks at a request (timescale/pgai#730), so 1.2 MB would do; tokens proper count as well.
-OPENAI_CAPS = Caps(items=2048, bytes=1_000_000, tokens=300_000)
+OPENAI_CAPS = RequestLimits(items=2048, bytes=1_000_000, tokens=300_000)
 # What every server takes: TEI's default is 32 texts, and 2 MB in JSON.
-CAREFUL_CAPS = Caps(items=32, bytes=1_000_000)
+CAREFUL_CAPS = RequestLimits(items=32, bytes=1_000_000)
 MOST_ITEMS = 2048
 MOST_AT_ONCE = 32  # requests
 MAY_BE_FOR_BASE64 = {"refused", "provider_error", "bad_answer"}
@@ -81,15 +81,15 @@ class OpenAIEmbedder:
         if self._is_stranger:
             self.dimensions = None  # whatever it calls its model: it is asked
         self.price = about.price
-        self.caps = CAREFUL_CAPS if self._is_stranger else OPENAI_CAPS
+        self.request_limits = CAREFUL_CAPS if self._is_stranger else OPENAI_CAPS
         if about.tokens:
-            self.caps = replace(self.caps, tokens_per_text=about.tokens)
+            self.request_limits = replace(self.request_limits, tokens_per_text=about.tokens)
         self.concurrency = Concurrency(first=4 if self._is_stranger else 8, most=MOST_AT_ONCE)
         self.count = counter() if about.by_openai else None
         self._encoding = "base64"
         self._may_grow = self._is_stranger
 
-    def introduce(self) -> None:
+    def probe(self) -> None:
         if self._is_stranger:
             self._read_info()
         if self.dimensions is None:
@@ -108,7 +108,9 @@ class OpenAIEmbedder:
                 items = min(items, permits, MOST_ITEMS)
                 tokens = min(tokens, MOST_TOKENS)
                 most = min(permits // items, MOST_AT_ONCE)
-                self.caps = replace(self.caps, items=items, tokens_per_text=tokens)
+                self.request_limits = replace(
+                    self.request_limits, items=items, tokens_per_text=tokens
+                )
                 self.concurrency = Concurrency(min(self.concurrency.first, most), most)
                 self._may_grow = False
 
@@ -138,8 +140,10 @@ class OpenAIEmbedder:
         except Rejected as refusal:
             raise self._lesson(refusal, lengths) from None
         embeddings = self._connection.understood(lambda: _decoded(reply.content, lengths))
-        if self._may_grow and len(texts) >= self.caps.items:
-            self.caps = replace(self.caps, items=min(2 * self.caps.items, MOST_ITEMS))
+        if self._may_grow and len(texts) >= self.request_limits.items:
+            self.request_limits = replace(
+                self.request_limits, items=min(2 * self.request_limits.items, MOST_ITEMS)
+            )
         return replace(embeddings, allowances=allowances(reply.headers))
 
     def _lesson(self, refusal: Rejected, lengths: Sequence[int]) -> Rejected:
@@ -150,9 +154,13 @@ class OpenAIEmbedder:
             return Rejected(refusal.cause, error_class="too_long")
         if limit := TOO_MANY_ITEMS.search(refusal.cause):
             most = number_in(limit[1] or limit[2]) or len(lengths) // 2
-            self.caps = replace(self.caps, items=max(1, min(self.caps.items, most)))
+            self.request_limits = replace(
+                self.request_limits, items=max(1, min(self.request_limits.items, most))
+            )
         else:
-            self.caps = replace(self.caps, bytes=min(self.caps.bytes, sum(lengths) // 2))
+            self.request_limits = replace(
+                self.request_limits, bytes=min(self.request_limits.bytes, sum(lengths) // 2)
+            )
         self._may_grow = False
         return refusal
 

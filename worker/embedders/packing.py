@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from worker.embedders import Caps
+from worker.embedders import RequestLimits
 
 BYTES_PER_TOKEN = 3  # at least, in most texts: for models whose tokens nobody here can count
 
@@ -29,7 +29,9 @@ def tokens_at_most(size: int) -> int:
     return -(-size // BYTES_PER_TOKEN)
 
 
-def pack(texts: Sequence[str], caps: Caps, count: Callable[[str], int] | None = None) -> Packing:
+def pack(
+    texts: Sequence[str], request_limits: RequestLimits, count: Callable[[str], int] | None = None
+) -> Packing:
     """Put `texts` into requests. What fits into one keeps its order.
 
     A text that `count` finds longer than the model takes is left out. One that may be longer, for
@@ -38,28 +40,30 @@ def pack(texts: Sequence[str], caps: Caps, count: Callable[[str], int] | None = 
     packing = Packing()
     sizes = [size_of(text) for text in texts]
     together: list[int] = []
-    alone: list[list[int]] = []
+    isolated: list[list[int]] = []
     for place, size in enumerate(sizes):
-        if size <= caps.tokens_per_text:  # no token is shorter than a byte
+        if size <= request_limits.tokens_per_text:  # no token is shorter than a byte
             together.append(place)
-        elif count and (tokens := count(texts[place])) > caps.tokens_per_text:
+        elif count and (tokens := count(texts[place])) > request_limits.tokens_per_text:
             packing.too_long[place] = tokens
-        elif not count and tokens_at_most(size) > caps.tokens_per_text:
-            alone.append([place])
+        elif not count and tokens_at_most(size) > request_limits.tokens_per_text:
+            isolated.append([place])
         else:
             together.append(place)
-    packing.requests = [*_shared(together, sizes, caps), *alone]
+    packing.requests = [*_shared(together, sizes, request_limits), *isolated]
     return packing
 
 
-def _shared(places: list[int], sizes: Sequence[int], caps: Caps) -> Iterator[list[int]]:
+def _shared(
+    places: list[int], sizes: Sequence[int], request_limits: RequestLimits
+) -> Iterator[list[int]]:
     """Requests of several texts each. If it takes more than one, texts of about the same length go
     together, so that a model that pads them to the longest has little to pad."""
     # the bytes a request may hold, of which its tokens are a third at most
-    room = min(caps.bytes, caps.tokens * BYTES_PER_TOKEN)
-    if len(places) > caps.items or sum(sizes[place] for place in places) > room:
+    room = min(request_limits.bytes, request_limits.tokens * BYTES_PER_TOKEN)
+    if len(places) > request_limits.items or sum(sizes[place] for place in places) > room:
         places = sorted(places, key=sizes.__getitem__)
-    most = _even_share(len(places), caps.items)
+    most = _even_share(len(places), request_limits.items)
     request: list[int] = []
     load = 0
     for place in places:

@@ -43,7 +43,7 @@ class Outcome:
     rejected: list[tuple[Job, Rejected]] = field(default_factory=list)
     failed: list[tuple[Job, Transient | ProviderRefused]] = field(default_factory=list)
     unfinished: list[Job] = field(default_factory=list)
-    trouble: Transient | ProviderRefused | None = None
+    error: Transient | ProviderRefused | None = None
     requests: int = 0
     tokens: int | None = None
     request_times: Histogram = field(default_factory=Histogram)
@@ -60,17 +60,17 @@ class Outcome:
         self.rejected += other.rejected
         self.failed += other.failed
         self.unfinished += other.unfinished
-        self.trouble = self.trouble or other.trouble
+        self.error = self.error or other.error
         self.requests += other.requests
         self.request_times.add(other.request_times)
         if other.tokens is not None:
             self.tokens = (self.tokens or 0) + other.tokens
 
-    def shared(self, twins: Mapping[JobId, list[Job]]) -> Outcome:
+    def shared(self, duplicates: Mapping[JobId, list[Job]]) -> Outcome:
         """The same, also for the jobs that have the same text as one of these; only one is paid."""
 
         def everybody(job: Job) -> list[Job]:
-            return [job, *twins.get(job.id, ())]
+            return [job, *duplicates.get(job.id, ())]
 
         return replace(
             self,
@@ -113,17 +113,17 @@ class _Embedding:
         self._waiting = [jobs]
         try:
             self._check_width(jobs[0])  # before anything is paid for
-            self.model.introduce(self.stop, never if is_trial else always)
+            self.model.probe(self.stop, never if is_trial else always)
             self._check_width(jobs[0])
             if is_trial:
                 self._ask_for_a_letter(jobs[0], never)
             self._waiting = self._packed(jobs)
             while self._waiting:
                 self._try(self._waiting[0])
-        except (Transient, ProviderRefused) as trouble:
-            self.outcome.trouble = trouble
+        except (Transient, ProviderRefused) as error:
+            self.outcome.error = error
             if not self.stop.is_set():
-                self.model.fail(trouble, self._checked_at)
+                self.model.fail(error, self._checked_at)
         except Stopped:
             pass
         self.outcome.unfinished = [job for request in self._waiting for job in request]
@@ -132,8 +132,8 @@ class _Embedding:
     def _packed(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
         """Requests, as the provider takes them as far as is known by now."""
         embedder = self.model.embedder
-        packing = pack([job.content for job in jobs], embedder.caps, embedder.count)
-        most = embedder.caps.tokens_per_text
+        packing = pack([job.content for job in jobs], embedder.request_limits, embedder.count)
+        most = embedder.request_limits.tokens_per_text
         for place, tokens in packing.too_long.items():
             cause = f"{embedder.model} takes {most} tokens, and the text has {tokens}"
             refusal = Rejected(cause, error_class="too_long", share=most / tokens)

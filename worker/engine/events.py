@@ -13,7 +13,7 @@ Level = Literal["debug", "info", "warning"]
 EVENTS: dict[str, tuple[Level, str]] = {
     "database_lost": ("warning", "waiting for the database: {cause}"),
     "database_back": ("warning", "the database is back after {seconds:.0f} s"),
-    "gear_changed": ("info", "gear {gear}: {cause}"),
+    "throttle_changed": ("info", "throttle level {throttle_level}: {cause}"),
     "state_changed": ("debug", "{state}: {cause}"),
     "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
     "model_unusable": ("warning", "nothing of {table}.{column} is embedded for now: {cause}"),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from worker.queue import Job, Queue, Report, Scope, Ticket
+from worker.queue import Job, LeaseKey, Queue, Report, Scope
 
 BEATS_A_LEASE = 3  # so that one may come late
 FIRST_SILENCE = 1.0  # seconds after a change; doubles, so that the rate of new work is soon known
@@ -22,7 +22,7 @@ class Leases:
 
     queue: Queue
     scope: Scope
-    _held: dict[Ticket, Job] = field(default_factory=dict)
+    _held: dict[LeaseKey, Job] = field(default_factory=dict)
     changed_at: float = field(default_factory=time.monotonic)
     """When the state of the worker changed."""
     _next_beat: float = 0.0
@@ -38,16 +38,16 @@ class Leases:
 
     def hold(self, jobs: Iterable[Job]) -> None:
         """Jobs were claimed."""
-        self._held |= {job.ticket: job for job in jobs}
+        self._held |= {job.lease_key: job for job in jobs}
 
-    def lost(self, jobs: Iterable[Job]) -> set[Ticket]:
+    def lost(self, jobs: Iterable[Job]) -> set[LeaseKey]:
         """Which of these jobs were lost since they were claimed."""
-        return {job.ticket for job in jobs if job.ticket not in self._held}
+        return {job.lease_key for job in jobs if job.lease_key not in self._held}
 
     def let_go(self, jobs: Iterable[Job]) -> None:
         """Jobs were handed in."""
         for job in jobs:
-            self._held.pop(job.ticket, None)
+            self._held.pop(job.lease_key, None)
 
     def beat_if_due(self, report: Report) -> None:
         """Extend the leases of all jobs in hand, and say that the worker is there.
@@ -56,9 +56,9 @@ class Leases:
         """
         if not self.beat_is_due:
             return
-        for ticket in self.queue.extend(self.scope, self.jobs):
-            del self._held[ticket]
-        self.queue.seen(self.scope, report)
+        for lease_key in self.queue.extend(self.scope, self.jobs):
+            del self._held[lease_key]
+        self.queue.heartbeat(self.scope, report)
         now = time.monotonic()
         interval = min(
             self.scope.lease.total_seconds() / BEATS_A_LEASE,

@@ -14,9 +14,9 @@ from dataclasses import InitVar, dataclass, field
 from threading import Condition, Event
 from typing import TypeVar
 
-from worker.embedders import Allowance, Concurrency, Measure
+from worker.embedders import Concurrency, Measure, RateLimitStatus
 from worker.engine.breaker import Breaker
-from worker.engine.pace import MARGIN, LearnedRate, Spacing, Window
+from worker.engine.rate_control import MARGIN, AdaptiveRate, ConcurrencyWindow, Pacer
 from worker.errors import ProviderError, ProviderRefused, Rejected, Transient, WorkerError
 
 PUSHES_BACK = {"rate_limited", "overloaded", "timed_out"}
@@ -47,10 +47,10 @@ class Limiter:
     tpm: int | None = None
     breaker: Breaker = field(default_factory=Breaker)
     """While it is open, every request ends with its error."""
-    _window: Window = field(init=False)
-    _learned: LearnedRate = field(default_factory=LearnedRate)
-    _requests: Spacing = field(default_factory=Spacing)
-    _tokens: Spacing = field(default_factory=Spacing)
+    _window: ConcurrencyWindow = field(init=False)
+    _learned: AdaptiveRate = field(default_factory=AdaptiveRate)
+    _requests: Pacer = field(default_factory=Pacer)
+    _tokens: Pacer = field(default_factory=Pacer)
     _said: dict[Measure, float] = field(default_factory=dict)  # a minute, by the provider
     _changed: Condition = field(default_factory=Condition)
     _under_way: int = 0
@@ -62,7 +62,7 @@ class Limiter:
 
     def __post_init__(self, concurrency: Concurrency, most: int | None) -> None:
         most = most or concurrency.most
-        self._window = Window(min(concurrency.first, most), most)
+        self._window = ConcurrencyWindow(min(concurrency.first, most), most)
 
     @property
     def limit(self) -> int:
@@ -96,18 +96,22 @@ class Limiter:
                 self._learn(failure, sent, size, was_full)
                 self._changed.notify(2)  # one for the place that is free, one for a new place
 
-    def heed(self, allowances: Mapping[Measure, Allowance], estimated: int, tokens: int) -> None:
+    def heed(
+        self, allowances: Mapping[Measure, RateLimitStatus], estimated: int, tokens: int
+    ) -> None:
         """Keep to what an answer says is allowed, and to how many tokens it says it took."""
         with self._changed:
             self._tokens.charge(min(tokens, MISCOUNT * estimated) - estimated)
-            for measure, allowance in allowances.items():
+            for measure, rate_limit_status in allowances.items():
                 admitted = 1 if measure == "requests" else estimated
-                self._said[measure] = max(allowance.limit, admitted)  # it let this one through
+                self._said[measure] = max(
+                    rate_limit_status.limit, admitted
+                )  # it let this one through
                 wanted = self._under_way if measure == "requests" else estimated
-                lacking = min(wanted, allowance.limit) - allowance.remaining
+                lacking = min(wanted, rate_limit_status.limit) - rate_limit_status.remaining
                 if lacking > 0:  # others use it as well: wait until that much is back
-                    used = max(allowance.limit - allowance.remaining, 1.0)
-                    self._pause(allowance.reset * lacking / used)
+                    used = max(rate_limit_status.limit - rate_limit_status.remaining, 1.0)
+                    self._pause(rate_limit_status.reset * lacking / used)
 
     def keep_to(self, concurrency: Concurrency) -> None:
         """Have no more requests under way at once than this, as was learned by now."""

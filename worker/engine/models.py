@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ProviderLimits:
     """What the settings allow each provider: requests at once, requests and tokens a minute.
 
     None: whatever it bears.
@@ -69,12 +69,12 @@ class Model:
 
     def requests(self, jobs: Sequence[Job], most: int) -> list[list[Job]]:
         """Jobs of one column, `most` at once, as the provider takes them for all that is known."""
-        caps = self.embedder.caps
-        caps = replace(caps, items=min(caps.items, most))
-        packing = pack([job.content for job in jobs], caps)
+        request_limits = self.embedder.request_limits
+        request_limits = replace(request_limits, items=min(request_limits.items, most))
+        packing = pack([job.content for job in jobs], request_limits)
         return [[jobs[place] for place in request] for request in packing.requests]
 
-    def introduce(self, stop: Event, retry: Callable[[Transient], bool]) -> None:
+    def probe(self, stop: Event, retry: Callable[[Transient], bool]) -> None:
         """Let the embedder learn what only an answer can tell, once.
 
         Raises ProviderRefused, Transient or Stopped.
@@ -83,9 +83,7 @@ class Model:
             if self._is_introduced:
                 return
             limiter = self.provider.limiter
-            with_retries(
-                _guarded(self.embedder, self.embedder.introduce), limiter, stop, retry=retry
-            )
+            with_retries(_guarded(self.embedder, self.embedder.probe), limiter, stop, retry=retry)
             limiter.keep_to(self.embedder.concurrency)
             self._is_introduced = True
 
@@ -168,7 +166,7 @@ class Models:
     """
 
     open_embedder: OpenEmbedder
-    limits: Limits
+    limits: ProviderLimits
     providers: dict[str, Provider] = field(default_factory=dict)
     _models: dict[Key, Model] = field(default_factory=dict)
     _breakers: dict[Key | str, Breaker] = field(default_factory=dict)

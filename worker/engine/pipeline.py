@@ -18,18 +18,18 @@ from typing import TypeVar
 
 from worker.engine.breaker import waiting_for
 from worker.engine.embedding import Outcome, embed
-from worker.engine.gear import FULL, Governor, Verdict
 from worker.engine.leases import Leases
-from worker.engine.models import Key, Limits, Model, Models, OpenEmbedder, Provider, key_of
-from worker.engine.patience import PATIENCE, PatientQueue, pause
-from worker.engine.progress import Progress, Tally
+from worker.engine.models import Key, Model, Models, OpenEmbedder, Provider, ProviderLimits, key_of
+from worker.engine.progress import Progress, RunStats
+from worker.engine.retrying import RECONNECT_TIMEOUT, RetryingQueue, pause
+from worker.engine.throttling import FULL, Throttle, ThrottleDecision
 from worker.engine.writing import Writer
 from worker.errors import Busy, WorkerError
 from worker.queue import Claim, Completion, Job, Queue, Report, Scope, WorkerState
 
-LOCKED_PATIENCE = 30.0  # seconds to wait for a table that is locked as a whole
+LOCKED_TIMEOUT = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two looks at it
-LONGEST_PAUSE = 10.0  # seconds after a batch, where thinned out
+LONGEST_PAUSE = 10.0  # seconds after a batch, where slowed down
 ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
 
 TEXTS_A_REQUEST = 100
@@ -45,7 +45,7 @@ Text = tuple[int, str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RunOptions:
     """How a run goes about it: so many jobs are claimed and embedded at once (None: requests hold
     TEXTS_A_REQUEST at most, and more is claimed at once, since that is cheaper).
 
@@ -58,7 +58,7 @@ class Pace:
     delay: float = 0.0
     limit: int | None = None
     grace: float = 20.0
-    limits: Limits = field(default_factory=Limits)
+    limits: ProviderLimits = field(default_factory=ProviderLimits)
     cache_mb: int = 0
 
 
@@ -84,12 +84,12 @@ class Pipeline:
     queue: InitVar[Queue]
     open_embedder: InitVar[OpenEmbedder]
     scope: Scope
-    pace: Pace
+    options: RunOptions
     progress: Progress
     stop: Event
-    tally: Tally = field(default_factory=Tally)
-    govern: Governor = lambda: FULL
-    patience: float = PATIENCE
+    stats: RunStats = field(default_factory=RunStats)
+    throttle: Throttle = lambda: FULL
+    reconnect_timeout: float = RECONNECT_TIMEOUT
     """Seconds to wait for a database that is out of reach."""
     retries: bool = False
     state: WorkerState = "working"
@@ -97,12 +97,12 @@ class Pipeline:
     cause: str | None = None
     since: float = field(default_factory=time.monotonic)
     listens: bool = False
-    _queue: PatientQueue = field(init=False)
+    _queue: RetryingQueue = field(init=False)
     _leases: Leases = field(init=False)
     _writer: Writer = field(init=False)
     _models: Models = field(init=False)
     _under_way: dict[Future[Outcome], Request] = field(default_factory=dict)
-    _twins: dict[Text, list[Job]] = field(default_factory=dict)
+    _duplicates: dict[Text, list[Job]] = field(default_factory=dict)
     """For each text that is under way, the jobs that wait for its vector beside the first."""
     _in_hand: int = 0
     _characters: int = 0
@@ -114,20 +114,22 @@ class Pipeline:
     _locked: str | None = None
     """What the database says of tables that are locked as a whole, if nothing else is due."""
     _stopped_at: float | None = None
-    _verdict: Verdict = FULL
+    _decision: ThrottleDecision = FULL
     _batch_began: float = 0.0
 
     def __post_init__(self, queue: Queue, open_embedder: OpenEmbedder) -> None:
-        self._queue = PatientQueue(queue, self.progress, self.stop, patience=self.patience)
+        self._queue = RetryingQueue(
+            queue, self.progress, self.stop, reconnect_timeout=self.reconnect_timeout
+        )
         self._queue.attend = self._attend
         self._leases = Leases(queue, self.scope)
-        self._writer = Writer(self._queue, self._leases, self.tally, self.stop)
-        self._models = Models(open_embedder, self.pace.limits)
+        self._writer = Writer(self._queue, self._leases, self.stats, self.stop)
+        self._models = Models(open_embedder, self.options.limits)
         # what was claimed by a call whose answer was lost is found out by the next heartbeat
         self._queue.on_outage = self._leases.beat_soon
 
     @property
-    def troubles(self) -> list[WorkerError]:
+    def errors(self) -> list[WorkerError]:
         """Why targets are left alone: one error for each of them."""
         return [error for _, error in self._errors]
 
@@ -140,7 +142,7 @@ class Pipeline:
     def _errors(self) -> list[tuple[str, WorkerError]]:
         return [error for key in self._keys.values() if (error := self._models.error_of(key))]
 
-    def drain(self) -> Tally:
+    def drain(self) -> RunStats:
         """Work until nothing is due, the limit is reached, or `stop` is set.
 
         Waits for a database that is out of reach. Raises Unreachable if it stays so; what was
@@ -148,7 +150,7 @@ class Pipeline:
         """
         with self.attended():
             self.work()
-        return self.tally
+        return self.stats
 
     @contextmanager
     def attended(self) -> Iterator[None]:
@@ -157,7 +159,7 @@ class Pipeline:
             self.beat()
             yield
             self.enter("stopping", "asked to stop")
-            self._queue.gone(self.scope)
+            self._queue.deregister(self.scope)
         finally:
             if self._under_way:  # the database is lost: do not wait for the model as well
                 self.stop.set()
@@ -178,7 +180,7 @@ class Pipeline:
         self._models.retry_now()
 
     @property
-    def patient_queue(self) -> PatientQueue:
+    def retrying_queue(self) -> RetryingQueue:
         """The queue, which waits for its database."""
         return self._queue
 
@@ -203,9 +205,9 @@ class Pipeline:
             self._leases.beat_if_due(self._report_of_itself())
 
     @property
-    def verdict(self) -> Verdict:
-        """The gear it is in."""
-        return self._verdict
+    def decision(self) -> ThrottleDecision:
+        """The throttle level it is in."""
+        return self._decision
 
     # -- claiming
 
@@ -217,49 +219,51 @@ class Pipeline:
             if not claim:
                 return False
             self._leases.hold(claim.jobs)
-            self.tally.add_settled(claim.settled)
+            self.stats.add_settled(claim.settled)
             if claim.jobs:
                 self._take_up(claim.jobs)
             else:
-                self.progress.update(self.tally)
+                self.progress.update(self.stats)
             self._shift()
         return self._wanted() > 0
 
     def _wanted(self) -> int:
         """How many jobs may be claimed next."""
-        if self.stop.is_set() or self._verdict.gear in ("hold", "end"):
+        if self.stop.is_set() or self._decision.level in ("paused", "stop"):
             return 0
-        wanted = self.pace.batch_size or (TEXTS_A_REQUEST if self._is_slow else self._at_once)
-        if self._verdict.at_most is not None:
-            wanted = min(wanted, self._verdict.at_most - self._in_hand)
-        if self.pace.limit is not None:
-            wanted = min(wanted, self.pace.limit - self.tally.taken - self._in_hand)
+        wanted = self.options.batch_size or (TEXTS_A_REQUEST if self._is_slow else self._at_once)
+        if self._decision.at_most is not None:
+            wanted = min(wanted, self._decision.at_most - self._in_hand)
+        if self.options.limit is not None:
+            wanted = min(wanted, self.options.limit - self.stats.taken - self._in_hand)
         return wanted
 
     @property
     def _is_slow(self) -> bool:
         """Whether batches go one at a time."""
-        return self.pace.delay > 0 or self._verdict.gear == "thin"
+        return self.options.delay > 0 or self._decision.level == "slow"
 
     def _shift(self) -> None:
-        """Take the gear that is asked for, and say so if it is another."""
-        verdict = self._queue.until_answered(self.govern)
-        if verdict.gear != self._verdict.gear:
+        """Take the throttle level that is asked for, and say so if it is another."""
+        decision = self._queue.until_answered(self.throttle)
+        if decision.level != self._decision.level:
             self.progress.event(
-                "gear_changed", gear=verdict.gear, cause=verdict.cause or "nothing is in the way"
+                "throttle_changed",
+                throttle_level=decision.level,
+                cause=decision.cause or "nothing is in the way",
             )
-        self._verdict = verdict
+        self._decision = decision
 
     def _has_room(self) -> bool:
         if not self._under_way:
             return True
-        most = max(MOST_JOBS, 4 * (self.pace.batch_size or 0))
+        most = max(MOST_JOBS, 4 * (self.options.batch_size or 0))
         if self._is_slow or self._in_hand >= most or self._characters > MOST_CHARACTERS:
             return False
         return any(provider.has_room for provider in self._models.providers.values())
 
     def _claim(self) -> Claim | None:
-        patience = time.monotonic() + LOCKED_PATIENCE
+        reconnect_timeout = time.monotonic() + LOCKED_TIMEOUT
         while not self.stop.is_set():
             self.beat()
             if self._may_try() and (claim := self._claim_for_a_trial()):
@@ -274,7 +278,7 @@ class Pipeline:
             except Busy as locked:
                 if self._under_way:
                     return None
-                if time.monotonic() > patience:
+                if time.monotonic() > reconnect_timeout:
                     if self.retries:
                         self._locked = locked.cause
                         return None
@@ -316,18 +320,20 @@ class Pipeline:
     def _take_up(self, jobs: list[Job]) -> None:
         if self.state != "working":
             self.enter("working", "there is something to do")
-        alone = jobs[0].alone  # or what is under way beside it would go down with it once more
-        while alone and self._under_way:
+        isolated = jobs[
+            0
+        ].isolated  # or what is under way beside it would go down with it once more
+        while isolated and self._under_way:
             self._write_behind()
         self._submit(jobs)
-        while alone and self._under_way:
+        while isolated and self._under_way:
             self._write_behind()
 
     def _submit(self, jobs: list[Job]) -> None:
         key = self._keys[jobs[0].target_id] = key_of(jobs[0])
         broken = self._models.error_of(key)
         if broken and not (self.retries and self._models.may_try(key)):
-            self._writer.give_back(jobs, broken[1])
+            self._writer.release_untried(jobs, broken[1])
             self._tell_of_trouble(jobs[0])
             return
         if broken:
@@ -337,7 +343,7 @@ class Pipeline:
         try:
             model = self._models.of(key, self._result_of)
         except WorkerError as error:
-            self._writer.give_back(jobs, error)
+            self._writer.release_untried(jobs, error)
             self._tell_of_trouble(jobs[0])
             return
         if not self._send(model, jobs, is_trial=bool(broken)):
@@ -360,7 +366,7 @@ class Pipeline:
         at_once = self._at_once // 2 if self._is_claiming_slowly else 2 * self._at_once
         self._at_once = max(min(at_once, CLAIMED_AT_ONCE, _fit(jobs, characters)), 1)
         unknown = self._without_cached(model, self._first_of_their_text(jobs))
-        requests = model.requests(unknown, self.pace.batch_size or TEXTS_A_REQUEST)
+        requests = model.requests(unknown, self.options.batch_size or TEXTS_A_REQUEST)
         for texts in requests:
             future = model.provider.pool.submit(embed, model, texts, self.stop, is_trial=is_trial)
             self._under_way[future] = Request(model, texts, is_trial)
@@ -372,22 +378,22 @@ class Pipeline:
         first = []
         for job in jobs:
             text = _text_of(job)
-            if text in self._twins:
-                self._twins[text].append(job)
+            if text in self._duplicates:
+                self._duplicates[text].append(job)
             else:
-                self._twins[text] = []
+                self._duplicates[text] = []
                 first.append(job)
         return first
 
     def _without_cached(self, model: Model, jobs: list[Job]) -> list[Job]:
         """Jobs whose vector is not in the cache; the others are completed."""
         width = model.embedder.dimensions or (jobs[0].dimensions if jobs else None)
-        if not (self.pace.cache_mb and jobs and width):
+        if not (self.options.cache_mb and jobs and width):
             return jobs
         found = self._queue.cached(jobs[0].model, width, [job.content_hash for job in jobs])
         known = [job for job in jobs if job.content_hash in found]
         if known:
-            self.tally.cached += len(known)
+            self.stats.cached += len(known)
             vectors = ((job, *found[job.content_hash]) for job in known)
             self._hand_in(known, Outcome([Completion(*given, cost=0.0) for given in vectors]))
         return [job for job in jobs if job.content_hash not in found]
@@ -407,8 +413,8 @@ class Pipeline:
             self._under_way.clear()
 
     def _pause_after_batch(self) -> None:
-        seconds = self.pace.delay
-        if self._verdict.gear == "thin":
+        seconds = self.options.delay
+        if self._decision.level == "slow":
             took = time.monotonic() - self._batch_began
             seconds = max(seconds, min(took, LONGEST_PAUSE))
         pause(seconds, self.stop, self.beat)
@@ -431,11 +437,11 @@ class Pipeline:
             request.model.provider.under_way -= 1
             jobs += request.jobs
         model = request.model
-        spent = self.tally.models[jobs[0].model]
+        spent = self.stats.models[jobs[0].model]
         spent.add(outcome.requests, outcome.tokens, model.embedder.price)
         spent.request_times.add(outcome.request_times)
-        if self.pace.cache_mb and outcome.completions:  # paid for, whatever becomes of the row
-            self._queue.cache(jobs[0].model, outcome.completions, self.pace.cache_mb)
+        if self.options.cache_mb and outcome.completions:  # paid for, whatever becomes of the row
+            self._queue.cache(jobs[0].model, outcome.completions, self.options.cache_mb)
         self._hand_in(jobs, outcome)
         if request.is_trial:
             self._models.postpone(key_of(jobs[0]))
@@ -464,12 +470,12 @@ class Pipeline:
 
     def _hand_in(self, first: list[Job], outcome: Outcome) -> None:
         """Write what became of these texts, for all jobs that have them."""
-        twins = {job.id: self._twins.pop(_text_of(job)) for job in first}
-        jobs = first + [twin for same in twins.values() for twin in same]
+        duplicates = {job.id: self._duplicates.pop(_text_of(job)) for job in first}
+        jobs = first + [twin for same in duplicates.values() for twin in same]
         self._in_hand -= len(jobs)
         self._characters -= sum(len(job.content) for job in jobs)
-        self._writer.write(jobs, outcome.shared(twins))
-        self.progress.update(self.tally)
+        self._writer.write(jobs, outcome.shared(duplicates))
+        self.progress.update(self.stats)
 
     def _report(self, provider: Provider) -> None:
         """Tell the queue whether the provider can be used, whenever there is news of it."""
@@ -479,7 +485,7 @@ class Pipeline:
             return
         breaker.reported = error
         cause, hint = (error.cause, error.hint) if error else (None, None)
-        self._queue.provider_seen(provider.name, cause, hint)
+        self._queue.report_provider(provider.name, cause, hint)
         if error and not isinstance(before, WorkerError):
             fields = {"provider": provider.name, "cause": cause, "hint": hint}
             self.progress.event("provider_stopped", **fields)
@@ -490,18 +496,18 @@ class Pipeline:
         if not self.stop.is_set():
             return False
         self._stopped_at = self._stopped_at or time.monotonic()
-        return time.monotonic() > self._stopped_at + self.pace.grace
+        return time.monotonic() > self._stopped_at + self.options.grace
 
     def _report_of_itself(self) -> Report:
         return Report(
             state="stopping" if self.stop.is_set() else self.state,
-            completed=self.tally.completed,
-            failed=self.tally.failed,
-            usage=self.tally.usage,
-            gear=self._verdict.gear,
-            cause=self._verdict.cause or self.cause,
+            completed=self.stats.completed,
+            failed=self.stats.failed,
+            usage=self.stats.usage,
+            throttle_level=self._decision.level,
+            cause=self._decision.cause or self.cause,
             # nobody needs to wake who may not work
-            listens=self.listens and self._verdict.gear != "hold",
+            listens=self.listens and self._decision.level != "paused",
         )
 
 

@@ -12,7 +12,7 @@ from worker.queue import Job, SettledStatus, Usage
 
 
 @dataclass(slots=True)
-class Spent:
+class ModelUsage:
     """What was asked of one model, and what came of it. None: nobody knows, or said so far."""
 
     completed: int = 0
@@ -36,7 +36,7 @@ class Spent:
 
 
 @dataclass(slots=True)
-class Tally:
+class RunStats:
     """Counts of one run. Every job that was taken up is in exactly one of the first seven."""
 
     completed: int = 0
@@ -47,7 +47,7 @@ class Tally:
     stale: int = 0  # edited or taken over while it was embedded: its vector was thrown away
     released: int = 0  # given back, due again later
     cached: int = 0  # texts whose vector was in the cache
-    models: defaultdict[str, Spent] = field(default_factory=lambda: defaultdict(Spent))
+    models: defaultdict[str, ModelUsage] = field(default_factory=lambda: defaultdict(ModelUsage))
     started: float = field(default_factory=time.monotonic)
     rested: float = 0.0  # seconds in which there was nothing to do, or nothing allowed
 
@@ -143,7 +143,7 @@ class Tally:
 class Progress(Protocol):
     """Somebody who watches a run."""
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         """Called after every batch, by the thread that runs the pipeline."""
 
     def pulse(self) -> None:

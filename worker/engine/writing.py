@@ -10,7 +10,7 @@ from threading import Event
 
 from worker.engine.embedding import Outcome
 from worker.engine.leases import Leases
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 from worker.engine.retry import backoff
 from worker.errors import Busy, ProviderError, WorkerError
 from worker.queue import Completion, Job, JobId, Queue, RefusalReason
@@ -29,7 +29,7 @@ class Writer:
 
     queue: Queue
     leases: Leases
-    tally: Tally
+    stats: RunStats
     stop: Event
 
     def write(self, jobs: Collection[Job], outcome: Outcome) -> None:
@@ -38,8 +38,8 @@ class Writer:
         The leases are held until all is written: a heartbeat gives back what is not held.
         """
         lost = self.leases.lost(jobs)
-        ours = [done for done in outcome.completions if done.job.ticket not in lost]
-        self.tally.stale += len(outcome.completions) - len(ours)
+        ours = [done for done in outcome.completions if done.job.lease_key not in lost]
+        self.stats.stale += len(outcome.completions) - len(ours)
         at_once = max(BYTES_AT_ONCE // ours[0].vector.nbytes, 1) if ours else 1
         for first in range(0, len(ours), at_once):
             self._complete(ours[first : first + at_once])
@@ -48,17 +48,17 @@ class Writer:
         for job, failure in outcome.failed:
             pause = backoff(failure.error_class, job.attempts + 1)
             self._fail(job, failure.error_class, failure.cause, pause)
-        if outcome.trouble:
-            self.give_back(outcome.unfinished, outcome.trouble)
+        if outcome.error:
+            self.release_untried(outcome.unfinished, outcome.error)
         else:
             self.release(outcome.unfinished, timedelta(0), "its worker was stopped")
         self.leases.let_go(jobs)
 
-    def give_back(self, jobs: Sequence[Job], trouble: WorkerError) -> None:
+    def release_untried(self, jobs: Sequence[Job], error: WorkerError) -> None:
         """Hand back the jobs of a model that cannot be used now. They are due at once: the breaker
         has the pause, of this worker, and others find out for themselves."""
-        error_class = trouble.error_class if isinstance(trouble, ProviderError) else NOT_OPENED
-        self.release(jobs, timedelta(0), trouble.cause, error_class)
+        error_class = error.error_class if isinstance(error, ProviderError) else NOT_OPENED
+        self.release(jobs, timedelta(0), error.cause, error_class)
 
     def release(
         self,
@@ -72,7 +72,7 @@ class Writer:
         """Hand back jobs, to be due again after about `retry_in`."""
         if jobs:
             self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
-            self.tally.released += len(jobs)
+            self.stats.released += len(jobs)
         self.leases.let_go(jobs)
 
     def _complete(self, completions: Sequence[Completion]) -> None:
@@ -91,7 +91,7 @@ class Writer:
         self.release(
             refused["locked"], LOCKED_ROW_RETRY, "its row was locked", "locked", embedded=True
         )
-        self.release(refused["set_aside"], timedelta(0), "its target is set aside", embedded=True)
+        self.release(refused["suspended"], timedelta(0), "its target is set aside", embedded=True)
         self.release(
             refused["other_model"], timedelta(0), "its column has another model", embedded=True
         )
@@ -111,11 +111,11 @@ class Writer:
     def _count(self, done: Completion, reason: RefusalReason | None) -> None:
         match reason:
             case None:
-                self.tally.add_completed(done.job)
+                self.stats.add_completed(done.job)
             case "lost":
-                self.tally.stale += 1
+                self.stats.stale += 1
             case "unwritable":
-                self.tally.add_failed(done.job.model)
+                self.stats.add_failed(done.job.model)
             case "changed":  # without telling the queue: once by accident, five times by design
                 self._fail(
                     done.job,
@@ -127,8 +127,8 @@ class Writer:
 
     def _fail(self, job: Job, error_class: str, reason: str, retry_in: timedelta | None) -> None:
         failed = self.queue.fail([job], error_class, reason, retry_in)
-        self.tally.add_failed(job.model, failed)
+        self.stats.add_failed(job.model, failed)
         if retry_in is None:
-            self.tally.stale += 1 - failed  # edited meanwhile: the reason is not that of its text
+            self.stats.stale += 1 - failed  # edited meanwhile: the reason is not that of its text
         else:
-            self.tally.released += 1 - failed
+            self.stats.released += 1 - failed

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from worker.errors import SettingsError, Unreachable
 
 JobId = NewType("JobId", int)
-Ticket = tuple[JobId, UUID]
+LeaseKey = tuple[JobId, UUID]
 A_DAY = timedelta(days=1)
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
-RefusalReason = Literal["lost", "changed", "other_model", "locked", "set_aside", "unwritable"]
+RefusalReason = Literal["lost", "changed", "other_model", "locked", "suspended", "unwritable"]
 OnTooLong = Literal["fail", "truncate"]
 WorkerState = Literal["working", "waiting", "paused", "asleep", "stopping"]
-Wish = Literal["work", "pause", "sleep"]
+DesiredState = Literal["work", "pause", "sleep"]
 Level = Literal["ok", "note", "warning", "problem"]
 Cached = dict[bytes, tuple[npt.NDArray[np.float32], int | None]]
 """By the hash of a text: its vector, and the number of tokens that took if it is known."""
@@ -49,7 +49,7 @@ class Job:
     model: str
     dimensions: int | None
     attempts: int = 0
-    alone: bool = False
+    isolated: bool = False
     truncate: bool = False
     waited: float | None = field(default=None, compare=False)
     claimed_at: float = field(default_factory=time.monotonic, compare=False)
@@ -60,7 +60,7 @@ class Job:
         return None if self.waited is None else self.waited + time.monotonic() - self.claimed_at
 
     @property
-    def ticket(self) -> Ticket:
+    def lease_key(self) -> LeaseKey:
         """What tells this handing-out from another of the same job."""
         return self.id, self.lease
 
@@ -116,7 +116,7 @@ class Refusal:
     lost: the lease is not ours any more, the vector is stale. changed: the row reads differently
     though nobody told the queue. other_model: the column holds vectors of another model by now; the
     job goes back. locked: somebody is writing it; the same may work in a moment.
-    set_aside: the table is not what it was, and the target waits for somebody to mend it.
+    suspended: the table is not what it was, and the target waits for somebody to mend it.
     unwritable: the table does not let this row be written; the job is failed.
     """
 
@@ -214,14 +214,14 @@ class QueueProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSeen:
+class WorkerStatus:
     """A worker, as it spoke of itself last. `rss_mb`: its memory, in MB of 2**20 bytes."""
 
     worker: str
     host: str
     pid: int
     state: WorkerState
-    gear: str
+    throttle_level: str
     cause: str | None
     rss_mb: float | None
     completed: int
@@ -267,32 +267,32 @@ class Report:
     """What a worker says of itself: its state, and what it has done since it started.
 
     `usage` has each model once; of one that is left out nothing new is known. `cause` of its state
-    or gear, where there is one. `listens`: a notification would reach it.
+    or throttle level, where there is one. `listens`: a notification would reach it.
     """
 
     state: WorkerState
     completed: int = 0
     failed: int = 0
     usage: Sequence[Usage] = ()
-    gear: str = "full"
+    throttle_level: str = "full"
     cause: str | None = None
     listens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Command:
     """What a worker was told to do, and when; None: never anything."""
 
-    wish: Wish = "work"
+    desired_state: DesiredState = "work"
     since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class StandingOrder:
+class StandingCommand:
     """What is wished of a worker, or of every one (`*`), also of those that start later."""
 
     worker: str
-    wish: Wish
+    desired_state: DesiredState
     since: datetime
 
     @property
@@ -386,11 +386,11 @@ class DatabaseLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderTrouble:
+class StoppedProvider:
     """Why a provider cannot be used now, since when, and when that was last found."""
 
     provider: str
-    trouble: str
+    error: str
     hint: str | None
     since: datetime
     seen_at: datetime
@@ -421,7 +421,7 @@ class Finding:
     check: str
     subject: str
     cause: str
-    cure: str | None
+    hint: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,7 +474,7 @@ class Queue(Protocol):
         Raises Busy if all that is due lies in locked tables.
         """
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
         """Hold on to `jobs` for another lease. Returns those whose lease is lost.
 
         Whatever else stands under the worker's name goes back to the queue.
@@ -503,10 +503,10 @@ class Queue(Protocol):
         pause doubles each time.
         """
 
-    def seen(self, scope: Scope, report: Report) -> None:
+    def heartbeat(self, scope: Scope, report: Report) -> None:
         """Say that the worker is there, and how much memory its process takes."""
 
-    def order(self, scope: Scope) -> Order:
+    def command(self, scope: Scope) -> Command:
         """What the worker was told to do."""
 
     def load(self) -> DatabaseLoad:
@@ -518,10 +518,10 @@ class Queue(Protocol):
     def wait(self, seconds: float) -> bool:
         """Wait that long, or until a notification comes: then True. Needs `listen` before."""
 
-    def gone(self, scope: Scope) -> None:
+    def deregister(self, scope: Scope) -> None:
         """Say that the worker ends. What still stands under its name goes back."""
 
-    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+    def report_provider(self, provider: str, error: str | None, hint: str | None = None) -> None:
         """Say why a provider cannot be used, or (None) that it can."""
 
     def announce(self, event: str, subject: str, announcement: UUID) -> bool:
@@ -540,7 +540,7 @@ class Queue(Protocol):
         """
 
 
-class OperatorQueue(Queue, Protocol):
+class AdminQueue(Queue, Protocol):
     """What the commands ask of a queue, beside what the engine needs of it.
 
     Raises SettingsError, with the database's own sentence, if what it was asked makes no sense.
@@ -594,13 +594,13 @@ class OperatorQueue(Queue, Protocol):
     def stats(self, since: timedelta) -> Stats:
         """What was done in the time until now."""
 
-    def control(self, wish: Wish, worker: str | None = None) -> int:
+    def control(self, desired_state: DesiredState, worker: str | None = None) -> int:
         """Tell all workers, or one, what to do. Returns how many are there to hear it.
 
         Raises SettingsError if there is no such worker.
         """
 
-    def orders(self) -> list[StandingOrder]:
+    def commands(self) -> list[StandingCommand]:
         """The orders that `control` has given and that are still in force, by worker."""
 
     def count_due(self, scope: Scope) -> int:
@@ -612,13 +612,13 @@ class OperatorQueue(Queue, Protocol):
     def progress(self) -> QueueProgress:
         """How far all columns are together, and how fast."""
 
-    def workers(self) -> list[WorkerSeen]:
+    def workers(self) -> list[WorkerStatus]:
         """Who is at work, or was and fell silent within a day, by name."""
 
     def failures(self) -> list[Failure]:
         """What failed, by column and class, the most frequent first."""
 
-    def providers(self) -> list[ProviderTrouble]:
+    def providers(self) -> list[StoppedProvider]:
         """The providers that cannot be used now."""
 
     def estimate(

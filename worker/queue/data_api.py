@@ -26,41 +26,41 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from worker.database.migrations import check_version
 from worker.errors import SchemaError, SettingsError
 from worker.host import resident_mb
 from worker.queue import (
     Cached,
     Claim,
+    Command,
     Completion,
     DatabaseLoad,
+    DesiredState,
     Estimate,
     Failure,
     Finding,
     Job,
     JobId,
+    LeaseKey,
     ListedJob,
     Match,
-    Order,
-    ProviderTrouble,
     QueueProgress,
     Rechecked,
     Refusal,
     Report,
     Reprocessed,
     Scope,
-    StandingOrder,
+    StandingCommand,
     Stats,
+    StoppedProvider,
     Target,
     TargetStatus,
-    Ticket,
-    Wish,
-    WorkerSeen,
+    WorkerStatus,
     nearest_time,
     no_such_table,
     watched_by,
     whole,
 )
-from worker.queue.migrations import check_version
 from worker.queue.portion import Portion
 from worker.queue.rest import Rest
 
@@ -193,11 +193,15 @@ class DataApiQueue:
     def stats(self, since: timedelta) -> Stats:
         return _rows(Stats, self._rest.call("embedding_stats", {"since": _interval(since)}))[0]
 
-    def control(self, wish: Wish, worker: str | None = None) -> int:
-        return int(self._rest.call("control_embeddings", {"wish": wish, "worker": worker}))
+    def control(self, desired_state: DesiredState, worker: str | None = None) -> int:
+        return int(
+            self._rest.call(
+                "control_embeddings", {"desired_state": desired_state, "worker": worker}
+            )
+        )
 
-    def orders(self) -> list[StandingOrder]:
-        return self._read(StandingOrder, "embedding_control", "worker")
+    def commands(self) -> list[StandingCommand]:
+        return self._read(StandingCommand, "embedding_control", "worker")
 
     def count_due(self, scope: Scope) -> int:
         return int(
@@ -212,8 +216,8 @@ class DataApiQueue:
     def progress(self) -> QueueProgress:
         return self._read(QueueProgress, "embedding_progress")[0]
 
-    def workers(self) -> list[WorkerSeen]:
-        return self._read(WorkerSeen, "embedding_workers", "worker")
+    def workers(self) -> list[WorkerStatus]:
+        return self._read(WorkerStatus, "embedding_workers", "worker")
 
     def failures(self) -> list[Failure]:
         found = self._read(
@@ -221,8 +225,8 @@ class DataApiQueue:
         )
         return sorted(found, key=lambda failure: -failure.failed)
 
-    def providers(self) -> list[ProviderTrouble]:
-        return self._read(ProviderTrouble, "embedding_providers", "provider")
+    def providers(self) -> list[StoppedProvider]:
+        return self._read(StoppedProvider, "embedding_providers", "provider")
 
     def estimate(
         self, default_model: str, table: str | None, column: str | None, missing: bool
@@ -299,7 +303,7 @@ class DataApiQueue:
         )
         return Claim.of([_as_job(row) for row in rows])
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
         lost = self._rest.call(
             "extend_embeddings",
             {
@@ -372,9 +376,9 @@ class DataApiQueue:
             },
         )
 
-    def seen(self, scope: Scope, report: Report) -> None:
+    def heartbeat(self, scope: Scope, report: Report) -> None:
         self._rest.call(
-            "embedding_worker_seen",
+            "embedding_worker_heartbeat",
             {
                 "worker": scope.worker,
                 "host": socket.gethostname(),
@@ -384,9 +388,9 @@ class DataApiQueue:
             },
         )
 
-    def order(self, scope: Scope) -> Order:
-        found = self._rest.call("embedding_order", {"worker": scope.worker})
-        return _rows(Order, found)[0] if found else Order()
+    def command(self, scope: Scope) -> Command:
+        found = self._rest.call("embedding_command", {"worker": scope.worker})
+        return _rows(Command, found)[0] if found else Command()
 
     def load(self) -> DatabaseLoad:
         return _rows(DatabaseLoad, self._rest.call("embedding_database_load", {}))[0]
@@ -398,12 +402,12 @@ class DataApiQueue:
         time.sleep(seconds)
         return False
 
-    def gone(self, scope: Scope) -> None:
-        self._rest.call("embedding_worker_gone", {"worker": scope.worker})
+    def deregister(self, scope: Scope) -> None:
+        self._rest.call("embedding_worker_deregister", {"worker": scope.worker})
 
-    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+    def report_provider(self, provider: str, error: str | None, hint: str | None = None) -> None:
         self._rest.call(
-            "embedding_provider_seen", {"provider": provider, "trouble": trouble, "hint": hint}
+            "embedding_provider_report", {"provider": provider, "error": error, "hint": hint}
         )
 
     def announce(self, event: str, subject: str, announcement: UUID) -> bool:

@@ -28,22 +28,24 @@ from psycopg.types import TypeInfo
 from psycopg.types.datetime import TimestamptzBinaryLoader
 from psycopg.types.json import Jsonb
 
+from worker.database.migrations import Migration, check_version
 from worker.errors import Busy, SchemaError, SettingsError, StatementTimeout, Unreachable
 from worker.host import resident_mb
 from worker.queue import (
     Cached,
     Claim,
+    Command,
     Completion,
     DatabaseLoad,
+    DesiredState,
     Estimate,
     Failure,
     Finding,
     Job,
     JobId,
+    LeaseKey,
     ListedJob,
     Match,
-    Order,
-    ProviderTrouble,
     QueueProgress,
     Rechecked,
     Refusal,
@@ -51,15 +53,14 @@ from worker.queue import (
     Reprocessed,
     Scope,
     Session,
-    StandingOrder,
+    StandingCommand,
     Stats,
+    StoppedProvider,
     Target,
     TargetStatus,
-    Ticket,
     WatchOptions,
     WatchPreview,
-    Wish,
-    WorkerSeen,
+    WorkerStatus,
     nearest_time,
     no_such_table,
     one_line,
@@ -74,7 +75,6 @@ from worker.queue.functions import (
     raised_by_a_user,
     without_values,
 )
-from worker.queue.migrations import Migration, check_version
 from worker.queue.portion import Portion
 
 CONNECT_TIMEOUT = 10  # seconds
@@ -431,13 +431,15 @@ class PostgresQueue:
             {"since": since},
         )[0]
 
-    def control(self, wish: Wish, worker: str | None = None) -> int:
-        return int(self._call("control_embeddings", {"wish": wish, "worker": worker}))
+    def control(self, desired_state: DesiredState, worker: str | None = None) -> int:
+        return int(
+            self._call("control_embeddings", {"desired_state": desired_state, "worker": worker})
+        )
 
-    def orders(self) -> list[StandingOrder]:
+    def commands(self) -> list[StandingCommand]:
         return self._rows(
-            StandingOrder,
-            "select worker, wish, since from public.embedding_control order by worker",
+            StandingCommand,
+            "select worker, desired_state, since from public.embedding_control order by worker",
         )
 
     def count_due(self, scope: Scope) -> int:
@@ -463,11 +465,11 @@ class PostgresQueue:
             " from public.embedding_progress",
         )[0]
 
-    def workers(self) -> list[WorkerSeen]:
+    def workers(self) -> list[WorkerStatus]:
         return self._rows(
-            WorkerSeen,
-            "select worker, host, pid, state, gear, cause, rss_mb, completed, failed, started_at,"
-            " seen_at from public.embedding_workers order by worker",
+            WorkerStatus,
+            "select worker, host, pid, state, throttle_level, cause, rss_mb, completed, failed,"
+            " started_at, seen_at from public.embedding_workers order by worker",
         )
 
     def failures(self) -> list[Failure]:
@@ -478,10 +480,10 @@ class PostgresQueue:
             " error_class",
         )
 
-    def providers(self) -> list[ProviderTrouble]:
+    def providers(self) -> list[StoppedProvider]:
         return self._rows(
-            ProviderTrouble,
-            "select provider, trouble, hint, since, seen_at from public.embedding_providers"
+            StoppedProvider,
+            "select provider, error, hint, since, seen_at from public.embedding_providers"
             " order by provider",
         )
 
@@ -572,7 +574,7 @@ class PostgresQueue:
             ).fetchall()
         return Claim.of(rows)
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
         arguments = {"worker": scope.worker, **_ids_and_leases(jobs), "lease_for": scope.lease}
         with _translated():
             lost = self._connection.execute(
@@ -647,9 +649,9 @@ class PostgresQueue:
             },
         )
 
-    def seen(self, scope: Scope, report: Report) -> None:
+    def heartbeat(self, scope: Scope, report: Report) -> None:
         self._call(
-            "embedding_worker_seen",
+            "embedding_worker_heartbeat",
             {
                 "worker": scope.worker,
                 "host": socket.gethostname(),
@@ -661,9 +663,11 @@ class PostgresQueue:
             },
         )
 
-    def order(self, scope: Scope) -> Order:
-        found = self._called(Order, "wish, since", "embedding_order", {"worker": scope.worker})
-        return found[0] if found else Order()
+    def command(self, scope: Scope) -> Command:
+        found = self._called(
+            Command, "desired_state, since", "embedding_command", {"worker": scope.worker}
+        )
+        return found[0] if found else Command()
 
     def load(self) -> DatabaseLoad:
         return self._called(
@@ -711,15 +715,15 @@ class PostgresQueue:
             other.execute("notify embedding_queue")
             return bool(list(connection.notifies(timeout=PROBED_FOR, stop_after=1)))
 
-    def gone(self, scope: Scope) -> None:
-        self._call("embedding_worker_gone", {"worker": scope.worker})
+    def deregister(self, scope: Scope) -> None:
+        self._call("embedding_worker_deregister", {"worker": scope.worker})
 
-    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
+    def report_provider(self, provider: str, error: str | None, hint: str | None = None) -> None:
         self._call(
-            "embedding_provider_seen",
+            "embedding_provider_report",
             {
                 "provider": provider,
-                "trouble": self._storable(trouble),
+                "error": self._storable(error),
                 "hint": self._storable(hint),
             },
         )

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 from worker.errors import WorkerError
 from worker.host import resident_mb
-from worker.queue import OperatorQueue, Scope, other_model
+from worker.queue import AdminQueue, Scope, other_model
 
 MINUTE = 60.0  # seconds
 
@@ -20,15 +20,15 @@ Tell = Callable[..., None]
 class EveryMinute:
     """A Progress that tells once a minute what was done in it; of one at rest, nothing."""
 
-    def __init__(self, queue: OperatorQueue, tell: Tell) -> None:
+    def __init__(self, queue: AdminQueue, tell: Tell) -> None:
         self._queue = queue
         self._tell = tell
-        self._tally = Tally()
+        self._tally = RunStats()
         self._before = (0, 0)
         self._began = time.monotonic()
 
-    def update(self, tally: Tally) -> None:
-        self._tally = tally
+    def update(self, stats: RunStats) -> None:
+        self._tally = stats
 
     def pulse(self) -> None:
         now = time.monotonic()
@@ -65,11 +65,11 @@ class Failures:
         self._tell = tell
         self._told = 0
 
-    def update(self, tally: Tally) -> None:
-        times = tally.failed // self._threshold
+    def update(self, stats: RunStats) -> None:
+        times = stats.failed // self._threshold
         if times > self._told:
             self._told = times
-            self._tell("failures_exceeded", failed=tally.failed, threshold=self._threshold)
+            self._tell("failures_exceeded", failed=stats.failed, threshold=self._threshold)
 
     def pulse(self) -> None:
         pass
@@ -84,14 +84,14 @@ class OtherModels:
     Claims pass over them. Looks at the targets at the start and once a minute.
     """
 
-    def __init__(self, queue: OperatorQueue, scope: Scope, tell: Tell) -> None:
+    def __init__(self, queue: AdminQueue, scope: Scope, tell: Tell) -> None:
         self._queue = queue
         self._scope = scope
         self._tell = tell
         self._looked_at = -inf
         self._reported: set[tuple[str, str]] = set()
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from worker.engine.limiter import FIRST_PAUSE
 from worker.engine.limiter import LONGEST_PAUSE as LONGEST_PAUSE_UNTOLD
-from worker.engine.pace import (
+from worker.engine.rate_control import (
     FIRST_PROBE_AFTER,
     SHRINK,
-    LearnedRate,
-    Spacing,
-    Window,
+    AdaptiveRate,
+    ConcurrencyWindow,
+    Pacer,
 )
 
 LATENCY = 0.1
@@ -28,7 +28,11 @@ LATENCY = 0.1
 
 
 def a_window_of_answers(
-    window: Window, now: float, was_full: bool = True, latency: float = LATENCY, size: int = 1000
+    window: ConcurrencyWindow,
+    now: float,
+    was_full: bool = True,
+    latency: float = LATENCY,
+    size: int = 1000,
 ) -> None:
     """As many answers as may be under way."""
     for _ in range(math.ceil(window.limit)):
@@ -36,7 +40,7 @@ def a_window_of_answers(
 
 
 def test_a_window_grows_by_one_for_each_window_of_answers() -> None:
-    window = Window(2, 100)
+    window = ConcurrencyWindow(2, 100)
     limits = []
     for now in range(1, 5):
         a_window_of_answers(window, now)
@@ -47,20 +51,20 @@ def test_a_window_grows_by_one_for_each_window_of_answers() -> None:
 
 
 def test_a_window_that_is_not_used_up_does_not_grow() -> None:
-    window = Window(2, 100)
+    window = ConcurrencyWindow(2, 100)
     a_window_of_answers(window, 1, was_full=False)
     assert window.limit == 2
 
 
 def test_a_window_never_grows_above_the_most() -> None:
-    window = Window(2, 4)
+    window = ConcurrencyWindow(2, 4)
     for now in range(1, 20):
         a_window_of_answers(window, now)
     assert window.limit == 4
 
 
 def test_of_many_who_are_pushed_back_at_once_the_first_counts() -> None:
-    window = Window(16, 100)
+    window = ConcurrencyWindow(16, 100)
     for late in range(16):
         window.pushed_back(sent=1.0, now=1.1 + late / 100)
     assert window.limit == 16 * SHRINK
@@ -69,7 +73,7 @@ def test_of_many_who_are_pushed_back_at_once_the_first_counts() -> None:
 
 
 def test_a_window_never_shrinks_below_one() -> None:
-    window = Window(4, 100)
+    window = ConcurrencyWindow(4, 100)
     for now in range(1, 20):
         window.pushed_back(now - 0.5, now)
     assert window.limit == 1
@@ -78,7 +82,7 @@ def test_a_window_never_shrinks_below_one() -> None:
     assert window.limit >= 1
 
 
-def seconds_until_more_is_tried(window: Window, now: float, ceiling: float) -> float:
+def seconds_until_more_is_tried(window: ConcurrencyWindow, now: float, ceiling: float) -> float:
     """From a push-back at `ceiling` until there are more again."""
     window.pushed_back(now, now)
     for tenths in range(1, 1000):
@@ -89,7 +93,7 @@ def seconds_until_more_is_tried(window: Window, now: float, ceiling: float) -> f
 
 
 def test_a_limit_that_proves_true_is_tried_again_after_a_longer_while_each_time() -> None:
-    window, now = Window(8, 100), 0.0
+    window, now = ConcurrencyWindow(8, 100), 0.0
     waited = []
     for _ in range(8):
         while window.limit > 8:  # it is always at eight that the provider pushes back
@@ -101,7 +105,7 @@ def test_a_limit_that_proves_true_is_tried_again_after_a_longer_while_each_time(
 
 
 def test_a_provider_of_which_all_answers_take_twice_as_long_gets_less() -> None:
-    window = Window(8, 100)
+    window = ConcurrencyWindow(8, 100)
     a_window_of_answers(window, 1)
     assert window.limit == 9
     a_window_of_answers(window, 2, latency=1.9 * LATENCY)
@@ -111,21 +115,21 @@ def test_a_provider_of_which_all_answers_take_twice_as_long_gets_less() -> None:
 
 
 def test_a_few_slow_answers_shrink_nothing() -> None:
-    window = Window(9, 100)
+    window = ConcurrencyWindow(9, 100)
     for number in range(9):
         window.answered(1 - LATENCY * (10 if number < 4 else 1), 1, 1000, True)
     assert window.limit == 10
 
 
 def test_a_request_that_takes_longer_since_it_is_larger_is_not_slow() -> None:
-    window = Window(8, 100)
+    window = ConcurrencyWindow(8, 100)
     a_window_of_answers(window, 1)
     a_window_of_answers(window, 20, latency=10 * LATENCY, size=100_000)
     assert window.limit == 10
 
 
 def test_differences_too_small_to_matter_shrink_nothing() -> None:
-    window = Window(8, 100)
+    window = ConcurrencyWindow(8, 100)
     a_window_of_answers(window, 1, latency=0.001)
     a_window_of_answers(window, 2, latency=0.049)
     assert window.limit == 10
@@ -135,7 +139,7 @@ def test_differences_too_small_to_matter_shrink_nothing() -> None:
 
 
 def test_without_a_rate_every_turn_is_at_once() -> None:
-    spacing = Spacing()
+    spacing = Pacer()
     for _ in range(100):
         spacing.take(1.0, 1e9)
         assert spacing.wait(1.0) == 0
@@ -143,7 +147,7 @@ def test_without_a_rate_every_turn_is_at_once() -> None:
     assert spacing.wait(1.0) == 0
 
 
-def turns(spacing: Spacing, until: float, step: float = 0.001, amount: float = 1.0) -> list[float]:
+def turns(spacing: Pacer, until: float, step: float = 0.001, amount: float = 1.0) -> list[float]:
     """When turns were taken by somebody who takes each as soon as he may."""
     taken = []
     for tick in range(int(until / step)):
@@ -155,21 +159,21 @@ def turns(spacing: Spacing, until: float, step: float = 0.001, amount: float = 1
 
 
 def test_turns_come_at_an_even_pace() -> None:
-    taken = turns(Spacing(20.0), 10)
+    taken = turns(Pacer(20.0), 10)
     assert len(taken) == pytest.approx(200, abs=2)
     gaps = [later - sooner for sooner, later in pairwise(taken[2:])]
     assert 0.048 <= min(gaps) <= max(gaps) <= 0.052
 
 
 def test_a_large_amount_waits_for_its_share_of_the_rate() -> None:
-    spacing = Spacing(1000.0)
+    spacing = Pacer(1000.0)
     spacing.take(0.0, 500)
     assert spacing.wait(0.0) == pytest.approx(0.5, abs=0.051)
     assert spacing.wait(0.6) == 0
 
 
 def test_turns_that_were_missed_are_not_made_up_for() -> None:
-    spacing = Spacing(10.0)
+    spacing = Pacer(10.0)
     spacing.take(0.0)
     spacing.take(60.0)  # an hour later there is one turn, and a little for clocks that differ
     spacing.take(60.0)
@@ -177,7 +181,7 @@ def test_turns_that_were_missed_are_not_made_up_for() -> None:
 
 
 def test_what_cost_more_than_was_taken_is_waited_for_and_what_cost_less_is_given_back() -> None:
-    spacing = Spacing(100.0)
+    spacing = Pacer(100.0)
     spacing.take(0.0, 50)
     due = spacing.wait(0.0)
     spacing.charge(20)
@@ -245,9 +249,9 @@ class Client:
 
     limit: Limit
     tells: bool
-    window: Window = field(default_factory=lambda: Window(8, 64))
-    learned: LearnedRate = field(default_factory=LearnedRate)
-    spacing: Spacing = field(default_factory=Spacing)
+    window: ConcurrencyWindow = field(default_factory=lambda: ConcurrencyWindow(8, 64))
+    learned: AdaptiveRate = field(default_factory=AdaptiveRate)
+    spacing: Pacer = field(default_factory=Pacer)
     random: Random = field(default_factory=lambda: Random(7))
     now: float = 0.0
     paused_until: float = 0.0

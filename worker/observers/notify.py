@@ -16,10 +16,10 @@ from threading import Thread
 from uuid import uuid4
 
 from worker.engine.events import sentence
-from worker.engine.progress import Progress, Tally
+from worker.engine.progress import Progress, RunStats
 from worker.errors import WorkerError
+from worker.observers.channels import Channel, NotDelivered, Notice
 from worker.queue import Queue, Scope
-from worker.telemetry.channels import Channel, NotDelivered, Notice
 from worker.terminal import printable
 
 TOLD = frozenset({"target_reached", "queue_drained", "failures_exceeded", "provider_stopped"})
@@ -43,27 +43,27 @@ class Notifier:
     ) -> None:
         self._queue = queue
         self._scope = scope
-        self._couriers = [Courier(channel, log) for channel in channels]
+        self._delivery_threads = [DeliveryThread(channel, log) for channel in channels]
 
     def __enter__(self) -> Notifier:
-        for courier in self._couriers:
-            courier.start()
+        for delivery_thread in self._delivery_threads:
+            delivery_thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Wait for LAST_CHANCE seconds at most until all has arrived."""
         until = time.monotonic() + LAST_CHANCE
-        for courier in self._couriers:
-            courier.close(until)
+        for delivery_thread in self._delivery_threads:
+            delivery_thread.close(until)
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:
         pass
 
     def event(self, name: str, **fields: object) -> None:
-        if name not in TOLD or not self._couriers:
+        if name not in TOLD or not self._delivery_threads:
             return
         notice = self._notice(name, fields)
         of_the_scope = ".".join(filter(None, (self._scope.table, self._scope.column)))
@@ -71,12 +71,12 @@ class Notifier:
         try:
             falls_to_us = self._queue.announce(name, subject, uuid4())
         except WorkerError as problem:  # better told by nobody than by all
-            for courier in self._couriers:
-                courier.give_up(notice, problem.cause)
+            for delivery_thread in self._delivery_threads:
+                delivery_thread.give_up(notice, problem.cause)
             return
         if falls_to_us:
-            for courier in self._couriers:
-                courier.take(notice)
+            for delivery_thread in self._delivery_threads:
+                delivery_thread.take(notice)
 
     def _notice(self, name: str, fields: dict[str, object]) -> Notice:
         hint = fields.get("hint")
@@ -90,7 +90,7 @@ class Notifier:
         )
 
 
-class Courier:
+class DeliveryThread:
     """Carries notices to one channel, in a thread of its own."""
 
     def __init__(self, channel: Channel, log: Progress) -> None:

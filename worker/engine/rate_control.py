@@ -27,7 +27,7 @@ FORGOTTEN_AT = 10.0  # e to the power of it: so far above where it was refused
 
 
 @dataclass(slots=True)
-class Window:
+class ConcurrencyWindow:
     """How many requests may be under way: one more for each window of answers, a quarter less when
     the provider pushes back. A limit at which it did so is tried again only after a while, and each
     time it proves true, after twice as long."""
@@ -75,7 +75,7 @@ class Window:
 
 
 @dataclass(slots=True)
-class Spacing:
+class Pacer:
     """Turns at a given rate a second (None: at once), for amounts: requests, or their tokens."""
 
     rate: float | None = None
@@ -98,7 +98,7 @@ class Spacing:
 
 
 @dataclass(slots=True)
-class LearnedRate:
+class AdaptiveRate:
     """The rate at which a provider refuses that does not say what it allows.
 
     After a refusal: back, and within RECOVERY nearly up to where it was refused; there for a
@@ -171,5 +171,5 @@ class LearnedRate:
 
     def _probing(self, now: float) -> float:
         """For how many seconds more has been tried than is known to be allowed."""
-        patience = min(self._probe_after, LONGEST_BELIEF)
-        return max(0.0, now - self._resumed_at - RECOVERY - patience)
+        reconnect_timeout = min(self._probe_after, LONGEST_BELIEF)
+        return max(0.0, now - self._resumed_at - RECOVERY - reconnect_timeout)

@@ -7,34 +7,34 @@ from datetime import datetime, timedelta
 
 from worker.cli.conditions import Figures
 from worker.queue import (
+    AdminQueue,
     Failure,
-    OperatorQueue,
-    ProviderTrouble,
     QueueProgress,
-    StandingOrder,
+    StandingCommand,
+    StoppedProvider,
     TargetStatus,
-    WorkerSeen,
+    WorkerStatus,
 )
 
 SILENT_AFTER = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StatusSnapshot:
     """The queue, its columns and its workers, as they were at a time of the database."""
 
     at: datetime
     columns: list[TargetStatus]
     progress: QueueProgress
-    workers: list[WorkerSeen]
+    workers: list[WorkerStatus]
     failures: list[Failure]
-    providers: list[ProviderTrouble]
-    orders: list[StandingOrder]
+    providers: list[StoppedProvider]
+    commands: list[StandingCommand]
 
     @property
-    def pauses(self) -> list[StandingOrder]:
+    def pauses(self) -> list[StandingCommand]:
         """The orders that keep workers from claiming."""
-        return [order for order in self.orders if order.wish != "work"]
+        return [command for command in self.commands if command.desired_state != "work"]
 
     @property
     def waiting_for(self) -> float:
@@ -42,7 +42,7 @@ class Look:
         since = self.progress.oldest_due
         return max((self.at - since).total_seconds(), 0) if since else 0
 
-    def is_silent(self, worker: WorkerSeen) -> bool:
+    def is_silent(self, worker: WorkerStatus) -> bool:
         """Whether nothing was heard of it for two minutes."""
         return self.at - worker.seen_at > SILENT_AFTER
 
@@ -68,7 +68,7 @@ class Look:
             "columns": [asdict(column) for column in self.columns],
             "failures": [asdict(failure) for failure in self.failures],
             "providers": [asdict(provider) for provider in self.providers],
-            "orders": [asdict(order) for order in self.orders],
+            "commands": [asdict(command) for command in self.commands],
             "progress": asdict(self.progress),
             "workers": [
                 asdict(worker) | {"silent": self.is_silent(worker)} for worker in self.workers
@@ -76,14 +76,14 @@ class Look:
         }
 
 
-def look_at(queue: OperatorQueue) -> Look:
+def take_snapshot(queue: AdminQueue) -> StatusSnapshot:
     """How it is now. Raises Unreachable if the database is out of reach."""
-    return Look(
+    return StatusSnapshot(
         columns=queue.status(),
         progress=queue.progress(),
         workers=queue.workers(),
         failures=queue.failures(),
         providers=queue.providers(),
-        orders=queue.orders(),
+        commands=queue.commands(),
         at=queue.clock(),
     )

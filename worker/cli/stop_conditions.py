@@ -9,34 +9,34 @@ from dataclasses import dataclass
 from functools import partial
 
 from worker.embedders import open_embedder
-from worker.engine.bounds import Coverage, UntilCovered, UntilLate, UntilSpent
-from worker.engine.gear import Governor
-from worker.engine.progress import Progress, Tally
+from worker.engine.progress import Progress, RunStats
+from worker.engine.stop_conditions import Coverage, UntilCovered, UntilLate, UntilSpent
+from worker.engine.throttling import Throttle
 from worker.errors import SettingsError
-from worker.queue import OperatorQueue, Scope
+from worker.queue import AdminQueue, Scope
 from worker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class StopConditions:
     """Where a run ends before all is done; None: there is no such bound."""
 
     percent: float | None = None
     minutes: float | None = None
     dollars: float | None = None
 
-    def governors(
-        self, queue: OperatorQueue, scope: Scope, progress: Progress, tally: Tally
-    ) -> list[Governor]:
+    def throttles(
+        self, queue: AdminQueue, scope: Scope, progress: Progress, stats: RunStats
+    ) -> list[Throttle]:
         """Those who see to it."""
-        found: list[Governor] = []
+        found: list[Throttle] = []
         if self.percent is not None:
-            coverage = partial(coverage_of, queue, scope)
-            found.append(UntilCovered(self.percent, coverage, tally, progress))
+            coverage = partial(measure_coverage, queue, scope)
+            found.append(UntilCovered(self.percent, coverage, stats, progress))
         if self.minutes is not None:
             found.append(UntilLate(60 * self.minutes))
         if self.dollars is not None:
-            found.append(UntilSpent(self.dollars, tally))
+            found.append(UntilSpent(self.dollars, stats))
         return found
 
 
@@ -51,7 +51,7 @@ def refuse_unpriced(settings: Settings, models: Iterable[str]) -> None:
                 )
 
 
-def percent_of(given: str | None) -> float | None:
+def parse_percent(given: str | None) -> float | None:
     """What somebody typed as a percentage. Raises SettingsError."""
     if given is None:
         return None
@@ -63,7 +63,7 @@ def percent_of(given: str | None) -> float | None:
     return float(found[1])
 
 
-def coverage_of(queue: OperatorQueue, scope: Scope) -> Coverage:
+def measure_coverage(queue: AdminQueue, scope: Scope) -> Coverage:
     """How far the columns of a scope are, all together. Raises SettingsError if nobody can tell."""
     rows = vectors = 0
     for column in queue.status():
@@ -81,4 +81,4 @@ def coverage_of(queue: OperatorQueue, scope: Scope) -> Coverage:
     return Coverage(rows, vectors)
 
 
-NONE = Bounds()
+NONE = StopConditions()

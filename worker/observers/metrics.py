@@ -14,20 +14,20 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 import worker
-from worker.engine.gear import Gear
 from worker.engine.histogram import BUCKETS, Histogram
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
+from worker.engine.throttling import ThrottleLevel
 from worker.errors import SettingsError
 from worker.host import resident_mb
+from worker.observers.http_server import BoundedServer
 from worker.queue import WorkerState
-from worker.telemetry.http_server import BoundedServer
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 """Bounds for the time of a batch: from that of a local model to many tries of one request."""
 
 OUTCOMES = ("completed", "unchanged", "skipped", "dropped", "failed", "stale", "released")
 STATES = get_args(WorkerState)
-GEARS = get_args(Gear)
+THROTTLE_LEVELS = get_args(ThrottleLevel)
 
 
 class Metrics:
@@ -38,7 +38,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._tally: Tally | None = None
+        self._tally: RunStats | None = None
         self._counted: dict[Counter, float] = {}
         self._make_counters()
         self._make_gauges()
@@ -47,7 +47,7 @@ class Metrics:
             "batch_done": lambda of: self._batches.labels(of["model"]).observe(of["seconds"]),
             "minute_passed": self._minute_passed,
             "state_changed": lambda of: _turn(self._state, of["state"], STATES),
-            "gear_changed": lambda of: _turn(self._gear, of["gear"], GEARS),
+            "throttle_changed": lambda of: _turn(self._gear, of["throttle_level"], THROTTLE_LEVELS),
             "database_lost": self._lost,
             "database_back": self._back,
             "provider_stopped": lambda of: self._providers.labels(of["provider"]).set(0),
@@ -77,9 +77,9 @@ class Metrics:
     def _make_gauges(self) -> None:
         self._info = Info("embedding_worker", "Who this is", registry=self.registry)
         self._state = self._gauge("state", "1 for what the worker does", "state")
-        self._gear = self._gauge("gear", "1 for how hard it goes at it", "gear")
+        self._gear = self._gauge("throttle_level", "1 for how hard it goes at it", "throttle_level")
         _turn(self._state, "working", STATES)
-        _turn(self._gear, "full", GEARS)
+        _turn(self._gear, "full", THROTTLE_LEVELS)
         self._pending = self._gauge("pending_jobs", "Jobs that wait, NaN if that is not known")
         self._pending.set(float("nan"))
         self._database = self._gauge("database_up", "1 if the database answers, else 0")
@@ -88,13 +88,13 @@ class Metrics:
         memory = self._gauge("resident_memory_bytes", "Memory of the process that is in RAM")
         memory.set_function(lambda: resident_mb() * 2**20)
 
-    def update(self, tally: Tally) -> None:
-        if tally is not self._tally:
-            self._tally, self._counted = tally, {}
+    def update(self, stats: RunStats) -> None:
+        if stats is not self._tally:
+            self._tally, self._counted = stats, {}
         for outcome in OUTCOMES:
-            self._count(self._jobs.labels(outcome), getattr(tally, outcome))
-        self._count(self._cached, tally.cached)
-        for model, spent in tally.models.items():
+            self._count(self._jobs.labels(outcome), getattr(stats, outcome))
+        self._count(self._cached, stats.cached)
+        for model, spent in stats.models.items():
             self._count(self._requests.labels(model), spent.requests)
             if spent.tokens is not None:
                 self._count(self._tokens.labels(model), spent.tokens)
@@ -139,8 +139,8 @@ class Metrics:
 class _Times(Collector):
     """The histograms of a tally, which has counted them already. Their sums are not known."""
 
-    def __init__(self, tally: Callable[[], Tally | None]) -> None:
-        self._tally = tally
+    def __init__(self, stats: Callable[[], RunStats | None]) -> None:
+        self._tally = stats
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         for name, meaning, times in (
@@ -148,8 +148,8 @@ class _Times(Collector):
             ("lag_seconds", "Time from when a job was due until its vector was written", "lags"),
         ):
             family = HistogramMetricFamily(_full(name), meaning, labels=["model"])
-            tally = self._tally()
-            for model, spent in list(tally.models.items()) if tally else ():
+            stats = self._tally()
+            for model, spent in list(stats.models.items()) if stats else ():
                 family.add_metric([model], _cumulated(getattr(spent, times)), sum_value=None)
             yield family
 

@@ -24,18 +24,18 @@ from worker.errors import Unreachable
 from worker.queue import (
     Cached,
     Claim,
+    Command,
     Completion,
     DatabaseLoad,
     Job,
-    Order,
+    LeaseKey,
     Queue,
     Refusal,
     Report,
     Scope,
-    Ticket,
 )
 
-PATIENCE = 600.0  # seconds until a run gives its database up
+RECONNECT_TIMEOUT = 600.0  # seconds until a run gives its database up
 LONGEST_WAIT = 15.0  # seconds between two tries
 SIGN_OF_LIFE = 5.0  # seconds between two signs of life at most, whatever is waited for
 
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class PatientQueue:
+class RetryingQueue:
     """`queue`, with every call made again until the database answers. Says so once.
 
     Raises Unreachable after `patience` seconds, or if `stop` is set and there is still no answer.
@@ -56,13 +56,13 @@ class PatientQueue:
     progress: Progress
     stop: Event
     on_outage: Callable[[], None] = lambda: None
-    patience: float = PATIENCE
+    reconnect_timeout: float = RECONNECT_TIMEOUT
     attend: Callable[[], None] | None = None
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
         return self.until_answered(lambda: self.queue.claim(scope, batch_size, except_targets))
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[Ticket]:
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
         return self.until_answered(lambda: self.queue.extend(scope, jobs))
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
@@ -86,11 +86,11 @@ class PatientQueue:
             lambda: self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
         )
 
-    def seen(self, scope: Scope, report: Report) -> None:
-        self.until_answered(lambda: self.queue.seen(scope, report))
+    def heartbeat(self, scope: Scope, report: Report) -> None:
+        self.until_answered(lambda: self.queue.heartbeat(scope, report))
 
-    def order(self, scope: Scope) -> Order:
-        return self.until_answered(lambda: self.queue.order(scope))
+    def command(self, scope: Scope) -> Command:
+        return self.until_answered(lambda: self.queue.command(scope))
 
     def load(self) -> DatabaseLoad:
         return self.until_answered(self.queue.load)
@@ -101,8 +101,8 @@ class PatientQueue:
     def wait(self, seconds: float) -> bool:
         return self.until_answered(lambda: self.queue.wait(seconds))
 
-    def provider_seen(self, provider: str, trouble: str | None, hint: str | None = None) -> None:
-        self.until_answered(lambda: self.queue.provider_seen(provider, trouble, hint))
+    def report_provider(self, provider: str, error: str | None, hint: str | None = None) -> None:
+        self.until_answered(lambda: self.queue.report_provider(provider, error, hint))
 
     def announce(self, event: str, subject: str, announcement: UUID) -> bool:
         return self.until_answered(lambda: self.queue.announce(event, subject, announcement))
@@ -113,8 +113,8 @@ class PatientQueue:
     def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
         self.until_answered(lambda: self.queue.cache(model, completions, cap_mb))
 
-    def gone(self, scope: Scope) -> None:
-        self.until_answered(lambda: self.queue.gone(scope))
+    def deregister(self, scope: Scope) -> None:
+        self.until_answered(lambda: self.queue.deregister(scope))
 
     def until_answered(self, call: Callable[[], Result]) -> Result:
         """What `call` returns, made again until the database answers."""
@@ -126,7 +126,7 @@ class PatientQueue:
             return call()
 
         return until_answered(
-            attended, self.progress, self.stop, self.on_outage, self.patience, attend
+            attended, self.progress, self.stop, self.on_outage, self.reconnect_timeout, attend
         )
 
 
@@ -135,7 +135,7 @@ def until_answered(
     progress: Progress,
     stop: Event,
     on_outage: Callable[[], None] = lambda: None,
-    patience: float = PATIENCE,
+    reconnect_timeout: float = RECONNECT_TIMEOUT,
     attend: Callable[[], None] | None = None,
 ) -> Result:
     """What `call` returns, made again until the database answers. See PatientQueue."""
@@ -153,7 +153,7 @@ def until_answered(
     retrying = Retrying(
         retry=retry_if_exception_type(Unreachable),
         wait=wait_random_exponential(max=LONGEST_WAIT),
-        stop=stop_after_delay(patience) | stop_when_event_set(stop),
+        stop=stop_after_delay(reconnect_timeout) | stop_when_event_set(stop),
         sleep=lambda seconds: pause(seconds, stop, attend_if_possible),
         reraise=True,
     )

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from traceback import extract_tb
 
-from worker.engine.progress import Progress, Tally
+from worker.engine.progress import Progress, RunStats
 
 
-class Audience:
+class CompositeObserver:
     """A Progress that passes all it hears to each of `members`, in their order.
 
     One that raises keeps nothing from the others, nor from the run: they hear of it, once, as
@@ -24,8 +24,8 @@ class Audience:
         """One more, who hears what comes from now on."""
         self._members.append(member)
 
-    def update(self, tally: Tally) -> None:
-        self._pass_on(lambda member: member.update(tally))
+    def update(self, stats: RunStats) -> None:
+        self._pass_on(lambda member: member.update(stats))
 
     def pulse(self) -> None:
         self._pass_on(lambda member: member.pulse())

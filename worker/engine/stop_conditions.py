@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from worker.engine.gear import FULL, Governor, Verdict
-from worker.engine.progress import Progress, Tally
+from worker.engine.progress import Progress, RunStats
+from worker.engine.throttling import FULL, Throttle, ThrottleDecision
 
 LOOK_EVERY = 2.0  # seconds between two looks at what other workers have done
 
@@ -28,14 +28,14 @@ class Coverage:
 
 @dataclass(slots=True)
 class UntilCovered:
-    """Ends the run when `percent` of the rows have their vector, whoever embeds them. A Governor.
+    """Ends the run when `percent` of the rows have their vector, whoever embeds them. A Throttle.
 
     Raises what `coverage` raises. It takes no more jobs in hand than are missing.
     """
 
     percent: float
     coverage: Callable[[], Coverage]
-    tally: Tally
+    stats: RunStats
     progress: Progress
     reached: float | None = None
     """The percentage with which it ended."""
@@ -43,12 +43,12 @@ class UntilCovered:
     _done_then: int = 0
     _look_at: float = 0.0
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> ThrottleDecision:
         if self.reached is None and (self._is_time_to_look or self._left <= 0):
             self._take_stock()
         if self.reached is not None:
-            return Verdict("end", f"{self.reached:.1f}% of the rows have their vector")
-        return Verdict("full", at_most=self._left)
+            return ThrottleDecision("stop", f"{self.reached:.1f}% of the rows have their vector")
+        return ThrottleDecision("full", at_most=self._left)
 
     @property
     def _is_time_to_look(self) -> bool:
@@ -60,7 +60,7 @@ class UntilCovered:
 
     @property
     def _done(self) -> int:
-        return self.tally.completed + self.tally.unchanged
+        return self.stats.completed + self.stats.unchanged
 
     def _take_stock(self) -> None:
         coverage = self.coverage()
@@ -74,41 +74,41 @@ class UntilCovered:
 
 @dataclass(slots=True)
 class UntilLate:
-    """Ends the run after `seconds`. A Governor."""
+    """Ends the run after `seconds`. A Throttle."""
 
     seconds: float
     _began: float = field(default_factory=time.monotonic)
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> ThrottleDecision:
         if time.monotonic() < self._began + self.seconds:
             return FULL
-        return Verdict("end", f"{self.seconds / 60:g} minutes are over")
+        return ThrottleDecision("stop", f"{self.seconds / 60:g} minutes are over")
 
 
 @dataclass(slots=True)
 class UntilSpent:
-    """Ends the run when it has cost `dollars`, or when nobody knows what it costs. A Governor.
+    """Ends the run when it has cost `dollars`, or when nobody knows what it costs. A Throttle.
 
     What is under way by then is finished, and paid for.
     """
 
     dollars: float
-    tally: Tally
+    stats: RunStats
 
-    def __call__(self) -> Verdict:
-        cost = self.tally.cost
+    def __call__(self) -> ThrottleDecision:
+        cost = self.stats.cost
         if cost is None:
-            return Verdict("end", "what the model costs is not known")
+            return ThrottleDecision("stop", "what the model costs is not known")
         if cost < self.dollars:
             return FULL
-        return Verdict("end", f"${cost:.4f} of ${self.dollars:g} are spent")
+        return ThrottleDecision("stop", f"${cost:.4f} of ${self.dollars:g} are spent")
 
 
-def as_end(governor: Governor) -> Governor:
+def as_end(throttle: Throttle) -> Throttle:
     """For a run that does not wait: what says `hold` ends it."""
 
-    def ends() -> Verdict:
-        verdict = governor()
-        return Verdict("end", verdict.cause) if verdict.gear == "hold" else verdict
+    def ends() -> ThrottleDecision:
+        decision = throttle()
+        return ThrottleDecision("stop", decision.cause) if decision.level == "paused" else decision
 
     return ends

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from worker.engine.events import EVENTS, sentence
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 from worker.terminal import printable
 
 
@@ -24,7 +24,7 @@ class Systemd:
         self._every = _watchdog_seconds(environment) / 2
         self._fed_at = float("-inf")
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         self.pulse()
 
     def pulse(self) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from worker.database.migrations import COPY_PREFIX, Migration
 from worker.errors import SettingsError
-from worker.queue.migrations import COPY_PREFIX, Migration
 
 MIGRATIONS = Path("supabase/migrations")
 VERSION = "%Y%m%d%H%M%S"

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TextIO
 
 from worker.engine.events import EVENTS, Level
-from worker.engine.progress import Tally
+from worker.engine.progress import RunStats
 from worker.settings import Settings
 from worker.terminal import as_json, write
 
@@ -41,7 +41,7 @@ class Log:
         color = stream.isatty() and not os.environ.get("NO_COLOR")
         return cls(stream, settings.worker_log_format, settings.worker_log_level, color=color)
 
-    def update(self, tally: Tally) -> None:
+    def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:

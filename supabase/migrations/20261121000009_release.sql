@@ -25,7 +25,7 @@ begin
                   for update of held skip locked));
 
     update public.embedding_queue as job
-       set status = 'pending', unanswered = greatest(job.unanswered - 1, 0),
+       set status = 'pending', abandoned_claims = greatest(job.abandoned_claims - 1, 0),
            available_at = clock_timestamp(), error_message = 'claimed, but the answer was lost',
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id = any (array(
@@ -61,7 +61,7 @@ declare
     released integer;
 begin
     update public.embedding_queue as job
-       set status = 'pending', unanswered = 0,
+       set status = 'pending', abandoned_claims = 0,
            unwritten = least(job.unwritten + embedded::integer, 32767),
            available_at = clock_timestamp() + case
                when embedded then embedding.growing_pause(retry_in, job.unwritten, '5 minutes')
@@ -99,7 +99,7 @@ as $$
     ), failed as (
         update public.embedding_queue as job
            set status = case when held.for_good then 'failed' else 'pending' end,
-               attempts = held.attempts, unanswered = 0, unwritten = least(job.unwritten + 1, 32767),
+               attempts = held.attempts, abandoned_claims = 0, unwritten = least(job.unwritten + 1, 32767),
                available_at = clock_timestamp() + coalesce(retry_in, '0'),
                error_class = class, error_message = message,
                lease = null, lease_expires_at = null, worker = null, updated_at = now()
@@ -134,7 +134,7 @@ declare
     requeued bigint;
 begin
     update public.embedding_queue as job
-       set status = 'pending', attempts = 0, unanswered = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
+       set status = 'pending', attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
            error_message = null, error_class = null,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id in (

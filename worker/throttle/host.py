@@ -67,7 +67,7 @@ def host_load(proc: Path = PROC, cgroups: Path = CGROUPS) -> HostLoad:
 class OwnLoad:
     """The part of the load of the machine that is this process.
 
-    A worker that took it for that of others would thin out because of itself, find the machine at
+    A worker that took it for that of others would slow down because of itself, find the machine at
     rest, and begin again.
     """
 

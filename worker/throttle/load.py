@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from worker.engine.gear import FULL, Gear, Verdict, slowest
+from worker.engine.throttling import FULL, ThrottleDecision, ThrottleLevel, slowest
 from worker.host import give_back_memory
-from worker.load.host import HostLoad, OwnLoad, host_load
 from worker.queue import DatabaseLoad, Queue
 from worker.settings import Settings
+from worker.throttle.host import HostLoad, OwnLoad, host_load
 
 HOST_KNOWN_FOR = 2.0  # seconds
 DATABASE_KNOWN_FOR = 10.0  # seconds
@@ -28,11 +28,11 @@ LONGEST_HOLD_FOR_MEMORY = 30.0  # seconds; what is under way has ended, and was 
 
 
 @dataclass(frozen=True, slots=True)
-class Strain:
+class LoadSignal:
     """A figure, and what is done while it is above its limit. None: not known, or no limit."""
 
     name: str
-    gear: Gear
+    throttle_level: ThrottleLevel
     figure: float | None
     limit: float | None
     sentence: str = ""
@@ -41,7 +41,7 @@ class Strain:
     """Where the figure is restless: it has to be well below by this one as well."""
     is_of_memory: bool = False
 
-    def is_felt(self, before: bool) -> bool:
+    def is_active(self, before: bool) -> bool:
         """Whether it is a reason, and (`before`) still is."""
         if self.figure is None or self.limit is None:
             return False
@@ -49,13 +49,13 @@ class Strain:
             return max(self.figure, self.lasting or 0.0) > WELL_BELOW * self.limit
         return self.figure > self.limit
 
-    def verdict(self, lasted: float) -> Verdict:
+    def decision(self, lasted: float) -> ThrottleDecision:
         """What is done about it, after it has lasted for so many seconds."""
         cause = self.sentence.format(figure=self.figure, limit=self.limit)
         longest = LONGEST_HOLD_FOR_MEMORY if self.is_of_memory else LONGEST_HOLD
-        if self.gear == "hold" and lasted >= longest:
-            return Verdict("thin", f"{cause}; to hold for {longest:.0f} s did not help")
-        return Verdict(self.gear, cause)
+        if self.throttle_level == "paused" and lasted >= longest:
+            return ThrottleDecision("slow", f"{cause}; to hold for {longest:.0f} s did not help")
+        return ThrottleDecision(self.throttle_level, cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,46 +70,50 @@ class Readings:
     model_is_local: bool = True
 
 
-def verdict(readings: Readings, limits: Settings, lasted: Mapping[str, float] = {}) -> Verdict:
-    """The gear for these readings, and the figure that is its cause.
+def decision(
+    readings: Readings, limits: Settings, lasted: Mapping[str, float] = {}
+) -> ThrottleDecision:
+    """The throttle level for these readings, and the figure that is its cause.
 
     `lasted`: for how many seconds each strain was felt so far, by its name; see `felt`.
     """
     return slowest(
         [
-            strain.verdict(lasted.get(strain.name, 0.0))
-            for strain in felt(readings, limits, lasted.keys())
+            signal.decision(lasted.get(signal.name, 0.0))
+            for signal in active_signals(readings, limits, lasted.keys())
         ]
     )
 
 
-def felt(readings: Readings, limits: Settings, before: Collection[str] = ()) -> list[Strain]:
+def active_signals(
+    readings: Readings, limits: Settings, before: Collection[str] = ()
+) -> list[LoadSignal]:
     """The strains that are a reason to step back, given the names of those that were before."""
     return [
-        strain for strain in _strains(readings, limits) if strain.is_felt(strain.name in before)
+        signal for signal in _signals(readings, limits) if signal.is_active(signal.name in before)
     ]
 
 
-def _strains(readings: Readings, limits: Settings) -> Iterator[Strain]:
+def _signals(readings: Readings, limits: Settings) -> Iterator[LoadSignal]:
     yield from _of_memory(readings.host, limits)
     if readings.model_is_local:
         yield from _of_cpu(readings.host, limits)
     yield from _of_database(readings.database, limits)
 
 
-def _of_memory(host: HostLoad, limits: Settings) -> Iterator[Strain]:
-    yield Strain(
+def _of_memory(host: HostLoad, limits: Settings) -> Iterator[LoadSignal]:
+    yield LoadSignal(
         "memory",
-        "hold",
+        "paused",
         host.memory_mb,
         limits.worker_max_memory_mb,
         "memory {figure:.0f} MB, above {limit} MB",
         is_of_memory=True,
     )
     if host.cgroup:
-        yield Strain(
+        yield LoadSignal(
             "memory of the container",
-            "hold",
+            "paused",
             host.cgroup.used,
             FULL_CGROUP * host.cgroup.limit,
             f"memory of the container {{figure:.0f}} MB of {host.cgroup.limit:.0f} MB",
@@ -117,37 +121,37 @@ def _of_memory(host: HostLoad, limits: Settings) -> Iterator[Strain]:
         )
 
 
-def _of_cpu(host: HostLoad, limits: Settings) -> Iterator[Strain]:
+def _of_cpu(host: HostLoad, limits: Settings) -> Iterator[LoadSignal]:
     sentence = "load {figure:.1f} a core, above {limit:g}"
     most = limits.worker_max_load
     # the higher one first: of two that ask for the same, the first is the cause
-    yield Strain("high load", "hold", host.load, 2 * most, sentence)
-    yield Strain("load", "thin", host.load, most, sentence)
+    yield LoadSignal("high load", "paused", host.load, 2 * most, sentence)
+    yield LoadSignal("load", "slow", host.load, most, sentence)
     sentence = "something waits for a CPU {figure:.0f} % of the time, above {limit} %"
     share, lasting = limits.worker_max_cpu_pressure, host.lasting_pressure
-    yield Strain("high pressure", "hold", host.pressure, 2 * share, sentence, lasting)
-    yield Strain("pressure", "thin", host.pressure, share, sentence, lasting)
+    yield LoadSignal("high pressure", "paused", host.pressure, 2 * share, sentence, lasting)
+    yield LoadSignal("pressure", "slow", host.pressure, share, sentence, lasting)
 
 
-def _of_database(load: DatabaseLoad, limits: Settings) -> Iterator[Strain]:
+def _of_database(load: DatabaseLoad, limits: Settings) -> Iterator[LoadSignal]:
     sessions, most = load.active_sessions, load.max_connections
-    yield Strain(
+    yield LoadSignal(
         "sessions",
-        "hold",
+        "paused",
         100 * sessions / most if sessions is not None and most else None,
         limits.worker_max_db_sessions,
         f"{sessions} of {most} sessions are active, above {{limit}} %",
     )
-    yield Strain(
+    yield LoadSignal(
         "replica lag",
-        "hold",
+        "paused",
         load.replica_lag_seconds,
         limits.worker_max_replica_lag,
         "a replica is {figure:.0f} s behind, above {limit:g} s",
     )
-    yield Strain(
+    yield LoadSignal(
         "lock wait",
-        "thin",
+        "slow",
         load.lock_wait_seconds,
         limits.worker_max_lock_wait,
         "a session waits for a lock for {figure:.0f} s, above {limit:g} s",
@@ -155,12 +159,12 @@ def _of_database(load: DatabaseLoad, limits: Settings) -> Iterator[Strain]:
     if limits.worker_yield_to_vacuum and load.vacuumed_table:
         # a name may hold braces
         table = load.vacuumed_table.replace("{", "{{").replace("}", "}}")
-        yield Strain("vacuum", "thin", 1, 0, f"a vacuum is at work on {table}")
+        yield LoadSignal("vacuum", "slow", 1, 0, f"a vacuum is at work on {table}")
 
 
 @dataclass(slots=True)
-class LoadGovernor:
-    """Looks at the machine and the database every few seconds. A Governor.
+class LoadThrottle:
+    """Looks at the machine and the database every few seconds. A Throttle.
 
     `model_is_local` is asked as often as the database. Raises what `queue` raises.
     """
@@ -172,12 +176,12 @@ class LoadGovernor:
     clock: Callable[[], float] = time.monotonic
     own: OwnLoad = field(default_factory=OwnLoad)
     _readings: Readings = field(default_factory=Readings)
-    _felt_since: dict[str, float] = field(default_factory=dict)
-    _verdict: Verdict = FULL
+    _active_since: dict[str, float] = field(default_factory=dict)
+    _decision: ThrottleDecision = FULL
     _host_known_until: float = -math.inf
     _database_known_until: float = -math.inf
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> ThrottleDecision:
         now = self.clock()
         if now >= self._host_known_until:
             self._look_at_database(now)
@@ -185,7 +189,7 @@ class LoadGovernor:
             self._readings = replace(self._readings, host=self.own.taken_off(host, now))
             self._host_known_until = self.clock() + HOST_KNOWN_FOR
             self._judge(now)
-        return self._verdict
+        return self._decision
 
     def _look_at_database(self, now: float) -> None:
         if now >= self._database_known_until:
@@ -195,14 +199,14 @@ class LoadGovernor:
             self._database_known_until = self.clock() + DATABASE_KNOWN_FOR
 
     def _judge(self, now: float) -> None:
-        strains = felt(self._readings, self.limits, self._felt_since.keys())
-        self._felt_since = {
-            strain.name: self._felt_since.get(strain.name, now) for strain in strains
+        signals = active_signals(self._readings, self.limits, self._active_since.keys())
+        self._active_since = {
+            signal.name: self._active_since.get(signal.name, now) for signal in signals
         }
-        lasted = {name: now - since for name, since in self._felt_since.items()}
-        self._verdict = verdict(self._readings, self.limits, lasted)
+        lasted = {name: now - since for name, since in self._active_since.items()}
+        self._decision = decision(self._readings, self.limits, lasted)
         if any(
-            strain.is_of_memory and lasted[strain.name] < LONGEST_HOLD_FOR_MEMORY
-            for strain in strains
+            signal.is_of_memory and lasted[signal.name] < LONGEST_HOLD_FOR_MEMORY
+            for signal in signals
         ):
             give_back_memory()

@@ -1,0 +1,1 @@
+"""The embedded Postgres, the migrations, and the files of a Supabase project."""

@@ -1,0 +1,46 @@
+"""How hard a run may go at it, and who decides that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+ThrottleLevel = Literal["full", "slow", "paused", "stop"]
+"""full: as much as the provider bears. slow: one batch at a time, then a pause as long as it took.
+paused: nothing is claimed. stop: the run ends. Requests in flight are always finished."""
+
+_BY_STRENGTH: tuple[ThrottleLevel, ...] = ("full", "slow", "paused", "stop")
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleDecision:
+    """A throttle level, and the figure that is the reason where it is not full."""
+
+    level: ThrottleLevel
+    cause: str | None = None
+    at_most: int | None = None
+    """So many jobs may be in hand at most, from now on; None: as many as fit."""
+
+
+FULL = ThrottleDecision("full")
+
+Throttle = Callable[[], ThrottleDecision]
+"""Asked before every claim, so it answers from what it knows and looks only every so often.
+It runs in the thread of the pipeline, and may use the queue."""
+
+
+def slowest(decisions: Sequence[ThrottleDecision]) -> ThrottleDecision:
+    """The one that asks for most restraint; the first of several."""
+    return max(decisions, key=lambda decision: _BY_STRENGTH.index(decision.level), default=FULL)
+
+
+def together(throttles: Sequence[Throttle]) -> Throttle:
+    """One that has asked all of them: the slowest throttle level, and the least in hand."""
+
+    def decision() -> ThrottleDecision:
+        decisions = [throttle() for throttle in throttles]
+        most = [decision.at_most for decision in decisions if decision.at_most is not None]
+        return replace(slowest(decisions), at_most=min(most, default=None))
+
+    return decision
