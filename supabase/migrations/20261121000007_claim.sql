@@ -14,7 +14,7 @@
 create type embedding.claimed_job as (
     id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
     content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
-    alone boolean, truncate boolean, waited double precision
+    isolated boolean, truncate boolean, waited double precision
 );
 
 -- A regular expression for a character that is no white space: what Unicode calls so, whatever the locale
@@ -466,7 +466,7 @@ create sequence embedding.claim_rotation;
 -- whose turn it is; never one of `except_targets`. Returns a row for each job it took up, with what became of it:
 --
 --   processing  handed out: embed `content`, then answer with its `id`, `lease` and `content_hash`;
---               `alone`: with nothing else under way in this process; `truncate`: if it is too long,
+--               `isolated`: with nothing else under way in this process; `truncate`: if it is too long,
 --               as much of its beginning as the model takes; `waited`: for how many seconds it has been
 --               due, null for what comes below the priority of its target, as from a backfill
 --   completed   text and model are those of the stored vector: nothing to do

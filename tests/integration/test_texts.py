@@ -218,7 +218,7 @@ TWINS = {
 }
 
 
-@pytest.mark.parametrize("twins", TWINS.values(), ids=list(TWINS))
+@pytest.mark.parametrize("duplicates", TWINS.values(), ids=list(TWINS))
 def test_texts_that_look_alike_are_two_texts(
     texts: Database, queue: PostgresQueue, runs: Runs, duplicates: tuple[str, str]
 ) -> None:

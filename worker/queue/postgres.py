@@ -568,7 +568,7 @@ class PostgresQueue:
         with _translated(), self._connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(
                 "select id, target_id, status, table_name, record_id, embedding_column, content,"
-                " content_hash, lease, model, dimensions, attempts, alone, truncate, waited"
+                " content_hash, lease, model, dimensions, attempts, isolated, truncate, waited"
                 " from " + call("claim_embeddings"),
                 arguments_of("claim_embeddings", arguments),
             ).fetchall()
