@@ -18,7 +18,7 @@ from __future__ import annotations
 
 
 class WorkerError(Exception):
-    """One line of cause, one line of cure. `exit_code` is that of a command it ends."""
+    """One line of cause, one line of hint. `exit_code` is that of a command it ends."""
 
     exit_code = 1
 

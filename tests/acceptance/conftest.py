@@ -68,7 +68,7 @@ def statuses(db: Database) -> dict[str, int]:
 
 
 def refused(result: Completed, code: int) -> tuple[str, str]:
-    """The cause and the cure that a command ended with: one line each, and nothing else."""
+    """The cause and the hint that a command ended with: one line each, and nothing else."""
     assert "Traceback" not in result.stderr + result.stdout
     assert result.returncode == code, result.stderr
     lines = result.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""Whatever is wrong, it is met with one line of cause and one of cure, and nothing is lost."""
+"""Whatever is wrong, it is met with one line of cause and one of hint, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ def diagnosis(db: Database) -> list[tuple[str, str, str]]:
 
 
 def explanation(db: Database, check: str) -> tuple[str, str]:
-    """Cause and cure of the only finding of a check."""
-    [found] = rows(db, "select cause, cure from diagnose_embeddings() where check_name = %s", check)
+    """Cause and hint of the only finding of a check."""
+    [found] = rows(db, "select cause, hint from diagnose_embeddings() where check_name = %s", check)
     return found
 
 
 def run(db: Database, statement: str) -> None:
-    """Run a statement that a cure quotes."""
+    """Run a statement that a hint quotes."""
     db.execute(sql.SQL(statement))
 
 
@@ -41,6 +41,9 @@ def set_all(db: Database, status: LiteralString, count: int) -> None:
     """The jobs of `count` new rows of `docs`, all of a status."""
     insert(db, count)
     db.execute("update embedding_queue set status = %s, error_message = 'x'", [status])
+    # Otherwise autovacuum may be behind, which is a finding of its own.
+    db.execute("select pg_stat_force_next_flush()")
+    db.execute("vacuum embedding_queue")
 
 
 INDEX: LiteralString = "create index docs_index on docs using hnsw (embedding vector_cosine_ops)"

@@ -375,7 +375,7 @@ def test_what_pgvector_leaves_behind_when_it_moves_is_found_and_put_right(
     queue.cache("test:other", completions, 1)
     assert len(queue.cached("test:other", 3, hashes)) == 2
 
-    found: LiteralString = "select check_name, cure from diagnose_embeddings()"
+    found: LiteralString = "select check_name, hint from diagnose_embeddings()"
     assert rows(docs, found) == [
         ("match_function_broken", "Run `worker watch` for the column again.")
     ]

@@ -118,7 +118,7 @@ def test_a_target_whose_name_leads_elsewhere_is_suspended_until_it_is_watched_ag
     told = str(value(books, "select problem from embedding_status"))
     assert swap.named in told, "before any worker comes upon it"
     assert told.endswith("; run `worker watch docs --column embedding`")
-    assert rows(books, "select check_name, cure from diagnose_embeddings() limit 1") == [
+    assert rows(books, "select check_name, hint from diagnose_embeddings() limit 1") == [
         ("identity_changed", "Run `worker watch docs --column embedding`.")
     ]
     with_query: LiteralString = "select * from search_embeddings('docs', 'embedding', '[1,2,3]')"

@@ -155,7 +155,7 @@ def test_a_table_of_another_role_is_refused_with_a_cure(db: Database) -> None:
     db.execute("alter table theirs owner to bob")
     assert [
         (check, hint.endswith("Then run `worker watch` for the column again."))
-        for check, hint in rows(db, "select check_name, cure from diagnose_embeddings()")
+        for check, hint in rows(db, "select check_name, hint from diagnose_embeddings()")
     ] == [("table_refused", True)]
 
 
@@ -210,7 +210,7 @@ def test_the_doctor_names_an_owner_of_the_schema_of_the_queue(db: Database) -> N
     database = sql.Identifier(db.info.dbname)
     db.execute(sql.SQL("alter database {} owner to bob").format(database))
     found: LiteralString = (
-        "select cause, cure from diagnose_embeddings() where check_name = 'schema_owner'"
+        "select cause, hint from diagnose_embeddings() where check_name = 'schema_owner'"
     )
     assert rows(db, found) == [
         (

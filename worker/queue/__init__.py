@@ -415,7 +415,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found. `cure` is None where there is nothing to do."""
+    """What a check found. `hint` is None where there is nothing to do."""
 
     level: Level
     check: str

@@ -528,7 +528,7 @@ class PostgresQueue:
         )
 
     def diagnose(self) -> list[Finding]:
-        columns: LiteralString = "level, check_name as check, subject, cause, cure"
+        columns: LiteralString = "level, check_name as check, subject, cause, hint"
         return [
             *self._called(Finding, columns, "diagnose_embeddings", {}),
             *self._called(Finding, columns, "sample_embeddings", {}),
