@@ -34,10 +34,10 @@ def run_command_line(
 ) -> subprocess.CompletedProcess[str]:
     """Run `worker ARGUMENTS` in a folder, with nothing in the environment but what is given.
 
-    With a variable for Python among it, that is a Python of its own. Raises
-    subprocess.TimeoutExpired, and kills the process, after so many seconds.
+    With PYTHONPATH among it, that is a Python of its own. Raises subprocess.TimeoutExpired, and
+    kills the process, after `timeout` seconds.
     """
-    if any(name.startswith("PYTHON") for name in environment):
+    if "PYTHONPATH" in environment:
         return subprocess.run(
             [sys.executable, "-m", "worker", *arguments],
             cwd=folder,
@@ -47,6 +47,16 @@ def run_command_line(
             timeout=timeout,
             check=False,
         )
+    result = run_for_bytes(arguments, folder, environment, timeout)
+    return subprocess.CompletedProcess(
+        result.args, result.returncode, result.stdout.decode(), result.stderr.decode()
+    )
+
+
+def run_for_bytes(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `worker ARGUMENTS` as above. Returns bytes: PYTHONIOENCODING names their encoding."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         streams = [f"/proc/{os.getpid()}/fd/{stream.fileno()}" for stream in (stdout, stderr)]
         process = _fork_server().Process(
@@ -61,10 +71,7 @@ def run_command_line(
         for stream in (stdout, stderr):
             stream.seek(0)
         return subprocess.CompletedProcess(
-            ["worker", *arguments],
-            process.exitcode,
-            stdout.read().decode(),
-            stderr.read().decode(),
+            ["worker", *arguments], process.exitcode, stdout.read(), stderr.read()
         )
 
 
@@ -82,8 +89,9 @@ def _command_line(
         stream = os.open(path, os.O_WRONLY)
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

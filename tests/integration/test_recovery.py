@@ -151,7 +151,7 @@ def test_a_table_that_is_locked_for_long_does_not_end_it(
     connect: Callable[[], Database],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "LOCKED_PATIENCE", 0.1)
+    monkeypatch.setattr(pipeline, "LOCKED_TIMEOUT", 0.1)
     insert(docs, 3)
     writer = connect()
     writer.execute("begin")

@@ -175,8 +175,9 @@ def _repeat(
         show(history)
         if is_closed(sys.stdout):
             return
-        due = max(due + interval, time.monotonic())
-        if pause(due - time.monotonic()):
+        now = time.monotonic()
+        due = max(due + interval, now)
+        if pause(due - now):
             return
 
 
