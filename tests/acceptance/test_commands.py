@@ -234,7 +234,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
     assert list(provider) == documented_fields("## worker status", "In `providers`")
     assert (provider["error"], provider["hint"]) == ("its files are missing", "Fetch them.")
     [order] = found["commands"]
-    assert list(order) == documented_fields("## worker status", "In `orders`")
+    assert list(order) == documented_fields("## worker status", "In `commands`")
     assert (order["worker"], order["desired_state"]) == ("*", "pause")
     notes = found["columns"][0]
     since = datetime.fromisoformat(notes.pop("oldest_due"))
