@@ -1,7 +1,7 @@
 -- Why:   a worker takes jobs with `claim_embeddings` and is handed their texts.
 -- Locks: row locks on what is claimed, for the length of the call. It waits for no lock at all: a
 --        locked row or table is passed over. No transaction stays open behind it.
--- Undo:  drop function public.claim_embeddings, embedding.due_jobs, embedding.due_owners,
+-- Undo:  drop function public.claim_embeddings, embedding.due_jobs, embedding.due_owners, embedding.due_targets,
 --        embedding.claim_in_parts, embedding.fail_unreadable, embedding.fault_of_table, embedding.another_row_works,
 --        embedding.may_pass, embedding.is_of_the_server, embedding.is_timeout, embedding.growing_pause, embedding.claim; drop sequence embedding.claim_rotation;
 --        drop function embedding.visible_character; drop type embedding.claimed_job;
@@ -196,6 +196,49 @@ begin
             most := most - 1;
         end if;
     end loop;
+end $$;
+
+-- The targets that have due jobs, in the order in which a claim tries them: by the priority of their first due job,
+-- then by turns. `level`, `first_owner` and `first_due` are those of that job; null if only leases have run out.
+--
+-- The plan is pinned: with statistics from when the queue was empty, the planner sorts every pending job.
+create function embedding.due_targets(
+    default_model text, only_table text, only_column text, except_targets integer[]
+)
+returns table (target_id integer, level smallint, first_owner integer, first_due timestamptz)
+language plpgsql
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+    turn constant bigint := nextval('embedding.claim_rotation');
+begin
+    return query
+    select watched.id, next.priority, next.owner, next.available_at
+      from public.embedding_targets as watched
+      left join lateral (
+            select job.priority, job.available_at, coalesce(uuid_hash(job.user_id), 0) as owner
+              from public.embedding_queue as job
+             where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
+             order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
+             limit 1) as next on true
+      left join lateral (
+            select job.priority from public.embedding_queue as job
+             where job.target_id = watched.id and job.status = 'processing' and job.lease_expires_at <= now()
+             limit 1) as expired on true
+     cross join lateral (select greatest(next.priority, expired.priority) as priority) as due
+     where watched.enabled and watched.problem is null and due.priority is not null
+       and (watched.model_is_default and watched.model <> due_targets.default_model) is not true
+       and (due_targets.only_table is null or watched.table_name = due_targets.only_table)
+       and (due_targets.only_column is null or watched.embedding_column = due_targets.only_column)
+       and watched.id <> all (due_targets.except_targets)
+     order by due.priority desc,
+              (row_number() over (partition by due.priority order by watched.id) + turn)
+              % count(*) over (partition by due.priority);
 end $$;
 
 -- Locks up to `batch` due jobs of a target and returns them: those whose lease has run out, then by
@@ -505,33 +548,10 @@ declare
     level smallint;
     first_owner integer;
     first_due timestamptz;
-    turn constant bigint := nextval('embedding.claim_rotation');
     context text;
 begin
     for due_target, level, first_owner, first_due in
-        select watched.id, next.priority, next.owner, next.available_at
-          from public.embedding_targets as watched
-          left join lateral (
-                select job.priority, job.available_at,
-                       coalesce(uuid_hash(job.user_id), 0) as owner
-                  from public.embedding_queue as job
-                 where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
-                 order by job.priority desc, coalesce(uuid_hash(job.user_id), 0),
-                          job.available_at
-                 limit 1) as next on true
-          left join lateral (
-                select job.priority from public.embedding_queue as job
-                 where job.target_id = watched.id and job.status = 'processing' and job.lease_expires_at <= now()
-                 limit 1) as expired on true
-         cross join lateral (select greatest(next.priority, expired.priority) as priority) as due
-         where watched.enabled and watched.problem is null and due.priority is not null
-           and (watched.model_is_default and watched.model <> default_model) is not true
-           and (only_table is null or watched.table_name = only_table)
-           and (only_column is null or watched.embedding_column = only_column)
-           and watched.id <> all (except_targets)
-         order by due.priority desc,
-                  (row_number() over (partition by due.priority order by watched.id) + turn)
-                  % count(*) over (partition by due.priority)
+        select * from embedding.due_targets(default_model, only_table, only_column, except_targets)
     loop
         select * into target from public.embedding_targets as watched where watched.id = due_target;
         begin
