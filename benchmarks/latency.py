@@ -25,7 +25,7 @@ from benchmarks.report import Figure
 from benchmarks.work import WARM_UP, claim, complete
 from tests.pgbouncer import NO_PGBOUNCER, pgbouncer, pgbouncer_program
 
-RECONNECT_TIMEOUT = 60.0  # seconds
+LONGEST_WAIT = 60.0  # seconds
 WATCHED_EVERY = 0.001  # seconds; so exact is what is measured
 
 # The neighbours of a benchmark are no reason to step back: it is the queue that is measured.
@@ -74,7 +74,7 @@ class Writer:
     def latencies(self, rows: Iterable[int]) -> Samples:
         """In milliseconds, once all are there. Raises RuntimeError if one does not come."""
         awaited = list(rows)
-        until = time.monotonic() + RECONNECT_TIMEOUT
+        until = time.monotonic() + LONGEST_WAIT
         while not all(row in self.seen for row in awaited):
             if time.monotonic() > until:
                 raise RuntimeError("the vector of a row does not come")
@@ -126,10 +126,10 @@ def latency(database: Database, of_worker: Database, size: Size, how: str) -> It
     with worker(of_worker, database), database.connect() as connection:
         writer = Writer(database)
         with writer.watched():
-            isolated = rows_alone(writer, connection, size)
+            alone = rows_alone(writer, connection, size)
             in_bursts = rows_in_bursts(writer, connection, size)
     limits += limit(database, range(-size.limits // 2, 0))
-    yield from figures(f"{how}, rows alone", isolated, limits)
+    yield from figures(f"{how}, rows alone", alone, limits)
     yield from figures(f"{how}, bursts of {size.rows_of_burst}", in_bursts, limits)
 
 
@@ -203,7 +203,7 @@ def worker(of_worker: Database, database: Database) -> Iterator[None]:
     ):
         try:
             connection.execute(INSERT, [-1_000_000, "the first row"])
-            until = time.monotonic() + RECONNECT_TIMEOUT
+            until = time.monotonic() + LONGEST_WAIT
             while not value(connection, WAITS):
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError("worker run does not work")

@@ -44,7 +44,7 @@ class Figure:
         return self.measured / self.limit if self.limit else None
 
     @property
-    def decision(self) -> Literal["ok", "MISSES", ""]:
+    def verdict(self) -> Literal["ok", "MISSES", ""]:
         if self.at_least is None and self.at_most is None:
             return ""
         judged = self.measured if self.ratio is None else self.ratio
@@ -72,7 +72,7 @@ def table(figures: Sequence[Figure]) -> str:
         ).rstrip()
         for line in lines
     ]
-    missing = [figure.what for figure in figures if figure.decision == "MISSES"]
+    missing = [figure.what for figure in figures if figure.verdict == "MISSES"]
     return "\n".join(
         [*aligned, "", *([f"misses its reach: {what}" for what in missing] or ["all reached"])]
     )
@@ -94,7 +94,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
         f"{_number(figure.measured)} {figure.unit}",
         "" if figure.ratio is None else f"{figure.ratio:.2f}",
         figure.reach,
-        figure.decision,
+        figure.verdict,
     )
 
 

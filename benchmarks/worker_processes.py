@@ -12,7 +12,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
 from typing import Protocol
 
-RECONNECT_TIMEOUT = 120.0  # seconds for all to be ready
+LONGEST_WAIT = 120.0  # seconds for all to be ready
 
 Take = Callable[[], int]
 """Gives each whole number from 0 on to one process only: which part of the work is next."""
@@ -72,7 +72,7 @@ def _take() -> int:
 
 def _run(work: Work) -> tuple[float, float]:
     with work.ready(_take) as go:
-        _everybody.wait(RECONNECT_TIMEOUT)
+        _everybody.wait(LONGEST_WAIT)
         begun = time.monotonic()  # the same clock in all processes
         go()
         return begun, time.monotonic()

@@ -11,8 +11,8 @@ from tests.acceptance.conftest import MODEL, Start, fill, refused, statuses
 from tests.conftest import Database, Worker, rows, value
 from tests.openai_server import OpenAIServer
 
-RECONNECT_TIMEOUT = 30.0  # seconds
-eventually = partial(conftest.eventually, within=RECONNECT_TIMEOUT)
+TIMEOUT = 30.0  # seconds
+eventually = partial(conftest.eventually, within=TIMEOUT)
 
 OTHER = "openai:text-embedding-3-large"
 
@@ -106,7 +106,7 @@ def test_the_service_reports_the_column_once_and_serves_the_others(
     notes.execute("update notes set body = 'edited'")
     eventually(lambda: statuses(notes) == {"pending": 1, "completed": 1})
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=RECONNECT_TIMEOUT)
+    _, log = process.communicate(timeout=TIMEOUT)
     told = [json.loads(line) for line in log.splitlines()]
     [report] = [event for event in told if event["event"] == "model_unusable"]
     assert (report["table"], report["column"]) == ("notes", "embedding")

@@ -16,9 +16,9 @@ from tests import conftest
 from tests.acceptance.conftest import Start, fill, refused, statuses
 from tests.conftest import Database, Worker, rows, value
 
-RECONNECT_TIMEOUT = 30.0  # seconds
+TIMEOUT = 30.0  # seconds
 LATER = "It also applies to workers that start later."
-eventually = partial(conftest.eventually, within=RECONNECT_TIMEOUT)
+eventually = partial(conftest.eventually, within=TIMEOUT)
 
 
 def states(db: Database) -> list[str]:
@@ -44,7 +44,7 @@ def test_it_embeds_what_comes_and_ends_well_when_asked_to(
         )
         eventually(lambda count=count: statuses(notes) == {"completed": count})  # type: ignore[misc]
     process.send_signal(signal.SIGTERM)
-    stdout, log = process.communicate(timeout=RECONNECT_TIMEOUT)
+    stdout, log = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stdout) == (0, "")
     assert all(line.startswith("{") for line in log.splitlines())
     told = events(log)
@@ -142,7 +142,7 @@ def test_systemd_is_told_when_it_is_ready(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         address = str(tmp_path / "notify")
         systemd.bind(address)
-        systemd.settimeout(RECONNECT_TIMEOUT)
+        systemd.settimeout(TIMEOUT)
         process = start("run", **with_openai, NOTIFY_SOCKET=address, WATCHDOG_USEC="1000000")
         heard: list[str] = []
         while not {"READY=1", "WATCHDOG=1"} <= set(heard):
@@ -150,4 +150,4 @@ def test_systemd_is_told_when_it_is_ready(
         process.terminate()
         while heard[-1] != "STOPPING=1":
             heard.append(systemd.recv(4096).decode())
-    assert process.wait(RECONNECT_TIMEOUT) == 0
+    assert process.wait(TIMEOUT) == 0

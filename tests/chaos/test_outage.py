@@ -222,8 +222,8 @@ def test_an_hour_of_troubles_leaves_nothing_behind(
 
 # -- as a process
 
-RECONNECT_TIMEOUT = 150.0  # seconds
-eventually = partial(conftest.eventually, within=RECONNECT_TIMEOUT)
+TIMEOUT = 150.0  # seconds
+eventually = partial(conftest.eventually, within=TIMEOUT)
 
 
 @pytest.mark.timeout(600)

@@ -21,8 +21,8 @@ from tests.conftest import Database, rows, value
 SLEEP_AFTER = 2.0  # seconds
 ASLEEP_TO_FRESH = 1.15  # the memory of a worker that sleeps, to that of one that has just started
 IDLE_CORE = 0.005  # of a core
-RECONNECT_TIMEOUT = 60.0  # seconds
-eventually = partial(conftest.eventually, within=RECONNECT_TIMEOUT)
+TIMEOUT = 60.0  # seconds
+eventually = partial(conftest.eventually, within=TIMEOUT)
 
 
 def resident_kb(pid: int) -> int:

@@ -150,28 +150,28 @@ class Connection:
 
     def post(self, path: str, body: object, timeout: float | None = None) -> Reply:
         """Send `body` as JSON. Raises ProviderRefused, Transient or Rejected."""
-        reconnect_timeout = timeout or self.timeout
+        seconds = timeout or self.timeout
         return self._reply(
             self._client.post(
                 path,
                 body=body,
                 cast_to=HttpxBinaryResponseContent,
-                options={"timeout": reconnect_timeout, "headers": self._headers},
+                options={"timeout": seconds, "headers": self._headers},
             ),
-            reconnect_timeout,
+            seconds,
         )
 
     def _reply(
-        self, request: Coroutine[Any, Any, HttpxBinaryResponseContent], reconnect_timeout: float
+        self, request: Coroutine[Any, Any, HttpxBinaryResponseContent], seconds: float
     ) -> Reply:
         # `from None`: the client's own message repeats the answer before secrets are taken out.
-        whole = LONGEST_ANSWER * reconnect_timeout
+        whole = LONGEST_ANSWER * seconds
         try:
             answer = self._http.result_of(request, whole)
         except APIStatusError as error:
             raise self.understood(partial(self._failure, error)) from None
         except (APITimeoutError, TimeoutError) as problem:
-            limit = reconnect_timeout if isinstance(problem, APITimeoutError) else whole
+            limit = seconds if isinstance(problem, APITimeoutError) else whole
             raise Transient(
                 f"{self.host} did not answer within {limit:g} s",
                 error_class="timed_out",

@@ -66,11 +66,11 @@ class OllamaEmbedder:
             "truncate": False,
             "keep_alive": f"{KEEP_ALIVE_MINUTES}m",
         }
-        reconnect_timeout = self._connection.timeout
+        seconds = self._connection.timeout
         if time.monotonic() > self._loaded_until:
-            reconnect_timeout = max(reconnect_timeout, LOADING_SECONDS)
+            seconds = max(seconds, LOADING_SECONDS)
         try:
-            return self._connection.post("/api/embed", body | self._more, reconnect_timeout)
+            return self._connection.post("/api/embed", body | self._more, seconds)
         except ProviderRefused as refusal:
             if NOT_PULLED.search(refusal.cause):
                 refusal.hint = f"Run `ollama pull {self._name}` at OLLAMA_HOST, then start again."

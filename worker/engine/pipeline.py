@@ -263,7 +263,7 @@ class Pipeline:
         return any(provider.has_room for provider in self._models.providers.values())
 
     def _claim(self) -> Claim | None:
-        reconnect_timeout = time.monotonic() + LOCKED_TIMEOUT
+        give_up_at = time.monotonic() + LOCKED_TIMEOUT
         while not self.stop.is_set():
             self.beat()
             if self._may_try() and (claim := self._claim_for_a_trial()):
@@ -278,7 +278,7 @@ class Pipeline:
             except Busy as locked:
                 if self._under_way:
                     return None
-                if time.monotonic() > reconnect_timeout:
+                if time.monotonic() > give_up_at:
                     if self.retries:
                         self._locked = locked.cause
                         return None
@@ -320,9 +320,8 @@ class Pipeline:
     def _take_up(self, jobs: list[Job]) -> None:
         if self.state != "working":
             self.enter("working", "there is something to do")
-        isolated = jobs[
-            0
-        ].isolated  # or what is under way beside it would go down with it once more
+        # Otherwise jobs in flight beside it would be lost once more if it kills the process.
+        isolated = jobs[0].isolated
         while isolated and self._under_way:
             self._write_behind()
         self._submit(jobs)

@@ -171,5 +171,5 @@ class AdaptiveRate:
 
     def _probing(self, now: float) -> float:
         """For how many seconds more has been tried than is known to be allowed."""
-        reconnect_timeout = min(self._probe_after, LONGEST_BELIEF)
-        return max(0.0, now - self._resumed_at - RECOVERY - reconnect_timeout)
+        grace = min(self._probe_after, LONGEST_BELIEF)
+        return max(0.0, now - self._resumed_at - RECOVERY - grace)
