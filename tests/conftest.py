@@ -157,19 +157,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     full = config.getoption("--full")
     tried: set[tuple[str, str]] = set()
-    kept = []
-    for item in items:
+
+    def is_wanted(item: pytest.Item) -> bool:
         callspec = getattr(item, "callspec", None)
         variant = callspec.params.get("server", "none") if callspec else "none"
-        if (home := _home_of(item)) or variant in ("none", "pg18"):
-            wanted = not home or variant in ("none", home)
-        else:
-            test = (item.nodeid.partition("[")[0], variant)
-            wanted = _may_depend_on(item, variant, full) and (full or test not in tried)
-            tried.add(test)
-        if wanted:
-            kept.append(item)
-    items[:] = kept
+        if home := _home_of(item):
+            return variant in ("none", home)
+        if variant in ("none", "pg18"):
+            return True
+        test = (item.nodeid.partition("[")[0], variant)
+        if not _may_depend_on(item, variant, full) or (test in tried and not full):
+            return False
+        tried.add(test)
+        return True
+
+    items[:] = filter(is_wanted, items)
 
 
 def _home_of(item: pytest.Item) -> str | None:
