@@ -15,7 +15,7 @@ create table public.embedding_queue (
     user_id uuid,                                  -- owner of the record, if its table names one
     status text not null default 'pending',
     attempts smallint not null default 0,          -- how often it failed by its own fault
-    abandoned_claims smallint not null default 0,        -- how often in a row it was claimed and never answered
+    abandoned_claims smallint not null default 0,  -- how often in a row it was claimed and never answered
     unwritten smallint not null default 0,         -- how often in a row it was embedded and not written
     passed_over smallint not null default 0,       -- how often in a row its row was locked when it was claimed
     error_message text,

@@ -82,7 +82,7 @@ begin
         with eq_read as materialized (
             select eq_job.*, eq_found.*, coalesce(eq_job.eq_given, eq_found.eq_text) as eq_content
               from (select id as eq_id, record_id as eq_record, content as eq_given, attempts as eq_attempts,
-                           abandoned_claims as eq_unanswered, content_hash as eq_old_hash, model as eq_old_model,
+                           abandoned_claims as eq_abandoned, content_hash as eq_old_hash, model as eq_old_model,
                            case when priority >= $8 and isfinite(available_at)
                                 then extract(epoch from clock_timestamp() - available_at) end as eq_waited
                       from public.embedding_queue
@@ -148,7 +148,7 @@ begin
         )
         select eq_id, $5, eq_status, %7$L, eq_record, %4$L,
                case when eq_status = 'processing' then eq_content end, eq_hash, $2, $3, $4, eq_attempts,
-               eq_unanswered > 1 and eq_unanswered >= $6, $7, eq_waited::double precision
+               eq_abandoned > 1 and eq_abandoned >= $6, $7, eq_waited::double precision
           from eq_settled
         $sql$,
         coalesce(target.filter, 'true'),

@@ -9,8 +9,8 @@ create table public.embedding_workers (
     pid integer not null,
     state text not null default 'working',         -- waiting: nothing is due. paused: held by an order or a load.
                                                    -- asleep: gave its memory back. stopping: claims no more
-    throttle_level text not null default 'full',             -- slow: one batch at a time. paused: claims nothing
-    cause text,                                    -- of its state or throttle_level, where there is one: an order, a figure
+    throttle_level text not null default 'full',   -- slow: one batch at a time. paused: claims nothing
+    cause text,                                    -- of its state or throttle level, where there is one: a command, a figure
     listens boolean not null default false,        -- whether a NOTIFY reaches it
     rss_mb real,                                   -- its memory, in MB of 2**20 bytes
     completed bigint not null default 0,           -- jobs since it started

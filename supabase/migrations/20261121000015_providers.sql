@@ -12,7 +12,7 @@ create table public.embedding_providers (
     seen_at timestamptz not null default now()     -- ... and when it was last
 );
 
--- Reports what is wrong with a provider; without a `error`, that it works. `since` stays for as long as
+-- Reports what is wrong with a provider; without an `error`, that it works. `since` stays for as long as
 -- the error has the same words.
 create function public.embedding_provider_report(provider text, error text default null, hint text default null)
 returns void

@@ -7,7 +7,7 @@
 -- What is wished of the workers. No row: that they work.
 create table public.embedding_control (
     worker text primary key,                       -- as in embedding_workers; `*`: every worker
-    desired_state text not null,                            -- pause: claim nothing. sleep: nor keep a model in memory
+    desired_state text not null,                   -- pause: claim nothing. sleep: nor keep a model in memory
     since timestamptz not null default now(),
     constraint embedding_control_known_desired_state check (desired_state in ('work', 'pause', 'sleep'))
 );

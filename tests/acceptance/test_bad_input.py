@@ -1,4 +1,4 @@
-"""Whatever is wrong, it is met with one line of cause and one of hint, and nothing is lost."""
+"""Whatever is wrong, a cause and a hint answer it, one line each, and nothing is lost."""
 
 from __future__ import annotations
 

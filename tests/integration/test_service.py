@@ -57,7 +57,7 @@ def serving(
     sleep_after: float = NEVER,
     throttle: Throttle = lambda: FULL,
 ) -> Iterator[Pipeline]:
-    """A service at work, in a thread of its own; `govern` has a say in its gear."""
+    """A service at work, in a thread of its own; `throttle` is one of its throttles."""
     runs = replace(runs, queue=queue or runs.queue)
     scope = replace(SCOPE, worker=worker)
     commands = CommandThrottle(runs.queue, scope)

@@ -229,6 +229,17 @@ def test_the_table_of_checks_is_complete() -> None:
     assert sorted(row[0] for row in table(SQL_API, "check", "level", "when")) == sorted(checks)
 
 
+# The files
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in re.findall(r"\b([a-z_]+\.py)\b", text):
+        assert any(list((REPOSITORY / part).rglob(name)) for part in ("worker", "tests")), name
+    for folder in re.findall(r"`(worker/\w+)/", text):
+        assert (REPOSITORY / folder).is_dir(), folder
+
+
 # The events
 
 

@@ -88,7 +88,7 @@ def test_no_more_is_sent_in_a_time_than_the_settings_allow(limiter: Limiter, tok
 
 def test_what_an_answer_says_is_allowed_is_kept_to_from_then_on() -> None:
     limiter = Limiter(Concurrency(8, 8))
-    limiter.heed({"requests": RateLimitStatus(limit=6000, remaining=5999, reset=0.01)}, 0, 0)
+    limiter.apply({"requests": RateLimitStatus(limit=6000, remaining=5999, reset=0.01)}, 0, 0)
     times = sent_at(limiter, 20)
     assert times[-1] - times[0] > 0.15
 
@@ -96,7 +96,7 @@ def test_what_an_answer_says_is_allowed_is_kept_to_from_then_on() -> None:
 def test_what_others_have_used_up_is_waited_for() -> None:
     limiter = Limiter(Concurrency(8, 8))
     began = time.monotonic()
-    limiter.heed({"tokens": RateLimitStatus(limit=1000, remaining=0, reset=2.0)}, 100, 100)
+    limiter.apply({"tokens": RateLimitStatus(limit=1000, remaining=0, reset=2.0)}, 100, 100)
     [sent] = sent_at(limiter, 1)
     assert 0.2 <= sent - began < 1.0, "a tenth of what comes back in two seconds"
 
@@ -206,11 +206,11 @@ def test_an_absurd_wait_does_not_stop_the_others(error_class: str, asked: float)
 def test_absurd_limits_in_an_answer_do_not_stop_the_others() -> None:
     """As with a limit below what was just let through, and tokens beyond all that was sent."""
     limiter = Limiter(Concurrency(8, 8))
-    limiter.heed({"tokens": RateLimitStatus(limit=1.0, remaining=0, reset=1e12)}, 500, 10**30)
-    limiter.heed({"requests": RateLimitStatus(limit=0.001, remaining=0, reset=1e12)}, 500, 500)
-    limiter.heed({"tokens": RateLimitStatus(limit=1.0, remaining=0, reset=1e12)}, 500, 10**30)
+    limiter.apply({"tokens": RateLimitStatus(limit=1.0, remaining=0, reset=1e12)}, 500, 10**30)
+    limiter.apply({"requests": RateLimitStatus(limit=0.001, remaining=0, reset=1e12)}, 500, 500)
+    limiter.apply({"tokens": RateLimitStatus(limit=1.0, remaining=0, reset=1e12)}, 500, 10**30)
     assert limiter._seconds_to_wait(time.monotonic()) < 11 * 60
-    limiter.heed(
+    limiter.apply(
         {"requests": RateLimitStatus(6000, 6000, 0), "tokens": RateLimitStatus(1e6, 1e6, 0)}, 5, 5
     )
     assert limiter._seconds_to_wait(time.monotonic()) < limiters.LONGEST_PAUSE * 1.1

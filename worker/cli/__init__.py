@@ -39,7 +39,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
-    """Every error ends here: one line of cause, one of hint, and the exit code of its kind."""
+    """Every error ends here: a line of cause, a line with a hint, and the exit code of its kind."""
 
     @wraps(command)
     def guarded(*args: object, **options: object) -> None:

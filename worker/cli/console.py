@@ -90,7 +90,7 @@ def _padded(cell: str, width: int, right: bool) -> str:
 
 
 def report(problem: WorkerError) -> None:
-    """One line of cause and one of hint."""
+    """Print one line with the cause of an error and one line with its hint."""
     say(f"error: {' '.join(problem.cause.split())}")
     if problem.hint:
         say(f"hint: {' '.join(problem.hint.split())}")

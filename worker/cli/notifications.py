@@ -1,4 +1,4 @@
-"""Who hears of a run beside the one at the terminal: people, metrics, systemd, the log."""
+"""The observers of a run: log, metrics, systemd, and notifications to people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worker.settings import Settings
 def notifying_observer(
     progress: Progress, queue: AdminQueue, settings: Settings, scope: Scope, command: str | None
 ) -> Iterator[CompositeObserver]:
-    """`progress`, and the people who are told of what they should know."""
+    """Yield an observer that passes events to `progress` and notifies people."""
     channels = channels_of(settings.notify_webhook_url, command or settings.notify_command)
     with Notifier(queue, scope, channels, progress) as notifier:
         observer = CompositeObserver(progress, notifier)
@@ -35,7 +35,10 @@ def notifying_observer(
 def service_observer(
     queue: AdminQueue, settings: Settings, scope: Scope, command: str | None, port: int | None
 ) -> Iterator[CompositeObserver]:
-    """All who hear of a service. Raises SettingsError if its metrics cannot be served."""
+    """Yield the observer of a service: log, metrics, systemd and notifications.
+
+    Raises SettingsError if its metrics cannot be served.
+    """
     port = port or settings.worker_metrics_port
     metrics = Metrics()
     with (

@@ -132,7 +132,7 @@ def process(
 def run_options(
     settings: Settings, batch_size: int | None, delay_ms: int | None, limit: int | None = None
 ) -> RunOptions:
-    """What the flags say of the pace, and the settings where they say nothing."""
+    """Return the options of the flags, and those of the settings where a flag is missing."""
     return RunOptions(
         batch_size=batch_size or settings.embedding_batch_size,
         delay=(settings.embedding_delay_ms if delay_ms is None else delay_ms) / 1000,

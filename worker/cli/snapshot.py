@@ -33,7 +33,7 @@ class StatusSnapshot:
 
     @property
     def pauses(self) -> list[StandingCommand]:
-        """The orders that keep workers from claiming."""
+        """The commands that keep workers from claiming."""
         return [command for command in self.commands if command.desired_state != "work"]
 
     @property

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from worker.doctor.address import Network, findings_of_address
 from worker.doctor.connection import (
     findings_of_clock,
-    findings_of_orders,
+    findings_of_commands,
     findings_of_session,
     what_is_wrong,
 )
@@ -37,7 +37,7 @@ def examine(settings: Settings, connect: Open, network: Network | None = None) -
             yield from findings_of_clock(queue)
             queue.check_schema()
             yield Finding("ok", "schema", "database", "it has the schema of this worker", None)
-            yield from findings_of_orders(queue)
+            yield from findings_of_commands(queue)
             yield from queue.diagnose()
             targets = queue.targets()
     except (DatabaseError, SettingsError) as problem:

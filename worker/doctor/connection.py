@@ -65,7 +65,7 @@ def findings_of_session(queue: AdminQueue) -> Iterator[Finding]:
         )
 
 
-def findings_of_orders(queue: AdminQueue) -> Iterator[Finding]:
+def findings_of_commands(queue: AdminQueue) -> Iterator[Finding]:
     """Which workers are paused."""
     for command in queue.commands():
         if command.desired_state != "work":

@@ -96,22 +96,20 @@ class Limiter:
                 self._learn(failure, sent, size, was_full)
                 self._changed.notify(2)  # one for the place that is free, one for a new place
 
-    def heed(
+    def apply(
         self, allowances: Mapping[Measure, RateLimitStatus], estimated: int, tokens: int
     ) -> None:
-        """Keep to what an answer says is allowed, and to how many tokens it says it took."""
+        """Apply the rate limits that an answer reports, and charge the tokens that it took."""
         with self._changed:
             self._tokens.charge(min(tokens, MISCOUNT * estimated) - estimated)
-            for measure, rate_limit_status in allowances.items():
+            for measure, status in allowances.items():
                 admitted = 1 if measure == "requests" else estimated
-                self._said[measure] = max(
-                    rate_limit_status.limit, admitted
-                )  # it let this one through
+                self._said[measure] = max(status.limit, admitted)  # it let this one through
                 wanted = self._under_way if measure == "requests" else estimated
-                lacking = min(wanted, rate_limit_status.limit) - rate_limit_status.remaining
+                lacking = min(wanted, status.limit) - status.remaining
                 if lacking > 0:  # others use it as well: wait until that much is back
-                    used = max(rate_limit_status.limit - rate_limit_status.remaining, 1.0)
-                    self._pause(rate_limit_status.reset * lacking / used)
+                    used = max(status.limit - status.remaining, 1.0)
+                    self._pause(status.reset * lacking / used)
 
     def keep_to(self, concurrency: Concurrency) -> None:
         """Have no more requests under way at once than this, as was learned by now."""

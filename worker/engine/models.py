@@ -114,7 +114,7 @@ class Model:
             _guarded(self.embedder, embed), limiter, stop, size=size, tokens=estimated, retry=retry
         )
         taken = estimated if embeddings.tokens is None else sum(embeddings.tokens)
-        limiter.heed(embeddings.allowances, estimated, taken)
+        limiter.apply(embeddings.allowances, estimated, taken)
         return embeddings
 
     def fail(self, error: ProviderRefused | Transient, since: float) -> None:

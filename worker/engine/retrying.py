@@ -138,7 +138,7 @@ def until_answered(
     reconnect_timeout: float = RECONNECT_TIMEOUT,
     attend: Callable[[], None] | None = None,
 ) -> Result:
-    """What `call` returns, made again until the database answers. See PatientQueue."""
+    """What `call` returns, made again until the database answers. See RetryingQueue."""
     try:
         return call()
     except Unreachable as outage:

@@ -19,7 +19,7 @@ FIRST_LOOK = 0.05  # seconds after work, until the queue is looked at again
 LAST_LOOK = 5.0  # seconds between two looks at most; they double until then
 LOOK_ASLEEP = 30.0  # the same, of a worker that sleeps and would be woken
 SOON = 0.1  # seconds; who looks that often needs nobody to wake him
-COMMAND_KNOWN_FOR = 0.5  # seconds, so that an order is obeyed within one
+COMMAND_KNOWN_FOR = 0.5  # seconds, so that a worker follows a command within one second
 SLICE = 0.5  # seconds between two looks at signals and heartbeat
 # A spell of work that people are told of when it ends; shorter ones are everyday.
 MANY_JOBS = 1000
@@ -33,7 +33,7 @@ COMMANDED: dict[DesiredState, str] = {
 
 @dataclass(slots=True)
 class CommandThrottle:
-    """What this worker was told to do, looked up every so often. A Throttle."""
+    """A Throttle that follows the commands for this worker. It reads them twice a second."""
 
     queue: Queue
     scope: Scope
@@ -63,7 +63,7 @@ class CommandThrottle:
 class Service:
     """Runs `pipeline` until its `stop` is set. It sleeps after `sleep_after` seconds without work.
 
-    `orders` must have a say in the throttle level of the pipeline.
+    `commands` must be one of the throttles of the pipeline.
     """
 
     pipeline: Pipeline

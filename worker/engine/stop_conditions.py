@@ -28,7 +28,7 @@ class Coverage:
 
 @dataclass(slots=True)
 class UntilCovered:
-    """Ends the run when `percent` of the rows have their vector, whoever embeds them. A Throttle.
+    """A Throttle that ends the run when `percent` of the rows have vectors, also by other workers.
 
     Raises what `coverage` raises. It takes no more jobs in hand than are missing.
     """
@@ -74,7 +74,7 @@ class UntilCovered:
 
 @dataclass(slots=True)
 class UntilLate:
-    """Ends the run after `seconds`. A Throttle."""
+    """A Throttle that ends the run after `seconds`."""
 
     seconds: float
     _began: float = field(default_factory=time.monotonic)
@@ -87,7 +87,7 @@ class UntilLate:
 
 @dataclass(slots=True)
 class UntilSpent:
-    """Ends the run when it has cost `dollars`, or when nobody knows what it costs. A Throttle.
+    """A Throttle that ends the run when it has cost `dollars`, or when its cost is unknown.
 
     What is under way by then is finished, and paid for.
     """

@@ -1,4 +1,4 @@
-"""How hard a run may go at it, and who decides that."""
+"""The throttle level of a run, and the functions that decide it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ThrottleDecision:
     level: ThrottleLevel
     cause: str | None = None
     at_most: int | None = None
-    """So many jobs may be in hand at most, from now on; None: as many as fit."""
+    """The maximum number of jobs in flight from now on; None: no limit."""
 
 
 FULL = ThrottleDecision("full")

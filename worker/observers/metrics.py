@@ -38,7 +38,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._tally: RunStats | None = None
+        self._stats: RunStats | None = None
         self._counted: dict[Counter, float] = {}
         self._make_counters()
         self._make_gauges()
@@ -47,7 +47,9 @@ class Metrics:
             "batch_done": lambda of: self._batches.labels(of["model"]).observe(of["seconds"]),
             "minute_passed": self._minute_passed,
             "state_changed": lambda of: _turn(self._state, of["state"], STATES),
-            "throttle_changed": lambda of: _turn(self._gear, of["throttle_level"], THROTTLE_LEVELS),
+            "throttle_changed": lambda of: _turn(
+                self._throttle, of["throttle_level"], THROTTLE_LEVELS
+            ),
             "database_lost": self._lost,
             "database_back": self._back,
             "provider_stopped": lambda of: self._providers.labels(of["provider"]).set(0),
@@ -72,14 +74,16 @@ class Metrics:
             registry=self.registry,
         )
 
-        self.registry.register(_Times(lambda: self._tally))
+        self.registry.register(_Times(lambda: self._stats))
 
     def _make_gauges(self) -> None:
         self._info = Info("embedding_worker", "Who this is", registry=self.registry)
         self._state = self._gauge("state", "1 for what the worker does", "state")
-        self._gear = self._gauge("throttle_level", "1 for how hard it goes at it", "throttle_level")
+        self._throttle = self._gauge(
+            "throttle_level", "1 for how hard it goes at it", "throttle_level"
+        )
         _turn(self._state, "working", STATES)
-        _turn(self._gear, "full", THROTTLE_LEVELS)
+        _turn(self._throttle, "full", THROTTLE_LEVELS)
         self._pending = self._gauge("pending_jobs", "Jobs that wait, NaN if that is not known")
         self._pending.set(float("nan"))
         self._database = self._gauge("database_up", "1 if the database answers, else 0")
@@ -89,8 +93,8 @@ class Metrics:
         memory.set_function(lambda: resident_mb() * 2**20)
 
     def update(self, stats: RunStats) -> None:
-        if stats is not self._tally:
-            self._tally, self._counted = stats, {}
+        if stats is not self._stats:
+            self._stats, self._counted = stats, {}
         for outcome in OUTCOMES:
             self._count(self._jobs.labels(outcome), getattr(stats, outcome))
         self._count(self._cached, stats.cached)
@@ -140,7 +144,7 @@ class _Times(Collector):
     """The histograms of a tally, which has counted them already. Their sums are not known."""
 
     def __init__(self, stats: Callable[[], RunStats | None]) -> None:
-        self._tally = stats
+        self._stats = stats
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         for name, meaning, times in (
@@ -148,7 +152,7 @@ class _Times(Collector):
             ("lag_seconds", "Time from when a job was due until its vector was written", "lags"),
         ):
             family = HistogramMetricFamily(_full(name), meaning, labels=["model"])
-            stats = self._tally()
+            stats = self._stats()
             for model, spent in list(stats.models.items()) if stats else ():
                 family.add_metric([model], _cumulated(getattr(spent, times)), sum_value=None)
             yield family

@@ -23,18 +23,18 @@ class EveryMinute:
     def __init__(self, queue: AdminQueue, tell: Tell) -> None:
         self._queue = queue
         self._tell = tell
-        self._tally = RunStats()
+        self._stats = RunStats()
         self._before = (0, 0)
         self._began = time.monotonic()
 
     def update(self, stats: RunStats) -> None:
-        self._tally = stats
+        self._stats = stats
 
     def pulse(self) -> None:
         now = time.monotonic()
         if now - self._began < MINUTE:
             return
-        completed, failed = self._tally.completed, self._tally.failed
+        completed, failed = self._stats.completed, self._stats.failed
         if (completed, failed) != self._before:
             done = completed - self._before[0]
             self._tell(

@@ -116,7 +116,7 @@ class Refusal:
     lost: the lease is not ours any more, the vector is stale. changed: the row reads differently
     though nobody told the queue. other_model: the column holds vectors of another model by now; the
     job goes back. locked: somebody is writing it; the same may work in a moment.
-    suspended: the table is not what it was, and the target waits for somebody to mend it.
+    suspended: the table is not what it was, and the target waits until somebody fixes it.
     unwritable: the table does not let this row be written; the job is failed.
     """
 
@@ -601,7 +601,7 @@ class AdminQueue(Queue, Protocol):
         """
 
     def commands(self) -> list[StandingCommand]:
-        """The orders that `control` has given and that are still in force, by worker."""
+        """The commands that `control` has sent and that are still in force, by worker."""
 
     def count_due(self, scope: Scope) -> int:
         """How many jobs of the scope are due now."""

@@ -88,7 +88,7 @@ class DataApiQueue:
     def check_schema(self) -> None:
         check_version(int(self._rest.call("embedding_schema_version", {})))
 
-    # -- the operator's side: the OperatorQueue protocol
+    # -- the operator's side: the AdminQueue protocol
 
     def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
         every = self._read(Target, "embedding_targets", "table_name", "embedding_column")

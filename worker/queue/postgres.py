@@ -332,7 +332,7 @@ class PostgresQueue:
             )
         )
 
-    # -- the operator's side: the OperatorQueue protocol
+    # -- the operator's side: the AdminQueue protocol
 
     def backfill(self, target: Target, batch: int) -> int:
         return int(

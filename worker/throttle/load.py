@@ -164,7 +164,7 @@ def _of_database(load: DatabaseLoad, limits: Settings) -> Iterator[LoadSignal]:
 
 @dataclass(slots=True)
 class LoadThrottle:
-    """Looks at the machine and the database every few seconds. A Throttle.
+    """A Throttle that reads the load of the host and the database every few seconds.
 
     `model_is_local` is asked as often as the database. Raises what `queue` raises.
     """
