@@ -156,12 +156,13 @@ begin
     if places is null then
         return '{}';
     elsif cardinality(places) < cardinality(ids) then
-        select array_agg(given.id order by place), array_agg(given.hash order by place),
-               array_agg(given.vector order by place), array_agg(given.tokens order by place),
-               array_agg(given.truncated_to order by place), array_agg(given.cost order by place)
-          into ids, hashes, vectors, tokens, truncated_to, costs
-          from unnest(ids, hashes, vectors, tokens, truncated_to, costs)
-               with ordinality as given (id, hash, vector, tokens, truncated_to, cost, place)
+        select array_agg(given.id order by place), array_agg(given.lease order by place),
+               array_agg(given.hash order by place), array_agg(given.vector order by place),
+               array_agg(given.tokens order by place), array_agg(given.truncated_to order by place),
+               array_agg(given.cost order by place)
+          into ids, leases, hashes, vectors, tokens, truncated_to, costs
+          from unnest(ids, leases, hashes, vectors, tokens, truncated_to, costs)
+               with ordinality as given (id, lease, hash, vector, tokens, truncated_to, cost, place)
          where place = any (places);
     end if;
 

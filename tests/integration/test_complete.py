@@ -52,6 +52,26 @@ def test_an_edit_during_embedding_discards_the_stale_vector(
     assert claim_one(queue).content == "new text"
 
 
+def test_vectors_beside_one_that_is_refused_are_written_by_one_statement(
+    docs: Database, queue: AdminQueue
+) -> None:
+    insert(docs, 4)
+    jobs = [*claim(queue, 2), *claim(queue, 2)]  # with two leases
+    docs.execute("update docs set body = 'new text' where id = 1")
+    docs.execute("create sequence writes")
+    docs.execute(
+        "create function count_write() returns trigger language plpgsql as"
+        " $$ begin perform nextval('public.writes'); return null; end $$"
+    )
+    docs.execute(
+        "create trigger count_write after update on docs"
+        " for each statement execute function count_write()"
+    )
+    assert [refusal.reason for refusal in complete(queue, jobs)] == ["lost"]
+    assert value(docs, "select last_value from writes") == 1
+    assert value(docs, "select count(*) from docs where embedding is not null") == 3
+
+
 def test_an_edit_that_is_not_committed_yet_is_not_overtaken(
     docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ALL_COMPLETED, ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
 
-from tests.acceptance.conftest import statuses
-from tests.conftest import Database, rows, value
+from tests.acceptance.conftest import Held, statuses
+from tests.conftest import Database, eventually, rows, value
 from tests.integration.jobs import insert
-from tests.integration.runs import Runs, at_once, unlike_their_text
-from tests.openai_server import OpenAIServer, vector_for
+from tests.integration.runs import LONG, Runs, at_once, under_way, unlike_their_text
+from tests.openai_server import Answer, OpenAIServer, vector_for
 from worker.queue.postgres import PostgresQueue
 
 PRICE = 0.02  # US dollars for a million tokens of text-embedding-3-small
@@ -65,21 +66,53 @@ def test_a_text_that_is_refused_fails_all_who_have_it(
 
 
 def test_who_is_edited_while_his_twin_is_embedded_gets_a_vector_of_his_own(
-    docs: Database, runs: Runs, openai: OpenAIServer
+    docs: Database, runs: Runs, held: Held
 ) -> None:
-    openai.latency = 0.3
     docs.execute(THREE)
     run = runs.new(batch_size=300)
-    edit = threading.Timer(
-        0.15, lambda: docs.execute("update docs set body = 'another' where id = 4")
-    )
-    edit.start()
-    stats = run.drain()
-    edit.join()
-    runs.drain()
-    assert stats.stale == 1
+    with under_way(run, held) as ending:
+        docs.execute("update docs set body = 'another' where id = 4")
+    assert ending.result(LONG).stale == 1
     assert unlike_their_text(docs) == []
     assert statuses(docs) == {"completed": 300}
+
+
+@pytest.mark.parametrize("edited_to", ["new", "old"])
+@pytest.mark.parametrize("twin_of", ["new", "old"])
+def test_a_job_that_is_claimed_again_while_its_old_text_is_under_way_shares_no_twins(
+    docs: Database,
+    runs: Runs,
+    openai: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    edited_to: str,
+    twin_of: str,
+) -> None:
+    """Both requests of the job are answered at once, and one of its texts is that of a twin."""
+    monkeypatch.setattr("worker.engine.pipeline.FIRST_COMPLETED", ALL_COMPLETED)
+    asked = Event()
+    all_claimed = Event()
+
+    def hold(due: Answer) -> Answer:
+        asked.set()
+        assert all_claimed.wait(LONG)
+        return due
+
+    openai.faults += [hold, hold]
+    docs.execute("insert into docs values (1, 'old')")
+    run = runs.new(batch_size=1)
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(run.drain)
+        assert asked.wait(LONG)
+        docs.execute("update docs set body = %s where id = 1", [edited_to])
+        docs.execute("update embedding_queue set status = 'pending' where record_id = '1'")
+        docs.execute("insert into docs values (2, %s)", [twin_of])
+        pending = "select count(*) from embedding_queue where status = 'pending'"
+        eventually(lambda: value(docs, pending) == 0, LONG)
+        all_claimed.set()
+        stats = ending.result(LONG)
+    assert unlike_their_text(docs) == []
+    assert statuses(docs) == {"completed": 2}
+    assert (stats.completed, stats.stale) == (2, 1)
 
 
 def test_what_is_in_the_cache_is_not_paid_for_again(

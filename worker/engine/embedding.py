@@ -19,7 +19,7 @@ from worker.engine.limiter import Stopped
 from worker.engine.models import Model
 from worker.engine.retry import always, is_rate_limit, never
 from worker.errors import ProviderRefused, Rejected, Transient
-from worker.queue import Completion, Job, JobId
+from worker.queue import Completion, Job, JobId, LeaseKey
 
 HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
@@ -66,11 +66,11 @@ class Outcome:
         if other.tokens is not None:
             self.tokens = (self.tokens or 0) + other.tokens
 
-    def shared(self, duplicates: Mapping[JobId, list[Job]]) -> Outcome:
+    def shared(self, duplicates: Mapping[LeaseKey, list[Job]]) -> Outcome:
         """The same, also for the jobs that have the same text as one of these; only one is paid."""
 
         def everybody(job: Job) -> list[Job]:
-            return [job, *duplicates.get(job.id, ())]
+            return [job, *duplicates.get(job.lease_key, ())]
 
         return replace(
             self,

@@ -469,7 +469,7 @@ class Pipeline:
 
     def _hand_in(self, first: list[Job], outcome: Outcome) -> None:
         """Write what became of these texts, for all jobs that have them."""
-        duplicates = {job.id: self._duplicates.pop(_text_of(job)) for job in first}
+        duplicates = {job.lease_key: self._duplicates.pop(_text_of(job)) for job in first}
         jobs = first + [twin for same in duplicates.values() for twin in same]
         self._in_hand -= len(jobs)
         self._characters -= sum(len(job.content) for job in jobs)
