@@ -206,7 +206,7 @@ def test_what_comes_from_the_database_does_not_steer_the_terminal(
         ("coverage < 70%", 1),
         ("workers < 1", 1),
         ("silent_workers > 0", 0),
-        ("rows_per_second < 10", 0),
+        ("rows_per_second < 0.001", 0),
     ],
 )
 def test_status_fails_if_it_is_told_to(

@@ -175,7 +175,7 @@ def test_a_text_over_which_the_provider_falls_silent_is_set_back_alone(
     docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once(monkeypatch, tries_for=0)
-    runs.timeout = 0.2
+    runs.timeout = 0.5
     openai.stall = lambda text: text == "text 7"
     insert(docs, 16)
     stats = runs.drain(batch_size=16, limit=16)

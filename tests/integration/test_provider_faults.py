@@ -319,6 +319,7 @@ def test_what_does_not_pass_hands_every_job_back_and_is_reported(
     nothing_is_wrong(docs)
 
     openai.faults.clear()
+    runs.timeout = 5.0
     docs.execute("update embedding_queue set available_at = now()")
     assert runs.drain().completed == 30
     nothing_is_wrong(docs)
@@ -433,7 +434,7 @@ def test_nothing_is_open_in_the_database_while_the_model_works(
                     docs,
                     "select locktype, relation::regclass::text, mode from pg_locks"
                     "  join pg_stat_activity as backend using (pid)"
-                    " where backend.application_name = 'tests'",
+                    " where backend.application_name = 'tests' and datname = current_database()",
                 )
                 == []
             )
