@@ -59,7 +59,7 @@ def run_for_bytes(
     """Run `worker ARGUMENTS` as above. Returns bytes: PYTHONIOENCODING names their encoding."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         streams = [f"/proc/{os.getpid()}/fd/{stream.fileno()}" for stream in (stdout, stderr)]
-        process = _fork_server().Process(
+        process = fork_server().Process(
             target=_command_line, args=(list(arguments), str(folder), dict(environment), *streams)
         )
         process.start()
@@ -76,7 +76,8 @@ def run_for_bytes(
 
 
 @cache
-def _fork_server() -> ForkServerContext:
+def fork_server() -> ForkServerContext:
+    """Starts processes that have imported the worker already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *PRELOADED])
     return context

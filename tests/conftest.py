@@ -232,7 +232,7 @@ def _postgres(version: int) -> Iterator[str]:
     # Not below pytest's own folder: of root, each run closes that one to all others, and so to the
     # user that the server of a run beside it has.
     with (
-        tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=_memory()) as folder,
+        tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=memory()) as folder,
         embedded_postgres(Path(folder), version) as url,
     ):
         with psycopg.connect(url, autocommit=True) as connection:
@@ -243,11 +243,17 @@ def _postgres(version: int) -> Iterator[str]:
         yield url
 
 
-def _memory() -> str | None:
-    """A folder in memory, if there is one with room: a database a test is a lot of writing."""
+def memory() -> str | None:
+    """A folder in memory, if there is one with room: a database per test writes a lot."""
     shared = Path("/dev/shm")
     roomy = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 4 * 1024**3
     return str(shared) if roomy else None
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether to run at full length, and not as a part of the suite."""
+    return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture(scope="session")

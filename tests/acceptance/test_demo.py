@@ -19,7 +19,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.conftest import Completed, refused
-from tests.conftest import REPOSITORY, run_worker
+from tests.conftest import REPOSITORY, memory, run_worker
 from tests.openai_server import OpenAIServer
 from worker.database.embedded import embedded_postgres
 
@@ -70,7 +70,7 @@ def nothing_runs_on(data_dir: Path) -> bool:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A new folder, not below pytest's own: see the fixture `server`."""
-    with tempfile.TemporaryDirectory(prefix="worker-demo-") as name:
+    with tempfile.TemporaryDirectory(prefix="worker-demo-", dir=memory()) as name:
         yield Path(name)
 
 
@@ -109,17 +109,12 @@ def test_the_demo_keeps_out_of_the_database_and_the_account_of_the_settings(
     assert openai.requests == []
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"EMBEDDING_MODEL": "openai:text-embedding-3-small"},
-        {"SUPABASE_URL": "https://x.supabase.co"},
-    ],
-)
-def test_the_demo_needs_no_setting_that_it_does_not_use(
-    folder: Path, environment: dict[str, str]
-) -> None:
-    environment = environment | {"WORKER_DATA_DIR": str(folder / "data")}
+def test_the_demo_needs_no_setting_that_it_does_not_use(folder: Path) -> None:
+    environment = {
+        "EMBEDDING_MODEL": "openai:text-embedding-3-small",  # without its key
+        "SUPABASE_URL": "https://x.supabase.co",
+        "WORKER_DATA_DIR": str(folder / "data"),
+    }
     check(run_worker("demo", cwd=folder, environment=environment))
 
 
@@ -163,6 +158,8 @@ class Readable:
     """This Python and this worker where anybody may read them, and a shared temporary folder."""
 
     folder: Path
+    data: Path
+    """Where users have their folders."""
 
     def run(self, *arguments: str, user: str, **environment: str) -> Completed:
         who = pwd.getpwnam(user)
@@ -188,7 +185,7 @@ class Readable:
 
     def folder_of(self, user: str) -> Path:
         """A new folder that belongs to the user."""
-        folder = self.folder / f"of-{user}"
+        folder = self.data / user
         folder.mkdir()
         who = pwd.getpwnam(user)
         os.chown(folder, who.pw_uid, who.pw_gid)
@@ -198,17 +195,30 @@ class Readable:
 @pytest.fixture(scope="module")
 def readable() -> Iterator[Readable]:
     # Not below pytest's own folder, which is closed to others.
-    with tempfile.TemporaryDirectory(prefix="worker-demo-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="worker-demo-") as name,
+        tempfile.TemporaryDirectory(prefix="worker-demo-", dir=memory()) as data,
+    ):
         folder = Path(name)
         folder.chmod(0o755)
+        Path(data).chmod(0o755)
         (folder / "tmp").mkdir()
         (folder / "tmp").chmod(0o1777)
         _copy_python(folder / "python")
         development = shutil.ignore_patterns("mypy*", "*mypyc*", "pip", "setuptools", "hf_xet")
-        shutil.copytree(sysconfig.get_path("purelib"), folder / "site", ignore=development)
+        shutil.copytree(
+            sysconfig.get_path("purelib"), folder / "site", ignore=development, copy_function=_link
+        )
         shutil.copytree(REPOSITORY / "worker", folder / "app" / "worker")
         shutil.copytree(REPOSITORY / "supabase", folder / "app" / "supabase")
-        yield Readable(folder)
+        yield Readable(folder, Path(data))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another disk
+        shutil.copy2(source, target)
 
 
 def _copy_python(target: Path) -> None:

@@ -26,12 +26,6 @@ PROGRESS = re.compile(r"\d+%: \d+ of \d+, .*\n")
 ONE_OUTAGE = re.compile(r"waiting for the database: .+\nthe database is back after \d+ s\n")
 
 
-@pytest.fixture(scope="session")
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether to run at full length, and not as a part of the suite."""
-    return bool(request.config.getoption("--full"))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the tests have recorded of themselves."""
     for report in terminalreporter.getreports("passed"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 from collections import Counter
@@ -20,6 +19,7 @@ import pytest
 
 from tests.acceptance.conftest import statuses
 from tests.chaos.conftest import wait_until_due
+from tests.command_line import fork_server
 from tests.conftest import Database, rows, value
 from worker.embedders import open_embedder
 from worker.engine.pipeline import Pipeline, RunOptions
@@ -164,9 +164,8 @@ class Racer:
     """A process that drains the queue again and again, until its end or until it is killed."""
 
     def __init__(self, url: str) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=work, args=[url, theirs], daemon=True)
+        self._pipe, theirs = fork_server().Pipe()
+        self._process = fork_server().Process(target=work, args=[url, theirs], daemon=True)
         self._process.start()
         theirs.close()
 

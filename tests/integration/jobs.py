@@ -58,7 +58,7 @@ SQLSTATES = [
 def create_poison(db: Database, sqlstate: str) -> None:
     """Create `poison(text)`, which returns its text, or raises an error over one with `poison`."""
     db.execute(
-        "create function poison(body text) returns text language plpgsql as $$ begin"
+        "create or replace function poison(body text) returns text language plpgsql as $$ begin"
         " if body like '%poison%' then raise sqlstate '" + sqlstate + "'"
         " using message = 'poison'; end if; return body; end $$"
     )

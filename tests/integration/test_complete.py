@@ -14,6 +14,7 @@ from tests.integration.jobs import (
     claim,
     claim_one,
     complete,
+    create_poison,
     expire_leases,
     insert,
     let_nothing_wait,
@@ -293,26 +294,28 @@ def reasons(refusals: Sequence[Refusal], jobs: Sequence[Job]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("timing", ["before", "after", "deferred"])
-@pytest.mark.parametrize("sqlstate", SQLSTATES)
 def test_a_row_whose_trigger_raises_any_error_fails_alone(
-    docs: Database, queue: AdminQueue, sqlstate: str, timing: str
+    docs: Database, queue: AdminQueue, timing: str
 ) -> None:
     insert(docs, 5)
     docs.execute("update docs set body = 'poison ' || id where id in (2, 4)")
-    poison_trigger(docs, sqlstate, timing)
-    jobs = claim(queue)
-    assert reasons(complete(queue, jobs), jobs) == {"2": "unwritable", "4": "unwritable"}
-    assert rows(docs, "select id from docs where embedding is not null order by 1") == [
-        (1,),
-        (3,),
-        (5,),
-    ]
-    assert rows(
-        docs,
-        "select record_id, error_class, error_message ~ 'poison' from embedding_queue"
-        " where status = 'failed' order by 1",
-    ) == [("2", "unwritable", True), ("4", "unwritable", True)]
-    assert value(docs, "select problem from embedding_targets") is None
+    poison_trigger(docs, SQLSTATES[0], timing)
+    for sqlstate in SQLSTATES:
+        create_poison(docs, sqlstate)
+        docs.execute("update docs set embedding = null where id not in (2, 4)")
+        docs.execute("update embedding_queue set status = 'pending'")
+        jobs = claim(queue)
+        refused = reasons(complete(queue, jobs), jobs)
+        assert refused == {"2": "unwritable", "4": "unwritable"}, sqlstate
+        written = rows(docs, "select id from docs where embedding is not null order by 1")
+        assert written == [(1,), (3,), (5,)], sqlstate
+        failed = (
+            "select record_id, error_class, error_message from embedding_queue"
+            " where status = 'failed' order by 1"
+        )
+        cause = f"SQLSTATE {sqlstate} in function public.poison"
+        assert rows(docs, failed) == [("2", "unwritable", cause), ("4", "unwritable", cause)]
+        assert value(docs, "select problem from embedding_targets") is None, sqlstate
 
 
 @pytest.mark.parametrize("sqlstate", ["22012", "42704", "3F000", "40001", "57014"])
