@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -57,22 +58,102 @@ def run_for_bytes(
     arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `worker ARGUMENTS` as above. Returns bytes: PYTHONIOENCODING names their encoding."""
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        streams = [f"/proc/{os.getpid()}/fd/{stream.fileno()}" for stream in (stdout, stderr)]
-        process = fork_server().Process(
-            target=_command_line, args=(list(arguments), str(folder), dict(environment), *streams)
+    with Command(arguments, folder, environment) as command:
+        stdout, stderr = command.read(timeout)
+        return subprocess.CompletedProcess(["worker", *arguments], command.wait(), stdout, stderr)
+
+
+class Command:
+    """`worker ARGUMENTS` in a folder, as it runs: what of subprocess.Popen a test needs.
+
+    Its stderr is a pipe, or the file of the descriptor `stderr`.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        stderr: int | None = None,
+    ) -> None:
+        self._arguments = arguments
+        out, out_of_command = fork_server().Pipe(duplex=False)
+        err, err_of_command = fork_server().Pipe(duplex=False)
+        if stderr is not None:
+            err_of_command.close()
+            err_of_command = Connection(os.dup(stderr), readable=False)
+        self._process = fork_server().Process(
+            target=_command_line,
+            args=(
+                [*arguments],
+                str(folder),
+                dict(environment),
+                out_of_command,
+                err_of_command,
+            ),
         )
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(["worker", *arguments], timeout)
-        for stream in (stdout, stderr):
-            stream.seek(0)
-        return subprocess.CompletedProcess(
-            ["worker", *arguments], process.exitcode, stdout.read(), stderr.read()
+        self._process.start()
+        out_of_command.close()
+        err_of_command.close()
+        self.stdout, self.stderr = (
+            open(os.dup(end.fileno()), encoding="utf-8")  # noqa: SIM115
+            for end in (out, err)
         )
+        out.close()
+        err.close()
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill it, if it still runs."""
+        self.kill()
+        self.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, -N after the signal N; None: it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(["worker", *self._arguments], timeout or 0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end. Returns the rest of stdout and of stderr."""
+        stdout, stderr = self.read(timeout)
+        return stdout.decode(), stderr.decode()
+
+    def read(self, timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Wait for its end, and kill it after `timeout` seconds. Returns stdout and stderr."""
+        with ThreadPoolExecutor(2) as readers:
+            out, err = (readers.submit(stream.buffer.read) for stream in (self.stdout, self.stderr))
+            self._process.join(timeout)
+            if self._process.exitcode is None:
+                self.kill()
+                raise subprocess.TimeoutExpired(["worker", *self._arguments], timeout or 0)
+            return bytes(out.result()), bytes(err.result())
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
 
 
 @cache
@@ -84,12 +165,15 @@ def fork_server() -> ForkServerContext:
 
 
 def _command_line(
-    arguments: list[str], folder: str, environment: dict[str, str], stdout: str, stderr: str
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    stdout: Connection,
+    stderr: Connection,
 ) -> None:
-    for number, path in ((1, stdout), (2, stderr)):
-        stream = os.open(path, os.O_WRONLY)
-        os.dup2(stream, number)
-        os.close(stream)
+    for number, stream in ((1, stdout), (2, stderr)):
+        os.dup2(stream.fileno(), number)
+        stream.close()
     encoding = environment.get("PYTHONIOENCODING", "utf-8")
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding=encoding, closefd=False)  # noqa: SIM115

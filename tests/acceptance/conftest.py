@@ -7,18 +7,20 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 
 import pytest
 
+from tests.command_line import Command
 from tests.conftest import REPOSITORY, Database, rows
 from tests.openai_server import Answer, OpenAIServer
 
 MODEL = "openai:text-embedding-3-small"
 WIDTH = 8
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Command]
 Completed = subprocess.CompletedProcess[str]
 
 
@@ -80,31 +82,13 @@ def refused(result: Completed, code: int) -> tuple[str, str]:
 @pytest.fixture
 def start(database_url: str, tmp_path: Path) -> Iterator[Start]:
     """Starts the command line on the database of this test, and does not wait for it."""
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as started:
 
-    def start(
-        *arguments: str, stderr: int = subprocess.PIPE, **environment: str
-    ) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", *arguments],
-            cwd=tmp_path,
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(REPOSITORY),
-                "DATABASE_URL": database_url,
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-        started.append(process)
-        return process
+        def start(*arguments: str, stderr: int | None = None, **environment: str) -> Command:
+            known = {"PATH": os.environ["PATH"], "DATABASE_URL": database_url}
+            return started.enter_context(Command(arguments, tmp_path, known | environment, stderr))
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield start
 
 
 Ask = Callable[..., Completed]

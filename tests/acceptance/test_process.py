@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.acceptance.conftest import Held, Start, fill, refused, statuses
+from tests.command_line import Command
 from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker
 from tests.openai_server import (
     Answer,
@@ -396,7 +397,7 @@ def test_trouble_is_in_the_json_as_well(
 # Signals
 
 
-def interrupted(process: subprocess.Popen[str], number: int = signal.SIGINT) -> None:
+def interrupted(process: Command, number: int = signal.SIGINT) -> None:
     """Send the signal, and wait until the process says that it has seen it."""
     process.send_signal(number)
     assert process.stderr is not None

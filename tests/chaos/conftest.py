@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from threading import Condition
@@ -17,10 +16,11 @@ from tests.acceptance.conftest import held as held
 from tests.acceptance.conftest import notes as notes
 from tests.acceptance.conftest import start as start
 from tests.acceptance.conftest import with_openai as with_openai
+from tests.command_line import Command
 from tests.conftest import Database, rows, value
 from tests.openai_server import Answer, OpenAIServer, Request, vector_for
 
-Process = subprocess.Popen[str]
+Process = Command
 
 PROGRESS = re.compile(r"\d+%: \d+ of \d+, .*\n")
 ONE_OUTAGE = re.compile(r"waiting for the database: .+\nthe database is back after \d+ s\n")

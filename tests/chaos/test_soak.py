@@ -6,6 +6,8 @@ At full length its idle cost and its memory are held to what the documentation p
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from tests import conftest
-from tests.acceptance.conftest import Start
 from tests.chaos.conftest import wrong_vectors
-from tests.conftest import Database, rows, value
+from tests.conftest import REPOSITORY, Database, rows, value
 
 SLEEP_AFTER = 2.0  # seconds
 ASLEEP_TO_FRESH = 1.15  # the memory of a worker that sleeps, to that of one that has just started
 IDLE_CORE = 0.005  # of a core
 TIMEOUT = 60.0  # seconds
+MISSING = "select count(*) from notes where embedding is null"
 eventually = partial(conftest.eventually, within=TIMEOUT)
 
 
@@ -75,27 +77,38 @@ class Writer:
 @pytest.mark.over_a_connection
 def test_a_worker_that_stays_stays_small_and_loses_nothing(
     notes: Database,
-    start: Start,
+    database_url: str,
     with_openai: dict[str, str],
     full: bool,
     record_property: Callable[[str, object], None],
 ) -> None:
     until = time.monotonic() + (600 if full else 10)
     state = "select state from embedding_workers"
-    process = start(
-        "run", **with_openai, WORKER_DEEP_SLEEP_AFTER=str(SLEEP_AFTER), WORKER_LOG_LEVEL="warning"
-    )
-    eventually(lambda: rows(notes, state) == [("waiting",)])
-    fresh, writer = resident_kb(process.pid), Writer(notes)
+    environment = {
+        "PYTHONPATH": str(REPOSITORY),
+        "DATABASE_URL": database_url,
+        "WORKER_DEEP_SLEEP_AFTER": str(SLEEP_AFTER),
+        "WORKER_LOG_LEVEL": "warning",
+        **with_openai,
+    }
     asleep: list[int] = []
     idling: list[float] = []
-    while time.monotonic() < until or not asleep:
-        writer.burst()
-        writer.trickle()
-        eventually(lambda: value(notes, "select count(*) = 0 from notes where embedding is null"))
-        eventually(lambda: rows(notes, state) == [("asleep",)])
-        asleep.append(resident_kb(process.pid))
-        idling.append(cost_of_idling(process.pid, 10 if full else 2))
+    # a Python of its own: a process that is forked shares its memory
+    with subprocess.Popen([sys.executable, "-m", "worker", "run"], env=environment) as process:
+        try:
+            eventually(lambda: rows(notes, state) == [("waiting",)])
+            fresh, writer = resident_kb(process.pid), Writer(notes)
+            while time.monotonic() < until or not asleep:
+                writer.burst()
+                writer.trickle()
+                eventually(lambda: value(notes, MISSING) == 0)
+                eventually(lambda: rows(notes, state) == [("asleep",)])
+                asleep.append(resident_kb(process.pid))
+                idling.append(cost_of_idling(process.pid, 10 if full else 2))
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
     assert value(notes, "select count(*) from embedding_queue") == writer.count
     assert rows(notes, "select distinct status from embedding_queue") == [("completed",)]
     assert wrong_vectors(notes) == []
@@ -109,5 +122,3 @@ def test_a_worker_that_stays_stays_small_and_loses_nothing(
     if full:
         assert sum(idling) / len(idling) <= IDLE_CORE
         assert asleep[-1] <= 1.05 * asleep[len(asleep) // 5], "it grows"
-    process.terminate()
-    assert process.wait(30) == 0
