@@ -1,7 +1,8 @@
 -- Why:   a target knows its table and its columns by number as well as by name. After a rename a name can lead to the
 --        column of another model.
 -- Locks: nothing but, after a restore, the row of the target, without waiting.
--- Undo:  drop function embedding.check_identity, embedding.identity_problem, embedding.triggered_table;
+-- Undo:  drop function embedding.open_table, embedding.check_identity, embedding.identity_problem,
+--        embedding.triggered_table;
 
 -- The table that has the triggers of a target, whatever it is called by now.
 create function embedding.triggered_table(target_id integer)
@@ -80,5 +81,18 @@ begin
     end if;
 end $$;
 
-select embedding.protect_functions('embedding.triggered_table', 'embedding.check_identity');
+-- Locks the table of a target, without waiting, for work on its rows, and raises if it must not be worked on. Before
+-- its jobs: that is the order of every writer.
+create function embedding.open_table(target public.embedding_targets, lock_mode text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    execute format('lock table only %s in %s mode nowait', target.relation, lock_mode);
+    perform embedding.check_table(target.relation);
+    perform embedding.check_identity(target);
+end $$;
+
+select embedding.protect_functions('embedding.triggered_table', 'embedding.check_identity', 'embedding.open_table');
 select embedding.let_workers_call('embedding.identity_problem');

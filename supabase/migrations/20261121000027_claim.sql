@@ -40,7 +40,6 @@ declare
     ids bigint[];
     fault text;
     cause text;
-    blind_spot text;
     locked_table text;
     due_target integer;
     level smallint;
@@ -53,53 +52,43 @@ begin
     loop
         select * into target from public.embedding_targets as watched where watched.id = due_target;
         begin
-            -- The table before its jobs, the order of every writer; and without waiting.
-            execute format('lock table only %s in row share mode nowait', target.relation);
-            perform embedding.check_table(target.relation);
-            perform embedding.check_identity(target);
-            select spot.cause into blind_spot
+            perform embedding.open_table(target, 'row share');
+            select spot.cause into fault
               from embedding.blind_spot(target.relation::regclass, target.id, true) as spot limit 1;
-            if found then
-                update public.embedding_targets as broken set problem = blind_spot where broken.id = target.id;
-                continue;
-            end if;
         exception
             when lock_not_available then
                 locked_table := target.table_name;
                 continue;
             when syntax_error_or_access_rule_violation or invalid_schema_name then
-                -- the table or a right is missing: set aside, so that the others go on
                 get stacked diagnostics context = pg_exception_context;
-                update public.embedding_targets as broken
-                   set problem = embedding.describe_error(sqlstate, sqlerrm, context)
-                 where broken.id = target.id;
-                continue;
-        end;
-        ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
-        if ids = '{}' then
-            continue;
-        end if;
-        begin
-            return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
-            return;
-        exception when others or query_canceled or assert_failure then
-            get stacked diagnostics context = pg_exception_context;
-            cause := embedding.describe_error(sqlstate, sqlerrm, context);
-            if embedding.is_of_the_server(sqlstate, context) then
-                raise;
-            elsif not embedding.is_timeout(sqlstate) then
-                fault := embedding.fault_of_table(target, sqlstate, cause);
-            elsif cardinality(ids) > 1 then
-                raise; -- within this statement there is no time limit any more: the caller has to ask for fewer
-            else
-                return query select * from embedding.fail_unreadable(target, ids, cause, true);
-                return;
-            end if;
+                fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
         end;
         if fault is null then
-            return query select * from embedding.claim_in_parts(target, ids, worker, lease_for, default_model);
-            return;
+            ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
+            continue when ids = '{}';
+            begin
+                return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
+                return;
+            exception when others or query_canceled or assert_failure then
+                get stacked diagnostics context = pg_exception_context;
+                cause := embedding.describe_error(sqlstate, sqlerrm, context);
+                if embedding.is_of_the_server(sqlstate, context) then
+                    raise;
+                elsif not embedding.is_timeout(sqlstate) then
+                    fault := embedding.fault_of_table(target, sqlstate, cause);
+                elsif cardinality(ids) > 1 then
+                    raise; -- within this statement there is no time limit any more: the caller has to ask for fewer
+                else
+                    return query select * from embedding.fail_unreadable(target, ids, cause, true);
+                    return;
+                end if;
+            end;
+            if fault is null then
+                return query select * from embedding.claim_in_parts(target, ids, worker, lease_for, default_model);
+                return;
+            end if;
         end if;
+        -- set aside, so that the others go on
         update public.embedding_targets as broken set problem = fault where broken.id = target.id;
     end loop;
     if locked_table is not null then

@@ -1,7 +1,8 @@
 -- Why:   the vector and the end of its job are written together, or not at all, step by step: lock, write, finish.
 -- Locks: row locks, for the length of the call, the user's row before its job: the order in which a writer to the
 --        table and its trigger take them. It waits for none: what somebody else holds is passed over.
--- Undo:  drop function embedding.complete, embedding.is_rewritten;
+-- Undo:  drop function embedding.complete, embedding.finish_jobs, embedding.write_vectors, embedding.lock_jobs,
+--        embedding.is_rewritten;
 --
 -- Two guards. The lease must still be the one that was handed out, and the text in the table must still hash to
 -- what was embedded. An edit that bypassed the triggers leaves the lease as it was, and only the hash tells; a job
@@ -46,26 +47,16 @@ begin
     return rewritten;
 end $$;
 
--- Writes what both guards let through, and returns those jobs. The rows and jobs are locked first, by
--- themselves: a lock that may find its row changed keeps a copy of all that it was joined with, and the
--- vectors would be copied six times on their way.
---
--- One wait is left: if the primary key is deferrable, an UPDATE of the vector that adds an index entry waits for a
--- transaction that has moved another row to the same key, and that one may be waiting for this row. The short
--- lock_timeout ends this before Postgres looks for a deadlock and ends the user's transaction.
-create function embedding.complete(
-    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
-    model text, tokens integer[], truncated_to integer[], costs real[]
+-- Locks the rows and jobs that both guards let through. Returns their places in the arrays, in order, and their records.
+-- By themselves, without the vectors: a lock that may find its row changed keeps a copy of all that it was joined with,
+-- and the vectors would be copied six times on their way.
+create function embedding.lock_jobs(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text,
+    out places integer[], out records text[]
 )
-returns bigint[]
 language plpgsql
 set search_path = '', pg_temp
-set lock_timeout = '100ms'
 as $$
-declare
-    places integer[];
-    records text[];
-    written integer;
 begin
     execute format($sql$
         with eq_given as materialized (
@@ -88,26 +79,24 @@ begin
         )
         select array_agg(eq_place order by eq_place), array_agg(eq_record order by eq_place) from eq_job
         $sql$,
-        coalesce(target.filter, 'true'),
-        target.source,
-        target.relation,
-        target.record_match_sql,
+        coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql,
         (parse_ident(target.relation))[2])
        into places, records
       using ids, leases, hashes, target.id, model, target.model;
-    if places is null then
-        return '{}';
-    elsif cardinality(places) < cardinality(ids) then
-        select array_agg(given.id order by place), array_agg(given.lease order by place),
-               array_agg(given.hash order by place), array_agg(given.vector order by place),
-               array_agg(given.tokens order by place), array_agg(given.truncated_to order by place),
-               array_agg(given.cost order by place)
-          into ids, leases, hashes, vectors, tokens, truncated_to, costs
-          from unnest(ids, leases, hashes, vectors, tokens, truncated_to, costs)
-               with ordinality as given (id, lease, hash, vector, tokens, truncated_to, cost, place)
-         where place = any (places);
-    end if;
+end $$;
 
+-- Writes vectors into locked rows: one for each record, and the hash of its text for each id. Raises if a trigger of the
+-- table does not let it be.
+create function embedding.write_vectors(
+    target public.embedding_targets, records text[], vectors vector[], ids bigint[], hashes bytea[]
+)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    written integer;
+begin
     execute format(
         'update %1$s set %2$I = eq_vector from unnest($1, $2) as eq_given (eq_record, eq_vector) where %3$s',
         target.relation, target.embedding_column, target.record_match_sql)
@@ -120,20 +109,71 @@ begin
             using errcode = 'triggered_data_change_violation';
     end if;
     set constraints all immediate; -- what a deferred trigger has against a row comes now, not at the commit
+end $$;
+
+-- Completes locked jobs. Raises if one of them has lost its lease.
+create function embedding.finish_jobs(
+    ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], truncated_to integer[], costs real[]
+)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    finished integer;
+begin
     update public.embedding_queue as job
        set status = 'completed', content = null, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
            lease = null, lease_expires_at = null, worker = null, error_message = null, error_class = null,
-           content_hash = given.hash, model = complete.model, tokens = given.tokens, cost = given.cost,
+           content_hash = given.hash, model = finish_jobs.model, tokens = given.tokens, cost = given.cost,
            truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
-      from unnest(ids, leases, hashes, complete.tokens, complete.truncated_to, costs)
+      from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs)
            as given (id, lease, hash, tokens, truncated_to, cost)
      where job.id = any (ids) and job.id = given.id and job.lease = given.lease;
-    get diagnostics written = row_count;
-    if written <> cardinality(ids) then -- though they are locked
+    get diagnostics finished = row_count;
+    if finished <> cardinality(ids) then -- though they are locked
         raise exception 'a trigger of the table queues the row again when its vector is written'
             using errcode = 'triggered_data_change_violation';
     end if;
+end $$;
+
+-- Writes what both guards let through, and returns those jobs.
+--
+-- One wait is left: if the primary key is deferrable, an UPDATE of the vector that adds an index entry waits for a
+-- transaction that has moved another row to the same key, and that one may be waiting for this row. The short
+-- lock_timeout ends this before Postgres looks for a deadlock and ends the user's transaction.
+create function embedding.complete(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
+    model text, tokens integer[], truncated_to integer[], costs real[]
+)
+returns bigint[]
+language plpgsql
+set search_path = '', pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+    places integer[];
+    records text[];
+begin
+    select locked.places, locked.records into places, records
+      from embedding.lock_jobs(target, ids, leases, hashes, model) as locked;
+    if places is null then
+        return '{}';
+    elsif cardinality(places) < cardinality(ids) then
+        select array_agg(given.id order by place), array_agg(given.lease order by place),
+               array_agg(given.hash order by place), array_agg(given.vector order by place),
+               array_agg(given.tokens order by place), array_agg(given.truncated_to order by place),
+               array_agg(given.cost order by place)
+          into ids, leases, hashes, vectors, tokens, truncated_to, costs
+          from unnest(ids, leases, hashes, vectors, tokens, truncated_to, costs)
+               with ordinality as given (id, lease, hash, vector, tokens, truncated_to, cost, place)
+         where place = any (places);
+    end if;
+    perform embedding.write_vectors(target, records, vectors, ids, hashes);
+    perform embedding.finish_jobs(ids, leases, hashes, model, tokens, truncated_to, costs);
     return ids;
 end $$;
 
-select embedding.protect_functions('embedding.is_rewritten', 'embedding.complete');
+select embedding.protect_functions(
+    'embedding.is_rewritten', 'embedding.lock_jobs', 'embedding.write_vectors', 'embedding.finish_jobs',
+    'embedding.complete');

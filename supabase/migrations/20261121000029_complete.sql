@@ -1,6 +1,7 @@
 -- Why:   a worker hands in its vectors with `complete_embeddings`, and is told which jobs were refused, and why.
 -- Locks: what embedding.complete locks. It waits for nothing: what somebody else holds is reported.
--- Undo:  drop function public.complete_embeddings, embedding.is_readable, embedding.refusals;
+-- Undo:  drop function public.complete_embeddings, embedding.refuse_row, embedding.refuse_target,
+--        embedding.open_for_vectors, embedding.check_lengths, embedding.is_readable, embedding.refusals;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
@@ -60,19 +61,98 @@ exception when others or query_canceled or assert_failure then
     return false;
 end $$;
 
+-- Raises unless the arguments of complete_embeddings are of one length, or left out where they may be.
+create function embedding.check_lengths(
+    ids bigint[], leases uuid[], hashes bytea[], vectors vector[], tokens integer[], truncated_to integer[], costs real[]
+)
+returns void
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    if cardinality(ids) is distinct from cardinality(leases)
+       or cardinality(ids) is distinct from cardinality(hashes)
+       or cardinality(ids) is distinct from cardinality(vectors)
+       or cardinality(ids) <> cardinality(tokens)
+       or cardinality(ids) <> cardinality(truncated_to)
+       or cardinality(ids) <> cardinality(costs) then
+        raise exception 'ids, leases, hashes, vectors, tokens, truncated_to and costs must be of one length'
+            using errcode = 'invalid_parameter_value';
+    end if;
+end $$;
+
+-- Makes a target ready for vectors of a model: records the model if these are the first of the column, and locks the
+-- table. Returns the model of the column, and what is wrong with the target; null: nothing.
+create function embedding.open_for_vectors(
+    target public.embedding_targets, ids bigint[], leases uuid[], new_model text, out model text, out fault text
+)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    context text;
+begin
+    model := target.model;
+    if model is null and exists (
+        select from public.embedding_queue as job
+          join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+    ) then -- before any lock
+        model := embedding.record_model(target.id, new_model);
+    end if;
+    perform embedding.open_table(target, 'row exclusive');
+exception when syntax_error_or_access_rule_violation or invalid_schema_name then
+    get stacked diagnostics context = pg_exception_context;
+    fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
+end $$;
+
+-- Sets a target aside, and refuses those of the given jobs that are its and whose lease holds.
+create function embedding.refuse_target(
+    target public.embedding_targets, ids bigint[], leases uuid[], fault text
+)
+returns table (id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+begin
+    update public.embedding_targets as broken set problem = fault where broken.id = target.id;
+    return query
+    select job.id, 'suspended' from public.embedding_queue as job
+      join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+     where job.target_id = target.id;
+end $$;
+
+-- Refuses the one job whose vector could not be written, because of an error. Raises if it is the vector's own fault.
+create function embedding.refuse_row(
+    target public.embedding_targets, id bigint, lease uuid, vector vector, error_state text, cause text
+)
+returns table (refused_id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    refused_id := id;
+    if cardinality(string_to_array(vector::text, ',')) <> target.dimensions then
+        raise exception '%', cause using errcode = error_state; -- the row is fine: it is what the caller gave
+    elsif not embedding.is_timeout(error_state) and not embedding.is_readable(target, id) then
+        reason := 'changed';
+    else
+        perform public.fail_embeddings(
+                    array[id], array[lease], 'unwritable'::text, cause,
+                    case when embedding.is_timeout(error_state) then interval '1 minute' end);
+        reason := 'unwritable';
+    end if;
+    return next;
+end $$;
+
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
 -- completes their jobs, where both guards hold. Returns the jobs that were refused, with the
 -- reason (see embedding.refusals); all others are done. `tokens`, `truncated_to` and `costs` (US dollars) may be null, as a
 -- whole or for some. Raises lock_not_available if the table is locked as a whole.
 create function public.complete_embeddings(
-    ids bigint[],
-    leases uuid[],
-    hashes bytea[],
-    vectors vector[],
-    model text,
-    tokens integer[] default null,
-    truncated_to integer[] default null,
-    costs real[] default null
+    ids bigint[], leases uuid[], hashes bytea[], vectors vector[], model text,
+    tokens integer[] default null, truncated_to integer[] default null, costs real[] default null
 )
 returns table (id bigint, reason text)
 language plpgsql
@@ -91,34 +171,13 @@ declare
     cause text;
     context text;
 begin
-    if cardinality(ids) is distinct from cardinality(leases)
-       or cardinality(ids) is distinct from cardinality(hashes)
-       or cardinality(ids) is distinct from cardinality(vectors)
-       or cardinality(ids) <> cardinality(tokens)
-       or cardinality(ids) <> cardinality(truncated_to)
-       or cardinality(ids) <> cardinality(costs) then
-        raise exception 'ids, leases, hashes, vectors, tokens, truncated_to and costs must be of one length'
-            using errcode = 'invalid_parameter_value';
-    end if;
+    perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
     for target in
         select watched.* from public.embedding_targets as watched
          where watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (ids))
     loop
-        fault := null;
-        begin
-            if target.model is null and exists (
-                select from public.embedding_queue as job
-                  join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
-            ) then -- the first vectors of the column; before any lock
-                target.model := embedding.record_model(target.id, model);
-            end if;
-            execute format('lock table only %s in row exclusive mode nowait', target.relation);
-            perform embedding.check_table(target.relation);
-            perform embedding.check_identity(target);
-        exception when syntax_error_or_access_rule_violation or invalid_schema_name then
-            get stacked diagnostics context = pg_exception_context;
-            fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
-        end;
+        select opened.fault, opened.model into fault, target.model
+          from embedding.open_for_vectors(target, ids, leases, model) as opened;
         for try in 1 .. 3 loop
             exit when fault is not null;
             begin
@@ -152,14 +211,8 @@ begin
                    or not embedding.may_pass(state) or embedding.is_timeout(state);
         end loop;
         if fault is not null then
-            update public.embedding_targets as broken set problem = fault where broken.id = target.id;
-            return query
-            select job.id, 'suspended' from public.embedding_queue as job
-              join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
-             where job.target_id = target.id;
-        elsif state is null then
-            continue;
-        elsif middle > 0 then -- some row cannot be read any more, or cannot be written: halving finds it
+            return query select * from embedding.refuse_target(target, ids, leases, fault);
+        elsif state is not null and middle > 0 then -- some row cannot be read any more, or cannot be written: halving finds it
             return query
             select * from public.complete_embeddings(
                 ids[:middle], leases[:middle], hashes[:middle], vectors[:middle],
@@ -169,15 +222,8 @@ begin
                 ids[middle + 1:], leases[middle + 1:], hashes[middle + 1:], vectors[middle + 1:],
                 model, tokens[middle + 1:], truncated_to[middle + 1:], costs[middle + 1:]);
             return;
-        elsif cardinality(string_to_array(vectors[1]::text, ',')) <> target.dimensions then
-            raise exception '%', cause using errcode = state; -- the row is fine: it is what the caller gave
-        elsif not embedding.is_timeout(state) and not embedding.is_readable(target, ids[1]) then
-            return query select ids[1], 'changed';
-        else
-            perform public.fail_embeddings(
-                        ids, leases, 'unwritable'::text, cause,
-                        case when embedding.is_timeout(state) then interval '1 minute' end);
-            return query select ids[1], 'unwritable';
+        elsif state is not null then
+            return query select * from embedding.refuse_row(target, ids[1], leases[1], vectors[1], state, cause);
         end if;
     end loop;
     return query
@@ -185,5 +231,7 @@ begin
      where not exists (select from public.embedding_queue as job where job.id = given.id);
 end $$;
 
-select embedding.protect_functions('embedding.refusals', 'embedding.is_readable');
+select embedding.protect_functions(
+    'embedding.refusals', 'embedding.is_readable', 'embedding.check_lengths', 'embedding.open_for_vectors',
+    'embedding.refuse_target', 'embedding.refuse_row');
 select embedding.let_workers_call('public.complete_embeddings');
