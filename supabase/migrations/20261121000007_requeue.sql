@@ -2,7 +2,30 @@
 --        asks for it.
 -- Locks: row locks on the jobs concerned, for the length of a call. requeue_embeddings waits for none: a job that is
 --        locked is being edited, which starts it over anyway. embedding.requeue_target does wait.
--- Undo:  drop function public.requeue_embeddings, embedding.requeue_target;
+-- Undo:  drop function public.requeue_embeddings, embedding.requeue_target, embedding.reset_jobs;
+
+-- Starts jobs, locked by the caller, over: pending and due, as if nothing had been tried. A worker that is embedding one
+-- of them loses its lease. `keeps_hash`: a text that is still the one of the stored vector completes without a call to
+-- the model. Without a `new_priority` each keeps its own. Returns how many there were.
+-- embedding.enqueue_one does the same to one job by itself, since a further call would slow down every edit.
+create function embedding.reset_jobs(ids bigint[], keeps_hash boolean, new_priority integer default null)
+returns bigint
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    jobs bigint;
+begin
+    update public.embedding_queue as job
+       set status = 'pending', priority = coalesce(new_priority, job.priority), available_at = now(),
+           attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
+           error_message = null, error_class = null,
+           lease = null, lease_expires_at = null, worker = null,
+           content_hash = case when keeps_hash then job.content_hash end, updated_at = now()
+     where job.id = any (ids);
+    get diagnostics jobs = row_count;
+    return jobs;
+end $$;
 
 -- Makes every job of a target pending, below live edits. Unless it `trusts_vectors`, each record is embedded again, also
 -- if its text and model are the same.
@@ -12,14 +35,11 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 begin
-    update public.embedding_queue as job
-       set status = 'pending', priority = greatest(target.priority - 10, -32768), available_at = now(),
-           content_hash = case when trusts_vectors then job.content_hash end, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0, error_message = null, error_class = null,
-           lease = null, lease_expires_at = null, worker = null, updated_at = now()
-     where job.id in (
-               select due.id from public.embedding_queue as due
-                where due.target_id = target.id and (due.status <> 'pending' or not trusts_vectors)
-                order by due.id for update); -- one left out would keep its old vector for good
+    perform embedding.reset_jobs(
+        array(select due.id from public.embedding_queue as due
+               where due.target_id = target.id and (due.status <> 'pending' or not trusts_vectors)
+               order by due.id for update), -- one left out would keep its old vector for good
+        trusts_vectors, greatest(target.priority - 10, -32768));
 end $$;
 
 -- Makes jobs pending again, to be embedded even if their text and model have not changed. Each
@@ -42,23 +62,19 @@ as $$
 declare
     requeued bigint;
 begin
-    update public.embedding_queue as job
-       set status = 'pending', attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
-           error_message = null, error_class = null,
-           lease = null, lease_expires_at = null, worker = null, updated_at = now()
-     where job.id in (
-               select wanted.id from public.embedding_queue as wanted
-                where (only_status is null or wanted.status = only_status)
-                  and (only_table is null or wanted.table_name = only_table)
-                  and (only_column is null or wanted.embedding_column = only_column)
-                  and (only_record is null or wanted.record_id = only_record)
-                  and (only_error_class is null or wanted.error_class = only_error_class)
-                order by wanted.id
-                  for update skip locked);
-    get diagnostics requeued = row_count;
+    requeued := embedding.reset_jobs(
+        array(select wanted.id from public.embedding_queue as wanted
+               where (only_status is null or wanted.status = only_status)
+                 and (only_table is null or wanted.table_name = only_table)
+                 and (only_column is null or wanted.embedding_column = only_column)
+                 and (only_record is null or wanted.record_id = only_record)
+                 and (only_error_class is null or wanted.error_class = only_error_class)
+               order by wanted.id
+                 for update skip locked),
+        false);
     perform embedding.wake();
     return requeued;
 end $$;
 
-select embedding.protect_functions('embedding.requeue_target');
+select embedding.protect_functions('embedding.reset_jobs', 'embedding.requeue_target');
 select embedding.let_workers_call('public.requeue_embeddings');

@@ -88,9 +88,8 @@ begin
               from eq_row cross join lateral (select embedding.key_too_long(eq_record) as eq_long) as eq_key
              order by eq_place
             on conflict on constraint embedding_queue_one_per_record do update
-               set status = 'pending', priority = $4, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
-                   available_at = now(), updated_at = now()
-             where eq_job.status = 'completed'
+               set status = 'pending', priority = $4, available_at = now(), updated_at = now()
+             where eq_job.status = 'completed' -- which has nothing else to reset
         ), eq_cursor as (
             update public.embedding_targets
                set backfill_cursor = case when (select count(*) from eq_row) = $3

@@ -107,13 +107,12 @@ begin
         ids := embedding.changed_jobs(target, ids);
         requeued := cardinality(ids);
         if not dry_run then
-            update public.embedding_queue as job
-               set status = 'pending', priority = greatest(target.priority - 10, -32768), available_at = now(), updated_at = now()
-             where job.id in (select wanted.id from public.embedding_queue as wanted
-                               where wanted.id = any (ids) and wanted.status in ('completed', 'skipped')
-                               order by wanted.id
-                                 for update skip locked);
-            get diagnostics requeued = row_count;
+            requeued := embedding.reset_jobs(
+                array(select wanted.id from public.embedding_queue as wanted
+                       where wanted.id = any (ids) and wanted.status in ('completed', 'skipped')
+                       order by wanted.id
+                         for update skip locked),
+                true, greatest(target.priority - 10, -32768));
         end if;
         changed := changed + requeued;
     end loop;

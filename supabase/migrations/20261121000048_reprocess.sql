@@ -1,7 +1,26 @@
 -- Why:   jobs whose text or id matches a pattern are embedded again.
 -- Locks: row locks on the jobs that match; one that is locked is being edited, and passed over. A table that is
 --        locked as a whole is waited for a second; then the call raises.
--- Undo:  drop function public.reprocess_embeddings;
+-- Undo:  drop function public.reprocess_embeddings, embedding.check_pattern;
+
+-- Raises if what stands behind the ~ of a pattern is no regular expression.
+create function embedding.check_pattern(pattern text)
+returns void
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    -- not by a WHERE: the planner would try what stands behind the first letter of a glob as well
+    if starts_with(pattern, '~') then
+        perform '' ~ substr(pattern, 2);
+    end if;
+exception
+    when invalid_regular_expression then
+        raise exception '%', sqlerrm
+            using errcode = 'invalid_regular_expression',
+                  hint = 'What stands behind the ~ is read as a regular expression of Postgres.';
+end $$;
 
 -- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
 -- `pattern`: see embedding.texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the
@@ -31,17 +50,7 @@ declare
     all_found bigint[] := '{}';
     more_examples jsonb;
 begin
-    begin
-        -- not by a WHERE: the planner would try what stands behind the first letter of a glob as well
-        if starts_with(pattern, '~') then
-            perform '' ~ substr(pattern, 2);
-        end if;
-    exception
-        when invalid_regular_expression then
-            raise exception '%', sqlerrm
-                using errcode = 'invalid_regular_expression',
-                      hint = 'What stands behind the ~ is read as a regular expression of Postgres.';
-    end;
+    perform embedding.check_pattern(pattern);
     matched := 0;
     examples := '[]';
     page := array(select job.id from public.embedding_queue as job
@@ -85,17 +94,15 @@ begin
     if dry_run then
         matched := cardinality(all_found);
     elsif all_found <> '{}' then
-        update public.embedding_queue as job
-           set status = 'pending', attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0, available_at = now(), content_hash = null,
-               error_message = null, error_class = null,
-               lease = null, lease_expires_at = null, worker = null, updated_at = now()
-         where job.id in (select wanted.id from public.embedding_queue as wanted
-                           where wanted.id = any (all_found) order by wanted.id
-                             for update skip locked);
-        get diagnostics matched = row_count;
+        matched := embedding.reset_jobs(
+            array(select wanted.id from public.embedding_queue as wanted
+                   where wanted.id = any (all_found) order by wanted.id
+                     for update skip locked),
+            false);
         perform embedding.wake();
     end if;
     return next;
 end $$;
 
+select embedding.protect_functions('embedding.check_pattern');
 select embedding.let_workers_call('public.reprocess_embeddings');
