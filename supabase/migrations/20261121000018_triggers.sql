@@ -1,7 +1,109 @@
 -- Why:   the triggers of a watched table, and the function that they call.
 -- Locks: the migration nothing. Making triggers takes SHARE ROW EXCLUSIVE on the table (writers wait, readers do
 --        not), and dropping them ACCESS EXCLUSIVE, until the transaction ends.
--- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.make_trigger_function;
+-- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.make_trigger_function,
+--        embedding.statement_trigger_sql, embedding.row_trigger_sql;
+
+-- What the trigger function of a target does for a row: all of an UPDATE, and of the other events where triggers by
+-- statement would miss rows. See embedding.make_trigger_function.
+create function embedding.row_trigger_sql(target public.embedding_targets)
+returns text
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return format($body$
+                begin
+                    if tg_when = 'BEFORE' then
+                        new.%5$I := null;
+                        return new;
+                    end if;
+                    if tg_op <> 'INSERT' then
+                        old_id := %2$s;
+                    end if;
+                    if tg_op <> 'DELETE' then
+                        new_id := %3$s;
+                        owner := %4$s;
+                    end if;
+                    if old_id is distinct from new_id and old_id is not null then
+                        select array_agg(eq_record), array_agg(%8$s)
+                          into taken, owners
+                          from (select old_id as eq_record) as eq_job join %6$s on %7$s;
+                    end if;
+                exception
+                    when transaction_rollback or lock_not_available or insufficient_resources
+                      or operator_intervention or system_error then
+                        raise;
+                    when others then
+                        get stacked diagnostics context = pg_exception_context;
+                        perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
+                        return new;
+                end;
+                if taken is not null then
+                    perform embedding.enqueue_one(%1$s, taken[1], owners[1], true);
+                elsif old_id is distinct from new_id and old_id is not null then
+                    perform embedding.forget(%1$s, array[old_id]);
+                end if;
+                if new_id is not null then
+                    perform embedding.enqueue_one(%1$s, new_id, owner, old_id is distinct from new_id);
+                end if;
+                return new;$body$,
+        target.id,
+        embedding.record_id_sql(target.relation::regclass, 'old', target.key_columns),
+        embedding.record_id_sql(target.relation::regclass, 'new', target.key_columns),
+        coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
+        target.embedding_column,
+        target.relation,
+        format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql),
+        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'));
+end $$;
+
+-- What it does for the rows of an INSERT, a DELETE or a TRUNCATE at once.
+create function embedding.statement_trigger_sql(target public.embedding_targets)
+returns text
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return format($body$
+            begin
+                if tg_op = 'INSERT' then
+                    perform embedding.enqueue(
+                                %1$s, array_agg(%2$s order by %3$s), array_agg(%4$s order by %3$s))
+                       from changed;
+                elsif tg_op = 'DELETE' then
+                    select array_agg(eq_record) filter (where eq_taken is null),
+                           array_agg(eq_record order by eq_record) filter (where eq_taken),
+                           array_agg(eq_owner order by eq_record) filter (where eq_taken)
+                      into gone, taken, owners
+                      from (select %2$s as eq_record from changed) as eq_job
+                      left join lateral (
+                            select true as eq_taken, %7$s as eq_owner from %5$s where %6$s limit 1) as eq_row on true;
+                    perform embedding.forget(%1$s, gone);
+                    perform embedding.enqueue(%1$s, taken, owners);
+                else
+                    delete from public.embedding_queue as job where job.target_id = %1$s;
+                end if;
+            exception
+                when transaction_rollback or lock_not_available or insufficient_resources
+                  or operator_intervention or system_error then
+                    raise;
+                when others then
+                    get stacked diagnostics context = pg_exception_context;
+                    perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
+            end;
+            return null;$body$,
+        target.id,
+        embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
+        (select string_agg(format('changed.%I', name), ', ' order by ordinal)
+           from unnest(target.key_columns) with ordinality as key (name, ordinal)),
+        coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
+        target.relation,
+        format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql),
+        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'));
+end $$;
 
 -- Makes the trigger function of a target. It holds no logic, only the names of this table's
 -- columns, so that its statements are planned once a session and not at every write.
@@ -21,7 +123,6 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    everyone text;
     routine constant text := format('embedding.trigger_%s()', target.id);
 begin
     if not embedding.is_ours(to_regprocedure(routine)) then
@@ -46,90 +147,13 @@ begin
                or to_regproc('embedding.enqueue') is null or to_regproc('embedding.enqueue_one') is null
                or to_regproc('embedding.forget') is null then
                 return new; -- somebody dropped them by hand
-            elsif tg_level = 'ROW' then
-                begin
-                    if tg_when = 'BEFORE' then
-                        new.%8$I := null;
-                        return new;
-                    end if;
-                    if tg_op <> 'INSERT' then
-                        old_id := %5$s;
-                    end if;
-                    if tg_op <> 'DELETE' then
-                        new_id := %6$s;
-                        owner := %7$s;
-                    end if;
-                    if old_id is distinct from new_id and old_id is not null then
-                        select array_agg(eq_record), array_agg(%11$s)
-                          into taken, owners
-                          from (select old_id as eq_record) as eq_job join %9$s on %10$s;
-                    end if;
-                exception
-                    when transaction_rollback or lock_not_available or insufficient_resources
-                      or operator_intervention or system_error then
-                        raise;
-                    when others then
-                        get stacked diagnostics context = pg_exception_context;
-                        perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
-                        return new;
-                end;
-                if taken is not null then
-                    perform embedding.enqueue_one(%1$s, taken[1], owners[1], true);
-                elsif old_id is distinct from new_id and old_id is not null then
-                    perform embedding.forget(%1$s, array[old_id]);
-                end if;
-                if new_id is not null then
-                    perform embedding.enqueue_one(%1$s, new_id, owner, old_id is distinct from new_id);
-                end if;
-                return new;
+            elsif tg_level = 'ROW' then%s
             end if;
-
-            begin
-                if tg_op = 'INSERT' then
-                    perform embedding.enqueue(
-                                %1$s, array_agg(%2$s order by %3$s), array_agg(%4$s order by %3$s))
-                       from changed;
-                elsif tg_op = 'DELETE' then
-                    select array_agg(eq_record) filter (where eq_taken is null),
-                           array_agg(eq_record order by eq_record) filter (where eq_taken),
-                           array_agg(eq_owner order by eq_record) filter (where eq_taken)
-                      into gone, taken, owners
-                      from (select %2$s as eq_record from changed) as eq_job
-                      left join lateral (
-                            select true as eq_taken, %11$s as eq_owner from %9$s where %10$s limit 1) as eq_row on true;
-                    perform embedding.forget(%1$s, gone);
-                    perform embedding.enqueue(%1$s, taken, owners);
-                else
-                    delete from public.embedding_queue as job where job.target_id = %1$s;
-                end if;
-            exception
-                when transaction_rollback or lock_not_available or insufficient_resources
-                  or operator_intervention or system_error then
-                    raise;
-                when others then
-                    get stacked diagnostics context = pg_exception_context;
-                    perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
-            end;
-            return null;
-        end $body$,
-        target.id,
-        embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
-        (select string_agg(format('changed.%I', name), ', ' order by ordinal)
-           from unnest(target.key_columns) with ordinality as key (name, ordinal)),
-        coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
-        embedding.record_id_sql(target.relation::regclass, 'old', target.key_columns),
-        embedding.record_id_sql(target.relation::regclass, 'new', target.key_columns),
-        coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
-        target.embedding_column,
-        target.relation,
-        format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql),
-        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid')));
+%s
+        end $body$, embedding.row_trigger_sql(target), embedding.statement_trigger_sql(target)));
     execute format('alter function %s owner to %s', routine,
                    (select nspowner::regrole from pg_namespace where nspname = 'embedding'));
-    -- also where default privileges, as Supabase has them, would let others in
-    select 'public' || coalesce(string_agg(', ' || quote_ident(rolname), ''), '') into everyone
-      from pg_roles where rolname in ('anon', 'authenticated', 'service_role');
-    execute format('revoke all on function %s from %s', routine, everyone);
+    execute format('revoke all on function %s from %s', routine, embedding.everyone());
 end $$;
 
 -- INSERT and DELETE enqueue a statement's rows at once. UPDATE works by row, because only such a
@@ -223,4 +247,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.make_trigger_function', 'embedding.make_triggers', 'embedding.drop_triggers');
+    'embedding.row_trigger_sql', 'embedding.statement_trigger_sql', 'embedding.make_trigger_function',
+    'embedding.make_triggers', 'embedding.drop_triggers');

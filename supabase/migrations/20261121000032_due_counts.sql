@@ -1,6 +1,6 @@
 -- Why:   how many jobs a claim would find due now, and since when.
 -- Locks: nothing.
--- Undo:  drop function embedding.count_due, public.count_due_embeddings;
+-- Undo:  drop function embedding.count_due, embedding.count_pending, public.count_due_embeddings;
 
 -- How many jobs a claim would find due now, of any column or of one. Exact; it reads the index of
 -- the due jobs and nothing of the watched tables.
@@ -21,6 +21,28 @@ as $$
        and (job.status = 'pending' and job.available_at <= now()
             or job.status = 'processing' and job.lease_expires_at <= now());
 $$;
+
+-- How many jobs of these owners, each of one priority, are pending and due, up to a bound. The plan is pinned by its
+-- caller, embedding.count_due.
+create function embedding.count_pending(target_id integer, levels integer[], owners integer[], most_jobs integer)
+returns bigint
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return (
+        select count(*)
+          from (select
+                  from unnest(levels, owners) as turn (level, owner)
+                 cross join lateral (
+                       select from public.embedding_queue as job
+                        where job.target_id = count_pending.target_id and job.status = 'pending'
+                          and job.priority = turn.level and coalesce(uuid_hash(job.user_id), 0) = turn.owner
+                          and job.available_at <= now()
+                        limit most_jobs) as job
+                 limit most_jobs) as counted);
+end $$;
 
 -- How many jobs of a target are due, of which `pending` are pending, and since when the oldest of these is.
 -- It looks at the ends of each owner's jobs in the index of what is due. If no job has to wait yet, all that are
@@ -90,16 +112,7 @@ begin
     if none_waits and due_exact then
         due := pending;
     else
-        select count(*) into due
-          from (select
-                  from unnest(levels, owners) as turn (level, owner)
-                 cross join lateral (
-                       select from public.embedding_queue as job
-                        where job.target_id = count_due.target_id and job.status = 'pending'
-                          and job.priority = turn.level and coalesce(uuid_hash(job.user_id), 0) = turn.owner
-                          and job.available_at <= now()
-                        limit most_jobs) as job
-                 limit most_jobs) as counted;
+        due := embedding.count_pending(target_id, levels, owners, most_jobs);
         due_exact := due_exact and due < most_jobs;
     end if;
     due := due + (select count(*)
@@ -108,4 +121,5 @@ begin
                      and job.lease_expires_at <= now());
 end $$;
 
+select embedding.protect_functions('embedding.count_pending');
 select embedding.let_workers_call('public.count_due_embeddings', 'embedding.count_due');
