@@ -1,7 +1,6 @@
--- Why:   who may do what. The functions that workers call run with the rights of their owner, so
---        that a worker needs none on anybody's table: its credential can claim and complete, and
---        read nothing else. Every file closes what it defines, also where Supabase's default
---        privileges had opened it to `anon` and `authenticated`, and opens what workers need.
+-- Why:   a worker's credential can claim and complete jobs, and read nothing else: the functions that it calls run
+--        with the rights of their owner. Every file closes what it defines, also where Supabase's default privileges
+--        had opened it to `anon` and `authenticated`, and then opens what workers need.
 -- Locks: the migration nothing. Protecting a table takes a moment of ACCESS EXCLUSIVE on it.
 -- Undo:  drop function embedding.let_workers_read, embedding.let_workers_call, embedding.protect_relation,
 --        embedding.protect_functions, embedding.fix_text_forms, embedding.grant_to, embedding.everyone;

@@ -1,5 +1,5 @@
--- Why:   the functions of this API work on tables with the rights of its owner. Here is whom that owner trusts, and
---        which tables it must not, or cannot, work on.
+-- Why:   the functions of this API work on tables with the rights of its owner. They must work only on tables whose
+--        owners that role trusts.
 -- Locks: nothing.
 -- Undo:  drop function embedding.check_table, embedding.table_problem, embedding.is_ours, embedding.trusts;
 

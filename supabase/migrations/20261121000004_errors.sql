@@ -1,4 +1,5 @@
--- Why:   what an error says about its cause, what may be kept of its text, and how long a job waits after it.
+-- Why:   an error decides whether its job is tried again, and when. Its message is stored, but never a value of a
+--        row.
 -- Locks: nothing.
 -- Undo:  drop function embedding.growing_pause, embedding.may_pass, embedding.is_of_the_server, embedding.is_timeout,
 --        embedding.describe_error;

@@ -1,4 +1,4 @@
--- Why:   how the queue names a table and one of its rows: by text, whose form no setting of a session changes.
+-- Why:   the queue knows a row by its key as text. That text must be the same in every session.
 -- Locks: nothing.
 -- Undo:  drop function embedding.queued_id_sql, embedding.shortened_id, embedding.key_too_long,
 --        embedding.record_match_sql, embedding.key_values_sql, embedding.record_id_sql, embedding.key_forms,

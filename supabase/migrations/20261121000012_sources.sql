@@ -1,5 +1,5 @@
--- Why:   what a source is in SQL, which columns it reads, and whether it is safe to run it with the rights of the
---        owner of this API.
+-- Why:   a source is SQL of the user that runs with the rights of the owner of this API. So it is checked first, and
+--        Postgres itself says which columns it reads.
 -- Locks: nothing.
 -- Undo:  drop function embedding.columns_read, embedding.check_source, embedding.source_sql;
 

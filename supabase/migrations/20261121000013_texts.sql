@@ -1,4 +1,4 @@
--- Why:   the texts of jobs are shown to people, and compared with a pattern of theirs.
+-- Why:   people see the texts of jobs, and choose jobs by a pattern of their texts.
 -- Locks: nothing but an ACCESS SHARE lock on the table that is read, for the length of the transaction.
 -- Undo:  drop function embedding.readable_texts, embedding.texts, embedding.visible_character;
 

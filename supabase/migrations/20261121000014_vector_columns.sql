@@ -1,4 +1,4 @@
--- Why:   the column that holds the vectors: which width it has, and how it is added.
+-- Why:   the column of the vectors must have the width of its target. A missing column is added with the right type.
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 -- Undo:  drop function embedding.add_column, embedding.planned_width, embedding.column_width;
 

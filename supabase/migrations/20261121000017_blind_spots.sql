@@ -1,5 +1,4 @@
--- Why:   some tables are written to past their triggers, or have lost them: such a column must not be taken for one
---        that is in step.
+-- Why:   a table that is written to without firing our triggers must not be taken for one that is in step.
 -- Locks: nothing.
 -- Undo:  drop function embedding.blind_spot;
 

@@ -1,4 +1,4 @@
--- Why:   the triggers of a watched table, and the function that they call.
+-- Why:   every write to a watched table reaches the queue through its triggers, and costs the writer little.
 -- Locks: the migration nothing. Making triggers takes SHARE ROW EXCLUSIVE on the table (writers wait, readers do
 --        not), and dropping them ACCESS EXCLUSIVE, until the transaction ends.
 -- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.make_trigger_function,

@@ -1,5 +1,4 @@
--- Why:   what a call of watch_embeddings would do is worked out before anything is changed, so that it can also be
---        shown.
+-- Why:   watch_embeddings checks everything before it changes anything, and the preview shows the same plan.
 -- Locks: nothing.
 -- Undo:  drop function embedding.plan_watch, embedding.check_names; drop type embedding.watch_plan;
 

@@ -1,9 +1,9 @@
--- Why:   which jobs a claim takes next.
+-- Why:   a claim chooses among millions of due jobs in a moment, and nobody starves.
 -- Locks: row locks on what is claimed, for the length of the call. A locked row is passed over.
 -- Undo:  drop function embedding.due_jobs, embedding.due_targets, embedding.due_owners; drop sequence
 --        embedding.claim_rotation;
 --
--- Nobody starves: live edits go before backfill, by priority; of one priority, the targets take turns, and within a
+-- Live edits go before backfill, by priority; of one priority, the targets take turns, and within a
 -- target the owners of its records do. What kills its worker is tried alone before it is given up, so that the jobs
 -- it was claimed with do not go down with it.
 

@@ -1,4 +1,4 @@
--- Why:   who is to blame when a claim fails: a row fails alone, a table is suspended.
+-- Why:   one bad row must not hold up its neighbours: it fails alone. A table that nobody can work on is suspended.
 -- Locks: what a claim locks.
 -- Undo:  drop function embedding.claim_in_parts, embedding.fail_unreadable, embedding.fault_of_table,
 --        embedding.another_row_works;

@@ -88,7 +88,7 @@ begin
                 return;
             end if;
         end if;
-        -- set aside, so that the others go on
+        -- suspended, so that the others go on
         update public.embedding_targets as broken set problem = fault where broken.id = target.id;
     end loop;
     if locked_table is not null then

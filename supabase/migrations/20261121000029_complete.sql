@@ -106,7 +106,7 @@ exception when syntax_error_or_access_rule_violation or invalid_schema_name then
     fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
 end $$;
 
--- Sets a target aside, and refuses those of the given jobs that are its and whose lease holds.
+-- Suspends a target, and refuses those of the given jobs that belong to it and whose lease still holds.
 create function embedding.refuse_target(
     target public.embedding_targets, ids bigint[], leases uuid[], fault text
 )

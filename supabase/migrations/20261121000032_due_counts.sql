@@ -1,4 +1,4 @@
--- Why:   how many jobs a claim would find due now, and since when.
+-- Why:   people and workers see how many jobs are due now, and since when, without a claim.
 -- Locks: nothing.
 -- Undo:  drop function embedding.count_due, embedding.count_pending, public.count_due_embeddings;
 

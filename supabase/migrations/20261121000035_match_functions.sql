@@ -1,4 +1,4 @@
--- Why:   apps search a watched table by a function of its own, `match_<table>`.
+-- Why:   an app searches a watched table through a function of its own, `match_<table>`.
 -- Locks: nothing.
 -- Undo:  watch_embeddings(..., match_function => false) for each target, then drop function
 --        embedding.keep_match_function, embedding.write_match_function, embedding.match_function_name,

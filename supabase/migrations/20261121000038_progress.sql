@@ -1,4 +1,4 @@
--- Why:   how far all columns are together, and how fast.
+-- Why:   people see how far all columns are together, and how fast.
 -- Locks: nothing.
 -- Undo:  drop view public.embedding_progress;
 

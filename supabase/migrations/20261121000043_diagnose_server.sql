@@ -1,4 +1,5 @@
--- Why:   what is wrong with the server, the session, the extension or the schema of the queue is found check by check.
+-- Why:   each check finds one thing that can be wrong with the server, the session, pgvector or the schema of the
+--        queue.
 -- Locks: nothing. The checks read the catalogs and statistics.
 -- Undo:  drop function embedding.diagnose_vector_version, embedding.diagnose_read_only, embedding.diagnose_isolation,
 --        embedding.diagnose_schema_owner, embedding.diagnose_function_overloaded, embedding.diagnose_autovacuum_off,

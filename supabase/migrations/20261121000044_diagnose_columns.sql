@@ -1,4 +1,5 @@
--- Why:   what is wrong with the targets, their tables, triggers, functions and indexes is found check by check.
+-- Why:   each check finds one thing that can be wrong with targets, their tables, triggers, functions, indexes and
+--        jobs.
 -- Locks: nothing. The checks read the catalogs and the queue, and none of the watched tables.
 -- Undo:  drop function embedding.diagnose_no_targets, embedding.diagnose_table_missing, embedding.diagnose_suspended,
 --        embedding.diagnose_table_refused, embedding.diagnose_identity_changed, embedding.diagnose_column_changed,
@@ -73,7 +74,7 @@ as $$
      where watched.relation_id is null;
 $$;
 
--- A target was set aside because of something that still has to be fixed.
+-- A target is suspended because of something that still has to be fixed.
 create function embedding.diagnose_suspended()
 returns setof embedding.finding
 language sql

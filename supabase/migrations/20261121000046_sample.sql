@@ -1,4 +1,4 @@
--- Why:   some of what is wrong with a column only the vectors themselves show.
+-- Why:   some problems of a column show only in its vectors.
 -- Locks: nothing. It reads a few rows of each watched table, and passes over one that is locked as a whole.
 -- Undo:  drop function public.sample_embeddings;
 

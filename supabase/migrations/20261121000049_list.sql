@@ -1,4 +1,4 @@
--- Why:   a person sees the jobs themselves with the beginnings of their texts.
+-- Why:   people see the jobs themselves, with the beginnings of their texts.
 -- Locks: nothing. A table that is locked as a whole is waited for a second; then it is left unread.
 -- Undo:  drop function public.list_embeddings, embedding.first_jobs;
 

@@ -1,4 +1,4 @@
--- Why:   a person sees what was done in a span of time.
+-- Why:   people see what was done in a span of time.
 -- Locks: nothing.
 -- Undo:  drop function public.embedding_stats, embedding.percentile;
 

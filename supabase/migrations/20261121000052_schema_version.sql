@@ -1,4 +1,4 @@
--- Why:   the worker compares the version of this schema with its own number and says which of the two is older.
+-- Why:   a worker compares the version of this schema with its own, and says which of the two is older.
 -- Locks: nothing.
 -- Undo:  drop function public.embedding_schema_version;
 
