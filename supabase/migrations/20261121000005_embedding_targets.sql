@@ -23,7 +23,7 @@ create table public.embedding_targets (
     on_too_long text not null default 'fail',      -- a text above the model's limit: fail | truncate
     max_attempts smallint not null default 5,
     enabled boolean not null default true,         -- false: edits are still queued, but not claimed
-    problem text,                                  -- why the target is set aside; cleared by watch_embeddings
+    problem text,                                  -- why the target is suspended; cleared by watch_embeddings
     relation text not null,                        -- `public.sessions`, quoted
     relation_id oid not null,                      -- the table that had this name, and ...
     column_numbers jsonb not null,                 -- ... the attribute number of each column that the SQL below names

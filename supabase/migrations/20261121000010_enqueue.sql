@@ -2,7 +2,7 @@
 -- Locks: the migration nothing. A call locks the jobs of its records until the transaction of the writer ends.
 -- Undo:  drop function embedding.forget, embedding.enqueue, embedding.enqueue_one, embedding.suspend_target;
 
--- Sets a target aside because of something that its triggers ran into; the first reason stays.
+-- Suspends a target because of an error in its triggers; the first reason stays.
 create function embedding.suspend_target(target_id integer, reason text)
 returns void
 language plpgsql

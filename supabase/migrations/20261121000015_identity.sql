@@ -81,8 +81,8 @@ begin
     end if;
 end $$;
 
--- Locks the table of a target, without waiting, for work on its rows, and raises if it must not be worked on. Before
--- its jobs: that is the order of every writer.
+-- Locks the table of a target, without waiting, and raises if it must not be worked on. The caller locks jobs only after
+-- that: the order of every writer.
 create function embedding.open_table(target public.embedding_targets, lock_mode text)
 returns void
 language plpgsql

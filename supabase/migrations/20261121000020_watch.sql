@@ -61,7 +61,8 @@ begin
     values (
         target.table_name, target.embedding_column, target.source, target.filter, target.model,
         target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change,
-        target.on_too_long, target.relation, target.relation_id, target.column_numbers, target.key_columns, target.record_id_sql, target.record_match_sql, target.user_column)
+        target.on_too_long, target.relation, target.relation_id, target.column_numbers, target.key_columns,
+        target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
            model_is_default = excluded.model_is_default,

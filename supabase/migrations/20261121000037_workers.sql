@@ -23,11 +23,12 @@ create table public.embedding_workers (
     constraint embedding_workers_known_throttle_level check (throttle_level in ('full', 'slow', 'paused', 'stop'))
 );
 
--- Writes a worker down, or that it is still there. `usage` is what it has done since it started, by
--- model: an array of {"model", "completed", "failed", "requests", "tokens", "seconds", "cost", "request_ms",
--- "lag_ms"}, the cost in US dollars or null, the last two the counts of histograms: see embedding_percentile. What is new of it is added to the running minute of embedding_usage, so the call may be repeated;
--- a model that is left out stays as it was. Workers of whom nothing was seen for a day are forgotten (one
--- that wakes up after that is counted anew), and so are minutes after a week.
+-- Writes a worker down, or that it is still there. `usage` is what it has done since it started, by model: an array
+-- of {"model", "completed", "failed", "requests", "tokens", "seconds", "cost", "request_ms", "lag_ms"}, the cost in
+-- US dollars or null, the last two the counts of histograms: see embedding.percentile. What is new of it is added
+-- to the running minute of embedding_usage, so the call may be repeated; a model that is left out stays as it was.
+-- Workers of whom nothing was seen for a day are forgotten (one that wakes up after that is counted anew), and so
+-- are minutes after a week.
 create function public.embedding_worker_heartbeat(
     worker text, host text, pid integer, state text default 'working',
     completed bigint default 0, failed bigint default 0, usage jsonb default '[]',

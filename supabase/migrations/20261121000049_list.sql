@@ -4,7 +4,7 @@
 
 -- The first jobs of a target in one of three states, in the order of the index that is kept of them: pending as a
 -- claim meets them, processing by the end of their lease, failed by their class, the latest first. As
--- many as asked for are read, whatever the length of the queue: the plan is pinned, as in embedding_due_jobs.
+-- many as asked for are read, whatever the length of the queue: the plan is pinned, as in embedding.due_jobs.
 create function embedding.first_jobs(target_id integer, wanted_status text, most integer)
 returns setof public.embedding_queue
 language plpgsql
