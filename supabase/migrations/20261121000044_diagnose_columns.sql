@@ -18,7 +18,7 @@ select target.id,
        target.table_name, target.embedding_column, target.relation, target.dimensions, target.problem,
        class.oid as relation_id, attribute.attnum, type.typname as type,
        nullif(attribute.atttypmod, -1) as width,
-       to_regproc(format('embedding.trigger_%s', target.id)) as trigger_function
+       to_regproc(format('embedding.trigger_%s', target.id))::oid as trigger_function
   from public.embedding_targets as target
  cross join lateral parse_ident(target.relation) as part
   left join pg_namespace as namespace on namespace.nspname = part[1]
