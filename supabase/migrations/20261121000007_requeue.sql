@@ -16,6 +16,9 @@ as $$
 declare
     jobs bigint;
 begin
+    if ids = '{}' then
+        return 0; -- planned for an empty array, the statement would scan an index of failed jobs
+    end if;
     update public.embedding_queue as job
        set status = 'pending', priority = coalesce(new_priority, job.priority), available_at = now(),
            attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
