@@ -154,7 +154,7 @@ def theirs(opened: Open) -> Project:
 
 
 def test_push_applies_the_folder_and_then_the_worker_finds_nothing_to_do(this: Project) -> None:
-    assert "Applying migration 20261121000023_access.sql" in this.supabase("db", "push")
+    assert "Applying migration 20261121000052_schema_version.sql" in this.supabase("db", "push")
     assert "up to date" in this.supabase("db", "push")
     assert this.is_all_applied()
     assert this.listed() == {version: version for version in this.applied()}
@@ -220,7 +220,7 @@ def test_what_was_copied_first_is_applied_under_the_versions_of_the_copies(
 
 def test_what_a_newer_worker_brings_is_copied_behind_what_is_there(theirs: Project) -> None:
     theirs.worked("init")
-    [newest] = (theirs.folder / "supabase/migrations").glob("*_embedding_worker_access.sql")
+    [newest] = (theirs.folder / "supabase/migrations").glob("*_embedding_worker_schema_version.sql")
     newest.unlink()
     theirs.supabase("db", "push")
     theirs.write(f"migrations/{LATER_STILL}_theirs.sql", "select 1;")

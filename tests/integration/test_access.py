@@ -546,6 +546,101 @@ def test_the_service_role_can_claim_steer_and_search(supabase: Database) -> None
         )
 
 
+# -- who may call what
+
+
+def names(schema: str, listed: str) -> list[str]:
+    return [f"{schema}.{name}" for name in listed.split()]
+
+
+# The owner may call everything. A new function goes into one of these lists.
+CALLED_BY_WORKERS = [
+    *names(
+        "public",
+        """
+        announce_embedding_event backfill_embeddings cache_embeddings cached_embeddings
+        claim_embeddings complete_embeddings control_embeddings count_due_embeddings
+        diagnose_embeddings embedding_command embedding_database_load embedding_provider_report
+        embedding_rate embedding_schema_version embedding_stats embedding_table_name
+        embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
+        extend_embeddings fail_embeddings list_embeddings recheck_embeddings release_embeddings
+        reprocess_embeddings requeue_embeddings sample_embeddings
+        """,
+    ),
+    *names("embedding", "count_due identity_problem row_count"),
+]
+CALLED_BY_THE_SERVICE_ROLE = ["embedding.check_table", "public.search_embeddings"]
+CALLED_BY_NOBODY = [
+    *names(
+        "public", "preview_watch_embeddings recount_embeddings unwatch_embeddings watch_embeddings"
+    ),
+    *names(
+        "embedding",
+        """
+        add_column after_cursor_sql another_row_works blind_spot change_model changed_jobs
+        check_identity check_lengths check_names check_pattern check_source claim claim_in_parts
+        column_width columns_read complete count_jobs count_pending count_to_embed count_usage
+        counts_and counts_since describe_error diagnose_autovacuum_behind
+        diagnose_autovacuum_off diagnose_column_changed diagnose_dimensions_above_index
+        diagnose_failed_jobs diagnose_function_overloaded diagnose_identity_changed
+        diagnose_index_during_backfill diagnose_index_invalid diagnose_isolation
+        diagnose_match_function_broken diagnose_no_targets diagnose_read_only
+        diagnose_rows_unseen diagnose_schema_owner diagnose_suspended diagnose_table_missing
+        diagnose_table_refused diagnose_timeout_too_short diagnose_triggers_disabled
+        diagnose_triggers_missing diagnose_vector_version drop_triggers due_jobs due_owners
+        due_records due_targets enqueue enqueue_missing enqueue_one everyone fail_exhausted
+        fail_unreadable fault_of_table find_target find_target_of finish_jobs first_jobs
+        fix_text_forms fold_counts follow_names forget grant_to growing_pause is_of_the_server
+        is_ours is_readable is_rewritten is_timeout judge_sql keep_match_function key_columns
+        key_forms key_too_long key_values_sql lease_jobs let_workers_call let_workers_read
+        lock_jobs make_trigger_function make_triggers match_function_name match_functions
+        may_be_inside may_pass missing_records missing_sql open_for_vectors open_table
+        percentile plan_watch planned_width protect_functions protect_relation queue_by_hand
+        queued_id_sql read_sql readable_texts record_id_sql record_match_sql record_model
+        refusals refuse_row refuse_target requeue_target reset_jobs row_trigger_sql settle_sql
+        shortened_id source_sql statement_trigger_sql suspend_target table_problem text_to_embed
+        texts triggered_table trusts visible_character wake write_match_function write_vectors
+        """,
+    ),
+]
+CALLERS = (
+    {name: {"embedding_worker", "service_role"} for name in CALLED_BY_WORKERS}
+    | {name: {"service_role"} for name in CALLED_BY_THE_SERVICE_ROLE}
+    | {name: set[str]() for name in CALLED_BY_NOBODY}
+)
+
+
+def callers(db: Database) -> dict[str, set[str]]:
+    """Each function of ours, with those who were granted the right to call it."""
+    granted: dict[str, set[str]] = {}
+    for name, grantees in rows(
+        db,
+        "select namespace.nspname || '.' || routine.proname, array("
+        "       select case grantee when 0 then 'public' else grantee::regrole::text end"
+        "         from aclexplode(coalesce(routine.proacl, acldefault('f', routine.proowner)))"
+        "        where grantee <> routine.proowner)"
+        "  from pg_proc as routine"
+        "  join pg_namespace as namespace on namespace.oid = routine.pronamespace"
+        " where namespace.nspname in ('public', 'embedding')"
+        "   and not exists (select from pg_depend where objid = routine.oid and deptype = 'e')",
+    ):
+        granted.setdefault(name, set()).update(grantees)
+    return granted
+
+
+def test_each_function_is_called_by_those_who_need_it(db: Database) -> None:
+    """On a server without the roles of Supabase, or where they came later than the migrations."""
+    assert {name: found - {"service_role"} for name, found in callers(db).items()} == {
+        name: expected - {"service_role"} for name, expected in CALLERS.items()
+    }
+
+
+def test_default_privileges_let_nobody_else_call_a_function(empty_project: str) -> None:
+    migrate(empty_project)
+    with psycopg.connect(empty_project) as owner:
+        assert callers(owner) == CALLERS
+
+
 # -- everywhere
 
 

@@ -222,10 +222,14 @@ def test_the_table_of_error_classes_is_complete() -> None:
 
 
 def test_the_table_of_checks_is_complete() -> None:
-    [path] = (REPOSITORY / "supabase" / "migrations").glob("*_doctor.sql")
-    checks = re.findall(
-        r"'(?:problem|warning|note)'(?: end)?,\s+'(\w+)',", path.read_text(encoding="utf-8")
-    )
+    folder = REPOSITORY / "supabase" / "migrations"
+    checks = [
+        check
+        for path in (*folder.glob("*_diagnose_*.sql"), *folder.glob("*_sample.sql"))
+        for check in re.findall(
+            r"'(?:problem|warning|note)'(?: end)?,\s+'(\w+)',", path.read_text(encoding="utf-8")
+        )
+    ]
     assert sorted(row[0] for row in table(SQL_API, "check", "level", "when")) == sorted(checks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,46 @@ def test_the_sample_data_says_so_as_well() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_migration_is_named_as_the_supabase_cli_names_it(path: Path) -> None:
     assert re.fullmatch(r"\d{14}_[a-z0-9_]+\.sql", path.name)
+
+
+MOST_LINES = 80
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """The name of each function that the file creates, and how many lines it has."""
+    text = path.read_text(encoding="utf-8")
+    for match in re.finditer(r"^create function ([\w.]+).*?\$\$;$", text, re.M | re.S):
+        yield match[1], match[0].count("\n") + 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_functions_are_short(path: Path) -> None:
+    assert {name: lines for name, lines in functions(path) if lines > MOST_LINES} == {}
+
+
+def protected(path: Path) -> set[str]:
+    """The functions, tables, views and sequences that the file names where it gives rights."""
+    calls = re.findall(
+        r"^select embedding\.(?:protect_\w+|let_workers_\w+)\((.*?)\);",
+        path.read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
+    return {name for call in calls for name in re.findall(r"'([\w.]+)'", call)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_says_who_may_use_what_it_defines(path: Path) -> None:
+    defined = re.findall(
+        r"^create (?:unlogged )?(?:function|table|view|sequence) ([\w.]+)",
+        path.read_text(encoding="utf-8"),
+        re.M,
+    )
+    assert protected(path) == set(defined)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_migration_is_ascii(path: Path) -> None:
+    assert path.read_bytes().isascii()
 
 
 def test_the_role_of_workers_is_the_only_one_that_is_made() -> None:

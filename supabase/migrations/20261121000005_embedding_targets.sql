@@ -1,0 +1,44 @@
+-- Why:   what to keep embedded: one row for each (table, embedding column). Written by watch_embeddings, read by
+--        everything else.
+-- Locks: nothing, the table is new.
+-- Undo:  drop table public.embedding_targets;
+--
+-- `relation`, `record_id_sql`, `record_match_sql`, `source` and `filter` are pieces of SQL that the functions of
+-- this schema put into their statements. They are read with every statement's only unprefixed names being the
+-- columns of the watched table; `eq_record` is the record id. Whoever may write here may therefore run SQL as the
+-- owner: nobody but the owner may.
+
+create table public.embedding_targets (
+    id integer generated always as identity primary key,
+    table_name text not null,                      -- `sessions`, or `app.sessions` outside public
+    embedding_column text not null,
+    source text not null,                          -- SQL over the row that gives the text to embed
+    filter text,                                   -- SQL over the row: rows for which it is not true have no vector
+    model text,                                    -- `provider:model` of every vector of the column; null: none is written yet
+    model_is_default boolean not null default false, -- true: nobody named it, the first worker's default was recorded
+    dimensions integer,                            -- width of the column; null: a column without one
+    priority smallint not null default 0,          -- the higher is claimed first; backfill is 10 lower
+    debounce interval not null default '0',        -- an edit waits this long, so a burst of them is embedded once
+    on_change text not null default 'keep',        -- what an edit does to the old vector: keep | clear
+    on_too_long text not null default 'fail',      -- a text above the model's limit: fail | truncate
+    max_attempts smallint not null default 5,
+    enabled boolean not null default true,         -- false: edits are still queued, but not claimed
+    problem text,                                  -- why the target is suspended; cleared by watch_embeddings
+    relation text not null,                        -- `public.sessions`, quoted
+    relation_id oid not null,                      -- the table that had this name, and ...
+    column_numbers jsonb not null,                 -- ... the attribute number of each column that the SQL below names
+    key_columns text[] not null,
+    record_id_sql text not null,                   -- the key of a row as text:  sessions.id::text
+    record_match_sql text not null,                -- the row of a record id:    sessions.id = eq_record::uuid
+    user_column text,                              -- the column that names the owner of a row, if there is one
+    backfill_cursor text,                          -- record id up to which backfill_embeddings has come
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint embedding_targets_one_per_column unique (table_name, embedding_column),
+    constraint embedding_targets_known_on_change check (on_change in ('keep', 'clear')),
+    constraint embedding_targets_known_on_too_long check (on_too_long in ('fail', 'truncate')),
+    constraint embedding_targets_width_above_zero check (dimensions > 0),
+    constraint embedding_targets_attempts_above_zero check (max_attempts > 0)
+);
+
+select embedding.let_workers_read('public.embedding_targets');

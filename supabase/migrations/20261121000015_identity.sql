@@ -1,0 +1,98 @@
+-- Why:   a target knows its table and its columns by number as well as by name. After a rename a name can lead to the
+--        column of another model.
+-- Locks: nothing but, after a restore, the row of the target, without waiting.
+-- Undo:  drop function embedding.open_table, embedding.check_identity, embedding.identity_problem,
+--        embedding.triggered_table;
+
+-- The table that has the triggers of a target, whatever it is called by now.
+create function embedding.triggered_table(target_id integer)
+returns oid
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select min(pg_trigger.tgrelid)
+      from pg_trigger
+      join pg_proc as called on called.oid = pg_trigger.tgfoid
+      join pg_namespace as namespace on namespace.oid = called.pronamespace
+     where namespace.nspname = 'embedding' and called.proname = format('trigger_%s', target_id)
+       and pg_trigger.tgparentid = 0;
+$$;
+
+-- Why a target must not be worked on: its table or one of its columns is not the one that was watched under that
+-- name, since it was renamed, or dropped and created again. Null: they are, or the table is missing altogether. All
+-- SQL of a target goes by name, so it would read another text or write into the column of another model. A restored
+-- dump has other numbers, but our triggers: there the names count.
+create function embedding.identity_problem(target public.embedding_targets)
+returns text
+language plpgsql -- whose plans last for a session
+stable
+security definer -- reads the catalogs alone, but calls a function that others may not
+set search_path = '', pg_temp
+set row_security = off
+as $$
+declare
+    part constant text[] := parse_ident(target.relation);
+    present_id constant oid := (
+        select class.oid from pg_class as class
+         where class.relname = part[2]
+           and class.relnamespace = (select namespace.oid from pg_namespace as namespace where nspname = part[1]));
+    problem text;
+begin
+    if present_id is null then
+        return null;
+    elsif present_id <> target.relation_id then
+        if present_id is distinct from embedding.triggered_table(target.id) then
+            problem := format('%s is not the table that was watched', target.relation);
+        end if;
+    else
+        select format('column %s.%I %s', target.table_name, known.name,
+                      case when present.attname is null then 'was renamed or dropped'
+                           else 'is not the one that was watched' end)
+          into problem
+          from jsonb_each_text(target.column_numbers) as known (name, number)
+          left join pg_attribute as present on present.attrelid = present_id and present.attname = known.name
+         where present.attnum is distinct from known.number::smallint
+         order by present.attname is null desc, known.name
+         limit 1;
+    end if;
+    return problem || format('; run `worker watch %s --column %s`', target.table_name, target.embedding_column);
+end $$;
+
+-- Raises if a target must not be worked on (embedding.identity_problem). After a restore it learns the new numbers.
+create function embedding.check_identity(target public.embedding_targets)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    problem constant text := embedding.identity_problem(target);
+begin
+    if problem is not null then
+        raise exception using errcode = 'undefined_object', message = problem;
+    elsif target.relation_id <> target.relation::regclass then
+        update public.embedding_targets as restored
+           set relation_id = target.relation::regclass,
+               column_numbers = (
+                   select jsonb_object_agg(attname, attnum) from pg_attribute
+                    where attrelid = target.relation::regclass and target.column_numbers ? attname)
+         where restored.id = (select locked.id from public.embedding_targets as locked
+                               where locked.id = target.id for update skip locked);
+    end if;
+end $$;
+
+-- Locks the table of a target, without waiting, and raises if it must not be worked on. The caller locks jobs only after
+-- that: the order of every writer.
+create function embedding.open_table(target public.embedding_targets, lock_mode text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    execute format('lock table only %s in %s mode nowait', target.relation, lock_mode);
+    perform embedding.check_table(target.relation);
+    perform embedding.check_identity(target);
+end $$;
+
+select embedding.protect_functions('embedding.triggered_table', 'embedding.check_identity', 'embedding.open_table');
+select embedding.let_workers_call('embedding.identity_problem');

@@ -1,0 +1,80 @@
+-- Why:   a column that was renamed keeps its target and its jobs when it is watched again.
+-- Locks: the migration nothing. embedding.follow_names locks the jobs of the targets that it renames.
+-- Undo:  drop function embedding.follow_names, embedding.find_target_of;
+
+-- The target that watches a column: the one that knows it by its number, whatever it and its table were called before;
+-- else the one of that name. No row: nobody watches it.
+create function embedding.find_target_of(relation regclass, embedding_column text)
+returns setof public.embedding_targets
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select target.*
+      from public.embedding_targets as target
+     cross join lateral (
+           select embedding.triggered_table(target.id) = find_target_of.relation as has_triggers,
+                  target.relation_id = find_target_of.relation
+                  and exists (select from pg_attribute
+                               where attrelid = find_target_of.relation and attname = find_target_of.embedding_column
+                                 and attnum = (target.column_numbers ->> target.embedding_column)::smallint) as has_number,
+                  target.embedding_column = find_target_of.embedding_column as has_name,
+                  target.table_name = public.embedding_table_name(find_target_of.relation) as has_table_name) as known
+     where has_triggers and has_number or has_name and (has_table_name or has_triggers)
+     order by (has_triggers and has_number) is true desc, has_table_name desc
+     limit 1;
+$$;
+
+-- Gives the target `chosen` these names, and all others those that their tables and columns have by now: their jobs
+-- go with them. What goes by a name that another target has by now, and has lost its own column, is not watched any
+-- more.
+create function embedding.follow_names(chosen integer, chosen_table text, chosen_column text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    moved_targets integer[];
+    table_names text[];
+    column_names text[];
+    numbers jsonb[];
+begin
+    select array_agg(target.id), array_agg(present.table_name), array_agg(present.column_name),
+           array_agg(target.column_numbers -> target.embedding_column)
+      into moved_targets, table_names, column_names, numbers
+      from public.embedding_targets as target
+     cross join lateral (
+           select chosen_table, chosen_column where target.id = chosen
+           union all
+           select public.embedding_table_name(attrelid), attname::text
+             from pg_attribute
+            where target.id <> chosen
+              and attrelid = embedding.triggered_table(target.id) and not attisdropped
+              and case when attrelid = target.relation_id
+                       then attnum = (target.column_numbers ->> target.embedding_column)::smallint
+                       else attname = target.embedding_column end) as present (table_name, column_name)
+     where (target.table_name, target.embedding_column) <> (present.table_name, present.column_name);
+
+    -- in two steps, since two may have exchanged their names
+    update public.embedding_targets as target set embedding_column = format('renamed %s', target.id)
+     where target.id = any (moved_targets);
+    update public.embedding_queue as job set embedding_column = format('renamed %s', job.target_id)
+     where job.target_id = any (moved_targets);
+    perform public.unwatch_embeddings(lost.table_name, lost.embedding_column)
+       from public.embedding_targets as lost
+      where (lost.table_name, lost.embedding_column) in (select * from unnest(table_names, column_names));
+    update public.embedding_targets as target
+       set table_name = moved.table_name, embedding_column = moved.column_name, updated_at = now(),
+           column_numbers = target.column_numbers || jsonb_build_object(moved.column_name, moved.column_number),
+           problem = coalesce(target.problem, format('renamed; run `worker watch %s --column %s`',
+                                                     moved.table_name, moved.column_name))
+      from unnest(moved_targets, table_names, column_names, numbers)
+           as moved (id, table_name, column_name, column_number)
+     where target.id = moved.id;
+    update public.embedding_queue as job
+       set table_name = moved.table_name, embedding_column = moved.column_name
+      from unnest(moved_targets, table_names, column_names) as moved (id, table_name, column_name)
+     where job.target_id = moved.id;
+end $$;
+
+select embedding.protect_functions('embedding.find_target_of', 'embedding.follow_names');

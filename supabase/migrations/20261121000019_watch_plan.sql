@@ -1,0 +1,120 @@
+-- Why:   watch_embeddings checks everything before it changes anything, and the preview shows the same plan.
+-- Locks: nothing.
+-- Undo:  drop function embedding.plan_watch, embedding.check_names; drop type embedding.watch_plan;
+
+-- Raises if the table or one of its columns has a name that the statements of the queue use themselves.
+create function embedding.check_names(relation regclass)
+returns void
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    reserved_name name;
+begin
+    select name into reserved_name
+      from (select attname from pg_attribute where attrelid = relation and attnum > 0 and not attisdropped
+            union all select relname from pg_class where oid = relation) as used (name)
+     where starts_with(name, 'eq_') limit 1;
+    if reserved_name is not null then
+        raise exception 'table % cannot be watched under the name %',
+                        public.embedding_table_name(relation), reserved_name
+            using errcode = 'reserved_name',
+                  hint = 'Names that begin with eq_ stand beside yours in the statements of the queue: rename it.';
+    end if;
+end $$;
+
+-- What a call of watch_embeddings would do. `before`: the target as it is, null where nobody watches the column;
+-- `target`: as it would be; `looks_again`: whether all its records become pending; `trusts_vectors`: whether the
+-- column is the one whose vectors the queue knows, so that those of equal text and model stay.
+create type embedding.watch_plan as (
+    before public.embedding_targets,
+    target public.embedding_targets,
+    columns_read text[],
+    looks_again boolean,
+    trusts_vectors boolean
+);
+
+-- Checks the arguments of watch_embeddings and fills in, for those that are null, what the target has. Raises a
+-- sentence with a hint if the column cannot be watched so.
+create function embedding.plan_watch(
+    relation regclass, source text, embedding_column text, model text, filter text, dimensions integer,
+    priority smallint, debounce interval, on_change text, on_too_long text
+)
+returns embedding.watch_plan
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+declare
+    plan embedding.watch_plan;
+    before public.embedding_targets;
+    target public.embedding_targets;
+    bare_name constant name := (select relname from pg_class where oid = relation);
+    cause text;
+    hint text;
+begin
+    perform embedding.check_table(relation::text);
+    perform embedding.check_names(relation);
+    for cause, hint in select * from embedding.blind_spot(relation, null, false) limit 1 loop
+        raise exception '%', cause using errcode = 'wrong_object_type', hint = hint;
+    end loop;
+    select * into before from embedding.find_target_of(relation, plan_watch.embedding_column);
+    before.problem := coalesce(before.problem, embedding.identity_problem(before));
+    target := before;
+    target.problem := null;
+    target.table_name := public.embedding_table_name(relation);
+    target.embedding_column := plan_watch.embedding_column;
+    target.source := coalesce(embedding.source_sql(relation, plan_watch.source), before.source);
+    target.filter := nullif(coalesce(plan_watch.filter, before.filter), '');
+    target.model := coalesce(nullif(plan_watch.model, ''), before.model);
+    target.model_is_default := target.model is not null and coalesce(plan_watch.model = '', before.model_is_default, false);
+    target.priority := coalesce(plan_watch.priority, before.priority, 0);
+    target.debounce := coalesce(plan_watch.debounce, before.debounce, '0');
+    target.on_change := coalesce(plan_watch.on_change, before.on_change, 'keep');
+    target.on_too_long := coalesce(plan_watch.on_too_long, before.on_too_long, 'fail');
+    if plan_watch.embedding_column is null then
+        raise exception 'the embedding column is not given'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Name it: watch_embeddings(table, source, embedding_column).';
+    elsif target.source is null then
+        raise exception 'column % of table % is not watched yet', plan_watch.embedding_column, target.table_name
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Give its source: a column, several, or an SQL expression (on the command line: --source).';
+    end if;
+
+    target.relation := (select format('%I.%I', nspname, bare_name) from pg_class
+                          join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = relation);
+    target.relation_id := relation;
+    target.key_columns := embedding.key_columns(relation);
+    target.record_id_sql := embedding.record_id_sql(relation, bare_name, target.key_columns);
+    target.record_match_sql := embedding.record_match_sql(relation, target.key_columns);
+    target.user_column := (
+        select attname from pg_attribute
+         where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped);
+    select columns, numbers into plan.columns_read, target.column_numbers
+      from embedding.columns_read(relation, target.source, target.filter);
+    if target.column_numbers ? target.embedding_column then
+        raise exception 'column % cannot be made from itself', target.embedding_column
+            using errcode = 'invalid_parameter_value',
+                  hint = 'The source and the filter must not read the embedding column.';
+    end if;
+    target.column_numbers := target.column_numbers || (
+        select jsonb_object_agg(attname, attnum) from pg_attribute
+         where attrelid = relation
+           and attname = any (target.key_columns || target.user_column || target.embedding_column));
+    target.dimensions := embedding.planned_width(relation, target.embedding_column, plan_watch.dimensions);
+
+    plan.before := before;
+    plan.trusts_vectors := coalesce(
+        case when before.relation_id = relation
+             then before.column_numbers -> before.embedding_column = target.column_numbers -> target.embedding_column
+             else embedding.triggered_table(before.id) = relation end, false);
+    plan.looks_again := not plan.trusts_vectors
+        or (before.source, before.filter, before.model, before.record_match_sql, before.problem)
+           is distinct from (target.source, target.filter, target.model, target.record_match_sql, target.problem);
+    plan.target := target;
+    return plan;
+end $$;
+
+select embedding.protect_functions('embedding.check_names', 'embedding.plan_watch');

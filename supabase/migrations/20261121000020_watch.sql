@@ -1,0 +1,116 @@
+-- Why:   `watch_embeddings` registers a column to be kept in step with its text, and installs the triggers that put
+--        changed rows into the queue; `unwatch_embeddings` takes both away.
+-- Locks: the migration nothing. A call of watch_embeddings takes SHARE ROW EXCLUSIVE on the table for the moment its
+--        triggers are made (writers wait, readers do not), and ACCESS EXCLUSIVE if it has to add the column.
+-- Undo:  select unwatch_embeddings(table, column) for each target, then drop function public.watch_embeddings,
+--        public.unwatch_embeddings;
+--
+-- Everything here runs with the rights of the caller, who must own the table.
+
+-- Keeps `embedding_column` in step with `source` (a column, several, or an SQL expression over the
+-- row), for the rows for which `filter` is true. Rows that are already there are enqueued by
+-- backfill_embeddings, or by their next edit. With `dimensions` a missing column is added.
+--
+-- Called again it changes the target: an argument that is null or left out keeps what the target has, and an empty
+-- filter takes it away. Where the text or the filter changes, the records become pending, and those whose text turns
+-- out the same complete without a call to the model. So they do where a problem had suspended the target. Another model
+-- clears the vectors (see embedding.change_model); an empty one keeps it, as the default of a worker and not as a name.
+-- If the column is not the one that was watched under this name, all records are embedded again. Says in one sentence
+-- what is wrong, and then changes nothing.
+--
+-- `match_function` true writes a function `match_<table>` for apps, false takes it away; without it
+-- one that is there is kept in step.
+create function public.watch_embeddings(
+    relation regclass,
+    source text default null,
+    embedding_column text default null,
+    model text default null,
+    filter text default null,
+    dimensions integer default null,
+    priority smallint default null,
+    debounce interval default null,
+    on_change text default null,
+    on_too_long text default null,
+    match_function boolean default null
+)
+returns public.embedding_targets
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+declare
+    plan embedding.watch_plan := embedding.plan_watch(
+        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long);
+    target public.embedding_targets := plan.target;
+    watched public.embedding_targets;
+begin
+    if not target.column_numbers ? target.embedding_column then
+        perform embedding.add_column(relation, target.embedding_column, target.dimensions);
+        target.column_numbers := target.column_numbers || (
+            select jsonb_build_object(attname, attnum) from pg_attribute
+             where attrelid = relation and attname = target.embedding_column);
+    end if;
+    if (target.table_name, target.embedding_column) <> ((plan.before).table_name, (plan.before).embedding_column) then
+        perform embedding.follow_names(target.id, target.table_name, target.embedding_column);
+    end if;
+
+    insert into public.embedding_targets as known (
+        table_name, embedding_column, source, filter, model, model_is_default, dimensions, priority, debounce,
+        on_change, on_too_long,
+        relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
+    values (
+        target.table_name, target.embedding_column, target.source, target.filter, target.model,
+        target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change,
+        target.on_too_long, target.relation, target.relation_id, target.column_numbers, target.key_columns,
+        target.record_id_sql, target.record_match_sql, target.user_column)
+    on conflict on constraint embedding_targets_one_per_column do update
+       set source = excluded.source, filter = excluded.filter, model = excluded.model,
+           model_is_default = excluded.model_is_default,
+           dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
+           on_change = excluded.on_change, on_too_long = excluded.on_too_long,
+           relation = excluded.relation, relation_id = excluded.relation_id,
+           column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
+           record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
+           user_column = excluded.user_column, problem = null, updated_at = now(),
+           backfill_cursor = case when known.key_columns = excluded.key_columns then known.backfill_cursor end
+    returning known.* into watched;
+
+    perform embedding.make_trigger_function(watched);
+    perform embedding.make_triggers(watched, plan.columns_read);
+    perform embedding.keep_match_function(watched, match_function);
+    if plan.looks_again then
+        perform embedding.requeue_target(watched, plan.trusts_vectors);
+    end if;
+    return watched;
+end $$;
+
+-- Stops keeping the column in step: its triggers, its match function and its queue go, its vectors
+-- stay. Also serves after the table itself was dropped or renamed, by the name it was watched under. True if it was
+-- watched.
+create function public.unwatch_embeddings(watched_table text, embedding_column text)
+returns boolean
+language plpgsql
+set search_path = '', pg_temp
+set client_min_messages = warning
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+begin
+    delete from public.embedding_targets as gone
+     where gone.table_name = watched_table
+       and gone.embedding_column = unwatch_embeddings.embedding_column
+    returning gone.* into target;
+    if target.id is null then
+        return false;
+    end if;
+    -- with the triggers that call it, wherever their table is now
+    if embedding.is_ours(to_regprocedure(format('embedding.trigger_%s()', target.id))) then
+        execute format('drop function if exists embedding.trigger_%s() cascade', target.id);
+    end if;
+    perform embedding.keep_match_function(target, false);
+    delete from public.embedding_queue as job where job.target_id = target.id;
+    return true;
+end $$;
+
+select embedding.protect_functions('public.watch_embeddings', 'public.unwatch_embeddings');

@@ -1,0 +1,90 @@
+-- Why:   what watch_embeddings would change, and what that would cost, is shown before it is called.
+-- Locks: nothing that it keeps longer than the transaction: it reads the table.
+-- Undo:  drop function public.preview_watch_embeddings, embedding.count_to_embed;
+
+-- How many records would be embedded again after a plan: those that become pending and whose text, model or vector is
+-- not the one that is known. If the text of some row cannot be read, all that become pending are counted.
+create function embedding.count_to_embed(plan embedding.watch_plan, default_model text)
+returns bigint
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    target constant public.embedding_targets := plan.target;
+    records bigint;
+begin
+    if target.id is null or not plan.looks_again then
+        return 0;
+    end if;
+    execute format($sql$
+        select count(*)
+          from (select record_id as eq_record, content_hash as eq_hash, model as eq_model
+                  from public.embedding_queue where target_id = $1 and status <> 'pending') as eq_job
+         cross join lateral (
+               select (%1$s)::text as eq_text, %2$s as eq_has_vector from %3$s where %4$s and (%5$s)) as eq_row
+         where eq_text collate "C" ~ $2
+           and ($3 and eq_has_vector and eq_model = $4
+                and eq_hash = sha256(convert_to(eq_text, 'UTF8'))) is not true
+        $sql$,
+        target.source,
+        case when target.column_numbers ? target.embedding_column
+             then format('%I.%I is not null', (parse_ident(target.relation))[2], target.embedding_column)
+             else 'false' end,
+        target.relation, target.record_match_sql, coalesce(target.filter, 'true'))
+       into records
+      using target.id, embedding.visible_character(), plan.trusts_vectors, coalesce(target.model, default_model);
+    return records;
+exception
+    when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+        raise;
+    when others then
+        return (select count(*) from public.embedding_queue as job
+                 where job.target_id = target.id and job.status <> 'pending');
+end $$;
+
+-- What watch_embeddings would change if it was called so, and how many records would be embedded again, by a worker with
+-- this default model. Changes nothing.
+create function public.preview_watch_embeddings(
+    relation regclass,
+    source text default null,
+    embedding_column text default null,
+    model text default null,
+    filter text default null,
+    dimensions integer default null,
+    priority smallint default null,
+    debounce interval default null,
+    on_change text default null,
+    on_too_long text default null,
+    match_function boolean default null,
+    default_model text default null,
+    out is_watched boolean,
+    out width integer,
+    out changes text[],
+    out to_embed bigint
+)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    plan constant embedding.watch_plan := embedding.plan_watch(
+        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long);
+begin
+    is_watched := (plan.target).id is not null;
+    width := (plan.target).dimensions;
+    to_embed := embedding.count_to_embed(plan, default_model);
+    select coalesce(array_agg(format('%s: %s -> %s', setting, coalesce(was, 'none'), coalesce(becomes, 'none'))
+                              order by place), '{}')
+      into changes
+      from unnest('{problem,table_name,embedding_column,source,filter,model,model_is_default,dimensions,priority,debounce,on_change,'
+                  'on_too_long}'::text[]) with ordinality as listed (setting, place)
+     cross join lateral (
+           select to_jsonb(plan.before) ->> setting, to_jsonb(plan.target) ->> setting) as value (was, becomes)
+     where is_watched and was is distinct from becomes;
+    if is_watched and match_function <> exists (
+        select from embedding.match_functions() as written where written.target_id = (plan.target).id
+    ) then
+        changes := changes || format('match_function: %s -> %s', (not match_function)::text, match_function::text);
+    end if;
+end $$;
+
+select embedding.protect_functions('embedding.count_to_embed', 'public.preview_watch_embeddings');

@@ -1,0 +1,126 @@
+-- Why:   a text can change without a write to its row, which no trigger sees: an enum value is renamed, a generated
+--        column gets another expression, a function in a source is replaced, a session turned the triggers off.
+-- Locks: row locks on the jobs that recheck_embeddings makes pending, for the length of a call; it waits for none.
+-- Undo:  drop function public.recheck_embeddings, embedding.changed_jobs;
+
+-- Of the given jobs of a target, those whose row does not read as it did when they ended: another text, no vector, a
+-- vector of another model, a row that is gone or outside the filter, something to embed where there was nothing. A row
+-- that cannot be read counts as changed: the claim finds out what is wrong with it. Halving finds such a row among
+-- many. Without any jobs it raises what is wrong with the target as a whole.
+create function embedding.changed_jobs(target public.embedding_targets, ids bigint[])
+returns bigint[]
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    middle constant integer := cardinality(ids) / 2;
+    changed bigint[];
+begin
+    execute format($sql$
+        select array(
+            select eq_id
+              from (select id as eq_id, record_id as eq_record, status as eq_status, content_hash as eq_old_hash,
+                           model as eq_old_model
+                      from public.embedding_queue
+                     where id = any ($1) and status in ('completed', 'skipped')) as eq_job
+              left join lateral (
+                    select coalesce((%1$s), false) as eq_inside, (%2$s)::text as eq_text,
+                           %3$I.%4$I is not null as eq_has_vector
+                      from %5$s where %6$s) as eq_found on true
+             where eq_inside is not true
+                or case eq_status when 'skipped' then eq_text collate "C" ~ $2
+                                  else not eq_has_vector or eq_old_model <> $3
+                                       or eq_old_hash is distinct from sha256(convert_to(eq_text, 'UTF8')) end)
+        $sql$,
+        coalesce(target.filter, 'true'), target.source, (parse_ident(target.relation))[2], target.embedding_column,
+        target.relation, target.record_match_sql)
+       into changed using ids, embedding.visible_character(), target.model;
+    return changed;
+exception
+    when others then
+        if cardinality(ids) = 0 then
+            raise;
+        elsif middle = 0 then
+            return ids;
+        end if;
+        return embedding.changed_jobs(target, ids[:middle]) || embedding.changed_jobs(target, ids[middle + 1:]);
+end $$;
+
+-- Compares the texts of jobs that are completed or skipped with what was embedded, and makes those that differ
+-- pending, ten priorities below live edits. Texts that did not change cost nothing. Looks at `batch` jobs behind
+-- `after_id`, in the order of their ids, and returns how many it compared, how many of them differ, and up to which id
+-- it looked (null: there are no more). Jobs of columns that are disabled or suspended are passed over. With `dry_run`
+-- it writes nothing. Raises lock_not_available if a table is locked as a whole.
+create function public.recheck_embeddings(
+    only_table text default null,
+    only_column text default null,
+    after_id bigint default 0,
+    batch integer default 2000,
+    dry_run boolean default false
+)
+returns table (checked integer, changed integer, looked_to bigint)
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set lock_timeout = '1s'
+set statement_timeout = '1min' -- of a call over the Data API, as in requeue_embeddings
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+    page constant bigint[] := array(
+        select job.id from public.embedding_queue as job
+         where job.id > after_id
+           and (only_table is null or job.table_name = only_table)
+           and (only_column is null or job.embedding_column = only_column)
+         order by job.id limit batch);
+    ids bigint[];
+    requeued integer;
+begin
+    checked := 0;
+    changed := 0;
+    looked_to := page[cardinality(page)];
+    for target in
+        select * from public.embedding_targets as watched
+         where watched.enabled and watched.problem is null
+           and watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (page))
+         order by watched.id
+    loop
+        begin
+            execute format('lock table only %s in access share mode', target.relation);
+            perform embedding.check_table(target.relation);
+            perform embedding.changed_jobs(target, '{}');
+        exception
+            when lock_not_available then
+                raise exception 'table % is locked by another session', target.table_name
+                    using errcode = 'lock_not_available';
+            when others then
+                continue; -- it cannot be read as it is now: the next claim says why
+        end;
+        ids := array(select job.id from public.embedding_queue as job
+                      where job.id = any (page) and job.target_id = target.id
+                        and job.status in ('completed', 'skipped')
+                      order by job.id);
+        checked := checked + cardinality(ids);
+        ids := embedding.changed_jobs(target, ids);
+        requeued := cardinality(ids);
+        if not dry_run then
+            requeued := embedding.reset_jobs(
+                array(select wanted.id from public.embedding_queue as wanted
+                       where wanted.id = any (ids) and wanted.status in ('completed', 'skipped')
+                       order by wanted.id
+                         for update skip locked),
+                true, greatest(target.priority - 10, -32768));
+        end if;
+        changed := changed + requeued;
+    end loop;
+    if changed > 0 and not dry_run then
+        perform embedding.wake();
+    end if;
+    return next;
+end $$;
+
+select embedding.protect_functions('embedding.changed_jobs');
+select embedding.let_workers_call('public.recheck_embeddings');

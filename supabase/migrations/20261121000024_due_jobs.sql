@@ -1,0 +1,171 @@
+-- Why:   a claim chooses among millions of due jobs in a moment, and nobody starves.
+-- Locks: row locks on what is claimed, for the length of the call. A locked row is passed over.
+-- Undo:  drop function embedding.due_jobs, embedding.due_targets, embedding.due_owners; drop sequence
+--        embedding.claim_rotation;
+--
+-- Live edits go before backfill, by priority; of one priority, the targets take turns, and within a
+-- target the owners of its records do. What kills its worker is tried alone before it is given up, so that the jobs
+-- it was claimed with do not go down with it.
+
+-- Counts the claims, so that targets take turns whichever worker asks.
+create sequence embedding.claim_rotation;
+
+-- The owners behind `after_owner` that have jobs of a target and a priority due, in order, at most so many,
+-- and since when.
+create function embedding.due_owners(target_id integer, level smallint, after_owner integer, most integer)
+returns table (owner integer, due_from timestamptz)
+language plpgsql
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+begin
+    owner := after_owner;
+    while most > 0 loop
+        select coalesce(uuid_hash(job.user_id), 0), job.available_at
+          into after_owner, due_from
+          from public.embedding_queue as job
+         where job.target_id = due_owners.target_id and job.status = 'pending' and job.priority = level
+           and coalesce(uuid_hash(job.user_id), 0) > due_owners.owner
+         order by coalesce(uuid_hash(job.user_id), 0), job.available_at
+         limit 1;
+        exit when not found;
+        owner := after_owner;
+        if due_from <= now() then
+            return next;
+            most := most - 1;
+        end if;
+    end loop;
+end $$;
+
+-- The targets that have due jobs, in the order in which a claim tries them: by the priority of their first due job,
+-- then by turns. `level`, `first_owner` and `first_due` are those of that job; null if only leases have run out.
+--
+-- The plan is pinned: with statistics from when the queue was empty, the planner sorts every pending job.
+create function embedding.due_targets(
+    default_model text, only_table text, only_column text, except_targets integer[]
+)
+returns table (target_id integer, level smallint, first_owner integer, first_due timestamptz)
+language plpgsql
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+    turn constant bigint := nextval('embedding.claim_rotation');
+begin
+    return query
+    select watched.id, next.priority, next.owner, next.available_at
+      from public.embedding_targets as watched
+      left join lateral (
+            select job.priority, job.available_at, coalesce(uuid_hash(job.user_id), 0) as owner
+              from public.embedding_queue as job
+             where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
+             order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
+             limit 1) as next on true
+      left join lateral (
+            select job.priority from public.embedding_queue as job
+             where job.target_id = watched.id and job.status = 'processing' and job.lease_expires_at <= now()
+             limit 1) as expired on true
+     cross join lateral (select greatest(next.priority, expired.priority) as priority) as due
+     where watched.enabled and watched.problem is null and due.priority is not null
+       and (watched.model_is_default and watched.model <> due_targets.default_model) is not true
+       and (due_targets.only_table is null or watched.table_name = due_targets.only_table)
+       and (due_targets.only_column is null or watched.embedding_column = due_targets.only_column)
+       and watched.id <> all (due_targets.except_targets)
+     order by due.priority desc,
+              (row_number() over (partition by due.priority order by watched.id) + turn)
+              % count(*) over (partition by due.priority);
+end $$;
+
+-- Locks up to `batch` due jobs of a target and returns them: those whose lease has run out, then by
+-- priority, and of one priority by turns of the owners, to each theirs in the order of their due times.
+-- As many owners as there are jobs in a claim, from a place among them that is drawn by lot: however many
+-- there are, and however much one of them has queued, it is soon everybody's turn. `level`, `first_owner`
+-- and `first_due` are those of the due job that stands first in the index.
+--
+-- A job that is handed out for the last time comes alone: if its worker dies again, it is the one.
+--
+-- The plan is pinned. The planner takes a LIMIT that it does not know for a tenth of the table, and a
+-- tenth of a million jobs for worth a sort. Where jobs begin is looked up once: while somebody holds an old
+-- snapshot, all that was claimed since still stands in the index before them, and has to be passed.
+create function embedding.due_jobs(
+    target public.embedding_targets, batch integer,
+    level smallint, first_owner integer, first_due timestamptz
+)
+returns bigint[]
+language plpgsql
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    lot constant integer := floor(random() * 4294967296) - 2147483648;
+    last_chances bigint[];
+    ids bigint[];
+    more bigint[];
+    owners integer[];
+    dues timestamptz[];
+begin
+    select array_agg(expired.id) filter (where expired.last_chance),
+           coalesce(array_agg(expired.id) filter (where not expired.last_chance), '{}')
+      into last_chances, ids
+      from (select job.id, job.abandoned_claims > 0 and job.abandoned_claims = target.max_attempts - 1 as last_chance
+              from public.embedding_queue as job
+             where job.target_id = target.id and job.status = 'processing' and job.lease_expires_at <= now()
+             order by job.lease_expires_at limit batch
+               for update skip locked) as expired;
+    if ids = '{}' and last_chances is not null then
+        return last_chances[1:1];
+    end if;
+
+    while level is not null and cardinality(ids) < batch loop
+        select coalesce(array_agg(turn.owner), '{}'), coalesce(array_agg(turn.due_from), '{}')
+          into owners, dues
+          from embedding.due_owners(target.id, level, lot, batch) as turn;
+        if cardinality(owners) < batch then -- round to the first ones
+            select owners || coalesce(array_agg(turn.owner), '{}'), dues || coalesce(array_agg(turn.due_from), '{}')
+              into owners, dues
+              from (select first_owner as owner, first_due as due_from
+                    union all
+                    select * from embedding.due_owners(
+                                      target.id, level, first_owner, batch - cardinality(owners))) as turn
+             where turn.owner <> all (owners);
+        end if;
+        loop -- until nobody has more: what one does not need of their share goes to the others
+            more := array(
+                select due.id
+                  from unnest(owners, dues) as turn (owner, due_from)
+                 cross join lateral (
+                       select job.id from public.embedding_queue as job
+                        where job.target_id = target.id and job.status = 'pending' and job.priority = level
+                          and coalesce(uuid_hash(job.user_id), 0) = turn.owner
+                          and job.available_at between turn.due_from and now()
+                          and job.id <> all (ids)
+                        order by job.available_at, job.id
+                        limit ceil((batch - cardinality(ids)) / cardinality(owners)::numeric)
+                          for update skip locked) as due
+                 limit batch - cardinality(ids));
+            ids := ids || more;
+            exit when more = '{}' or cardinality(ids) = batch;
+        end loop;
+        select job.priority, coalesce(uuid_hash(job.user_id), 0), job.available_at
+          into level, first_owner, first_due
+          from public.embedding_queue as job
+         where job.target_id = target.id and job.status = 'pending' and job.priority < level
+           and job.available_at <= now()
+         order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
+         limit 1;
+    end loop;
+    return ids;
+end $$;
+
+select embedding.protect_relation('embedding.claim_rotation');
+select embedding.protect_functions('embedding.due_owners', 'embedding.due_targets', 'embedding.due_jobs');

@@ -1,0 +1,99 @@
+-- Why:   a worker takes jobs with `claim_embeddings` and is handed their texts.
+-- Locks: row locks on what is claimed, for the length of the call. It waits for no lock at all: a locked row or table
+--        is passed over. No transaction stays open behind it.
+-- Undo:  drop function public.claim_embeddings;
+
+-- Claims up to `batch` due jobs of one target: the one with the highest priority, and of several the one
+-- whose turn it is; never one of `except_targets`. Returns a row for each job it took up, with what became of it:
+--
+--   processing  handed out: embed `content`, then answer with its `id`, `lease` and `content_hash`;
+--               `isolated`: with nothing else under way in this process; `truncate`: if it is too long,
+--               as much of its beginning as the model takes; `waited`: for how many seconds it has been
+--               due, null for what comes below the priority of its target, as from a backfill
+--   completed   text and model are those of the stored vector: nothing to do
+--   skipped     nothing to embed: the vector is null
+--   dropped     the record is gone or has left the filter: so are its vector and its job
+--   failed      claimed `max_attempts` times without an answer, embedded twice as often without being written,
+--               or its text cannot be read
+--   pending     somebody is writing the row at this moment, or to read it took too long: it comes back
+--
+-- No row at all means that nothing is due. A lease that has run out is due again. A column that nobody named a model
+-- for, and that holds vectors of another model than `default_model`, is passed over.
+-- Raises lock_not_available if all that is due lies in tables that are locked as a whole.
+create function public.claim_embeddings(
+    worker text,
+    batch integer default 100,
+    lease_for interval default '5 minutes',
+    default_model text default null,
+    only_table text default null,
+    only_column text default null,
+    except_targets integer[] default '{}'
+)
+returns setof embedding.claimed_job
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+declare
+    target public.embedding_targets;
+    ids bigint[];
+    fault text;
+    cause text;
+    locked_table text;
+    due_target integer;
+    level smallint;
+    first_owner integer;
+    first_due timestamptz;
+    context text;
+begin
+    for due_target, level, first_owner, first_due in
+        select * from embedding.due_targets(default_model, only_table, only_column, except_targets)
+    loop
+        select * into target from public.embedding_targets as watched where watched.id = due_target;
+        begin
+            perform embedding.open_table(target, 'row share');
+            select spot.cause into fault
+              from embedding.blind_spot(target.relation::regclass, target.id, true) as spot limit 1;
+        exception
+            when lock_not_available then
+                locked_table := target.table_name;
+                continue;
+            when syntax_error_or_access_rule_violation or invalid_schema_name then
+                get stacked diagnostics context = pg_exception_context;
+                fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
+        end;
+        if fault is null then
+            ids := embedding.due_jobs(target, batch, level, first_owner, first_due);
+            continue when ids = '{}';
+            begin
+                return query select * from embedding.claim(target, ids, worker, lease_for, default_model);
+                return;
+            exception when others or query_canceled or assert_failure then
+                get stacked diagnostics context = pg_exception_context;
+                cause := embedding.describe_error(sqlstate, sqlerrm, context);
+                if embedding.is_of_the_server(sqlstate, context) then
+                    raise;
+                elsif not embedding.is_timeout(sqlstate) then
+                    fault := embedding.fault_of_table(target, sqlstate, cause);
+                elsif cardinality(ids) > 1 then
+                    raise; -- within this statement there is no time limit any more: the caller has to ask for fewer
+                else
+                    return query select * from embedding.fail_unreadable(target, ids, cause, true);
+                    return;
+                end if;
+            end;
+            if fault is null then
+                return query select * from embedding.claim_in_parts(target, ids, worker, lease_for, default_model);
+                return;
+            end if;
+        end if;
+        -- suspended, so that the others go on
+        update public.embedding_targets as broken set problem = fault where broken.id = target.id;
+    end loop;
+    if locked_table is not null then
+        raise exception 'table % is locked by another session', locked_table using errcode = 'lock_not_available';
+    end if;
+end $$;
+
+select embedding.let_workers_call('public.claim_embeddings');

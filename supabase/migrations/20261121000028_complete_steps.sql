@@ -1,0 +1,179 @@
+-- Why:   the vector and the end of its job are written together, or not at all, step by step: lock, write, finish.
+-- Locks: row locks, for the length of the call, the user's row before its job: the order in which a writer to the
+--        table and its trigger take them. It waits for none: what somebody else holds is passed over.
+-- Undo:  drop function embedding.complete, embedding.finish_jobs, embedding.write_vectors, embedding.lock_jobs,
+--        embedding.is_rewritten;
+--
+-- Two guards. The lease must still be the one that was handed out, and the text in the table must still hash to
+-- what was embedded. An edit that bypassed the triggers leaves the lease as it was, and only the hash tells; a job
+-- that was revoked may have the same text, and only the lease tells.
+--
+-- Jobs are looked up by id and lease alone, and by `id = any` wherever one is meant: a small queue, or one whose
+-- statistics are from when it was empty, would be read as a whole. With `status = 'processing'` beside them the
+-- planner takes the small index over leased jobs, and reads all of it for each one: quadratic in the batch.
+
+-- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
+select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
+
+-- Whether a text of these jobs, whose vectors were just written, is another one by now: a trigger of the table
+-- that fires on every update can do that. Where there is no such trigger, nothing is read.
+create function embedding.is_rewritten(target public.embedding_targets, ids bigint[], hashes bytea[])
+returns boolean
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    rewritten boolean;
+begin
+    if not exists (
+        select from pg_trigger
+         where not tgisinternal and tgtype & 16 = 16 -- on update
+           and tgfoid::regproc::text !~ '^embedding\.trigger_\d+$'
+           and (tgrelid = target.relation::regclass
+                or tgrelid in (select relid from pg_partition_tree(target.relation::regclass)))
+    ) then
+        return false;
+    end if;
+    execute format($sql$
+        select exists (
+            select from unnest($1, $2) as eq_given (eq_id, eq_hash)
+              join (select id as eq_job, record_id as eq_record from public.embedding_queue
+                     where id = any ($1) and content is null) as eq_job on eq_job = eq_id
+              join %1$s on %2$s
+             where sha256(convert_to((%3$s)::text, 'UTF8')) is distinct from eq_hash)
+        $sql$, target.relation, target.record_match_sql, target.source)
+       into rewritten
+      using ids, hashes;
+    return rewritten;
+end $$;
+
+-- Locks the rows and jobs that both guards let through. Returns their places in the arrays, in order, and their records.
+-- By themselves, without the vectors: a lock that may find its row changed keeps a copy of all that it was joined with,
+-- and the vectors would be copied six times on their way.
+create function embedding.lock_jobs(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text,
+    out places integer[], out records text[]
+)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    execute format($sql$
+        with eq_given as materialized (
+            select eq_input.*, record_id as eq_record, content is not null as eq_by_hand
+              from unnest($1, $2, $3) with ordinality as eq_input (eq_id, eq_lease, eq_hash, eq_place)
+              join public.embedding_queue on id = eq_id and lease = eq_lease
+             where id = any ($1) and target_id = $4
+        ), eq_row as materialized (
+            select eq_given.*
+              from eq_given join %3$s on %4$s
+             where (%1$s)
+               and $5 = coalesce($6, $5)
+               and (eq_by_hand or sha256(convert_to((%2$s)::text, 'UTF8')) = eq_hash)
+               for no key update of %5$I skip locked
+        ), eq_job as materialized (
+            select eq_row.*
+              from eq_row join public.embedding_queue as eq_queue
+                on eq_queue.id = eq_id and eq_queue.lease = eq_lease and eq_queue.id = any ($1)
+               for update of eq_queue skip locked
+        )
+        select array_agg(eq_place order by eq_place), array_agg(eq_record order by eq_place) from eq_job
+        $sql$,
+        coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql,
+        (parse_ident(target.relation))[2])
+       into places, records
+      using ids, leases, hashes, target.id, model, target.model;
+end $$;
+
+-- Writes vectors into locked rows: one for each record, and the hash of its text for each id. Raises if a trigger of the
+-- table does not let it be.
+create function embedding.write_vectors(
+    target public.embedding_targets, records text[], vectors vector[], ids bigint[], hashes bytea[]
+)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    written integer;
+begin
+    execute format(
+        'update %1$s set %2$I = eq_vector from unnest($1, $2) as eq_given (eq_record, eq_vector) where %3$s',
+        target.relation, target.embedding_column, target.record_match_sql)
+      using records, vectors;
+    get diagnostics written = row_count;
+    if written <> cardinality(ids) then -- though they are locked, and there
+        raise exception 'a trigger of the table drops the vector' using errcode = 'triggered_data_change_violation';
+    elsif embedding.is_rewritten(target, ids, hashes) then
+        raise exception 'a trigger of the table changes the text when the vector is written'
+            using errcode = 'triggered_data_change_violation';
+    end if;
+    set constraints all immediate; -- what a deferred trigger has against a row comes now, not at the commit
+end $$;
+
+-- Completes locked jobs. Raises if one of them has lost its lease.
+create function embedding.finish_jobs(
+    ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], truncated_to integer[], costs real[]
+)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    finished integer;
+begin
+    update public.embedding_queue as job
+       set status = 'completed', content = null, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
+           lease = null, lease_expires_at = null, worker = null, error_message = null, error_class = null,
+           content_hash = given.hash, model = finish_jobs.model, tokens = given.tokens, cost = given.cost,
+           truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
+      from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs)
+           as given (id, lease, hash, tokens, truncated_to, cost)
+     where job.id = any (ids) and job.id = given.id and job.lease = given.lease;
+    get diagnostics finished = row_count;
+    if finished <> cardinality(ids) then -- though they are locked
+        raise exception 'a trigger of the table queues the row again when its vector is written'
+            using errcode = 'triggered_data_change_violation';
+    end if;
+end $$;
+
+-- Writes what both guards let through, and returns those jobs.
+--
+-- One wait is left: if the primary key is deferrable, an UPDATE of the vector that adds an index entry waits for a
+-- transaction that has moved another row to the same key, and that one may be waiting for this row. The short
+-- lock_timeout ends this before Postgres looks for a deadlock and ends the user's transaction.
+create function embedding.complete(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
+    model text, tokens integer[], truncated_to integer[], costs real[]
+)
+returns bigint[]
+language plpgsql
+set search_path = '', pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+    places integer[];
+    records text[];
+begin
+    select locked.places, locked.records into places, records
+      from embedding.lock_jobs(target, ids, leases, hashes, model) as locked;
+    if places is null then
+        return '{}';
+    elsif cardinality(places) < cardinality(ids) then
+        select array_agg(given.id order by place), array_agg(given.lease order by place),
+               array_agg(given.hash order by place), array_agg(given.vector order by place),
+               array_agg(given.tokens order by place), array_agg(given.truncated_to order by place),
+               array_agg(given.cost order by place)
+          into ids, leases, hashes, vectors, tokens, truncated_to, costs
+          from unnest(ids, leases, hashes, vectors, tokens, truncated_to, costs)
+               with ordinality as given (id, lease, hash, vector, tokens, truncated_to, cost, place)
+         where place = any (places);
+    end if;
+    perform embedding.write_vectors(target, records, vectors, ids, hashes);
+    perform embedding.finish_jobs(ids, leases, hashes, model, tokens, truncated_to, costs);
+    return ids;
+end $$;
+
+select embedding.protect_functions(
+    'embedding.is_rewritten', 'embedding.lock_jobs', 'embedding.write_vectors', 'embedding.finish_jobs',
+    'embedding.complete');

@@ -1,0 +1,237 @@
+-- Why:   a worker hands in its vectors with `complete_embeddings`, and is told which jobs were refused, and why.
+-- Locks: what embedding.complete locks. It waits for nothing: what somebody else holds is reported.
+-- Undo:  drop function public.complete_embeddings, embedding.refuse_row, embedding.refuse_target,
+--        embedding.open_for_vectors, embedding.check_lengths, embedding.is_readable, embedding.refusals;
+
+-- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
+select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
+
+-- Why the given jobs of a target were not completed:
+--   lost       the lease is not theirs any more (edited, deleted, re-queued, expired): drop the vector
+--   changed    the lease holds, but the row reads differently: it changed without its trigger, or its
+--              source is not a function of the row
+--   other_model  the lease holds, but the column holds vectors of another model: give the job back
+--   locked     the lease holds, and somebody else holds the row or the job: try once more
+--   suspended  the lease holds, but the table cannot be written to as it is now: give the job back
+--   unwritable a constraint or a trigger of the table does not let this row be written: the job is failed
+-- What stands there completed with this very text and model is not refused: it was completed by this
+-- call, made before, whose answer was lost on its way.
+create function embedding.refusals(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text
+)
+returns table (id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    return query execute format($sql$
+        select eq_given.eq_id,
+               case when not coalesce(eq_job.eq_held, false) then 'lost'
+                    when $4 <> $5 then 'other_model'
+                    when eq_job.eq_by_hand or eq_row.eq_same then 'locked'
+                    else 'changed' end
+          from unnest($1, $2, $3) as eq_given (eq_id, eq_lease, eq_hash)
+          left join lateral (
+                select record_id as eq_record, content is not null as eq_by_hand,
+                       lease is not null and lease = eq_given.eq_lease as eq_held,
+                       status = 'completed' and content_hash = eq_given.eq_hash
+                       and embedding_queue.model = $4 as eq_done
+                  from public.embedding_queue
+                 where id = eq_given.eq_id) as eq_job on true
+          left join lateral (
+                select (%1$s) and sha256(convert_to((%2$s)::text, 'UTF8')) = eq_given.eq_hash as eq_same
+                  from %3$s where %4$s) as eq_row on true
+         where eq_job.eq_done is not true
+        $sql$, coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
+    using ids, leases, hashes, model, coalesce(target.model, model);
+end $$;
+
+-- Whether the source and the filter can be read of the record of a job.
+create function embedding.is_readable(target public.embedding_targets, id bigint)
+returns boolean
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    execute format('select (%1$s), (%2$s)::text from (select $1 as eq_record) as eq_job, %3$s where %4$s',
+                   coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
+      using (select job.record_id from public.embedding_queue as job where job.id = is_readable.id);
+    return true;
+exception when others or query_canceled or assert_failure then
+    return false;
+end $$;
+
+-- Raises unless the arguments of complete_embeddings are of one length, or left out where they may be.
+create function embedding.check_lengths(
+    ids bigint[], leases uuid[], hashes bytea[], vectors vector[], tokens integer[], truncated_to integer[], costs real[]
+)
+returns void
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    if cardinality(ids) is distinct from cardinality(leases)
+       or cardinality(ids) is distinct from cardinality(hashes)
+       or cardinality(ids) is distinct from cardinality(vectors)
+       or cardinality(ids) <> cardinality(tokens)
+       or cardinality(ids) <> cardinality(truncated_to)
+       or cardinality(ids) <> cardinality(costs) then
+        raise exception 'ids, leases, hashes, vectors, tokens, truncated_to and costs must be of one length'
+            using errcode = 'invalid_parameter_value';
+    end if;
+end $$;
+
+-- Makes a target ready for vectors of a model: records the model if these are the first of the column, and locks the
+-- table. Returns the model of the column, and what is wrong with the target; null: nothing.
+create function embedding.open_for_vectors(
+    target public.embedding_targets, ids bigint[], leases uuid[], new_model text, out model text, out fault text
+)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    context text;
+begin
+    model := target.model;
+    if model is null and exists (
+        select from public.embedding_queue as job
+          join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+    ) then -- before any lock
+        model := embedding.record_model(target.id, new_model);
+    end if;
+    perform embedding.open_table(target, 'row exclusive');
+exception when syntax_error_or_access_rule_violation or invalid_schema_name then
+    get stacked diagnostics context = pg_exception_context;
+    fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
+end $$;
+
+-- Suspends a target, and refuses those of the given jobs that belong to it and whose lease still holds.
+create function embedding.refuse_target(
+    target public.embedding_targets, ids bigint[], leases uuid[], fault text
+)
+returns table (id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+begin
+    update public.embedding_targets as broken set problem = fault where broken.id = target.id;
+    return query
+    select job.id, 'suspended' from public.embedding_queue as job
+      join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
+     where job.target_id = target.id;
+end $$;
+
+-- Refuses the one job whose vector could not be written, because of an error. Raises if it is the vector's own fault.
+create function embedding.refuse_row(
+    target public.embedding_targets, id bigint, lease uuid, vector vector, error_state text, cause text
+)
+returns table (refused_id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    refused_id := id;
+    if cardinality(string_to_array(vector::text, ',')) <> target.dimensions then
+        raise exception '%', cause using errcode = error_state; -- the row is fine: it is what the caller gave
+    elsif not embedding.is_timeout(error_state) and not embedding.is_readable(target, id) then
+        reason := 'changed';
+    else
+        perform public.fail_embeddings(
+                    array[id], array[lease], 'unwritable'::text, cause,
+                    case when embedding.is_timeout(error_state) then interval '1 minute' end);
+        reason := 'unwritable';
+    end if;
+    return next;
+end $$;
+
+-- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
+-- completes their jobs, where both guards hold. Returns the jobs that were refused, with the
+-- reason (see embedding.refusals); all others are done. `tokens`, `truncated_to` and `costs` (US dollars) may be null, as a
+-- whole or for some. Raises lock_not_available if the table is locked as a whole.
+create function public.complete_embeddings(
+    ids bigint[], leases uuid[], hashes bytea[], vectors vector[], model text,
+    tokens integer[] default null, truncated_to integer[] default null, costs real[] default null
+)
+returns table (id bigint, reason text)
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+    done bigint[] := '{}';
+    acknowledged bigint[];
+    middle constant integer := cardinality(ids) / 2;
+    fault text;
+    state text;
+    cause text;
+    context text;
+begin
+    perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
+    for target in
+        select watched.* from public.embedding_targets as watched
+         where watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (ids))
+    loop
+        select opened.fault, opened.model into fault, target.model
+          from embedding.open_for_vectors(target, ids, leases, model) as opened;
+        for try in 1 .. 3 loop
+            exit when fault is not null;
+            begin
+                -- raises if it holds no vectors any more: a text would take them as well
+                perform embedding.column_width(target.relation::regclass, target.embedding_column);
+                acknowledged := embedding.complete(
+                    target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs);
+                if cardinality(done) + cardinality(acknowledged) < cardinality(ids) then
+                    return query
+                    select refused.id, refused.reason
+                      from embedding.refusals(target, ids, leases, hashes, model) as refused
+                     where refused.id <> all (done || acknowledged)
+                       and refused.id in (select job.id from public.embedding_queue as job
+                                           where job.target_id = target.id);
+                end if;
+                done := done || acknowledged;
+                state := null;
+            exception when others or query_canceled or assert_failure then
+                state := sqlstate;
+                get stacked diagnostics context = pg_exception_context;
+                cause := embedding.describe_error(sqlstate, sqlerrm, context);
+                if embedding.is_of_the_server(state, context) then
+                    raise;
+                elsif not embedding.is_timeout(state) then
+                    fault := embedding.fault_of_table(target, state, cause);
+                elsif cardinality(ids) > 1 then
+                    raise; -- within this statement there is no time limit any more: the caller has to hand in fewer
+                end if;
+            end;
+            exit when state is null or cardinality(ids) > 1
+                   or not embedding.may_pass(state) or embedding.is_timeout(state);
+        end loop;
+        if fault is not null then
+            return query select * from embedding.refuse_target(target, ids, leases, fault);
+        elsif state is not null and middle > 0 then -- some row cannot be read any more, or cannot be written: halving finds it
+            return query
+            select * from public.complete_embeddings(
+                ids[:middle], leases[:middle], hashes[:middle], vectors[:middle],
+                model, tokens[:middle], truncated_to[:middle], costs[:middle])
+            union all
+            select * from public.complete_embeddings(
+                ids[middle + 1:], leases[middle + 1:], hashes[middle + 1:], vectors[middle + 1:],
+                model, tokens[middle + 1:], truncated_to[middle + 1:], costs[middle + 1:]);
+            return;
+        elsif state is not null then
+            return query select * from embedding.refuse_row(target, ids[1], leases[1], vectors[1], state, cause);
+        end if;
+    end loop;
+    return query
+    select given.id, 'lost' from unnest(ids) as given (id)
+     where not exists (select from public.embedding_queue as job where job.id = given.id);
+end $$;
+
+select embedding.protect_functions(
+    'embedding.refusals', 'embedding.is_readable', 'embedding.check_lengths', 'embedding.open_for_vectors',
+    'embedding.refuse_target', 'embedding.refuse_row');
+select embedding.let_workers_call('public.complete_embeddings');

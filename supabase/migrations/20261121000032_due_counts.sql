@@ -1,0 +1,125 @@
+-- Why:   people and workers see how many jobs are due now, and since when, without a claim.
+-- Locks: nothing.
+-- Undo:  drop function embedding.count_due, embedding.count_pending, public.count_due_embeddings;
+
+-- How many jobs a claim would find due now, of any column or of one. Exact; it reads the index of
+-- the due jobs and nothing of the watched tables.
+create function public.count_due_embeddings(only_table text default null, only_column text default null)
+returns bigint
+language sql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+    select count(*)
+      from public.embedding_queue as job
+      join public.embedding_targets as target
+        on target.id = job.target_id and target.enabled and target.problem is null
+     where (only_table is null or target.table_name = only_table)
+       and (only_column is null or target.embedding_column = only_column)
+       and (job.status = 'pending' and job.available_at <= now()
+            or job.status = 'processing' and job.lease_expires_at <= now());
+$$;
+
+-- How many jobs of these owners, each of one priority, are pending and due, up to a bound. The plan is pinned by its
+-- caller, embedding.count_due.
+create function embedding.count_pending(target_id integer, levels integer[], owners integer[], most_jobs integer)
+returns bigint
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return (
+        select count(*)
+          from (select
+                  from unnest(levels, owners) as turn (level, owner)
+                 cross join lateral (
+                       select from public.embedding_queue as job
+                        where job.target_id = count_pending.target_id and job.status = 'pending'
+                          and job.priority = turn.level and coalesce(uuid_hash(job.user_id), 0) = turn.owner
+                          and job.available_at <= now()
+                        limit most_jobs) as job
+                 limit most_jobs) as counted);
+end $$;
+
+-- How many jobs of a target are due, of which `pending` are pending, and since when the oldest of these is.
+-- It looks at the ends of each owner's jobs in the index of what is due. If no job has to wait yet, all that are
+-- pending are due; else they are counted, up to a bound. `due_exact` is false where there are more than that, or more
+-- owners than are looked at: there are at least so many, and the oldest may be older.
+create function embedding.count_due(
+    target_id integer, pending bigint, out due bigint, out oldest_due timestamptz, out due_exact boolean
+)
+language plpgsql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    most_jobs constant integer := 10000;
+    most_owners constant integer := 500;
+    level integer := 32768; -- above every priority
+    owner integer := 0;
+    earliest timestamptz;
+    none_waits boolean := true;
+    levels integer[] := '{}';
+    owners integer[] := '{}';
+begin
+    due_exact := true;
+    loop
+        select coalesce(uuid_hash(job.user_id), 0), job.available_at
+          into owner, earliest
+          from public.embedding_queue as job
+         where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
+           and coalesce(uuid_hash(job.user_id), 0) > owner
+         order by coalesce(uuid_hash(job.user_id), 0), job.available_at
+         limit 1;
+        if not found then
+            select job.priority, coalesce(uuid_hash(job.user_id), 0), job.available_at
+              into level, owner, earliest
+              from public.embedding_queue as job
+             where job.target_id = count_due.target_id and job.status = 'pending' and job.priority < level
+             order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
+             limit 1;
+            exit when not found;
+        end if;
+        if cardinality(owners) = most_owners then
+            due_exact := false;
+            exit;
+        end if;
+        if earliest > now() then
+            none_waits := false;
+            continue;
+        end if;
+        oldest_due := least(oldest_due, earliest);
+        levels := levels || level;
+        owners := owners || owner;
+        none_waits := none_waits and now() >= (
+            select job.available_at
+              from public.embedding_queue as job
+             where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
+               and coalesce(uuid_hash(job.user_id), 0) = owner
+             order by job.available_at desc
+             limit 1);
+    end loop;
+
+    if none_waits and due_exact then
+        due := pending;
+    else
+        due := embedding.count_pending(target_id, levels, owners, most_jobs);
+        due_exact := due_exact and due < most_jobs;
+    end if;
+    due := due + (select count(*)
+                    from public.embedding_queue as job
+                   where job.target_id = count_due.target_id and job.status = 'processing'
+                     and job.lease_expires_at <= now());
+end $$;
+
+select embedding.protect_functions('embedding.count_pending');
+select embedding.let_workers_call('public.count_due_embeddings', 'embedding.count_due');

@@ -1,0 +1,114 @@
+-- Why:   one glance at how far the columns are, and at what is wrong.
+-- Locks: nothing.
+-- Undo:  drop view public.embedding_failures, public.embedding_status; drop function embedding.row_count;
+
+-- The rows of a target that should have a vector or be skipped: those its filter lets through. Counted where
+-- the table is small, or where nobody has analyzed it yet, which autovacuum does within minutes; and else by the
+-- planner, from the statistics of the last ANALYZE and the size of today, and then taken for no fewer than there are
+-- `jobs`, of which each has a row.
+-- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
+create function embedding.row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
+language plpgsql
+volatile -- or Postgres refuses EXPLAIN
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+declare
+    small constant bigint := 16 * 1024 * 1024; -- bytes: to count them takes 10 ms, and to read them first 20
+    medium constant bigint := 1024 * 1024 * 1024; -- a second
+    target public.embedding_targets;
+    plan json;
+    size bigint;
+    is_analyzed boolean;
+begin
+    select * into target from public.embedding_targets as watched where watched.id = target_id;
+    perform embedding.check_table(target.relation);
+    size := coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(target.relation::regclass) as part),
+                     pg_relation_size(target.relation::regclass));
+    select class.reltuples >= 0 or class.relkind = 'p' into is_analyzed
+      from pg_class as class where class.oid = target.relation::regclass;
+    exact := size <= small or not is_analyzed and size <= medium;
+    if exact then
+        execute format('select count(*) from %s where %s', target.relation, coalesce(target.filter, 'true'))
+           into rows;
+    else
+        execute format('explain (format json) select from %s where %s', target.relation, coalesce(target.filter, 'true'))
+           into plan;
+        rows := greatest((plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint, jobs);
+    end if;
+exception
+    when others then -- whatever a filter raises, it must not hide the other targets
+        rows := null;
+        exact := false;
+end $$;
+
+-- One row for each target. `coverage` is the share, in percent, of the rows with something to embed
+-- that have their vector; null where there is none. What stands in the queue is exact at every moment.
+create view public.embedding_status
+with (security_invoker = true)
+as
+select target.table_name,
+       target.embedding_column,
+       target.model,
+       target.enabled,
+       coalesce(target.problem, embedding.identity_problem(target)) as problem,
+       counted.rows,
+       counted.exact as rows_exact,
+       job.pending,
+       job.processing,
+       job.completed,
+       job.failed,
+       job.skipped,
+       trunc(100.0 * least(job.completed, wanted.vectors) / nullif(wanted.vectors, 0), 1) as coverage,
+       soon.due,
+       soon.oldest_due,
+       soon.due_exact
+  from public.embedding_targets as target
+ cross join lateral (
+       select coalesce(sum(counts.pending), 0)::bigint as pending,
+              coalesce(sum(counts.processing), 0)::bigint as processing,
+              coalesce(sum(counts.completed), 0)::bigint as completed,
+              coalesce(sum(counts.failed), 0)::bigint as failed,
+              coalesce(sum(counts.skipped), 0)::bigint as skipped
+         from public.embedding_counts as counts
+        where counts.target_id = target.id) as job
+ cross join lateral embedding.row_count(
+                        target.id, job.pending + job.processing + job.completed + job.failed + job.skipped) as counted
+ cross join lateral embedding.count_due(target.id, job.pending) as soon
+ cross join lateral (select greatest(counted.rows - job.skipped, 0)) as wanted (vectors);
+
+-- What failed, by class, with the reason of the latest.
+create view public.embedding_failures
+with (security_invoker = true)
+as
+select target.table_name,
+       target.embedding_column,
+       counted.error_class,
+       counted.failed,
+       latest.error_message as latest_message,
+       latest.updated_at as latest_at
+  from (select counts.target_id, counts.error_class, sum(counts.failed)::bigint as failed
+          from public.embedding_counts as counts
+         group by counts.target_id, counts.error_class
+        having sum(counts.failed) > 0) as counted
+  join public.embedding_targets as target on target.id = counted.target_id
+ cross join lateral (
+       -- in two, so that each is the beginning of a stretch of embedding_queue_failed
+       (select job.error_message, job.updated_at
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class = counted.error_class
+         order by job.updated_at desc
+         limit 1)
+       union all
+       (select job.error_message, job.updated_at
+          from public.embedding_queue as job
+         where job.target_id = counted.target_id and job.status = 'failed' and job.error_class is null
+           and counted.error_class is null
+         order by job.updated_at desc
+         limit 1)) as latest;
+
+select embedding.let_workers_read('public.embedding_status');
+select embedding.let_workers_read('public.embedding_failures');
+select embedding.let_workers_call('embedding.row_count');
+select embedding.fix_text_forms('embedding.row_count(integer, bigint)'); -- it evaluates the filter

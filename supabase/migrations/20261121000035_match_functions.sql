@@ -1,0 +1,167 @@
+-- Why:   an app searches a watched table through a function of its own, `match_<table>`.
+-- Locks: nothing.
+-- Undo:  watch_embeddings(..., match_function => false) for each target, then drop function
+--        embedding.keep_match_function, embedding.write_match_function, embedding.match_function_name,
+--        embedding.match_functions;
+
+-- The match functions: those that watch_embeddings wrote, known by the comment that it gave them. Anybody may
+-- give a function of their own such a comment, so the owner counts as well.
+create function embedding.match_functions()
+returns table (target_id integer, routine regprocedure, schema_name name, name name)
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select (regexp_match(comment.description, '^Of embedding target (\d+):'))[1]::integer,
+           written.oid::regprocedure, namespace.nspname, written.proname
+      from pg_description as comment
+      join pg_proc as written on written.oid = comment.objoid
+      join pg_namespace as namespace on namespace.oid = written.pronamespace
+     where comment.classoid = 'pg_proc'::regclass and comment.description ~ '^Of embedding target \d+:'
+       and embedding.is_ours(written.oid::regprocedure);
+$$;
+
+-- What the match function of a target is called: `match_<table>`, or `match_<table>_<column>` where another
+-- column of the table has that name already; one that is there keeps its name. Raises if somebody else's
+-- function is called so.
+create function embedding.match_function_name(target public.embedding_targets)
+returns name
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    schema_of_table constant name := (parse_ident(target.relation))[1];
+    short constant name := 'match_' || (parse_ident(target.relation))[2];
+    long constant name := short || '_' || target.embedding_column;
+    chosen name;
+begin
+    select case when bool_or(ours.name = short and ours.target_id <> target.id)
+                  or bool_or(ours.name = long and ours.target_id = target.id) then long
+                else short end
+      into chosen
+      from embedding.match_functions() as ours
+     where ours.schema_name = schema_of_table;
+    if exists (
+        select from pg_proc as other
+          join pg_namespace as namespace on namespace.oid = other.pronamespace
+         where namespace.nspname = schema_of_table and other.proname = chosen
+           and other.oid not in (select ours.routine from embedding.match_functions() as ours
+                                  where ours.target_id = target.id)
+    ) then
+        raise exception 'there is a function %.% already, which is not of this column',
+                        quote_ident(schema_of_table), quote_ident(chosen)
+            using errcode = 'duplicate_function',
+                  hint = 'Rename that function, or watch the column without match_function.';
+    end if;
+    return chosen;
+end $$;
+
+-- Writes the function that gives the rows nearest to a vector by their keys, with their text (null if it
+-- cannot be read) and their cosine similarity, in the shape of Supabase's guides. It runs with the rights
+-- of its caller, so grants and row level security of the table apply. It orders by the operator itself,
+-- in a language that knows the limit when it plans: so an index over the column serves it.
+create function embedding.write_match_function(target public.embedding_targets, function_name name)
+returns regprocedure
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    qualified_name constant text := format('%I.%I', (parse_ident(target.relation))[1], function_name);
+    bare_name constant name := (parse_ident(target.relation))[2];
+    distance constant text := format(
+        '%I.%I operator(%s.<=>) $1', bare_name, target.embedding_column,
+        (select extnamespace::regnamespace from pg_extension where extname = 'vector'));
+    vector_type constant text := (
+        select format_type(atttypid, null) from pg_attribute
+         where attrelid = target.relation::regclass and attname = target.embedding_column);
+    keys text;     -- docs.id
+    outputs text;  -- id bigint
+    matched text;  -- docs.id = eq_found.id
+    assigned text; -- id := eq_found.id;
+begin
+    select string_agg(format('%I.%I', bare_name, attname), ', ' order by place),
+           string_agg(format('%I %s', attname, format_type(atttypid, null)), ', ' order by place),
+           string_agg(format('%1$I.%2$I = eq_found.%2$I', bare_name, attname), ' and ' order by place),
+           string_agg(format('%1$I := eq_found.%1$I;', attname), ' ' order by place)
+      into keys, outputs, matched, assigned
+      from unnest(target.key_columns) with ordinality as key (name, place)
+      join pg_attribute on attrelid = target.relation::regclass and attname = key.name;
+
+    execute format(
+        'create or replace function %s(query_embedding %s, match_count integer default 10, '
+        'match_threshold double precision default -1) '
+        'returns table (%s, content text, similarity double precision) '
+        'language plpgsql stable set search_path = '''', pg_temp as %L',
+        qualified_name, vector_type, outputs,
+        format($body$
+#variable_conflict use_column
+declare
+    eq_found record;
+begin
+    for eq_found in
+        select %1$s, (1 - (%2$s))::double precision as eq_similarity
+          from %3$s
+         where (%4$s) and %2$s <= 1 - $3
+         order by %2$s
+         limit $2
+    loop
+        begin
+            select (%5$s)::text into content from %3$s where %6$s;
+        exception when others then
+            content := null; -- edited into something unreadable since: one such row must not hide the others
+        end;
+        %7$s
+        similarity := eq_found.eq_similarity;
+        return next;
+    end loop;
+end $body$, keys, distance, target.relation, coalesce(target.filter, 'true'), target.source, matched, assigned));
+    return format('%s(%s, integer, double precision)', qualified_name, vector_type)::regprocedure;
+end $$;
+
+-- Writes the match function of a target (true), takes it away (false), or keeps the one that is there in step
+-- with the target (null). Whoever may execute it still may, unless the types of its key or its vectors changed.
+create function embedding.keep_match_function(target public.embedding_targets, wanted boolean)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    before regprocedure := (select routine from embedding.match_functions() where target_id = target.id);
+    written regprocedure;
+    function_name name;
+    reserved_name text;
+begin
+    if not coalesce(wanted, before is not null) then
+        if before is not null then
+            execute format('drop function %s', before);
+        end if;
+        return;
+    end if;
+    select name into reserved_name from unnest(target.key_columns) as key (name)
+     where name in ('content', 'similarity', 'query_embedding', 'match_count', 'match_threshold');
+    if reserved_name is not null then
+        raise exception 'table % cannot have a match function: its key has a column %', target.table_name, reserved_name
+            using errcode = 'duplicate_column',
+                  hint = 'The function itself gives that name to something else: use search_embeddings.';
+    end if;
+
+    function_name := embedding.match_function_name(target);
+    begin
+        written := embedding.write_match_function(target, function_name);
+    exception when invalid_function_definition then -- its key was of other types
+        execute format('drop function %s', before);
+        before := null;
+        written := embedding.write_match_function(target, function_name);
+    end;
+    if before <> written then
+        execute format('drop function %s', before);
+    end if;
+    execute format('comment on function %s is %L', written, format(
+        'Of embedding target %s: the rows of %s nearest to a vector. Written by watch_embeddings, which overwrites it.',
+        target.id, target.table_name));
+end $$;
+
+select embedding.protect_functions(
+    'embedding.match_functions', 'embedding.match_function_name', 'embedding.write_match_function',
+    'embedding.keep_match_function');

@@ -1,0 +1,91 @@
+-- Why:   who is at work. Each worker has a row for as long as it runs, and says every so often that it is still
+--        there; one that was killed is known by its silence.
+-- Locks: a worker's own row, and then those of the running minute in embedding_usage.
+-- Undo:  drop function public.embedding_worker_deregister, public.embedding_worker_heartbeat; drop table
+--        public.embedding_workers;
+
+create table public.embedding_workers (
+    worker text primary key,                       -- as in embedding_queue: host, pid, letters of chance
+    host text not null,
+    pid integer not null,
+    state text not null default 'working',         -- waiting: nothing is due. paused: held by an order or a load.
+                                                   -- asleep: gave its memory back. stopping: claims no more
+    throttle_level text not null default 'full',   -- slow: one batch at a time. paused: claims nothing
+    cause text,                                    -- of its state or throttle level, where there is one: a command, a figure
+    listens boolean not null default false,        -- whether a NOTIFY reaches it
+    rss_mb real,                                   -- its memory, in MB of 2**20 bytes
+    completed bigint not null default 0,           -- jobs since it started
+    failed bigint not null default 0,
+    usage jsonb not null default '[]',             -- by model, as it was last reported: see embedding_worker_heartbeat
+    started_at timestamptz not null default now(),
+    seen_at timestamptz not null default now(),
+    constraint embedding_workers_known_state check (state in ('working', 'waiting', 'paused', 'asleep', 'stopping')),
+    constraint embedding_workers_known_throttle_level check (throttle_level in ('full', 'slow', 'paused', 'stop'))
+);
+
+-- Writes a worker down, or that it is still there. `usage` is what it has done since it started, by model: an array
+-- of {"model", "completed", "failed", "requests", "tokens", "seconds", "cost", "request_ms", "lag_ms"}, the cost in
+-- US dollars or null, the last two the counts of histograms: see embedding.percentile. What is new of it is added
+-- to the running minute of embedding_usage, so the call may be repeated; a model that is left out stays as it was.
+-- Workers of whom nothing was seen for a day are forgotten (one that wakes up after that is counted anew), and so
+-- are minutes after a week.
+create function public.embedding_worker_heartbeat(
+    worker text, host text, pid integer, state text default 'working',
+    completed bigint default 0, failed bigint default 0, usage jsonb default '[]',
+    throttle_level text default 'full', cause text default null, listens boolean default false, rss_mb real default null
+)
+returns void
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+#variable_conflict use_column
+declare
+    before jsonb;
+    known_now jsonb;
+begin
+    if jsonb_typeof(usage) = 'string' then
+        usage := usage #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
+    end if;
+    insert into public.embedding_workers as known
+           (worker, host, pid, state, completed, failed, throttle_level, cause, listens, rss_mb)
+    values (embedding_worker_heartbeat.worker, embedding_worker_heartbeat.host, embedding_worker_heartbeat.pid,
+            embedding_worker_heartbeat.state, embedding_worker_heartbeat.completed, embedding_worker_heartbeat.failed,
+            embedding_worker_heartbeat.throttle_level, embedding_worker_heartbeat.cause, embedding_worker_heartbeat.listens,
+            embedding_worker_heartbeat.rss_mb)
+    on conflict on constraint embedding_workers_pkey do update
+       set state = excluded.state, completed = excluded.completed, failed = excluded.failed, throttle_level = excluded.throttle_level,
+           cause = excluded.cause, listens = excluded.listens, rss_mb = excluded.rss_mb, seen_at = now()
+    returning known.usage into before; -- and the row is ours: a call like this one waits here
+    known_now := embedding.count_usage(before, embedding_worker_heartbeat.usage);
+    if known_now <> before then
+        update public.embedding_workers as known set usage = known_now
+         where known.worker = embedding_worker_heartbeat.worker;
+    end if;
+    delete from public.embedding_workers as silent
+     where silent.worker in (select long_gone.worker from public.embedding_workers as long_gone
+                              where long_gone.seen_at < now() - interval '1 day'
+                                for update skip locked);
+    delete from public.embedding_usage as old
+     where (old.minute, old.model) in (select long_past.minute, long_past.model
+                                         from public.embedding_usage as long_past
+                                        where long_past.minute < now() - interval '7 days'
+                                          for update skip locked);
+    perform embedding.fold_counts();
+end $$;
+
+-- Takes a worker off the list when it ends. What still stands under its name goes back.
+create function public.embedding_worker_deregister(worker text)
+returns void
+language sql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+    select from public.extend_embeddings(worker, '{}'::bigint[], '{}'::uuid[], '0'::interval);
+    delete from public.embedding_workers as known where known.worker = embedding_worker_deregister.worker;
+$$;
+
+select embedding.let_workers_read('public.embedding_workers');
+select embedding.let_workers_call('public.embedding_worker_heartbeat', 'public.embedding_worker_deregister');

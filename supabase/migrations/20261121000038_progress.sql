@@ -1,0 +1,60 @@
+-- Why:   people see how far all columns are together, and how fast.
+-- Locks: nothing.
+-- Undo:  drop view public.embedding_progress;
+
+-- How far all columns are together, and how fast: one row. `rows_per_second` is what all workers do together: with
+-- each model, the jobs of the last minutes over the seconds that a worker was busy with them, times the workers that
+-- use it now (at least one). It is known from the first report of a worker on, since jobs and seconds are reported
+-- together; null if nothing was done in the last three minutes. `elapsed_seconds` counts from the start of the present
+-- spell of work; two minutes without work end it. `eta_seconds` is what is pending at that rate; null without a rate.
+create view public.embedding_progress
+with (security_invoker = true)
+as
+with minutes as (
+    select counted.minute, counted.minute - lag(counted.minute) over (order by counted.minute) as gap
+      from public.embedding_usage as counted
+     where counted.completed + counted.failed > 0
+     group by counted.minute
+), spell as (
+    select max(minutes.minute) filter (where minutes.gap is null or minutes.gap > interval '2 minutes') as began
+      from minutes
+    having max(minutes.minute) > now() - interval '3 minutes'
+), by_model as (
+    select counted.model, sum(counted.completed + counted.failed) as jobs, sum(counted.seconds) as seconds
+      from public.embedding_usage as counted
+      join spell on counted.minute >= greatest(spell.began, now() - interval '5 minutes')
+     group by counted.model
+), speed as (
+    select round(sum(by_model.jobs / by_model.seconds * greatest(users.workers, 1))::numeric, 1)::float8
+               as rows_per_second
+      from by_model
+     cross join lateral (
+           select count(*) as workers
+             from public.embedding_workers as known
+            where known.usage @> jsonb_build_array(jsonb_build_object('model', by_model.model))
+              and known.seen_at > now() - interval '2 minutes') as users
+     where by_model.seconds > 0
+), queued as (
+    select coalesce(sum(job.pending + job.processing), 0)::bigint as pending,
+           coalesce(sum(soon.due), 0)::bigint as due,
+           min(soon.oldest_due) as oldest_due
+      from public.embedding_targets as target
+     cross join lateral (
+           select coalesce(sum(counts.pending), 0)::bigint as pending,
+                  coalesce(sum(counts.processing), 0)::bigint as processing
+             from public.embedding_counts as counts
+            where counts.target_id = target.id) as job
+     cross join lateral embedding.count_due(target.id, job.pending) as soon
+)
+select queued.pending,
+       queued.due,
+       queued.oldest_due,
+       speed.rows_per_second,
+       extract(epoch from now() - spell.began)::float8 as elapsed_seconds,
+       case when queued.pending = 0 then 0
+            else queued.pending / nullif(speed.rows_per_second, 0) end::float8 as eta_seconds
+  from queued
+  left join spell on true
+  left join speed on true;
+
+select embedding.let_workers_read('public.embedding_progress');

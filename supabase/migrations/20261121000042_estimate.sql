@@ -1,0 +1,168 @@
+-- Why:   what is due, and what a backfill would add, can be priced before it is paid for.
+-- Locks: nothing. A table that is locked as a whole is waited for a second, and then left unread.
+-- Undo:  drop function public.estimate_embeddings, embedding.text_to_embed, embedding.due_records,
+--        embedding.missing_records;
+--
+-- Everything here is stable: Postgres itself sees to it that such functions write nothing.
+
+-- How many rows a backfill would enqueue, and the record ids of up to `sample` of them.
+create function embedding.missing_records(
+    target public.embedding_targets, sample integer, out found_rows bigint, out records text[]
+)
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    for row_by_row in 0 .. 1 loop
+        begin
+            execute format('with eq_missing as materialized (select %s as eq_record from %s where %s) '
+                           'select count(*), array(select eq_record from eq_missing '
+                           '                        order by hashtextextended(eq_record, 0) limit $1) from eq_missing',
+                           target.record_id_sql, target.relation, embedding.missing_sql(target, row_by_row = 1))
+               into found_rows, records using sample;
+            return;
+        exception when others or query_canceled or assert_failure then
+            if row_by_row = 1 or target.filter is null or embedding.is_timeout(sqlstate) then
+                raise;
+            end if;
+            execute format('select from %s where (%s) limit 0', target.relation, target.filter);
+        end;
+    end loop;
+end $$;
+
+-- The record ids of up to `sample` jobs that are due.
+create function embedding.due_records(target public.embedding_targets, sample integer)
+returns text[]
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select array(select job.record_id from public.embedding_queue as job
+                  where job.target_id = target.id
+                    and (job.status = 'pending' and job.available_at <= now()
+                         or job.status = 'processing' and job.lease_expires_at <= now())
+                  order by hashtextextended(job.record_id, 0) limit sample);
+$$;
+
+-- The text that a model would be given for a record. Null if it would be given none: the row is gone or
+-- outside the filter, there is nothing to embed, or the vector it has was made of this text by this model.
+create function embedding.text_to_embed(target public.embedding_targets, record_id text, default_model text)
+returns text
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    content text;
+begin
+    execute format($sql$
+        select convert_from(convert_to(eq_content, 'UTF8'), 'UTF8') -- raises if it is no text: SQL_ASCII
+          from (select coalesce(eq_given, (%1$s)::text) as eq_content, eq_old_hash, eq_old_model,
+                       %2$I.%3$I is not null as eq_has_vector
+                  from (select $1 as eq_record) as eq_asked
+                  left join lateral (
+                        select content as eq_given, content_hash as eq_old_hash, model as eq_old_model
+                          from public.embedding_queue
+                         where record_id = eq_record and target_id = $2) as eq_job on true
+                 cross join %4$s
+                 where %5$s and (%6$s)) as eq_found
+         where eq_content collate "C" ~ $3
+           and (eq_has_vector and eq_old_model = $4 and eq_old_hash = sha256(convert_to(eq_content, 'UTF8')))
+               is not true
+        $sql$,
+        target.source, (parse_ident(target.relation))[2], target.embedding_column, target.relation,
+        target.record_match_sql, coalesce(target.filter, 'true'))
+       into content
+      using record_id, target.id, embedding.visible_character(), coalesce(target.model, default_model);
+    return content;
+end $$;
+
+-- What there is to embed, for each target that a worker with this default model works on: how many jobs are due now (with `missing`
+-- instead how many rows a backfill would enqueue: those have no job yet), and of a sample of them the texts: how
+-- many bytes each has, and its first 20,000 characters. What needs no call to the model has none, so of `row_count`
+-- the share of cardinality(bytes) / least(row_count, sample) is to be expected to need one.
+--
+-- The sample is drawn by a hash of the record: from all over the table, and the same again for the same
+-- question. A row whose source raises is left out of it. A table that cannot be read has no texts, and
+-- no count (null) where that would take the table.
+create function public.estimate_embeddings(
+    default_model text,
+    only_table text default null,
+    only_column text default null,
+    missing boolean default false,
+    sample integer default 200
+)
+returns table (
+    table_name text, embedding_column text, model text, dimensions integer,
+    row_count bigint, bytes bigint[], texts text[]
+)
+language plpgsql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set lock_timeout = '1s'
+set statement_timeout = '1min' -- of a call over the Data API, as in requeue_embeddings
+as $$
+#variable_conflict use_column
+declare
+    longest constant integer := 20000;
+    target public.embedding_targets;
+    records text[];
+    record_id text;
+    content text;
+begin
+    for target in
+        select * from public.embedding_targets as watched
+         where watched.enabled and watched.problem is null
+           and (watched.model_is_default and watched.model <> default_model) is not true
+           and (only_table is null or watched.table_name = only_table)
+           and (only_column is null or watched.embedding_column = only_column)
+         order by watched.table_name, watched.embedding_column
+    loop
+        table_name := target.table_name;
+        embedding_column := target.embedding_column;
+        model := coalesce(target.model, default_model);
+        dimensions := target.dimensions;
+        row_count := null;
+        records := '{}';
+        bytes := '{}';
+        texts := '{}';
+        begin
+            if missing then
+                perform embedding.check_table(target.relation);
+                select found.found_rows, found.records into row_count, records
+                  from embedding.missing_records(target, sample) as found;
+            else
+                row_count := public.count_due_embeddings(target.table_name, target.embedding_column);
+                records := embedding.due_records(target, sample);
+                perform embedding.check_table(target.relation);
+            end if;
+            perform embedding.text_to_embed(target, null, default_model); -- raises if no row can be read
+            foreach record_id in array records loop
+                begin
+                    content := embedding.text_to_embed(target, record_id, default_model);
+                    if content is not null then
+                        bytes := bytes || octet_length(content)::bigint;
+                        texts := texts || left(content, longest);
+                    end if;
+                exception when others or query_canceled or assert_failure then
+                    if embedding.is_timeout(sqlstate) then
+                        raise;
+                    end if;
+                end;
+            end loop;
+        exception
+            when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+                raise; -- nor is a table
+            when others then
+                bytes := '{}';
+                texts := '{}';
+        end;
+        return next;
+    end loop;
+end $$;
+
+select embedding.protect_functions('embedding.missing_records', 'embedding.due_records', 'embedding.text_to_embed');
+select embedding.let_workers_call('public.estimate_embeddings');

@@ -1,0 +1,80 @@
+-- Why:   some problems of a column show only in its vectors.
+-- Locks: nothing. It reads a few rows of each watched table, and passes over one that is locked as a whole.
+-- Undo:  drop function public.sample_embeddings;
+
+-- The same for what only the vectors themselves show: columns that hold vectors of more than one model, and texts that
+-- changed without a write. Compares `sample` random jobs of each column with their rows, for at most a second a column.
+create function public.sample_embeddings(sample integer default 100)
+returns table (level text, check_name text, subject text, cause text, hint text)
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set lock_timeout = '1s'
+set statement_timeout = '1min' -- of a call over the Data API, as in requeue_embeddings
+as $$
+#variable_conflict use_column
+declare
+    counted constant numeric := 1024 * 1024 * 1024; -- bytes of the queue: about a second
+    sampled constant numeric := 64 * 1024 * 1024;   -- and as much as gives each column its sample
+    size constant numeric := greatest(pg_relation_size('public.embedding_queue'), 1);
+    recheck constant text := 'Run `worker recheck --table %s --column %s`, then `worker process`.';
+    jobs bigint[];
+    target_ids integer[];
+    target public.embedding_targets;
+    ids bigint[];
+    looked integer;
+    differ integer;
+    until timestamptz;
+begin
+    return query
+    select 'problem', 'several_models', format('%s.%I', target.table_name, target.embedding_column),
+           'the column holds vectors of more than one model, which cannot be compared: '
+               || string_agg(format('%s (%s)', found.model, found.jobs), ', ' order by found.jobs desc, found.model),
+           format(recheck, target.table_name, target.embedding_column)
+      from (select job.target_id, job.model, count(*) as jobs
+              from public.embedding_queue as job tablesample system (least(100, 100 * counted / size))
+             where job.status = 'completed' and job.model is not null
+             group by job.target_id, job.model) as found
+      join public.embedding_targets as target on target.id = found.target_id
+     group by target.id
+    having count(*) > 1
+     order by 3;
+
+    select array_agg(picked.id), array_agg(picked.target_id) into jobs, target_ids
+      from (select job.id, job.target_id,
+                   row_number() over (partition by job.target_id order by random()) as place
+              from public.embedding_queue as job tablesample system (least(100, 100 * sampled / size))
+             where job.status in ('completed', 'skipped')) as picked
+     where picked.place <= sample;
+    for target in
+        select * from public.embedding_targets as watched
+         where watched.enabled and watched.problem is null and watched.id = any (target_ids)
+         order by watched.table_name, watched.embedding_column
+    loop
+        ids := array(select picked.id from unnest(jobs, target_ids) as picked (id, target_id)
+                      where picked.target_id = target.id);
+        until := clock_timestamp() + interval '1 second';
+        looked := 0;
+        differ := 0;
+        begin
+            execute format('lock table only %s in access share mode nowait', target.relation);
+            perform embedding.check_table(target.relation);
+            perform embedding.changed_jobs(target, '{}');
+            while looked < cardinality(ids) and clock_timestamp() < until loop
+                differ := differ + cardinality(embedding.changed_jobs(target, ids[looked + 1:looked + 10]));
+                looked := least(looked + 10, cardinality(ids));
+            end loop;
+        exception when others then
+            continue; -- it cannot be read now: diagnose_embeddings or the next claim says why
+        end;
+        if differ > 0 then
+            return query
+            select 'problem', 'texts_changed', format('%s.%I', target.table_name, target.embedding_column),
+                   format('%s of %s texts differ from what was embedded, and no trigger saw it', differ, looked),
+                   format(recheck, target.table_name, target.embedding_column);
+        end if;
+    end loop;
+end $$;
+
+select embedding.let_workers_call('public.sample_embeddings');

@@ -1,0 +1,108 @@
+-- Why:   jobs whose text or id matches a pattern are embedded again.
+-- Locks: row locks on the jobs that match; one that is locked is being edited, and passed over. A table that is
+--        locked as a whole is waited for a second; then the call raises.
+-- Undo:  drop function public.reprocess_embeddings, embedding.check_pattern;
+
+-- Raises if what stands behind the ~ of a pattern is no regular expression.
+create function embedding.check_pattern(pattern text)
+returns void
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    -- not by a WHERE: the planner would try what stands behind the first letter of a glob as well
+    if starts_with(pattern, '~') then
+        perform '' ~ substr(pattern, 2);
+    end if;
+exception
+    when invalid_regular_expression then
+        raise exception '%', sqlerrm
+            using errcode = 'invalid_regular_expression',
+                  hint = 'What stands behind the ~ is read as a regular expression of Postgres.';
+end $$;
+
+-- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
+-- `pattern`: see embedding.texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the
+-- order of their ids, and returns how many matched, up to which id it looked (null: there are no more), and up to
+-- three of the matches. With `dry_run` it writes nothing. Raises lock_not_available if a table is locked as a whole:
+-- which of its texts match is not known.
+create function public.reprocess_embeddings(
+    pattern text,
+    only_table text default null,
+    only_column text default null,
+    after_id bigint default 0,
+    batch integer default 2000,
+    dry_run boolean default false
+)
+returns table (matched integer, looked_to bigint, examples jsonb)
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set lock_timeout = '1s'
+set statement_timeout = '1min'
+as $$
+declare
+    target public.embedding_targets;
+    page bigint[];
+    found bigint[];
+    all_found bigint[] := '{}';
+    more_examples jsonb;
+begin
+    perform embedding.check_pattern(pattern);
+    matched := 0;
+    examples := '[]';
+    page := array(select job.id from public.embedding_queue as job
+                   where job.id > after_id
+                     and (only_table is null or job.table_name = only_table)
+                     and (only_column is null or job.embedding_column = only_column)
+                   order by job.id limit batch);
+    looked_to := page[cardinality(page)];
+    for target in
+        select * from public.embedding_targets as watched
+         where watched.enabled and watched.problem is null
+           and watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (page))
+         order by watched.id
+    loop
+        begin
+            execute format('lock table only %s in access share mode', target.relation);
+        exception
+            when lock_not_available then
+                raise exception 'table % is locked by another session', target.table_name
+                    using errcode = 'lock_not_available';
+            when syntax_error_or_access_rule_violation or invalid_schema_name then
+                continue; -- there is no such table any more
+        end;
+        select coalesce(array_agg(read.id), '{}'),
+               coalesce(jsonb_agg(jsonb_build_object(
+                   'table_name', job.table_name, 'embedding_column', job.embedding_column,
+                   'record_id', job.record_id, 'status', job.status, 'preview', read.beginning)
+                   order by job.id) filter (where read.number <= 3), '[]')
+          into found, more_examples
+          from (select *, row_number() over (order by texts.id) as number
+                  from embedding.readable_texts(
+                           target,
+                           array(select one.id from public.embedding_queue as one
+                                  where one.id = any (page) and one.target_id = target.id),
+                           pattern, 200) as texts) as read
+          join public.embedding_queue as job on job.id = read.id;
+        all_found := all_found || found;
+        examples := examples || more_examples;
+    end loop;
+    examples := jsonb_path_query_array(examples, '$[0 to 2]');
+    if dry_run then
+        matched := cardinality(all_found);
+    elsif all_found <> '{}' then
+        matched := embedding.reset_jobs(
+            array(select wanted.id from public.embedding_queue as wanted
+                   where wanted.id = any (all_found) order by wanted.id
+                     for update skip locked),
+            false);
+        perform embedding.wake();
+    end if;
+    return next;
+end $$;
+
+select embedding.protect_functions('embedding.check_pattern');
+select embedding.let_workers_call('public.reprocess_embeddings');

@@ -1,0 +1,95 @@
+-- Why:   people see what was done in a span of time.
+-- Locks: nothing.
+-- Undo:  drop function public.embedding_stats, embedding.percentile;
+
+-- The length in milliseconds below which `share` of what a histogram counts lies, by linear interpolation within
+-- its bucket. Null of nothing. Bucket i, from 0, has what took above 10^((i-1)/4) ms, the first from 0, up to
+-- 10^(i/4) ms; the last, of index 27, all that took longer than 53 minutes.
+create function embedding.percentile(counts bigint[], share double precision)
+returns double precision
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when bucket.place = 1 then 0 else power(10, (bucket.place - 2) / 4.0) end
+           + (power(10, (bucket.place - 1) / 4.0)
+              - case when bucket.place = 1 then 0 else power(10, (bucket.place - 2) / 4.0) end)
+             * (share * bucket.total - bucket.before) / bucket.count
+      from (select entry.place, entry.count,
+                   sum(entry.count) over () as total,
+                   sum(entry.count) over (order by entry.place) - entry.count as before
+              from unnest(counts) with ordinality as entry (count, place)) as bucket
+     where bucket.count > 0 and bucket.before + bucket.count >= share * bucket.total
+     order by bucket.place
+     limit 1;
+$$;
+
+-- What was done in the last `since`, of the 7 days that embedding_usage goes back. Milliseconds are null where
+-- nothing was measured, `cost` (US dollars) where a price is not known. `hours`: what was done by the hour, and how
+-- many seconds of that hour are meant. `failures`: the jobs that failed in that time and still are.
+create function public.embedding_stats(since interval default '1 day')
+returns table (
+    completed bigint, failed bigint, requests bigint, tokens bigint, cost double precision,
+    request_p50_ms double precision, request_p95_ms double precision,
+    lag_p50_ms double precision, lag_p95_ms double precision,
+    hours jsonb, failures jsonb
+)
+language sql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+    with window_ as materialized (
+        select date_trunc('minute', now() - since, 'UTC') as start
+    ), counted as materialized (
+        select usage.* from public.embedding_usage as usage, window_ where usage.minute >= window_.start
+    ), totals as (
+        select coalesce(sum(counted.completed), 0)::bigint as completed,
+               coalesce(sum(counted.failed), 0)::bigint as failed,
+               coalesce(sum(counted.requests), 0)::bigint as requests,
+               coalesce(sum(counted.tokens), 0)::bigint as tokens,
+               case when bool_and(counted.cost is not null) is not false
+                    then coalesce(sum(counted.cost), 0) end::double precision as cost
+          from counted
+    ), request as (
+        select array_agg(bucket.count order by bucket.place) as counts
+          from (select entry.place, sum(entry.count)::bigint as count
+                  from counted, unnest(counted.request_ms) with ordinality as entry (count, place)
+                 group by entry.place) as bucket
+    ), lag_ as (
+        select array_agg(bucket.count order by bucket.place) as counts
+          from (select entry.place, sum(entry.count)::bigint as count
+                  from counted, unnest(counted.lag_ms) with ordinality as entry (count, place)
+                 group by entry.place) as bucket
+    ), by_hour as (
+        select date_trunc('hour', counted.minute, 'UTC') as hour,
+               sum(counted.completed) as completed, sum(counted.failed) as failed
+          from counted
+         group by 1
+    ), hours as (
+        select jsonb_agg(jsonb_build_object(
+                   'hour', by_hour.hour, 'completed', by_hour.completed, 'failed', by_hour.failed,
+                   'seconds', greatest(extract(epoch from
+                       least(by_hour.hour + interval '1 hour', now())
+                       - greatest(by_hour.hour, window_.start)), 60))
+                   order by by_hour.hour) as hours
+          from by_hour, window_
+    ), classes as (
+        select job.error_class, count(*) as failed, max(job.updated_at) as latest_at,
+               (array_agg(job.error_message order by job.updated_at desc))[1] as latest_message
+          from public.embedding_queue as job, window_
+         where job.status = 'failed' and job.updated_at >= window_.start
+         group by job.error_class
+    )
+    select totals.*,
+           embedding.percentile(request.counts, 0.5), embedding.percentile(request.counts, 0.95),
+           embedding.percentile(lag_.counts, 0.5), embedding.percentile(lag_.counts, 0.95),
+           coalesce(hours.hours, '[]'),
+           coalesce((select jsonb_agg(to_jsonb(classes) order by classes.failed desc, classes.error_class)
+                       from classes), '[]')
+      from totals, request, lag_, hours;
+$$;
+
+select embedding.protect_functions('embedding.percentile');
+select embedding.let_workers_call('public.embedding_stats');
