@@ -49,5 +49,10 @@ class Transport(Protocol):
 
 def columns_of(row_class: type[Any]) -> Columns:
     """The columns that make an instance of a dataclass: its fields, with their types."""
-    types = get_type_hints(row_class)
-    return {field.name: types[field.name] for field in fields(row_class)}
+    if row_class not in _columns:
+        types = get_type_hints(row_class)
+        _columns[row_class] = {field.name: types[field.name] for field in fields(row_class)}
+    return _columns[row_class]
+
+
+_columns: dict[type[Any], Columns] = {}  # to read the types takes as long as a short call
