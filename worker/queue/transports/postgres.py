@@ -39,9 +39,11 @@ class PostgresTransport:
 
     def call(self, function: LiteralString, arguments: Mapping[str, Any]) -> Any:
         self._prepare_vectors(FUNCTIONS[function].values())
-        with self._limited(function) as connection:
-            cursor = connection.cursor(row_factory=scalar_row)
-            query = "select " + call(function)
+        query = "select " + call(function)
+        with (
+            self._limited(function) as connection,
+            connection.cursor(row_factory=scalar_row) as cursor,
+        ):
             return cursor.execute(query, _encoded(function, arguments), binary=True).fetchone()
 
     def rows(
@@ -49,8 +51,10 @@ class PostgresTransport:
     ) -> list[Row]:
         self._prepare_vectors([*FUNCTIONS[function].values(), *columns.values()])
         query = _select(call(function), tuple(columns))
-        with self._limited(function) as connection:
-            cursor = connection.cursor(row_factory=dict_row)
+        with (
+            self._limited(function) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             return cursor.execute(query, _encoded(function, arguments), binary=True).fetchall()
 
     def read(self, view: LiteralString, columns: Columns, *order: str) -> list[Row]:
@@ -81,10 +85,13 @@ class PostgresTransport:
             )
 
     def storable(self, words: str | None) -> str | None:
-        encoding = self._database.current.info.parameter_status("server_encoding")
-        if words is None or encoding == "UTF8":
+        if words is None or self._encoding == "UTF8":
             return words
         return words.encode("ascii", "replace").decode()
+
+    @property
+    def _encoding(self) -> str | None:
+        return self._database.current.info.parameter_status("server_encoding")
 
     def close(self) -> None:
         self._database.close()
