@@ -14,5 +14,8 @@ Cached = dict[bytes, tuple[npt.NDArray[np.float32], int | None]]
 
 
 def whole(completions: Sequence[Completion]) -> list[Completion]:
-    """Those of a whole text: the vector of a part of one is not what another column may want."""
+    """Return the completions of whole texts.
+
+    The vector of a part of a text is not what another column wants.
+    """
     return [completion for completion in completions if completion.truncated_to is None]

@@ -23,8 +23,8 @@ RefusalReason = Literal["lost", "changed", "other_model", "locked", "suspended",
 class Job:
     """A text to embed, and the lease and hash with which its vector must be handed in.
 
-    `attempts` counts its failures so far. `alone`: its last workers died over it or beside it, so
-    nothing else is to be under way in this process. `truncate`: if the text is too long for the
+    `attempts` counts its failures so far. `isolated`: its last workers died over it or beside it,
+    so nothing else is to be under way in this process. `truncate`: if the text is too long for the
     model, as much of its beginning as fits is embedded. `waited`: for how many seconds it had been
     due when it was claimed; None for what comes after all the others, as from a backfill.
     """
