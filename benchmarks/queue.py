@@ -346,7 +346,7 @@ def wal_of_both(database: Database, rows: int) -> WalRun:
             claim=lambda: jobs.extend(claim_all(queue)),
             complete=lambda: complete_all(queue, jobs),
         )
-        queue._connection.execute("select pg_stat_force_next_flush()")
+        queue.database.current.execute("select pg_stat_force_next_flush()")
         hot = {table: hot_share(connection, table) for table in ("docs", "embedding_queue")}
     database.check_all_embedded("docs")
     return WalRun(plain, docs, hot)

@@ -43,7 +43,7 @@ class Drain:
     @contextmanager
     def ready(self, take: Take) -> Iterator[Callable[[], None]]:
         with self.database.queue() as queue:
-            queue._connection.prepare_threshold = self.prepare_threshold
+            queue.database.current.prepare_threshold = self.prepare_threshold
             for _ in range(WARM_UP):
                 complete(queue, claim(queue, 1), self.database.dimensions)
             yield partial(drain, queue, self.database.dimensions, self.batch)

@@ -54,6 +54,7 @@ CONTRACT = (
     "test_claim",
     "test_complete",
     "test_database_load",
+    "test_errors",
     "test_estimate",
     "test_fairness",
     "test_leases",

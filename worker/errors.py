@@ -29,7 +29,11 @@ class WorkerError(Exception):
 
 
 class SettingsError(WorkerError):
-    """The environment or the arguments are not usable as they are."""
+    """The environment or the arguments are not usable as they are.
+
+    The worker found that, or our SQL API raised it on purpose: no other error of the database is
+    a SettingsError.
+    """
 
     exit_code = 2
 
@@ -41,7 +45,7 @@ class Paused(WorkerError):
 
 
 class DatabaseError(WorkerError):
-    """The database cannot be reached, or refused what it was asked."""
+    """The database cannot be reached, or refused a statement: then its SQLSTATE is in the cause."""
 
 
 class Unreachable(DatabaseError):

@@ -19,7 +19,7 @@ from tests.aimock import NO_AIMOCK, aimock, aimock_is_here
 from tests.conftest import IN_CI, Database, Worker, rows
 from tests.ollama_server import OllamaServer
 from tests.openai_server import vector_for
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.errors import Transient
 from worker.settings import Settings
 

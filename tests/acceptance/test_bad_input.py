@@ -501,8 +501,9 @@ def test_a_user_without_rights_is_told_which(
     notes.execute(f"create role {role} login".encode())
     environment = {"DATABASE_URL": f"{database_url}&user={role}"}
     result = run_worker("process", cwd=tmp_path, environment=environment)
-    cause, hint = refused(result, 2)
+    cause, hint = refused(result, 1)
     assert cause.startswith("permission denied for ")
+    assert cause.endswith("(SQLSTATE 42501)")
     assert "grant" in hint
     notes.execute(f"drop role {role}".encode())
 

@@ -30,7 +30,7 @@ from tests.openai_server import (
     unavailable,
     wrong_width,
 )
-from worker.embedders import Embedder
+from worker.embedders.base import Embedder
 from worker.engine import models
 from worker.engine.limiter import Limiter
 from worker.engine.progress import RunStats

@@ -21,7 +21,7 @@ from tests.acceptance.conftest import statuses
 from tests.chaos.conftest import wait_until_due
 from tests.command_line import fork_server
 from tests.conftest import Database, rows, value
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import RunStats
 from worker.queue import Scope

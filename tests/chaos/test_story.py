@@ -16,7 +16,7 @@ import pytest
 from psycopg.rows import TupleRow
 
 from tests.conftest import Database, rows
-from worker.embedders import Vectors
+from worker.embedders.base import Vectors
 from worker.queue import Completion, Job, Scope
 from worker.queue.postgres import PostgresQueue
 

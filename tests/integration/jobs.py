@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 
 from tests.conftest import Database
-from worker.embedders import Vectors
+from worker.embedders.base import Vectors
 from worker.queue import AdminQueue, Completion, Job, Refusal, Scope
 
 SCOPE = Scope(worker="test", lease=timedelta(minutes=5), default_model="test:model")

@@ -18,7 +18,8 @@ from tests.conftest import Database, rows
 from tests.integration.jobs import SCOPE as SCOPE_OF_JOBS
 from tests.integration.tables import completions_of
 from tests.openai_server import OpenAIServer, vector_for
-from worker.embedders import Embedder, open_embedder
+from worker.embedders.base import Embedder
+from worker.embedders.registry import open_embedder
 from worker.engine import retry
 from worker.engine.embedding import Outcome
 from worker.engine.leases import Leases

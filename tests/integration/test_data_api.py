@@ -20,10 +20,10 @@ from psycopg import sql
 from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import SCOPE, claim, complete, insert, vector_of
 from tests.supabase_project import data_api
-from worker.errors import SchemaError, SettingsError, Unreachable
+from worker.errors import DatabaseError, SchemaError, SettingsError, Unreachable
 from worker.queue import AdminQueue, Completion, Report, Usage
 from worker.queue.data_api import DataApiQueue
-from worker.queue.rest import Rest, meaning_of
+from worker.queue.transports.rest import Rest, meaning_of
 
 pytestmark = pytest.mark.over_the_data_api
 
@@ -171,6 +171,18 @@ def test_so_is_a_claim_whose_texts_take_long_to_be_read(db: Database, queue: Adm
 # -- what is wrong
 
 
+@pytest.mark.usefixtures("as_postgrest")
+def test_what_the_database_refuses_is_told_with_its_sqlstate(
+    docs: Database, queue: AdminQueue
+) -> None:
+    insert(docs, 1)
+    queue.fail(claim(queue), "rejected", "it is refused")
+    docs.execute("alter table embedding_queue add check (status <> 'pending') not valid")
+    with pytest.raises(DatabaseError, match="SQLSTATE 23514") as refused:
+        queue.requeue(status="failed")
+    assert refused.value.exit_code == 1
+
+
 def test_a_project_without_the_migrations_is_told_how_to_get_them(
     server: Server, empty_database: str
 ) -> None:
@@ -198,10 +210,11 @@ def test_the_key_for_browsers_is_let_do_nothing(server: Server, database_url: st
     assert server.project
     with (
         DataApiQueue(server.project.url, server.project.publishable_key, "tests") as queue,
-        pytest.raises(SettingsError) as caught,
+        pytest.raises(DatabaseError) as caught,
     ):
         queue.claim(SCOPE, 1)
     assert "may not do that" in caught.value.cause
+    assert "SUPABASE_SERVICE_ROLE_KEY" in str(caught.value.hint)
 
 
 def test_a_project_that_does_not_answer_is_told() -> None:

@@ -26,7 +26,7 @@ from tests.integration.tables import (
     vector_of,
     vectors,
 )
-from worker.embedders import Vectors
+from worker.embedders.base import Vectors
 from worker.queue import Job
 from worker.queue.postgres import PostgresQueue
 

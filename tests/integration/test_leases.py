@@ -22,7 +22,7 @@ from tests.integration.runs import LONG, MODEL, Runs, under_way
 from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
 from tests.integration.tables import Connect, jobs
 from tests.openai_server import OpenAIServer, answers
-from worker.embedders import Embedder, Embeddings
+from worker.embedders.base import Embedder, Embeddings
 from worker.engine import pipeline, retrying
 from worker.engine.leases import FIRST_SILENCE, LONGEST_SILENCE, Leases
 from worker.engine.pipeline import Pipeline

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.embedders import open_embedder
 from worker.embedders.local import TOKENS_AT_ONCE, LocalEmbedder
+from worker.embedders.registry import open_embedder
 from worker.errors import SettingsError
 from worker.settings import Settings
 

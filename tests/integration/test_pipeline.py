@@ -26,7 +26,8 @@ from tests.openai_server import (
     wrong_width,
     zeros,
 )
-from worker.embedders import Embedder, open_embedder
+from worker.embedders.base import Embedder
+from worker.embedders.registry import open_embedder
 from worker.engine import writing
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import RunStats

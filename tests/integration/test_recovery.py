@@ -28,7 +28,7 @@ from tests.openai_server import (
     unavailable,
     wrong_width,
 )
-from worker.embedders import Embedder
+from worker.embedders.base import Embedder
 from worker.engine import breaker, pipeline
 from worker.engine.pipeline import Pipeline
 from worker.errors import SettingsError

@@ -9,6 +9,7 @@ from tests.integration.jobs import claim, complete, insert
 from tests.integration.tables import Connect, Table, acting_as, embed_all
 from worker.errors import Busy, SettingsError, StatementTimeout
 from worker.queue import AdminQueue
+from worker.queue.functions import STATEMENT_TIMEOUTS
 
 
 def reprocess(
@@ -157,7 +158,7 @@ def test_a_pattern_that_takes_for_ever_is_ended_by_the_timeout(
     docs: Database, queue: AdminQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs.execute("insert into docs values (1, repeat('a', 5000) || 'b')")
-    monkeypatch.setattr("worker.queue.postgres.STRETCH_TIMEOUT", "100ms")
+    monkeypatch.setitem(STATEMENT_TIMEOUTS, "reprocess_embeddings", "100ms")
     docs.execute("alter function reprocess_embeddings set statement_timeout = '100ms'")
     with pytest.raises(StatementTimeout):
         reprocess(queue, r"~(a+)(a+)(a+)(a+)\1\2\3\4b$")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from worker.embedders import Embedder, open_embedder
+from worker.embedders.base import Embedder
+from worker.embedders.registry import open_embedder
 from worker.errors import WorkerError
 from worker.settings import Settings
 

@@ -30,7 +30,7 @@ from tests.openai_server import (
     wrong_width,
     zeros,
 )
-from worker.embedders import Embedder
+from worker.embedders.base import Embedder
 from worker.embedders.openai import OpenAIEmbedder
 from worker.engine import embedding, limiter, retry
 from worker.engine.embedding import BLAMED_AFTER, LETTERS, Outcome

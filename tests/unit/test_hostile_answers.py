@@ -12,7 +12,7 @@ from tests.hostile_server import HostileServer, Pieces, answered, bomb, dripped,
 from tests.http_server import ModelServer, answers
 from tests.openai_server import OpenAIServer
 from tests.unit.conftest import Open, failure
-from worker.embedders import Embedder
+from worker.embedders.base import Embedder
 from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
 
 KEY = "sk-test-Zk3vQ8mW1xT6yB0cR5nHd7Lp"

@@ -11,8 +11,8 @@ import pytest
 from tests.app_server import PATH, AppServer
 from tests.http_server import Fault, answers, not_json, vector_for
 from tests.unit.conftest import Open, failure, refusal
-from worker.embedders import check_model
 from worker.embedders.addresses import check_address
+from worker.embedders.registry import check_model
 from worker.errors import ProviderRefused, Rejected, SettingsError, Transient
 
 TOKEN = "tok-9f8e7d6c5b4a3210"

@@ -12,7 +12,7 @@ from threading import Event
 
 import pytest
 
-from worker.embedders import Concurrency, RateLimitStatus
+from worker.embedders.base import Concurrency, RateLimitStatus
 from worker.engine import limiter as limiters
 from worker.engine.limiter import OUTAGE_AFTER, Limiter, Stopped
 from worker.errors import ProviderError, ProviderRefused, Rejected, Transient

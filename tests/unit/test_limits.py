@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.embedders import RateLimitStatus
+from worker.embedders.base import RateLimitStatus
 from worker.embedders.limits import allowances, seconds_to_wait
 
 

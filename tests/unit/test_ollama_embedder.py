@@ -12,7 +12,7 @@ import pytest
 from tests.http_server import Fault, answers, cut_short, hang, not_json, vector_for
 from tests.ollama_server import CRASHED, OllamaServer
 from tests.unit.conftest import Open, failure, refusal
-from worker.embedders import Embedder
+from worker.embedders.base import Embedder
 from worker.errors import ProviderRefused, Rejected, Transient
 
 

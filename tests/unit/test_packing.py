@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from worker.embedders import NO_CAP, RequestLimits
+from worker.embedders.base import NO_CAP, RequestLimits
 from worker.embedders.packing import Packing, pack, size_of, tokens_at_most
 
 SEED = 20261121

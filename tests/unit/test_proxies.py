@@ -12,7 +12,7 @@ from tests.unit.conftest import Open
 from worker.errors import ProviderError, SettingsError, WorkerError
 from worker.observers.channels import NotDelivered, Notice, Webhook
 from worker.proxies import direct_mounts
-from worker.queue.rest import Rest
+from worker.queue.transports.rest import Rest
 
 PASSWORD = "hunter2"
 NOTICE = Notice("words", "event", {}, "worker", "now")

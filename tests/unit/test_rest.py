@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 from postgrest import APIError
 
+from worker.database.translation import takes_no_writes
 from worker.errors import (
     Busy,
+    DatabaseError,
     SchemaError,
     SettingsError,
     StatementTimeout,
     Unreachable,
     WorkerError,
 )
-from worker.queue import takes_no_writes
-from worker.queue.rest import MIGRATE, NOTHING_LOST, WHICH_KEY, meaning_of
+from worker.queue.transports.rest import MIGRATE, NOTHING_LOST, WHICH_KEY, meaning_of
 
 
 def meaning(status: int, code: str | None, message: str = "why", hint: str = "") -> WorkerError:
@@ -27,7 +28,7 @@ def meaning(status: int, code: str | None, message: str = "why", hint: str = "")
         (401, None, SettingsError, WHICH_KEY),  # of the gateway: Invalid API key
         (401, "PGRST301", SettingsError, WHICH_KEY),  # a token that cannot be decoded
         (401, "PGRST303", SettingsError, WHICH_KEY),  # one that has expired
-        (403, "42501", SettingsError, WHICH_KEY),  # the key of anon
+        (403, "42501", DatabaseError, WHICH_KEY),  # the key of anon
         (404, "PGRST202", SchemaError, MIGRATE),  # no such function
         (404, "PGRST205", SchemaError, MIGRATE),  # no such table
         (500, "55P03", Busy, None),
@@ -71,3 +72,10 @@ def test_what_the_database_says_comes_as_it_is_on_one_line() -> None:
     assert type(found) is SettingsError
     assert found.cause == "column x of table y is not watched"
     assert found.hint == "Register it first."
+
+
+@pytest.mark.parametrize("code", ["42703", "P0001", "XX000", "23514"])
+def test_what_the_sql_api_did_not_refuse_is_an_error_of_the_database(code: str) -> None:
+    found = meaning(500, code)
+    assert (type(found), found.exit_code) == (DatabaseError, 1)
+    assert f"SQLSTATE {code}" in found.cause

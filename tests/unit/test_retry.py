@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from worker.embedders import Concurrency
+from worker.embedders.base import Concurrency
 from worker.engine import retry
 from worker.engine.limiter import Limiter
 from worker.engine.retry import backoff

@@ -13,7 +13,7 @@ from tests.http_server import answers, as_json, vector_for
 from tests.openai_server import OpenAIServer, as_lists
 from tests.tei_server import MODEL, WIDTH, TEIServer
 from tests.unit.conftest import Open, failure, refusal
-from worker.embedders import NO_CAP, Embedder
+from worker.embedders.base import NO_CAP, Embedder
 from worker.errors import ProviderRefused, Rejected, Transient
 
 TEXTS = [str(number) for number in range(200)]

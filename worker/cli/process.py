@@ -20,7 +20,7 @@ from worker.cli.progress import progress_of
 from worker.cli.session import load_settings, models_in_use, open_models, open_queue, resolve_scope
 from worker.cli.stop_conditions import NONE, StopConditions, parse_percent, refuse_unpriced
 from worker.cli.summary import exit_code, print_summary, report_unserved
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.engine.models import ProviderLimits
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import RunStats

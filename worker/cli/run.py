@@ -21,7 +21,7 @@ from worker.cli.process import (
     stopped_by_signals,
 )
 from worker.cli.session import load_settings, models_in_use, open_models, open_queue, resolve_scope
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.engine.pipeline import Pipeline
 from worker.engine.service import CommandThrottle, Service
 from worker.engine.throttling import together

@@ -12,7 +12,7 @@ import typer
 from worker.cli.console import name_of, one_line, out, out_json, say
 from worker.cli.process import AsJson, Column, Table
 from worker.cli.session import load_settings, open_queue
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.errors import ProviderRefused, SettingsError
 from worker.queue import AdminQueue, Match, Target
 from worker.settings import Settings

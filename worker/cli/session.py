@@ -12,7 +12,7 @@ from secrets import token_hex
 
 from worker.cli.console import say
 from worker.database.embedded import default_data_dir, embedded_postgres
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.errors import SettingsError, WorkerError
 from worker.host import give_back_memory
 from worker.queue import AdminQueue, Scope

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.engine.progress import Progress, RunStats
 from worker.engine.stop_conditions import Coverage, UntilCovered, UntilLate, UntilSpent
 from worker.engine.throttling import Throttle

@@ -21,7 +21,7 @@ from worker.cli.console import (
 )
 from worker.cli.process import AsJson
 from worker.cli.session import load_settings, open_checked_database, open_queue
-from worker.embedders import check_model, open_embedder
+from worker.embedders.registry import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.queue import Target, WatchOptions, WatchPreview
 from worker.queue.functions import FUNCTIONS, arguments_of, typed

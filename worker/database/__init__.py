@@ -1,1 +1,1 @@
-"""The embedded Postgres, the migrations, and the files of a Supabase project."""
+"""The connection to Postgres, the migrations, the embedded Postgres, and a project's files."""

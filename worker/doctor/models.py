@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from worker.embedders import open_embedder
+from worker.embedders.registry import open_embedder
 from worker.errors import ProviderError, ProviderRefused, SettingsError
 from worker.queue import Finding, Target, other_model
 from worker.settings import Settings

@@ -15,7 +15,7 @@ from typing import Any
 import jiter
 import numpy as np
 
-from worker.embedders import Vectors
+from worker.embedders.base import Vectors
 
 MOST_TOKENS = 2**31 - 1  # what the queue can hold
 MOST_WORDS = 20_000  # bytes of an answer that is not JSON

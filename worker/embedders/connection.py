@@ -27,8 +27,8 @@ from openai import (
     Omit,
 )
 
-from worker.embedders import Embeddings
 from worker.embedders.answers import number_in, read_json, words_of
+from worker.embedders.base import Embeddings
 from worker.embedders.http_client import BoundedClient, Unusable, reason_of
 from worker.embedders.limits import seconds_to_wait
 from worker.errors import (

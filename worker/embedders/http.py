@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from worker.embedders import Concurrency, Embeddings, RequestLimits, Vectors
 from worker.embedders.addresses import address_of
 from worker.embedders.answers import counted, read_json, stacked, vector_of, words_of
+from worker.embedders.base import Concurrency, Embeddings, RequestLimits, Vectors
 from worker.embedders.connection import Connection, Cures
 from worker.embedders.limits import allowances
 from worker.errors import Rejected

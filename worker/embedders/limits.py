@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from worker.embedders import Measure, RateLimitStatus
+from worker.embedders.base import Measure, RateLimitStatus
 
 MEASURES: tuple[Measure, ...] = ("requests", "tokens")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

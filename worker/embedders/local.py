@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders import LOCAL_MODEL, Concurrency, Embeddings, RequestLimits, Vectors
+from worker.embedders.base import LOCAL_MODEL, Concurrency, Embeddings, RequestLimits, Vectors
 from worker.errors import SettingsError
 
 DIMENSIONS = 256

@@ -6,8 +6,8 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from worker.embedders import Concurrency, Embeddings, RequestLimits, Vectors
 from worker.embedders.answers import read_json, shared_out, stacked, vector_of, words_of
+from worker.embedders.base import Concurrency, Embeddings, RequestLimits, Vectors
 from worker.embedders.connection import Connection, Cures, Reply
 from worker.embedders.models import known
 from worker.errors import ProviderRefused, Rejected, Transient

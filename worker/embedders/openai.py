@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from worker.embedders import Concurrency, Embeddings, RequestLimits
 from worker.embedders.answers import (
     MOST_TOKENS,
     indexed_vectors,
@@ -20,6 +19,7 @@ from worker.embedders.answers import (
     shared_out,
     words_of,
 )
+from worker.embedders.base import Concurrency, Embeddings, RequestLimits
 from worker.embedders.connection import Connection, Cures
 from worker.embedders.limits import allowances
 from worker.embedders.models import known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from worker.embedders import RequestLimits
+from worker.embedders.base import RequestLimits
 
 BYTES_PER_TOKEN = 3  # at least, in most texts: for models whose tokens nobody here can count
 

@@ -12,7 +12,7 @@ from threading import Event
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders import Embeddings
+from worker.embedders.base import Embeddings
 from worker.embedders.packing import pack
 from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped

@@ -14,7 +14,7 @@ from dataclasses import InitVar, dataclass, field
 from threading import Condition, Event
 from typing import TypeVar
 
-from worker.embedders import Concurrency, Measure, RateLimitStatus
+from worker.embedders.base import Concurrency, Measure, RateLimitStatus
 from worker.engine.breaker import Breaker
 from worker.engine.rate_control import MARGIN, AdaptiveRate, ConcurrencyWindow, Pacer
 from worker.errors import ProviderError, ProviderRefused, Rejected, Transient, WorkerError

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 from typing import TypeVar
 
-from worker.embedders import Embedder, Embeddings
+from worker.embedders.base import Embedder, Embeddings
 from worker.embedders.packing import pack, size_of, tokens_at_most
 from worker.engine.breaker import Breaker
 from worker.engine.histogram import Histogram

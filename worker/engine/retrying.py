@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from threading import Event
-from typing import TypeVar
-from uuid import UUID
+from typing import Concatenate, ParamSpec, TypeVar
 
 from tenacity import (
     Retrying,
@@ -21,35 +19,36 @@ from tenacity import (
 
 from worker.engine.progress import Progress
 from worker.errors import Unreachable
-from worker.queue import (
-    Cached,
-    Claim,
-    Command,
-    Completion,
-    DatabaseLoad,
-    Job,
-    LeaseKey,
-    Queue,
-    Refusal,
-    Report,
-    Scope,
-)
+from worker.queue import Queue
 
 RECONNECT_TIMEOUT = 600.0  # seconds until a run gives its database up
 LONGEST_WAIT = 15.0  # seconds between two tries
 SIGN_OF_LIFE = 5.0  # seconds between two signs of life at most, whatever is waited for
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+def _retried(
+    method: Callable[Concatenate[Queue, Arguments], Result],
+) -> Callable[Concatenate[RetryingQueue, Arguments], Result]:
+    """The method of a queue, called again until the database answers."""
+
+    def call(self: RetryingQueue, /, *given: Arguments.args, **named: Arguments.kwargs) -> Result:
+        of_queue: Callable[Arguments, Result] = getattr(self.queue, method.__name__)
+        return self.until_answered(lambda: of_queue(*given, **named))
+
+    return call
 
 
 @dataclass(slots=True)
 class RetryingQueue:
     """`queue`, with every call made again until the database answers. Says so once.
 
-    Raises Unreachable after `patience` seconds, or if `stop` is set and there is still no answer.
-    `on_outage` is called at the beginning of an outage. `attend` gives signs of life: it is called
-    before each statement, and every few seconds while the database is waited for; if it raises
-    Unreachable, that is an outage as well.
+    Raises Unreachable after `reconnect_timeout` seconds, or if `stop` is set and there is still no
+    answer. `on_outage` is called at the beginning of an outage. `attend` gives signs of life: it is
+    called before each statement, and every few seconds while the database is waited for; if it
+    raises Unreachable, that is an outage as well.
     """
 
     queue: Queue
@@ -59,62 +58,21 @@ class RetryingQueue:
     reconnect_timeout: float = RECONNECT_TIMEOUT
     attend: Callable[[], None] | None = None
 
-    def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
-        return self.until_answered(lambda: self.queue.claim(scope, batch_size, except_targets))
-
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
-        return self.until_answered(lambda: self.queue.extend(scope, jobs))
-
-    def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
-        return self.until_answered(lambda: self.queue.complete(model, completions))
-
-    def fail(
-        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
-    ) -> int:
-        return self.until_answered(lambda: self.queue.fail(jobs, error_class, message, retry_in))
-
-    def release(
-        self,
-        jobs: Sequence[Job],
-        retry_in: timedelta = timedelta(0),
-        reason: str | None = None,
-        error_class: str | None = None,
-        *,
-        embedded: bool = False,
-    ) -> None:
-        self.until_answered(
-            lambda: self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
-        )
-
-    def heartbeat(self, scope: Scope, report: Report) -> None:
-        self.until_answered(lambda: self.queue.heartbeat(scope, report))
-
-    def command(self, scope: Scope) -> Command:
-        return self.until_answered(lambda: self.queue.command(scope))
-
-    def load(self) -> DatabaseLoad:
-        return self.until_answered(self.queue.load)
-
-    def listen(self) -> bool:
-        return self.until_answered(self.queue.listen)
-
-    def wait(self, seconds: float) -> bool:
-        return self.until_answered(lambda: self.queue.wait(seconds))
-
-    def report_provider(self, provider: str, error: str | None, hint: str | None = None) -> None:
-        self.until_answered(lambda: self.queue.report_provider(provider, error, hint))
-
-    def announce(self, event: str, subject: str, announcement: UUID) -> bool:
-        return self.until_answered(lambda: self.queue.announce(event, subject, announcement))
-
-    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
-        return self.until_answered(lambda: self.queue.cached(model, dimensions, hashes))
-
-    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
-        self.until_answered(lambda: self.queue.cache(model, completions, cap_mb))
-
-    def deregister(self, scope: Scope) -> None:
-        self.until_answered(lambda: self.queue.deregister(scope))
+    claim = _retried(Queue.claim)
+    extend = _retried(Queue.extend)
+    complete = _retried(Queue.complete)
+    fail = _retried(Queue.fail)
+    release = _retried(Queue.release)
+    heartbeat = _retried(Queue.heartbeat)
+    command = _retried(Queue.command)
+    load = _retried(Queue.load)
+    listen = _retried(Queue.listen)
+    wait = _retried(Queue.wait)
+    deregister = _retried(Queue.deregister)
+    report_provider = _retried(Queue.report_provider)
+    announce = _retried(Queue.announce)
+    cached = _retried(Queue.cached)
+    cache = _retried(Queue.cache)
 
     def until_answered(self, call: Callable[[], Result]) -> Result:
         """What `call` returns, made again until the database answers."""

@@ -7,14 +7,8 @@ the names of the arguments, so every call gives all names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, LiteralString
-
-ONE_OF_A_NAME = (
-    "Find the other with `\\df public.NAME` in psql, and drop it: it does not belong to the owner"
-    " of the SQL API."
-)
 
 Signature = Mapping[LiteralString, LiteralString]
 
@@ -165,6 +159,9 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "watch_embeddings": _WATCH,
 }
 
+STATEMENT_TIMEOUTS: dict[str, str] = {"reprocess_embeddings": "1min"}
+"""What a call may take over a connection: the Data API alone takes it from the function itself."""
+
 # What the worker never gives another value.
 _FIXED: Mapping[str, Mapping[str, Any]] = {
     "announce_embedding_event": {"quiet": "15 minutes"},
@@ -207,33 +204,3 @@ def _placeholder(name: LiteralString, type_: LiteralString) -> LiteralString:
     if type_ == "bytea[]":
         return f"%({name})b::pg_catalog.bytea[]"
     return f"%({name})s::{typed(type_)}"
-
-
-# Of these states only: messages of others name objects, and have values in their detail alone.
-_MAY_HOLD_VALUES = re.compile("2[12]|38|39|P0|XX|3D|3F|0A|42(601|602|622|703|704|883|P01)")
-# The first line of the context says where it happened.
-_OURS = re.compile(r"$|PL/pgSQL\W\S+ (embedding\.|public\.\w*embedding)")
-_OF_A_USER = re.compile(r"PL/(?!pgSQL)|PL/pgSQL[^\n]* (RAISE|ASSERT)(\n|$)")
-
-
-def raised_by_a_user(context: str) -> bool:
-    """Whether a function that is not ours chose the words of an error."""
-    return not _OURS.match(context) and bool(_OF_A_USER.match(context))
-
-
-def without_values(state: str, message: str, context: str | None) -> str:
-    """A message of the database, without what values of rows it may hold.
-
-    As embedding.describe_error does it. `context`: where it happened; empty where the statement of
-    a call failed itself, None where nobody knows.
-    """
-    if context is not None:
-        if raised_by_a_user(context):
-            return f"SQLSTATE {state}: {context.partition(chr(10))[0]}"
-        if _OURS.match(context):
-            return message
-    if not _MAY_HOLD_VALUES.match(state):
-        return message
-    if context is None and state.startswith("P0"):
-        return f"SQLSTATE {state}"
-    return re.sub('(["«»„“”]|0x).*', '"..."', message, flags=re.DOTALL)

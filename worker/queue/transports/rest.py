@@ -16,27 +16,25 @@ import httpx
 from postgrest import APIError
 from supabase import Client, ClientOptions, create_client
 
-from worker.errors import (
-    Busy,
-    SchemaError,
-    SettingsError,
-    StatementTimeout,
-    Unreachable,
-    WorkerError,
+from worker.database.translation import (
+    ONE_OF_A_NAME,
+    DatabaseMessage,
+    Wording,
+    error_of,
+    one_line,
 )
+from worker.errors import DatabaseError, SchemaError, SettingsError, Unreachable, WorkerError
 from worker.proxies import direct_mounts, usable_proxies
-from worker.queue import one_line, takes_no_writes
-from worker.queue.functions import ONE_OF_A_NAME, arguments_of, without_values
+from worker.queue.functions import arguments_of
 
 ANSWER_TIMEOUT = 60.0  # seconds; the statement timeout of the API's role ends a call long before
 CONNECT_TIMEOUT = 10.0  # seconds
 
-# Failures that pass. Postgres: connection, conflict, lack of room, shutdown. PostgREST: it has no
-# connection to the database, gets none in time, or has not read the schema yet. A gateway: time,
-# rate, and whatever fails behind it.
-PASSING_CODE = re.compile(r"(08|40|53|57|58)...|PGRST00[0-3]")
+# Failures that pass, beside those of Postgres. PostgREST: it has no connection to the database,
+# gets none in time, or has not read the schema yet. A gateway: time, rate, whatever fails behind.
+PASSING_CODE = re.compile("PGRST00[0-3]")
 PASSING_STATUS = re.compile(r"408|429|5..")
-OUR_OWN = ("22023", "2201B")  # what the functions of the SQL API raise: no values are in it
+SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 
 WHICH_KEY = (
     "SUPABASE_SERVICE_ROLE_KEY must be the secret key (sb_secret_…) or the service_role key of this"
@@ -52,12 +50,22 @@ NOTHING_LOST = (
     " SUPABASE_URL, and that the project is not paused."
 )
 
+WORDING = Wording(
+    failed=("the Data API failed: ", NOTHING_LOST),
+    slow=(
+        "the database ended a statement of the Data API: ",
+        "It took longer than the role of the API may: alter role authenticator"
+        " set statement_timeout = '30s'; notify pgrst, 'reload config';",
+    ),
+    denied=("the key may not do that: ", WHICH_KEY),
+    lacking=("this project lacks part of the SQL API: ", MIGRATE),
+)
+
 
 class Rest:
     """Calls functions and reads views of the project at `url`. The key is in no message or repr.
 
-    Raises Unreachable if the project is out of reach, StatementTimeout, Busy, SchemaError if the
-    SQL API is missing, and SettingsError if it refuses the key or what it was asked.
+    Raises what a Transport raises, and SettingsError if the project refuses the key.
     """
 
     def __init__(self, url: str, key: str, application_name: str) -> None:
@@ -119,34 +127,24 @@ class Rest:
 def meaning_of(problem: APIError, status: int) -> WorkerError:
     """The error of ours for one of the Data API, whose answer had this status."""
     code = problem.code or ""
+    if SQLSTATE.fullmatch(code):
+        hint = one_line(problem.hint) if problem.hint else None
+        said = DatabaseMessage(code, problem.message or f"status {status}", hint, context=None)
+        return error_of(said, WORDING)
     message = one_line(problem.message or f"status {status}")
-    if (status in (401, 403) and not re.fullmatch(r"\w{5}", code)) or code.startswith("PGRST30"):
+    if status in (401, 403) or code.startswith("PGRST30"):
         return SettingsError(f"the Data API refuses the key: {message}", WHICH_KEY)
-    if code == "42501":
-        return SettingsError(f"the key may not do that: {message}", WHICH_KEY)
-    if code in ("PGRST203", "42725"):
+    if code == "PGRST203":
         return SchemaError(f"two functions in public have one name: {message}", ONE_OF_A_NAME)
-    if code in ("PGRST202", "PGRST205", "42883"):
-        return SchemaError(f"this project lacks part of the SQL API: {message}", MIGRATE)
+    if code in ("PGRST202", "PGRST205"):
+        return SchemaError(WORDING.lacking[0] + message, WORDING.lacking[1])
     if code == "PGRST106":
         return SettingsError(
             f"the Data API does not serve the schema public: {message}",
             "Add it: Project Settings, Data API, exposed schemas.",
         )
-    if code == "55P03":
-        return Busy(message)
-    if code == "57014":
-        return StatementTimeout(
-            f"the database ended a statement of the Data API: {message}",
-            "It took longer than the role of the API may: alter role authenticator"
-            " set statement_timeout = '30s'; notify pgrst, 'reload config';",
-        )
-    if code == "25006":
-        return takes_no_writes(message)
     if PASSING_CODE.fullmatch(code) or PASSING_STATUS.fullmatch(str(status)):
-        return Unreachable(f"the Data API failed: {message}", NOTHING_LOST)
+        return Unreachable(WORDING.failed[0] + message, WORDING.failed[1])
     if status == 404 and code in ("", "404"):
         return SettingsError(f"what answers at SUPABASE_URL is no Data API: {message}", WHICH_URL)
-    if code not in OUR_OWN:
-        message = without_values(code, message, None)
-    return SettingsError(message, one_line(problem.hint) if problem.hint else None)
+    return DatabaseError(f"{message} ({code or status})", problem.hint)

@@ -1,0 +1,79 @@
+"""The history of migrations that a database has applied, which is that of the Supabase CLI."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg.rows import scalar_row
+
+from worker.database.connection import PostgresConnection, translated
+from worker.database.migrations import Migration
+from worker.database.translation import one_line
+from worker.errors import SettingsError
+
+RESTORED_IN_PART = (
+    "Most likely a dump was restored in part. docs/troubleshooting.md says how to restore the rest,"
+    " or how to begin again."
+)
+
+# A part of the schema is there that the history does not list.
+_DUPLICATES = (
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateObject,
+)
+
+
+class MigrationHistory:
+    """The history table of the database behind a connection."""
+
+    def __init__(self, database: PostgresConnection) -> None:
+        self._database = database
+
+    def applied(self) -> dict[str, str | None]:
+        """Return the version and the name of each migration that was applied."""
+        with translated(), self._database.current.cursor(row_factory=scalar_row) as cursor:
+            [is_missing] = cursor.execute(
+                "select pg_catalog.to_regclass('supabase_migrations.schema_migrations') is null"
+            )
+            if is_missing:
+                return {}
+            [history] = cursor.execute(
+                "select coalesce(jsonb_object_agg(version, name), '{}')"
+                " from supabase_migrations.schema_migrations"
+            )
+            return dict(history)
+
+    def apply(self, migration: Migration) -> None:
+        """Run a migration and enter it into the history: both or neither."""
+        with translated(), self._database.current.transaction():
+            connection = self._database.current
+            connection.execute("create schema if not exists supabase_migrations")
+            connection.execute(
+                "create table if not exists supabase_migrations.schema_migrations"
+                " (version text primary key, statements text[], name text)"
+            )
+            try:
+                connection.execute(migration.sql.encode())
+            except _DUPLICATES as problem:
+                raise SettingsError(
+                    f"the history of migrations lacks {migration.version}_{migration.name},"
+                    f" but part of it is there: {one_line(str(problem.diag.message_primary))}",
+                    problem.diag.message_hint or RESTORED_IN_PART,
+                ) from problem
+            connection.execute(
+                "insert into supabase_migrations.schema_migrations (version, statements, name)"
+                " values (%s, %s, %s)",
+                [migration.version, [migration.sql], migration.name],
+            )
+
+    def reenter(self, version: str, migration: Migration) -> None:
+        """Enter as this migration what the history has under another version."""
+        with translated():
+            self._database.current.execute(
+                "with entry as (delete from supabase_migrations.schema_migrations"
+                "                where version = %s and version <> %s returning statements)"
+                " insert into supabase_migrations.schema_migrations (version, statements, name)"
+                " select %s, statements, %s from entry on conflict do nothing",
+                [version, migration.version, migration.version, migration.name],
+            )

@@ -1,0 +1,152 @@
+"""Turns what the database reports into an error of ours, by its SQLSTATE.
+
+A connection and the Data API report the same errors. They differ in what they know of them: only a
+connection gives the context of an error, which says where it arose.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from worker.errors import (
+    Busy,
+    DatabaseError,
+    SchemaError,
+    SettingsError,
+    StatementTimeout,
+    Unreachable,
+    WorkerError,
+)
+
+ONE_OF_A_NAME = (
+    "Find the other with `\\df public.NAME` in psql, and drop it: it does not belong to the owner"
+    " of the SQL API."
+)
+
+# Failures that pass: connection, conflict, lack of room, shutdown.
+_PASSING = re.compile("08|40|53|57|58")
+# What the functions raise that the Data API can call.
+_OF_THE_API = ("22000", "22023", "2201B", "42704")
+_WITHOUT_VALUES = ("22023", "2201B")  # of those, whoever raises them
+# Messages of these states only may hold values; those of others name objects, and have values in
+# their detail alone.
+_MAY_HOLD_VALUES = re.compile("2[12]|38|39|P0|XX|3D|3F|0A|42(601|602|622|703|704|883|P01)")
+# The first line of the context says where it happened. In whatever language the server speaks, that
+# line has PL/pgSQL, the name of the function, its arguments, and the statement at its end.
+_FUNCTION_OF_OURS = (
+    r"[^\n(\"]*PL/pgSQL[^\n(\"]*(?<![A-Za-z0-9_$.])(embedding\.|public\.\w*embedding)"
+)
+_OURS = re.compile("$|" + _FUNCTION_OF_OURS)
+_RAISED_BY_US = re.compile(_FUNCTION_OF_OURS + r"[^\n]* RAISE(\n|$)")
+_OF_A_USER = re.compile(r"PL/(?!pgSQL)|PL/pgSQL[^\n]* (RAISE|ASSERT)(\n|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseMessage:
+    """An error as the database reports it.
+
+    `context` says where it arose: it is empty if the statement itself failed, and None if that is
+    not known.
+    """
+
+    sqlstate: str
+    message: str
+    hint: str | None
+    context: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How errors read that have another cure over a connection than over the Data API.
+
+    Each is the beginning of the cause, and the hint.
+    """
+
+    failed: tuple[str, str]
+    slow: tuple[str, str]
+    denied: tuple[str, str]
+    lacking: tuple[str, str]
+
+
+def error_of(said: DatabaseMessage, wording: Wording) -> WorkerError:
+    """Return the error of ours for an error of the database.
+
+    It is a SettingsError only if our own SQL API raised it on purpose.
+    """
+    message = one_line(without_values(said))
+    match said.sqlstate:
+        case "55P03":
+            return Busy(message)
+        case "57014":
+            return StatementTimeout(wording.slow[0] + message, wording.slow[1])
+        case "25006":
+            return takes_no_writes(one_line(said.message))
+        case "42725":
+            return SchemaError(f"two functions have the same name: {message}", ONE_OF_A_NAME)
+        case "42883" if not said.context:
+            return SchemaError(wording.lacking[0] + message, wording.lacking[1])
+    if _PASSING.match(said.sqlstate):
+        return Unreachable(wording.failed[0] + message, wording.failed[1])
+    hint = None if raised_by_a_user(said.context or "") else said.hint
+    if raised_by_us(said):
+        return SettingsError(message, hint)
+    if said.sqlstate == "42501":
+        # Without a context, the hint may be that of PostgREST, to grant the right to a wrong key.
+        hint = wording.denied[1] if said.context is None else hint or wording.denied[1]
+        message = wording.denied[0] + message
+    return DatabaseError(_with_sqlstate(message, said.sqlstate), hint)
+
+
+def raised_by_us(said: DatabaseMessage) -> bool:
+    """Whether our SQL API raised the error on purpose, to refuse what it was asked.
+
+    Where the context is not known, the SQLSTATE decides.
+    """
+    if said.context is None:
+        return said.sqlstate in _OF_THE_API
+    return bool(_RAISED_BY_US.match(said.context))
+
+
+def raised_by_a_user(context: str) -> bool:
+    """Whether a function that is not ours chose the words of an error."""
+    return not _OURS.match(context) and bool(_OF_A_USER.match(context))
+
+
+def without_values(said: DatabaseMessage) -> str:
+    """Return the message without the values of rows that it may hold.
+
+    embedding.describe_error does the same in the database.
+    """
+    state, message, context = said.sqlstate, said.message, said.context
+    if context is not None:
+        if raised_by_a_user(context):
+            return f"SQLSTATE {state}: {context.partition(chr(10))[0]}"
+        if _OURS.match(context):
+            return message
+    elif state in _WITHOUT_VALUES:
+        return message
+    if not _MAY_HOLD_VALUES.match(state):
+        return message
+    if context is None and state.startswith("P0"):
+        return f"SQLSTATE {state}"
+    return re.sub('(["«»„“”]|0x).*', '"..."', message, flags=re.DOTALL)
+
+
+def takes_no_writes(message: str) -> Unreachable:
+    """The error for a database that is read-only just now."""
+    return Unreachable(
+        f"the database takes no writes: {message}",
+        "It is a standby, or its host made it read-only, as Supabase does when the disk is full."
+        " `worker doctor` says what to run.",
+    )
+
+
+def one_line(message: str) -> str:
+    """What a server said, without its line breaks."""
+    return " ".join(message.split())
+
+
+def _with_sqlstate(message: str, sqlstate: str) -> str:
+    state = f"SQLSTATE {sqlstate}"
+    return message if state in message else f"{message} ({state})"

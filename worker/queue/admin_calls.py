@@ -1,0 +1,203 @@
+"""The calls of the commands: targets, jobs, status, statistics, search and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.database.migrations import check_version
+from worker.errors import Busy, DatabaseError, Unreachable
+from worker.queue.calls import Calls
+from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Scope
+from worker.queue.reports import Estimate, Failure, Finding, QueueProgress, Stats, TargetStatus
+from worker.queue.search import Match
+from worker.queue.targets import Target, no_such_table, watched_by
+from worker.queue.transports import columns_of
+from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider, WorkerStatus
+
+
+class AdminCalls(Calls):
+    """The AdminQueue protocol, without the part of a worker and what a transport alone knows."""
+
+    def check_schema(self) -> None:
+        check_version(int(self._call("embedding_schema_version")))
+
+    def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
+        every = self._read(Target, "embedding_targets", "table_name", "embedding_column")
+        return watched_by(every, None if table is None else self._watched(table, every), column)
+
+    def target(self, table: str, column: str) -> Target:
+        return self.targets(table, column)[0]
+
+    def table_name(self, given: str) -> str:
+        """The name under which a table is watched, for a name as somebody typed it.
+
+        A table that was dropped is known by the name it was watched under. Raises SettingsError.
+        """
+        return self._watched(given, self._read(Target, "embedding_targets"))
+
+    def _watched(self, given: str, every: Sequence[Target]) -> str:
+        if any(target.table_name == given for target in every):
+            return given
+        return self._name_of(given)
+
+    def _name_of(self, given: str) -> str:
+        """The name of a table that somebody means: by its exact name, or else as SQL reads it."""
+        for relation in ('"' + given.replace('"', '""') + '"', given):
+            try:
+                return str(self._call("embedding_table_name", relation=relation))
+            except (Unreachable, Busy):
+                raise
+            except DatabaseError:  # not that name, or not even one
+                continue
+        raise no_such_table(given)
+
+    def backfill(self, target: Target, batch: int) -> int:
+        return self._portion.within_time(
+            batch,
+            lambda size: int(
+                self._call(
+                    "backfill_embeddings",
+                    watched_table=target.table_name,
+                    embedding_column=target.embedding_column,
+                    batch=size,
+                )
+            ),
+        )
+
+    def requeue(
+        self,
+        *,
+        status: str | None,
+        table: str | None = None,
+        column: str | None = None,
+        record: str | None = None,
+        error_class: str | None = None,
+    ) -> int:
+        return int(
+            self._call(
+                "requeue_embeddings",
+                only_status=status,
+                only_table=table,
+                only_column=column,
+                only_record=record,
+                only_error_class=error_class,
+            )
+        )
+
+    def list_jobs(
+        self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
+    ) -> list[ListedJob]:
+        return self._rows(
+            ListedJob,
+            "list_embeddings",
+            statuses=list(statuses),
+            only_table=table,
+            only_column=column,
+            max_rows=limit,
+        )
+
+    def reprocess(
+        self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
+    ) -> Reprocessed:
+        return self._rows(
+            Reprocessed,
+            "reprocess_embeddings",
+            pattern=pattern,
+            only_table=table,
+            only_column=column,
+            after_id=after,
+            dry_run=dry_run,
+        )[0]
+
+    def recheck(
+        self, table: str | None, column: str | None, after: int, batch: int, *, dry_run: bool
+    ) -> Rechecked:
+        return self._rows(
+            Rechecked,
+            "recheck_embeddings",
+            only_table=table,
+            only_column=column,
+            after_id=after,
+            batch=batch,
+            dry_run=dry_run,
+        )[0]
+
+    def stats(self, since: timedelta) -> Stats:
+        return self._rows(Stats, "embedding_stats", since=since)[0]
+
+    def control(self, desired_state: DesiredState, worker: str | None = None) -> int:
+        return int(self._call("control_embeddings", desired_state=desired_state, worker=worker))
+
+    def commands(self) -> list[StandingCommand]:
+        return self._read(StandingCommand, "embedding_control", "worker")
+
+    def count_due(self, scope: Scope) -> int:
+        return int(
+            self._call("count_due_embeddings", only_table=scope.table, only_column=scope.column)
+        )
+
+    def status(self) -> list[TargetStatus]:
+        return self._read(TargetStatus, "embedding_status", "table_name", "embedding_column")
+
+    def progress(self) -> QueueProgress:
+        return self._read(QueueProgress, "embedding_progress")[0]
+
+    def workers(self) -> list[WorkerStatus]:
+        return self._read(WorkerStatus, "embedding_workers", "worker")
+
+    def failures(self) -> list[Failure]:
+        found = self._read(
+            Failure, "embedding_failures", "table_name", "embedding_column", "error_class"
+        )
+        return sorted(found, key=lambda failure: -failure.failed)
+
+    def providers(self) -> list[StoppedProvider]:
+        return self._read(StoppedProvider, "embedding_providers", "provider")
+
+    def estimate(
+        self, default_model: str, table: str | None, column: str | None, missing: bool
+    ) -> list[Estimate]:
+        return self._rows(
+            Estimate,
+            "estimate_embeddings",
+            default_model=default_model,
+            only_table=table,
+            only_column=column,
+            missing=missing,
+        )
+
+    def rate(self, model: str) -> float | None:
+        rate = self._call("embedding_rate", model=model)
+        return float(rate) if rate else None
+
+    def search(
+        self,
+        target: Target,
+        vector: npt.NDArray[np.float32],
+        limit: int,
+        model: str | None = None,
+    ) -> list[Match]:
+        return self._rows(
+            Match,
+            "search_embeddings",
+            watched_table=target.table_name,
+            embedding_column=target.embedding_column,
+            query=vector,
+            matches=limit,
+            model=model,
+        )
+
+    def diagnose(self) -> list[Finding]:
+        columns = {"check_name": str, **columns_of(Finding)}
+        del columns["check"]
+        return [
+            Finding(check=row.pop("check_name"), **row)
+            for row in (
+                *self._transport.rows("diagnose_embeddings", {}, columns),
+                *self._transport.rows("sample_embeddings", {}, columns),
+            )
+        ]

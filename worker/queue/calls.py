@@ -1,0 +1,37 @@
+"""What the calls of all roles have in common: a transport, and rows that become objects."""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString, Self, TypeVar
+
+from worker.queue.portion import Portion
+from worker.queue.transports import Transport, columns_of
+
+Made = TypeVar("Made")
+
+
+class Calls:
+    """Calls functions of the SQL API over a transport, and closes it behind a `with`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._portion = Portion()  # jobs or rows in one call
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
+
+    def _call(self, function: LiteralString, **arguments: Any) -> Any:
+        """The value that a function returns."""
+        return self._transport.call(function, arguments)
+
+    def _rows(self, made: type[Made], function: LiteralString, **arguments: Any) -> list[Made]:
+        """An object for each row that a function returns, whose columns are its fields."""
+        rows = self._transport.rows(function, arguments, columns_of(made))
+        return [made(**row) for row in rows]
+
+    def _read(self, made: type[Made], view: LiteralString, *order: str) -> list[Made]:
+        """An object for each row of a table or a view, in the order of these columns."""
+        return [made(**row) for row in self._transport.read(view, columns_of(made), *order)]

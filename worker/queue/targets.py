@@ -1,0 +1,102 @@
+"""Targets: the watched columns, and how a person names one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from worker.errors import SettingsError
+
+OnTooLong = Literal["fail", "truncate"]
+NAMELESS = "''"
+"""How a name is told that is empty: a variable of a script that is not set, most likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A watched column.
+
+    `model` made all of its vectors; None: it has none yet, and gets those of the worker's default.
+    `model_is_default`: nobody named that model, it was the default of the first worker.
+    """
+
+    table_name: str
+    embedding_column: str
+    source: str
+    filter: str | None
+    model: str | None
+    model_is_default: bool
+    dimensions: int | None
+    enabled: bool
+    problem: str | None
+
+    def accepts(self, default_model: str) -> bool:
+        """Whether a worker with this default model works on the column."""
+        return not self.model_is_default or self.model in (None, default_model)
+
+
+class WatchOptions(TypedDict, total=False):
+    """The options of watch_embeddings. None keeps what the target has; "" takes it away."""
+
+    model: str | None
+    filter: str | None
+    dimensions: int | None
+    on_too_long: OnTooLong | None
+    match_function: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPreview:
+    """What watching a column would do. `width`: of the column; None: it has none.
+
+    `changes`: one line for each setting that changes. `to_embed`: how many records would be
+    embedded again.
+    """
+
+    is_watched: bool
+    width: int | None
+    changes: list[str]
+    to_embed: int
+
+
+def other_model(target: Target, default_model: str) -> SettingsError | None:
+    """Why a worker with this default model does not work on a column; None: it does."""
+    if target.accepts(default_model):
+        return None
+    return SettingsError(
+        f"column {target.embedding_column} of table {target.table_name} holds vectors of"
+        f" {target.model}, and EMBEDDING_MODEL is {default_model}: it is left as it is",
+        f"Set EMBEDDING_MODEL={target.model}, or name the model of this column: `worker watch …"
+        f" --model {target.model}` keeps its vectors, `worker watch … --model {default_model}`"
+        " embeds every row again.",
+    )
+
+
+def watched_by(targets: Sequence[Target], table: str | None, column: str | None) -> list[Target]:
+    """Those of a table, by the name it is watched under, and of a column (None: of any).
+
+    Raises SettingsError if one is given and none is watched by it.
+    """
+    found = [
+        target
+        for target in targets
+        if table in (None, target.table_name) and column in (None, target.embedding_column)
+    ]
+    asked = {"column": column, "table": table}
+    given = [f"{kind} {name or NAMELESS}" for kind, name in asked.items() if name is not None]
+    if given and not found:
+        raise SettingsError(
+            f"{' of '.join(given)} is not watched",
+            "`worker targets` lists what is; `worker watch` adds to it.",
+        )
+    return found
+
+
+def no_such_table(given: str) -> SettingsError:
+    """What to tell somebody who typed the name of a table that is not there."""
+    return SettingsError(
+        f"there is no table {given or NAMELESS}",
+        "Write it as in SQL, with its schema and its quotes where it needs them: "
+        'app.docs, or \'"My-Schema"."Weird Table"\'.',
+    )

@@ -1,0 +1,191 @@
+"""The SQL API over psycopg: calls with the exact types of all arguments, and vectors in binary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from select import select
+from typing import Any, LiteralString
+
+import pgvector
+import psycopg
+from pgvector.psycopg.vector import register_vector_info
+from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+from psycopg.rows import dict_row, scalar_row
+from psycopg.types import TypeInfo
+from psycopg.types.json import Jsonb
+
+from worker.database.connection import PostgresConnection, translated
+from worker.queue.functions import FUNCTIONS, STATEMENT_TIMEOUTS, arguments_of, call
+from worker.queue.transports import Columns, Row, Vector
+
+PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
+
+Connection = psycopg.Connection[Any]
+
+
+class PostgresTransport:
+    """Calls the SQL API in the database behind `database`."""
+
+    def __init__(self, database: PostgresConnection) -> None:
+        self._database = database
+        self._knows_vectors: Connection | None = None
+        self._asked: Connection | None = None
+        self._listens = False
+
+    def call(self, function: LiteralString, arguments: Mapping[str, Any]) -> Any:
+        self._prepare_vectors(FUNCTIONS[function].values())
+        query = "select " + call(function)
+        with (
+            self._limited(function) as connection,
+            connection.cursor(row_factory=scalar_row) as cursor,
+        ):
+            return cursor.execute(query, _encoded(function, arguments), binary=True).fetchone()
+
+    def rows(
+        self, function: LiteralString, arguments: Mapping[str, Any], columns: Columns
+    ) -> list[Row]:
+        self._prepare_vectors([*FUNCTIONS[function].values(), *columns.values()])
+        query = _select(call(function), tuple(columns))
+        with (
+            self._limited(function) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            return cursor.execute(query, _encoded(function, arguments), binary=True).fetchall()
+
+    def read(self, view: LiteralString, columns: Columns, *order: str) -> list[Row]:
+        query = _select("public." + view, tuple(columns), order)
+        with translated(), self._database.current.cursor(row_factory=dict_row) as cursor:
+            # in binary: the text of a time depends on the DateStyle of the session
+            return cursor.execute(query, binary=True).fetchall()
+
+    def value(self, query: LiteralString, parameters: Sequence[Any] = ()) -> Any:
+        """The value that a statement returns which is no call of the SQL API."""
+        with translated(), self._database.current.cursor(row_factory=scalar_row) as cursor:
+            return cursor.execute(query, parameters, binary=True).fetchone()
+
+    def listen(self) -> bool:
+        connection = self._database.current
+        if connection is not self._asked:
+            with translated():
+                self._listens = self._can_listen(connection)
+            self._asked = connection
+        return self._listens
+
+    def wait(self, seconds: float) -> bool:
+        connection = self._database.current
+        with translated():
+            # psycopg would look ten times a second whether it is to stop
+            return _has_heard(connection) or (
+                bool(select([connection.fileno()], [], [], seconds)[0]) and _has_heard(connection)
+            )
+
+    def storable(self, words: str | None) -> str | None:
+        if words is None or self._encoding == "UTF8":
+            return words
+        return words.encode("ascii", "replace").decode()
+
+    @property
+    def _encoding(self) -> str | None:
+        return self._database.current.info.parameter_status("server_encoding")
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def _limited(self, function: str) -> Iterator[Connection]:
+        """The connection, with the timeout of a function where it has one of its own."""
+        connection = self._database.current
+        timeout = STATEMENT_TIMEOUTS.get(function)
+        with translated():
+            if timeout is None:
+                yield connection
+                return
+            with connection.transaction():
+                connection.execute(
+                    "select pg_catalog.set_config('statement_timeout', %s::pg_catalog.text, true)",
+                    [timeout],
+                )
+                yield connection
+
+    def _can_listen(self, connection: Connection) -> bool:
+        """Whether a LISTEN lasts: not where a pooler gives each transaction another backend.
+
+        Without a pooler, the backend is the one that answered when the connection was made. Behind
+        one, a second connection tries: first whether it takes our backend away, so that none that
+        serves others is made to listen; then with a notification.
+        """
+        backend = "select pg_catalog.pg_backend_pid()"
+        ours = connection.execute(backend).fetchone()
+        if ours == (connection.info.backend_pid,):
+            connection.execute("set idle_session_timeout = 0")  # it waits for hours, on purpose
+            connection.execute("listen embedding_queue")
+            return True
+        with self._database.another() as other:
+            with other.transaction():
+                theirs = other.execute(backend).fetchone()
+                if theirs == ours or connection.execute(backend).fetchone() != ours:
+                    return False
+            connection.execute("listen embedding_queue")
+            other.execute("notify embedding_queue")
+            return bool(list(connection.notifies(timeout=PROBED_FOR, stop_after=1)))
+
+    def _prepare_vectors(self, types: Iterable[Any]) -> None:
+        """Teach the connection, once, to send and read vectors in binary, if there are any.
+
+        Asked for by number: its schema may be one that a worker has no right on.
+        """
+        connection = self._database.current
+        if connection is self._knows_vectors or not any(map(_is_vector, types)):
+            return
+        with translated():
+            oid, array_oid = connection.execute(
+                "select type.oid, type.typarray from pg_catalog.pg_type as type"
+                " join pg_catalog.pg_extension as extension"
+                " on extension.extnamespace = type.typnamespace"
+                " where extension.extname = 'vector' and type.typname = 'vector'"
+            ).fetchone() or (0, 0)
+            register_vector_info(connection, TypeInfo("vector", oid, array_oid))
+            connection.adapters.register_loader(oid, _AsArray)
+        self._knows_vectors = connection
+
+
+class _AsArray(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> Vector:
+        array: Vector = pgvector.Vector.from_binary(data).to_numpy()
+        return array
+
+
+def _is_vector(type_: Any) -> bool:
+    return type_ in ("vector", "vector[]") or type_ == Vector
+
+
+def _encoded(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    types = FUNCTIONS[function]
+    return {
+        name: Jsonb(value) if types[name] == "jsonb" else value
+        for name, value in arguments_of(function, arguments).items()
+    }
+
+
+@cache
+def _select(source: LiteralString, columns: Sequence[str], order: Sequence[str] = ()) -> bytes:
+    """A SELECT of these columns, as bytes: to compose it takes longer than some calls."""
+    query = sql.SQL("select {} from ").format(_listed(columns)) + sql.SQL(source)
+    if order:
+        query += sql.SQL(" order by {}").format(_listed(order))
+    return query.as_bytes(None)
+
+
+def _listed(columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def _has_heard(connection: Connection) -> bool:
+    return bool(list(connection.notifies(timeout=0, stop_after=1)))

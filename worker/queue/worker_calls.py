@@ -1,0 +1,175 @@
+"""The calls of a worker: claim, complete, and what it reports of itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from worker.host import resident_mb
+from worker.queue.cache import Cached, whole
+from worker.queue.calls import Calls
+from worker.queue.jobs import Claim, Completion, Job, JobId, LeaseKey, Refusal, Scope
+from worker.queue.reports import DatabaseLoad
+from worker.queue.transports import Vector, columns_of
+from worker.queue.workers import Command, Report
+
+CLAIMED = {
+    name: type_
+    for name, type_ in {**columns_of(Job), "status": str}.items()
+    if name != "claimed_at"  # by our own clock
+}
+
+
+class WorkerCalls(Calls):
+    """The Queue protocol."""
+
+    def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
+        return self._portion.within_time(batch_size, partial(self._claim, scope, except_targets))
+
+    def _claim(self, scope: Scope, except_targets: Collection[int], batch_size: int) -> Claim:
+        arguments = {
+            "worker": scope.worker,
+            "batch": batch_size,
+            "lease_for": scope.lease,
+            "default_model": scope.default_model,
+            "only_table": scope.table,
+            "only_column": scope.column,
+            "except_targets": list(except_targets),
+        }
+        return Claim.of(self._transport.rows("claim_embeddings", arguments, CLAIMED))
+
+    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
+        lost = self._transport.rows(
+            "extend_embeddings",
+            {"worker": scope.worker, **_ids_and_leases(jobs), "lease_for": scope.lease},
+            {"id": int, "lease": UUID},
+        )
+        return {(JobId(row["id"]), row["lease"]) for row in lost}
+
+    def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        refused: list[Refusal] = []
+        while completions:
+            refusals, completions = self._portion.within_time(
+                len(completions), partial(self._complete, model, completions)
+            )
+            refused += refusals
+        return refused
+
+    def _complete(
+        self, model: str, completions: Sequence[Completion], most: int
+    ) -> tuple[list[Refusal], Sequence[Completion]]:
+        """Hand in at most so many. Returns what was refused of them, and the rest."""
+        completions, rest = completions[:most], completions[most:]
+        refused = self._transport.rows(
+            "complete_embeddings",
+            {
+                **_ids_and_leases([completion.job for completion in completions]),
+                **_hashes_and_vectors(completions),
+                "model": model,
+                "truncated_to": [completion.truncated_to for completion in completions],
+                "costs": [completion.cost for completion in completions],
+            },
+            {"id": int, "reason": str},
+        )
+        return [Refusal(JobId(row["id"]), row["reason"]) for row in refused], rest
+
+    def fail(
+        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+    ) -> int:
+        words = {"class": error_class, "message": self._transport.storable(message)}
+        return int(
+            self._call("fail_embeddings", **_ids_and_leases(jobs), **words, retry_in=retry_in)
+        )
+
+    def release(
+        self,
+        jobs: Sequence[Job],
+        retry_in: timedelta = timedelta(0),
+        reason: str | None = None,
+        error_class: str | None = None,
+        *,
+        embedded: bool = False,
+    ) -> None:
+        self._call(
+            "release_embeddings",
+            **_ids_and_leases(jobs),
+            **{"class": error_class},
+            reason=self._transport.storable(reason),
+            retry_in=retry_in,
+            embedded=embedded,
+        )
+
+    def heartbeat(self, scope: Scope, report: Report) -> None:
+        about = asdict(report) | {"cause": self._transport.storable(report.cause)}
+        self._call(
+            "embedding_worker_heartbeat",
+            worker=scope.worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            rss_mb=resident_mb(),
+            **about,
+        )
+
+    def command(self, scope: Scope) -> Command:
+        found = self._rows(Command, "embedding_command", worker=scope.worker)
+        return found[0] if found else Command()
+
+    def load(self) -> DatabaseLoad:
+        return self._rows(DatabaseLoad, "embedding_database_load")[0]
+
+    def listen(self) -> bool:
+        return self._transport.listen()
+
+    def wait(self, seconds: float) -> bool:
+        return self._transport.wait(seconds)
+
+    def deregister(self, scope: Scope) -> None:
+        self._call("embedding_worker_deregister", worker=scope.worker)
+
+    def report_provider(self, provider: str, error: str | None, hint: str | None = None) -> None:
+        self._call(
+            "embedding_provider_report",
+            provider=provider,
+            error=self._transport.storable(error),
+            hint=self._transport.storable(hint),
+        )
+
+    def announce(self, event: str, subject: str, announcement: UUID) -> bool:
+        return bool(
+            self._call(
+                "announce_embedding_event", event=event, subject=subject, announcement=announcement
+            )
+        )
+
+    def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
+        found = self._transport.rows(
+            "cached_embeddings",
+            {"model": model, "dimensions": dimensions, "hashes": list(hashes)},
+            {"content_hash": bytes, "vector": Vector, "tokens": int},
+        )
+        return {row["content_hash"]: (row["vector"], row["tokens"]) for row in found}
+
+    def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
+        completions = whole(completions)
+        if completions:
+            self._call(
+                "cache_embeddings", model=model, **_hashes_and_vectors(completions), cap_mb=cap_mb
+            )
+
+
+def _ids_and_leases(jobs: Sequence[Job]) -> dict[str, Any]:
+    return {"ids": [job.id for job in jobs], "leases": [job.lease for job in jobs]}
+
+
+def _hashes_and_vectors(completions: Sequence[Completion]) -> dict[str, Any]:
+    return {
+        "hashes": [completion.job.content_hash for completion in completions],
+        "vectors": [completion.vector for completion in completions],
+        "tokens": [completion.tokens for completion in completions],
+    }
