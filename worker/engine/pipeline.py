@@ -153,8 +153,12 @@ class Pipeline:
         return self.stats
 
     @contextmanager
-    def attended(self) -> Iterator[None]:
-        """The worker is on the list of those at work, and in the end lets go of everything."""
+    def attended(self, *, retries: bool = False) -> Iterator[None]:
+        """Keep the worker on the list of those at work, and let go of everything in the end.
+
+        If it `retries`, a model that cannot be used is tried again after a pause.
+        """
+        self.retries = retries
         try:
             self.beat()
             yield
@@ -178,6 +182,11 @@ class Pipeline:
     def retry_now(self) -> None:
         """Try again at once what could not be used."""
         self._models.retry_now()
+
+    def listen(self) -> bool:
+        """Let notifications reach the worker. Returns whether they do."""
+        self.listens = self._queue.listen()
+        return self.listens
 
     @property
     def retrying_queue(self) -> RetryingQueue:
@@ -392,7 +401,7 @@ class Pipeline:
         found = self._queue.cached(jobs[0].model, width, [job.content_hash for job in jobs])
         known = [job for job in jobs if job.content_hash in found]
         if known:
-            self.stats.cached += len(known)
+            self.stats.add_cached(len(known))
             vectors = ((job, *found[job.content_hash]) for job in known)
             self._hand_in(known, Outcome([Completion(*given, cost=0.0) for given in vectors]))
         return [job for job in jobs if job.content_hash not in found]

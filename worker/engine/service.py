@@ -38,8 +38,7 @@ class CommandThrottle:
     queue: Queue
     scope: Scope
     latest: Command = field(default_factory=Command)
-    on_change: Callable[[Command], None] = lambda command: None
-    """Called with each order that is another than the one before."""
+    _on_change: Callable[[Command], None] = lambda command: None
     _known_until: float = 0.0
 
     def __call__(self) -> ThrottleDecision:
@@ -48,11 +47,15 @@ class CommandThrottle:
             before, self.latest = self.latest, self.queue.command(self.scope)
             self._known_until = now + COMMAND_KNOWN_FOR
             if self.latest != before:
-                self.on_change(self.latest)
+                self._on_change(self.latest)
         desired_state = self.latest.desired_state
         return ThrottleDecision(
             "full" if desired_state == "work" else "paused", COMMANDED.get(desired_state)
         )
+
+    def on_change(self, call: Callable[[Command], None]) -> None:
+        """Have `call` called with each command that differs from the one before."""
+        self._on_change = call
 
     def ask_again(self) -> None:
         """There may be another."""
@@ -77,9 +80,8 @@ class Service:
 
     def run(self) -> None:
         """Work and rest in turns. Raises what `Pipeline.drain` raises."""
-        self.pipeline.retries = True
-        self.commands.on_change = self._on_command
-        with self.pipeline.attended():
+        self.commands.on_change(self._on_command)
+        with self.pipeline.attended(retries=True):
             while not self.pipeline.stop.is_set():
                 before = self.pipeline.stats.settled
                 self.pipeline.work()
@@ -98,7 +100,7 @@ class Service:
             return
         began = time.monotonic()
         woken = self._wait(LOOK_ASLEEP if self._sleeps_lightly else self._look)
-        self.pipeline.stats.rested += time.monotonic() - began
+        self.pipeline.stats.add_rest(time.monotonic() - began)
         self._look = FIRST_LOOK if woken else min(2 * self._look, LAST_LOOK)
 
     def _state(self) -> tuple[WorkerState, str]:
@@ -123,7 +125,7 @@ class Service:
         if state == "asleep":
             self.pipeline.unload()
             give_back_memory()
-        self._listens()
+        self.pipeline.listen()
         self.pipeline.enter(state, cause)
 
     def _tell_if_drained(self) -> None:
@@ -156,15 +158,11 @@ class Service:
                 if self.commands.latest != self._command:
                     return True
             # a connection that was lost listens no more
-            elif not self._listens() or queue.wait(min(left, SLICE)):
+            elif not self.pipeline.listen() or queue.wait(min(left, SLICE)):
                 self.commands.ask_again()
                 return True
             self.pipeline.beat()
         return False
-
-    def _listens(self) -> bool:
-        self.pipeline.listens = self.pipeline.retrying_queue.listen()
-        return self.pipeline.listens
 
     def _on_command(self, command: Command) -> None:
         if command.desired_state == "work":  # the operator may have repaired what was wrong
