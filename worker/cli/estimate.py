@@ -11,7 +11,7 @@ from typing import TypeVar
 from worker.cli.console import NOTHING_WATCHED, dollars, out, out_json, out_table, say
 from worker.embedders import Embedder, RequestLimits, open_embedder
 from worker.embedders.packing import size_of, tokens_at_most
-from worker.engine.pipeline import TEXTS_A_REQUEST
+from worker.engine.options import TEXTS_A_REQUEST
 from worker.queue import AdminQueue, Estimate, Target
 from worker.settings import Settings
 

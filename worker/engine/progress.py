@@ -126,6 +126,19 @@ class RunStats:
         self.failed += settled["failed"]
         self.released += settled["pending"]
 
+    def add_requests(
+        self,
+        model: str,
+        requests: int,
+        tokens: int | None,
+        price: float | None,
+        times: Histogram,
+    ) -> None:
+        """Count requests to a model, and how long its answers took."""
+        spent = self.models[model]
+        spent.add(requests, tokens, price)
+        spent.request_times.add(times)
+
     def add_stale(self, jobs: int = 1) -> None:
         """Count jobs whose result was thrown away."""
         self.stale += jobs

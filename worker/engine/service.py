@@ -93,9 +93,9 @@ class Service:
         """Until there may be something to do."""
         if self.commands.latest != self._command:  # also the second `wake` in a row wakes
             self._command, self._rested_since = self.commands.latest, time.monotonic()
-        state, cause = self._state()
-        is_waiting_for_another = state == "waiting" and cause != self.pipeline.cause
-        if state != self.pipeline.state or is_waiting_for_another:
+        activity, (state, cause) = self.pipeline.activity, self._state()
+        is_waiting_for_another = state == "waiting" and cause != activity.cause
+        if state != activity.state or is_waiting_for_another:
             self._enter(state, cause)  # and look once more: what came before was told to nobody
             return
         began = time.monotonic()
@@ -115,12 +115,12 @@ class Service:
             return "asleep", cause or f"nothing to do for {rested:.0f} s"
         if cause:
             return "paused", cause
-        if self._look > SOON or self.pipeline.state != "working":
+        if self._look > SOON or self.pipeline.activity.state != "working":
             return "waiting", waits_for or "nothing is due"
         return "working", "there may be more"
 
     def _enter(self, state: WorkerState, cause: str) -> None:
-        if state == "waiting" and self.pipeline.state == "working":
+        if state == "waiting" and self.pipeline.activity.state == "working":
             self._tell_if_drained()
         if state == "asleep":
             self.pipeline.unload()
@@ -132,7 +132,7 @@ class Service:
         stats = self.pipeline.stats
         completed, failed = self._counted
         self._counted = stats.completed, stats.failed
-        seconds = time.monotonic() - self.pipeline.since
+        seconds = time.monotonic() - self.pipeline.activity.since
         is_worth_it = stats.completed - completed >= MANY_JOBS or seconds >= LONG_SPELL
         if is_worth_it and not self.pipeline.errors:
             self.pipeline.progress.event(
@@ -145,14 +145,15 @@ class Service:
     @property
     def _sleeps_lightly(self) -> bool:
         """Whether it sleeps, and a notification would wake it."""
-        return self.pipeline.state == "asleep" and self.pipeline.listens
+        activity = self.pipeline.activity
+        return activity.state == "asleep" and activity.listens
 
     def _wait(self, seconds: float) -> bool:
         """Wait for a notification, another order or the end. True if there is reason to look."""
         queue, stop = self.pipeline.retrying_queue, self.pipeline.stop
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not stop.is_set():
-            if not self.pipeline.listens:
+            if not self.pipeline.activity.listens:
                 stop.wait(min(left, SLICE))
                 queue.until_answered(self.commands)
                 if self.commands.latest != self._command:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from threading import Event
 
 from worker.engine.embedding import Outcome
-from worker.engine.leases import Leases
+from worker.engine.heartbeat import Leases
 from worker.engine.progress import RunStats
 from worker.engine.retry import backoff
 from worker.errors import Busy, ProviderError, WorkerError
@@ -52,7 +52,7 @@ class Writer:
             self.release_untried(outcome.unfinished, outcome.error)
         else:
             self.release(outcome.unfinished, timedelta(0), "its worker was stopped")
-        self.leases.let_go(jobs)
+        self.leases.let_go(job.lease_key for job in jobs)
 
     def release_untried(self, jobs: Sequence[Job], error: WorkerError) -> None:
         """Hand back the jobs of a model that cannot be used now. They are due at once: the breaker
@@ -73,7 +73,11 @@ class Writer:
         if jobs:
             self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
             self.stats.add_released(len(jobs))
-        self.leases.let_go(jobs)
+        self.leases.let_go(job.lease_key for job in jobs)
+
+    def release_all(self, reason: str) -> None:
+        """Hand back everything that is held, to be due at once."""
+        self.release(self.leases.jobs, timedelta(0), reason)
 
     def _complete(self, completions: Sequence[Completion]) -> None:
         """Write vectors. A row that somebody holds just now gets a second try, and then time."""
