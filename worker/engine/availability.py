@@ -45,20 +45,31 @@ class Availability:
     @property
     def due_for_trial(self) -> set[int]:
         """The targets whose model could not be used, and may be tried again now."""
-        return {target for target, key in self._keys.items() if self.may_try(key)}
+        return {target for target, key in self._keys.items() if self._may_try(key)}
 
     def enable_retries(self) -> None:
         """Try models that cannot be used again after a pause, from now on."""
         self.retries = True
 
-    def may_try(self, key: Key) -> bool:
-        """Whether a model that cannot be used may be tried again now."""
-        return self.retries and self.models.may_try(key)
-
-    def add(self, job: Job) -> Key:
+    def add(self, job: Job) -> None:
         """Learn the model of the target of a job."""
-        key = self._keys[job.target_id] = key_of(job)
-        return key
+        self._keys[job.target_id] = key_of(job)
+
+    def error_of(self, job: Job) -> WorkerError | None:
+        """Why the model of a job cannot be used."""
+        found = self.models.error_of(key_of(job))
+        return found[1] if found else None
+
+    def begin_trial(self, job: Job) -> bool:
+        """Let the model of a job be tried again, if its pause is over. Returns whether it is."""
+        may_try = self._may_try(key_of(job))
+        if may_try:
+            self.models.try_again(key_of(job))
+        return may_try
+
+    def end_trial(self, job: Job) -> None:
+        """If a trial has brought neither an answer nor an error, try the model again later."""
+        self.models.postpone(key_of(job))
 
     def all_but(self, targets: Collection[int]) -> set[int]:
         """All targets that are known, except these."""
@@ -94,3 +105,6 @@ class Availability:
             self.progress.event("provider_stopped", provider=name, cause=cause, hint=hint)
         elif before and not error:
             self.progress.event("provider_back", provider=name)
+
+    def _may_try(self, key: Key) -> bool:
+        return self.retries and self.models.may_try(key)

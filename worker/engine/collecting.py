@@ -12,7 +12,6 @@ from worker.engine.availability import Availability
 from worker.engine.cache import VectorCache
 from worker.engine.embedding import Outcome
 from worker.engine.in_flight import Answer, InFlight
-from worker.engine.models import key_of
 from worker.engine.progress import Progress, RunStats
 from worker.engine.writing import Writer
 from worker.queue import Completion, Job
@@ -56,7 +55,7 @@ class Collector:
         self.cache.keep(outcome.completions)
         self._hand_in(first, outcome)
         if any(answer.request.is_trial for answer in answers):
-            self.availability.models.postpone(key_of(first[0]))
+            self.availability.end_trial(first[0])
         self.availability.report_provider(model.provider)
         self.availability.report_target(first[0])
 

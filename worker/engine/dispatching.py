@@ -11,7 +11,7 @@ from worker.engine.availability import Availability
 from worker.engine.cache import VectorCache
 from worker.engine.collecting import Collector
 from worker.engine.in_flight import InFlight, Request, result_of
-from worker.engine.models import Model, Models
+from worker.engine.models import Model, Models, key_of
 from worker.engine.options import RunOptions
 from worker.engine.writing import Writer
 from worker.errors import WorkerError
@@ -35,22 +35,22 @@ class Dispatcher:
 
     def dispatch(self, jobs: list[Job]) -> None:
         """Send jobs of one target; if its model could not be used so far, the first as a trial."""
-        key = self.availability.add(jobs[0])
-        broken = self.models.error_of(key)
-        if broken and not self.availability.may_try(key):
-            self._hand_back(jobs, broken[1])
+        first = jobs[0]
+        self.availability.add(first)
+        failure = self.availability.error_of(first)
+        if failure and not self.availability.begin_trial(first):
+            self._hand_back(jobs, failure)
             return
-        if broken:
-            self.models.try_again(key)
+        if failure:
             self.writer.release(jobs[1:], timedelta(0), "its model is tried with another job")
-            jobs = jobs[:1]
+            jobs = [first]
         try:
-            model = self.models.of(key, lambda opening: result_of(opening, self.attend))
+            model = self.models.of(key_of(first), lambda opening: result_of(opening, self.attend))
         except WorkerError as error:
             self._hand_back(jobs, error)
             return
-        if not self._send(model, jobs, is_trial=bool(broken)):
-            self.models.postpone(key)
+        if not self._send(model, jobs, is_trial=failure is not None):
+            self.availability.end_trial(first)
 
     def _send(self, model: Model, jobs: list[Job], *, is_trial: bool) -> int:
         """Send the texts that are neither under way nor cached. Returns how many requests."""

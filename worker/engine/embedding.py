@@ -34,7 +34,7 @@ class Outcome:
     """What became of some jobs. Every job is in one of the four lists.
 
     `rejected` will be refused again. `failed` made a provider fail that is there: it may work
-    another time. `trouble` is why the unfinished ones are unfinished: the provider is out, or
+    another time. `error` is why the unfinished ones are unfinished: the provider is out, or
     refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
     are what was asked for, whatever came of it; `request_times` is how long the answers took.
     """

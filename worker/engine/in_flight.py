@@ -110,7 +110,7 @@ class InFlight:
 
 
 def result_of(future: Future[Result], attend: Callable[[], None]) -> Result:
-    """What comes of something that goes on in another thread. Gives signs of life meanwhile."""
+    """Wait for the result of another thread, and give signs of life meanwhile."""
     while not future.done():
         wait([future], ATTENTION)
         attend()

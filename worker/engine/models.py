@@ -66,15 +66,15 @@ class Provider:
 
 @dataclass(slots=True)
 class Model:
-    """An embedder that introduces itself before it is used first, whoever comes first."""
+    """An embedder, which is probed once before its first use."""
 
     embedder: Embedder
     provider: Provider
     breaker: Breaker = field(default_factory=Breaker)
     answered_at: float = -math.inf
     """When it last gave vectors that fit."""
-    _is_introduced: bool = False
-    _introduction: Lock = field(default_factory=Lock)
+    _is_probed: bool = False
+    _probing: Lock = field(default_factory=Lock)
 
     def requests(self, jobs: Sequence[Job], most: int) -> list[list[Job]]:
         """Jobs of one column, `most` at once, as the provider takes them for all that is known."""
@@ -88,13 +88,13 @@ class Model:
 
         Raises ProviderRefused, Transient or Stopped.
         """
-        with self._introduction:
-            if self._is_introduced:
+        with self._probing:
+            if self._is_probed:
                 return
             limiter = self.provider.limiter
             with_retries(_guarded(self.embedder, self.embedder.probe), limiter, stop, retry=retry)
             limiter.keep_to(self.embedder.concurrency)
-            self._is_introduced = True
+            self._is_probed = True
 
     def ask(
         self,

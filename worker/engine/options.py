@@ -1,4 +1,4 @@
-"""How a run goes about it."""
+"""The options of a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ TEXTS_A_REQUEST = 100
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run goes about it: how many jobs are claimed and embedded at once (None: a request
-    holds TEXTS_A_REQUEST at most, and more is claimed at once, since that is cheaper).
+    """What a person may set for one run.
 
-    With a `delay` (seconds) batches go one at a time. `limit` is the most jobs that are taken up in
-    all. Once the run is to stop, its requests have `grace` seconds to end. Vectors are looked up in
-    the database first, and kept there, if `cache_mb` is above zero.
+    `batch_size` jobs are claimed and embedded at once; if it is None, a request holds at most
+    TEXTS_A_REQUEST, and more jobs are claimed at once, which is cheaper. With a `delay` (seconds)
+    batches go one at a time. The run ends after `limit` jobs. When it is stopped, requests have
+    `grace` seconds to end. If `cache_mb` is above zero, vectors are looked up in the database
+    before a model is called, and kept there.
     """
 
     batch_size: int | None = None
