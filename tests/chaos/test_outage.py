@@ -158,12 +158,12 @@ def unsteady() -> Iterator[Unsteady]:
 
 @dataclass
 class UnsteadyRuns(Runs):
-    def _open(self, model: str, width: int | None) -> Embedder:
+    def open(self, model: str, width: int | None) -> Embedder:
         assert isinstance(self.server, Unsteady)
         if self.server.error == CANNOT_BE_OPENED:
             self.server.requests_of[CANNOT_BE_OPENED] += 1
             raise SettingsError(CANNOT_BE_OPENED)
-        return super()._open(model, width)
+        return super().open(model, width)
 
 
 class Writer:
@@ -205,11 +205,11 @@ def test_an_hour_of_troubles_leaves_nothing_behind(
     writer = Writer(notes, hour.began, hour.stop)
     hour.on_tick = writer.tick
     with Deaf(database_url, "tests") as queue:
-        run = UnsteadyRuns(queue, unsteady).new(None, replace(SCOPE, lease=SCOPE.lease * 100))
-        run.stop = run._queue.stop = run._writer.stop = hour.stop
-        run.progress = run._queue.progress = told = Told()
-        commands = CommandThrottle(queue, SCOPE)
-        run.throttle = commands
+        scope = replace(SCOPE, lease=SCOPE.lease * 100)
+        commands, told = CommandThrottle(queue, SCOPE), Told()
+        run = UnsteadyRuns(queue, unsteady).new(
+            None, scope, progress=told, stop=hour.stop, throttle=commands
+        )
         writer.tick()
         Service(run, commands, sleep_after=30.0).run()
     assert writer.unfinished == dict.fromkeys(TROUBLES, ([("completed", 0)], []))

@@ -15,16 +15,17 @@ import pytest
 
 from tests.acceptance.conftest import Held
 from tests.conftest import Database, rows
-from tests.integration.jobs import SCOPE as SCOPE_OF_JOBS
 from tests.integration.tables import completions_of
 from tests.openai_server import OpenAIServer, vector_for
 from worker.embedders.base import Embedder
 from worker.embedders.registry import open_embedder
 from worker.engine import retry
 from worker.engine.embedding import Outcome
-from worker.engine.leases import Leases
+from worker.engine.heartbeat import Leases
+from worker.engine.models import OpenEmbedder
 from worker.engine.pipeline import Pipeline, RunOptions
-from worker.engine.progress import RunStats
+from worker.engine.progress import Progress, RunStats
+from worker.engine.throttling import FULL, Throttle
 from worker.engine.writing import Writer
 from worker.queue import Job, Queue, Scope
 from worker.settings import Settings
@@ -60,23 +61,34 @@ class Runs:
     timeout: float = 5.0
     key: str | None = None
     """Another than that of the server."""
+    open_embedder: OpenEmbedder | None = None
+    """Opens models instead of `open`."""
 
     def new(
-        self, batch_size: int | None = 10, scope: Scope = SCOPE, grace: float = 20.0, **options: Any
+        self,
+        batch_size: int | None = 10,
+        scope: Scope = SCOPE,
+        grace: float = 20.0,
+        *,
+        progress: Progress | None = None,
+        stop: Event | None = None,
+        throttle: Throttle = lambda: FULL,
+        **options: Any,
     ) -> Pipeline:
         return Pipeline(
             queue=self.queue,
-            open_embedder=self._open,
+            open_embedder=self.open_embedder or self.open,
             scope=scope,
             options=RunOptions(batch_size=batch_size, grace=grace, **options),
-            progress=Remarks(),
-            stop=Event(),
+            progress=progress or Remarks(),
+            stop=stop or Event(),
+            throttle=throttle,
         )
 
     def drain(self, batch_size: int = 10, **options: Any) -> RunStats:
         return self.new(batch_size, **options).drain()
 
-    def _open(self, model: str, width: int | None) -> Embedder:
+    def open(self, model: str, width: int | None) -> Embedder:
         settings = Settings(
             openai_api_key=self.key or self.server.api_key,
             openai_base_url=self.server.base_url,
@@ -99,7 +111,7 @@ def under_way(run: Pipeline, held: Held) -> Iterator[Future[RunStats]]:
 
 def hand_in(queue: Queue, jobs: Sequence[Job]) -> RunStats:
     """What a worker does with the vectors of its jobs: write them, give back what is refused."""
-    leases = Leases(queue, SCOPE_OF_JOBS)
+    leases = Leases()
     leases.hold(jobs)
     writer = Writer(queue, leases, RunStats(), Event())
     writer.write(jobs, Outcome(completions_of(jobs)))

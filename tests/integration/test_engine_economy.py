@@ -88,7 +88,7 @@ def test_a_job_that_is_claimed_again_while_its_old_text_is_under_way_shares_no_t
     twin_of: str,
 ) -> None:
     """Both requests of the job are answered at once, and one of its texts is that of a twin."""
-    monkeypatch.setattr("worker.engine.pipeline.FIRST_COMPLETED", ALL_COMPLETED)
+    monkeypatch.setattr("worker.engine.in_flight.FIRST_COMPLETED", ALL_COMPLETED)
     asked = Event()
     all_claimed = Event()
 
@@ -103,8 +103,9 @@ def test_a_job_that_is_claimed_again_while_its_old_text_is_under_way_shares_no_t
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(run.drain)
         assert asked.wait(LONG)
-        docs.execute("update docs set body = %s where id = 1", [edited_to])
-        docs.execute("update embedding_queue set status = 'pending' where record_id = '1'")
+        with docs.transaction():  # or it could be claimed between the two
+            docs.execute("update docs set body = %s where id = 1", [edited_to])
+            docs.execute("update embedding_queue set status = 'pending' where record_id = '1'")
         docs.execute("insert into docs values (2, %s)", [twin_of])
         pending = "select count(*) from embedding_queue where status = 'pending'"
         eventually(lambda: value(docs, pending) == 0, LONG)
@@ -195,7 +196,6 @@ def test_a_provider_that_is_slow_does_not_hold_up_another(
     openai.latency = 1.0
     insert(docs, 400)
     docs.execute("insert into notes select i, 'note ' || i from generate_series(1, 400) i")
-    run = runs.new(batch_size=10)
     local_done: list[float] = []
 
     class Watcher:
@@ -210,7 +210,7 @@ def test_a_provider_that_is_slow_does_not_hold_up_another(
         def event(self, name: str, **fields: object) -> None:
             pass
 
-    run.progress = Watcher()
+    run = runs.new(batch_size=10, progress=Watcher())
     assert run.drain().completed == 800
     assert local_done[0] < run.stats.elapsed - 0.9
 
@@ -218,8 +218,8 @@ def test_a_provider_that_is_slow_does_not_hold_up_another(
 def test_texts_that_are_long_are_claimed_by_the_few(
     docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.engine.pipeline.MOST_CHARACTERS", 20_000)
-    monkeypatch.setattr("worker.engine.pipeline.TEXTS_A_REQUEST", 10)
+    monkeypatch.setattr("worker.engine.claiming.MOST_CHARACTERS", 20_000)
+    monkeypatch.setattr("worker.engine.options.TEXTS_A_REQUEST", 10)
     openai.latency = 0.02
     docs.execute(
         "insert into docs select i, i || repeat(' word', 200) from generate_series(1, 120) i"
@@ -237,9 +237,7 @@ def test_texts_that_are_long_are_claimed_by_the_few(
         def event(self, name: str, **fields: object) -> None:
             pass
 
-    run = runs.new(batch_size=None)
-    run.progress = Watcher()
-    run._at_once = 10  # so that the first claim, which knows nothing of the texts, is no exception
+    run = runs.new(batch_size=None, progress=Watcher())
     assert run.drain().completed == 120
     assert max(held) <= 60, "what is in hand, and one claim beside it"
 

@@ -23,8 +23,8 @@ from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
 from tests.integration.tables import Connect, jobs
 from tests.openai_server import OpenAIServer, answers
 from worker.embedders.base import Embedder, Embeddings
-from worker.engine import pipeline, retrying
-from worker.engine.leases import FIRST_SILENCE, LONGEST_SILENCE, Leases
+from worker.engine import in_flight, retrying
+from worker.engine.heartbeat import FIRST_SILENCE, LONGEST_SILENCE, Heartbeat, Leases
 from worker.engine.pipeline import Pipeline
 from worker.engine.progress import RunStats
 from worker.errors import Unreachable
@@ -73,7 +73,7 @@ class Watched(PostgresQueue):
 
 @pytest.fixture
 def watched(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr(pipeline, "ATTENTION", 0.01)
+    monkeypatch.setattr(in_flight, "ATTENTION", 0.01)
     queue = Watched(database_url, "tests")
     with queue:
         yield queue
@@ -93,18 +93,24 @@ def tickets(held: Sequence[Job]) -> set[LeaseKey]:
 # -- the heartbeat
 
 
+def heartbeat_of(queue: AdminQueue, held: Sequence[Job] = (), scope: Scope = SCOPE) -> Heartbeat:
+    """The heartbeat of a worker that holds these jobs."""
+    leases = Leases()
+    leases.hold(held)
+    return Heartbeat(queue, scope, leases, lambda: Report("working"))
+
+
 def test_a_beat_holds_on_to_what_is_held(
     docs: Database, queue: AdminQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 2)
     held = claim(queue)
-    leases = Leases(queue, SCOPE)
-    leases.hold(held)
+    heartbeat = heartbeat_of(queue, held)
     expire_leases(docs)  # and nobody has noticed yet
-    leases.beat_if_due(Report("working"))
+    heartbeat.beat_if_due()
     assert not other.claim(OTHER, 10)
     assert value(docs, "select min(lease_expires_at) > now() + '4 min' from embedding_queue")
-    assert leases.lost(held) == set()
+    assert heartbeat.leases.lost(held) == set()
     assert complete(queue, held) == []
 
 
@@ -112,14 +118,13 @@ def test_beats_are_a_third_of_a_lease_apart_unless_one_is_wanted(
     docs: Database, queue: AdminQueue, other: PostgresQueue
 ) -> None:
     insert(docs, 1)
-    leases = Leases(queue, SCOPE)
-    leases.hold(claim(queue))
-    leases.beat_if_due(Report("working"))
+    heartbeat = heartbeat_of(queue, claim(queue))
+    heartbeat.beat_if_due()
     expire_leases(docs)
-    leases.beat_if_due(Report("working"))
+    heartbeat.beat_if_due()
     assert value(docs, "select lease_expires_at <= now() from embedding_queue"), "too soon to beat"
-    leases.beat_soon()
-    leases.beat_if_due(Report("working"))
+    heartbeat.beat_soon()
+    heartbeat.beat_if_due()
     assert not other.claim(OTHER, 10)
 
 
@@ -128,21 +133,22 @@ def test_the_next_beat_is_due_after_a_third_of_a_lease_and_half_a_minute_at_most
     queue: AdminQueue, lease: int, interval: float
 ) -> None:
     an_hour_ago = time.monotonic() - 3600
-    leases = Leases(queue, replace(SCOPE, lease=timedelta(seconds=lease)), changed_at=an_hour_ago)
+    heartbeat = heartbeat_of(queue, scope=replace(SCOPE, lease=timedelta(seconds=lease)))
+    heartbeat.changed_at = an_hour_ago
     before = time.monotonic()
-    leases.beat_if_due(Report("working"))
-    assert before + interval <= leases._next_beat <= time.monotonic() + interval
+    heartbeat.beat_if_due()
+    assert before + interval <= heartbeat._next_beat <= time.monotonic() + interval
 
 
 def test_after_a_change_beats_follow_closely_and_then_further_and_further_apart(
     queue: AdminQueue,
 ) -> None:
-    leases = Leases(queue, SCOPE)
+    heartbeat = heartbeat_of(queue)
     for ago, interval in ((0.0, FIRST_SILENCE), (4.0, 4.0), (100.0, LONGEST_SILENCE)):
-        leases.beat_soon()
-        leases.changed_at -= ago
-        leases.beat_if_due(Report("working"))
-        assert leases._next_beat - time.monotonic() == pytest.approx(interval, abs=0.5)
+        heartbeat.beat_soon()
+        heartbeat.changed_at -= ago
+        heartbeat.beat_if_due()
+        assert heartbeat._next_beat - time.monotonic() == pytest.approx(interval, abs=0.5)
 
 
 def test_what_a_beat_finds_lost_is_not_handed_in(
@@ -150,12 +156,11 @@ def test_what_a_beat_finds_lost_is_not_handed_in(
 ) -> None:
     insert(docs, 3)
     held = claim(queue)
-    leases = Leases(queue, SCOPE)
-    leases.hold(held)
+    heartbeat = heartbeat_of(queue, held)
     docs.execute("update embedding_queue set lease_expires_at = now() where record_id = '2'")
     taken = claim(other, scope=OTHER)
-    leases.beat_if_due(Report("working"))
-    assert {job_id for job_id, _ in leases.lost(held)} == {job.id for job in taken}
+    heartbeat.beat_if_due()
+    assert {job_id for job_id, _ in heartbeat.leases.lost(held)} == {job.id for job in taken}
 
 
 def test_leases_outlast_a_call_that_is_longer_than_they_are(
@@ -190,15 +195,14 @@ def test_it_beats_while_a_model_is_opened(
     docs: Database, watched: Watched, openai: OpenAIServer
 ) -> None:
     insert(docs, 10)
-    run = Runs(watched, openai).new(scope=SHORT)
-    open_embedder, opened = run._models.open_embedder, Event()
+    runs, opened = Runs(watched, openai), Event()
 
     def open_slowly(model: str, width: int | None) -> Embedder:
         assert opened.wait(LONG)
-        return open_embedder(model, width)
+        return runs.open(model, width)
 
-    run._models.open_embedder = open_slowly
-    with running(run) as ending:
+    runs.open_embedder = open_slowly
+    with running(runs.new(scope=SHORT)) as ending:
         watched.wait_for_further_beats(8)  # in more than twice the time of a lease
         assert value(docs, "select min(lease_expires_at) > now() from embedding_queue")
         opened.set()
@@ -541,17 +545,15 @@ def test_a_job_that_comes_alone_is_alone_in_its_process(
     expire: LiteralString = (
         "update embedding_queue set lease_expires_at = now() where abandoned_claims = 4"
     )
-    run = runs.new()
     opened: list[Counting] = []
-    original: Callable[[str, int | None], Embedder] = run._models.open_embedder
 
     def open_counting(model: str, width: int | None) -> Embedder:
         # another worker has died over it, and it turns up while the rest is under way
-        opened.append(Counting(original(model, width), lambda: docs.execute(expire)))
+        opened.append(Counting(runs.open(model, width), lambda: docs.execute(expire)))
         return opened[-1]  # type: ignore[return-value]
 
-    run._models.open_embedder = open_counting
-    assert run.drain().completed == 300
+    runs.open_embedder = open_counting
+    assert runs.drain().completed == 300
     calls = opened[0].calls
     assert max(beside for _, beside in calls) > 1, "calls overlap"
     place = [suspect.content in texts for texts, _ in calls].index(True)

@@ -183,9 +183,7 @@ def test_a_run_with_a_key_that_is_refused_has_it_told(
     said = Said()
     scope = Scope("test", SCOPE.lease, MODEL)
     with Inbox() as inbox, Notifier(queue, scope, [Webhook(inbox.url)], said) as notifier:
-        run = runs.new()
-        run.progress = notifier
-        run.drain()
+        runs.new(progress=notifier).drain()
         said.wait_for(1)
     [told] = inbox.told
     assert (told["event"], told["fields"]["provider"]) == ("provider_stopped", "openai")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Database, rows, value
-from tests.integration.jobs import insert
+from tests.integration.jobs import expire_leases, insert
 from tests.integration.runs import at_once
 from tests.openai_server import (
     Answer,
@@ -74,15 +74,21 @@ def pipeline(queue: AdminQueue, openai: OpenAIServer) -> NewPipeline:
         then: Callable[[RunStats], object] = lambda stats: None,
         stop: Event | None = None,
         key: str | None = None,
+        before_opening: Callable[[], object] = lambda: None,
     ) -> Pipeline:
         settings = Settings(
             openai_api_key=key or openai.api_key,
             openai_base_url=openai.base_url,
             embedding_timeout_seconds=5,
         )
+
+        def open_model(model: str, width: int | None) -> Embedder:
+            before_opening()
+            return open_embedder(model, width, settings)
+
         return Pipeline(
             queue=queue,
-            open_embedder=lambda model, width: open_embedder(model, width, settings),
+            open_embedder=open_model,
             scope=SCOPE,
             options=options,
             progress=Watcher(then),
@@ -281,20 +287,19 @@ def test_without_a_delay_batches_overlap_and_stay_bounded(
 
 
 def test_claims_that_take_long_become_smaller(
-    texts: Database, pipeline: NewPipeline, monkeypatch: pytest.MonkeyPatch
+    texts: Database, pipeline: NewPipeline, queue: AdminQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.engine.pipeline.SLOW_CLAIM", -1.0)
+    monkeypatch.setattr("worker.engine.claiming.SLOW_CLAIM", -1.0)
     insert(texts, 200)
     sizes: list[int] = []
-    run = pipeline(RunOptions())
-    claim = run._queue.queue.claim
+    claim = queue.claim
 
     def noted(scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
         sizes.append(batch_size)
         return claim(scope, batch_size, except_targets)
 
-    monkeypatch.setattr(run._queue.queue, "claim", noted)
-    assert run.drain().completed == 200
+    monkeypatch.setattr(queue, "claim", noted)
+    assert pipeline(RunOptions()).drain().completed == 200
     assert sizes[:8] == [100, 50, 25, 12, 6, 3, 1, 1]
 
 
@@ -437,19 +442,14 @@ def test_a_worker_elsewhere_may_take_over_at_any_moment(
 ) -> None:
     """Leases that run out while the model works: the result is dropped, and counted."""
     insert(texts, 1)
-    run = pipeline()
-    run.scope = replace(SCOPE, lease=timedelta(0))
     thief = replace(SCOPE, worker="thief")
     stolen: list[str] = []
 
-    original = run._models.open_embedder
-
-    def steal_first(model: str, width: int | None) -> Embedder:
+    def steal() -> None:
+        expire_leases(texts)
         stolen.extend(str(job.lease) for job in queue.claim(thief, 1).jobs)
-        return original(model, width)
 
-    run._models.open_embedder = steal_first
-    stats = run.drain()
+    stats = pipeline(before_opening=steal).drain()
     assert stolen
     assert (stats.stale, stats.completed) == (1, 0)
     assert value(texts, "select lease::text from embedding_queue") == stolen[0]
@@ -461,7 +461,7 @@ def test_jobs_that_wait_for_the_text_of_another_are_bounded_as_well(
     openai: OpenAIServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.engine.pipeline.MOST_JOBS", 100)
+    monkeypatch.setattr("worker.engine.claiming.MOST_JOBS", 100)
     texts.execute("insert into docs select i, 'the same' from generate_series(1, 1000) i")
     openai.latency = 0.05
     claimed: list[int] = []

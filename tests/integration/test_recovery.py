@@ -29,7 +29,7 @@ from tests.openai_server import (
     wrong_width,
 )
 from worker.embedders.base import Embedder
-from worker.engine import breaker, pipeline
+from worker.engine import breaker, claiming
 from worker.engine.pipeline import Pipeline
 from worker.errors import SettingsError
 from worker.queue import AdminQueue
@@ -127,21 +127,19 @@ def test_whatever_the_trouble_work_goes_on_when_it_is_over(
 
 
 def test_a_model_that_cannot_be_opened_is_opened_when_it_can(
-    docs: Database, runs: Runs, hurried: None, monkeypatch: pytest.MonkeyPatch
+    docs: Database, runs: Runs, hurried: None
 ) -> None:
     refusals: list[int] = []
-    open_embedder = runs._open
 
     def refuse(model: str, width: int | None) -> Embedder:
         refusals.append(1)
         if len(refusals) < 4:
             raise SettingsError("a package is missing")
-        return open_embedder(model, width)
+        return runs.open(model, width)
 
-    monkeypatch.setattr(runs, "_open", refuse)
+    runs.open_embedder = refuse
     insert(docs, 30)
     with serving(runs) as run:
-        run._models.open_embedder = refuse
         eventually(are_done(docs, 30))
     assert len(told(run, "model_unusable")) == 3
 
@@ -152,7 +150,7 @@ def test_a_table_that_is_locked_for_long_does_not_end_it(
     connect: Callable[[], Database],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "LOCKED_TIMEOUT", 0.1)
+    monkeypatch.setattr(claiming, "LOCKED_TIMEOUT", 0.1)
     insert(docs, 3)
     writer = connect()
     writer.execute("begin")
@@ -309,11 +307,9 @@ def test_an_unexpected_error_of_an_embedder_hands_its_jobs_back(
 ) -> None:
     at_once(monkeypatch, tries_for=0)
     insert(docs, 30)
-    run = runs.new()
-    open_embedder = run._models.open_embedder
 
     def open_broken(model: str, width: int | None) -> Embedder:
-        embedder = open_embedder(model, width)
+        embedder = runs.open(model, width)
 
         def embed(texts: object) -> Any:
             raise ValueError(f"a secret in {texts}")
@@ -321,7 +317,8 @@ def test_an_unexpected_error_of_an_embedder_hands_its_jobs_back(
         embedder.embed = embed  # type: ignore[method-assign]
         return embedder
 
-    run._models.open_embedder = open_broken
+    runs.open_embedder = open_broken
+    run = runs.new()
     run.drain()
     [error] = run.errors
     assert error.cause == "openai:text-embedding-3-small failed with ValueError"

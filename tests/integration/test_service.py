@@ -61,9 +61,7 @@ def serving(
     runs = replace(runs, queue=queue or runs.queue)
     scope = replace(SCOPE, worker=worker)
     commands = CommandThrottle(runs.queue, scope)
-    pipeline = runs.new(scope=scope)
-    pipeline.throttle = together([commands, throttle])
-    pipeline.progress = Log()
+    pipeline = runs.new(scope=scope, progress=Log(), throttle=together([commands, throttle]))
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(Service(pipeline, commands, sleep_after).run)
         try:

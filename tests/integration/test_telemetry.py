@@ -28,9 +28,8 @@ def test_a_run_logs_its_batches_at_debug_alone_and_counts_what_it_did(
     insert(docs, 100)
     docs.execute("insert into docs values (101, ' ')")
     metrics = Metrics()
-    run = runs.new(batch_size=10)
-    run.progress = CompositeObserver(Log(lines, "json", "debug"), metrics)
-    stats = run.drain()
+    observer = CompositeObserver(Log(lines, "json", "debug"), metrics)
+    stats = runs.new(batch_size=10, progress=observer).drain()
 
     documents = [json.loads(line) for line in lines.getvalue().splitlines()]
     batches = [document for document in documents if document["event"] == "batch_done"]

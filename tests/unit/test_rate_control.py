@@ -272,7 +272,7 @@ class Client:
             self.now += 0.002
 
     def may_send(self) -> bool:
-        self.spacing.rate = self.learned.at(self.now)
+        self.spacing.set_rate(self.learned.at(self.now))
         return self.now >= self.paused_until and self.spacing.wait(self.now) <= 0
 
     def send(self) -> None:

@@ -12,7 +12,7 @@ from worker.cli.console import NOTHING_WATCHED, dollars, out, out_json, out_tabl
 from worker.embedders.base import Embedder, RequestLimits
 from worker.embedders.packing import size_of, tokens_at_most
 from worker.embedders.registry import open_embedder
-from worker.engine.pipeline import TEXTS_A_REQUEST
+from worker.engine.options import TEXTS_A_REQUEST
 from worker.queue import AdminQueue, Estimate, Target
 from worker.settings import Settings
 

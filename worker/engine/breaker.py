@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Literal
 
 from worker.errors import Transient, WorkerError
 
@@ -26,8 +25,6 @@ class Breaker:
     subject: str = ""
     error: WorkerError | None = None
     """Why it is open; None: it is closed."""
-    reported: WorkerError | Literal["unknown"] | None = "unknown"
-    """The error that the queue knows of; None: the queue knows that there is none."""
     _is_trying: bool = False
     _pause: float = 0.0
     _retry_at: float = math.inf

@@ -19,7 +19,7 @@ from worker.engine.limiter import Stopped
 from worker.engine.models import Model
 from worker.engine.retry import always, is_rate_limit, never
 from worker.errors import ProviderRefused, Rejected, Transient
-from worker.queue import Completion, Job, JobId, LeaseKey
+from worker.queue import Completion, Job, LeaseKey
 
 HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
@@ -34,7 +34,7 @@ class Outcome:
     """What became of some jobs. Every job is in one of the four lists.
 
     `rejected` will be refused again. `failed` made a provider fail that is there: it may work
-    another time. `trouble` is why the unfinished ones are unfinished: the provider is out, or
+    another time. `error` is why the unfinished ones are unfinished: the provider is out, or
     refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
     are what was asked for, whatever came of it; `request_times` is how long the answers took.
     """
@@ -101,10 +101,10 @@ class _Embedding:
     stop: Event
     outcome: Outcome = field(default_factory=Outcome)
     _waiting: list[Sequence[Job]] = field(default_factory=list)
-    _refused_before: dict[JobId, Rejected] = field(default_factory=dict)
+    _refused_before: dict[LeaseKey, Rejected] = field(default_factory=dict)
     """Texts that are too long for all that can be counted here: they are not sent."""
-    _doubted: set[JobId] = field(default_factory=set)
-    _suspects: Counter[JobId] = field(default_factory=Counter)
+    _doubted: set[LeaseKey] = field(default_factory=set)
+    _suspects: Counter[LeaseKey] = field(default_factory=Counter)
     """Jobs of requests over which the provider failed, and how often it failed over them alone."""
     _checked_at: float = math.inf
     """When the latest check began whether the model answers others."""
@@ -137,7 +137,7 @@ class _Embedding:
         for place, tokens in packing.too_long.items():
             cause = f"{embedder.model} takes {most} tokens, and the text has {tokens}"
             refusal = Rejected(cause, error_class="too_long", share=most / tokens)
-            self._refused_before[jobs[place].id] = refusal
+            self._refused_before[jobs[place].lease_key] = refusal
         requests = [*packing.requests, *([place] for place in packing.too_long)]
         return [[jobs[place] for place in request] for request in requests]
 
@@ -160,12 +160,12 @@ class _Embedding:
         """Halve a request over which the provider fails. A job alone is blamed if it fails again
         and again: once may be by chance."""
         if len(request) > 1:
-            self._suspects.update({job.id: 0 for job in request})
+            self._suspects.update({job.lease_key: 0 for job in request})
             self._waiting[:1] = _halves(request)
             return
         [job] = request
-        self._suspects[job.id] += 1
-        if self._suspects[job.id] >= BLAMED_AFTER:
+        self._suspects[job.lease_key] += 1
+        if self._suspects[job.lease_key] >= BLAMED_AFTER:
             self.outcome.failed.append((job, failure))
             del self._waiting[0]
 
@@ -173,9 +173,9 @@ class _Embedding:
         """Complete what gets a vector. Returns the jobs whose vector nobody can use."""
         texts = [job.content for job in jobs]
         try:
-            if jobs[0].id in self._refused_before:
-                raise self._refused_before[jobs[0].id]
-            embeddings = self._call(texts, is_suspect=jobs[0].id in self._suspects)
+            if jobs[0].lease_key in self._refused_before:
+                raise self._refused_before[jobs[0].lease_key]
+            embeddings = self._call(texts, is_suspect=jobs[0].lease_key in self._suspects)
         except Rejected as refusal:
             if len(jobs) > 1 or refusal.error_class != "too_long" or not jobs[0].truncate:
                 raise
@@ -246,11 +246,11 @@ class _Embedding:
     def _once_more(self, useless: list[Job]) -> list[Sequence[Job]]:
         """A second request for jobs whose vector nobody can use: it may have been a slip."""
         for job in useless:
-            if job.id in self._doubted:
+            if job.lease_key in self._doubted:
                 message = f"{job.model} gives a vector of zeros, or with numbers that are none"
                 self.outcome.rejected.append((job, Rejected(message, error_class="bad_vector")))
-        again = [job for job in useless if job.id not in self._doubted]
-        self._doubted |= {job.id for job in again}
+        again = [job for job in useless if job.lease_key not in self._doubted]
+        self._doubted |= {job.lease_key for job in again}
         return [again] if again else []
 
     def _check_width(self, job: Job, width: int | None = None) -> None:

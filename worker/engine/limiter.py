@@ -114,8 +114,7 @@ class Limiter:
     def keep_to(self, concurrency: Concurrency) -> None:
         """Have no more requests under way at once than this, as was learned by now."""
         with self._changed:
-            self._window.most = min(self._window.most, concurrency.most)
-            self._window.limit = min(self._window.limit, self._window.most)
+            self._window.keep_to(concurrency.most)
 
     def give_up(self, error: WorkerError) -> None:
         """Open the breaker, which has the pauses from now on, and end the requests that wait."""
@@ -153,10 +152,11 @@ class Limiter:
     def _seconds_to_wait(self, now: float) -> float:
         if self._under_way >= (1 if self.is_out else self.limit):
             return ATTENTION
-        self._requests.rate = _least(
-            _a_second(self.rpm), _a_second(self._said.get("requests")), self._learned.at(now)
+        said = self._said
+        self._requests.set_rate(
+            _least(_a_second(self.rpm), _a_second(said.get("requests")), self._learned.at(now))
         )
-        self._tokens.rate = _least(_a_second(self.tpm), _a_second(self._said.get("tokens")))
+        self._tokens.set_rate(_least(_a_second(self.tpm), _a_second(said.get("tokens"))))
         return max(self._paused_until - now, self._requests.wait(now), self._tokens.wait(now))
 
     def _learn(self, failure: ProviderError | None, sent: float, size: int, was_full: bool) -> None:

@@ -41,8 +41,8 @@ class Provider:
     name: str
     limiter: Limiter
     pool: ThreadPoolExecutor
-    under_way: int = 0
-    """Requests that were handed to the pool and have not come back."""
+    _under_way: int = 0
+    """Requests that were submitted and have not returned."""
 
     @property
     def breaker(self) -> Breaker:
@@ -52,20 +52,29 @@ class Provider:
     def has_room(self) -> bool:
         """Whether it is to be given more. As much waits as is under way: so nothing stands idle
         while the database is asked for the next batch."""
-        return self.under_way < 2 * self.limiter.limit
+        return self._under_way < 2 * self.limiter.limit
+
+    def submit(self, request: Callable[[], Result]) -> Future[Result]:
+        """Make a request in a thread of the pool. Call `returned` when its result is taken."""
+        self._under_way += 1
+        return self.pool.submit(request)
+
+    def returned(self) -> None:
+        """Count that a request has returned."""
+        self._under_way -= 1
 
 
 @dataclass(slots=True)
 class Model:
-    """An embedder that introduces itself before it is used first, whoever comes first."""
+    """An embedder, which is probed once before its first use."""
 
     embedder: Embedder
     provider: Provider
     breaker: Breaker = field(default_factory=Breaker)
     answered_at: float = -math.inf
     """When it last gave vectors that fit."""
-    _is_introduced: bool = False
-    _introduction: Lock = field(default_factory=Lock)
+    _is_probed: bool = False
+    _probing: Lock = field(default_factory=Lock)
 
     def requests(self, jobs: Sequence[Job], most: int) -> list[list[Job]]:
         """Jobs of one column, `most` at once, as the provider takes them for all that is known."""
@@ -79,13 +88,13 @@ class Model:
 
         Raises ProviderRefused, Transient or Stopped.
         """
-        with self._introduction:
-            if self._is_introduced:
+        with self._probing:
+            if self._is_probed:
                 return
             limiter = self.provider.limiter
             with_retries(_guarded(self.embedder, self.embedder.probe), limiter, stop, retry=retry)
             limiter.keep_to(self.embedder.concurrency)
-            self._is_introduced = True
+            self._is_probed = True
 
     def ask(
         self,
@@ -167,7 +176,7 @@ class Models:
 
     open_embedder: OpenEmbedder
     limits: ProviderLimits
-    providers: dict[str, Provider] = field(default_factory=dict)
+    _providers: dict[str, Provider] = field(default_factory=dict)
     _models: dict[Key, Model] = field(default_factory=dict)
     _breakers: dict[Key | str, Breaker] = field(default_factory=dict)
     _provider_names: dict[Key, str] = field(default_factory=dict)
@@ -232,8 +241,13 @@ class Models:
         """Try everything again at once."""
         for breaker in self._breakers.values():
             breaker.retry_now()
-        for provider in self.providers.values():
+        for provider in self._providers.values():
             provider.limiter.retry_now()
+
+    @property
+    def have_room(self) -> bool:
+        """Whether any provider may be given more."""
+        return any(provider.has_room for provider in self._providers.values())
 
     def has_room(self, key: Key) -> bool:
         """Whether a model may be given more."""
@@ -241,24 +255,24 @@ class Models:
 
     def close(self) -> None:
         """Let go of everything. Requests that are under way are left to themselves."""
-        for provider in self.providers.values():
+        for provider in self._providers.values():
             provider.pool.shutdown(wait=False)
         for model in self._models.values():
             model.embedder.close()
         self._models.clear()
-        self.providers.clear()
+        self._providers.clear()
 
     def _breaker(self, key: Key | str, subject: str) -> Breaker:
         return self._breakers.setdefault(key, Breaker(subject))
 
     def _provider_of(self, embedder: Embedder) -> Provider:
         name = embedder.provider
-        if name not in self.providers:
+        if name not in self._providers:
             limits = self.limits
             breaker = self._breaker(name, name)
             limiter = Limiter(
                 embedder.concurrency, limits.concurrency, limits.rpm, limits.tpm, breaker
             )
             threads = limits.concurrency or embedder.concurrency.most
-            self.providers[name] = Provider(name, limiter, ThreadPoolExecutor(threads, name))
-        return self.providers[name]
+            self._providers[name] = Provider(name, limiter, ThreadPoolExecutor(threads, name))
+        return self._providers[name]

@@ -126,6 +126,35 @@ class RunStats:
         self.failed += settled["failed"]
         self.released += settled["pending"]
 
+    def add_requests(
+        self,
+        model: str,
+        requests: int,
+        tokens: int | None,
+        price: float | None,
+        times: Histogram,
+    ) -> None:
+        """Count requests to a model, and how long its answers took."""
+        spent = self.models[model]
+        spent.add(requests, tokens, price)
+        spent.request_times.add(times)
+
+    def add_stale(self, jobs: int = 1) -> None:
+        """Count jobs whose result was thrown away."""
+        self.stale += jobs
+
+    def add_released(self, jobs: int) -> None:
+        """Count jobs that were given back."""
+        self.released += jobs
+
+    def add_cached(self, texts: int) -> None:
+        """Count texts whose vector was in the cache."""
+        self.cached += texts
+
+    def add_rest(self, seconds: float) -> None:
+        """Count time in which there was nothing to do, or nothing allowed."""
+        self.rested += seconds
+
     def add_completed(self, job: Job) -> None:
         """Count a job that has its vector now."""
         self.completed += 1

@@ -66,6 +66,11 @@ class ConcurrencyWindow:
         self.limit = max(self.limit * SHRINK, 1.0)
         self._answers.clear()
 
+    def keep_to(self, most: int) -> None:
+        """Never have more than `most` requests under way."""
+        self.most = min(self.most, most)
+        self.limit = min(self.limit, self.most)
+
     def _grow(self, now: float) -> None:
         if self.limit >= self._ceiling:
             if now < self._shrunk_at + min(self._probe_after, LONGEST_PROBE_WAIT):
@@ -80,6 +85,10 @@ class Pacer:
 
     rate: float | None = None
     _next: float = -math.inf
+
+    def set_rate(self, rate: float | None) -> None:
+        """Give turns at this rate from now on."""
+        self.rate = rate
 
     def wait(self, now: float) -> float:
         """Seconds until the next turn."""

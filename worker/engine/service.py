@@ -38,8 +38,7 @@ class CommandThrottle:
     queue: Queue
     scope: Scope
     latest: Command = field(default_factory=Command)
-    on_change: Callable[[Command], None] = lambda command: None
-    """Called with each order that is another than the one before."""
+    _on_change: Callable[[Command], None] = lambda command: None
     _known_until: float = 0.0
 
     def __call__(self) -> ThrottleDecision:
@@ -48,11 +47,15 @@ class CommandThrottle:
             before, self.latest = self.latest, self.queue.command(self.scope)
             self._known_until = now + COMMAND_KNOWN_FOR
             if self.latest != before:
-                self.on_change(self.latest)
+                self._on_change(self.latest)
         desired_state = self.latest.desired_state
         return ThrottleDecision(
             "full" if desired_state == "work" else "paused", COMMANDED.get(desired_state)
         )
+
+    def on_change(self, call: Callable[[Command], None]) -> None:
+        """Have `call` called with each command that differs from the one before."""
+        self._on_change = call
 
     def ask_again(self) -> None:
         """There may be another."""
@@ -77,9 +80,8 @@ class Service:
 
     def run(self) -> None:
         """Work and rest in turns. Raises what `Pipeline.drain` raises."""
-        self.pipeline.retries = True
-        self.commands.on_change = self._on_command
-        with self.pipeline.attended():
+        self.commands.on_change(self._on_command)
+        with self.pipeline.attended(retries=True):
             while not self.pipeline.stop.is_set():
                 before = self.pipeline.stats.settled
                 self.pipeline.work()
@@ -91,14 +93,14 @@ class Service:
         """Until there may be something to do."""
         if self.commands.latest != self._command:  # also the second `wake` in a row wakes
             self._command, self._rested_since = self.commands.latest, time.monotonic()
-        state, cause = self._state()
-        is_waiting_for_another = state == "waiting" and cause != self.pipeline.cause
-        if state != self.pipeline.state or is_waiting_for_another:
+        activity, (state, cause) = self.pipeline.activity, self._state()
+        is_waiting_for_another = state == "waiting" and cause != activity.cause
+        if state != activity.state or is_waiting_for_another:
             self._enter(state, cause)  # and look once more: what came before was told to nobody
             return
         began = time.monotonic()
         woken = self._wait(LOOK_ASLEEP if self._sleeps_lightly else self._look)
-        self.pipeline.stats.rested += time.monotonic() - began
+        self.pipeline.stats.add_rest(time.monotonic() - began)
         self._look = FIRST_LOOK if woken else min(2 * self._look, LAST_LOOK)
 
     def _state(self) -> tuple[WorkerState, str]:
@@ -113,24 +115,24 @@ class Service:
             return "asleep", cause or f"nothing to do for {rested:.0f} s"
         if cause:
             return "paused", cause
-        if self._look > SOON or self.pipeline.state != "working":
+        if self._look > SOON or self.pipeline.activity.state != "working":
             return "waiting", waits_for or "nothing is due"
         return "working", "there may be more"
 
     def _enter(self, state: WorkerState, cause: str) -> None:
-        if state == "waiting" and self.pipeline.state == "working":
+        if state == "waiting" and self.pipeline.activity.state == "working":
             self._tell_if_drained()
         if state == "asleep":
             self.pipeline.unload()
             give_back_memory()
-        self._listens()
+        self.pipeline.listen()
         self.pipeline.enter(state, cause)
 
     def _tell_if_drained(self) -> None:
         stats = self.pipeline.stats
         completed, failed = self._counted
         self._counted = stats.completed, stats.failed
-        seconds = time.monotonic() - self.pipeline.since
+        seconds = time.monotonic() - self.pipeline.activity.since
         is_worth_it = stats.completed - completed >= MANY_JOBS or seconds >= LONG_SPELL
         if is_worth_it and not self.pipeline.errors:
             self.pipeline.progress.event(
@@ -143,28 +145,25 @@ class Service:
     @property
     def _sleeps_lightly(self) -> bool:
         """Whether it sleeps, and a notification would wake it."""
-        return self.pipeline.state == "asleep" and self.pipeline.listens
+        activity = self.pipeline.activity
+        return activity.state == "asleep" and activity.listens
 
     def _wait(self, seconds: float) -> bool:
         """Wait for a notification, another order or the end. True if there is reason to look."""
         queue, stop = self.pipeline.retrying_queue, self.pipeline.stop
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not stop.is_set():
-            if not self.pipeline.listens:
+            if not self.pipeline.activity.listens:
                 stop.wait(min(left, SLICE))
                 queue.until_answered(self.commands)
                 if self.commands.latest != self._command:
                     return True
             # a connection that was lost listens no more
-            elif not self._listens() or queue.wait(min(left, SLICE)):
+            elif not self.pipeline.listen() or queue.wait(min(left, SLICE)):
                 self.commands.ask_again()
                 return True
             self.pipeline.beat()
         return False
-
-    def _listens(self) -> bool:
-        self.pipeline.listens = self.pipeline.retrying_queue.listen()
-        return self.pipeline.listens
 
     def _on_command(self, command: Command) -> None:
         if command.desired_state == "work":  # the operator may have repaired what was wrong

@@ -9,7 +9,7 @@ from datetime import timedelta
 from threading import Event
 
 from worker.engine.embedding import Outcome
-from worker.engine.leases import Leases
+from worker.engine.heartbeat import Leases
 from worker.engine.progress import RunStats
 from worker.engine.retry import backoff
 from worker.errors import Busy, ProviderError, WorkerError
@@ -39,7 +39,7 @@ class Writer:
         """
         lost = self.leases.lost(jobs)
         ours = [done for done in outcome.completions if done.job.lease_key not in lost]
-        self.stats.stale += len(outcome.completions) - len(ours)
+        self.stats.add_stale(len(outcome.completions) - len(ours))
         at_once = max(BYTES_AT_ONCE // ours[0].vector.nbytes, 1) if ours else 1
         for first in range(0, len(ours), at_once):
             self._complete(ours[first : first + at_once])
@@ -52,7 +52,7 @@ class Writer:
             self.release_untried(outcome.unfinished, outcome.error)
         else:
             self.release(outcome.unfinished, timedelta(0), "its worker was stopped")
-        self.leases.let_go(jobs)
+        self.leases.let_go(job.lease_key for job in jobs)
 
     def release_untried(self, jobs: Sequence[Job], error: WorkerError) -> None:
         """Hand back the jobs of a model that cannot be used now. They are due at once: the breaker
@@ -72,8 +72,12 @@ class Writer:
         """Hand back jobs, to be due again after about `retry_in`."""
         if jobs:
             self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
-            self.stats.released += len(jobs)
-        self.leases.let_go(jobs)
+            self.stats.add_released(len(jobs))
+        self.leases.let_go(job.lease_key for job in jobs)
+
+    def release_all(self, reason: str) -> None:
+        """Hand back everything that is held, to be due at once."""
+        self.release(self.leases.jobs, timedelta(0), reason)
 
     def _complete(self, completions: Sequence[Completion]) -> None:
         """Write vectors. A row that somebody holds just now gets a second try, and then time."""
@@ -113,7 +117,7 @@ class Writer:
             case None:
                 self.stats.add_completed(done.job)
             case "lost":
-                self.stats.stale += 1
+                self.stats.add_stale()
             case "unwritable":
                 self.stats.add_failed(done.job.model)
             case "changed":  # without telling the queue: once by accident, five times by design
@@ -129,6 +133,6 @@ class Writer:
         failed = self.queue.fail([job], error_class, reason, retry_in)
         self.stats.add_failed(job.model, failed)
         if retry_in is None:
-            self.stats.stale += 1 - failed  # edited meanwhile: the reason is not that of its text
+            self.stats.add_stale(1 - failed)  # edited meanwhile: the reason is not that of its text
         else:
-            self.stats.released += 1 - failed
+            self.stats.add_released(1 - failed)

@@ -1,0 +1,34 @@
+"""Vectors that were paid for before, kept in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.engine.models import Model
+from worker.queue import Completion, Job, Queue
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCache:
+    """The vectors of earlier texts: `cap_mb` of them at most; none if that is zero."""
+
+    queue: Queue
+    cap_mb: int
+
+    def find(self, model: Model, jobs: Sequence[Job]) -> list[Completion]:
+        """Complete those of these jobs of one column whose vector is there, at no cost."""
+        width = model.embedder.dimensions or (jobs[0].dimensions if jobs else None)
+        if not (self.cap_mb and jobs and width):
+            return []
+        found = self.queue.cached(jobs[0].model, width, [job.content_hash for job in jobs])
+        return [
+            Completion(job, *found[job.content_hash], cost=0.0)
+            for job in jobs
+            if job.content_hash in found
+        ]
+
+    def keep(self, completions: Sequence[Completion]) -> None:
+        """Keep the vectors of one model, whatever becomes of their rows: they are paid for."""
+        if self.cap_mb and completions:
+            self.queue.cache(completions[0].job.model, completions, self.cap_mb)

@@ -1,0 +1,90 @@
+"""From answers to results: what requests cost is counted, and their jobs are handed in."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+from worker.engine.availability import Availability
+from worker.engine.cache import VectorCache
+from worker.engine.embedding import Outcome
+from worker.engine.in_flight import Answer, InFlight
+from worker.engine.progress import Progress, RunStats
+from worker.engine.writing import Writer
+from worker.queue import Completion, Job
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Takes the answers of models, and reports what they say of the models."""
+
+    in_flight: InFlight
+    availability: Availability
+    cache: VectorCache
+    writer: Writer
+    stats: RunStats
+    progress: Progress
+
+    def collect(self, answers: Iterable[Answer]) -> None:
+        """Count and write what came of requests that have ended."""
+        for column in _by_column(answers):
+            self._collect(column)
+
+    def hand_in_cached(self, completions: list[Completion]) -> None:
+        """Write vectors that were in the cache."""
+        self.stats.add_cached(len(completions))
+        self._hand_in([done.job for done in completions], Outcome(completions))
+
+    def _collect(self, answers: list[Answer]) -> None:
+        outcome = Outcome()
+        for answer in answers:
+            outcome.add(answer.outcome)
+            self._report_batch(answer)
+        first = [job for answer in answers for job in answer.request.jobs]
+        model = answers[0].request.model
+        self.stats.add_requests(
+            first[0].model,
+            outcome.requests,
+            outcome.tokens,
+            model.embedder.price,
+            outcome.request_times,
+        )
+        self.cache.keep(outcome.completions)
+        self._hand_in(first, outcome)
+        if any(answer.request.is_trial for answer in answers):
+            self.availability.end_trial(first[0])
+        self.availability.report_provider(model.provider)
+        self.availability.report_target(first[0])
+
+    def _hand_in(self, first: list[Job], outcome: Outcome) -> None:
+        """Write what became of these texts, for all jobs that have them."""
+        duplicates = self.in_flight.take_out(first)
+        jobs = [*first, *chain.from_iterable(duplicates.values())]
+        self.writer.write(jobs, outcome.shared(duplicates))
+        self.progress.update(self.stats)
+
+    def _report_batch(self, answer: Answer) -> None:
+        request, outcome = answer.request, answer.outcome
+        job = request.jobs[0]
+        self.progress.event(
+            "batch_done",
+            table=job.table_name,
+            column=job.embedding_column,
+            model=job.model,
+            jobs=len(request.jobs),
+            requests=outcome.requests,
+            tokens=outcome.tokens,
+            seconds=time.monotonic() - request.began,
+        )
+
+
+def _by_column(answers: Iterable[Answer]) -> Iterable[list[Answer]]:
+    """Requests of a column that ended at once are written at once: some hold one text each."""
+    columns: dict[tuple[int, str], list[Answer]] = defaultdict(list)
+    for answer in answers:
+        job = answer.request.jobs[0]
+        columns[job.target_id, job.model].append(answer)
+    return columns.values()

@@ -1,0 +1,121 @@
+"""The jobs that are being embedded, and the requests in other threads that embed them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Event
+from typing import TypeVar
+
+from worker.engine.embedding import Outcome, embed
+from worker.engine.models import Model
+from worker.queue import Job, LeaseKey
+
+ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
+
+Result = TypeVar("Result")
+Text = tuple[int, str, bytes]
+"""Target, model and hash: jobs of the same text are embedded once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Jobs of one column whose texts are embedded together."""
+
+    model: Model
+    jobs: list[Job]
+    is_trial: bool
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request that has ended, and what became of its jobs."""
+
+    request: Request
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class InFlight:
+    """Jobs that were taken in hand, until they are taken out, and the requests under way for them.
+
+    Of jobs with the same text the first is sent, and the others wait for its vector. A job that is
+    claimed again while its old text is under way is here twice, under two leases.
+    """
+
+    jobs: int = 0
+    characters: int = 0
+    began: float = 0.0
+    """When the oldest batch was sent that may still be under way."""
+    _requests: dict[Future[Outcome], Request] = field(default_factory=dict)
+    _duplicates: dict[Text, list[Job]] = field(default_factory=dict)
+    """For each text, the jobs that wait for its vector beside the first."""
+
+    @property
+    def has_requests(self) -> bool:
+        return bool(self._requests)
+
+    def take_in(self, jobs: Sequence[Job]) -> list[Job]:
+        """Take jobs in hand. Returns those whose text is new here; the others wait for theirs."""
+        if not self._requests:
+            self.began = time.monotonic()
+        self._count(jobs, 1)
+        first = []
+        for job in jobs:
+            text = _text_of(job)
+            if text in self._duplicates:
+                self._duplicates[text].append(job)
+            else:
+                self._duplicates[text] = []
+                first.append(job)
+        return first
+
+    def take_out(self, first: Iterable[Job]) -> dict[LeaseKey, list[Job]]:
+        """Let go of jobs that `take_in` returned, and of all jobs that wait for their texts.
+
+        Returns for each of them the jobs that waited.
+        """
+        duplicates = {}
+        for job in first:
+            waiting = duplicates[job.lease_key] = self._duplicates.pop(_text_of(job))
+            self._count([job, *waiting], -1)
+        return duplicates
+
+    def send(self, request: Request, stop: Event) -> None:
+        """Embed the jobs of a request in another thread, until `stop` is set."""
+        embedding = partial(embed, request.model, request.jobs, stop, is_trial=request.is_trial)
+        self._requests[request.model.provider.submit(embedding)] = request
+
+    def wait(self) -> list[Answer]:
+        """Wait a moment for a request to end. Returns all that have ended."""
+        finished, _ = wait(self._requests, ATTENTION, FIRST_COMPLETED)
+        return [self._answer(future) for future in finished]
+
+    def abandon(self) -> None:
+        """Leave the requests that are under way to themselves."""
+        self._requests.clear()
+
+    def _answer(self, future: Future[Outcome]) -> Answer:
+        request = self._requests.pop(future)
+        request.model.provider.returned()
+        return Answer(request, future.result())
+
+    def _count(self, jobs: Sequence[Job], sign: int) -> None:
+        self.jobs += sign * len(jobs)
+        self.characters += sign * sum(len(job.content) for job in jobs)
+
+
+def result_of(future: Future[Result], attend: Callable[[], None]) -> Result:
+    """Wait for the result of another thread, and give signs of life meanwhile."""
+    while not future.done():
+        wait([future], ATTENTION)
+        attend()
+    return future.result()
+
+
+def _text_of(job: Job) -> Text:
+    return job.target_id, job.model, job.content_hash
