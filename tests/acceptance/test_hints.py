@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.conftest import fill, refused, statuses
 from tests.conftest import Database, Worker, run_worker
-from worker.cli.progress import PlainProgress
+from worker.cli.render.progress import PlainProgress
 from worker.engine.progress import RunStats
 
 SUMMARY = "=== PROCESSING SUMMARY ===\n"
