@@ -23,7 +23,6 @@ MAY_IMPORT = {
         "engine",
         "queue",
         "database",
-        "embedders",
         "terminal",
         "durations",
         "settings",

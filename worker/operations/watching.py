@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from worker.embedders import open_embedder
+from worker.embedders import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.queue import Target, WatchOptions, WatchPreview
 from worker.queue.postgres import PostgresQueue
@@ -16,7 +16,8 @@ from worker.settings import Settings
 class WatchRequest:
     """A column to watch, and how.
 
-    `create_column`: add the vector column, as wide as the model, or `dimensions` wide.
+    `create_column`: add the vector column, as wide as the model, or `dimensions` wide. Raises
+    SettingsError if there is no such model.
     """
 
     table: str
@@ -25,6 +26,10 @@ class WatchRequest:
     options: WatchOptions = field(default_factory=WatchOptions)
     create_column: bool = False
     dimensions: int | None = None
+
+    def __post_init__(self) -> None:
+        if model := self.options.get("model"):
+            check_model(model)
 
 
 @dataclass(frozen=True, slots=True)
