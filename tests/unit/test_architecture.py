@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "engine",
         "queue",
         "database",
+        "embedders",
         "terminal",
         "durations",
         "settings",

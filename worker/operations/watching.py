@@ -16,8 +16,7 @@ from worker.settings import Settings
 class WatchRequest:
     """A column to watch, and how.
 
-    `create_column`: add the vector column, as wide as the model, or `dimensions` wide. Raises
-    SettingsError if there is no such model.
+    `create_column`: add the vector column, as wide as the model, or `dimensions` wide.
     """
 
     table: str
@@ -26,10 +25,6 @@ class WatchRequest:
     options: WatchOptions = field(default_factory=WatchOptions)
     create_column: bool = False
     dimensions: int | None = None
-
-    def __post_init__(self) -> None:
-        if model := self.options.get("model"):
-            check_model(model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +57,10 @@ def watch(
     On a column that is watched already, only what is given changes. If that makes its vectors
     unusable, they are cleared and embedded again: `plan_watch` tells before.
     """
-    request = WatchRequest(
-        table, column, source, options or WatchOptions(), create_column, dimensions
-    )
+    options = options or WatchOptions()
+    if model := options.get("model"):
+        check_model(model)
+    request = WatchRequest(table, column, source, options, create_column, dimensions)
     return plan_watch(queue, settings, request).apply()
 
 

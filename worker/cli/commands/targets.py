@@ -23,6 +23,7 @@ from worker.cli.options import (
 )
 from worker.cli.render.tables import out_table
 from worker.cli.render.text import NOTHING_WATCHED, name_of, one_line
+from worker.embedders import check_model
 from worker.errors import SettingsError
 from worker.operations import watching
 from worker.operations.session import open_database, open_queue
@@ -52,6 +53,9 @@ def watch(
     """
     if no_filter and filter_sql is not None:
         raise SettingsError("--filter contradicts --no-filter", "Use only one of them.")
+    if model not in (None, "default"):
+        check_model(model)
+    settings = load_settings(asks_model=create_column and not model)
     options = WatchOptions(
         model="" if model == "default" else model,
         filter="" if no_filter else filter_sql,
@@ -60,7 +64,6 @@ def watch(
     )
     joined = ", ".join(source) if source else None
     wanted = watching.WatchRequest(table, column, joined, options, create_column, dimensions)
-    settings = load_settings(asks_model=create_column and not model)
     if sql:
         out(*watch_migration(settings, wanted).splitlines())
     else:
