@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPOSITORY, Database
 
 
@@ -44,11 +46,14 @@ def test_the_example_of_the_documentation_does_what_it_promises(
     ]
 
 
-def test_the_status_imports_only_what_it_needs(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["status", "list", "stats"])
+def test_a_command_imports_only_what_it_needs(
+    command: str, database_url: str, tmp_path: Path
+) -> None:
     code = (
         "from worker.cli import app\n"
-        "app(['status', '--json'], standalone_mode=False)\n"
+        f"app(['{command}', '--json'], standalone_mode=False)\n"
         "import sys; print(*sys.modules)"
     )
     imported = set(run_python(code, tmp_path, database_url).splitlines()[-1].split())
-    assert not imported & {"openai", "supabase", "httpx", "rich.console", "worker.engine.pipeline"}
+    assert not imported & {"openai", "supabase", "httpx", "prometheus_client", "rich.console"}

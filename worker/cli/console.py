@@ -44,8 +44,8 @@ def confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-class Occasionally:
-    """Says a line if LINE_EVERY seconds have passed since the last."""
+class ProgressLine:
+    """Says a line on stderr, unless it said one within the last LINE_EVERY seconds."""
 
     def __init__(self) -> None:
         self._said_at = time.monotonic()

@@ -79,20 +79,21 @@ class Processing:
         stats = RunStats()
         with notifying_observer(
             observer, queue, self.settings, scope, self.notify_command
-        ) as everybody:
+        ) as composite:
             throttles: list[Throttle] = [CommandThrottle(queue, scope)]
-            throttles += self.stop_conditions.throttles(queue, scope, everybody, stats)
+            throttles += self.stop_conditions.throttles(queue, scope, composite, stats)
             pipeline = Pipeline(
                 queue=queue,
                 open_embedder=lambda model, width: open_embedder(model, width, self.settings),
                 scope=scope,
                 options=self.options,
-                progress=everybody,
+                progress=composite,
                 stop=stop,
                 stats=stats,
                 throttle=as_end(together(throttles)),
             )
             pipeline.drain()
+        targets = until_answered(lambda: queue.targets(scope.table, scope.column), observer, stop)
         decision = pipeline.decision
         return RunResult(
             scope,
@@ -100,7 +101,7 @@ class Processing:
             pipeline.errors,
             decision.cause if decision.level == "stop" else None,
             stop.is_set(),
-            until_answered(lambda: queue.targets(scope.table, scope.column), observer, stop),
+            targets,
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from math import inf
 from threading import Event
 
@@ -14,7 +15,9 @@ from worker.engine.progress import Progress, RunStats
 from worker.engine.service import CommandThrottle, Service
 from worker.engine.throttling import together
 from worker.observers.composite import CompositeObserver
-from worker.operations.observing import service_observer
+from worker.observers.metrics import Metrics, served
+from worker.observers.periodic_checks import EveryMinute, OtherModels
+from worker.operations.observing import notifying_observer
 from worker.operations.processing import run_options
 from worker.operations.scopes import check_models, models_in_use, resolve_scope
 from worker.queue import AdminQueue, Scope
@@ -45,21 +48,50 @@ def run_service(
     check_models(queue, settings, scope)
     commands = CommandThrottle(queue, scope)
     load = LoadThrottle(queue, settings, lambda: _loads_this_host(queue, scope))
-    with service_observer(
+    with _service_observer(
         log or CompositeObserver(), observers, queue, settings, scope, notify_command, metrics_port
-    ) as everybody:
+    ) as composite:
         pipeline = Pipeline(
             queue=queue,
             open_embedder=lambda model, width: open_embedder(model, width, settings),
             scope=scope,
             options=options or run_options(settings),
-            progress=everybody,
+            progress=composite,
             stop=stop,
             throttle=together([commands, load]),
             reconnect_timeout=inf,
         )
         _serve(pipeline, commands, settings)
     return pipeline.stats
+
+
+@contextmanager
+def _service_observer(
+    log: Progress,
+    others: Sequence[Progress],
+    queue: AdminQueue,
+    settings: Settings,
+    scope: Scope,
+    command: str | None,
+    port: int | None,
+) -> Iterator[CompositeObserver]:
+    """Yield the observer of a service: those that are given, metrics, and notifications.
+
+    Raises SettingsError if the metrics cannot be served.
+    """
+    port = port or settings.worker_metrics_port
+    metrics = Metrics()
+    with (
+        served(metrics, port, settings.worker_metrics_host) if port else nullcontext(),
+        notifying_observer(log, queue, settings, scope, command) as composite,
+    ):
+        if port:
+            composite.add(metrics)
+        for observer in others:
+            composite.add(observer)
+        composite.add(EveryMinute(queue, composite.event))
+        composite.add(OtherModels(queue, scope, composite.event))
+        yield composite
 
 
 def _loads_this_host(queue: AdminQueue, scope: Scope) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 
-from worker.cli.console import Occasionally, confirmed, out, out_json, say
+from worker.cli.console import ProgressLine, confirmed, out, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
     AsJson,
@@ -27,8 +27,8 @@ from worker.cli.options import (
 )
 from worker.cli.render.forecast import print_forecast
 from worker.cli.render.jobs import print_job, print_matches
-from worker.cli.render.summary import report_unserved
 from worker.cli.render.text import counted, name_of
+from worker.cli.render.unserved import report_unserved
 from worker.errors import SettingsError
 from worker.operations import backfill as enqueuing
 from worker.operations import jobs
@@ -94,12 +94,12 @@ def backfill(
 def _backfill_visibly(queue: AdminQueue, target: Target, batch: int) -> int:
     """Backfill a column, with a line on stderr every few seconds. Returns how many rows it took."""
     name = name_of(target)
-    occasionally = Occasionally()
+    progress = ProgressLine()
     enqueued = enqueuing.backfill_column(
         queue,
         target,
         batch,
-        lambda rows: occasionally.say(f"{name}: {counted(rows, 'row')} so far"),
+        lambda rows: progress.say(f"{name}: {counted(rows, 'row')} so far"),
     )
     say(f"{name}: {counted(enqueued, 'row')} enqueued")
     return enqueued
@@ -112,16 +112,14 @@ def recheck(
     as_json: AsJson = False,
 ) -> None:
     """Enqueue the texts that changed without a write to their row."""
-    occasionally = Occasionally()
     with open_queue(load_settings()) as queue:
+        progress = ProgressLine()
         found = enqueuing.recheck(
             queue,
             table=table,
             column=column,
             dry_run=dry_run,
-            on_batch=lambda far: occasionally.say(
-                f"checked {far.checked} jobs, {far.changed} differ"
-            ),
+            on_batch=lambda far: progress.say(f"checked {far.checked} jobs, {far.changed} differ"),
         )
     if as_json:
         out_json(asdict(found))

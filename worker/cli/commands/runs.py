@@ -24,7 +24,8 @@ from worker.cli.options import (
 from worker.cli.render.advice import advice_on
 from worker.cli.render.forecast import print_forecast
 from worker.cli.render.progress import progress_of
-from worker.cli.render.summary import exit_code, print_summary, report_unserved
+from worker.cli.render.summary import exit_code, print_summary
+from worker.cli.render.unserved import report_unserved
 from worker.cli.signals import stopped_by_signals
 from worker.observers.logs import Log
 from worker.observers.systemd import Systemd
