@@ -1,6 +1,6 @@
 """The command line in a process of its own, as `python -m worker`, without its start of a second.
 
-The processes are forked from one that has imported `worker.cli` already: all but the start of
+The processes are forked from one that has imported all commands already: all but the start of
 Python is as in a real one. Tests about the start itself run `python -m worker`.
 """
 
@@ -17,9 +17,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from worker.cli.catalog import CATALOG
+
 # What the commands import, at the start and later; the rest is found by these.
 PRELOADED = [
     "worker.cli",
+    *{f"worker.cli.commands.{entry.home.partition(':')[0]}" for entry in CATALOG.values()},
+    "worker.cli.render.styled",
     "worker.embedders.http",
     "worker.embedders.local",
     "worker.embedders.ollama",

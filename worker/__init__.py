@@ -1,3 +1,70 @@
-"""A worker that keeps pgvector columns in step with text."""
+"""A worker that keeps pgvector columns in step with text.
+
+docs/python.md describes the names that can be imported from here: the Python API. Each is loaded
+when it is used for the first time, so `import worker` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worker.engine.progress import Progress as Progress
+    from worker.errors import WorkerError as WorkerError
+    from worker.operations.backfill import backfill as backfill
+    from worker.operations.backfill import recheck as recheck
+    from worker.operations.diagnosis import diagnose as diagnose
+    from worker.operations.estimate import estimate as estimate
+    from worker.operations.jobs import list_jobs as list_jobs
+    from worker.operations.jobs import reprocess as reprocess
+    from worker.operations.jobs import requeue as requeue
+    from worker.operations.migrating import migrate as migrate
+    from worker.operations.processing import process as process
+    from worker.operations.processing import run_options as run_options
+    from worker.operations.search import search as search
+    from worker.operations.serving import run_service as run_service
+    from worker.operations.session import open_database as open_database
+    from worker.operations.session import open_queue as open_queue
+    from worker.operations.stats import stats as stats
+    from worker.operations.status import status as status
+    from worker.operations.stop_conditions import StopConditions as StopConditions
+    from worker.operations.watching import unwatch as unwatch
+    from worker.operations.watching import watch as watch
+    from worker.settings import Settings as Settings
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Progress": "engine.progress",
+    "Settings": "settings",
+    "StopConditions": "operations.stop_conditions",
+    "WorkerError": "errors",
+    "backfill": "operations.backfill",
+    "diagnose": "operations.diagnosis",
+    "estimate": "operations.estimate",
+    "list_jobs": "operations.jobs",
+    "migrate": "operations.migrating",
+    "open_database": "operations.session",
+    "open_queue": "operations.session",
+    "process": "operations.processing",
+    "recheck": "operations.backfill",
+    "reprocess": "operations.jobs",
+    "requeue": "operations.jobs",
+    "run_options": "operations.processing",
+    "run_service": "operations.serving",
+    "search": "operations.search",
+    "stats": "operations.stats",
+    "status": "operations.status",
+    "unwatch": "operations.watching",
+    "watch": "operations.watching",
+}
+
+__all__ = list(_HOMES)
+
+if not TYPE_CHECKING:  # or every name would be there for a type checker
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"worker.{_HOMES[name]}"), name)

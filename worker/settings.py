@@ -10,6 +10,7 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -167,6 +168,33 @@ def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, 
             f"{dotenv} is not written in UTF-8 (byte {problem.start})", "Save it as UTF-8."
         ) from None
     return from_file | {name: value for name, value in environment.items() if value.strip()}
+
+
+OUR_PREFIXES = ("EMBEDDING_", "NOTIFY_", "WORKER_")
+# Variables with such a prefix that others set.
+_OF_OTHERS = re.compile(
+    r"NOTIFY_SOCKET"  # systemd
+    # Kubernetes, for a service named worker, embedding-worker, …
+    r"|\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+    r"|(EMBEDDING|NOTIFY|WORKER)_PORT"
+)
+_ADDRESS_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")  # what X_PORT holds there
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables that are named like ours and that nobody reads, each with the nearest that is.
+
+    None if no name is near.
+    """
+    known = sorted(Settings.variables())
+    return {
+        name: next(iter(get_close_matches(name, known, n=1)), None)
+        for name, value in sorted(environment.items())
+        if name.startswith(OUR_PREFIXES)
+        and name not in known
+        and not _OF_OTHERS.fullmatch(name)
+        and not (name.endswith("_PORT") and _ADDRESS_OF_A_SERVICE.match(value))
+    }
 
 
 _TRUE = {"true", "1", "yes", "on"}

@@ -122,7 +122,7 @@ def test_a_watch_that_cannot_work_changes_nothing(
     assert rows(notes, "select * from embedding_targets") == before
 
 
-@pytest.mark.parametrize("model", ["gpt", "local:wordllama-512"])
+@pytest.mark.parametrize("model", ["gpt", "local:wordllama-512", ""])
 def test_a_model_that_there_is_not_is_refused_by_watch(
     notes: Database, worker: Worker, model: str
 ) -> None:

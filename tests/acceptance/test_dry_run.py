@@ -12,7 +12,7 @@ import pytest
 from tests.acceptance.conftest import MODEL, fill, refused, statuses
 from tests.conftest import REPOSITORY, Database, Worker, rows, value
 from tests.openai_server import OpenAIServer
-from worker.cli.estimate import Forecast
+from worker.operations.estimate import Forecast
 
 HEADS = ["column", "model", "rows", "texts", "tokens", "requests", "cost", "time"]
 NO_TIME = "hint: the time is not known before a first run with the model\n"

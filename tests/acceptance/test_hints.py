@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.conftest import fill, refused, statuses
 from tests.conftest import Database, Worker, run_worker
-from worker.cli.progress import PlainProgress
+from worker.cli.render.progress import PlainProgress
 from worker.engine.progress import RunStats
 
 SUMMARY = "=== PROCESSING SUMMARY ===\n"
@@ -142,6 +142,33 @@ def test_a_pattern_without_a_wildcard_that_matches_nothing_is_explained(
     first, *rest = result.stderr.splitlines()
     assert first == "nothing in the queue matches"
     assert rest == ([f"hint: a pattern must match the whole text or id: {hint}"] if hint else [])
+
+
+# Variables
+
+
+def test_unknown_variables_are_named_once_with_the_nearest_name(tmp_path: Path) -> None:
+    tmp_path.joinpath(".env").write_text("WORKER_LOG_LEVLE=secret\n")
+    environment = {"EMBEDDING_BATCHSIZE": "secret", "EMBEDDING_DELAY_MS": "soon"}
+    result = run_worker("process", cwd=tmp_path, environment=environment)
+    assert (result.stdout, result.returncode) == ("", 2)
+    assert result.stderr.splitlines() == [
+        "warning: unknown variable EMBEDDING_BATCHSIZE; did you mean EMBEDDING_BATCH_SIZE?",
+        "warning: unknown variable WORKER_LOG_LEVLE; did you mean WORKER_LOG_LEVEL?",
+        "hint: Unknown variables are ignored; docs/configuration.md lists all that are read.",
+        "error: EMBEDDING_DELAY_MS must be a whole number from 0 to 86400000: `soon`",
+        "hint: Correct the environment or .env; .env.example describes every variable.",
+    ]
+
+
+def test_a_log_of_json_has_no_warnings_about_variables(tmp_path: Path) -> None:
+    environment = {
+        "WORKER_LOG_FORMAT": "json",
+        "WORKER_DATADIR": "/tmp",
+        "ENABLE_BACKGROUND_EMBEDDING": "false",
+    }
+    result = run_worker("run", cwd=tmp_path, environment=environment)
+    assert "WORKER_DATADIR" not in result.stderr
 
 
 # The address of the database

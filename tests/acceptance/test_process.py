@@ -509,7 +509,7 @@ def test_off_a_terminal_progress_is_plain_lines_on_stderr(
 ) -> None:
     fill(local_notes, 30)
     at_once = (
-        "import worker.cli.progress as progress, worker.cli;"
+        "import worker.cli.render.progress as progress, worker.cli;"
         "progress.QUIET_FOR = 0.0; worker.cli.main()"
     )
     result = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,13 +13,23 @@ import pytest
 WORKER = Path(__file__).parents[2] / "worker"
 MODULES = sorted(WORKER.rglob("*.py"))
 
-# cli -> engine -> queue, embedders -> settings, errors
+# cli -> operations -> engine -> queue, embedders -> settings, errors
 MAY_IMPORT = {
-    "__init__": set[str](),
+    "__init__": {"operations", "engine", "queue", "settings", "errors"},
     "__main__": {"cli"},
     "cli": {
+        "operations",
+        "observers",
+        "engine",
+        "queue",
+        "database",
+        "embedders",
         "terminal",
-        "host",
+        "durations",
+        "settings",
+        "errors",
+    },
+    "operations": {
         "doctor",
         "observers",
         "throttle",
@@ -26,6 +37,9 @@ MAY_IMPORT = {
         "queue",
         "database",
         "embedders",
+        "host",
+        "terminal",
+        "durations",
         "settings",
         "errors",
     },
@@ -40,6 +54,7 @@ MAY_IMPORT = {
     "embedders": {"proxies", "settings", "errors"},
     "settings": {"errors"},
     "terminal": {"errors"},
+    "durations": {"errors"},
     "errors": set[str](),
 }
 
@@ -61,15 +76,14 @@ ONLY_IN = {
     "prometheus_client": ["observers/metrics.py"],
     "tenacity": ["engine/retry.py", "engine/retrying.py", "observers/channels.py"],
     "dotenv": ["settings.py"],
-    "typer": ["cli/*.py"],
-    "rich": ["cli/*.py"],
+    "typer": ["cli/__init__.py", "cli/group.py", "cli/options.py"],
+    "rich": ["cli/render/*.py"],
 }
 
 MOST_LINES = 35
 LONGER = {
-    "cli/summary.py: print_summary": "one line for each line of the summary, one for each field",
-    "cli/process.py: process": "half of it is its flags, and that it hands them on",
-    "cli/targets.py: watch": "most of it is the help of its flags",
+    "cli/render/summary.py: print_summary": "one line for each line of the summary, and each field",
+    "cli/commands/runs.py: process": "half of it is its flags, and that it hands them on",
 }
 
 
@@ -165,9 +179,40 @@ def prints(path: Path) -> Iterator[str]:
 @each_module
 def test_only_one_function_writes_to_the_terminal(path: Path) -> None:
     # Those of rich, whose own escapes are wanted: the text is cleaned in the same place.
-    rich = {"cli/console.py": ["print"]}
+    rich = {"cli/render/styled.py": ["print"]}
     assert list(prints(path)) == rich.get(name_of(path), [])
     if name_of(path) not in ("terminal.py", "observers/logs.py", "cli/console.py"):
+        assert "worker.terminal.write" not in imported(path)
+
+
+def exits(path: Path) -> Iterator[str]:
+    """What the file ends the process by."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Attribute(value=ast.Name(id="sys" | "os" as module), attr=name) if name in (
+                "exit",
+                "_exit",
+                "abort",
+            ):
+                yield f"{module}.{name}"
+            case ast.Name(id="SystemExit" | "exit" | "quit" as name) if isinstance(
+                node.ctx, ast.Load
+            ):
+                yield name
+            case ast.Attribute(value=ast.Name(id="typer"), attr="Exit" | "Abort" as name):
+                yield f"typer.{name}"
+
+
+@each_module
+def test_only_the_command_line_ends_the_process(path: Path) -> None:
+    assert room_of(path) == "cli" or not list(exits(path))
+
+
+@each_module
+def test_use_cases_print_nothing_and_read_no_environment(path: Path) -> None:
+    if room_of(path) == "operations":
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(environ|getenv|stdin|stdout|stderr|argv)\b", source)
         assert "worker.terminal.write" not in imported(path)
 
 

@@ -13,8 +13,8 @@ import pytest
 from tests.conftest import REPOSITORY, run_worker
 from tests.unit.test_documentation import COMMANDS, each_command, group
 from worker import __version__
-from worker.cli.demo import check_packages
-from worker.cli.examples import EXAMPLES
+from worker.cli.catalog import CATALOG
+from worker.cli.commands.demo import check_packages
 from worker.database.embedded import program
 from worker.errors import SettingsError
 
@@ -50,7 +50,7 @@ def test_every_command_has_short_help_with_examples_and_speaking_metavars(
     for name, shown in help_of.items():
         assert "-h, --help" in shown
         assert not re.search(r"\b(INTEGER|FLOAT|TEXT|PATH \[)\b", shown), shown
-        for example in EXAMPLES.get(name, ()):
+        for example in CATALOG[name].examples if name else ():
             assert f"\n    {example}\n" in shown
     assert max(len(line) for line in "".join(help_of.values()).splitlines()) <= 100
 
@@ -66,15 +66,17 @@ def test_the_list_of_commands_has_whole_sentences(help_of: dict[str, str]) -> No
 
 @each_command
 def test_every_example_is_a_command_that_can_be_typed(name: str) -> None:
-    for example in EXAMPLES[name]:
+    for example in CATALOG[name].examples:
         program, command, *arguments = shlex.split(example)
         assert (program, command) == ("worker", name)
         with group.make_context("worker", [command, *arguments]) as context:
             COMMANDS[name].make_context(command, arguments, parent=context)
 
 
-def test_there_are_examples_for_the_commands_that_exist() -> None:
-    assert EXAMPLES.keys() == COMMANDS.keys()
+@each_command
+def test_the_list_of_commands_says_what_the_help_of_the_command_begins_with(name: str) -> None:
+    first_paragraph = str(COMMANDS[name].help).partition("\n\n")[0]
+    assert CATALOG[name].summary == " ".join(first_paragraph.split())
 
 
 @pytest.mark.parametrize(

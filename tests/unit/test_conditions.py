@@ -7,8 +7,9 @@ import re
 import pytest
 
 from tests.conftest import REPOSITORY
-from worker.cli.conditions import FIGURES, Figures, condition_of
+from worker.cli.conditions import FIGURES, condition_of
 from worker.errors import SettingsError
+from worker.operations.status import Figures
 
 NOW: Figures = {
     "oldest_due": 400,

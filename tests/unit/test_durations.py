@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from worker.cli.durations import span_of
+from worker.durations import span_of
 from worker.errors import SettingsError
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from worker.cli.durations import span
-from worker.cli.progress import PlainProgress
+from worker.cli.render.progress import PlainProgress
+from worker.durations import span
 from worker.engine.progress import RunStats
 
 
@@ -47,7 +47,7 @@ def test_a_run_that_is_over_at_once_says_nothing(capsys: pytest.CaptureFixture[s
 def test_nothing_is_said_of_what_remains_before_something_is_done(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.cli.progress.LINE_AFTER", 0.0)
+    monkeypatch.setattr("worker.cli.render.progress.LINE_AFTER", 0.0)
     stats = RunStats(started=time.monotonic() - 100)
     PlainProgress(total=10, interval=5).update(stats)
     assert capsys.readouterr().err == (

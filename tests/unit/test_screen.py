@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.cells import cell_len
 
-from worker.cli.console import block_bar
-from worker.cli.monitor import History, Throughput, screen_of, sparkline
-from worker.cli.screen import age, fitted, sections_of, tinted
-from worker.cli.snapshot import StatusSnapshot
+from worker.cli.render.monitor import screen_of, sparkline
+from worker.cli.render.screen import age, fitted, sections_of
+from worker.cli.render.styled import tinted
+from worker.cli.render.text import block_bar
+from worker.operations.history import History, Throughput
+from worker.operations.status import StatusSnapshot
 from worker.queue import (
     Failure,
     QueueProgress,

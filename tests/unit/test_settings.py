@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import Settings, foreign_parameters, without_password
+from worker.settings import Settings, foreign_parameters, unknown_variables, without_password
 
 SECRETS = [setting.name for setting in fields(Settings) if not setting.repr]
 
@@ -451,3 +451,45 @@ def test_a_question_mark_of_a_password_begins_no_parameters(password: str) -> No
 )
 def test_a_password_is_taken_out_of_a_url(url: str, without: str, password: str | None) -> None:
     assert without_password(url) == (without, password)
+
+
+# Unknown variables
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("EMBEDDING_BATCHSIZE", "EMBEDDING_BATCH_SIZE"),
+        ("EMBEDDING_MODLE", "EMBEDDING_MODEL"),
+        ("WORKER_METRIC_PORT", "WORKER_METRICS_PORT"),
+        ("NOTIFY_WEBHOOK", "NOTIFY_WEBHOOK_URL"),
+        ("WORKER_QQQQQQQQQQQQQQQQQQQQQQQQ", None),
+    ],
+)
+def test_an_unknown_variable_is_reported_with_the_nearest_name(
+    name: str, nearest: str | None
+) -> None:
+    assert unknown_variables({name: "9400", "EMBEDDING_RPM": "1"}) == {name: nearest}
+
+
+def test_variables_of_others_are_not_reported() -> None:
+    assert not unknown_variables(dict.fromkeys(Settings.variables(), "x"))
+    assert not unknown_variables({"HOME": "/", "WORKERS": "4", "embedding_batch": "1"})
+    assert not unknown_variables({"NOTIFY_SOCKET": "/run/systemd/notify"})
+
+
+@pytest.mark.parametrize(
+    "service", ["WORKER", "EMBEDDING", "NOTIFY", "EMBEDDING_WORKER", "WORKER_2"]
+)
+def test_what_kubernetes_sets_for_a_service_is_not_reported(service: str) -> None:
+    set_by_kubernetes = {
+        f"{service}_SERVICE_HOST": "10.0.0.11",
+        f"{service}_SERVICE_PORT": "8080",
+        f"{service}_SERVICE_PORT_HTTP": "8080",
+        f"{service}_PORT": "tcp://10.0.0.11:8080",
+        f"{service}_PORT_8080_TCP": "tcp://10.0.0.11:8080",
+        f"{service}_PORT_8080_TCP_PROTO": "tcp",
+        f"{service}_PORT_8080_TCP_PORT": "8080",
+        f"{service}_PORT_8080_TCP_ADDR": "10.0.0.11",
+    }
+    assert not unknown_variables(set_by_kubernetes)

@@ -9,7 +9,8 @@ from io import BytesIO, StringIO, TextIOWrapper
 
 import pytest
 
-from worker.cli.console import counted, out_json, report, rounded_down, say
+from worker.cli.console import out_json, report, say
+from worker.cli.render.text import counted, rounded_down
 from worker.errors import WorkerError
 from worker.terminal import PLAIN, STEERING, as_json, prepare_streams, printable, write
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worker.cli.console import rounded_down
-from worker.cli.durations import SECONDS, span
+from worker.cli.render.text import rounded_down
+from worker.durations import SECONDS, span
 from worker.errors import SettingsError
-
-Figures = Mapping[str, float | None]
+from worker.operations.status import Figures
 
 FIGURES = {
     "oldest_due": "seconds",

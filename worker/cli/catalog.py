@@ -1,0 +1,157 @@
+"""The commands: what each is for, where it is, and examples of it. A test parses every example.
+
+The help of `worker` is made of this alone, so that it imports no command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command. `home` is its module in `worker.cli.commands`, and its function there.
+
+    `summary` is the first paragraph of its help.
+    """
+
+    home: str
+    summary: str
+    examples: tuple[str, ...]
+    takes_anything: bool = False
+    """Whether arguments and options that it does not know are passed on."""
+
+
+CATALOG: dict[str, Entry] = {
+    "process": Entry(
+        "runs:process",
+        "Embed all due jobs, print a summary, and exit.",
+        (
+            "worker process",
+            "worker process --table docs --limit 1000",
+            "worker process --dry-run",
+            "worker process --until 50% --max-cost 2.50",
+        ),
+    ),
+    "run": Entry(
+        "runs:run",
+        "Embed jobs as they become due, until stopped.",
+        ("worker run", "worker run --metrics-port 9400"),
+    ),
+    "requeue": Entry(
+        "jobs:requeue",
+        "Make jobs pending again, so that they are embedded again.",
+        (
+            "worker requeue --failed",
+            "worker requeue --error-class too_long --table docs",
+            "worker requeue --id 42 --table docs",
+            "worker requeue --all --table docs --yes",
+        ),
+    ),
+    "status": Entry(
+        "status:status",
+        "Show the progress of every column, the workers, and what failed.",
+        ("worker status", "worker status --fail-if 'oldest_due > 5m'", "worker status --json"),
+    ),
+    "monitor": Entry(
+        "status:monitor",
+        "Show live status until q is pressed.",
+        ("worker monitor", "worker monitor --interval 5"),
+    ),
+    "backfill": Entry(
+        "jobs:backfill",
+        "Enqueue the rows that lack a vector. If interrupted, the next call continues.",
+        ("worker backfill", "worker backfill --table docs --dry-run"),
+    ),
+    "list": Entry(
+        "jobs:list_jobs",
+        "List unfinished jobs, each with the beginning of its text.",
+        ("worker list --failed", "worker list --pending --table docs --limit 50"),
+    ),
+    "reprocess": Entry(
+        "jobs:reprocess",
+        "Embed records again whose text or id matches a pattern.",
+        ("worker reprocess '*invoice*'", "worker reprocess '~(?i)outage|drill' --table docs --yes"),
+    ),
+    "recheck": Entry(
+        "jobs:recheck",
+        "Enqueue the texts that changed without a write to their row.",
+        ("worker recheck --dry-run", "worker recheck --table docs"),
+    ),
+    "stats": Entry(
+        "status:stats",
+        "Show recent work: how much, how fast, at what cost, and what failed.",
+        ("worker stats", "worker stats --since 7d"),
+    ),
+    "pause": Entry(
+        "control:pause",
+        "Pause workers: they finish their current jobs and claim no more until `worker resume`.",
+        ("worker pause", "worker pause --worker db1:4711:9f3c2a"),
+    ),
+    "resume": Entry(
+        "control:resume",
+        "Resume paused or sleeping workers.",
+        ("worker resume",),
+    ),
+    "sleep": Entry(
+        "control:sleep",
+        "Pause workers and unload their models until `worker wake`.",
+        ("worker sleep",),
+    ),
+    "wake": Entry(
+        "control:wake",
+        "Resume sleeping or paused workers, like `worker resume`.",
+        ("worker wake",),
+    ),
+    "watch": Entry(
+        "targets:watch",
+        "Keep a vector column in step with the text of its row.",
+        (
+            "worker watch docs --source body --column embedding --create-column",
+            "worker watch docs --source title --source body --column embedding",
+            "worker watch docs --source body --column embedding"
+            " --filter 'deleted_at is null' --sql",
+        ),
+    ),
+    "unwatch": Entry(
+        "targets:unwatch",
+        "Stop keeping a column in step. Its vectors stay.",
+        ("worker unwatch docs --column embedding",),
+    ),
+    "targets": Entry(
+        "targets:targets",
+        "List the watched columns.",
+        ("worker targets", "worker targets --json"),
+    ),
+    "search": Entry(
+        "search:search",
+        "Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated.",
+        ('worker search "how do I get my money back" --table docs',),
+    ),
+    "doctor": Entry(
+        "database:doctor",
+        "Check connection, schema, columns and models, and print how to fix what is wrong.",
+        ("worker doctor", "worker doctor --json"),
+    ),
+    "init": Entry(
+        "database:init",
+        "Copy the migrations and settings of this worker into a Supabase project.",
+        ("worker init", "worker init ../my-project --with-cron"),
+    ),
+    "migrate": Entry(
+        "database:migrate",
+        "Apply the missing migrations to the database.",
+        ("worker migrate", "worker migrate --status"),
+    ),
+    "psql": Entry(
+        "database:psql",
+        "Open psql on the database of the settings. Without DATABASE_URL, on the embedded one.",
+        ("worker psql", "worker psql -c 'select * from embedding_status'"),
+        takes_anything=True,
+    ),
+    "demo": Entry(
+        "demo:demo",
+        "Embed sample texts and search them, without an account, a key or a server.",
+        ("worker demo",),
+    ),
+}

@@ -1,0 +1,198 @@
+"""The commands about jobs: `requeue`, `backfill`, `recheck`, `list`, `reprocess`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+
+from worker.cli.console import ProgressLine, confirmed, out, out_json, say
+from worker.cli.environment import load_settings
+from worker.cli.options import (
+    AsJson,
+    BackfillBatch,
+    Column,
+    CountOnly,
+    DryRun,
+    ErrorClass,
+    Everything,
+    JobsShown,
+    Pattern,
+    RecordId,
+    RequeueFailed,
+    ShowFailed,
+    ShowPending,
+    ShowProcessing,
+    Table,
+    Yes,
+)
+from worker.cli.render.forecast import print_forecast
+from worker.cli.render.jobs import print_job, print_matches
+from worker.cli.render.text import counted, name_of
+from worker.cli.render.unserved import report_unserved
+from worker.errors import SettingsError
+from worker.operations import backfill as enqueuing
+from worker.operations import jobs
+from worker.operations.estimate import estimate
+from worker.operations.session import open_queue, select
+from worker.queue import AdminQueue, Target
+
+
+def requeue(
+    failed: RequeueFailed = False,
+    table: Table = None,
+    column: Column = None,
+    record_id: RecordId = None,
+    error_class: ErrorClass = None,
+    everything: Everything = False,
+    yes: Yes = False,
+) -> None:
+    """Make jobs pending again, so that they are embedded again."""
+    if not (failed or record_id or error_class or everything):
+        raise SettingsError(
+            "nothing says what to requeue",
+            "Choose: --failed, --error-class CLASS, --id ID, or --all.",
+        )
+    if everything and (failed or error_class):
+        raise SettingsError("--all contradicts --failed and --error-class", "Use only one of them.")
+    if everything and not yes and not confirmed("Embed every record of it again?"):
+        raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
+    with open_queue(load_settings()) as queue:
+        count = jobs.requeue(
+            queue,
+            status="failed" if failed or error_class else None,
+            table=table,
+            column=column,
+            record=record_id,
+            error_class=error_class,
+        )
+    out(f"Requeued: {count}")
+
+
+def backfill(
+    table: Table = None,
+    column: Column = None,
+    batch: BackfillBatch = 1000,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> int:
+    """Enqueue the rows that lack a vector. If interrupted, the next call continues."""
+    settings = load_settings(asks_model=dry_run)
+    with open_queue(settings) as queue:
+        if dry_run:
+            found = estimate(queue, settings, table=table, column=column, missing=True)
+            print_forecast(found, missing=True, as_json=as_json)
+            return report_unserved(found.targets, settings.embedding_model)
+        targets = select(queue, table, column).targets
+        total = sum(_backfill_visibly(queue, target, batch) for target in targets)
+    if as_json:
+        out_json({"enqueued": total})
+    else:
+        out(f"Enqueued: {total}")
+    return 0
+
+
+def _backfill_visibly(queue: AdminQueue, target: Target, batch: int) -> int:
+    """Backfill a column, with a line on stderr every few seconds. Returns how many rows it took."""
+    name = name_of(target)
+    progress = ProgressLine()
+    enqueued = enqueuing.backfill_column(
+        queue,
+        target,
+        batch,
+        lambda rows: progress.say(f"{name}: {counted(rows, 'row')} so far"),
+    )
+    say(f"{name}: {counted(enqueued, 'row')} enqueued")
+    return enqueued
+
+
+def recheck(
+    table: Table = None,
+    column: Column = None,
+    dry_run: CountOnly = False,
+    as_json: AsJson = False,
+) -> None:
+    """Enqueue the texts that changed without a write to their row."""
+    with open_queue(load_settings()) as queue:
+        progress = ProgressLine()
+        found = enqueuing.recheck(
+            queue,
+            table=table,
+            column=column,
+            dry_run=dry_run,
+            on_batch=lambda far: progress.say(f"checked {far.checked} jobs, {far.changed} differ"),
+        )
+    if as_json:
+        out_json(asdict(found))
+        return
+    out(f"Checked: {found.checked}")
+    out(f"Changed: {found.changed}")
+    out(f"Missing: {found.missing}")
+    if found.changed or found.missing:
+        say("hint: `worker recheck` enqueues them" if dry_run else "hint: now `worker process`")
+
+
+def list_jobs(
+    pending: ShowPending = False,
+    processing: ShowProcessing = False,
+    failed: ShowFailed = False,
+    table: Table = None,
+    column: Column = None,
+    limit: JobsShown = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List unfinished jobs, each with the beginning of its text."""
+    asked = {"processing": processing, "pending": pending, "failed": failed}
+    statuses = [status for status, is_wanted in asked.items() if is_wanted] or list(asked)
+    with open_queue(load_settings()) as queue:
+        found = jobs.list_jobs(queue, statuses, table=table, column=column, limit=limit)
+    if as_json:
+        out_json([asdict(job) for job in found])
+        return
+    for job in found:
+        print_job(job)
+    if not found:
+        say(f"no job is {' or '.join(statuses)}")
+    elif len(found) == limit:
+        say(f"hint: these are the first {limit}; --limit shows more, `worker status` counts them")
+
+
+def reprocess(
+    pattern: Pattern,
+    table: Table = None,
+    column: Column = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed records again whose text or id matches a pattern."""
+    if pattern in ("", "~"):
+        raise SettingsError("the pattern is empty", "Write '*words*', an id, or '~regex'.")
+    with open_queue(load_settings()) as queue:
+        requeued = 0
+        if yes or _agreed(jobs.find_matches(queue, pattern, table=table, column=column)):
+            requeued = jobs.reprocess(queue, pattern, table=table, column=column)
+    if not requeued:
+        say("nothing in the queue matches", *_hint_on(pattern))
+    if as_json:
+        out_json({"requeued": requeued})
+    else:
+        out(f"Requeued: {requeued}")
+
+
+def _hint_on(pattern: str) -> list[str]:
+    """What was meant, most likely, by a pattern that must be the whole text as it is."""
+    if set("*?") & set(pattern) or pattern.startswith("~"):
+        return []
+    quoted = shlex.quote(f"*{pattern}*")
+    return [f"hint: a pattern must match the whole text or id: `worker reprocess {quoted}`"]
+
+
+def _agreed(found: jobs.Matches) -> bool:
+    """Show what matches, and ask. Raises SettingsError if there is nobody to ask."""
+    if not found.matched:
+        return False
+    print_matches(found)
+    if not confirmed("Embed these again?"):
+        raise SettingsError(
+            "cancelled: nothing was requeued", "Add --yes to do it without being asked."
+        )
+    return True

@@ -1,0 +1,118 @@
+"""The commands that embed: `process`, `run`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from worker.cli.console import say
+from worker.cli.environment import load_settings
+from worker.cli.options import (
+    AsJson,
+    BatchSize,
+    Column,
+    DelayMs,
+    DryRun,
+    MaxCost,
+    MaxMinutes,
+    MetricsPort,
+    MostJobs,
+    NotifyCommand,
+    Table,
+    Until,
+)
+from worker.cli.render.advice import advice_on
+from worker.cli.render.forecast import print_forecast
+from worker.cli.render.progress import progress_of
+from worker.cli.render.summary import exit_code, print_summary
+from worker.cli.render.unserved import report_unserved
+from worker.cli.signals import stopped_by_signals
+from worker.observers.logs import Log
+from worker.observers.systemd import Systemd
+from worker.operations.estimate import estimate
+from worker.operations.processing import Processing, RunResult, prepare, run_options
+from worker.operations.serving import run_service
+from worker.operations.session import open_queue
+from worker.operations.stop_conditions import StopConditions, parse_percent
+
+
+def process(
+    batch_size: BatchSize = None,
+    delay_ms: DelayMs = None,
+    table: Table = None,
+    column: Column = None,
+    limit: MostJobs = None,
+    until: Until = None,
+    max_minutes: MaxMinutes = None,
+    max_cost: MaxCost = None,
+    notify_command: NotifyCommand = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> int:
+    """Embed all due jobs, print a summary, and exit."""
+    settings = load_settings(asks_model=True)
+    with open_queue(settings) as queue:
+        if dry_run:
+            found = estimate(
+                queue, settings, table=table, column=column, batch_size=batch_size, limit=limit
+            )
+            print_forecast(found, missing=False, as_json=as_json)
+            return report_unserved(found.targets, settings.embedding_model)
+        processing = prepare(
+            queue,
+            settings,
+            table=table,
+            column=column,
+            options=run_options(settings, batch_size, delay_ms, limit),
+            stop_conditions=StopConditions(parse_percent(until), max_minutes, max_cost),
+            notify_command=notify_command,
+        )
+        result = process_visibly(processing)
+        advice = [] if as_json else advice_on(result, queue)
+    print_summary(result, as_json)
+    code_of_targets = report_unserved(result.targets, settings.embedding_model)
+    if not code_of_targets:  # or it has said what to do
+        say(*advice)
+    return exit_code(result) or code_of_targets
+
+
+def process_visibly(processing: Processing) -> RunResult:
+    """Run with progress on stderr, until it ends or a signal stops it."""
+    total = processing.count_jobs()
+    interval = processing.settings.embedding_progress_interval
+    with (
+        stopped_by_signals() as stop,
+        progress_of(total, interval, processing.estimate_eta) as progress,
+    ):
+        return processing.run(stop, progress)
+
+
+def run(
+    batch_size: BatchSize = None,
+    delay_ms: DelayMs = None,
+    table: Table = None,
+    column: Column = None,
+    metrics_port: MetricsPort = None,
+    notify_command: NotifyCommand = None,
+) -> int:
+    """Embed jobs as they become due, until stopped."""
+    settings = load_settings(asks_model=True)
+    if not settings.enable_background_embedding:
+        say("ENABLE_BACKGROUND_EMBEDDING is false: nothing is done in the background here.")
+        say("hint: `worker process` embeds what is due, once.")
+        return 0
+    is_for_people = settings.worker_log_format == "console"
+    with open_queue(settings) as queue, stopped_by_signals(say_so=is_for_people) as stop:
+        run_service(
+            queue,
+            settings,
+            stop=stop,
+            table=table,
+            column=column,
+            options=run_options(settings, batch_size, delay_ms),
+            log=Log.of(settings, sys.stderr),
+            observers=[Systemd(os.environ)],
+            metrics_port=metrics_port,
+            notify_command=notify_command,
+        )
+    return 0

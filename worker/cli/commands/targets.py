@@ -1,0 +1,134 @@
+"""The commands that say what is kept embedded: `watch`, `unwatch`, `targets`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from worker.cli.console import confirmed, out, out_json, say
+from worker.cli.environment import load_settings
+from worker.cli.options import (
+    AgreeToEmbed,
+    AsJson,
+    AsMigration,
+    CreateColumn,
+    Dimensions,
+    EmbeddingColumn,
+    Filter,
+    MatchFunction,
+    Model,
+    NoFilter,
+    Source,
+    TableName,
+    Truncate,
+)
+from worker.cli.render.tables import out_table
+from worker.cli.render.text import NOTHING_WATCHED, name_of, one_line
+from worker.embedders.registry import check_model
+from worker.errors import SettingsError
+from worker.operations import watching
+from worker.operations.session import open_database, open_queue
+from worker.operations.watch_migration import watch_migration
+from worker.queue import Target, WatchOptions, WatchPreview
+from worker.settings import Settings
+from worker.terminal import printable
+
+
+def watch(
+    table: TableName,
+    column: EmbeddingColumn,
+    source: Source = None,
+    model: Model = None,
+    filter_sql: Filter = None,
+    no_filter: NoFilter = False,
+    create_column: CreateColumn = False,
+    dimensions: Dimensions = None,
+    truncate: Truncate = None,
+    match_function: MatchFunction = None,
+    yes: AgreeToEmbed = False,
+    sql: AsMigration = False,
+) -> None:
+    """Keep a vector column in step with the text of its row.
+
+    On a column that is watched already, only what is given changes.
+    """
+    if no_filter and filter_sql is not None:
+        raise SettingsError("--filter contradicts --no-filter", "Use only one of them.")
+    if model not in (None, "default"):
+        check_model(model)
+    settings = load_settings(asks_model=create_column and not model)
+    options = WatchOptions(
+        model="" if model == "default" else model,
+        filter="" if no_filter else filter_sql,
+        on_too_long=None if truncate is None else "truncate" if truncate else "fail",
+        match_function=match_function,
+    )
+    joined = ", ".join(source) if source else None
+    wanted = watching.WatchRequest(table, column, joined, options, create_column, dimensions)
+    if sql:
+        out(*watch_migration(settings, wanted).splitlines())
+    else:
+        _watch(settings, wanted, yes)
+
+
+def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool) -> None:
+    with open_database(settings) as queue:
+        plan = watching.plan_watch(queue, settings, wanted)
+        _agree(plan.preview, yes)
+        target = plan.apply()
+    out(f"Watching: {name_of(target)} <- {target.source}")
+    say("hint: rows that are there already: `worker backfill`, then `worker process`")
+
+
+def _agree(preview: WatchPreview, yes: bool) -> None:
+    """Show what changes. Raises SettingsError unless the person agrees to embed rows again."""
+    for change in preview.changes:
+        say(f"change: {printable(change)}")
+    if not preview.to_embed:
+        return
+    rows = "1 row" if preview.to_embed == 1 else f"{preview.to_embed} rows"
+    if yes:
+        say(f"{rows} will be embedded again")
+    elif not confirmed(f"{rows} will be embedded again. Continue?"):
+        raise SettingsError(
+            f"{rows} would be embedded again, so nothing was changed", "Add --yes to agree."
+        )
+
+
+def unwatch(table: TableName, column: EmbeddingColumn) -> None:
+    """Stop keeping a column in step. Its vectors stay."""
+    with open_database(load_settings()) as queue:
+        watching.unwatch(queue, table, column)
+    out(f"Unwatched: {table}.{column}")
+
+
+def targets(as_json: AsJson = False) -> None:
+    """List the watched columns."""
+    with open_queue(load_settings()) as queue:
+        found = queue.targets()
+    if as_json:
+        out_json([asdict(target) for target in found])
+        return
+    if not found:
+        say(NOTHING_WATCHED)
+        return
+    out_table(
+        ["table", "column", "source", "filter", "model", "width"],
+        [
+            (
+                target.table_name,
+                target.embedding_column,
+                one_line(target.source, 40),
+                target.filter and one_line(target.filter, 30),
+                _model_of(target),
+                target.dimensions,
+            )
+            for target in found
+        ],
+    )
+
+
+def _model_of(target: Target) -> str:
+    """The model of a column, and whether it is that of EMBEDDING_MODEL."""
+    if target.model is None:
+        return "(default)"
+    return f"{target.model} (default)" if target.model_is_default else target.model

@@ -1,0 +1,83 @@
+"""The group of all commands. One that nobody asks for is not imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import UserDict
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from worker.cli.catalog import CATALOG, Entry
+from worker.cli.console import report
+from worker.errors import WorkerError
+
+TAKES_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+class Commands(UserDict[str, Any]):
+    """The commands by name. Each is imported when it is looked up for the first time."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(CATALOG))
+
+    def __getitem__(self, name: str) -> Any:
+        if self.data[name] is None:
+            self.data[name] = _imported(name, CATALOG[name])
+        return self.data[name]
+
+
+class CommandGroup(TyperGroup):
+    """The commands of the catalog, in its order."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in CATALOG.items()])
+
+
+def _imported(name: str, entry: Entry) -> Any:
+    module, function = entry.home.split(":")
+    command = getattr(import_module(f"worker.cli.commands.{module}"), function)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(
+        name,
+        short_help=entry.summary,
+        # \b: the lines below stay as they are
+        epilog="\n".join(["Examples:", "", "\b", *(f"  {line}" for line in entry.examples)]),
+        context_settings=TAKES_ANYTHING if entry.takes_anything else None,
+    )(_guarded(command))
+    return typer.main.get_command(alone)
+
+
+def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Every error ends here: a line of cause, a line with a hint, and the exit code of its kind."""
+
+    @wraps(command)
+    def guarded(*args: object, **options: object) -> None:
+        try:
+            code = command(*args, **options) or 0
+        except WorkerError as problem:
+            report(problem)
+            code = problem.exit_code
+        except KeyboardInterrupt:
+            code = 130
+        if threading.active_count() > 1:
+            # At once: a thread that waits for a model would hold up an orderly exit.
+            sys.stdout.flush()
+            os._exit(code)
+        raise typer.Exit(code)
+
+    return guarded

@@ -1,0 +1,243 @@
+"""The arguments and options of all commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worker.settings import LONGEST_DELAY, MOST_AT_ONCE
+
+# Of many commands
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Column = Annotated[str | None, typer.Option(metavar="COLUMN", help="Only this embedding column.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Estimate rows, tokens, requests, cost and time without calling the provider.",
+    ),
+]
+Table = Annotated[str | None, typer.Option(metavar="TABLE", help="Only this table.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
+# process, run
+
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_AT_ONCE,
+        metavar="N",
+        help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default: requests of"
+        " 100 texts, claimed by the hundred).",
+    ),
+]
+DelayMs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=LONGEST_DELAY,
+        metavar="MILLISECONDS",
+        help="Wait after each batch; batches then run one at a time (env: EMBEDDING_DELAY_MS;"
+        " default: 0, batches overlap).",
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="DOLLARS", help="Stop after spending this many US dollars."),
+]
+MaxMinutes = Annotated[
+    float | None, typer.Option(min=0, metavar="MINUTES", help="Stop after this many minutes.")
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        metavar="PORT",
+        help="Serve metrics for Prometheus at this port (env: WORKER_METRICS_PORT; default: none).",
+    ),
+]
+MostJobs = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Stop after this many jobs.")
+]
+NotifyCommand = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Run this shell command at each event that people should know (env: NOTIFY_COMMAND).",
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(metavar="PERCENT", help="Stop when this share of rows has vectors, like 50%."),
+]
+
+# requeue, backfill, recheck, list, reprocess
+
+BackfillBatch = Annotated[
+    int,
+    typer.Option(
+        "--batch", min=1, max=100_000, metavar="N", help="Rows to enqueue in one transaction."
+    ),
+]
+CountOnly = Annotated[
+    bool, typer.Option("--dry-run", help="Count what differs, and change nothing.")
+]
+ErrorClass = Annotated[
+    str | None, typer.Option(metavar="CLASS", help="Requeue jobs that failed for this reason.")
+]
+Everything = Annotated[
+    bool, typer.Option("--all", help="Requeue jobs of every status: embeds everything again.")
+]
+JobsShown = Annotated[
+    int, typer.Option("--limit", min=1, max=1000, metavar="N", help="How many to show.")
+]
+Pattern = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATTERN",
+        help="What the whole text or the whole id must match, with * and ?; or ~REGEX.",
+    ),
+]
+RecordId = Annotated[
+    str | None,
+    typer.Option("--id", metavar="ID", help="Requeue the job of this record, whatever its status."),
+]
+RequeueFailed = Annotated[bool, typer.Option("--failed", help="Requeue failed jobs.")]
+ShowFailed = Annotated[bool, typer.Option("--failed", help="Show failed jobs.")]
+ShowPending = Annotated[bool, typer.Option("--pending", help="Show pending jobs.")]
+ShowProcessing = Annotated[
+    bool, typer.Option("--processing", help="Show jobs that a worker has claimed.")
+]
+
+# status, monitor, stats, and what steers workers
+
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Exit with 1 if this holds, like 'oldest_due > 5m'. May be given several times.",
+    ),
+]
+Interval = Annotated[
+    float,
+    typer.Option(
+        min=0.1, max=3600, metavar="SECONDS", help="Seconds between two queries of the database."
+    ),
+]
+Since = Annotated[
+    str, typer.Option(metavar="DURATION", help="How far back, like 30m, 24h or 7d (the most).")
+]
+Worker = Annotated[
+    str | None,
+    typer.Option(
+        "--worker", metavar="WORKER", help="Only this worker, by its name in `worker status`."
+    ),
+]
+
+# watch, unwatch
+
+AgreeToEmbed = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before rows are embedded again.")
+]
+AsMigration = Annotated[
+    bool, typer.Option("--sql", help="Print a migration to commit, and change nothing.")
+]
+CreateColumn = Annotated[
+    bool,
+    typer.Option("--create-column", help="Add the vector column, as wide as the model."),
+]
+Dimensions = Annotated[
+    int | None,
+    typer.Option(min=1, help="Ask the model for vectors of this width, shorter than its own."),
+]
+EmbeddingColumn = Annotated[
+    str, typer.Option("--column", metavar="COLUMN", help="The vector column.")
+]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="SQL",
+        help="An SQL condition: embed only rows for which it is true.",
+    ),
+]
+MatchFunction = Annotated[
+    bool | None,
+    typer.Option(
+        "--match-function/--no-match-function",
+        help="Write a function match_TABLE by which apps search the column.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="provider:model (default: that of its vectors, or the worker's EMBEDDING_MODEL).",
+    ),
+]
+NoFilter = Annotated[
+    bool, typer.Option("--no-filter", help="Remove the filter of a watched column.")
+]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="The column to embed, or an SQL expression over the row. May be given several"
+        " times: the texts are joined by an empty line. Required at first.",
+    ),
+]
+TableName = Annotated[
+    str, typer.Argument(metavar="TABLE", help="The table, with its schema if it is not public.")
+]
+Truncate = Annotated[
+    bool | None,
+    typer.Option(
+        "--truncate/--no-truncate",
+        help="Embed as much of the beginning of a text as the model takes"
+        " (default: a text that is too long fails).",
+    ),
+]
+
+# search
+
+RowsShown = Annotated[
+    int, typer.Option("--limit", min=1, max=10_000, metavar="N", help="How many rows to show.")
+]
+Words = Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")]
+
+# migrate, init, psql
+
+CopyTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--copy-to",
+        metavar="PATH",
+        help="Copy the missing migrations into a Supabase project, and apply nothing.",
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Overwrite copies that differ from this worker's."),
+]
+ProjectFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH", help="The folder of a Supabase project, which has a folder supabase."
+    ),
+]
+PsqlArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ARGUMENT", help="What psql takes, like -c 'select 1'."),
+]
+ShowStatus = Annotated[
+    bool, typer.Option("--status", help="Show what is applied, and change nothing.")
+]
+WithCron = Annotated[
+    bool,
+    typer.Option("--with-cron", help="Also copy the scheduled jobs of pg_cron."),
+]

@@ -1,0 +1,54 @@
+"""Names, numbers and texts as people read them."""
+
+from __future__ import annotations
+
+import math
+
+from rich.cells import cell_len, set_cell_size
+
+from worker.queue import Failure, ListedJob, Target, TargetStatus
+from worker.terminal import printable
+
+NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`"
+
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def name_of(watched: Target | TargetStatus | Failure | ListedJob) -> str:
+    """A watched column as people write it: `table.column`."""
+    return printable(f"{watched.table_name}.{watched.embedding_column}")
+
+
+def one_line(text: str, width: int) -> str:
+    """The beginning of a text, on one line of at most `width` cells of a terminal."""
+    return cut(printable(" ".join(text.split())), width)
+
+
+def cut(text: str, width: int) -> str:
+    """The beginning of a text that is wider than `width` cells."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def dollars(cost: float | None) -> str:
+    """An amount of US dollars, to a hundredth of a cent."""
+    if cost is None:
+        return "not known"
+    if not cost:
+        return "$0"
+    return "<$0.0001" if cost < 0.0001 else f"${cost:.4f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 row`, `2 rows`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def rounded_down(percent: float) -> float:
+    """A percentage to one decimal: 100 only if it is 100, whatever is lost in binary fractions."""
+    return math.floor(percent * 10 + 1e-9) / 10 if percent < 100 else 100.0
+
+
+def block_bar(percent: float, width: int) -> str:
+    """A bar of block characters: full at 100, and only then."""
+    full, rest = divmod(int(percent / 100 * width * 8), 8)
+    return ("█" * full + EIGHTHS[rest].strip()).ljust(width, "░")

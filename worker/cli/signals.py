@@ -1,0 +1,49 @@
+"""SIGINT and SIGTERM, which end a command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+
+from worker.cli.console import say
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stopped_by_signals(*, say_so: bool = True) -> Iterator[Event]:
+    """Yield an event that SIGINT and SIGTERM set. The second of them leaves at once."""
+    stop = Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        if say_so:
+            say("stopping: finishing what is under way (once more to leave at once)")
+
+    with _handled(on_signal):
+        yield stop
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt as Ctrl-C does, also where the shell had SIGINT ignored."""
+
+    def on_signal() -> None:
+        raise KeyboardInterrupt
+
+    with _handled(on_signal):
+        yield
+
+
+@contextmanager
+def _handled(on_signal: Callable[[], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda *_: on_signal()) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

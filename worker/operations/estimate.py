@@ -1,0 +1,168 @@
+"""How much there is to embed, and what it will take, without a call to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from math import ceil
+from typing import TypeVar
+
+from worker.embedders.base import Embedder, RequestLimits
+from worker.embedders.packing import size_of, tokens_at_most
+from worker.embedders.registry import open_embedder
+from worker.engine.options import TEXTS_A_REQUEST
+from worker.operations.session import select
+from worker.queue import AdminQueue, Estimate, Target
+from worker.settings import Settings
+
+SAMPLE = 200  # rows at most, of each column
+BYTES_PER_TOKEN = 4  # in most texts; OpenAI itself estimates so
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What it will take to embed a column. None: not known.
+
+    `rows` of which `texts` need a call; `cost` in US dollars; `seconds` for one worker, by what was
+    measured with the model in the last week, and by the limits of the settings.
+    """
+
+    column: str
+    model: str
+    rows: int | None
+    texts: int
+    tokens: int
+    requests: int
+    cost: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimation:
+    """The columns that were asked for, and a forecast for each that is worked on."""
+
+    targets: list[Target]
+    forecasts: list[Forecast]
+
+
+def estimate(
+    queue: AdminQueue,
+    settings: Settings,
+    *,
+    table: str | None = None,
+    column: str | None = None,
+    missing: bool = False,
+    batch_size: int | None = None,
+    limit: int | None = None,
+) -> Estimation:
+    """Estimate what it takes to embed all that is due.
+
+    With `missing`, all that a backfill would enqueue. Calls no model. Raises SettingsError if a
+    model with rows to embed cannot be opened.
+    """
+    selection = select(queue, table, column)
+    estimates = queue.estimate(settings.embedding_model, selection.table, column, missing)
+    batch = batch_size or settings.embedding_batch_size or TEXTS_A_REQUEST
+    forecasts = _forecasts(queue, settings, estimates, batch, limit)
+    return Estimation(selection.targets, list(forecasts))
+
+
+def _forecasts(
+    queue: AdminQueue,
+    settings: Settings,
+    estimates: Iterable[Estimate],
+    batch: int,
+    limit: int | None,
+) -> Iterable[Forecast]:
+    for estimate in estimates:
+        rows = estimate.row_count
+        if limit is not None and rows is not None:
+            rows = min(rows, limit)
+            limit -= rows
+        if not rows:  # nobody has to be able to ask this model
+            yield _nothing(estimate, rows)
+            continue
+        with closing(open_embedder(estimate.model, estimate.dimensions, settings)) as embedder:
+            rate = queue.rate(estimate.model)
+            yield _forecast(estimate, rows, embedder, settings, batch, rate)
+
+
+def _nothing(estimate: Estimate, rows: int | None) -> Forecast:
+    """What becomes of a column without rows, or whose rows cannot be counted."""
+    known = None if rows is None else 0.0
+    return Forecast(_column(estimate), estimate.model, rows, 0, 0, 0, known, known)
+
+
+def _column(estimate: Estimate) -> str:
+    return f"{estimate.table_name}.{estimate.embedding_column}"
+
+
+def _forecast(
+    estimate: Estimate,
+    rows: int,
+    embedder: Embedder,
+    settings: Settings,
+    batch: int,
+    rate: float | None,
+) -> Forecast:
+    sampled = max(min(estimate.row_count or 0, SAMPLE), 1)
+    texts = round(rows * len(estimate.bytes) / sampled)
+    mean = sum(estimate.bytes) / max(len(estimate.bytes), 1)
+    tokens = max(round(texts * mean * _tokens_per_byte(estimate.texts, embedder)), texts)
+    requests = ceil(texts / _texts_per_request(embedder.request_limits, batch, mean))
+    times = [
+        texts / rate if rate else None,
+        60 * requests / settings.embedding_rpm if settings.embedding_rpm else None,
+        60 * tokens / settings.embedding_tpm if settings.embedding_tpm else None,
+    ]
+    return Forecast(
+        _column(estimate),
+        estimate.model,
+        rows,
+        texts,
+        tokens,
+        requests,
+        _cost(tokens, embedder.price),
+        max((time for time in times if time is not None), default=None) if texts else 0.0,
+    )
+
+
+def _cost(tokens: int, price: float | None) -> float | None:
+    if not tokens:
+        return 0.0
+    return None if price is None else tokens * price / 1e6
+
+
+def _tokens_per_byte(texts: list[str], embedder: Embedder) -> float:
+    if not embedder.count or not texts:
+        return 1 / BYTES_PER_TOKEN
+    return sum(map(embedder.count, texts)) / sum(map(size_of, texts))
+
+
+def _texts_per_request(request_limits: RequestLimits, batch: int, mean: float) -> int:
+    """How many texts of a mean length go into a request, under all caps."""
+    by_bytes = request_limits.bytes // max(ceil(mean), 1)
+    by_tokens = request_limits.tokens // max(tokens_at_most(ceil(mean)), 1)
+    return max(min(batch, request_limits.items, by_bytes, by_tokens), 1)
+
+
+def total_of(forecasts: Sequence[Forecast]) -> Forecast:
+    """All together. A number is known if it is known of each."""
+    return Forecast(
+        "(all)",
+        "",
+        _total(forecast.rows for forecast in forecasts),
+        sum(forecast.texts for forecast in forecasts),
+        sum(forecast.tokens for forecast in forecasts),
+        sum(forecast.requests for forecast in forecasts),
+        _total(forecast.cost for forecast in forecasts),
+        _total(forecast.seconds for forecast in forecasts),
+    )
+
+
+def _total(values: Iterable[Number | None]) -> Number | None:
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)

@@ -1,0 +1,55 @@
+"""Which jobs a worker takes, and whether their models can be opened."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from secrets import token_hex
+
+from worker.embedders.registry import open_embedder
+from worker.errors import WorkerError
+from worker.host import give_back_memory
+from worker.operations.session import select, worker_name
+from worker.queue import AdminQueue, Scope
+from worker.settings import Settings
+
+
+def resolve_scope(
+    queue: AdminQueue, settings: Settings, table: str | None, column: str | None
+) -> Scope:
+    """Return the scope of a new worker. Raises SettingsError if nothing of that name is watched."""
+    selection = select(queue, table, column)
+    return Scope(
+        # random characters: in containers, host and pid can be those of another worker
+        worker=f"{worker_name()}:{token_hex(3)}",
+        lease=timedelta(seconds=settings.embedding_lease_seconds),
+        default_model=settings.embedding_model,
+        table=selection.table,
+        column=column,
+    )
+
+
+def models_in_use(queue: AdminQueue, scope: Scope) -> list[str]:
+    """The models that a worker uses in a scope; the default one if nothing is watched."""
+    default = scope.default_model
+    targets = queue.targets(scope.table, scope.column)
+    return sorted({target.model or default for target in targets if target.accepts(default)}) or [
+        default
+    ]
+
+
+def check_models(queue: AdminQueue, settings: Settings, scope: Scope) -> None:
+    """Check that the models in use can be opened, before anything is claimed for them.
+
+    Raises what the first of them raises if none can be opened. If only some cannot, their jobs are
+    handed back later, and the log says why.
+    """
+    models = models_in_use(queue, scope)
+    problems = []
+    for model in models:
+        try:
+            open_embedder(model, None, settings).close()
+        except WorkerError as problem:
+            problems.append(problem)
+    if len(problems) == len(models):
+        raise problems[0]
+    give_back_memory()

@@ -1,0 +1,57 @@
+"""Finds the rows nearest in meaning to some words."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from worker.embedders.registry import open_embedder
+from worker.errors import ProviderRefused, SettingsError
+from worker.operations.session import select
+from worker.queue import AdminQueue, Match, Target
+from worker.settings import Settings
+
+
+def search(
+    queue: AdminQueue,
+    settings: Settings,
+    words: str,
+    *,
+    table: str | None = None,
+    column: str | None = None,
+    limit: int = 5,
+) -> list[Match]:
+    """Return the rows nearest in meaning to `words`, nearest first.
+
+    Raises SettingsError unless exactly one watched column has these names, and what its model
+    raises if that cannot be called.
+    """
+    return search_column(queue, settings, _only_target(queue, table, column), words, limit)
+
+
+def search_column(
+    queue: AdminQueue, settings: Settings, target: Target, words: str, limit: int
+) -> list[Match]:
+    """Embed the words with the model of the target, and find the rows nearest to them."""
+    model = target.model or settings.embedding_model
+    with closing(open_embedder(model, target.dimensions, settings)) as embedder:
+        embedder.probe()  # some servers answer only when asked in the way it finds out
+        vector = embedder.embed([words]).vectors[0]
+    if target.dimensions not in (None, len(vector)):
+        raise ProviderRefused(
+            f"{model} gives {len(vector)} dimensions, but {target.embedding_column} of"
+            f" {target.table_name} holds {target.dimensions}",
+            "Search with the model the column was embedded with: set EMBEDDING_MODEL.",
+        )
+    return queue.search(target, vector, limit, model)
+
+
+def _only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:
+    targets = select(queue, table, column).targets
+    if not targets:
+        raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")
+    if len(targets) > 1:
+        names = ", ".join(f"{target.table_name}.{target.embedding_column}" for target in targets)
+        raise SettingsError(
+            f"it is not said where to look: {names} are watched", "Give --table and --column."
+        )
+    return targets[0]

@@ -1,0 +1,115 @@
+"""Embeds jobs as they become due, until stopped."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from math import inf
+from threading import Event
+
+from worker.embedders.registry import open_embedder
+from worker.engine.pipeline import Pipeline, RunOptions
+from worker.engine.progress import Progress, RunStats
+from worker.engine.service import CommandThrottle, Service
+from worker.engine.throttling import together
+from worker.observers.composite import CompositeObserver
+from worker.observers.metrics import Metrics, served
+from worker.observers.periodic_checks import EveryMinute, OtherModels
+from worker.operations.observing import notifying_observer
+from worker.operations.processing import run_options
+from worker.operations.scopes import check_models, models_in_use, resolve_scope
+from worker.queue import AdminQueue, Scope
+from worker.settings import Settings
+from worker.throttle.load import LoadThrottle
+
+
+def run_service(
+    queue: AdminQueue,
+    settings: Settings,
+    *,
+    stop: Event,
+    table: str | None = None,
+    column: str | None = None,
+    options: RunOptions | None = None,
+    log: Progress | None = None,
+    observers: Sequence[Progress] = (),
+    metrics_port: int | None = None,
+    notify_command: str | None = None,
+) -> RunStats:
+    """Embed jobs as they become due, until `stop` is set. Waits for a database that is away.
+
+    `log` and `observers` hear what goes on; `log` also hears what became of notifications. Raises
+    SettingsError if nothing of that name is watched or the metrics cannot be served, and what a
+    model raises if none can be opened.
+    """
+    scope = resolve_scope(queue, settings, table, column)
+    check_models(queue, settings, scope)
+    commands = CommandThrottle(queue, scope)
+    load = LoadThrottle(queue, settings, lambda: _loads_this_host(queue, scope))
+    with _service_observer(
+        log or CompositeObserver(), observers, queue, settings, scope, notify_command, metrics_port
+    ) as composite:
+        pipeline = Pipeline(
+            queue=queue,
+            open_embedder=lambda model, width: open_embedder(model, width, settings),
+            scope=scope,
+            options=options or run_options(settings),
+            progress=composite,
+            stop=stop,
+            throttle=together([commands, load]),
+            reconnect_timeout=inf,
+        )
+        _serve(pipeline, commands, settings)
+    return pipeline.stats
+
+
+@contextmanager
+def _service_observer(
+    log: Progress,
+    others: Sequence[Progress],
+    queue: AdminQueue,
+    settings: Settings,
+    scope: Scope,
+    command: str | None,
+    port: int | None,
+) -> Iterator[CompositeObserver]:
+    """Yield the observer of a service: those that are given, metrics, and notifications.
+
+    Raises SettingsError if the metrics cannot be served.
+    """
+    port = port or settings.worker_metrics_port
+    metrics = Metrics()
+    with (
+        served(metrics, port, settings.worker_metrics_host) if port else nullcontext(),
+        notifying_observer(log, queue, settings, scope, command) as composite,
+    ):
+        if port:
+            composite.add(metrics)
+        for observer in others:
+            composite.add(observer)
+        composite.add(EveryMinute(queue, composite.event))
+        composite.add(OtherModels(queue, scope, composite.event))
+        yield composite
+
+
+def _loads_this_host(queue: AdminQueue, scope: Scope) -> bool:
+    """Whether a model in use runs on this machine."""
+    return any(model.startswith("local:") for model in models_in_use(queue, scope))
+
+
+def _serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) -> None:
+    """Work and rest in turns until it is to stop."""
+    scope, tell = pipeline.scope, pipeline.progress.event
+    tell(
+        "worker_started",
+        worker=scope.worker,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        model=scope.default_model,
+    )
+    Service(pipeline, commands, settings.worker_deep_sleep_after).run()
+    stats = pipeline.stats
+    done = {"completed": stats.completed, "failed": stats.failed}
+    tell("worker_stopped", worker=scope.worker, seconds=stats.elapsed, **done)

@@ -1,0 +1,95 @@
+"""Opens the queue that the settings name, and resolves the names that somebody typed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from worker.database.embedded import default_data_dir, embedded_postgres
+from worker.errors import SettingsError
+from worker.queue import AdminQueue, Target
+from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
+
+
+@contextmanager
+def open_database(settings: Settings, *, check_schema: bool = True) -> Iterator[PostgresQueue]:
+    """Open the queue over a connection to the database; without one, to the embedded Postgres.
+
+    Raises SettingsError if the settings name only the Data API, and SchemaError if the schema does
+    not fit this worker.
+    """
+    with database_url(settings) as url, PostgresQueue(url, worker_name()) as queue:
+        if check_schema:
+            queue.check_schema()
+        yield queue
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """Yield the URL of the database; without one, of the embedded Postgres, which is started.
+
+    Raises SettingsError if the settings name only the Data API.
+    """
+    if settings.uses_data_api:
+        raise SettingsError(
+            "this takes a connection to the database: the Data API changes no schema",
+            "Set DATABASE_URL, or do it with the Supabase CLI: `worker init`,"
+            " `worker watch … --sql`, `supabase db push`.",
+        )
+    if settings.database_url:
+        yield settings.database_url
+    else:
+        with embedded_postgres(settings.worker_data_dir or default_data_dir()) as url:
+            yield url
+
+
+@contextmanager
+def open_queue(settings: Settings, *, check_schema: bool = True) -> Iterator[AdminQueue]:
+    """Open the queue over a connection to the database or over the Data API.
+
+    Raises SchemaError if the schema does not fit this worker.
+    """
+    if not settings.uses_data_api:
+        with open_database(settings, check_schema=check_schema) as queue:
+            yield queue
+        return
+    from worker.queue.data_api import DataApiQueue  # its packages take a second to import
+
+    assert settings.supabase_url is not None
+    assert settings.supabase_service_role_key is not None  # or Settings had raised
+    with DataApiQueue(
+        settings.supabase_url, settings.supabase_service_role_key, worker_name()
+    ) as api:
+        if check_schema:
+            api.check_schema()
+        yield api
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The watched columns that somebody chose. `table` and `column` are None if any will do.
+
+    `table` is the name under which the table is watched.
+    """
+
+    targets: list[Target]
+    table: str | None
+    column: str | None
+
+
+def select(queue: AdminQueue, table: str | None, column: str | None) -> Selection:
+    """Find the watched columns of a table, as somebody typed it, and of a column name.
+
+    Raises SettingsError if one of them is given and nothing of that name is watched.
+    """
+    targets = queue.targets(table, column)
+    return Selection(targets, targets[0].table_name if table else None, column)
+
+
+def worker_name() -> str:
+    """The name of this process among those that use the database."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,103 @@
+"""The queue, its columns and its workers, as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from worker.queue import (
+    AdminQueue,
+    Failure,
+    QueueProgress,
+    StandingCommand,
+    StoppedProvider,
+    TargetStatus,
+    WorkerStatus,
+)
+
+SILENT_AFTER = timedelta(minutes=2)
+ESTIMATES_ARE_OFF_BY = 0.1
+
+Figures = Mapping[str, float | None]
+"""Numbers on the whole queue, by name; None where one is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSnapshot:
+    """The queue, its columns and its workers, as they were at a time of the database."""
+
+    at: datetime
+    columns: list[TargetStatus]
+    progress: QueueProgress
+    workers: list[WorkerStatus]
+    failures: list[Failure]
+    providers: list[StoppedProvider]
+    commands: list[StandingCommand]
+
+    @property
+    def pauses(self) -> list[StandingCommand]:
+        """The commands that keep workers from claiming."""
+        return [command for command in self.commands if command.desired_state != "work"]
+
+    @property
+    def waiting_for(self) -> float:
+        """For how many seconds the oldest due job has been due; 0 where none is."""
+        since = self.progress.oldest_due
+        return max((self.at - since).total_seconds(), 0) if since else 0
+
+    def is_silent(self, worker: WorkerStatus) -> bool:
+        """Whether nothing was heard of it for two minutes."""
+        return self.at - worker.seen_at > SILENT_AFTER
+
+    def figures(self) -> Figures:
+        """What conditions are about; None where it is not known."""
+        silent = sum(map(self.is_silent, self.workers))
+        covered = [column.coverage for column in self.columns if column.coverage is not None]
+        return {
+            "oldest_due": self.waiting_for,
+            "due": self.progress.due,
+            "pending": self.progress.pending,
+            "failed": sum(column.failed for column in self.columns),
+            "coverage": min(covered, default=None),
+            "workers": len(self.workers) - silent,
+            "silent_workers": silent,
+            "rows_per_second": self.progress.rows_per_second,
+            "stopped_providers": len(self.providers),
+        }
+
+    def document(self) -> dict[str, object]:
+        """All of it for a machine; docs/cli.md is the contract."""
+        return {
+            "columns": [asdict(column) for column in self.columns],
+            "failures": [asdict(failure) for failure in self.failures],
+            "providers": [asdict(provider) for provider in self.providers],
+            "commands": [asdict(command) for command in self.commands],
+            "progress": asdict(self.progress),
+            "workers": [
+                asdict(worker) | {"silent": self.is_silent(worker)} for worker in self.workers
+            ],
+        }
+
+
+def status(queue: AdminQueue) -> StatusSnapshot:
+    """Return a snapshot of the queue. Raises Unreachable if the database is out of reach."""
+    return StatusSnapshot(
+        columns=queue.status(),
+        progress=queue.progress(),
+        workers=queue.workers(),
+        failures=queue.failures(),
+        providers=queue.providers(),
+        commands=queue.commands(),
+        at=queue.clock(),
+    )
+
+
+def count_missing(column: TargetStatus) -> int:
+    """How many rows of a column nobody has enqueued; 0 if the numbers are too vague to tell."""
+    if column.rows is None or column.problem:
+        return 0
+    jobs = column.pending + column.processing + column.completed + column.failed + column.skipped
+    missing = column.rows - jobs
+    tolerated = 0 if column.rows_exact else ESTIMATES_ARE_OFF_BY * column.rows
+    return missing if missing > tolerated else 0

@@ -1,0 +1,89 @@
+"""The migration that watches a column, for those who commit it instead of running a command."""
+
+from __future__ import annotations
+
+import re
+
+from worker.errors import SettingsError
+from worker.operations.watching import WatchRequest, width_of
+from worker.queue import WatchOptions
+from worker.queue.functions import FUNCTIONS, arguments_of, typed
+from worker.settings import Settings
+from worker.terminal import STEERING, printable
+
+
+def watch_migration(settings: Settings, wanted: WatchRequest) -> str:
+    """Return SQL that watches a column. Opens no database.
+
+    Raises SettingsError if it cannot be written without one, or a text has no place in SQL.
+    """
+    options = wanted.options
+    if wanted.create_column:
+        model = options.get("model") or settings.embedding_model
+        width = width_of(model, wanted.dimensions, None, settings)
+        options = options | WatchOptions(dimensions=width)
+    elif wanted.dimensions:
+        raise SettingsError(
+            "--sql cannot compare --dimensions with a column that is there",
+            "Leave out --dimensions, or add --create-column.",
+        )
+    return _migration(wanted, options)
+
+
+def _migration(wanted: WatchRequest, options: WatchOptions) -> str:
+    """SQL that means the same on any search path and whatever other functions there are.
+
+    Any terminal may show it: a character that steers one is written as an escape, or replaced.
+    """
+    table, column = printable(wanted.table), printable(wanted.column)
+    arguments = arguments_of(
+        "watch_embeddings",
+        {
+            "relation": _relation(wanted.table),
+            "source": wanted.source,
+            "embedding_column": wanted.column,
+            **{name: options.get(name) for name in WatchOptions.__annotations__},
+        },
+    )
+    types = FUNCTIONS["watch_embeddings"]
+    call = ",\n    ".join(
+        f"{name} => {_literal(value)}::{typed(types[name])}" for name, value in arguments.items()
+    )
+    relation = f"{_literal(arguments['relation'])}::{typed('regclass')}"
+    comment = (
+        f"Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
+        f"Locks: writers to {table} wait for the moment its triggers are made.\n"
+        f"Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
+        f"         from public.embedding_targets\n"
+        f"        where table_name = public.embedding_table_name({relation})\n"
+        f"          and embedding_column = {_literal(column)};"
+    )
+    every_line = re.sub(r"^|(?<=[\r\n])(?!$)", "-- ", comment)  # also where a name has two
+    return f"{every_line}\nselect public.watch_embeddings(\n    {call}\n);"
+
+
+def _relation(table: str) -> str:
+    """The table, by a name that reads the same on every search path."""
+    if re.fullmatch(r"[a-z_][a-z0-9_$]*", table):
+        return f"public.{table}"
+    if '"' in table or "." in table:
+        return table
+    return f'public."{table}"'
+
+
+def _literal(value: object) -> str:
+    """A constant of SQL on one line. Raises SettingsError if a text cannot be one."""
+    if value is None:
+        return "null"
+    text = str(value)
+    quoted = "'" + text.replace("'", "''") + "'"
+    if text == printable(text):
+        return quoted
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            "a name or text holds bytes that are not UTF-8", "Check what the terminal sent."
+        ) from None
+    escaped = quoted.replace("\\", r"\\")
+    return "E" + STEERING.sub(lambda found: f"\\U{ord(found[0]):08X}", escaped)

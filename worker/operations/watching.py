@@ -1,0 +1,133 @@
+"""Keeps columns in step with the text of their rows, and stops doing so."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from worker.embedders.registry import check_model, open_embedder
+from worker.errors import SettingsError
+from worker.queue import Target, WatchOptions, WatchPreview
+from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """A column to watch, and how.
+
+    `create_column`: add the vector column, as wide as the model, or `dimensions` wide.
+    """
+
+    table: str
+    column: str
+    source: str | None = None
+    options: WatchOptions = field(default_factory=WatchOptions)
+    create_column: bool = False
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPlan:
+    """What watching a column would change. Nothing is changed before `apply`."""
+
+    queue: PostgresQueue
+    request: WatchRequest
+    preview: WatchPreview
+
+    def apply(self) -> Target:
+        """Watch the column as planned."""
+        wanted = self.request
+        return self.queue.watch(wanted.table, wanted.source, wanted.column, **wanted.options)
+
+
+def watch(
+    queue: PostgresQueue,
+    settings: Settings,
+    table: str,
+    column: str,
+    *,
+    source: str | None = None,
+    create_column: bool = False,
+    dimensions: int | None = None,
+    options: WatchOptions | None = None,
+) -> Target:
+    """Keep a vector column in step with `source`, a column or an SQL expression over the row.
+
+    On a column that is watched already, only what is given changes. If that makes its vectors
+    unusable, they are cleared and embedded again: `plan_watch` tells before.
+    """
+    options = options or WatchOptions()
+    if model := options.get("model"):
+        check_model(model)
+    request = WatchRequest(table, column, source, options, create_column, dimensions)
+    return plan_watch(queue, settings, request).apply()
+
+
+def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -> WatchPlan:
+    """Find out what watching a column would change. Calls the model if only that knows its width.
+
+    Raises SettingsError if the column cannot be watched in this way.
+    """
+    options = wanted.options
+    if wanted.create_column:
+        options = options | WatchOptions(dimensions=_width_to_create(queue, settings, wanted))
+    preview = queue.preview_watch(
+        wanted.table, wanted.source, wanted.column, settings.embedding_model, **options
+    )
+    if wanted.dimensions not in (None, preview.width):
+        raise SettingsError(
+            f"column {wanted.column} holds {preview.width or 'any number of'} dimensions,"
+            f" not {wanted.dimensions}",
+            "Leave out --dimensions, or add another column with --create-column.",
+        )
+    planned = WatchRequest(wanted.table, wanted.column, wanted.source, options)
+    return WatchPlan(queue, planned, preview)
+
+
+def unwatch(queue: PostgresQueue, table: str, column: str) -> None:
+    """Stop keeping a column in step. Its vectors stay.
+
+    Raises SettingsError if it is not watched.
+    """
+    if not queue.unwatch(table, column):
+        raise SettingsError(
+            f"column {column} of table {table} is not watched",
+            "`worker targets` lists what is.",
+        )
+
+
+def _width_to_create(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -> int:
+    """The width of the column: a column that is there keeps its own, if its model can have it."""
+    before, model = _watched(queue, wanted), wanted.options.get("model")
+    present = before.dimensions if before else None
+    kept = before.model if before and model is None else None
+    return width_of(model or kept or settings.embedding_model, wanted.dimensions, present, settings)
+
+
+def _watched(queue: PostgresQueue, wanted: WatchRequest) -> Target | None:
+    """The target as it is; None: nobody watches the column."""
+    name = queue.table_name(wanted.table)
+    for target in queue.targets():
+        if (target.table_name, target.embedding_column) == (name, wanted.column):
+            return target
+    return None
+
+
+def width_of(model: str, dimensions: int | None, present: int | None, settings: Settings) -> int:
+    """Return the width of a model's vectors. Embeds one letter if only that can tell.
+
+    `dimensions`: the width to ask for; None: that of the column at present, if it has one. Raises
+    SettingsError if the model cannot be asked for `dimensions`.
+    """
+    with closing(open_embedder(model, dimensions or present, settings)) as embedder:
+        embedder.probe()
+        assert embedder.dimensions is not None  # or it would have raised
+        if dimensions not in (None, embedder.dimensions):
+            raise SettingsError(
+                f"{model} gives {embedder.dimensions} dimensions and cannot be asked for"
+                f" {dimensions}",
+                "Leave out --dimensions, or use a model that can be shortened;"
+                " docs/providers.md lists some.",
+            )
+        return embedder.dimensions
