@@ -101,7 +101,6 @@ VERSIONS = (
     "test_moving_keys",
     "test_one_model",
     "test_overloads",
-    "test_pipeline",
     "test_recheck",
     "test_security",
     "test_session_settings",

@@ -25,7 +25,7 @@ from worker.settings import Settings
 
 pytestmark = pytest.mark.skipif(not aimock_is_here() and not IN_CI, reason=NO_AIMOCK)
 
-NOTES = 240
+NOTES = 120
 RUNS = 10  # of `worker process`, at most
 CALM: list[str] = []
 LIMITS = ["--chaos-ratelimit", "0.15"]

@@ -199,7 +199,7 @@ def test_an_error_leaves_the_terminal_as_it_was_and_is_told(
     terminal = on_terminal("monitor", "--interval", "0.2")
     terminal.read_until(r"notes\.embedding")
     local_notes.execute("drop view embedding_failures")
-    assert terminal.end() == 2
+    assert terminal.end() == 1
     assert terminal.modes() == terminal.before
     told = terminal.written[terminal.written.rindex(OUT_OF_IT) :]
     assert "error: " in told

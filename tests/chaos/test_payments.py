@@ -27,7 +27,7 @@ def test_rows_that_somebody_holds_are_embedded_once_and_only_when_they_are_free(
     full: bool,
     record_property: Callable[[str, object], None],
 ) -> None:
-    count, passes = (1000, 6) if full else (200, 3)  # 2 s, 4 s, 8 s … between them
+    count, passes = (1000, 6) if full else (200, 2)  # 2 s, 4 s, 8 s … between them
     fill(notes, count)
     held = {body for (body,) in rows(notes, "select body from notes where id % 10 = 0")}
     writer = connect()

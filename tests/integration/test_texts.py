@@ -463,7 +463,7 @@ def test_a_text_of_ten_megabytes_is_embedded_by_the_local_model_in_one_and_a_hal
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    most = 1_500_000_000 if full else 500_000_000  # bytes
+    most = 1_500_000_000 if full else 750_000_000  # bytes
     assert usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < most
     with psycopg.connect(url, autocommit=True) as db:
         assert statuses(db) == {"completed": 1}
