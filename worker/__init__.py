@@ -62,7 +62,7 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-if not TYPE_CHECKING:  # or every name would be there for a type checker
+if not TYPE_CHECKING:  # otherwise every name would exist for a type checker
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

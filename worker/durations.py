@@ -1,4 +1,4 @@
-"""Spans of time as people write them, `30m` or `7d`, and as they read them, `12 min 5 s`."""
+"""Durations as people write them, `30m` or `7d`, and as they read them, `12 min 5 s`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from datetime import timedelta
 from worker.errors import SettingsError
 
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-"""By the letter behind a number."""
+"""By the letter after a number."""
 
 
-def span_of(given: str) -> timedelta:
-    """The span that somebody typed, above zero. Raises SettingsError."""
+def parse_duration(given: str) -> timedelta:
+    """Parse a duration above zero. Raises SettingsError."""
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?) ?([smhd])", given.strip(), re.ASCII)
-    given_span = timedelta(seconds=float(found[1]) * SECONDS[found[2]]) if found else timedelta(0)
-    if not given_span:
+    duration = timedelta(seconds=float(found[1]) * SECONDS[found[2]]) if found else timedelta(0)
+    if not duration:
         raise SettingsError(
-            f"this is no span of time: `{given}`", "Write a number and a unit: 90s, 30m, 24h or 7d."
+            f"invalid duration: `{given}`",
+            "Write a number and a unit: 90s, 30m, 24h or 7d.",
         )
-    return given_span
+    return duration
 
 
-def span(seconds: float) -> str:
-    """A length of time in its two largest units: `45 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+def format_duration(seconds: float) -> str:
+    """Format a duration in its two largest units: `45 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
     units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
     left = round(seconds)
     parts: list[tuple[int, str]] = []

@@ -8,8 +8,8 @@ WorkerError
 │   │   └── StatementTimeout  it ended a statement that took too long: half of it may work
 │   ├── SchemaError        the tables and functions are missing or of another version exit 3
 │   └── Busy               a table is locked as a whole: the same claim may work soon
-└── ProviderError          what came of asking a model
-    ├── ProviderRefused    key, quota or model: every job goes back untouched         exit 4
+└── ProviderError          a call of a model failed
+    ├── ProviderRefused    key, quota or model: every job is released                 exit 4
     ├── Transient          the same call may work later: the job is rescheduled       exit 1
     └── Rejected           the same text will be refused again: the job is failed
 """
@@ -63,11 +63,11 @@ class SchemaError(DatabaseError):
 
 
 class Busy(DatabaseError):
-    """All that is due lies in tables that another session has locked as a whole."""
+    """All due jobs are in tables that another session has locked as a whole."""
 
 
 class ProviderError(WorkerError):
-    """What came of asking a model. `error_class` names the kind of it, in the queue and in logs."""
+    """A call of a model failed. `error_class` names the kind of error, in the queue and in logs."""
 
     error_class: str
 
@@ -75,7 +75,7 @@ class ProviderError(WorkerError):
 class ProviderRefused(ProviderError):
     """The provider will refuse every call until somebody acts: key, quota, model, width.
 
-    `of_the_model`: it is this model, or what it is used for; others of the provider may be fine.
+    `of_the_model`: the cause is this model or its use; other models of the provider may work.
     """
 
     exit_code = 4
@@ -94,17 +94,17 @@ class ProviderRefused(ProviderError):
 
 
 class Transient(ProviderError):
-    """The provider failed in a way that passes, by `error_class`:
+    """The provider failed temporarily, by `error_class`:
 
-    rate_limited    it was asked more often than it allows
-    overloaded      it has more to do than it can
+    rate_limited    it received more requests than it allows
+    overloaded      it is too busy
     timed_out       it did not answer in time
     unreachable     there is no connection to it
-    provider_error  something within it failed
-    bad_answer      it sent something that is no answer to what it was asked
+    provider_error  it had an internal error
+    bad_answer      it sent an unusable answer
 
-    `retry_after` is how many seconds the provider asked to be left alone, if it said so.
-    `of_the_input`: one of the texts may be what it failed over, as with an internal error.
+    `retry_after` is how many seconds the provider asked to wait, if it did.
+    `of_the_input`: one of the texts may be the cause, as with an internal error.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class Transient(ProviderError):
 class Rejected(ProviderError):
     """The provider refuses this input, by `error_class`:
 
-    rejected    for what is in it
+    rejected    for its content
     too_long    a text is longer than the model takes
     too_large   there is too much in one request; half of it may do
-    bad_vector  what it makes of the text is no vector
+    bad_vector  its vector for the text is unusable
 
-    `share` is what part of a text that is too long the model would take, if the provider said so.
+    `share` is how much of a text that is too long the model would take, if the provider says so.
     """
 
     def __init__(

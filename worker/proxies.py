@@ -19,7 +19,7 @@ READ_BY_CLIENTS = {
 
 @contextmanager
 def usable_proxies() -> Iterator[None]:
-    """Make a client for HTTP within it. Raises SettingsError if the environment prevents that.
+    """Create an HTTP client in this context. Raises SettingsError if the environment prevents it.
 
     No value is repeated: a proxy's address may hold a password.
     """
@@ -39,8 +39,8 @@ def usable_proxies() -> Iterator[None]:
 
 
 def direct_mounts(url: str) -> dict[str, None]:
-    """What tells a client to use no proxy, if NO_PROXY has a range like 10.0.0.0/8 that holds the
-    host of `url`: clients themselves read single hosts only."""
+    """Return mounts that make a client use no proxy, if NO_PROXY has a range like 10.0.0.0/8 with
+    the host of `url`: clients themselves read only single hosts."""
     try:
         address = ip_address(urlsplit(url).hostname or "")
     except ValueError:
@@ -53,12 +53,12 @@ def direct_mounts(url: str) -> dict[str, None]:
 def _holds(entry: str, address: IPv4Address | IPv6Address) -> bool:
     try:
         return address in ip_network(entry, strict=False)
-    except ValueError:  # no range
+    except ValueError:  # not a range
         return False
 
 
 def _variables() -> str:
-    """Those that are set, under the names they have."""
+    """Return the names of the variables that are set."""
     found = sorted(
         name for name, value in os.environ.items() if value and name.upper() in READ_BY_CLIENTS
     )

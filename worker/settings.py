@@ -1,6 +1,6 @@
 """The environment, and a `.env` file below it, as one validated and immutable `Settings`.
 
-Every problem is found before any is reported, so that one look is enough to mend them all.
+All problems are reported at once, so that they can be fixed at once.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MOST_FAILURES = 999_999_999  # jobs
 OLLAMA_PORT = 11434
 SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
 RETRY_SECONDS = 30.0
-"""How long the tries of one request to a provider go on."""
+"""How long a request to a provider is retried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the worker was told. Secrets have no repr."""
+    """The settings of the worker. Secrets are not in its repr."""
 
     database_url: str | None = field(default=None, repr=False)
     supabase_url: str | None = None
@@ -91,7 +91,7 @@ class Settings:
     ) -> Settings:
         """Read `environment`, and what it lacks from the file `dotenv` if there is one.
 
-        Raises SettingsError with every problem there is, in one message. Unless `asks_model`, what
+        Raises SettingsError with all problems in one message. Unless `asks_model`, settings that
         only EMBEDDING_MODEL needs may be missing.
         """
         return cls.from_mapping(read_environment(environment, dotenv), asks_model=asks_model)
@@ -126,22 +126,22 @@ class Settings:
         return [
             f"{variable} is not set, but {reason}"
             for variable, reason in missing.items()
-            if variable not in given  # or it has a problem of its own
+            if variable not in given  # otherwise its own problem is reported
         ]
 
     @property
     def uses_data_api(self) -> bool:
-        """Whether the queue is reached over the Data API: where there is no way to the database."""
+        """Whether the queue uses the Data API: SUPABASE_URL is set, and DATABASE_URL is not."""
         return self.supabase_url is not None and self.database_url is None
 
     def _missing(self) -> dict[str, str]:
-        """The variables that what was given cannot do without, and why."""
+        """Return the missing variables that the given ones require, and why."""
         if self.uses_data_api and not self.supabase_service_role_key:
             return {"SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_URL is, and DATABASE_URL is not"}
         return {}
 
     def _missing_for_the_model(self) -> dict[str, str]:
-        """The variables that EMBEDDING_MODEL cannot do without, and why."""
+        """Return the missing variables that EMBEDDING_MODEL requires, and why."""
         provider, _, name = self.embedding_model.partition(":")
         of_the_model = {
             "OPENAI_API_KEY": provider == "openai"
@@ -160,7 +160,7 @@ class Settings:
 
 
 def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    """`environment`, and what it lacks or leaves blank from the file `dotenv`, unchecked."""
+    """Read `environment`, and what it lacks or leaves blank from the file `dotenv`, unchecked."""
     try:
         from_file = {name: value for name, value in dotenv_values(dotenv).items() if value}
     except UnicodeDecodeError as problem:
@@ -171,7 +171,7 @@ def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, 
 
 
 OUR_PREFIXES = ("EMBEDDING_", "NOTIFY_", "WORKER_")
-# Variables with such a prefix that others set.
+# Variables with such a prefix that other programs set.
 _OF_OTHERS = re.compile(
     r"NOTIFY_SOCKET"  # systemd
     # Kubernetes, for a service named worker, embedding-worker, …
@@ -182,7 +182,7 @@ _ADDRESS_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")  # what X_PORT holds th
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """The variables that are named like ours and that nobody reads, each with the nearest that is.
+    """Return the variables with our prefixes that are not read, each with the nearest known name.
 
     None if no name is near.
     """
@@ -200,7 +200,7 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
 
-_ALIASES = {  # the latter wins
+_ALIASES = {  # the second name wins
     "MAX_EMBEDDING_WORKERS": "EMBEDDING_MAX_CONCURRENCY",
     "NEXT_PUBLIC_SUPABASE_URL": "SUPABASE_URL",
 }
@@ -284,12 +284,12 @@ _FOREIGN = re.compile(
 
 
 def foreign_parameters(url: str) -> list[str]:
-    """The parameters of a Postgres URL that are left out, each once."""
+    """Return the parameters of a Postgres URL that are ignored, each once."""
     return list(dict.fromkeys(name for name, _ in _parameters(url) if _FOREIGN.fullmatch(name)))
 
 
 def without_password(url: str) -> tuple[str, str | None]:
-    """A Postgres URL without its password, and the password if it has one."""
+    """Return a Postgres URL without its password, and the password if it has one."""
     found = re.match(r"(\w+://[^:@/?]*):([^@/]*)@", url)
     if not found:
         return url, None
@@ -297,9 +297,9 @@ def without_password(url: str) -> tuple[str, str | None]:
 
 
 def _parameters(url: str) -> list[tuple[str, str]]:
-    """The parameters of a Postgres URL, by name and as they are written.
+    """Return the parameters of a Postgres URL, by name and as written.
 
-    Empty where an @ follows: then the question mark is one of the password.
+    Empty if an @ follows: then the question mark belongs to the password.
     """
     _, _, query = url.partition("?")
     pairs = query.split("&") if query and "@" not in query else []
@@ -321,7 +321,7 @@ def _http_url(given: str) -> str:
     try:
         parts = urlsplit(given)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is not a number
         usable = False
     if not usable:
         raise ValueError("must be a URL like https://host:port/v1")
@@ -336,14 +336,14 @@ def _project_url(given: str) -> str:
 
 
 def _secret_key(given: str) -> str:
-    # Never repeated. A key for browsers would be let in, and then refused everything.
+    # Never repeated. A key for browsers would be accepted, but every call would be refused.
     if given.startswith("sb_publishable_") or _role_in(given) == "anon":
         raise ValueError("is the key for browsers: it must be a secret key or that of service_role")
     return given
 
 
 def _role_in(key: str) -> str | None:
-    """The role that a key of the older kind, a JSON web token, says it is for."""
+    """Return the role in a key of the older kind, a JSON web token."""
     try:
         payload = urlsafe_b64decode(key.split(".")[1] + "==")
         return str(json.loads(payload).get("role"))

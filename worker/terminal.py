@@ -1,7 +1,7 @@
-"""The one way out to stdout and stderr: nothing that steers a terminal, nothing it cannot show.
+"""Writes all output to stdout and stderr, without characters that control or confuse a terminal.
 
-Names, texts and messages come from databases and servers. Some characters steer a terminal, and
-others turn the direction of what follows, so both are replaced in every line that is printed.
+Names, texts and messages come from databases and servers. Some characters control a terminal, and
+others reverse the direction of the text after them, so both are replaced in every printed line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEERING = re.compile(
     r"\U000e0020-\U000e007f]"
 )
 
-# What stands for our own signs in an encoding that lacks them: as wide as they are.
+# Replacements, of the same width, for our own signs in an encoding that lacks them.
 PLAIN = str.maketrans("█░▏▎▍▌▋▊▉▁▂▃▄▅▆▇…–\u2019", "#........_.-=+*%~-'")  # noqa: RUF001
 PLAIN_ERRORS = "worker-plain"
 
@@ -34,7 +34,7 @@ _closed: set[TextIO] = set()
 
 
 def prepare_streams() -> None:
-    """Make stdin, stdout and stderr usable, whatever they are: closed, or of a small encoding."""
+    """Make stdin, stdout and stderr usable, even if they are closed or have a limited encoding."""
     codecs.register_error(PLAIN_ERRORS, _as_plain)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the parent process
@@ -49,8 +49,8 @@ def write(
 ) -> None:
     """Write a line to stdout, stderr or the stream of a log.
 
-    `highlight` is a word of the line and the number of its colour. If nobody reads the stream any
-    more, what is written is lost. Raises WorkerError if stdout takes no more for another reason.
+    `highlight` is a word of the line and the number of its colour. If the reader has closed the
+    stream, output is dropped. Raises WorkerError if stdout cannot be written for another reason.
     """
     text = printable(line)
     if highlight:
@@ -69,21 +69,21 @@ def write(
 
 
 def is_closed(stream: TextIO) -> bool:
-    """Whether nobody reads a stream any more, as behind `| head`."""
+    """Whether the reader has closed a stream, as with `| head`."""
     return stream in _closed
 
 
 def printable(text: str) -> str:
-    """The text with U+FFFD for each character that steers a terminal, line breaks among them."""
+    """Return the text with U+FFFD for each character that controls a terminal, or breaks a line."""
     return STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def as_json(
     value: object, default: Callable[[object], str] = str, encoding: str | None = None
 ) -> str:
-    r"""One line of JSON: letters as they are, and as \uXXXX what steers a terminal.
+    r"""Return one line of JSON, with \uXXXX for characters that control a terminal.
 
-    So is every character beyond ASCII if one of them is missing from `encoding`.
+    If `encoding` lacks a character, all characters beyond ASCII are written so.
     """
     text = json.dumps(value, default=default, ensure_ascii=False)
     text = STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
@@ -95,7 +95,7 @@ def as_json(
 
 
 def _drop_the_rest(stream: TextIO) -> None:
-    """Let what is still in the buffer, and all that comes, go nowhere."""
+    """Discard what is still in the buffer, and all later output."""
     _closed.add(stream)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
@@ -103,7 +103,7 @@ def _drop_the_rest(stream: TextIO) -> None:
 
 
 def _as_plain(problem: UnicodeError) -> tuple[str, int]:
-    """What is written for characters that the encoding of a stream lacks."""
+    """Return replacements for characters that the encoding of a stream lacks."""
     if not isinstance(problem, UnicodeEncodeError):
         raise problem
     lacking = problem.object[problem.start : problem.end].translate(PLAIN)

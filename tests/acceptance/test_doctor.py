@@ -19,7 +19,7 @@ from tests.conftest import IN_CI, REPOSITORY, Database, Server, Worker, run_work
 from tests.http_server import answers
 from tests.openai_server import OpenAIServer
 from tests.supabase_project import NO_SUPABASE, Project, supabase_is_here
-from worker.doctor.connection import findings_of_clock
+from worker.doctor.connection import inspect_clock
 from worker.queue.postgres import PostgresQueue
 
 Doctor = Callable[..., dict[str, Any]]
@@ -180,9 +180,9 @@ def test_a_vector_that_is_not_on_the_search_path_is_worth_saying(
 
 def test_clocks_that_are_apart_are_told(database_url: str) -> None:
     with PostgresQueue(database_url, "tests") as queue:
-        assert list(findings_of_clock(queue)) == []
+        assert list(inspect_clock(queue)) == []
         for apart in (timedelta(seconds=-90), timedelta(seconds=90)):
-            [finding] = findings_of_clock(queue, lambda: datetime.now(UTC) + apart)  # noqa: B023
+            [finding] = inspect_clock(queue, lambda: datetime.now(UTC) + apart)  # noqa: B023
             assert (finding.level, finding.check) == ("warning", "clock_skew")
             assert " 90 s apart" in finding.cause
 

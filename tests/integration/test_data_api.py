@@ -23,7 +23,7 @@ from tests.supabase_project import data_api
 from worker.errors import DatabaseError, SchemaError, SettingsError, Unreachable
 from worker.queue import AdminQueue, Completion, Report, Usage
 from worker.queue.data_api import DataApiQueue
-from worker.queue.transports.rest import Rest, meaning_of
+from worker.queue.transports.rest import Rest, translate_api_error
 
 pytestmark = pytest.mark.over_the_data_api
 
@@ -72,7 +72,7 @@ class AsPostgrest:
             [answer] = self.connection.execute(statement, [json.dumps(dict(arguments))])
         except psycopg.Error as problem:
             error = {"code": problem.sqlstate, "message": problem.diag.message_primary}
-            raise meaning_of(APIError(error), 500) from None
+            raise translate_api_error(APIError(error), 500) from None
         return answer[0]
 
     def read(self, relation: str, columns: Sequence[str], order: Sequence[str]) -> Any:

@@ -225,7 +225,7 @@ def test_it_beats_while_a_table_is_locked(
 def test_it_beats_and_gives_signs_of_life_between_two_batches(
     docs: Database, watched: Watched, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrying, "SIGN_OF_LIFE", 0.02)
+    monkeypatch.setattr(retrying, "ATTEND_EVERY", 0.02)
     insert(docs, 20)
     run = Runs(watched, openai).new(scope=SHORT, delay=NEVER)
     pulses = Semaphore(0)
@@ -293,7 +293,7 @@ def test_it_beats_while_one_statement_fails_and_loses_nothing_it_holds(
     method: str,
 ) -> None:
     """What is about to be handed in is held until it is: a beat gives back what is not."""
-    monkeypatch.setattr(retrying, "SIGN_OF_LIFE", 0.02)
+    monkeypatch.setattr(retrying, "ATTEND_EVERY", 0.02)
     insert(docs, 20)
     openai.reject = lambda text: method == "fail" and text == "text 7"
     queue = Stubborn(database_url, "tests")
@@ -332,7 +332,7 @@ def test_a_pause_is_made_of_short_ones() -> None:
     began = time.monotonic()
     retrying.pause(0.01, Stop(), lambda: signs.append(1))
     assert time.monotonic() - began >= 0.01
-    assert 0 < max(waits) <= retrying.SIGN_OF_LIFE
+    assert 0 < max(waits) <= retrying.ATTEND_EVERY
     assert len(signs) == len(waits)
 
 

@@ -277,8 +277,8 @@ def test_one_answer_stops_nobody(
     fault: Callable[[], Fault],
 ) -> None:
     """The rest is done, by a run that leaves alone what it gives up, and without a long wait."""
-    monkeypatch.setattr("worker.engine.limiter.LONGEST_WISH", 0.1)
-    monkeypatch.setattr("worker.engine.retry.LONGEST_WISH", 0.1)
+    monkeypatch.setattr("worker.engine.limiter.LONGEST_RETRY_AFTER", 0.1)
+    monkeypatch.setattr("worker.engine.retry.LONGEST_RETRY_AFTER", 0.1)
     at_once(monkeypatch)
     insert(docs, 100)
     openai.faults.extend([lambda due: due] * 3 + [fault()])

@@ -14,7 +14,7 @@ import pytest
 from tests.http_server import answers, hang
 from tests.inbox import Inbox, Said
 from worker.observers import channels, notify
-from worker.observers.channels import Command, NotDelivered, Notice, Webhook, channels_of
+from worker.observers.channels import Command, NotDelivered, Notice, Webhook, open_channels
 from worker.observers.notify import ENDED, MOST_WAITING, DeliveryThread
 
 NOTICE = Notice(
@@ -163,8 +163,11 @@ def test_no_cause_repeats_the_address(
 
 
 def test_channels_are_those_that_are_wanted() -> None:
-    assert channels_of(None, None) == []
-    assert [c.name for c in channels_of("https://hooks.example", "true")] == ["command", "webhook"]
+    assert open_channels(None, None) == []
+    assert [c.name for c in open_channels("https://hooks.example", "true")] == [
+        "command",
+        "webhook",
+    ]
 
 
 # What carries to them
@@ -192,7 +195,7 @@ def test_who_has_something_told_never_waits_for_it(inbox: Inbox) -> None:
 def test_what_has_not_arrived_at_the_end_is_given_up_and_said_to_be(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "FAREWELL", 0.1)
+    monkeypatch.setattr(notify, "ABANDON_TIMEOUT", 0.1)
     inbox.faults.append(hang)
     said = Said()
     delivery_thread = DeliveryThread(Webhook(inbox.url), said)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.conftest import REPOSITORY
-from worker.cli.conditions import FIGURES, condition_of
+from worker.cli.conditions import FIGURES, parse_condition
 from worker.errors import SettingsError
 from worker.operations.status import Figures
 
@@ -41,20 +41,20 @@ NOW: Figures = {
     ],
 )
 def test_a_condition_holds_or_not(text: str, holds: bool) -> None:
-    assert condition_of(text).holds(NOW) is holds
+    assert parse_condition(text).holds(NOW) is holds
 
 
 @pytest.mark.parametrize("comparison", [">", "<", ">=", "<="])
 def test_of_a_figure_that_is_not_known_no_condition_holds(comparison: str) -> None:
-    assert not condition_of(f"rows_per_second {comparison} 1").holds(NOW)
+    assert not parse_condition(f"rows_per_second {comparison} 1").holds(NOW)
 
 
 def test_a_finding_names_the_figure_and_what_it_is() -> None:
-    assert condition_of("oldest_due  >  5m").finding(NOW) == (
+    assert parse_condition("oldest_due  >  5m").finding(NOW) == (
         "oldest_due is 6 min 40 s: oldest_due > 5m"
     )
-    assert condition_of("coverage < 99%").finding(NOW) == "coverage is 97.5%: coverage < 99%"
-    assert condition_of("due > 1").finding(NOW) == "due is 3: due > 1"
+    assert parse_condition("coverage < 99%").finding(NOW) == "coverage is 97.5%: coverage < 99%"
+    assert parse_condition("due > 1").finding(NOW) == "due is 3: due > 1"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_finding_names_the_figure_and_what_it_is() -> None:
 )
 def test_what_is_no_condition_is_refused_with_a_cure(text: str, cause: str, hint: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        condition_of(text)
+        parse_condition(text)
     assert repr(text) in refused.value.cause
     assert cause in refused.value.cause
     assert hint in str(refused.value.hint)

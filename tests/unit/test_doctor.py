@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from worker.doctor.address import Network, findings_of_address
-from worker.doctor.connection import what_is_wrong
+from worker.doctor.address import Network, inspect_address
+from worker.doctor.connection import explain_failure
 from worker.errors import SchemaError, SettingsError, Unreachable, WorkerError
 from worker.queue import Finding
 
@@ -33,7 +33,7 @@ IPV4 = World(socket.AF_INET)
 
 
 def found(url: str, network: Network = IPV4) -> dict[str, Finding]:
-    findings = list(findings_of_address(url, network))
+    findings = list(inspect_address(url, network))
     assert all("hunter2" not in repr(finding) for finding in findings)
     return {finding.check: finding for finding in findings}
 
@@ -97,6 +97,6 @@ def test_the_real_network_is_asked_without_anything_being_sent() -> None:
 def test_what_kept_it_from_looking_is_a_problem_of_its_own(
     problem: WorkerError, check: str
 ) -> None:
-    finding = what_is_wrong(problem)
+    finding = explain_failure(problem)
     assert (finding.level, finding.check, finding.cause) == ("problem", check, problem.cause)
     assert finding.hint

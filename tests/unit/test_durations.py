@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from worker.durations import span_of
+from worker.durations import parse_duration
 from worker.errors import SettingsError
 
 
@@ -20,7 +20,7 @@ from worker.errors import SettingsError
     ],
 )
 def test_a_number_and_a_unit_are_a_span(given: str, span: timedelta) -> None:
-    assert span_of(given) == span
+    assert parse_duration(given) == span
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,6 @@ def test_a_number_and_a_unit_are_a_span(given: str, span: timedelta) -> None:
 )
 def test_anything_else_is_refused_with_an_example(given: str) -> None:
     with pytest.raises(SettingsError) as problem:
-        span_of(given)
+        parse_duration(given)
     assert given in problem.value.cause
     assert "24h" in str(problem.value.hint)

@@ -33,7 +33,7 @@ from tests.openai_server import (
 from worker.embedders.base import Embedder
 from worker.embedders.openai import OpenAIEmbedder
 from worker.engine import embedding, limiter, retry
-from worker.engine.embedding import BLAMED_AFTER, LETTERS, Outcome
+from worker.engine.embedding import BLAMED_AFTER, PROBES, Outcome
 from worker.engine.limiter import Limiter
 from worker.engine.models import Model, Provider
 from worker.errors import ProviderRefused, Transient
@@ -301,7 +301,7 @@ def test_trouble_in_the_middle_keeps_what_is_done_and_hands_back_the_rest(
     assert outcome.rejected == []
     expected = ProviderRefused if fault is out_of_quota else Transient
     assert isinstance(outcome.error, expected)
-    assert len(server.requests) <= 2 + LETTERS
+    assert len(server.requests) <= 2 + PROBES
 
 
 def test_trouble_while_halving_loses_no_job(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.engine.histogram import BUCKETS, Histogram, bucket_of
+from worker.engine.histogram import BUCKETS, Histogram, find_bucket
 
 
 @pytest.mark.parametrize(
@@ -23,22 +23,22 @@ from worker.engine.histogram import BUCKETS, Histogram, bucket_of
     ],
 )
 def test_a_length_falls_into_the_bucket_that_ends_above_it(seconds: float, bucket: int) -> None:
-    assert bucket_of(seconds) == bucket
+    assert find_bucket(seconds) == bucket
 
 
 def test_every_bucket_but_the_last_holds_its_upper_bound() -> None:
     for bucket in range(BUCKETS):
         bound = 10 ** (bucket / 4) / 1000
-        assert bucket_of(bound * 0.999) == bucket
-        assert bucket_of(bound * 1.001) == min(bucket + 1, BUCKETS - 1)
+        assert find_bucket(bound * 0.999) == bucket
+        assert find_bucket(bound * 1.001) == min(bucket + 1, BUCKETS - 1)
 
 
 def test_histograms_add_up_and_tell_no_empty_end() -> None:
     one, other = Histogram(), Histogram()
-    assert one.told == []
+    assert one.trimmed == []
     one.count(0.0)
     one.count(0.01)
     other.count(0.0)
     one.add(other)
-    assert one.told == [2, 0, 0, 0, 1]
-    assert other.told == [1]
+    assert one.trimmed == [2, 0, 0, 0, 1]
+    assert other.trimmed == [1]

@@ -108,10 +108,10 @@ def test_a_process_does_not_take_its_own_load_for_that_of_others() -> None:
     seconds = iter(float(second) for second in range(10_000))
     own = OwnLoad(cpu_seconds=lambda: next(seconds), cores=2)
     for second in range(600):
-        left = own.taken_off(HostLoad(load=0.5), float(second))
+        left = own.subtract_from(HostLoad(load=0.5), float(second))
     assert left.load == pytest.approx(0.0, abs=0.01)
-    assert own.taken_off(HostLoad(load=2.0), 600.0).load == pytest.approx(1.5, abs=0.01)
-    assert own.taken_off(HostLoad(), 601.0).load is None
+    assert own.subtract_from(HostLoad(load=2.0), 600.0).load == pytest.approx(1.5, abs=0.01)
+    assert own.subtract_from(HostLoad(), 601.0).load is None
 
 
 # -- what is made of it
@@ -255,7 +255,7 @@ def test_memory_is_given_back_before_it_goes_on(
     world: World, governed: LoadThrottle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gave_back: list[float] = []
-    monkeypatch.setattr(load, "give_back_memory", lambda: gave_back.append(world.now))
+    monkeypatch.setattr(load, "release_memory", lambda: gave_back.append(world.now))
     world.host = HostLoad(memory_mb=900)
     assert governed().level == "paused"
     assert gave_back

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from worker.cli.render.progress import PlainProgress
-from worker.durations import span
+from worker.durations import format_duration
 from worker.engine.progress import RunStats
 
 
@@ -68,4 +68,4 @@ def test_nothing_is_said_of_what_remains_before_something_is_done(
     ],
 )
 def test_a_span_is_written_in_its_two_largest_units(seconds: float, written: str) -> None:
-    assert span(seconds) == written
+    assert format_duration(seconds) == written

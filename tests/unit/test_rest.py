@@ -15,11 +15,13 @@ from worker.errors import (
     Unreachable,
     WorkerError,
 )
-from worker.queue.transports.rest import MIGRATE, NOTHING_LOST, WHICH_KEY, meaning_of
+from worker.queue.transports.rest import MIGRATE, NOTHING_LOST, WHICH_KEY, translate_api_error
 
 
 def meaning(status: int, code: str | None, message: str = "why", hint: str = "") -> WorkerError:
-    return meaning_of(APIError({"code": code, "message": message, "hint": hint or None}), status)
+    return translate_api_error(
+        APIError({"code": code, "message": message, "hint": hint or None}), status
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.cells import cell_len
 
-from worker.cli.render.monitor import screen_of, sparkline
-from worker.cli.render.screen import age, fitted, sections_of
+from worker.cli.render.monitor import render_screen, sparkline
+from worker.cli.render.screen import age, fitted, render_sections
 from worker.cli.render.styled import tinted
 from worker.cli.render.text import block_bar
 from worker.operations.history import History, Throughput
@@ -84,7 +84,7 @@ HOSTILE = "a\x1b[31m\x9b2Jb\nc\x07[red]d[/red]\u202e"
 
 
 def shown(snapshot: StatusSnapshot, width: int = 80, height: int | None = None) -> list[str]:
-    return fitted(sections_of(snapshot, width), height)
+    return fitted(render_sections(snapshot, width), height)
 
 
 @pytest.mark.parametrize("height", [5, 12, 24, 60])
@@ -94,7 +94,7 @@ def test_it_fits_however_much_there_is(width: int, height: int) -> None:
     history.snapshot = FULL
     history.rates.extend([1.0] * 240)
     history.waits.extend([86_399.0] * 240)
-    for lines in (shown(FULL, width, height), screen_of(history, width, height)):
+    for lines in (shown(FULL, width, height), render_screen(history, width, height)):
         assert len(lines) <= height
         assert max(map(cell_len, lines)) <= width
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from worker.database.connection import WORDING
-from worker.database.translation import DatabaseMessage, error_of
+from worker.database.translation import DatabaseMessage, translate_error
 from worker.errors import DatabaseError, SchemaError, SettingsError
 
 
 def error(sqlstate: str, context: str | None, hint: str | None = None) -> Exception:
-    return error_of(DatabaseMessage(sqlstate, "why", hint, context), WORDING)
+    return translate_error(DatabaseMessage(sqlstate, "why", hint, context), WORDING)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line. The only room that prints, and that ends the process."""
+"""The command line: the only package that prints and that ends the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.cli.group import CommandGroup
 from worker.errors import SettingsError
 from worker.terminal import prepare_streams
 
-# What the parser raises. typer has click within from some version on, and exports this class alone.
+# The error that the parser raises. Newer versions of typer vendor click, and export this alone.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _report_usage(problem: Any) -> int:
-    """Usage of the command, what is wrong with what was typed, and where the flags are listed."""
+    """Print the usage of the command, the error, and where the options are listed."""
     context = problem.ctx
     hint = None
     if context:

@@ -1,6 +1,6 @@
-"""The commands: what each is for, where it is, and examples of it. A test parses every example.
+"""The commands: their purpose, their module and examples. A test parses every example.
 
-The help of `worker` is made of this alone, so that it imports no command.
+The help of `worker` is built from this alone, so it imports no command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Entry:
     summary: str
     examples: tuple[str, ...]
     takes_anything: bool = False
-    """Whether arguments and options that it does not know are passed on."""
+    """Whether unknown arguments and options are passed on."""
 
 
 CATALOG: dict[str, Entry] = {

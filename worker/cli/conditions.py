@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from worker.cli.render.text import rounded_down
-from worker.durations import SECONDS, span
+from worker.durations import SECONDS, format_duration
 from worker.errors import SettingsError
 from worker.operations.status import Figures
 
@@ -22,7 +22,7 @@ FIGURES = {
     "rows_per_second": "rows/s",
     "stopped_providers": "providers",
 }
-"""What a condition may be about, and what it is counted in."""
+"""The figures that a condition can compare, with their units."""
 
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 UNITS = {
@@ -34,7 +34,7 @@ FORM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", re
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A figure compared with a limit, in the unit of the figure. `text` as somebody wrote it."""
+    """A figure compared with a limit, in the unit of the figure. `text`: the condition as typed."""
 
     text: str
     figure: str
@@ -42,17 +42,17 @@ class Condition:
     limit: float
 
     def holds(self, figures: Figures) -> bool:
-        """Whether it is so. Of a figure that is not known nothing is."""
+        """Whether the condition holds. Unknown figures never match."""
         value = figures[self.figure]
         return value is not None and bool(COMPARISONS[self.comparison](value, self.limit))
 
     def finding(self, figures: Figures) -> str:
-        """One line on a condition that holds: its figure, and what it is."""
+        """Return one line with the figure, its value and the condition."""
         return f"{self.figure} is {_quantity(self.figure, figures[self.figure])}: {self.text}"
 
 
-def condition_of(text: str) -> Condition:
-    """The condition that a text stands for. Raises SettingsError if it is none."""
+def parse_condition(text: str) -> Condition:
+    """Parse a condition. Raises SettingsError if it is not valid."""
     found = FORM.fullmatch(text)
     if not found:
         raise SettingsError(
@@ -75,7 +75,7 @@ def condition_of(text: str) -> Condition:
 
 
 def _quantity(figure: str, value: float | None) -> str:
-    assert value is not None  # or the condition did not hold
+    assert value is not None  # otherwise the condition would not hold
     if FIGURES[figure] == "seconds":
-        return span(value)
+        return format_duration(value)
     return f"{rounded_down(value):g}%" if FIGURES[figure] == "percent" else f"{value:g}"

@@ -1,4 +1,4 @@
-"""Data to stdout, talk to stderr, both in plain text."""
+"""Results go to stdout and messages to stderr, both as plain text."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from datetime import datetime
 from worker.errors import WorkerError
 from worker.terminal import as_json, write
 
-LINE_EVERY = 5.0  # seconds, of a command whose end is not known
+LINE_EVERY = 5.0  # seconds between two lines of progress
 
 
 def say(*lines: str) -> None:
-    """Remarks to the person at the terminal."""
+    """Print messages to stderr."""
     for line in lines:
         write(sys.stderr, line)
 
 
 def out(*lines: str) -> None:
-    """Lines of the result."""
+    """Print lines of the result to stdout."""
     for line in lines:
         write(sys.stdout, line)
 
 
 def out_json(value: object) -> None:
-    """The result for a machine: one JSON document."""
+    """Print the result as one JSON document."""
     write(sys.stdout, as_json(value, _as_json, sys.stdout.encoding))
 
 
@@ -37,7 +37,7 @@ def report(problem: WorkerError) -> None:
 
 
 def confirmed(question: str) -> bool:
-    """Whether the person at the terminal says yes; False if nobody is there."""
+    """Ask at the terminal. Return whether the answer is yes; False without a terminal."""
     if not sys.stdin.isatty():
         return False
     write(sys.stderr, f"{question} [y/N] ", end="")
@@ -45,7 +45,7 @@ def confirmed(question: str) -> bool:
 
 
 class ProgressLine:
-    """Says a line on stderr, unless it said one within the last LINE_EVERY seconds."""
+    """Prints a line to stderr, unless it printed one within the last LINE_EVERY seconds."""
 
     def __init__(self) -> None:
         self._said_at = time.monotonic()

@@ -10,12 +10,11 @@ from worker.settings import Settings, foreign_parameters, read_environment, unkn
 
 
 def load_settings(*, asks_model: bool = False) -> Settings:
-    """The settings of this process and of the folder it runs in.
+    """Read the settings of this process and of the folder it runs in.
 
-    Raises SettingsError; unless the command `asks_model`, not for what only a model needs.
-
-    Warns of unknown variables, and of parameters in DATABASE_URL that are those of other programs:
-    they are left out.
+    Raises SettingsError. What only a model needs is checked only if the command `asks_model`.
+    Warns about unknown variables, and about parameters of other programs in DATABASE_URL: they are
+    ignored.
     """
     given = _given()
     settings = Settings.from_mapping(given, asks_model=asks_model)
@@ -29,18 +28,18 @@ def load_settings(*, asks_model: bool = False) -> Settings:
 
 
 def demo_settings() -> Settings:
-    """The defaults, and where the data of the embedded Postgres lies.
+    """Return the default settings, with only WORKER_DATA_DIR from the environment.
 
-    Whatever DATABASE_URL and EMBEDDING_MODEL say: sample tables have no business in a real
-    database, and a tour is to cost nothing.
+    DATABASE_URL and EMBEDDING_MODEL are ignored: the demo must not create sample tables in a real
+    database, nor cost anything.
     """
     return Settings.from_mapping({"WORKER_DATA_DIR": _given().get("WORKER_DATA_DIR", "")})
 
 
 def _given() -> dict[str, str]:
-    """All variables, after a warning about those that look misspelled.
+    """Read all variables, and warn about unknown ones.
 
-    It comes before they are checked: it may explain what is wrong with the others.
+    The warning comes before the check of their values: it may explain an error.
     """
     given = read_environment(os.environ, Path(".env"))
     unknown = unknown_variables(given)
@@ -53,5 +52,5 @@ def _given() -> dict[str, str]:
 
 
 def _has_plain_log(given: dict[str, str]) -> bool:
-    """Whether stderr may have lines of text: a log of JSON has lines of JSON only."""
+    """Whether text may be written to stderr: a JSON log must contain only JSON."""
     return given.get("WORKER_LOG_FORMAT", "").strip() != "json"

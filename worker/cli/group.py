@@ -1,4 +1,4 @@
-"""The group of all commands. One that nobody asks for is not imported."""
+"""The group of all commands. A command is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _imported(name: str, entry: Entry) -> Any:
 
 
 def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
-    """Every error ends here: a line of cause, a line with a hint, and the exit code of its kind."""
+    """Report an error of the command with its cause and hint, and exit with its code."""
 
     @wraps(command)
     def guarded(*args: object, **options: object) -> None:
@@ -75,7 +75,7 @@ def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             code = 130
         if threading.active_count() > 1:
-            # At once: a thread that waits for a model would hold up an orderly exit.
+            # Exit at once: a thread that waits for a model would delay a normal exit.
             sys.stdout.flush()
             os._exit(code)
         raise typer.Exit(code)

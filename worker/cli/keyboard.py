@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def keys() -> Iterator[Callable[[str, float], bool]]:
-    """Keys as they are pressed, unseen: whether one is within so many seconds.
+    """Yield a function that waits some seconds for a key, and returns whether it was pressed.
 
-    The terminal is as it was when this ends, however it ends.
+    Keys are not echoed. The terminal is restored at the end, also after an error.
     """
     if not sys.stdin.isatty():
         yield _no_key
         return
-    import termios  # which Windows lacks
+    import termios  # not available on Windows
     import tty
 
     terminal = sys.stdin.fileno()

@@ -9,7 +9,7 @@ import typer
 
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE
 
-# Of many commands
+# Options of several commands
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Column = Annotated[str | None, typer.Option(metavar="COLUMN", help="Only this embedding column.")]
@@ -114,7 +114,7 @@ ShowProcessing = Annotated[
     bool, typer.Option("--processing", help="Show jobs that a worker has claimed.")
 ]
 
-# status, monitor, stats, and what steers workers
+# status, monitor, stats, pause, resume, sleep, wake
 
 FailIf = Annotated[
     list[str] | None,

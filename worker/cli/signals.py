@@ -14,7 +14,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stopped_by_signals(*, say_so: bool = True) -> Iterator[Event]:
-    """Yield an event that SIGINT and SIGTERM set. The second of them leaves at once."""
+    """Yield an event that SIGINT and SIGTERM set. The second signal exits at once."""
     stop = Event()
 
     def on_signal() -> None:
@@ -30,7 +30,7 @@ def stopped_by_signals(*, say_so: bool = True) -> Iterator[Event]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt as Ctrl-C does, also where the shell had SIGINT ignored."""
+    """Raise KeyboardInterrupt on SIGTERM as on Ctrl-C, even if the shell ignored SIGINT."""
 
     def on_signal() -> None:
         raise KeyboardInterrupt

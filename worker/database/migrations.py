@@ -9,10 +9,10 @@ from pathlib import Path
 from worker.errors import SchemaError
 
 SCHEMA_VERSION = 1
-"""What `embedding_schema_version()` must answer. Raised with any change that old workers notice."""
+"""What `embedding_schema_version()` must return. Increase it if a change affects old workers."""
 
 COPY_PREFIX = "embedding_worker_"
-"""Begins the names of copies: a project may well have a migration `search` of its own."""
+"""Prefix of the names of copies: a project may have its own migration `search`."""
 
 History = Mapping[str, str | None]
 """The version of each migration that a database has applied, with its name."""
@@ -28,11 +28,11 @@ class Migration:
 
     @property
     def copy_name(self) -> str:
-        """What it is called, behind its version, where it was copied into a project."""
+        """The name of its copy in a project, after the version."""
         return COPY_PREFIX + self.name
 
     def version_in(self, history: History) -> str | None:
-        """The version under which a database has it, also as a copy of some project."""
+        """The version under which a history lists it or its copy; None if it does not."""
         copies = (version for version, name in history.items() if name == self.copy_name)
         return self.version if self.version in history else next(copies, None)
 
@@ -43,7 +43,7 @@ def migrations() -> list[Migration]:
 
 
 def scheduled() -> Migration:
-    """What pg_cron is to do by itself: applied only where somebody asks for it."""
+    """The scheduled jobs of pg_cron, which are applied only on request."""
     return Migration(
         "", "pg_cron", shipped("supabase/optional/pg_cron.sql").read_text(encoding="utf-8")
     )
@@ -76,7 +76,7 @@ def check_version(version: int | None) -> None:
 
 
 def shipped(name: str) -> Path:
-    """A file or folder as the wheel carries it, or as it lies in a checkout."""
+    """The path of a file or folder in the wheel, or else in a checkout."""
     package = Path(__file__).parents[1]
     carried = package / name
     return carried if carried.exists() else package.parent / name

@@ -1,4 +1,4 @@
-"""The folder of somebody's Supabase project, and the migrations of this worker in it."""
+"""The copies of this worker's migrations in the folder of a Supabase project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSION = "%Y%m%d%H%M%S"
 
 
 def as_in_project(project: Path, wanted: Sequence[Migration]) -> list[Migration]:
-    """The migrations under the versions and names of their copies, where a project has such."""
+    """Return the migrations; those that the project has copied, by version and name of the copy."""
     copies = _copies(project)
     return [
         replace(migration, version=_version(copies[migration.copy_name]), name=migration.copy_name)
@@ -26,10 +26,10 @@ def as_in_project(project: Path, wanted: Sequence[Migration]) -> list[Migration]
 
 
 def copy_into(project: Path, wanted: Sequence[Migration], overwrite: bool) -> list[Path]:
-    """Copy what a project lacks, with versions behind all of its own. Returns the new files.
+    """Copy what a project lacks, with versions after all of its own. Return the new files.
 
-    A copy that is there is known by its name. Raises SettingsError, and copies nothing, if one has
-    another content and is not to be overwritten.
+    Existing copies are found by name. Raises SettingsError, and copies nothing, if a copy differs
+    and `overwrite` is false.
     """
     if not (project / "supabase").is_dir():
         raise SettingsError(
@@ -53,7 +53,7 @@ def copy_into(project: Path, wanted: Sequence[Migration], overwrite: bool) -> li
 def _new_contents(
     folder: Path, wanted: Sequence[Migration], copies: dict[str, Path]
 ) -> dict[Path, str]:
-    """What is to be written into which file, so that all that is wanted is there."""
+    """Return the files to write, with their contents."""
     versions = _versions_after([_version(path) for path in folder.glob("*_*.sql")])
     contents = {}
     for migration in wanted:
@@ -65,7 +65,7 @@ def _new_contents(
 
 
 def _copies(project: Path) -> dict[str, Path]:
-    """The files that were copied into a project, by their name behind the version."""
+    """The files that were copied into a project, by their name after the version."""
     found = (project / MIGRATIONS).glob(f"*_{COPY_PREFIX}*.sql")
     return {path.stem.split("_", 1)[1]: path for path in sorted(found)}
 
@@ -75,9 +75,9 @@ def _version(path: Path) -> str:
 
 
 def _versions_after(known: Sequence[str]) -> Iterator[str]:
-    """Versions as the Supabase CLI makes them: moments, behind all that are known."""
+    """Yield versions as the Supabase CLI makes them: times, after all known versions."""
     newest = max([version for version in known if _is_moment(version)], default="")
-    # from the past, so that what `supabase migration new` makes in a moment comes behind them
+    # in the past, so that the next `supabase migration new` gets a later version
     moment = datetime.now(UTC) - timedelta(minutes=1)
     if newest > moment.strftime(VERSION):
         moment = datetime.strptime(newest, VERSION)

@@ -8,7 +8,7 @@ A_DAY = timedelta(days=1)
 
 
 def nearest_time(value: str) -> datetime:
-    """Return the time nearest to `value` that Python has: one day off the end of its calendar.
+    """Return the time nearest to `value` that Python has: one day inside its calendar.
 
     The day lets the time be shown in any time zone.
     """

@@ -1,7 +1,7 @@
-"""Turns what the database reports into an error of ours, by its SQLSTATE.
+"""Translates errors of the database into WorkerErrors, by their SQLSTATE.
 
-A connection and the Data API report the same errors. They differ in what they know of them: only a
-connection gives the context of an error, which says where it arose.
+A connection and the Data API report the same errors. Only a connection also reports the context of
+an error, which says where it was raised.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ ONE_OF_A_NAME = (
     " of the SQL API."
 )
 
-# Failures that pass: connection, conflict, lack of room, shutdown.
+# Temporary failures: connection, conflict, lack of space or memory, shutdown.
 _PASSING = re.compile("08|40|53|57|58")
-# What the functions raise that the Data API can call.
+# Raised by the functions that the Data API can call.
 _OF_THE_API = ("22000", "22023", "2201B", "42704")
-_WITHOUT_VALUES = ("22023", "2201B")  # of those, whoever raises them
-# Messages of these states only may hold values; those of others name objects, and have values in
-# their detail alone.
+_WITHOUT_VALUES = ("22023", "2201B")  # of those, no matter which function raises them
+# Only messages of these states may contain values. Others name objects, and contain values only in
+# their detail.
 _MAY_HOLD_VALUES = re.compile("2[12]|38|39|P0|XX|3D|3F|0A|42(601|602|622|703|704|883|P01)")
-# The first line of the context says where it happened. In whatever language the server speaks, that
-# line has PL/pgSQL, the name of the function, its arguments, and the statement at its end.
+# The first line of the context says where it happened. In every language of the server, that line
+# has PL/pgSQL, the name of the function, its arguments, and the statement at its end.
 _FUNCTION_OF_OURS = (
     r"[^\n(\"]*PL/pgSQL[^\n(\"]*(?<![A-Za-z0-9_$.])(embedding\.|public\.\w*embedding)"
 )
@@ -46,8 +46,8 @@ _OF_A_USER = re.compile(r"PL/(?!pgSQL)|PL/pgSQL[^\n]* (RAISE|ASSERT)(\n|$)")
 class DatabaseMessage:
     """An error as the database reports it.
 
-    `context` says where it arose: it is empty if the statement itself failed, and None if that is
-    not known.
+    `context` says where it was raised: empty if the statement itself failed, None if that is not
+    known.
     """
 
     sqlstate: str
@@ -58,7 +58,7 @@ class DatabaseMessage:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How errors read that have another cure over a connection than over the Data API.
+    """Texts of errors that are fixed differently over a connection and over the Data API.
 
     Each is the beginning of the cause, and the hint.
     """
@@ -69,8 +69,8 @@ class Wording:
     lacking: tuple[str, str]
 
 
-def error_of(said: DatabaseMessage, wording: Wording) -> WorkerError:
-    """Return the error of ours for an error of the database.
+def translate_error(said: DatabaseMessage, wording: Wording) -> WorkerError:
+    """Translate an error of the database.
 
     It is a SettingsError only if our own SQL API raised it on purpose.
     """
@@ -99,7 +99,7 @@ def error_of(said: DatabaseMessage, wording: Wording) -> WorkerError:
 
 
 def raised_by_us(said: DatabaseMessage) -> bool:
-    """Whether our SQL API raised the error on purpose, to refuse what it was asked.
+    """Whether our SQL API raised the error on purpose, to refuse a request.
 
     Where the context is not known, the SQLSTATE decides.
     """
@@ -134,7 +134,7 @@ def without_values(said: DatabaseMessage) -> str:
 
 
 def takes_no_writes(message: str) -> Unreachable:
-    """The error for a database that is read-only just now."""
+    """The error for a database that is read-only at the moment."""
     return Unreachable(
         f"the database takes no writes: {message}",
         "It is a standby, or its host made it read-only, as Supabase does when the disk is full."
@@ -143,7 +143,7 @@ def takes_no_writes(message: str) -> Unreachable:
 
 
 def one_line(message: str) -> str:
-    """What a server said, without its line breaks."""
+    """A message of a server, without its line breaks."""
     return " ".join(message.split())
 
 

@@ -1,6 +1,6 @@
-"""What goes wrong in practice, looked for from the outside in: address, connection, schema, models.
+"""Checks for common problems, from the outside in: address, connection, schema, models.
 
-What the database knows of itself it says by `diagnose_embeddings`, to this room as to anybody.
+The checks inside the database are in its function `diagnose_embeddings`.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from worker.doctor.address import Network, findings_of_address
+from worker.doctor.address import Network, inspect_address
 from worker.doctor.connection import (
-    findings_of_clock,
-    findings_of_commands,
-    findings_of_session,
-    what_is_wrong,
+    explain_failure,
+    inspect_clock,
+    inspect_commands,
+    inspect_session,
 )
-from worker.doctor.models import findings_of_models
+from worker.doctor.models import inspect_models
 from worker.errors import DatabaseError, SettingsError
 from worker.queue import AdminQueue, Finding
 from worker.settings import Settings
@@ -24,22 +24,22 @@ Open = Callable[[], AbstractContextManager[AdminQueue]]
 
 
 def examine(settings: Settings, connect: Open, network: Network | None = None) -> Iterator[Finding]:
-    """Look at everything, and go on behind what is wrong as far as that is possible.
+    """Run all checks, and continue after a problem as far as possible.
 
-    `connect` opens the queue without looking at its schema. Raises nothing of what it looks for.
+    `connect` opens the queue without checking its schema. Problems are yielded, not raised.
     """
     if settings.database_url:
-        yield from findings_of_address(settings.database_url, network or Network())
+        yield from inspect_address(settings.database_url, network or Network())
     targets = None
     try:
         with connect() as queue:
-            yield from findings_of_session(queue)
-            yield from findings_of_clock(queue)
+            yield from inspect_session(queue)
+            yield from inspect_clock(queue)
             queue.check_schema()
             yield Finding("ok", "schema", "database", "it has the schema of this worker", None)
-            yield from findings_of_commands(queue)
+            yield from inspect_commands(queue)
             yield from queue.diagnose()
             targets = queue.targets()
     except (DatabaseError, SettingsError) as problem:
-        yield what_is_wrong(problem)
-    yield from findings_of_models(targets or [], settings)
+        yield explain_failure(problem)
+    yield from inspect_models(targets or [], settings)

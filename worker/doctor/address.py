@@ -1,4 +1,4 @@
-"""What can be told of a connection string before it is used."""
+"""Checks of the connection string, before it is used."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ class Network:
             return set()
 
     def has_ipv6(self) -> bool:
-        """Whether there is a way to IPv6 addresses. Sends nothing."""
+        """Whether this host has a route to IPv6 addresses. Sends nothing."""
         try:
             with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-                probe.connect(("2001:db8::1", 9))  # of the block that is kept for documentation
+                probe.connect(
+                    ("2001:db8::1", 9)
+                )  # from the block that is reserved for documentation
         except OSError:
             return False
         return True
 
 
-def findings_of_address(url: str, network: Network) -> Iterator[Finding]:
-    """What is worth saying about a database URL. Its password is in none of it."""
+def inspect_address(url: str, network: Network) -> Iterator[Finding]:
+    """Check a database URL. No finding contains its password."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if host.startswith("/") or not host:
@@ -46,7 +48,7 @@ def findings_of_address(url: str, network: Network) -> Iterator[Finding]:
     try:
         port = parts.port or 5432
     except ValueError:
-        return  # several hosts, or no number: the connection will tell
+        return  # several hosts, or not a number: the connection reports it
     yield from _pooler(host, port, parts.username or "")
     if POOLER.fullmatch(host) or DIRECT.fullmatch(host):
         yield from _encryption(host, parse_qs(parts.query).get("sslmode", [""])[0])

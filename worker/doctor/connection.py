@@ -1,4 +1,4 @@
-"""What an open connection, or the failure to get one, tells."""
+"""Checks of an open connection, or of the failure to open one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TOLERANCE = 5.0  # seconds between two clocks
 BROWSER_ROLES = ("anon", "authenticated", "authenticator")
 
 
-def what_is_wrong(problem: WorkerError) -> Finding:
-    """What kept us from looking further."""
+def explain_failure(problem: WorkerError) -> Finding:
+    """The finding for an error that ended the checks."""
     if isinstance(problem, SchemaError):
         return Finding("problem", "schema", "database", problem.cause, problem.hint)
     if isinstance(problem, Unreachable):
         if "no encryption" in problem.cause or "SSL connection is required" in problem.cause:
-            # the words of Postgres and of Supabase's pooler, which come with no code of their own
+            # the messages of Postgres and of Supabase's pooler, which have no code of their own
             return Finding(
                 "problem",
                 "ssl_required",
@@ -30,11 +30,11 @@ def what_is_wrong(problem: WorkerError) -> Finding:
     return Finding("problem", "access", "database", problem.cause, problem.hint)
 
 
-def findings_of_session(queue: AdminQueue) -> Iterator[Finding]:
-    """Who we are to the database, and what we may do there."""
+def inspect_session(queue: AdminQueue) -> Iterator[Finding]:
+    """Check the role of the session, and its rights."""
     session = queue.session()
     if session is None:
-        return  # over the Data API there is none
+        return  # the Data API has no session
     yield Finding(
         "ok", "connection", session.role, f"Postgres {session.server_version} answers", None
     )
@@ -65,8 +65,8 @@ def findings_of_session(queue: AdminQueue) -> Iterator[Finding]:
         )
 
 
-def findings_of_commands(queue: AdminQueue) -> Iterator[Finding]:
-    """Which workers are paused."""
+def inspect_commands(queue: AdminQueue) -> Iterator[Finding]:
+    """Yield a finding for each pause in force."""
     for command in queue.commands():
         if command.desired_state != "work":
             one = "" if command.is_for_all else f" --worker {command.worker}"
@@ -80,10 +80,10 @@ def findings_of_commands(queue: AdminQueue) -> Iterator[Finding]:
             )
 
 
-def findings_of_clock(
+def inspect_clock(
     queue: AdminQueue, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Iterator[Finding]:
-    """Whether the clocks of this host and of the database agree, but for the way in between."""
+    """Compare the clocks of this host and of the database, apart from the network delay."""
     before = now()
     theirs = queue.clock()
     after = now()

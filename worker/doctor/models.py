@@ -1,4 +1,4 @@
-"""Whether the models that the columns want can be asked, with the keys that are here."""
+"""Checks that the models of the columns can be called with the configured keys."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from worker.errors import ProviderError, ProviderRefused, SettingsError
 from worker.queue import Finding, Target, other_model
 from worker.settings import Settings
 
-PROBE = "a"  # a text of one token: what it costs is not worth mentioning
+PROBE = "a"  # a text of one token, at a negligible cost
 
 
-def findings_of_models(targets: Sequence[Target], settings: Settings) -> Iterator[Finding]:
-    """Ask each model once a width, for the vector of one letter. Without targets, the default.
+def inspect_models(targets: Sequence[Target], settings: Settings) -> Iterator[Finding]:
+    """Call each model once for each width, with one letter. Without targets, call the default
+    model.
 
-    Of a column that holds vectors of another default, say so instead.
+    A column that holds vectors of another default model gets a finding instead.
     """
     default = settings.embedding_model
     enabled = [target for target in targets if target.enabled]
@@ -30,10 +31,10 @@ def findings_of_models(targets: Sequence[Target], settings: Settings) -> Iterato
         if target.accepts(default)
     } or {(default, None)}
     for model, dimensions in sorted(wanted, key=str):
-        yield _asked(model, dimensions, settings)
+        yield _call(model, dimensions, settings)
 
 
-def _asked(model: str, dimensions: int | None, settings: Settings) -> Finding:
+def _call(model: str, dimensions: int | None, settings: Settings) -> Finding:
     try:
         with closing(open_embedder(model, dimensions, settings)) as embedder:
             embedder.probe()

@@ -1,1 +1,1 @@
-"""Text in, vectors out. One file a provider; those over HTTP share `connection` and `answers`."""
+"""Turns texts into vectors. One file per provider; `connection` and `answers` are for HTTP."""

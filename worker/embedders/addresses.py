@@ -1,4 +1,4 @@
-"""What stands behind `http:` in the name of a model: an address, whole or below another one."""
+"""The address in the model name `http:ADDRESS`: a whole URL, or a path below a base URL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USUAL_PATH = "/api/embeddings/generate"
 def check_address(name: str) -> None:
     """Raise SettingsError unless `name` is the address of an endpoint, and nothing more.
 
-    The names of models are stored in the database, where a password would be read by many.
+    Model names are stored in the database, where many people could read a password.
     """
     parts = _split(name)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
@@ -26,11 +26,11 @@ def check_address(name: str) -> None:
         raise _no_address()
 
 
-def address_of(name: str, settings: Settings) -> str:
-    """Where to ask the model `http:NAME`.
+def resolve_address(name: str, settings: Settings) -> str:
+    """Return the URL of the model `http:NAME`.
 
-    Raises SettingsError unless it is on a host that the environment names: any other came out of
-    the database, and who can write there is not to choose where requests go.
+    Raises SettingsError unless the environment names its host: other names come from the database,
+    and a role that can write there must not choose where requests go.
     """
     check_address(name)
     parts = _split(name)
@@ -71,7 +71,7 @@ def _split(name: str) -> SplitResult:
         parts = urlsplit(name)
         if parts.port == 0:
             raise ValueError
-    except ValueError:  # a port that is no number, half a bracket
+    except ValueError:  # a port that is not a number, an unclosed bracket
         raise _no_address() from None
     return parts
 

@@ -1,7 +1,7 @@
-"""What stands in an answer: vectors, tokens, words.
+"""Reads an answer: its vectors, tokens and messages.
 
-The decoder is ours, since the clients' own hand on answers that lack items or have them out of
-order, and take several times as long for it.
+The clients have decoders, but these accept answers with missing or reordered items, and take
+several times as long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_WORDS = 20_000  # bytes of an answer that is not JSON
 
 
 def read_json(content: bytes) -> Any:
-    """What `content` says. Raises ValueError in words of its own if it is not JSON."""
+    """Parse `content`. Raises ValueError, with a message of its own, if it is not JSON."""
     try:
         return jiter.from_json(content, cache_mode="none")
     except (ValueError, RecursionError):
@@ -30,8 +30,8 @@ def read_json(content: bytes) -> Any:
         raise ValueError(f"not JSON: {words}") from None
 
 
-def words_of(body: object) -> str:
-    """What a provider said, out of the shapes in which they say it."""
+def extract_message(body: object) -> str:
+    """Return the message in an answer, from any of the forms that providers use."""
     match body:
         case None:
             return ""
@@ -42,24 +42,24 @@ def words_of(body: object) -> str:
 
 
 def number_in(words: str | None) -> int | None:
-    """The whole number that some digits are, or None without any or beyond MOST_TOKENS."""
+    """Parse digits as a whole number; None without digits, or above MOST_TOKENS."""
     is_short = words and len(words) <= len(str(MOST_TOKENS))
     return counted(int(words)) if words and is_short else None
 
 
 def counted(number: object) -> int | None:
-    """`number` if it can be a number of tokens, or None: what the queue cannot hold is unsaid."""
+    """Return `number` if it is a token count that the queue can hold, else None."""
     return number if type(number) is int and 0 <= number <= MOST_TOKENS else None
 
 
 def indexed_vectors(items: Sequence[object], count: int) -> Vectors:
-    """The vectors of `count` texts, put into their order by `index`.
+    """Return the vectors of `count` texts, sorted by `index`.
 
     Without any `index` they are in order. Where only some lack it, it is 0: servers that write
     JSON by the rules of Protocol Buffers (Gemini) leave out a zero.
 
-    Raises ValueError, and what numpy raises, if that is not what was sent. What the numbers are is
-    not looked at.
+    Raises ValueError, or an error of numpy, if the items have another form. The values of the
+    numbers are not checked.
     """
     if len(items) != count:
         raise ValueError(f"{len(items)} vectors for {count} texts")
@@ -74,14 +74,14 @@ def indexed_vectors(items: Sequence[object], count: int) -> Vectors:
                 index = 0 if has_indexes else place
             case _:
                 raise ValueError("an item without `embedding`")
-        rows[index] = vector_of(embedding)
+        rows[index] = decode_vector(embedding)
     if rows.keys() != set(range(count)):
         raise ValueError(f"indexes other than 0 to {count - 1}, each once")
     return stacked([rows[index] for index in range(count)])
 
 
-def vector_of(embedding: str | list[Any]) -> Vectors:
-    """One vector, from base64 or from a list of numbers. Raises as `indexed_vectors` does."""
+def decode_vector(embedding: str | list[Any]) -> Vectors:
+    """Decode a vector from base64 or from a list of numbers. Raises as `indexed_vectors` does."""
     if isinstance(embedding, str):
         return np.frombuffer(binascii.a2b_base64(embedding, strict_mode=True), dtype="<f4")
     with np.errstate(over="ignore"):  # what a float32 cannot hold becomes infinite
@@ -89,7 +89,7 @@ def vector_of(embedding: str | list[Any]) -> Vectors:
 
 
 def stacked(rows: Sequence[Vectors]) -> Vectors:
-    """Vectors of one width, one below the other. Raises ValueError if their widths differ."""
+    """Stack vectors of one width into an array. Raises ValueError if their widths differ."""
     shapes = {row.shape for row in rows}
     if len(shapes) != 1 or any(row.ndim != 1 or not len(row) for row in rows):
         raise ValueError("vectors of different widths, or of none")
@@ -97,9 +97,9 @@ def stacked(rows: Sequence[Vectors]) -> Vectors:
 
 
 def shared_out(tokens: object, lengths: Sequence[int]) -> list[int] | None:
-    """The tokens of each text: those of the request, shared out by length without a remainder.
+    """Distribute the tokens of a request over its texts by length, without a remainder.
 
-    None if `tokens` is no number of tokens.
+    None if `tokens` is not a token count.
     """
     total = counted(tokens)
     if total is None:

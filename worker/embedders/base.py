@@ -1,4 +1,4 @@
-"""Text in, vectors out: what every provider offers, and the types it speaks in."""
+"""The interface of every provider, texts in and vectors out, and its types."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Measure = Literal["requests", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class RateLimitStatus:
-    """What a provider says it allows a minute, of requests or of tokens, and what is left of it.
+    """The rate limit per minute that a provider reports, for requests or tokens, and what is left.
 
-    `reset`: in how many seconds nothing will be used up of it, if nothing more is asked for.
+    `reset`: seconds until the whole limit is available again, without further requests.
     """
 
     limit: float
@@ -33,8 +33,8 @@ class RateLimitStatus:
 class Embeddings:
     """The vectors of some texts, shape (texts, dimensions), and how many tokens each text took.
 
-    `tokens` is None where the provider does not say. Where it only says how many a request took,
-    they are shared out over its texts by length, and add up to what it said.
+    `tokens` is None if the provider does not report them. If it reports only the total of a
+    request, the total is distributed over the texts by length.
     """
 
     vectors: Vectors
@@ -44,10 +44,10 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What one request may hold, and how many tokens one text: all of it at once.
+    """The limits of one request, and the most tokens of one text. All of them apply at once.
 
-    `bytes` are those of UTF-8. Tokens are those of the model; who cannot count them takes a third
-    of the bytes, which is more than most texts have.
+    `bytes` are those of UTF-8. Tokens are those of the model; where they cannot be counted, a third
+    of the bytes is used, which is more than most texts have.
     """
 
     items: int
@@ -68,38 +68,38 @@ class Embedder(Protocol):
     """A model behind one provider. Used by several threads at once."""
 
     provider: str
-    """Whose limits and troubles it shares with other models, like `openai`."""
+    """The name of the provider, like `openai`. Its models share limits and outages."""
 
     model: str
     """`provider:model`, as stored beside each vector."""
 
     dimensions: int | None
-    """The width of the vectors, or None until `introduce` has asked."""
+    """The width of the vectors, or None until `probe` has found it."""
 
     price: float | None
     """US dollars for a million tokens, or None if it is not known."""
 
     request_limits: RequestLimits
-    """What a request may hold, as far as is known by now: an answer can teach better."""
+    """The limits of a request as far as they are known; an answer can correct them."""
 
     concurrency: Concurrency
 
     count: Callable[[str], int] | None
-    """How many tokens a text has for this model, exactly; None if only the model knows."""
+    """Counts the tokens of a text for this model, exactly; None if only the model can."""
 
     def probe(self) -> None:
-        """Learn what only an answer can tell: the width, the caps. To be called before `embed`.
+        """Find out what only an answer shows: the width and the limits. Call this before `embed`.
 
-        Asks nothing if everything is known by name, and otherwise for the vector of one letter.
+        If the name of the model tells everything, nothing is sent; else one letter is embedded.
         Raises ProviderRefused or Transient, and may then be called again.
         """
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Embed `texts` (one at least, none empty), in their order, in one try.
 
-        Raises ProviderRefused, Transient, or Rejected if the provider refuses the request for
-        what is in it; which of several texts is to blame, it does not say.
+        Raises ProviderRefused, Transient, or Rejected if the provider rejects the content of the
+        request; it does not say which of several texts is the cause.
         """
 
     def close(self) -> None:
-        """Let go of connections and memory. The embedder is not used again."""
+        """Release connections and memory. The embedder is not used again."""

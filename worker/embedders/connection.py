@@ -1,10 +1,10 @@
-"""A server that is spoken to in JSON over HTTP: one request, and one answer, or one error that says
-what to do about it.
+"""A connection to a server that speaks JSON over HTTP. A request returns an answer, or raises an
+error with a hint.
 
-OpenAI's client carries it, for its connections, its proxies and its time-outs. Its decoder and its
-retries are not used: the one is several times slower than ours, and waiting is the business of the
-engine. No answer is trusted: `http_client` limits its time and its size, and whatever else goes
-wrong with it becomes a `bad_answer`.
+OpenAI's client provides connections, proxies and timeouts. Its decoder and its retries are not
+used: the decoder is several times slower than ours, and retries are the task of the engine. No
+answer is trusted: `http_client` limits its time and its size, and any other error in it becomes a
+`bad_answer`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from openai import (
     Omit,
 )
 
-from worker.embedders.answers import number_in, read_json, words_of
+from worker.embedders.answers import extract_message, number_in, read_json
 from worker.embedders.base import Embeddings
-from worker.embedders.http_client import BoundedClient, Unusable, reason_of
+from worker.embedders.http_client import BoundedClient, Unusable, find_reason
 from worker.embedders.limits import seconds_to_wait
 from worker.errors import (
     ProviderError,
@@ -44,10 +44,10 @@ Content = TypeVar("Content")
 
 A_LETTER = "a"
 CLOSING_SECONDS = 10.0  # at most; it waits for no server
-LONGEST_ANSWER = 3  # times the time-out: a server that sends a byte now and then never times out
+LONGEST_ANSWER = 3  # times the timeout: a server that sends single bytes slowly never times out
 LINE_LENGTH = 300
-READ_LENGTH = 20_000  # of an answer of megabytes, only the beginning is searched for a line
-# By their prefix, by the header they travel in, and with their middle hidden behind asterisks.
+READ_LENGTH = 20_000  # only the beginning of a long answer is searched for a message
+# Keys: known by their prefix, by their header, or by asterisks that hide their middle.
 # The repetitions have limits, or the search would be quadratic.
 KEY_SHAPES = r"\bsk-[\w.*…-]*[\w*]|\bBearer\s+[\w.~+/=-]{16,}|[^\s*]{0,64}\*{3,}[\w-]{0,64}"
 
@@ -57,7 +57,7 @@ NO_CREDIT = {"insufficient_quota", "billing_not_active"}  # with 429, as for a r
 
 TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
 TOO_LARGE = {"max_tokens_per_request"}
-# Where no code tells, the words have to. OpenAI (and vLLM, word for word), TEI, Ollama, Infinity.
+# For errors without a code: the messages of OpenAI (also of vLLM), TEI, Ollama and Infinity.
 TOO_LONG_WORDS = re.compile(
     r"maximum context length is (?P<limit>\d+) tokens(?:\D*(?P<length>\d+)(?: input)? tokens)?"
     r"|must have less than (?P<tei_limit>\d+) tokens\. Given: (?P<tei_length>\d+)"
@@ -73,22 +73,21 @@ TOO_LARGE_WORDS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered, with status 2xx."""
+    """An answer of a server, with status 2xx."""
 
     content: bytes
     headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Cures:
-    """What to tell people to look at: the settings that hold the address and, if one is wanted, the
-    key."""
+class Hints:
+    """Hints that name the setting of the address and, if the server needs one, that of the key."""
 
     address: str
     key: str | None
 
     def for_status(self, status: int) -> str:
-        """What to do about an answer with this status."""
+        """Return the hint for an answer with this status."""
         match status:
             case 401 if self.key:
                 return f"Check {self.key}, then start again."
@@ -99,22 +98,23 @@ class Cures:
         return f"Check {self.address}, and what stands between here and there, then start again."
 
     def for_the_model(self) -> str:
-        """What to do about a model that is not there, or not for this use."""
+        """Return the hint for a model that does not exist, or cannot embed."""
         return f"Check the name of the model, and {self.address}, then start again."
 
 
 @dataclass(slots=True)
 class Connection:
-    """Any number of requests at once to the server at `base_url`, with the key if there is one.
+    """Sends any number of requests at once to the server at `base_url`, with the key if there is
+    one.
 
-    Raises SettingsError if no header can hold the key, the address is none, or the environment
-    names proxies that cannot be used.
+    Raises SettingsError if a header cannot hold the key, the address is not valid, or the
+    environment names proxies that cannot be used.
     """
 
     base_url: str
     key: str | None = field(repr=False)
     timeout: float
-    cures: Cures
+    hints: Hints
     host: str = field(init=False)
     _http: BoundedClient = field(init=False, repr=False)
     _client: AsyncOpenAI = field(init=False, repr=False)
@@ -124,7 +124,7 @@ class Connection:
     def __post_init__(self) -> None:
         if self.key and not re.fullmatch(r"[!-~]+", self.key):
             raise SettingsError(
-                f"{self.cures.key} holds a space or a character that is not ASCII",
+                f"{self.hints.key} holds a space or a character that is not ASCII",
                 "Copy the key again, without quotation marks or line breaks.",
             )
         self._http = BoundedClient(self.base_url)
@@ -138,13 +138,13 @@ class Connection:
                 project="",
                 http_client=self._http,
             )
-        except Exception:  # its words may repeat a password
+        except Exception:  # its message may repeat a password
             raise SettingsError(
                 "the address of the model's server is none that can be used",
-                f"Check {self.cures.address}: it is like https://host:port/path, without spaces.",
+                f"Check {self.hints.address}: it is like https://host:port/path, without spaces.",
             ) from None
         self.host = self._client.base_url.netloc.decode("ascii")
-        # The client wants a key; what it makes of that is left away where there is none.
+        # The client needs a key. If there is none, the header that it makes is removed.
         self._headers = {} if self.key else {"Authorization": Omit()}
         self._secrets = _secrets(self.key, unquote(urlsplit(self.base_url).password or ""))
 
@@ -164,12 +164,12 @@ class Connection:
     def _reply(
         self, request: Coroutine[Any, Any, HttpxBinaryResponseContent], seconds: float
     ) -> Reply:
-        # `from None`: the client's own message repeats the answer before secrets are taken out.
+        # `from None`: the client's own message repeats the answer with its secrets.
         whole = LONGEST_ANSWER * seconds
         try:
-            answer = self._http.result_of(request, whole)
+            answer = self._http.run(request, whole)
         except APIStatusError as error:
-            raise self.understood(partial(self._failure, error)) from None
+            raise self.decode(partial(self._failure, error)) from None
         except (APITimeoutError, TimeoutError) as problem:
             limit = seconds if isinstance(problem, APITimeoutError) else whole
             raise Transient(
@@ -178,49 +178,49 @@ class Connection:
                 of_the_input=True,
             ) from None
         except APIConnectionError as error:
-            cause = f"the connection to {self.host} failed: {reason_of(error)}"
+            cause = f"the connection to {self.host} failed: {find_reason(error)}"
             raise Transient(self.one_line(cause), error_class="unreachable") from None
         except Unusable as problem:
             raise self.unusable(str(problem)) from None
-        except Exception as problem:  # whatever the client makes of bytes from outside
+        except Exception as problem:  # any error of the client about the bytes that it received
             raise self.unusable(type(problem).__name__) from None
         return Reply(answer.content, answer.response.headers)
 
-    def introduced(self, embed: Callable[[Sequence[str]], Embeddings]) -> Embeddings:
-        """What `embed` makes of one letter. A refusal of that is for no text, but for the model."""
+    def probe(self, embed: Callable[[Sequence[str]], Embeddings]) -> Embeddings:
+        """Embed one letter. A rejection of it is about the model, not about a text."""
         try:
             return embed([A_LETTER])
         except Rejected as refusal:
-            hint = self.cures.for_the_model()
+            hint = self.hints.for_the_model()
             raise ProviderRefused(refusal.cause, hint, of_the_model=True) from None
 
     def get(self, url: str) -> object:
-        """What lies at an address of this server, or None if that is not JSON, or nothing."""
+        """Return the JSON at an address of this server, or None if there is none."""
         request = self._client.get(
             url, cast_to=HttpxBinaryResponseContent, options={"headers": self._headers}
         )
         try:
             reply = self._reply(request, self.timeout)
-            return self.understood(lambda: read_json(reply.content))
+            return self.decode(lambda: read_json(reply.content))
         except WorkerError:
             return None
 
-    def understood(self, read: Callable[[], Content]) -> Content:
-        """What `read` makes of an answer. Raises Transient if it fails, in whatever way."""
+    def decode(self, read: Callable[[], Content]) -> Content:
+        """Return what `read` returns for an answer. Raises Transient if it fails in any way."""
         try:
             return read()
         except ValueError as problem:
             raise self.unusable(str(problem)) from None
-        except Exception as problem:  # nesting without end, numbers beyond all ranges, no memory
+        except Exception as problem:  # endless nesting, numbers out of range, no memory
             raise self.unusable(type(problem).__name__) from None
 
     def unusable(self, what: str) -> Transient:
-        """The error for an answer that is none."""
+        """The error for an unusable answer."""
         cause = self.one_line(f"{self.host} sent an unusable answer: {what}")
         return Transient(cause, error_class="bad_answer", of_the_input=True)
 
     def one_line(self, text: str) -> str:
-        """`text` without secrets, and with nothing that a terminal or Postgres would stumble on."""
+        """Return `text` on one line, without secrets and unprintable characters."""
         text = self._secrets.sub("[redacted]", text[:READ_LENGTH])
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 1] + "…"
@@ -228,12 +228,12 @@ class Connection:
     def close(self) -> None:
         """Close all connections."""
         with suppress(TimeoutError):
-            self._http.result_of(self._client.close(), CLOSING_SECONDS)
+            self._http.run(self._client.close(), CLOSING_SECONDS)
 
     def _failure(self, error: APIStatusError) -> ProviderError:
-        """The error that says what to do about this answer, by its status and code."""
+        """Translate an answer into an error with a hint, by its status and code."""
         status, codes = error.status_code, _codes(error.body)
-        words = words_of(error.body)[:READ_LENGTH]
+        words = extract_message(error.body)[:READ_LENGTH]
         cause = self.one_line(f"{self.host} answered {status}: {words or 'without a word'}")
         if status == 429 and codes & NO_CREDIT:
             hint = "Look after the credit and limits of the account, then start again."
@@ -247,7 +247,7 @@ class Connection:
         classes = {401: "unauthorized", 403: "unauthorized", 404: "not_found"}
         return ProviderRefused(
             cause,
-            self.cures.for_status(status),
+            self.hints.for_status(status),
             error_class=classes.get(status, "refused"),
             of_the_model=status == 404 or "model_not_found" in codes,
         )
@@ -260,7 +260,7 @@ class Connection:
         return ProviderRefused(
             self.one_line(f"{self.host} answered {error.status_code}: it redirects to {where}"),
             f"Texts and keys are sent to no other address. If that is the right one, correct"
-            f" {self.cures.address}, then start again.",
+            f" {self.hints.address}, then start again.",
         )
 
 
@@ -283,7 +283,7 @@ def _rejection(status: int, codes: set[str], words: str, cause: str) -> Rejected
 
 
 def _share_that_fits(numbers: Mapping[str, str | None]) -> float | None:
-    """What part of a text fits, where a provider says how long it may be and how long it is."""
+    """The share of a text that fits, if the provider reports the limit and the length."""
     limit = number_in(numbers["limit"] or numbers["tei_limit"])
     length = number_in(numbers["length"] or numbers["tei_length"])
     return limit / length if limit and length and limit < length else None
@@ -298,6 +298,6 @@ def _secrets(key: str | None, password: str) -> re.Pattern[str]:
     shapes = [re.escape(secret) for secret in (key, password) if secret]
     if key:
         shapes.append(f"(?i:{sha256(key.encode()).hexdigest()})")  # LiteLLM repeats it
-    if key and len(key) >= 12:  # its beginning is what servers repeat of a key, however they cut it
+    if key and len(key) >= 12:  # servers shorten a key in different ways, but keep its beginning
         shapes.append(re.escape(key[:8]) + r"(?:[\w.*…-]*[\w*])?")
     return re.compile("|".join([*shapes, KEY_SHAPES]))

@@ -1,15 +1,15 @@
-"""`http:…`: an endpoint of your own, as many a web application has one for its scripts. It is sent
-`{"text": "…"}`, and answers `{"embedding": […]}`."""
+"""`http:…`: your own endpoint, such as that of a web application. It receives `{"text": "…"}`, and
+answers `{"embedding": […]}`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from worker.embedders.addresses import address_of
-from worker.embedders.answers import counted, read_json, stacked, vector_of, words_of
+from worker.embedders.addresses import resolve_address
+from worker.embedders.answers import counted, decode_vector, extract_message, read_json, stacked
 from worker.embedders.base import Concurrency, Embeddings, RequestLimits, Vectors
-from worker.embedders.connection import Connection, Cures
+from worker.embedders.connection import Connection, Hints
 from worker.embedders.limits import allowances
 from worker.errors import Rejected
 from worker.settings import Settings
@@ -18,8 +18,8 @@ from worker.settings import Settings
 class HttpEmbedder:
     """The endpoint at the address `name`, or at that path below NEXT_PUBLIC_API_BASE_URL.
 
-    Raises SettingsError if there is no such address, the environment does not name its host, or no
-    header can hold the token.
+    Raises SettingsError if the address is not valid, the environment does not name its host, or a
+    header cannot hold the token.
     """
 
     provider = "http"
@@ -31,12 +31,12 @@ class HttpEmbedder:
     def __init__(self, name: str, dimensions: int | None, settings: Settings) -> None:
         self.model = f"{self.provider}:{name}"
         self.dimensions: int | None = None
-        self._address = address_of(name, settings)
+        self._address = resolve_address(name, settings)
         self._connection = Connection(
             self._address,
             settings.embedding_api_token,
             settings.embedding_timeout_seconds,
-            Cures(
+            Hints(
                 address="the address in the model's name, or NEXT_PUBLIC_API_BASE_URL",
                 key="EMBEDDING_API_TOKEN",
             ),
@@ -44,12 +44,12 @@ class HttpEmbedder:
 
     def probe(self) -> None:
         if self.dimensions is None:
-            self.dimensions = self._connection.introduced(self.embed).vectors.shape[1]
+            self.dimensions = self._connection.probe(self.embed).vectors.shape[1]
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         parts = [self._embed_one(text) for text in texts]
         tokens = [part.tokens[0] for part in parts if part.tokens]
-        vectors = self._connection.understood(lambda: stacked([part.vectors[0] for part in parts]))
+        vectors = self._connection.decode(lambda: stacked([part.vectors[0] for part in parts]))
         all_said = len(tokens) == len(texts)
         return Embeddings(vectors, tokens if all_said else None, parts[-1].allowances)
 
@@ -62,7 +62,7 @@ class HttpEmbedder:
             if refusal.error_class == "too_large":
                 raise Rejected(refusal.cause, error_class="too_long") from None
             raise
-        embeddings = self._connection.understood(lambda: _decoded(reply.content))
+        embeddings = self._connection.decode(lambda: _decoded(reply.content))
         return replace(embeddings, allowances=allowances(reply.headers))
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class HttpEmbedder:
 
 
 def _decoded(content: bytes) -> Embeddings:
-    """Raises ValueError, and what numpy raises, if there is no vector in it."""
+    """Decode an answer. Raises ValueError, or an error of numpy, if it has no vector."""
     answer = read_json(content)
     tokens = counted(_tokens_in(answer))
     return Embeddings(stacked([_vector_in(answer)]), None if tokens is None else [tokens])
@@ -79,7 +79,7 @@ def _decoded(content: bytes) -> Embeddings:
 def _vector_in(answer: object) -> Vectors:
     match answer:
         case {"error": error} if error:
-            raise ValueError(f"an error with status 200: {words_of(error)}")
+            raise ValueError(f"an error with status 200: {extract_message(error)}")
         case (
             {"embedding": list(numbers)}
             | {"data": {"embedding": list(numbers)}}
@@ -87,8 +87,8 @@ def _vector_in(answer: object) -> Vectors:
             | {"data": list(numbers)}
             | list(numbers)
         ):
-            return vector_of(numbers)
-    raise ValueError(f"no list `embedding` in {words_of(answer)}")
+            return decode_vector(numbers)
+    raise ValueError(f"no list `embedding` in {extract_message(answer)}")
 
 
 def _tokens_in(answer: object) -> object:

@@ -1,4 +1,4 @@
-"""A client for HTTP that no server can keep busy: limits on the time and the size of an answer."""
+"""An HTTP client with limits on the time and the size of an answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Unusable(Exception):
-    """An answer that is not read to its end, and why."""
+    """An answer was not read to its end. The message says why."""
 
 
 class BoundedClient(DefaultAsyncHttpxClient):
@@ -34,10 +34,10 @@ class BoundedClient(DefaultAsyncHttpxClient):
             super().__init__(follow_redirects=False, mounts=direct_mounts(url))
         self._loop = _loop()
 
-    def result_of(self, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
-        """What `work` with this client returns or raises, for any thread that waits for it.
+    def run(self, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+        """Run `work` with this client and return its result. Any thread may wait for it.
 
-        Raises TimeoutError, and cancels it, after `seconds`.
+        After `seconds`, cancels it and raises TimeoutError.
         """
 
         async def limited() -> Result:
@@ -50,7 +50,7 @@ class BoundedClient(DefaultAsyncHttpxClient):
         response = await super().send(request, stream=True, **options)
         try:
             self.cookies.clear()
-            content = await _content_of(response)
+            content = await _read_content(response)
         finally:
             await response.aclose()
         # What was read is unpacked, and it is JSON in UTF-8 whatever the headers say.
@@ -64,8 +64,8 @@ class BoundedClient(DefaultAsyncHttpxClient):
         )
 
 
-async def _content_of(response: Any) -> bytes:
-    """The body, of an error only the beginning. Raises Unusable if it is too large."""
+async def _read_content(response: Any) -> bytes:
+    """Read the body; of an error, only the beginning. Raises Unusable if it is too large."""
     if "," in response.headers.get("content-encoding", ""):
         raise Unusable("it is compressed more than once")  # a few bytes could unpack for hours
     pieces: list[bytes] = []
@@ -82,14 +82,14 @@ async def _content_of(response: Any) -> bytes:
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """Runs all requests: unlike a thread, what waits in it can be cancelled in every phase."""
+    """The event loop of all requests: unlike a thread, it can cancel a request at any time."""
     loop = asyncio.new_event_loop()
     Thread(target=loop.run_forever, name="requests", daemon=True).start()
     return loop
 
 
-def reason_of(error: BaseException) -> str:
-    """Why a connection failed, in the words of the innermost error that has any."""
+def find_reason(error: BaseException) -> str:
+    """Return why a connection failed: the message of the innermost error that has one."""
     while True:
         inner = error.__cause__ or error.__context__
         if isinstance(error, BaseExceptionGroup):

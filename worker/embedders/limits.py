@@ -1,4 +1,4 @@
-"""What the headers of an answer say of rate limits: how much is left, and how long to wait."""
+"""Reads rate limits from the headers of an answer: how much is left, and how long to wait."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TRY_AGAIN = re.compile(  # OpenAI, Azure
     r"try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)|retry after (\d+) seconds?"
 )
 
-# At most, whatever is asked for: after it the provider is asked again, which costs one request.
+# The maximum, whatever a provider asks for: another try costs only one request.
 LONGEST_WAIT = 600.0  # seconds
 MOST_A_MINUTE = 1e12  # requests or tokens
 
 
 def allowances(headers: Mapping[str, str]) -> dict[Measure, RateLimitStatus]:
-    """What is said of requests and of tokens, as far as it is said legibly."""
+    """Return the reported rate limits of requests and tokens. Unreadable ones are left out."""
     found: dict[Measure, RateLimitStatus] = {}
     for measure in MEASURES:
         limit = _number(headers.get(f"x-ratelimit-limit-{measure}", ""))
@@ -35,9 +35,9 @@ def allowances(headers: Mapping[str, str]) -> dict[Measure, RateLimitStatus]:
 
 
 def seconds_to_wait(headers: Mapping[str, str], words: str = "") -> float | None:
-    """How many seconds from now the provider asks to be left alone, if it says so legibly: by
-    `retry-after-ms`, by `retry-after`, in words, or by the reset of what is used up. LONGEST_WAIT
-    at most."""
+    """How many seconds the provider asks to wait, LONGEST_WAIT at most: by `retry-after-ms`, by
+    `retry-after`, in its message, or by the reset of an exhausted limit. None if it does not
+    say."""
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
         return min(milliseconds / 1000, LONGEST_WAIT)
@@ -59,7 +59,7 @@ def _retry_after(given: str) -> float | None:
         if moment.tzinfo is None:  # how Python reads `-0000`
             moment = moment.replace(tzinfo=UTC)
         wait = (moment - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError, LookupError, ArithmeticError):  # no date, or one beyond all
+    except (ValueError, TypeError, LookupError, ArithmeticError):  # not a date, or out of range
         return None
     return min(max(0.0, wait), LONGEST_WAIT)
 

@@ -1,9 +1,9 @@
 """`local:wordllama-256`: a small English model whose weights come in a wheel.
 
-Of the `wordllama` package only its two data files are used. Its own loader wants the network on a
-fresh install, and its `embed` pads every text to the longest one of 64: with a text of a megabyte
-among them that is gigabytes. A vector is the mean of the rows of its tokens, at unit length: the
-same numbers as `WordLlama.embed(norm=True)` gives (a test compares them).
+Only the two data files of the `wordllama` package are used. Its own loader needs the network on a
+fresh install, and its `embed` pads each of 64 texts to the longest: with one text of a megabyte
+that takes gigabytes. A vector is the mean of the rows of its tokens, at unit length: the same
+numbers as `WordLlama.embed(norm=True)` gives (a test compares them).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LocalEmbedder:
         self._tokenizer.no_truncation()
 
     def probe(self) -> None:
-        """Everything is known."""
+        """Do nothing: everything is known."""
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -60,7 +60,7 @@ class LocalEmbedder:
         return Embeddings(vectors, [len(ids) for ids in token_ids])
 
     def close(self) -> None:
-        """Nothing is held that the interpreter would not free."""
+        """Do nothing: the interpreter frees the memory."""
 
     def _mean(self, ids: npt.NDArray[np.intp]) -> Vectors:
         if len(ids) <= TOKENS_AT_ONCE:

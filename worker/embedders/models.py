@@ -1,5 +1,5 @@
-"""What is known of models by their name. One that is not here works as well: its width is asked for
-with one call, and its price is unknown.
+"""Facts about models, by name. A model that is not listed works as well: one call finds its width,
+and its price is unknown.
 
 Sources, November 2026: OpenAI's model pages and the client's docstrings; the model cards of the
 others, as Ollama and Hugging Face name them.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 class ModelInfo:
     """`width`: dimensions of its vectors; `tokens`: of the longest text it takes; `price`: US
     dollars for a million tokens, by its own vendor. `shortens`: it can be asked for fewer
-    dimensions, down to any number. `by_openai`: whoever serves it, it is as OpenAI serves it."""
+    dimensions, down to any number. `by_openai`: it behaves like OpenAI's on every server."""
 
     width: int | None = None
     tokens: int | None = None
@@ -50,5 +50,5 @@ MODELS = {
 
 
 def known(name: str) -> ModelInfo:
-    """What is known of the model `name`, also as `organisation/name` or `name:latest`."""
+    """Return the facts about a model, also for `organisation/name` and `name:latest`."""
     return MODELS.get(name.lower().rpartition("/")[2].removesuffix(":latest"), UNKNOWN)

@@ -1,4 +1,4 @@
-"""`ollama:…`: Ollama by its own API. Its imitation of OpenAI's cuts long texts without a word."""
+"""`ollama:…`: Ollama by its own API. Its OpenAI-compatible API truncates long texts silently."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from worker.embedders.answers import read_json, shared_out, stacked, vector_of, words_of
+from worker.embedders.answers import decode_vector, extract_message, read_json, shared_out, stacked
 from worker.embedders.base import Concurrency, Embeddings, RequestLimits, Vectors
-from worker.embedders.connection import Connection, Cures, Reply
+from worker.embedders.connection import Connection, Hints, Reply
 from worker.embedders.models import known
 from worker.errors import ProviderRefused, Rejected, Transient
 from worker.settings import Settings
 
-# It loads a model with the first request, from a disk, and forgets it after a time without any.
+# Ollama loads a model from disk at the first request, and unloads it after a time without requests.
 KEEP_ALIVE_MINUTES = 30
 LOADING_SECONDS = 120.0  # at least
 NOT_PULLED = re.compile(r"try pulling it first|model .* not found")
-# It answers 400 as well where the process that runs the model failed.
+# Ollama also answers 400 if the process that runs the model failed.
 CRASHED = re.compile(r"answered 400: .*(\bEOF\b|\bNaN\b|\bconnection\b|\brunner\b)")
 
 
@@ -38,7 +38,7 @@ class OllamaEmbedder:
             settings.ollama_host,
             None,
             settings.embedding_timeout_seconds,
-            Cures(address="OLLAMA_HOST", key=None),
+            Hints(address="OLLAMA_HOST", key=None),
         )
         about = known(name)
         self.dimensions = about.width
@@ -49,14 +49,14 @@ class OllamaEmbedder:
 
     def probe(self) -> None:
         if self.dimensions is None:
-            self.dimensions = self._connection.introduced(self.embed).vectors.shape[1]
+            self.dimensions = self._connection.probe(self.embed).vectors.shape[1]
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
         encoded = [text.encode("utf-8", "replace") for text in texts]
         reply = self._ask([text.decode() for text in encoded])
         self._loaded_until = time.monotonic() + KEEP_ALIVE_MINUTES * 60
-        vectors, tokens = self._connection.understood(lambda: _decoded(reply.content, len(texts)))
+        vectors, tokens = self._connection.decode(lambda: _decoded(reply.content, len(texts)))
         return Embeddings(vectors, shared_out(tokens, [len(text) for text in encoded]))
 
     def _ask(self, texts: list[str]) -> Reply:
@@ -87,14 +87,14 @@ class OllamaEmbedder:
 
 
 def _decoded(content: bytes, count: int) -> tuple[Vectors, object]:
-    """The vectors, and what is said of tokens. Raises ValueError, and much else."""
+    """Decode the vectors and the token count. Raises ValueError, or another error."""
     answer = read_json(content)
     match answer:
         case {"error": error} if error:
-            raise ValueError(f"an error with status 200: {words_of(error)}")
+            raise ValueError(f"an error with status 200: {extract_message(error)}")
         case {"embeddings": list(rows)}:
             if len(rows) != count:
                 raise ValueError(f"{len(rows)} vectors for {count} texts")
-            vectors = stacked([vector_of(row) for row in rows])
+            vectors = stacked([decode_vector(row) for row in rows])
             return vectors, answer.get("prompt_eval_count")
-    raise ValueError(f"no list `embeddings` in {words_of(answer)}")
+    raise ValueError(f"no list `embeddings` in {extract_message(answer)}")

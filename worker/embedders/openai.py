@@ -1,8 +1,8 @@
 """`openai:…` and `azure:…`: OpenAI's embeddings API, Azure's, and the servers that speak their
 dialect: vLLM, Text Embeddings Inference (TEI), Infinity, LM Studio, LiteLLM, llama.cpp.
 
-Vectors travel as base64, a fifteenth of the work of numbers in JSON. Of a server that is not known,
-neither by its address nor by the model it is asked for, nothing is taken for granted.
+Vectors are sent as base64, which takes a fifteenth of the work of JSON numbers. Nothing is assumed
+about an unknown server: one whose address and model are both not those of OpenAI.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from worker.embedders.answers import (
     MOST_TOKENS,
+    extract_message,
     indexed_vectors,
     number_in,
     read_json,
     shared_out,
-    words_of,
 )
 from worker.embedders.base import Concurrency, Embeddings, RequestLimits
-from worker.embedders.connection import Connection, Cures
+from worker.embedders.connection import Connection, Hints
 from worker.embedders.limits import allowances
 from worker.embedders.models import known
 from worker.embedders.tokens import counter
@@ -31,12 +31,12 @@ BASE_URL = "https://api.openai.com/v1"
 # 2048 texts and 300,000 tokens. OpenAI takes a quarter of the bytes for the number of tokens when
 # it looks at a request (timescale/pgai#730), so 1.2 MB would do; tokens proper count as well.
 OPENAI_CAPS = RequestLimits(items=2048, bytes=1_000_000, tokens=300_000)
-# What every server takes: TEI's default is 32 texts, and 2 MB in JSON.
+# Every server accepts this: TEI's default is 32 texts, and 2 MB in JSON.
 CAREFUL_CAPS = RequestLimits(items=32, bytes=1_000_000)
 MOST_ITEMS = 2048
 MOST_AT_ONCE = 32  # requests
 MAY_BE_FOR_BASE64 = {"refused", "provider_error", "bad_answer"}
-# TEI, Infinity. What is not too many is too many bytes.
+# TEI, Infinity. Other rejections for size are about bytes.
 TOO_MANY_ITEMS = re.compile(
     r"batch size(?: \d+ > maximum allowed batch size (\d+))?|at most (\d+) items"
 )
@@ -45,7 +45,7 @@ TOO_MANY_ITEMS = re.compile(
 class OpenAIEmbedder:
     """The model `name`, at the width of the column if the model can be asked for a smaller one.
 
-    Raises SettingsError if there is no usable key, and no server that might do without.
+    Raises SettingsError if there is no usable key, and no server that might need none.
     """
 
     provider = "openai"
@@ -54,7 +54,7 @@ class OpenAIEmbedder:
         self.model = f"{self.provider}:{name}"
         self._name = name
         self._connection = self._connect(settings)
-        self._is_stranger = bool(settings.openai_base_url) and not known(name).by_openai
+        self._is_unknown_server = bool(settings.openai_base_url) and not known(name).by_openai
         self._describe(name, dimensions)
 
     def _connect(self, settings: Settings) -> Connection:
@@ -67,36 +67,38 @@ class OpenAIEmbedder:
             settings.openai_base_url or BASE_URL,
             settings.openai_api_key,
             settings.embedding_timeout_seconds,
-            Cures(address="OPENAI_BASE_URL if it is set", key="OPENAI_API_KEY"),
+            Hints(address="OPENAI_BASE_URL if it is set", key="OPENAI_API_KEY"),
         )
 
     def _describe(self, name: str, dimensions: int | None) -> None:
         about = known(name)
         self.dimensions = about.width
         self._more: dict[str, object] = {}
-        # A width above the native one is not sent: every text would be rejected for it, where
-        # comparing `dimensions` with the column tells once what is wrong.
+        # A width above the native one is not sent: every text would be rejected for it, while
+        # comparing `dimensions` with the column reports the error once.
         if about.shortens and about.width and dimensions and dimensions < about.width:
             self.dimensions = self._more["dimensions"] = dimensions
-        if self._is_stranger:
-            self.dimensions = None  # whatever it calls its model: it is asked
+        if self._is_unknown_server:
+            self.dimensions = (
+                None  # its name for the model may mean another one: the server is probed
+            )
         self.price = about.price
-        self.request_limits = CAREFUL_CAPS if self._is_stranger else OPENAI_CAPS
+        self.request_limits = CAREFUL_CAPS if self._is_unknown_server else OPENAI_CAPS
         if about.tokens:
             self.request_limits = replace(self.request_limits, tokens_per_text=about.tokens)
-        self.concurrency = Concurrency(first=4 if self._is_stranger else 8, most=MOST_AT_ONCE)
+        self.concurrency = Concurrency(first=4 if self._is_unknown_server else 8, most=MOST_AT_ONCE)
         self.count = counter() if about.by_openai else None
         self._encoding = "base64"
-        self._may_grow = self._is_stranger
+        self._may_grow = self._is_unknown_server
 
     def probe(self) -> None:
-        if self._is_stranger:
+        if self._is_unknown_server:
             self._read_info()
         if self.dimensions is None:
-            self.dimensions = self._introduced().vectors.shape[1]
+            self.dimensions = self._probe_encoding().vectors.shape[1]
 
     def _read_info(self) -> None:
-        """TEI says what it takes; the others know no such address."""
+        """Read the limits that TEI reports; other servers do not have this address."""
         root = self._connection.base_url.rstrip("/").removesuffix("/v1")
         match self._connection.get(f"{root}/info"):
             case {
@@ -114,16 +116,16 @@ class OpenAIEmbedder:
                 self.concurrency = Concurrency(min(self.concurrency.first, most), most)
                 self._may_grow = False
 
-    def _introduced(self) -> Embeddings:
-        """The answer to one letter, in base64, or in the other encoding if it is refused so."""
+    def _probe_encoding(self) -> Embeddings:
+        """Embed one letter in base64, or as JSON numbers if the server refuses base64."""
         try:
-            return self._connection.introduced(self.embed)
+            return self._connection.probe(self.embed)
         except (ProviderRefused, Transient) as refusal:
             if refusal.error_class not in MAY_BE_FOR_BASE64:
                 raise
             self._encoding = "float"
             try:
-                return self._connection.introduced(self.embed)
+                return self._connection.probe(self.embed)
             except ProviderError:
                 self._encoding = "base64"
                 raise refusal from None
@@ -138,16 +140,16 @@ class OpenAIEmbedder:
                 "/embeddings", body | self._more | {"encoding_format": self._encoding}
             )
         except Rejected as refusal:
-            raise self._lesson(refusal, lengths) from None
-        embeddings = self._connection.understood(lambda: _decoded(reply.content, lengths))
+            raise self._learn_limits(refusal, lengths) from None
+        embeddings = self._connection.decode(lambda: _decoded(reply.content, lengths))
         if self._may_grow and len(texts) >= self.request_limits.items:
             self.request_limits = replace(
                 self.request_limits, items=min(2 * self.request_limits.items, MOST_ITEMS)
             )
         return replace(embeddings, allowances=allowances(reply.headers))
 
-    def _lesson(self, refusal: Rejected, lengths: Sequence[int]) -> Rejected:
-        """The refusal, after remembering how much is too much for one request."""
+    def _learn_limits(self, refusal: Rejected, lengths: Sequence[int]) -> Rejected:
+        """Lower the limits of a request after a rejection for size. Return the error to raise."""
         if refusal.error_class != "too_large":
             return refusal
         if len(lengths) == 1:
@@ -169,7 +171,7 @@ class OpenAIEmbedder:
 
 
 class AzureEmbedder(OpenAIEmbedder):
-    """A deployment on Azure. One that is called like its model is known as that.
+    """A deployment on Azure. If it is named like a model, the facts about that model apply.
 
     Raises SettingsError if there is no endpoint or no usable key.
     """
@@ -191,20 +193,20 @@ class AzureEmbedder(OpenAIEmbedder):
             f"{root}/openai/v1",
             settings.azure_openai_api_key,
             settings.embedding_timeout_seconds,
-            Cures(address="AZURE_OPENAI_ENDPOINT", key="AZURE_OPENAI_API_KEY"),
+            Hints(address="AZURE_OPENAI_ENDPOINT", key="AZURE_OPENAI_API_KEY"),
         )
 
 
 def _decoded(content: bytes, lengths: Sequence[int]) -> Embeddings:
-    """Raises ValueError, and much else, if it is not the answer that was due."""
+    """Decode an answer. Raises ValueError, or another error, if it does not fit the request."""
     answer = read_json(content)
     match answer:
         case {"error": error} if error:
-            raise ValueError(f"an error with status 200: {words_of(error)}")
+            raise ValueError(f"an error with status 200: {extract_message(error)}")
         case {"data": list(items)}:
             usage = answer.get("usage")
         case _:
-            raise ValueError(f"no list `data` in {words_of(answer)}")
+            raise ValueError(f"no list `data` in {extract_message(answer)}")
     match usage:
         case {"total_tokens": int(total)} | {"prompt_tokens": int(total)}:
             tokens = shared_out(total, lengths)

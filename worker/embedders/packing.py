@@ -1,4 +1,4 @@
-"""Texts into requests: under all caps of a provider at once, and as few as they allow."""
+"""Packs texts into as few requests as all limits of a provider allow."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from worker.embedders.base import RequestLimits
 
-BYTES_PER_TOKEN = 3  # at least, in most texts: for models whose tokens nobody here can count
+BYTES_PER_TOKEN = 3  # at least, in most texts: for models whose tokens cannot be counted here
 
 
 @dataclass(slots=True)
 class Packing:
-    """Which texts, by their place, go into which request; `too_long` are to go into none, and how
-    many tokens they have."""
+    """The places of the texts in each request; `too_long` has the texts that are in no request, and
+    how many tokens they have."""
 
     requests: list[list[int]] = field(default_factory=list)
     too_long: dict[int, int] = field(default_factory=dict)
@@ -25,7 +25,7 @@ def size_of(text: str) -> int:
 
 
 def tokens_at_most(size: int) -> int:
-    """How many tokens a text of `size` bytes has, taken rather too high than too low."""
+    """Estimate the tokens of a text of `size` bytes, rather too high than too low."""
     return -(-size // BYTES_PER_TOKEN)
 
 
@@ -34,8 +34,8 @@ def pack(
 ) -> Packing:
     """Put `texts` into requests. What fits into one keeps its order.
 
-    A text that `count` finds longer than the model takes is left out. One that may be longer, for
-    all that can be told without counting, travels alone: its refusal then costs nobody else.
+    A text that `count` finds too long for the model is left out. A text that may be too long, if
+    nothing can count it, gets a request of its own, so that its rejection affects no other text.
     """
     packing = Packing()
     sizes = [size_of(text) for text in texts]
@@ -57,7 +57,7 @@ def pack(
 def _shared(
     places: list[int], sizes: Sequence[int], request_limits: RequestLimits
 ) -> Iterator[list[int]]:
-    """Requests of several texts each. If it takes more than one, texts of about the same length go
+    """Yield requests of several texts each. If there is more than one, texts of similar length go
     together, so that a model that pads them to the longest has little to pad."""
     # the bytes a request may hold, of which its tokens are a third at most
     room = min(request_limits.bytes, request_limits.tokens * BYTES_PER_TOKEN)

@@ -63,7 +63,7 @@ def _open_http(name: str, dimensions: int | None, settings: Settings) -> Embedde
     return HttpEmbedder(name, dimensions, settings)
 
 
-# Imported when wanted: loading a client or a model takes longer than most commands run.
+# Imported when needed: loading a client or a model takes longer than most commands run.
 _PROVIDERS: dict[str, Callable[[str, int | None, Settings], Embedder]] = {
     "local": _open_local,
     "openai": _open_openai,

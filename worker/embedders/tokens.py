@@ -17,7 +17,7 @@ DIGEST = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 
 @cache
 def counter() -> Callable[[str], int] | None:
-    """What counts the tokens of a text for the models of OpenAI, or None if nothing here can."""
+    """Return a function that counts tokens for OpenAI's models; None if it is not installed."""
     if find_spec("tiktoken") is None or not _is_here(_vocabulary()):
         return None
     import tiktoken
@@ -27,17 +27,17 @@ def counter() -> Callable[[str], int] | None:
 
 
 def _vocabulary() -> Path | None:
-    """Where tiktoken looks for its vocabulary before it would download it, if it does."""
+    """The file where tiktoken looks for its vocabulary before a download, if it keeps one."""
     name = sha1(VOCABULARY.encode()).hexdigest()
     for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         folder = os.environ.get(variable)
-        if folder is not None:  # an empty one tells it to keep none
+        if folder is not None:  # if it is empty, tiktoken keeps no file
             return Path(folder, name) if folder else None
     return Path(tempfile.gettempdir(), "data-gym-cache", name)
 
 
 def _is_here(vocabulary: Path | None) -> bool:
-    # One that is damaged would be downloaded again.
+    # A damaged file would be downloaded again.
     try:
         return vocabulary is not None and sha256(vocabulary.read_bytes()).hexdigest() == DIGEST
     except OSError:

@@ -1,2 +1,2 @@
-"""Claim, embed, complete: what `worker process` runs. Sees the database and the models only
-through the protocols of `worker.queue` and `worker.embedders.base`."""
+"""Claim, embed, complete: the engine of `worker process` and `worker run`. It uses the database and
+the models only through the protocols of `worker.queue` and `worker.embedders.base`."""

@@ -13,11 +13,11 @@ from worker.queue import Job, Queue
 
 @dataclass(slots=True)
 class Availability:
-    """Knows the model of each target of which jobs were claimed, and derives everything else from
-    the circuit breakers of `models`. Tells the queue and the observers when they open and close.
+    """Knows the model of each target with claimed jobs. The circuit breakers of `models` decide the
+    rest. Reports to the queue and the observers when a breaker opens or closes.
 
-    A target whose model cannot be used is left alone for the rest of the run, or, if the run
-    `retries`, for a pause: then it is tried with one job.
+    A target whose model cannot be used is skipped for the rest of the run. If the run `retries`, it
+    is tried again after a pause, with one job.
     """
 
     models: Models
@@ -26,16 +26,16 @@ class Availability:
     retries: bool = False
     _keys: dict[int, Key] = field(default_factory=dict)
     _reported: dict[str, WorkerError | None] = field(default_factory=dict)
-    """By provider: the error that the queue knows of; None: it knows that there is none."""
+    """By provider: the error last reported to the queue; None: reported as usable."""
 
     @property
     def errors(self) -> list[tuple[str, WorkerError]]:
-        """For each target that is left alone: the provider or model that is to blame, and why."""
+        """For each skipped target: the provider or model that failed, and its error."""
         return [error for key in self._keys.values() if (error := self.models.error_of(key))]
 
     @property
-    def left_alone(self) -> set[int]:
-        """The targets of which nothing is claimed now: their model cannot be used, or is busy."""
+    def skipped_targets(self) -> set[int]:
+        """The targets whose jobs are not claimed now: their model cannot be used, or is busy."""
         return {
             target
             for target, key in self._keys.items()
@@ -44,15 +44,15 @@ class Availability:
 
     @property
     def due_for_trial(self) -> set[int]:
-        """The targets whose model could not be used, and may be tried again now."""
+        """The targets whose model could not be used and may be tried again now."""
         return {target for target, key in self._keys.items() if self._may_try(key)}
 
     def enable_retries(self) -> None:
-        """Try models that cannot be used again after a pause, from now on."""
+        """From now on, try models that cannot be used again after a pause."""
         self.retries = True
 
     def add(self, job: Job) -> None:
-        """Learn the model of the target of a job."""
+        """Note the model of the target of a job."""
         self._keys[job.target_id] = key_of(job)
 
     def error_of(self, job: Job) -> WorkerError | None:
@@ -68,11 +68,11 @@ class Availability:
         return may_try
 
     def end_trial(self, job: Job) -> None:
-        """If a trial has brought neither an answer nor an error, try the model again later."""
+        """Try the model again later if its trial ended without an answer or an error."""
         self.models.postpone(key_of(job))
 
     def all_but(self, targets: Collection[int]) -> set[int]:
-        """All targets that are known, except these."""
+        """Return all known targets except these."""
         return self._keys.keys() - targets
 
     def postpone(self, targets: Collection[int]) -> None:
@@ -81,19 +81,19 @@ class Availability:
             self.models.postpone(self._keys[target])
 
     def forget(self, targets: Collection[int]) -> None:
-        """Know nothing of these targets: none of their jobs waits for a model."""
+        """Forget these targets: none of their jobs waits for a model."""
         for target in targets:
             del self._keys[target]
 
     def report_target(self, job: Job) -> None:
-        """Tell the observers if the target of a job is left alone: once for each error."""
+        """Report to the observers that the target of a job is skipped, once for each error."""
         for breaker in self.models.open_breakers(key_of(job))[:1]:
             if breaker.is_news_for(job.target_id) and (error := breaker.error):
                 where = {"table": job.table_name, "column": job.embedding_column}
                 self.progress.event("model_unusable", **where, cause=error.cause, hint=error.hint)
 
     def report_provider(self, provider: Provider) -> None:
-        """Tell the queue whether a provider can be used, and the observers if that has changed."""
+        """Report to the queue whether a provider can be used, and changes to the observers."""
         name, error = provider.name, provider.breaker.error
         before = self._reported.get(name)
         if name in self._reported and error is before:

@@ -1,4 +1,4 @@
-"""Vectors that were paid for before, kept in the database."""
+"""The cache of vectors in the database."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from worker.queue import Completion, Job, Queue
 
 @dataclass(frozen=True, slots=True)
 class VectorCache:
-    """The vectors of earlier texts: `cap_mb` of them at most; none if that is zero."""
+    """The vectors of earlier texts, up to `cap_mb`; zero turns the cache off."""
 
     queue: Queue
     cap_mb: int
 
     def find(self, model: Model, jobs: Sequence[Job]) -> list[Completion]:
-        """Complete those of these jobs of one column whose vector is there, at no cost."""
+        """Return completions, at no cost, for the jobs of one column whose vector is cached."""
         width = model.embedder.dimensions or (jobs[0].dimensions if jobs else None)
         if not (self.cap_mb and jobs and width):
             return []
@@ -29,6 +29,6 @@ class VectorCache:
         ]
 
     def keep(self, completions: Sequence[Completion]) -> None:
-        """Keep the vectors of one model, whatever becomes of their rows: they are paid for."""
+        """Store the vectors of one model, even if they cannot be written: they are paid for."""
         if self.cap_mb and completions:
             self.queue.cache(completions[0].job.model, completions, self.cap_mb)

@@ -1,4 +1,4 @@
-"""What is claimed next: how many jobs, and of which targets."""
+"""Decides what is claimed next: how many jobs, and of which targets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from worker.errors import Busy
 from worker.queue import Claim, Job, Queue, Scope
 
 LOCKED_TIMEOUT = 30.0  # seconds to wait for a table that is locked as a whole
-LOCKED_PAUSE = 0.2  # seconds between two looks at it
-CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100, and with more no less
+LOCKED_PAUSE = 0.2  # seconds between two attempts
+CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100; a larger claim saves no more
 SLOW_CLAIM = 5.0  # seconds; no heartbeat is sent meanwhile, so the next claim is half as large
-# Nothing more is claimed beside so many; jobs that wait for the text of another take no request.
+# Limits of what is in flight. Jobs that wait for the text of another job take no request.
 MOST_JOBS = 10_000  # or four batches
 MOST_CHARACTERS = 64_000_000  # of text
 
@@ -48,7 +48,7 @@ class ClaimBudget:
         self._at_once = self.options.texts_a_request
 
     def adapt(self, jobs: Sequence[Job], seconds: float) -> None:
-        """Learn from a claim of these jobs, which took `seconds`."""
+        """Adapt the size of the next claim to a claim of these jobs, which took `seconds`."""
         if jobs:
             at_once = self._at_once // 2 if seconds > SLOW_CLAIM else 2 * self._at_once
             characters = sum(len(job.content) for job in jobs)
@@ -71,7 +71,7 @@ class ClaimBudget:
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be in flight, and some provider can be given more."""
+        """Whether more may be in flight, and some provider accepts more."""
         if not self.in_flight.has_requests:
             return True
         most = max(MOST_JOBS, 4 * (self.options.batch_size or 0))
@@ -91,7 +91,7 @@ class Claimer:
     stats: RunStats
     stop: Event
     attend: Callable[[], None]
-    """Gives signs of life."""
+    """Called while waiting; sends the heartbeat."""
     locked: str | None = None
     """What the database says of tables that are locked as a whole, if nothing else is due."""
 
@@ -112,7 +112,7 @@ class Claimer:
             self.attend()
             try:
                 claim = self._claim_for_trial() or self._claim_due()
-                # a beat that is due may bring back jobs whose claim was not answered
+                # a heartbeat that is due may release jobs of a claim whose answer was lost
                 if claim or not self.heartbeat.is_due:
                     return claim
             except Busy as locked:
@@ -128,7 +128,7 @@ class Claimer:
 
     def _claim_due(self) -> Claim:
         began = time.monotonic()
-        claim = self.queue.claim(self.scope, self.budget.jobs, self.availability.left_alone)
+        claim = self.queue.claim(self.scope, self.budget.jobs, self.availability.skipped_targets)
         self.budget.adapt(claim.jobs, time.monotonic() - began)
         self.locked = None
         return claim

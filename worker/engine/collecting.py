@@ -1,4 +1,4 @@
-"""From answers to results: what requests cost is counted, and their jobs are handed in."""
+"""Collects answers: counts what they cost, and passes their results on to be written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.queue import Completion, Job
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """Takes the answers of models, and reports what they say of the models."""
+    """Takes the answers of models, and reports whether the models can be used."""
 
     in_flight: InFlight
     availability: Availability
@@ -29,14 +29,14 @@ class Collector:
     progress: Progress
 
     def collect(self, answers: Iterable[Answer]) -> None:
-        """Count and write what came of requests that have ended."""
+        """Count and write the results of requests that have ended."""
         for column in _by_column(answers):
             self._collect(column)
 
-    def hand_in_cached(self, completions: list[Completion]) -> None:
-        """Write vectors that were in the cache."""
+    def write_cached(self, completions: list[Completion]) -> None:
+        """Write vectors that were found in the cache."""
         self.stats.add_cached(len(completions))
-        self._hand_in([done.job for done in completions], Outcome(completions))
+        self._write([done.job for done in completions], Outcome(completions))
 
     def _collect(self, answers: list[Answer]) -> None:
         outcome = Outcome()
@@ -53,14 +53,14 @@ class Collector:
             outcome.request_times,
         )
         self.cache.keep(outcome.completions)
-        self._hand_in(first, outcome)
+        self._write(first, outcome)
         if any(answer.request.is_trial for answer in answers):
             self.availability.end_trial(first[0])
         self.availability.report_provider(model.provider)
         self.availability.report_target(first[0])
 
-    def _hand_in(self, first: list[Job], outcome: Outcome) -> None:
-        """Write what became of these texts, for all jobs that have them."""
+    def _write(self, first: list[Job], outcome: Outcome) -> None:
+        """Write the outcome of these texts, for all jobs that have them."""
         duplicates = self.in_flight.take_out(first)
         jobs = [*first, *chain.from_iterable(duplicates.values())]
         self.writer.write(jobs, outcome.shared(duplicates))
@@ -82,7 +82,7 @@ class Collector:
 
 
 def _by_column(answers: Iterable[Answer]) -> Iterable[list[Answer]]:
-    """Requests of a column that ended at once are written at once: some hold one text each."""
+    """Group requests by column, to write them together: some hold only one text."""
     columns: dict[tuple[int, str], list[Answer]] = defaultdict(list)
     for answer in answers:
         job = answer.request.jobs[0]

@@ -1,4 +1,4 @@
-"""From texts to checked vectors: the part of the work that runs beside the database."""
+"""Embeds texts and checks their vectors: the part that runs without the database."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from worker.engine.retry import always, is_rate_limit, never
 from worker.errors import ProviderRefused, Rejected, Transient
 from worker.queue import Completion, Job, LeaseKey
 
-HALVED_IF_UNTOLD = 0.5  # what is tried of a text that is too long, if nobody says how much fits
+DEFAULT_SHARE = 0.5  # of a text that is too long, if the provider does not say how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
-BEYOND_SUSPICION = "a"  # a text over which no provider fails
-LETTERS = 5  # requests for one, until a model is out that answers none of them
-BLAMED_AFTER = 3  # failures over a job alone, while others are answered
-SHORTEST = 100  # characters; a text refused at this length is not refused for its length
+PROBE_TEXT = "a"  # a text that makes no provider fail
+PROBES = 5  # without an answer, until the model counts as out
+BLAMED_AFTER = 3  # failures of an isolated job, while probes are answered
+SHORTEST = 100  # characters; the length is not why a text this short is rejected
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of some jobs. Every job is in one of the four lists.
+    """The results of some jobs. Every job is in one of the four lists.
 
-    `rejected` will be refused again. `failed` made a provider fail that is there: it may work
-    another time. `error` is why the unfinished ones are unfinished: the provider is out, or
-    refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
-    are what was asked for, whatever came of it; `request_times` is how long the answers took.
+    Jobs in `rejected` will be rejected again. Jobs in `failed` made a provider fail that answers
+    other requests: they may work later. `error` is why jobs are `unfinished`: the provider is out,
+    or refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
+    count all answers, also unusable ones; `request_times` is how long answers took.
     """
 
     completions: list[Completion] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Outcome:
             self.tokens = (self.tokens or 0) + sum(embeddings.tokens)
 
     def add(self, other: Outcome) -> None:
-        """Count in what became of other jobs."""
+        """Add the results of other jobs."""
         self.completions += other.completions
         self.rejected += other.rejected
         self.failed += other.failed
@@ -67,9 +67,9 @@ class Outcome:
             self.tokens = (self.tokens or 0) + other.tokens
 
     def shared(self, duplicates: Mapping[LeaseKey, list[Job]]) -> Outcome:
-        """The same, also for the jobs that have the same text as one of these; only one is paid."""
+        """Return these results for all jobs with the same texts; only one of each is paid."""
 
-        def everybody(job: Job) -> list[Job]:
+        def with_duplicates(job: Job) -> list[Job]:
             return [job, *duplicates.get(job.lease_key, ())]
 
         return replace(
@@ -77,20 +77,21 @@ class Outcome:
             completions=[
                 done if job is done.job else replace(done, job=job, cost=0.0)
                 for done in self.completions
-                for job in everybody(done.job)
+                for job in with_duplicates(done.job)
             ],
-            rejected=[(twin, why) for job, why in self.rejected for twin in everybody(job)],
-            failed=[(twin, why) for job, why in self.failed for twin in everybody(job)],
-            unfinished=[twin for job in self.unfinished for twin in everybody(job)],
+            rejected=[(each, why) for job, why in self.rejected for each in with_duplicates(job)],
+            failed=[(each, why) for job, why in self.failed for each in with_duplicates(job)],
+            unfinished=[each for job in self.unfinished for each in with_duplicates(job)],
         )
 
 
 def embed(model: Model, jobs: Sequence[Job], stop: Event, *, is_trial: bool = False) -> Outcome:
-    """Embed jobs of one column. A request that is refused is halved until the guilty job stands
-    alone: it costs at most 2·⌈log2 n⌉ further requests, and none of its neighbours.
+    """Embed jobs of one column. A rejected request is halved until the job that causes it is
+    isolated: this takes at most 2·⌈log2 n⌉ further requests, and all other jobs get their vectors.
 
-    So is a request over which the provider fails, or refuses everything, while it answers others.
-    A trial of a model that could not be used begins with a single letter, and ends if that fails.
+    A request on which the provider fails, or refuses everything, is halved as well, if the provider
+    answers others. A trial of a model that could not be used begins with a probe, and ends if that
+    fails.
     """
     return _Embedding(model, stop).of(jobs, is_trial)
 
@@ -102,12 +103,12 @@ class _Embedding:
     outcome: Outcome = field(default_factory=Outcome)
     _waiting: list[Sequence[Job]] = field(default_factory=list)
     _refused_before: dict[LeaseKey, Rejected] = field(default_factory=dict)
-    """Texts that are too long for all that can be counted here: they are not sent."""
+    """Texts that are too long by their token count: they are not sent."""
     _doubted: set[LeaseKey] = field(default_factory=set)
     _suspects: Counter[LeaseKey] = field(default_factory=Counter)
-    """Jobs of requests over which the provider failed, and how often it failed over them alone."""
+    """Jobs of requests that made the provider fail, and how often each did so alone."""
     _checked_at: float = math.inf
-    """When the latest check began whether the model answers others."""
+    """When the model was last probed after a failure."""
 
     def of(self, jobs: Sequence[Job], is_trial: bool) -> Outcome:
         self._waiting = [jobs]
@@ -116,7 +117,7 @@ class _Embedding:
             self.model.probe(self.stop, never if is_trial else always)
             self._check_width(jobs[0])
             if is_trial:
-                self._ask_for_a_letter(jobs[0], never)
+                self._probe(jobs[0], never)
             self._waiting = self._packed(jobs)
             while self._waiting:
                 self._try(self._waiting[0])
@@ -130,7 +131,7 @@ class _Embedding:
         return self.outcome
 
     def _packed(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
-        """Requests, as the provider takes them as far as is known by now."""
+        """Pack jobs into requests, within the limits that are known by now."""
         embedder = self.model.embedder
         packing = pack([job.content for job in jobs], embedder.request_limits, embedder.count)
         most = embedder.request_limits.tokens_per_text
@@ -142,7 +143,7 @@ class _Embedding:
         return [[jobs[place] for place in request] for request in requests]
 
     def _try(self, request: Sequence[Job]) -> None:
-        """Send the first of what is waiting, and put what is to follow from it in its place."""
+        """Send the first waiting request, and replace it by the requests that follow from it."""
         try:
             useless = self._send(request)
         except Rejected as refusal:
@@ -157,8 +158,8 @@ class _Embedding:
             self._waiting[:1] = self._once_more(useless)
 
     def _suspect(self, request: Sequence[Job], failure: Transient | ProviderRefused) -> None:
-        """Halve a request over which the provider fails. A job alone is blamed if it fails again
-        and again: once may be by chance."""
+        """Halve a request that makes the provider fail. An isolated job is failed only after
+        several failures: one may be chance."""
         if len(request) > 1:
             self._suspects.update({job.lease_key: 0 for job in request})
             self._waiting[:1] = _halves(request)
@@ -170,7 +171,7 @@ class _Embedding:
             del self._waiting[0]
 
     def _send(self, jobs: Sequence[Job]) -> list[Job]:
-        """Complete what gets a vector. Returns the jobs whose vector nobody can use."""
+        """Complete the jobs that get a vector. Return the jobs whose vector is unusable."""
         texts = [job.content for job in jobs]
         try:
             if jobs[0].lease_key in self._refused_before:
@@ -203,9 +204,9 @@ class _Embedding:
         return embeddings
 
     def _embed_beginning(self, text: str, refusal: Rejected) -> tuple[list[str], Embeddings]:
-        """As much of the beginning of a text as the model takes. Raises the last refusal."""
+        """Embed the beginning of a text, as much as the model takes. Raises the last rejection."""
         while refusal.error_class == "too_long" and len(text) > SHORTEST:
-            text = text[: int(len(text) * (refusal.share or HALVED_IF_UNTOLD) * CAUTION)]
+            text = text[: int(len(text) * (refusal.share or DEFAULT_SHARE) * CAUTION)]
             try:
                 return [text], self._call([text], is_suspect=False)
             except Rejected as another:
@@ -213,17 +214,17 @@ class _Embedding:
         raise refusal
 
     def _answers_others(self, job: Job, failure: Transient | ProviderRefused) -> bool:
-        """Whether the model answers other requests. It is asked for a letter, several times: some
-        providers fail now and then. Nobody asks after an outage of the whole provider."""
+        """Whether the model answers other requests. It is probed several times, since some
+        providers fail now and then; never during an outage of the whole provider."""
         limiter = self.model.provider.limiter
         self._checked_at = time.monotonic()
         if isinstance(failure, Transient) and (
             is_rate_limit(failure) or (limiter.is_out and not failure.of_the_input)
         ):
             return False
-        for _ in range(LETTERS):
+        for _ in range(PROBES):
             try:
-                self._ask_for_a_letter(job, is_rate_limit)
+                self._probe(job, is_rate_limit)
                 return True
             except Transient:
                 pass
@@ -231,12 +232,10 @@ class _Embedding:
                 break
         return self.model.answered_at > self._checked_at
 
-    def _ask_for_a_letter(self, job: Job, retry: Callable[[Transient], bool]) -> None:
-        """The smallest request there is, for the column of a job. A refusal of it is an answer."""
+    def _probe(self, job: Job, retry: Callable[[Transient], bool]) -> None:
+        """Send the smallest possible request for the column of a job. A rejection is an answer."""
         try:
-            embeddings = self.model.ask(
-                [BEYOND_SUSPICION], self.stop, self.outcome.request_times, retry
-            )
+            embeddings = self.model.ask([PROBE_TEXT], self.stop, self.outcome.request_times, retry)
         except Rejected:
             return
         self.outcome.count(embeddings)
@@ -244,7 +243,7 @@ class _Embedding:
         self.model.answered()
 
     def _once_more(self, useless: list[Job]) -> list[Sequence[Job]]:
-        """A second request for jobs whose vector nobody can use: it may have been a slip."""
+        """Return a second request for jobs with an unusable vector, unless it is their second."""
         for job in useless:
             if job.lease_key in self._doubted:
                 message = f"{job.model} gives a vector of zeros, or with numbers that are none"
@@ -268,7 +267,7 @@ class _Embedding:
 
 
 def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
-    """What follows from a request that did not go well: nothing, if only one job was in it."""
+    """Halve a request that failed. Return nothing if it has only one job."""
     middle = len(request) // 2
     return [request[:middle], request[middle:]] if middle else []
 
@@ -279,7 +278,7 @@ def _cost(tokens: int | None, price: float | None) -> float | None:
 
 
 def _usable(embeddings: Embeddings) -> npt.NDArray[np.bool_]:
-    """Which vectors have numbers only, and are not zero: pgvector takes a zero vector, but no HNSW
-    index ever finds it."""
+    """Which vectors are finite and not zero: pgvector takes a zero vector, but no HNSW index ever
+    finds it."""
     vectors = embeddings.vectors
     return np.logical_and(np.isfinite(vectors).all(axis=1), vectors.any(axis=1))

@@ -1,4 +1,4 @@
-"""What a run tells of itself: each event by a stable name, with figures in stated units.
+"""The events of a run: each has a stable name, and figures in stated units.
 
 The names and fields are a contract (docs/operations.md lists them); the sentences are not.
 """
@@ -38,9 +38,9 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "notification_failed": ("warning", "could not tell of {about} by {channel}: {cause}"),
     "observer_failed": ("warning", "{observer} does not take what it is told: {cause}"),
 }
-"""By name: how much it matters, and how it reads, with its fields in braces."""
+"""By name: its level, and its sentence with fields in braces."""
 
 
 def sentence(event: str, fields: Mapping[str, object]) -> str:
-    """An event as a person reads it."""
+    """Return the sentence of an event."""
     return EVENTS[event][1].format(**fields)

@@ -1,4 +1,4 @@
-"""The heartbeat: it extends the leases of a worker, and tells the queue what the worker does."""
+"""The heartbeat: it extends the leases of a worker, and reports its state to the queue."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from worker.engine.throttling import RunThrottle
 from worker.queue import Job, JobId, LeaseKey, Queue, Report, Scope, WorkerState
 
 BEATS_A_LEASE = 3  # so that one may come late
-FIRST_SILENCE = 1.0  # seconds after a change; doubles, so that the rate of new work is soon known
-LONGEST_SILENCE = 30.0  # seconds; a worker that is silent for longer is taken for dead
+FIRST_SILENCE = 1.0  # seconds between heartbeats after a change; grows with the time since
+LONGEST_SILENCE = 30.0  # seconds; well below the time after which a worker counts as silent
 
 
 @dataclass(slots=True)
 class Leases:
-    """The jobs that the worker has claimed and not handed in.
+    """The jobs that the worker has claimed and not finished.
 
     A job is held once: if it is claimed again while its old text is embedded, the old lease is
     lost.
@@ -40,7 +40,7 @@ class Leases:
         return {job.lease_key for job in jobs if not self._holds(job.lease_key)}
 
     def let_go(self, lease_keys: Iterable[LeaseKey]) -> None:
-        """Hold these leases no longer. A newer lease of the same job stays."""
+        """Stop holding these leases. A newer lease of the same job stays."""
         for lease_key in lease_keys:
             if self._holds(lease_key):
                 del self._held[lease_key[0]]
@@ -66,7 +66,7 @@ class Activity:
     """Whether a notification reaches it."""
 
     def enter(self, state: WorkerState, cause: str) -> None:
-        """Be in this state from now on, and tell the observers if it is another."""
+        """Enter a state, and report it to the observers if it is another one."""
         if state != self.state:
             self.progress.event("state_changed", state=state, cause=cause)
         self.state, self.cause, self.since = state, cause, time.monotonic()
@@ -76,7 +76,7 @@ class Activity:
         self.listens = listens
 
     def report(self) -> Report:
-        """Return what the queue is told with each heartbeat."""
+        """Return the report that is sent with each heartbeat."""
         decision = self.throttle.decision
         return Report(
             state="stopping" if self.stop.is_set() else self.state,
@@ -85,17 +85,17 @@ class Activity:
             usage=self.stats.usage,
             throttle_level=decision.level,
             cause=decision.cause or self.cause,
-            # nobody needs to wake who may not work
+            # a paused worker need not be woken
             listens=self.listens and decision.level != "paused",
         )
 
 
 @dataclass(slots=True)
 class Heartbeat:
-    """Extends the leases, and says that the worker is there, every so often.
+    """Extends the leases and reports the worker at intervals.
 
-    Used by the thread that owns the queue. `queue` must not wait for its database: a beat is sent
-    while something else waits for it.
+    Used by the thread that owns the queue. `queue` must not wait for its database: a heartbeat is
+    sent while another call waits for it.
     """
 
     queue: Queue
@@ -111,9 +111,9 @@ class Heartbeat:
         return time.monotonic() >= self._next_beat
 
     def beat_if_due(self) -> None:
-        """Extend all leases, let go of those that are lost, and report what the worker does.
+        """Extend all leases, drop those that are lost, and report what the worker does.
 
-        Raises Unreachable; the beat is still due then.
+        Raises Unreachable; the heartbeat is then still due.
         """
         if not self.is_due:
             return
@@ -128,6 +128,6 @@ class Heartbeat:
         self._next_beat = now + interval
 
     def beat_soon(self) -> None:
-        """Make the next beat due at once: there is a change to report."""
+        """Make the next heartbeat due at once: there is a change to report."""
         self._next_beat = 0.0
         self.changed_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""How long things took, counted in buckets of fixed widths: histograms of workers can be added."""
+"""Histograms of durations with fixed buckets, so that those of several workers can be added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BUCKETS = 28  # four to a decade; the last has all that took longer than 53 minu
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts by length. Bucket i has what took at most 10**(i/4) ms, and more than the one before.
+    """Counts of durations. Bucket i has those up to 10**(i/4) ms, and above the bucket before.
 
     `embedding.percentile` in the SQL API reads them.
     """
@@ -19,23 +19,23 @@ class Histogram:
     counts: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
     def count(self, seconds: float) -> None:
-        """Count something that took so long."""
-        self.counts[bucket_of(seconds)] += 1
+        """Count a duration."""
+        self.counts[find_bucket(seconds)] += 1
 
     def add(self, other: Histogram) -> None:
-        """Count in what another one has."""
+        """Add the counts of another histogram."""
         self.counts = [
             ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)
         ]
 
     @property
-    def told(self) -> Sequence[int]:
+    def trimmed(self) -> Sequence[int]:
         """The counts, without the empty buckets at the end."""
         used = max((place + 1 for place, count in enumerate(self.counts) if count), default=0)
         return self.counts[:used]
 
 
-def bucket_of(seconds: float) -> int:
-    """The bucket of what took so long."""
+def find_bucket(seconds: float) -> int:
+    """Return the bucket of a duration."""
     milliseconds = 1000 * seconds
     return min(ceil(4 * log10(milliseconds)), BUCKETS - 1) if milliseconds > 1 else 0

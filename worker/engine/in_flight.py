@@ -14,7 +14,7 @@ from worker.engine.embedding import Outcome, embed
 from worker.engine.models import Model
 from worker.queue import Job, LeaseKey
 
-ATTENTION = 0.25  # seconds between two looks at heartbeat and `stop` while a model works
+ATTENTION = 0.25  # seconds between two checks of heartbeat and `stop` while a model works
 
 Result = TypeVar("Result")
 Text = tuple[int, str, bytes]
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request that has ended, and what became of its jobs."""
+    """A request that has ended, and the results of its jobs."""
 
     request: Request
     outcome: Outcome
@@ -41,16 +41,16 @@ class Answer:
 
 @dataclass(slots=True)
 class InFlight:
-    """Jobs that were taken in hand, until they are taken out, and the requests under way for them.
+    """The jobs that are in flight, and their requests.
 
-    Of jobs with the same text the first is sent, and the others wait for its vector. A job that is
-    claimed again while its old text is under way is here twice, under two leases.
+    If several jobs have the same text, the first is sent, and the others wait for its vector. A job
+    that is claimed again while its old text is in flight is here twice, under two leases.
     """
 
     jobs: int = 0
     characters: int = 0
     began: float = 0.0
-    """When the oldest batch was sent that may still be under way."""
+    """When the oldest batch was sent that may still be in flight."""
     _requests: dict[Future[Outcome], Request] = field(default_factory=dict)
     _duplicates: dict[Text, list[Job]] = field(default_factory=dict)
     """For each text, the jobs that wait for its vector beside the first."""
@@ -60,13 +60,13 @@ class InFlight:
         return bool(self._requests)
 
     def take_in(self, jobs: Sequence[Job]) -> list[Job]:
-        """Take jobs in hand. Returns those whose text is new here; the others wait for theirs."""
+        """Add jobs. Return those whose text is not in flight yet; the others wait for theirs."""
         if not self._requests:
             self.began = time.monotonic()
         self._count(jobs, 1)
         first = []
         for job in jobs:
-            text = _text_of(job)
+            text = _text_key(job)
             if text in self._duplicates:
                 self._duplicates[text].append(job)
             else:
@@ -75,13 +75,13 @@ class InFlight:
         return first
 
     def take_out(self, first: Iterable[Job]) -> dict[LeaseKey, list[Job]]:
-        """Let go of jobs that `take_in` returned, and of all jobs that wait for their texts.
+        """Remove jobs that `take_in` returned, and all jobs that wait for their texts.
 
-        Returns for each of them the jobs that waited.
+        Return the jobs that waited for each of them.
         """
         duplicates = {}
         for job in first:
-            waiting = duplicates[job.lease_key] = self._duplicates.pop(_text_of(job))
+            waiting = duplicates[job.lease_key] = self._duplicates.pop(_text_key(job))
             self._count([job, *waiting], -1)
         return duplicates
 
@@ -96,7 +96,7 @@ class InFlight:
         return [self._answer(future) for future in finished]
 
     def abandon(self) -> None:
-        """Leave the requests that are under way to themselves."""
+        """Abandon the requests that are in flight."""
         self._requests.clear()
 
     def _answer(self, future: Future[Outcome]) -> Answer:
@@ -109,13 +109,13 @@ class InFlight:
         self.characters += sign * sum(len(job.content) for job in jobs)
 
 
-def result_of(future: Future[Result], attend: Callable[[], None]) -> Result:
-    """Wait for the result of another thread, and give signs of life meanwhile."""
+def wait_for_result(future: Future[Result], attend: Callable[[], None]) -> Result:
+    """Wait for the result of another thread, and call `attend` meanwhile."""
     while not future.done():
         wait([future], ATTENTION)
         attend()
     return future.result()
 
 
-def _text_of(job: Job) -> Text:
+def _text_key(job: Job) -> Text:
     return job.target_id, job.model, job.content_hash

@@ -1,8 +1,8 @@
-"""When the next request to a provider may be sent, and whether it may be sent at all.
+"""Decides when the next request to a provider may be sent, and whether it may be sent at all.
 
-One limiter for all the models and threads of a provider. It keeps to what the settings and the
-provider allow, finds out what the provider bears, and lets one request at a time look whether it is
-back after an outage.
+All models and threads of a provider share one limiter. It obeys the limits of the settings and of
+the provider, finds out how much the provider can handle, and during an outage sends one request at
+a time to find out whether it is over.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from worker.engine.rate_control import MARGIN, AdaptiveRate, ConcurrencyWindow, 
 from worker.errors import ProviderError, ProviderRefused, Rejected, Transient, WorkerError
 
 PUSHES_BACK = {"rate_limited", "overloaded", "timed_out"}
-FIRST_PAUSE = 0.5  # seconds after a refusal that names no time; doubles while nothing gets through
+FIRST_PAUSE = 0.5  # seconds after a refusal without a time; doubles while no request succeeds
 LONGEST_PAUSE = 8.0  # seconds
-LONGEST_WISH = (
-    60.0  # seconds; a provider that asks for more is believed no more than one that is silent
-)
-OUTAGE_AFTER = 3  # failures in a row, and only one request at a time looks whether it is over
-MISCOUNT = 10  # times the tokens that were estimated; an answer that says more is not believed
-ATTENTION = 0.25  # seconds until somebody who waits notices that the run is to stop
+# A provider that asks for a longer wait is treated as if it had named none.
+LONGEST_RETRY_AFTER = 60.0  # seconds
+OUTAGE_AFTER = 3  # failures in a row, until only one request at a time is sent
+MISCOUNT = 10  # times the estimated tokens; a higher count in an answer is not believed
+ATTENTION = 0.25  # seconds until a waiting request notices that the run stops
 
 Result = TypeVar("Result")
 
@@ -38,8 +37,8 @@ class Stopped(Exception):
 
 @dataclass(slots=True)
 class Limiter:
-    """Settings first: `rpm` and `tpm` are the most requests and tokens a minute, `most` the most
-    requests at once, whatever a provider would bear."""
+    """The settings come first: `rpm` and `tpm` limit requests and tokens per minute, `most` limits
+    requests at once, even if the provider allows more."""
 
     concurrency: InitVar[Concurrency]
     most: InitVar[int | None] = None
@@ -55,7 +54,7 @@ class Limiter:
     _changed: Condition = field(default_factory=Condition)
     _under_way: int = 0
     _paused_until: float = 0.0
-    _pauses: int = 0  # in a row, with nothing let through between
+    _pauses: int = 0  # in a row, without a success between
     _failures: int = 0  # in a row
     answered_at: float = field(default_factory=time.monotonic)
     """When the provider last let a request through."""
@@ -71,7 +70,7 @@ class Limiter:
 
     @property
     def is_out(self) -> bool:
-        """Whether it looks as if the provider were out."""
+        """Whether the provider seems to be out."""
         return self._failures >= OUTAGE_AFTER
 
     def call(
@@ -94,7 +93,7 @@ class Limiter:
             with self._changed:
                 self._under_way -= 1
                 self._learn(failure, sent, size, was_full)
-                self._changed.notify(2)  # one for the place that is free, one for a new place
+                self._changed.notify(2)  # one for the slot that is free, one for a new slot
 
     def apply(
         self, allowances: Mapping[Measure, RateLimitStatus], estimated: int, tokens: int
@@ -112,12 +111,12 @@ class Limiter:
                     self._pause(status.reset * lacking / used)
 
     def keep_to(self, concurrency: Concurrency) -> None:
-        """Have no more requests under way at once than this, as was learned by now."""
+        """Limit the requests at once to what was found out about the provider."""
         with self._changed:
             self._window.keep_to(concurrency.most)
 
     def give_up(self, error: WorkerError) -> None:
-        """Open the breaker, which has the pauses from now on, and end the requests that wait."""
+        """Open the breaker, which sets the pauses from now on, and end the waiting requests."""
         with self._changed:
             self.breaker.fail(error)
             self._end_pause()
@@ -133,7 +132,7 @@ class Limiter:
         self._changed.notify_all()
 
     def _wait_for_turn(self, tokens: int, stop: Event) -> bool:
-        """Returns whether no more than this request may be under way."""
+        """Wait until a request may be sent. Return whether the window is then full."""
         with self._changed:
             while True:
                 if self.breaker.blocks and (error := self.breaker.error):
@@ -190,14 +189,14 @@ class Limiter:
             self._pause(pause)
 
     def _pause(self, seconds: float) -> None:
-        seconds = seconds if seconds <= LONGEST_WISH else LONGEST_PAUSE
+        seconds = seconds if seconds <= LONGEST_RETRY_AFTER else LONGEST_PAUSE
         until = time.monotonic() + seconds * random.uniform(1.0, 1.1)
         self._paused_until = max(self._paused_until, until)
 
 
 def _believable(wait: float | None) -> float | None:
-    """A wait that a provider asks for, unless one absurd answer would stop all other requests."""
-    return wait if wait is not None and wait <= LONGEST_WISH else None
+    """Return a requested wait, unless it is so long that one odd answer would stop all requests."""
+    return wait if wait is not None and wait <= LONGEST_RETRY_AFTER else None
 
 
 def _a_second(a_minute: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The models a run uses, and the providers behind them: what is shared by all requests to them."""
+"""The models and providers of a run, with everything that their requests share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 class ProviderLimits:
     """What the settings allow each provider: requests at once, requests and tokens a minute.
 
-    None: whatever it bears.
+    None: no limit but those of the provider.
     """
 
     concurrency: int | None = None
@@ -50,8 +50,8 @@ class Provider:
 
     @property
     def has_room(self) -> bool:
-        """Whether it is to be given more. As much waits as is under way: so nothing stands idle
-        while the database is asked for the next batch."""
+        """Whether it accepts more. As many requests wait as are in flight, so that the provider is
+        not idle during the next claim."""
         return self._under_way < 2 * self.limiter.limit
 
     def submit(self, request: Callable[[], Result]) -> Future[Result]:
@@ -72,19 +72,19 @@ class Model:
     provider: Provider
     breaker: Breaker = field(default_factory=Breaker)
     answered_at: float = -math.inf
-    """When it last gave vectors that fit."""
+    """When it last returned vectors of the right width."""
     _is_probed: bool = False
     _probing: Lock = field(default_factory=Lock)
 
     def requests(self, jobs: Sequence[Job], most: int) -> list[list[Job]]:
-        """Jobs of one column, `most` at once, as the provider takes them for all that is known."""
+        """Pack jobs of one column into requests, `most` in each, within the known limits."""
         request_limits = self.embedder.request_limits
         request_limits = replace(request_limits, items=min(request_limits.items, most))
         packing = pack([job.content for job in jobs], request_limits)
         return [[jobs[place] for place in request] for request in packing.requests]
 
     def probe(self, stop: Event, retry: Callable[[Transient], bool]) -> None:
-        """Let the embedder learn what only an answer can tell, once.
+        """Let the embedder find out what only an answer shows, once.
 
         Raises ProviderRefused, Transient or Stopped.
         """
@@ -103,8 +103,9 @@ class Model:
         times: Histogram,
         retry: Callable[[Transient], bool] = never,
     ) -> Embeddings:
-        """The embeddings of `texts`, tried again if `retry` says so. `times` counts how long an
-        answer took. Raises ProviderRefused, Transient, Rejected or Stopped.
+        """Embed `texts`, and retry if `retry` says so. `times` counts how long an answer took.
+
+        Raises ProviderRefused, Transient, Rejected or Stopped.
         """
         size = sum(map(size_of, texts))
         estimated = tokens_at_most(size)
@@ -127,27 +128,27 @@ class Model:
         return embeddings
 
     def fail(self, error: ProviderRefused | Transient, since: float) -> None:
-        """Stop the use of the model, and of its provider unless that has answered since then."""
+        """Stop using the model, and its provider unless that has answered since then."""
         self.breaker.fail(error)
         is_of_the_model = isinstance(error, ProviderRefused) and error.of_the_model
         if not is_of_the_model and self.provider.limiter.answered_at < since:
             self.provider.limiter.give_up(error)
 
     def answered(self) -> None:
-        """It gave vectors that fit."""
+        """Note that it returned vectors of the right width."""
         self.answered_at = time.monotonic()
         self.breaker.close()
 
 
 def _guarded(embedder: Embedder, call: Callable[[], Result]) -> Callable[[], Result]:
-    """`call`, which raises nothing but ProviderErrors, so that its jobs are handed back."""
+    """Wrap `call` so that it raises only ProviderErrors, and its jobs are released."""
 
     def guarded() -> Result:
         try:
             return call()
         except ProviderError:
             raise
-        except Exception as error:  # its words may repeat a text or a secret
+        except Exception as error:  # its message may repeat a text or a secret
             raise _bad_answer(f"{embedder.model} failed with {type(error).__name__}") from None
 
     return guarded
@@ -169,7 +170,7 @@ def key_of(job: Job) -> Key:
 
 @dataclass(slots=True)
 class Models:
-    """Every model that was asked for so far, opened when it is asked for first.
+    """All models that were used so far. Each is opened at its first use.
 
     The breakers are kept for as long as the worker runs, also while nothing is open.
     """
@@ -181,12 +182,12 @@ class Models:
     _breakers: dict[Key | str, Breaker] = field(default_factory=dict)
     _provider_names: dict[Key, str] = field(default_factory=dict)
 
-    def of(self, key: Key, result_of: Callable[[Future[Embedder]], Embedder]) -> Model:
-        """A model, opened in another thread while `result_of` waits. Raises WorkerError."""
+    def of(self, key: Key, wait_for_result: Callable[[Future[Embedder]], Embedder]) -> Model:
+        """Return a model. It is opened in another thread. Raises WorkerError."""
         if key not in self._models:
             opener = ThreadPoolExecutor(1, "open")
             try:
-                embedder = result_of(opener.submit(self._open, *key))
+                embedder = wait_for_result(opener.submit(self._open, *key))
             except WorkerError as error:
                 self._breaker(key, key[0]).fail(error)
                 raise
@@ -210,14 +211,14 @@ class Models:
             ) from error
 
     def error_of(self, key: Key) -> tuple[str, WorkerError] | None:
-        """Why a model cannot be used, and who is to blame, the provider or the model."""
+        """Why a model cannot be used: the provider or model that failed, and its error."""
         for breaker in self.open_breakers(key):
             if error := breaker.error:
                 return breaker.subject, error
         return None
 
     def open_breakers(self, key: Key) -> list[Breaker]:
-        """Those that keep a model from being used: of its provider, and its own."""
+        """Return the open breakers of a model: of its provider, and its own."""
         keys = (self._provider_names.get(key), key)
         breakers = (self._breakers.get(each) for each in keys if each is not None)
         return [breaker for breaker in breakers if breaker and breaker.is_open]
@@ -233,7 +234,7 @@ class Models:
             breaker.try_again()
 
     def postpone(self, key: Key) -> None:
-        """Nothing came of a trial of this model, neither an answer nor an error: try it later."""
+        """Try this model later, after a trial without an answer or an error."""
         for breaker in self.open_breakers(key):
             breaker.postpone()
 
@@ -246,15 +247,15 @@ class Models:
 
     @property
     def have_room(self) -> bool:
-        """Whether any provider may be given more."""
+        """Whether any provider accepts more."""
         return any(provider.has_room for provider in self._providers.values())
 
     def has_room(self, key: Key) -> bool:
-        """Whether a model may be given more."""
+        """Whether a model accepts more."""
         return key not in self._models or self._models[key].provider.has_room
 
     def close(self) -> None:
-        """Let go of everything. Requests that are under way are left to themselves."""
+        """Close all models. Requests that are in flight are abandoned."""
         for provider in self._providers.values():
             provider.pool.shutdown(wait=False)
         for model in self._models.values():

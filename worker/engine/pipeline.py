@@ -34,10 +34,10 @@ __all__ = ["Pipeline", "RunOptions"]
 
 @dataclass(slots=True)
 class Pipeline:
-    """One run over the jobs in `scope`. Set `stop` to end it early, with nothing left half done.
+    """One run over the jobs in `scope`. Set `stop` to end it early and cleanly.
 
-    The jobs of a target whose model cannot be used go back untouched, and `errors` says why. The
-    other targets go on. `reconnect_timeout`: seconds to wait for a database that is out of reach.
+    Jobs of a target whose model cannot be used are released, and `errors` says why. The other
+    targets go on. `reconnect_timeout`: seconds to wait for a database that is out of reach.
     """
 
     queue: InitVar[Queue]
@@ -77,7 +77,7 @@ class Pipeline:
             queue,
             self.progress,
             self.stop,
-            # what was claimed by a call whose answer was lost is found out by the next heartbeat
+            # the next heartbeat finds jobs that were claimed by a call whose answer was lost
             on_outage=self._heartbeat.beat_soon,
             reconnect_timeout=reconnect_timeout,
             attend=self._attend,
@@ -87,7 +87,7 @@ class Pipeline:
         self._connect_steps()
 
     def _connect_steps(self) -> None:
-        """Make the steps of a job: claim, dispatch, collect, write."""
+        """Create the steps of a job: claim, dispatch, collect, write."""
         queue, heartbeat, stats, stop = self.retrying_queue, self._heartbeat, self.stats, self.stop
         models, availability, in_flight = self._models, self._availability, self._in_flight
         cache = VectorCache(queue, self.options.cache_mb)
@@ -117,7 +117,7 @@ class Pipeline:
 
     @contextmanager
     def attended(self, *, retries: bool = False) -> Iterator[None]:
-        """Keep the worker on the list of those at work, and let go of everything in the end.
+        """Keep the worker in the list of workers, and close its models at the end.
 
         If it `retries`, a model that cannot be used is tried again after a pause.
         """
@@ -134,12 +134,12 @@ class Pipeline:
             self._models.close()
 
     def work(self) -> None:
-        """Work as `drain` does, within `attended`; may be called again when there is more."""
+        """Work as `drain` does, within `attended`. May be called again when more is due."""
         while self._claim_ahead() or self._in_flight.has_requests:
             self._write_behind()
 
     def _claim_ahead(self) -> bool:
-        """Fill the room for requests. False if there is nothing to claim, or none may be."""
+        """Claim until requests are full. False if nothing is due, or nothing may be claimed."""
         self._update_throttle()
         while self._budget.jobs > 0 and self._budget.has_room:
             claim = self._claimer.claim()
@@ -167,7 +167,7 @@ class Pipeline:
             self._write_behind()
 
     def _write_behind(self) -> None:
-        """Wait a moment for a request to end, and write what came of it."""
+        """Wait a moment for a request to end, and write its results."""
         answers = self._in_flight.wait()
         self.beat()
         self._collector.collect(answers)
@@ -194,15 +194,14 @@ class Pipeline:
         return self.activity.listens
 
     def enter(self, state: WorkerState, cause: str) -> None:
-        """Tell the queue what the worker does from now on."""
+        """Enter a state, and report it to the queue."""
         self.activity.enter(state, cause)
         self._heartbeat.beat_soon()
         self.beat()
 
     def beat(self) -> None:
-        """Extend the leases and say that the worker is there, if it is time for that. Waits for a
-        database that is out of reach."""
-        self.retrying_queue.until_answered(lambda: None)  # which begins with a beat
+        """Send a heartbeat if it is due. Waits for a database that is out of reach."""
+        self.retrying_queue.until_answered(lambda: None)  # which begins with a heartbeat
 
     def _attend(self) -> None:
         self.progress.pulse()
@@ -215,19 +214,19 @@ class Pipeline:
 
     @property
     def errors(self) -> list[WorkerError]:
-        """Why targets are left alone: one error for each of them."""
+        """Why targets are skipped: one error for each."""
         return [error for _, error in self._availability.errors]
 
     @property
     def waits_for(self) -> str | None:
-        """Why jobs that are due are not taken up; None: nothing is known of such jobs."""
+        """Why jobs that are due are not claimed; None: no such jobs are known."""
         return waiting_for(self._availability.errors) or self._claimer.locked
 
     def unload(self) -> None:
-        """Give back the memory of the models. They are opened again when they are needed."""
+        """Close the models to free memory. They are opened again when they are needed."""
         self._models.close()
         self._budget.reset()
 
     def retry_now(self) -> None:
-        """Try again at once what could not be used."""
+        """Try all models and providers again at once."""
         self._models.retry_now()

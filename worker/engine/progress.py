@@ -1,4 +1,4 @@
-"""What a run has done so far."""
+"""The statistics of a run, and the interface of its observers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from worker.queue import Job, SettledStatus, Usage
 
 @dataclass(slots=True)
 class ModelUsage:
-    """What was asked of one model, and what came of it. None: nobody knows, or said so far."""
+    """The use of one model. None: not known so far."""
 
     completed: int = 0
     failed: int = 0
-    requests: int = 0  # whatever came of them
+    requests: int = 0  # usable or not
     tokens: int | None = None
     cost: float | None = 0.0  # US dollars
     request_times: Histogram = field(default_factory=Histogram)
@@ -37,15 +37,15 @@ class ModelUsage:
 
 @dataclass(slots=True)
 class RunStats:
-    """Counts of one run. Every job that was taken up is in exactly one of the first seven."""
+    """Counts of one run. Every claimed job is in exactly one of the first seven."""
 
     completed: int = 0
     unchanged: int = 0  # the stored vector was right already: no call to the model
     skipped: int = 0  # nothing to embed
     dropped: int = 0  # the record is gone
     failed: int = 0
-    stale: int = 0  # edited or taken over while it was embedded: its vector was thrown away
-    released: int = 0  # given back, due again later
+    stale: int = 0  # edited or taken over while it was embedded: its vector was discarded
+    released: int = 0  # due again later
     cached: int = 0  # texts whose vector was in the cache
     models: defaultdict[str, ModelUsage] = field(default_factory=lambda: defaultdict(ModelUsage))
     started: float = field(default_factory=time.monotonic)
@@ -53,14 +53,14 @@ class RunStats:
 
     @property
     def requests(self) -> int:
-        """Requests to models, whatever came of them."""
+        """Requests to models, whatever their result."""
         return sum(spent.requests for spent in self.models.values())
 
     @property
     def tokens(self) -> int | None:
-        """Tokens that models have read, or None if none of them has said."""
-        told = [spent.tokens for spent in self.models.values() if spent.tokens is not None]
-        return sum(told) if told else None
+        """Tokens that models have read, or None if no model has reported them."""
+        known = [spent.tokens for spent in self.models.values() if spent.tokens is not None]
+        return sum(known) if known else None
 
     @property
     def cost(self) -> float | None:
@@ -70,7 +70,7 @@ class RunStats:
 
     @property
     def usage(self) -> list[Usage]:
-        """The same as the queue wants it."""
+        """The use of each model, in the form of a report to the queue."""
         return [
             Usage(
                 model,
@@ -80,25 +80,25 @@ class RunStats:
                 spent.tokens or 0,
                 spent.cost,
                 self.elapsed - self.rested,
-                spent.request_times.told,
-                spent.lags.told,
+                spent.request_times.trimmed,
+                spent.lags.trimmed,
             )
             for model, spent in self.models.items()
         ]
 
     @property
     def processed(self) -> int:
-        """Jobs that came to an end, well or not."""
+        """Jobs that ended, successfully or not."""
         return self.completed + self.unchanged + self.skipped + self.dropped + self.failed
 
     @property
     def taken(self) -> int:
-        """Jobs that were taken up and are out of the worker's hands again."""
+        """Jobs that were claimed and are no longer held."""
         return self.processed + self.stale + self.released
 
     @property
     def settled(self) -> int:
-        """Jobs with which the run got anywhere: those that were handed back wait as before."""
+        """Jobs that made progress; released jobs wait as before."""
         return self.processed + self.stale
 
     @property
@@ -115,11 +115,11 @@ class RunStats:
 
     @property
     def rows_per_second(self) -> float:
-        """Processed jobs a second, from the beginning of the run, without its rests."""
+        """Processed jobs a second since the run began, without idle time."""
         return self.processed / max(self.elapsed - self.rested, 1e-9)
 
     def add_settled(self, settled: Counter[SettledStatus]) -> None:
-        """Count what a claim settled by itself."""
+        """Count the jobs that a claim settled."""
         self.unchanged += settled["completed"]
         self.skipped += settled["skipped"]
         self.dropped += settled["dropped"]
@@ -140,11 +140,11 @@ class RunStats:
         spent.request_times.add(times)
 
     def add_stale(self, jobs: int = 1) -> None:
-        """Count jobs whose result was thrown away."""
+        """Count jobs whose result was discarded."""
         self.stale += jobs
 
     def add_released(self, jobs: int) -> None:
-        """Count jobs that were given back."""
+        """Count jobs that were released."""
         self.released += jobs
 
     def add_cached(self, texts: int) -> None:
@@ -170,13 +170,13 @@ class RunStats:
 
 
 class Progress(Protocol):
-    """Somebody who watches a run."""
+    """An observer of a run."""
 
     def update(self, stats: RunStats) -> None:
         """Called after every batch, by the thread that runs the pipeline."""
 
     def pulse(self) -> None:
-        """The run is not stuck. Called by that thread every few seconds, whatever it does."""
+        """Called by that thread every few seconds, to show that the run is not stuck."""
 
     def event(self, name: str, **fields: object) -> None:
-        """Something happened that EVENTS lists. Called by that thread as well; must not block."""
+        """Called by that thread for each event of EVENTS. Must not block."""

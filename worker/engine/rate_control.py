@@ -1,8 +1,8 @@
-"""How much may be asked of a provider at once, and how often: found out by asking.
+"""Finds out how many requests a provider can handle, at once and per second.
 
-Nothing here waits or locks; times are those of a monotonic clock, in seconds, and given by the
-caller. It is the congestion control of TCP, as every client of a shared server has to find its
-share (additive increase, multiplicative decrease; Chiu and Jain, 1989).
+Nothing here waits or locks. The caller passes the time of a monotonic clock, in seconds. The method
+is the congestion control of TCP, by which every client of a shared server finds its share (additive
+increase, multiplicative decrease; Chiu and Jain, 1989).
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 from statistics import median
 
 SHRINK = 0.75
-FIRST_PROBE_AFTER = 1.0  # seconds at a limit that was found, until more is tried
-LONGEST_PROBE_WAIT = 8.0  # seconds, however often the limit proved true
+FIRST_PROBE_AFTER = 1.0  # seconds at a limit, until more is tried
+LONGEST_PROBE_WAIT = 8.0  # seconds, however often the limit was confirmed
 SLOW = 2.0  # times the best latency: more at once would only wait longer
 LEAST_LATENCY = 0.05  # seconds; below it, differences are noise
 MARGIN = 0.98  # of what is allowed: clocks differ, and requests overtake each other
 SLACK = 0.05  # seconds by which a turn that was missed may be made up for
 RECOVERY = 2.0  # seconds from a refusal until the pace is nearly back at where it was refused
-LONGEST_BELIEF = 60.0  # seconds at a rate that was found, until more is tried
-PROBE_BACKOFF = 2.0  # times as long until more is tried, each time a limit proves true
+LONGEST_BELIEF = 60.0  # seconds at a rate limit, until more is tried
+PROBE_BACKOFF = 2.0  # times as long until more is tried, each time a limit is confirmed
 GROWTH = 0.05  # of what is tried beyond a limit: nearly twice as much after three seconds
 ENOUGH_TO_MEASURE = 5  # answers
-FORGOTTEN_AT = 10.0  # e to the power of it: so far above where it was refused
+FORGOTTEN_AT = 10.0  # e to the power of this, times the refused rate: the limit no longer exists
 
 
 @dataclass(slots=True)
 class ConcurrencyWindow:
     """How many requests may be under way: one more for each window of answers, a quarter less when
-    the provider pushes back. A limit at which it did so is tried again only after a while, and each
-    time it proves true, after twice as long."""
+    the provider pushes back. That limit is tried again only after a while, and after twice as long
+    each time it is confirmed."""
 
     limit: float
     most: int
@@ -56,7 +56,7 @@ class ConcurrencyWindow:
             self._grow(now)
 
     def pushed_back(self, sent: float, now: float) -> None:
-        """The provider has too much to do. Of many who are told so at once, the first counts."""
+        """The provider is overloaded. Of many such answers at once, only the first counts."""
         if sent < self._shrunk_at:
             return
         is_confirmed = self.limit >= 0.9 * self._ceiling
@@ -81,13 +81,13 @@ class ConcurrencyWindow:
 
 @dataclass(slots=True)
 class Pacer:
-    """Turns at a given rate a second (None: at once), for amounts: requests, or their tokens."""
+    """Spaces requests or tokens at a given rate per second (None: no spacing)."""
 
     rate: float | None = None
     _next: float = -math.inf
 
     def set_rate(self, rate: float | None) -> None:
-        """Give turns at this rate from now on."""
+        """Use this rate from now on."""
         self.rate = rate
 
     def wait(self, now: float) -> float:
@@ -101,18 +101,18 @@ class Pacer:
             self._next = max(self._next, now - min(interval, SLACK)) + interval
 
     def charge(self, amount: float) -> None:
-        """Something cost more than was taken for it, or less."""
+        """Correct the amount of a turn: it cost more than was taken for it, or less."""
         if self.rate is not None and self._next > -math.inf:
             self._next += amount / self.rate
 
 
 @dataclass(slots=True)
 class AdaptiveRate:
-    """The rate at which a provider refuses that does not say what it allows.
+    """Finds the rate limit of a provider that does not report it.
 
-    After a refusal: back, and within RECOVERY nearly up to where it was refused; there for a
-    while, which grows each time the limit proves true; then more, slowly at first and ever
-    faster, so that a limit that is gone is soon forgotten (the shape of TCP CUBIC, RFC 9438).
+    After a refusal the rate drops, and rises within RECOVERY to nearly where it was refused. It
+    stays there for a while, longer each time the limit is confirmed. Then it rises, slowly at first
+    and ever faster, so that an old limit is soon forgotten (the shape of TCP CUBIC, RFC 9438).
     """
 
     _ceiling: float | None = None
@@ -138,16 +138,16 @@ class AdaptiveRate:
         return top * math.exp(growth)
 
     def answered(self, sent: float) -> None:
-        """A request was let through."""
+        """Note that a request was let through."""
         if not self._answers and self._ceiling is None:
             self._counted_from = sent
         self._answers += 1
 
     def refused(self, sent: float, now: float, pause: float) -> None:
-        """A request was refused for its rate, and there is to be a pause (seconds).
+        """Note that a request was refused for its rate, and that a pause (seconds) follows.
 
-        Of many at once, the first counts; and one before which nothing was let through says
-        nothing about a rate.
+        Of many at once, only the first counts. A refusal before any success says nothing about a
+        rate.
         """
         if sent < self._refused_at or not self._answers:
             return
@@ -156,7 +156,7 @@ class AdaptiveRate:
         self._refused_at = now
         self._resumed_at = now + pause
         if self._ceiling is None or self._answers >= ENOUGH_TO_MEASURE:
-            # over the pause as well: it is the rest of a window whose share is used up
+            # includes the pause: it is the rest of a window whose share is used up
             span = max(now + pause - self._counted_from, LEAST_LATENCY)
             measured = self._answers / span
             self._believe(measured, pace, is_confirmed)
@@ -166,19 +166,19 @@ class AdaptiveRate:
             self._counted_from = now + pause
 
     def _believe(self, measured: float, pace: float, is_confirmed: bool) -> None:
-        """Take what was let through a second for what is allowed."""
+        """Use the measured rate as the limit."""
         if self._ceiling is None:
             self._ceiling = max(measured, 1.0)
         elif is_confirmed:
             is_near = measured < 1.3 * self._ceiling
             self._probe_after = PROBE_BACKOFF * self._probe_after if is_near else FIRST_PROBE_AFTER
             self._ceiling = max(self._ceiling, min(measured, pace))
-        else:  # it was taken too high
-            if measured < 0.7 * self._ceiling:  # it has changed, and may again
+        else:  # the limit was too high
+            if measured < 0.7 * self._ceiling:  # the limit has changed, and may change again
                 self._probe_after = FIRST_PROBE_AFTER
             self._ceiling = min(max(measured, 0.25 * pace), 0.95 * pace)
 
     def _probing(self, now: float) -> float:
-        """For how many seconds more has been tried than is known to be allowed."""
+        """For how many seconds a higher rate than the limit has been tried."""
         grace = min(self._probe_after, LONGEST_BELIEF)
         return max(0.0, now - self._resumed_at - RECOVERY - grace)

@@ -23,33 +23,33 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from worker.engine.limiter import LONGEST_WISH, Limiter, Stopped
+from worker.engine.limiter import LONGEST_RETRY_AFTER, Limiter, Stopped
 from worker.errors import Transient
 from worker.settings import RETRY_SECONDS
 
 # By error class: the longest pause after the first failure, and the limit up to which it doubles,
-# in seconds. The others are errors of a provider: somebody has to repair something.
+# in seconds. The default is for errors of a provider, which somebody has to fix.
 BACKOFF = {
-    "changed": (2.0, 300.0),  # the row is being written to: it may hold still in a moment
+    "changed": (2.0, 300.0),  # the row is being written: it may be stable in a moment
 }
-BACKOFF_OF_THE_OTHERS = (30.0, 3600.0)
-RATE_LIMIT_SECONDS = 120.0  # without an answer, until a provider that limits the rate is given up
+DEFAULT_BACKOFF = (30.0, 3600.0)
+RATE_LIMIT_SECONDS = 120.0  # without an answer, until a rate-limited provider is given up
 
 Result = TypeVar("Result")
 
 
 def always(failure: Transient) -> bool:
-    """After every failure that passes."""
+    """Retry after every temporary failure."""
     return True
 
 
 def is_rate_limit(failure: Transient) -> bool:
-    """Where a failure is to be looked into at once: a rate limit says nothing of the request."""
+    """Retry only after a rate limit, which says nothing about the request."""
     return failure.error_class == "rate_limited"
 
 
 def never(failure: Transient) -> bool:
-    """One try is enough."""
+    """Never retry."""
     return False
 
 
@@ -62,13 +62,12 @@ def with_retries(
     tokens: int = 0,
     retry: Callable[[Transient], bool] = always,
 ) -> Result:
-    """Send `request` through `limiter` until it works, or patience is over, or `stop` is set.
+    """Send `request` through `limiter` until it works, its time is over, or `stop` is set.
 
-    Only Transient is tried again, if `retry` says so: after the time that the provider asked for,
-    LONGEST_WISH at most, or else after a random time that doubles up to 8 s. Patience is
-    RETRY_SECONDS from when it was first sent; but a rate limit is waited for as long as the
-    provider lets anything through, and RATE_LIMIT_SECONDS longer. Raises what the last try raised,
-    or Stopped if there was none.
+    Only Transient is retried, if `retry` says so: after the time that the provider asked for,
+    LONGEST_RETRY_AFTER at most, or else after a random time that doubles up to 8 s. Retries end
+    RETRY_SECONDS after the first try; for a rate limit, RATE_LIMIT_SECONDS after the provider last
+    let a request through. Raises the error of the last try, or Stopped if there was none.
     """
     tries = _Tries(limiter, stop)
     retrying = Retrying(
@@ -89,7 +88,7 @@ class _Tries:
     failure: Transient | None = None
 
     def attempt(self, request: Callable[[], Result], size: int, tokens: int) -> Result:
-        if self.failure and self.stop.is_set():  # set while waiting: that was the last try
+        if self.failure and self.stop.is_set():  # set while waiting: no further try
             raise self.failure
 
         def send() -> Result:
@@ -114,11 +113,11 @@ class _Tries:
 
 
 def backoff(error_class: str, failures: int) -> timedelta:
-    """When a job is due again after so many failures of its own: exponential with full jitter.
+    """Return the pause of a job after this many failures of its own: exponential, full jitter.
 
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    base, cap = BACKOFF.get(error_class, BACKOFF_OF_THE_OTHERS)
+    base, cap = BACKOFF.get(error_class, DEFAULT_BACKOFF)
     doublings = min(failures - 1, 10)  # the cap is reached before
     return timedelta(seconds=random.uniform(0, min(cap, base * 2.0**doublings)))
 
@@ -130,7 +129,7 @@ def _wait(state: RetryCallState) -> float:
     failure = state.outcome.exception() if state.outcome else None
     if isinstance(failure, Transient):
         if failure.retry_after is not None:
-            return min(failure.retry_after, LONGEST_WISH)
+            return min(failure.retry_after, LONGEST_RETRY_AFTER)
         if is_rate_limit(failure):
-            return 0.0  # the limiter has the pause, and its turns
+            return 0.0  # the limiter sets the pause
     return float(_random_exponential(state))

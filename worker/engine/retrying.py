@@ -21,9 +21,9 @@ from worker.engine.progress import Progress
 from worker.errors import Unreachable
 from worker.queue import Queue
 
-RECONNECT_TIMEOUT = 600.0  # seconds until a run gives its database up
+RECONNECT_TIMEOUT = 600.0  # seconds until a run gives up on its database
 LONGEST_WAIT = 15.0  # seconds between two tries
-SIGN_OF_LIFE = 5.0  # seconds between two signs of life at most, whatever is waited for
+ATTEND_EVERY = 5.0  # seconds at most between two calls of `attend` while waiting
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 def _retried(
     method: Callable[Concatenate[Queue, Arguments], Result],
 ) -> Callable[Concatenate[RetryingQueue, Arguments], Result]:
-    """The method of a queue, called again until the database answers."""
+    """Wrap a method of a queue: call it again until the database answers."""
 
     def call(self: RetryingQueue, /, *given: Arguments.args, **named: Arguments.kwargs) -> Result:
         of_queue: Callable[Arguments, Result] = getattr(self.queue, method.__name__)
@@ -43,12 +43,12 @@ def _retried(
 
 @dataclass(slots=True)
 class RetryingQueue:
-    """`queue`, with every call made again until the database answers. Says so once.
+    """A queue that repeats every call until the database answers, and reports each outage once.
 
     Raises Unreachable after `reconnect_timeout` seconds, or if `stop` is set and there is still no
-    answer. `on_outage` is called at the beginning of an outage. `attend` gives signs of life: it is
-    called before each statement, and every few seconds while the database is waited for; if it
-    raises Unreachable, that is an outage as well.
+    answer. `on_outage` is called at the beginning of an outage. `attend` sends the heartbeat: it is
+    called before each call, and every few seconds during an outage; if it raises Unreachable, that
+    is an outage as well.
     """
 
     queue: Queue
@@ -75,7 +75,7 @@ class RetryingQueue:
     cache = _retried(Queue.cache)
 
     def until_answered(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns, made again until the database answers."""
+        """Repeat `call` until the database answers, and return its result."""
 
         attend = self.attend or self.progress.pulse
 
@@ -96,7 +96,7 @@ def until_answered(
     reconnect_timeout: float = RECONNECT_TIMEOUT,
     attend: Callable[[], None] | None = None,
 ) -> Result:
-    """What `call` returns, made again until the database answers. See RetryingQueue."""
+    """Repeat `call` until the database answers, and return its result. See RetryingQueue."""
     try:
         return call()
     except Unreachable as outage:
@@ -121,9 +121,9 @@ def until_answered(
 
 
 def pause(seconds: float, stop: Event, attend: Callable[[], None]) -> None:
-    """Wait, until `stop` at most, and give signs of life meanwhile. Every wait of the thread that
-    owns the queue is this one, unless it is shorter than SIGN_OF_LIFE."""
+    """Wait until `stop` is set at the latest, and call `attend` meanwhile. The thread that owns the
+    queue uses this for every wait that is longer than ATTEND_EVERY."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not stop.is_set():
-        stop.wait(min(left, SIGN_OF_LIFE))
+        stop.wait(min(left, ATTEND_EVERY))
         attend()

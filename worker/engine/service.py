@@ -1,7 +1,8 @@
-"""The worker that stays: works while there is something to do, rests while there is not, and obeys.
+"""The long-running worker: it works while jobs are due, waits while none are, and follows commands.
 
-At rest it is woken by a notification where those can reach it, and looks for itself otherwise: soon
-after it has worked, then ever more seldom. After a long rest it sleeps: it gives its memory back.
+While it waits, a notification wakes it, if notifications reach it. Otherwise it polls: soon after
+it has worked, then less and less often. After a long wait it sleeps: it closes its models to free
+memory.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from dataclasses import dataclass, field
 
 from worker.engine.pipeline import Pipeline
 from worker.engine.throttling import ThrottleDecision
-from worker.host import give_back_memory
+from worker.host import release_memory
 from worker.queue import Command, DesiredState, Queue, Scope, WorkerState
 
-FIRST_LOOK = 0.05  # seconds after work, until the queue is looked at again
-LAST_LOOK = 5.0  # seconds between two looks at most; they double until then
-LOOK_ASLEEP = 30.0  # the same, of a worker that sleeps and would be woken
-SOON = 0.1  # seconds; who looks that often needs nobody to wake him
+FIRST_LOOK = 0.05  # seconds from the end of work to the first poll
+LAST_LOOK = 5.0  # seconds between two polls at most; the interval doubles until then
+LOOK_ASLEEP = 30.0  # the same, for a sleeping worker that a notification can wake
+SOON = 0.1  # seconds; a worker that polls this often need not be woken
 COMMAND_KNOWN_FOR = 0.5  # seconds, so that a worker follows a command within one second
-SLICE = 0.5  # seconds between two looks at signals and heartbeat
-# A spell of work that people are told of when it ends; shorter ones are everyday.
+SLICE = 0.5  # seconds between two checks of signals and heartbeat
+# Work that people are notified of when it ends; shorter work is routine.
 MANY_JOBS = 1000
 LONG_SPELL = 60.0  # seconds
 
 COMMANDED: dict[DesiredState, str] = {
-    "pause": "paused by an order",
-    "sleep": "sent to sleep by an order",
+    "pause": "paused; run `worker resume`",
+    "sleep": "asleep; run `worker wake`",
 }
 
 
@@ -54,11 +55,11 @@ class CommandThrottle:
         )
 
     def on_change(self, call: Callable[[Command], None]) -> None:
-        """Have `call` called with each command that differs from the one before."""
+        """Call `call` with each command that differs from the one before."""
         self._on_change = call
 
     def ask_again(self) -> None:
-        """There may be another."""
+        """Read the command again at the next call."""
         self._known_until = 0.0
 
 
@@ -76,7 +77,7 @@ class Service:
     _rested_since: float = field(default_factory=time.monotonic)
     _command: Command = field(default_factory=Command)
     _counted: tuple[int, int] = (0, 0)
-    """Completed and failed when the queue was drained last."""
+    """Jobs completed and failed when the queue was last drained."""
 
     def run(self) -> None:
         """Work and rest in turns. Raises what `Pipeline.drain` raises."""
@@ -90,13 +91,13 @@ class Service:
                 self._rest()
 
     def _rest(self) -> None:
-        """Until there may be something to do."""
-        if self.commands.latest != self._command:  # also the second `wake` in a row wakes
+        """Wait until there may be something to do."""
+        if self.commands.latest != self._command:  # a second `wake` in a row also wakes
             self._command, self._rested_since = self.commands.latest, time.monotonic()
         activity, (state, cause) = self.pipeline.activity, self._state()
         is_waiting_for_another = state == "waiting" and cause != activity.cause
         if state != activity.state or is_waiting_for_another:
-            self._enter(state, cause)  # and look once more: what came before was told to nobody
+            self._enter(state, cause)  # and check again: earlier notifications were missed
             return
         began = time.monotonic()
         woken = self._wait(LOOK_ASLEEP if self._sleeps_lightly else self._look)
@@ -104,7 +105,7 @@ class Service:
         self._look = FIRST_LOOK if woken else min(2 * self._look, LAST_LOOK)
 
     def _state(self) -> tuple[WorkerState, str]:
-        """What it should be doing, and why."""
+        """Return the state to be in, and its cause."""
         if self._command.desired_state == "sleep":
             return "asleep", COMMANDED["sleep"]
         rested = time.monotonic() - self._rested_since
@@ -121,14 +122,14 @@ class Service:
 
     def _enter(self, state: WorkerState, cause: str) -> None:
         if state == "waiting" and self.pipeline.activity.state == "working":
-            self._tell_if_drained()
+            self._report_if_drained()
         if state == "asleep":
             self.pipeline.unload()
-            give_back_memory()
+            release_memory()
         self.pipeline.listen()
         self.pipeline.enter(state, cause)
 
-    def _tell_if_drained(self) -> None:
+    def _report_if_drained(self) -> None:
         stats = self.pipeline.stats
         completed, failed = self._counted
         self._counted = stats.completed, stats.failed
@@ -149,7 +150,7 @@ class Service:
         return activity.state == "asleep" and activity.listens
 
     def _wait(self, seconds: float) -> bool:
-        """Wait for a notification, another order or the end. True if there is reason to look."""
+        """Wait for a notification, a command or the end. Return whether to poll at once."""
         queue, stop = self.pipeline.retrying_queue, self.pipeline.stop
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not stop.is_set():
@@ -158,7 +159,7 @@ class Service:
                 queue.until_answered(self.commands)
                 if self.commands.latest != self._command:
                     return True
-            # a connection that was lost listens no more
+            # a new connection does not listen yet
             elif not self.pipeline.listen() or queue.wait(min(left, SLICE)):
                 self.commands.ask_again()
                 return True

@@ -1,4 +1,4 @@
-"""Where a run that was given bounds ends: a share of the rows, a time, an amount of money."""
+"""Stop conditions of a run: a share of the rows, a time, an amount of money."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from worker.engine.progress import Progress, RunStats
 from worker.engine.throttling import FULL, Throttle, ThrottleDecision
 
-LOOK_EVERY = 2.0  # seconds between two looks at what other workers have done
+LOOK_EVERY = 2.0  # seconds between two checks of what other workers have done
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Coverage:
 class UntilCovered:
     """A Throttle that ends the run when `percent` of the rows have vectors, also by other workers.
 
-    Raises what `coverage` raises. It takes no more jobs in hand than are missing.
+    Raises what `coverage` raises. It allows no more jobs in flight than rows are missing.
     """
 
     percent: float
@@ -89,7 +89,7 @@ class UntilLate:
 class UntilSpent:
     """A Throttle that ends the run when it has cost `dollars`, or when its cost is unknown.
 
-    What is under way by then is finished, and paid for.
+    Requests in flight at that time are finished, and paid for.
     """
 
     dollars: float
@@ -105,7 +105,7 @@ class UntilSpent:
 
 
 def as_end(throttle: Throttle) -> Throttle:
-    """For a run that does not wait: what says `hold` ends it."""
+    """Make a throttle end the run where it would pause it, for a run that does not wait."""
 
     def ends() -> ThrottleDecision:
         decision = throttle()

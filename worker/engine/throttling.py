@@ -1,4 +1,4 @@
-"""The throttle level of a run, the functions that decide it, and what follows from it."""
+"""The throttle level of a run, the functions that decide it, and its effects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.engine.progress import Progress
 LONGEST_PAUSE = 10.0  # seconds after a batch, at the throttle level `slow`
 
 ThrottleLevel = Literal["full", "slow", "paused", "stop"]
-"""full: as much as the provider bears. slow: one batch at a time, then a pause as long as it took.
+"""full: as much as the provider allows. slow: one batch at a time, then a pause as long as it took.
 paused: nothing is claimed. stop: the run ends. Requests in flight are always finished."""
 
 _BY_STRENGTH: tuple[ThrottleLevel, ...] = ("full", "slow", "paused", "stop")
@@ -30,7 +30,7 @@ class ThrottleDecision:
 FULL = ThrottleDecision("full")
 
 Throttle = Callable[[], ThrottleDecision]
-"""Asked before every claim, so it answers from what it knows and looks only every so often.
+"""Called before every claim, so it must be fast: it refreshes its figures only every few seconds.
 It runs in the thread of the pipeline, and may use the queue."""
 
 
@@ -46,13 +46,13 @@ class RunThrottle:
     """The latest."""
 
     def update(self) -> None:
-        """Ask for the throttle level, and tell the observers if it is another."""
+        """Ask for the throttle level, and report it to the observers if it changed."""
         decision = self.ask()
         if decision.level != self.decision.level:
             self.progress.event(
                 "throttle_changed",
                 throttle_level=decision.level,
-                cause=decision.cause or "nothing is in the way",
+                cause=decision.cause or "back to full speed",
             )
         self.decision = decision
 
@@ -73,12 +73,12 @@ class RunThrottle:
 
 
 def slowest(decisions: Sequence[ThrottleDecision]) -> ThrottleDecision:
-    """The one that asks for most restraint; the first of several."""
+    """Return the decision with the strictest level; of several, the first."""
     return max(decisions, key=lambda decision: _BY_STRENGTH.index(decision.level), default=FULL)
 
 
 def together(throttles: Sequence[Throttle]) -> Throttle:
-    """One that has asked all of them: the slowest throttle level, and the least in hand."""
+    """Combine throttles: the strictest level, and the lowest number of jobs in flight."""
 
     def decision() -> ThrottleDecision:
         decisions = [throttle() for throttle in throttles]

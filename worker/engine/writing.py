@@ -1,4 +1,4 @@
-"""What came of a batch, written to the queue: each job ends completed, failed or pending."""
+"""Writes the results of a batch to the queue: each job ends completed, failed or pending."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOCKED_ROW_RETRY = timedelta(seconds=1)  # until a job is due again whose row wa
 
 @dataclass(slots=True)
 class Writer:
-    """Hands jobs in, and counts them."""
+    """Writes the results of jobs, and counts them."""
 
     queue: Queue
     leases: Leases
@@ -33,9 +33,9 @@ class Writer:
     stop: Event
 
     def write(self, jobs: Collection[Job], outcome: Outcome) -> None:
-        """Write what became of `jobs`. Vectors of jobs that were lost meanwhile are thrown away.
+        """Write the results of `jobs`. Vectors of jobs that were lost meanwhile are discarded.
 
-        The leases are held until all is written: a heartbeat gives back what is not held.
+        The leases are held until all is written: a heartbeat releases jobs that are not held.
         """
         lost = self.leases.lost(jobs)
         ours = [done for done in outcome.completions if done.job.lease_key not in lost]
@@ -55,8 +55,8 @@ class Writer:
         self.leases.let_go(job.lease_key for job in jobs)
 
     def release_untried(self, jobs: Sequence[Job], error: WorkerError) -> None:
-        """Hand back the jobs of a model that cannot be used now. They are due at once: the breaker
-        has the pause, of this worker, and others find out for themselves."""
+        """Release the jobs of a model that cannot be used now. They are due at once: the breaker
+        pauses this worker, and others find out by themselves."""
         error_class = error.error_class if isinstance(error, ProviderError) else NOT_OPENED
         self.release(jobs, timedelta(0), error.cause, error_class)
 
@@ -69,18 +69,18 @@ class Writer:
         *,
         embedded: bool = False,
     ) -> None:
-        """Hand back jobs, to be due again after about `retry_in`."""
+        """Release jobs, to be due again after about `retry_in`."""
         if jobs:
             self.queue.release(jobs, retry_in, reason, error_class, embedded=embedded)
             self.stats.add_released(len(jobs))
         self.leases.let_go(job.lease_key for job in jobs)
 
     def release_all(self, reason: str) -> None:
-        """Hand back everything that is held, to be due at once."""
+        """Release all jobs that are held, to be due at once."""
         self.release(self.leases.jobs, timedelta(0), reason)
 
     def _complete(self, completions: Sequence[Completion]) -> None:
-        """Write vectors. A row that somebody holds just now gets a second try, and then time."""
+        """Write vectors. A locked row is tried a second time; then its job is released."""
         reasons = self._try_to_complete(completions)
         locked = [done for done in completions if reasons.get(done.job.id) == "locked"]
         if locked:
@@ -95,7 +95,7 @@ class Writer:
         self.release(
             refused["locked"], LOCKED_ROW_RETRY, "its row was locked", "locked", embedded=True
         )
-        self.release(refused["suspended"], timedelta(0), "its target is set aside", embedded=True)
+        self.release(refused["suspended"], timedelta(0), "its target is suspended", embedded=True)
         self.release(
             refused["other_model"], timedelta(0), "its column has another model", embedded=True
         )
@@ -103,7 +103,7 @@ class Writer:
     def _try_to_complete(
         self, completions: Sequence[Completion]
     ) -> dict[JobId, RefusalReason | None]:
-        """Why jobs were refused, if they were."""
+        """Return the jobs that were refused, and why."""
         if not completions:
             return {}
         try:
@@ -120,7 +120,7 @@ class Writer:
                 self.stats.add_stale()
             case "unwritable":
                 self.stats.add_failed(done.job.model)
-            case "changed":  # without telling the queue: once by accident, five times by design
+            case "changed":  # without its trigger: once by accident, five times by design
                 self._fail(
                     done.job,
                     "changed",

@@ -1,1 +1,1 @@
-"""What a worker that stays tells: its log, metrics, systemd, and the people it works for."""
+"""Observers of a run: its log, metrics, systemd, and notifications."""

@@ -1,4 +1,4 @@
-"""The ways by which people are told of an event: a command, and an address that takes JSON."""
+"""The channels that notify people of an event: a command, and an address that takes JSON."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ COMMAND_TIMEOUT = 30.0  # seconds
 ANSWER_TIMEOUT = 10.0  # seconds
 TRIES = 5
 FIRST_WAIT = 2.0  # seconds at most, until the second try; the waits double
-MOST_OUTPUT = 300  # characters of what a command said last
+MOST_OUTPUT = 300  # characters of the end of the output of a command
 
-# A command is somebody else's program: our keys are not for it, nor is our line to systemd.
+# A command is another program: it must not get our keys, nor our connection to systemd.
 _OURS_ALONE = {setting.name.upper() for setting in fields(Settings) if not setting.repr} | {
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
@@ -43,7 +43,7 @@ _OURS_ALONE = {setting.name.upper() for setting in fields(Settings) if not setti
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What people are told: an event with its fields, as a sentence, by whom and when (UTC)."""
+    """A notification: an event with its fields, its sentence, the worker and the time (UTC)."""
 
     text: str
     event: str
@@ -52,36 +52,36 @@ class Notice:
     time: str
 
     def as_json(self, text: str | None = None) -> bytes:
-        """As one document, with another `text` if one is given."""
+        """Return one JSON document, with another `text` if one is given."""
         document = asdict(self) | ({"text": text} if text else {})
         return as_json(document).encode()
 
 
 class NotDelivered(Exception):
-    """Why people could not be told, in words without secrets."""
+    """Why a notification was not delivered, without secrets."""
 
 
 class _MayWorkLater(NotDelivered):
-    """The same may be taken in a moment."""
+    """A retry may succeed."""
 
 
 class Channel(Protocol):
-    """A way to tell people. Used by one thread, apart from `abandon`."""
+    """A way to notify people. Used by one thread, apart from `abandon`."""
 
     name: str
 
     def deliver(self, notice: Notice) -> None:
-        """Raises NotDelivered."""
+        """Deliver a notification. Raises NotDelivered."""
 
     def abandon(self) -> None:
-        """End what is under way, and try nothing again."""
+        """End a delivery in progress, and do not retry."""
 
 
 class Command:
-    """Runs `command` by the shell, once a notice, with the notice as a line of JSON on its stdin.
+    """Runs `command` by the shell for each notice, with the notice as a line of JSON on its stdin.
 
-    It has COMMAND_TIMEOUT seconds, and none of our secrets in its environment. Of what it prints,
-    the end is told if it fails.
+    It has COMMAND_TIMEOUT seconds, and none of our secrets in its environment. If it fails, the end
+    of its output is reported.
     """
 
     name = "command"
@@ -99,7 +99,7 @@ class Command:
                 self.abandon()
                 raise NotDelivered(f"it did not end within {COMMAND_TIMEOUT:.0f} s") from None
             if process.returncode:
-                raise NotDelivered(f"exit code {process.returncode}: {_last_words(output)}")
+                raise NotDelivered(f"exit code {process.returncode}: {_end_of(output)}")
 
     def _started(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -109,7 +109,7 @@ class Command:
             stdout=output,
             stderr=subprocess.STDOUT,
             env={name: value for name, value in os.environ.items() if name not in _OURS_ALONE},
-            start_new_session=True,  # a group of its own: Ctrl-C is not for it, and it ends as one
+            start_new_session=True,  # a process group: Ctrl-C does not reach it, and it ends as one
         )
 
     def abandon(self) -> None:
@@ -121,8 +121,8 @@ class Command:
 class Webhook:
     """Posts each notice to `url`, as JSON whose `text` is what Slack shows.
 
-    Tries TRIES times where that may help. The address is a secret: no cause repeats it, and no
-    redirect leads elsewhere.
+    Tries up to TRIES times if that may help. The address is a secret: no cause repeats it, and
+    redirects are not followed.
     """
 
     name = "webhook"
@@ -147,21 +147,21 @@ class Webhook:
 
     def _post(self, body: bytes) -> None:
         try:
-            status = self._status_of(body)
+            status = self._send(body)
         except httpx.TimeoutException:
             raise _MayWorkLater(f"no answer within {ANSWER_TIMEOUT:.0f} s") from None
         except SettingsError as problem:
             raise NotDelivered(problem.cause) from None
         except Exception as problem:  # also of an address that the client cannot read
-            # by its class alone: its words may repeat the address
+            # only by its class: its message may repeat the address
             raise _MayWorkLater(f"it cannot be reached ({type(problem).__name__})") from None
         if status in (408, 429) or status >= 500:
             raise _MayWorkLater(f"it answered with status {status}")
         if not 200 <= status < 300:
             raise NotDelivered(f"it answered with status {status}")
 
-    def _status_of(self, body: bytes) -> int:
-        """The status of the answer to `body`, which is not read any further."""
+    def _send(self, body: bytes) -> int:
+        """Send `body` and return the status of the answer, which is not read any further."""
         with usable_proxies():
             client = httpx.Client(
                 timeout=ANSWER_TIMEOUT, follow_redirects=False, mounts=direct_mounts(self._url)
@@ -174,8 +174,8 @@ class Webhook:
             return response.status_code
 
 
-def channels_of(webhook_url: str | None, command: str | None) -> list[Channel]:
-    """Those that are wanted."""
+def open_channels(webhook_url: str | None, command: str | None) -> list[Channel]:
+    """Return the channels that are configured."""
     channels: list[Channel] = []
     if command:
         channels.append(Command(command))
@@ -185,12 +185,12 @@ def channels_of(webhook_url: str | None, command: str | None) -> list[Channel]:
 
 
 def _as_slack_text(text: str) -> str:
-    """Nobody's words are to become a link or to call the whole channel."""
+    """Escape a text, so that it makes no link and notifies no whole channel."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _last_words(output: IO[Any]) -> str:
-    """The end of what was written into a file."""
+def _end_of(output: IO[Any]) -> str:
+    """Return the end of a file."""
     size = output.seek(0, os.SEEK_END)
     output.seek(max(size - 4 * MOST_OUTPUT, 0))
     return " ".join(output.read().decode(errors="replace").split())[-MOST_OUTPUT:] or "no output"

@@ -1,4 +1,4 @@
-"""Several who watch one run."""
+"""Several observers of one run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from worker.engine.progress import Progress, RunStats
 
 
 class CompositeObserver:
-    """A Progress that passes all it hears to each of `members`, in their order.
+    """A Progress that passes every call to each of `members`, in their order.
 
-    One that raises keeps nothing from the others, nor from the run: they hear of it, once, as
-    `observer_failed`, and it goes on hearing what comes.
+    A member that raises does not affect the others or the run. The members get one
+    `observer_failed` event for it, and it still gets all later calls.
     """
 
     def __init__(self, *members: Progress) -> None:
@@ -21,7 +21,7 @@ class CompositeObserver:
         self._failed: set[int] = set()
 
     def add(self, member: Progress) -> None:
-        """One more, who hears what comes from now on."""
+        """Add a member, which gets all calls from now on."""
         self._members.append(member)
 
     def update(self, stats: RunStats) -> None:
@@ -33,19 +33,19 @@ class CompositeObserver:
     def event(self, name: str, **fields: object) -> None:
         self._pass_on(lambda member: member.event(name, **fields))
 
-    def _pass_on(self, tell: Callable[[Progress], None]) -> None:
+    def _pass_on(self, call: Callable[[Progress], None]) -> None:
         for number, member in enumerate(self._members):
             try:
-                tell(member)
+                call(member)
             except Exception as problem:
                 if number not in self._failed:
                     self._failed.add(number)
                     self.event(
-                        "observer_failed", observer=type(member).__name__, cause=_place_of(problem)
+                        "observer_failed", observer=type(member).__name__, cause=_describe(problem)
                     )
 
 
-def _place_of(problem: Exception) -> str:
-    """What was raised and where. Its words are left out: nobody knows what they repeat."""
+def _describe(problem: Exception) -> str:
+    """Return the type and the place of an error. Its message is left out: it may hold a secret."""
     frame = extract_tb(problem.__traceback__)[-1]
     return f"{type(problem).__name__} in {Path(frame.filename).name}, line {frame.lineno}"

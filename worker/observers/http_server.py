@@ -1,4 +1,4 @@
-"""A server for HTTP that no client can keep busy: connections are limited in time and in number."""
+"""An HTTP server that limits its connections in time and in number."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LONGEST_CONNECTION = 10.0  # seconds
 
 
 class BoundedServer(ThreadingHTTPServer):
-    """Answers each connection in a thread of its own, for LONGEST_CONNECTION, MOST_CONNECTIONS at
-    once. Clients that send nothing are the oldest: they give way to one that asks.
+    """Answers each connection in its own thread, for LONGEST_CONNECTION at most, MOST_CONNECTIONS
+    at once. A further connection replaces the oldest, which is likely one that sends nothing.
 
-    Raises OSError or UnicodeError if it cannot have this address.
+    Raises OSError or UnicodeError if the address is not available.
     """
 
     request_queue_size = 4 * MOST_CONNECTIONS
@@ -47,7 +47,7 @@ class BoundedServer(ThreadingHTTPServer):
         return connection, address
 
     def service_actions(self) -> None:
-        """Called twice a second."""
+        """Close connections whose time is over. Called twice a second."""
         with self._lock:
             now = time.monotonic()
             for connection in [found for found, until in self._open.items() if now > until]:
@@ -65,6 +65,6 @@ class BoundedServer(ThreadingHTTPServer):
             connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about clients that have gone, or were made to."""
+        """Ignore errors of connections that were closed by either side."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)

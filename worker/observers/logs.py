@@ -1,7 +1,7 @@
 """The log: one line for each event, for people or for machines.
 
-Written by hand, since there is one place where lines are made and one where they go: what a library
-for structured logs adds (processors, bound contexts, a road for the lines of others) has no use.
+It uses no logging library: lines are made in one place and go to one stream, so processors, bound
+contexts and handlers for other libraries are not needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Log:
 
     @classmethod
     def of(cls, settings: Settings, stream: TextIO) -> Log:
-        """As the settings want it; in colour on a terminal, unless NO_COLOR is set."""
+        """Create the log of these settings; in colour on a terminal, unless NO_COLOR is set."""
         color = stream.isatty() and not os.environ.get("NO_COLOR")
         return cls(stream, settings.worker_log_format, settings.worker_log_level, color=color)
 
@@ -67,12 +67,12 @@ class Log:
 
 
 def _rounded(value: object) -> object:
-    """To a thousandth: what is below that is noise in a log."""
+    """Round to a thousandth, which is enough for a log."""
     return round(value, 3) if isinstance(value, float) else value
 
 
 def _as_word(value: object) -> str:
-    """A value without spaces, or in quotes as JSON has them; a dash for None."""
+    """Return a value as a word; in JSON quotes if it has spaces, and a dash for None."""
     if value is None:
         return "-"
     word = str(value)

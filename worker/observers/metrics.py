@@ -1,4 +1,4 @@
-"""Metrics for Prometheus. A scrape reads what the run told last, and asks the database nothing."""
+"""Metrics for Prometheus. A scrape reads the latest state of the run, without a query."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ THROTTLE_LEVELS = get_args(ThrottleLevel)
 
 
 class Metrics:
-    """A Progress that keeps count for Prometheus in `registry`, of one process.
+    """A Progress that counts for Prometheus in `registry`, for one process.
 
-    The counters go on where one run ends and another begins.
+    The counters continue from one run to the next.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Metrics:
             self._events[name](fields)
 
     def _count(self, counter: Counter, now: float) -> None:
-        """Add to a counter what has come since the tally was seen last."""
+        """Add to a counter the increase since the last update."""
         counter.inc(now - self._counted.get(counter, 0.0))
         self._counted[counter] = now
 
@@ -141,7 +141,7 @@ class Metrics:
 
 
 class _Times(Collector):
-    """The histograms of a tally, which has counted them already. Their sums are not known."""
+    """The histograms of the run statistics. Their sums are not known."""
 
     def __init__(self, stats: Callable[[], RunStats | None]) -> None:
         self._stats = stats
@@ -159,7 +159,7 @@ class _Times(Collector):
 
 
 def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
-    """How many took at most so many seconds, for each bound."""
+    """Return how many took at most as many seconds as each bound."""
     so_far = list(accumulate(histogram.counts))
     bounds = [f"{10 ** (place / 4) / 1000:.4g}" for place in range(BUCKETS - 1)]
     return list(zip([*bounds, "+Inf"], map(float, so_far), strict=True))
@@ -167,9 +167,9 @@ def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
 
 @contextmanager
 def served(metrics: Metrics, port: int, host: str = "127.0.0.1") -> Iterator[None]:
-    """Metrics at http://`host`:`port`/metrics, from a thread beside.
+    """Serve metrics at http://`host`:`port`/metrics, from another thread.
 
-    Raises SettingsError if that address cannot be had.
+    Raises SettingsError if the address is not available.
     """
     try:
         server = BoundedServer(host, port, MetricsHandler.factory(metrics.registry))

@@ -1,7 +1,7 @@
-"""People are told of what they should know: once, whichever of the workers finds it out.
+"""Notifies people of important events: once, even if several workers report them.
 
-The database says whose it is to tell; that is asked by the thread of the run, which has the
-connection. What is told then goes its way in threads of its own.
+The database decides which worker notifies. The thread of the run asks it, since that has the
+connection. Other threads then deliver the notification.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from worker.observers.channels import Channel, NotDelivered, Notice
 from worker.queue import Queue, Scope
 from worker.terminal import printable
 
-TOLD = frozenset({"target_reached", "queue_drained", "failures_exceeded", "provider_stopped"})
-"""The events that people are told of."""
+NOTIFIED = frozenset({"target_reached", "queue_drained", "failures_exceeded", "provider_stopped"})
+"""The events that people are notified of."""
 
 MOST_WAITING = 100  # notices for one channel
-LAST_CHANCE = 5.0  # seconds that what is under way has to arrive when the worker ends
-FAREWELL = 1.0  # seconds more, for what was abandoned to end
+DELIVERY_TIMEOUT = 5.0  # seconds that deliveries have to finish when the worker ends
+ABANDON_TIMEOUT = 1.0  # seconds more, for abandoned deliveries to end
 ENDED = "the worker ended before it arrived"
 
 
 class Notifier:
-    """A Progress that tells people of the events of TOLD through `channels`, as a context manager.
+    """A Progress that notifies people of the events of NOTIFIED through `channels`; a context
+    manager.
 
-    Each event at most once, however many workers find it out: `queue` decides. What became of it
-    is told to `log`, from other threads: as notification_sent or notification_failed.
+    Each event is sent at most once, even if several workers report it: `queue` decides. The result
+    goes to `log`, from other threads, as notification_sent or notification_failed.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class Notifier:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for LAST_CHANCE seconds at most until all has arrived."""
-        until = time.monotonic() + LAST_CHANCE
+        """Wait until all is delivered, for DELIVERY_TIMEOUT seconds at most."""
+        until = time.monotonic() + DELIVERY_TIMEOUT
         for delivery_thread in self._delivery_threads:
             delivery_thread.close(until)
 
@@ -63,18 +64,18 @@ class Notifier:
         pass
 
     def event(self, name: str, **fields: object) -> None:
-        if name not in TOLD or not self._delivery_threads:
+        if name not in NOTIFIED or not self._delivery_threads:
             return
         notice = self._notice(name, fields)
         of_the_scope = ".".join(filter(None, (self._scope.table, self._scope.column)))
         subject = str(fields.get("provider", of_the_scope))
         try:
-            falls_to_us = self._queue.announce(name, subject, uuid4())
-        except WorkerError as problem:  # better told by nobody than by all
+            is_ours = self._queue.announce(name, subject, uuid4())
+        except WorkerError as problem:  # no notification is better than one from every worker
             for delivery_thread in self._delivery_threads:
                 delivery_thread.give_up(notice, problem.cause)
             return
-        if falls_to_us:
+        if is_ours:
             for delivery_thread in self._delivery_threads:
                 delivery_thread.take(notice)
 
@@ -91,7 +92,7 @@ class Notifier:
 
 
 class DeliveryThread:
-    """Carries notices to one channel, in a thread of its own."""
+    """Delivers notices to one channel, in its own thread."""
 
     def __init__(self, channel: Channel, log: Progress) -> None:
         self._channel = channel
@@ -99,26 +100,28 @@ class DeliveryThread:
         self._waiting: Waiting[Notice | None] = Waiting(MOST_WAITING)
         self._under_way: Notice | None = None
         self._is_over = False
-        self._thread = Thread(target=self._carry, name=f"tell-by-{channel.name}", daemon=True)
+        self._thread = Thread(
+            target=self._deliver_all, name=f"notify-by-{channel.name}", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     def take(self, notice: Notice) -> None:
-        """Carry it when those before it have arrived; never waits."""
+        """Deliver a notice after those before it. Never waits."""
         try:
             self._waiting.put_nowait(notice)
         except Full:
             self.give_up(notice, f"{MOST_WAITING} others wait")
 
     def give_up(self, notice: Notice, cause: str) -> None:
-        """Log that nobody was told."""
+        """Log that a notice was not delivered."""
         self._log.event(
             "notification_failed", about=notice.event, channel=self._channel.name, cause=cause
         )
 
     def close(self, until: float) -> None:
-        """Let what waits arrive until a moment of time.monotonic(), and give up the rest."""
+        """Deliver waiting notices until a time of time.monotonic(), and give up the rest."""
         with suppress(Full):
             self._waiting.put_nowait(None)
         self._thread.join(max(until - time.monotonic(), 0.0))
@@ -131,11 +134,11 @@ class DeliveryThread:
                     self.give_up(rest, ENDED)
         self._waiting.put_nowait(None)
         self._channel.abandon()
-        self._thread.join(FAREWELL)
+        self._thread.join(ABANDON_TIMEOUT)
         if self._thread.is_alive() and self._under_way:
             self.give_up(self._under_way, ENDED)
 
-    def _carry(self) -> None:
+    def _deliver_all(self) -> None:
         while notice := self._waiting.get():
             self._under_way = notice
             self._deliver(notice)
@@ -147,7 +150,7 @@ class DeliveryThread:
             self._channel.deliver(notice)
         except NotDelivered as problem:
             self.give_up(notice, ENDED if self._is_over else str(problem))
-        except Exception as problem:  # of a program or a library: its words may repeat a secret
+        except Exception as problem:  # of a program or a library: its message may repeat a secret
             self.give_up(notice, type(problem).__name__)
         else:
             self._log.event(

@@ -1,4 +1,4 @@
-"""What no single step of a run tells: how its minutes went, and how much has failed."""
+"""Reports on a run as a whole: its progress each minute, and its failures."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from worker.queue import AdminQueue, Scope, other_model
 
 MINUTE = 60.0  # seconds
 
-Tell = Callable[..., None]
+Emit = Callable[..., None]
 """`Progress.event`."""
 
 
 class EveryMinute:
-    """A Progress that tells once a minute what was done in it; of one at rest, nothing."""
+    """A Progress that reports each minute what was done in it; nothing while the run is idle."""
 
-    def __init__(self, queue: AdminQueue, tell: Tell) -> None:
+    def __init__(self, queue: AdminQueue, emit: Emit) -> None:
         self._queue = queue
-        self._tell = tell
+        self._emit = emit
         self._stats = RunStats()
         self._before = (0, 0)
         self._began = time.monotonic()
@@ -37,7 +37,7 @@ class EveryMinute:
         completed, failed = self._stats.completed, self._stats.failed
         if (completed, failed) != self._before:
             done = completed - self._before[0]
-            self._tell(
+            self._emit(
                 "minute_passed",
                 completed=done,
                 failed=failed - self._before[1],
@@ -58,18 +58,18 @@ class EveryMinute:
 
 
 class Failures:
-    """A Progress that tells each time another `threshold` jobs have failed in this run."""
+    """A Progress that reports each time another `threshold` jobs have failed in this run."""
 
-    def __init__(self, threshold: int, tell: Tell) -> None:
+    def __init__(self, threshold: int, emit: Emit) -> None:
         self._threshold = threshold
-        self._tell = tell
-        self._told = 0
+        self._emit = emit
+        self._times_reported = 0
 
     def update(self, stats: RunStats) -> None:
         times = stats.failed // self._threshold
-        if times > self._told:
-            self._told = times
-            self._tell("failures_exceeded", failed=stats.failed, threshold=self._threshold)
+        if times > self._times_reported:
+            self._times_reported = times
+            self._emit("failures_exceeded", failed=stats.failed, threshold=self._threshold)
 
     def pulse(self) -> None:
         pass
@@ -81,13 +81,13 @@ class Failures:
 class OtherModels:
     """A Progress that reports the columns that hold vectors of another default model, each once.
 
-    Claims pass over them. Looks at the targets at the start and once a minute.
+    Claims skip them. It checks the targets at the start and once a minute.
     """
 
-    def __init__(self, queue: AdminQueue, scope: Scope, tell: Tell) -> None:
+    def __init__(self, queue: AdminQueue, scope: Scope, emit: Emit) -> None:
         self._queue = queue
         self._scope = scope
-        self._tell = tell
+        self._emit = emit
         self._looked_at = -inf
         self._reported: set[tuple[str, str]] = set()
 
@@ -110,7 +110,7 @@ class OtherModels:
         }
         for (table, column), problem in problems.items():
             if (table, column) not in self._reported:
-                self._tell(
+                self._emit(
                     "model_unusable",
                     table=table,
                     column=column,

@@ -1,4 +1,4 @@
-"""What systemd is told of a service of Type=notify: sd_notify(3), which is a datagram a message."""
+"""Notifies systemd, for a service of Type=notify: sd_notify(3), one datagram for each message."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from worker.terminal import printable
 
 
 class Systemd:
-    """A Progress that tells systemd when the worker is ready and what it does; else does nothing.
+    """A Progress that reports to systemd when the worker is ready and what it does, if systemd runs
+    it.
 
-    The watchdog is fed by `pulse`, so only by the thread of the run: one that hangs is noticed.
+    Only `pulse`, called by the thread of the run, feeds the watchdog: so a thread that hangs is
+    noticed.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -46,7 +48,7 @@ class Systemd:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, suppress(OSError):
-            systemd.setblocking(False)  # one who does not listen, or is slow, is no reason to wait
+            systemd.setblocking(False)  # never wait for a receiver that is gone or slow
             systemd.sendto(message.encode(), self._address)
 
 
@@ -55,7 +57,7 @@ def _address(given: str) -> str:
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float:
-    """How long systemd waits for a sign of life. 0: it does not, or of another process."""
+    """Return the watchdog interval of systemd. 0: it has none, or it is for another process."""
     microseconds, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID")
     is_ours = pid in (None, "", str(os.getpid()))
     return int(microseconds) / 1e6 if is_ours and microseconds.isdecimal() else 0.0

@@ -1,4 +1,4 @@
-"""Enqueues what is missing from the queue: rows without a vector, texts that changed unseen."""
+"""Enqueues what the queue lacks: rows without a vector, and texts that changed unnoticed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECHECK_BATCH = 2000  # jobs in one call, and rows to enqueue
 
 @dataclass(frozen=True, slots=True)
 class RecheckResult:
-    """How many jobs were compared with their rows, how many differ, and how many rows have none."""
+    """How many jobs were compared with their rows, how many differ, how many rows lack a vector."""
 
     checked: int = 0
     changed: int = 0
@@ -67,7 +67,7 @@ def recheck(
 def _stretches(
     queue: AdminQueue, table: str | None, column: str | None, dry_run: bool
 ) -> Iterator[Rechecked]:
-    """All of the queue, piece by piece; in smaller ones where a piece takes too long."""
+    """Go through the queue in batches; in smaller ones if a batch takes too long."""
     after: int | None = 0
     batch = RECHECK_BATCH
     while after is not None:
@@ -85,7 +85,7 @@ def _stretches(
 
 
 def _missing(queue: AdminQueue, target: Target, dry_run: bool) -> int:
-    """How many rows lack a vector, since they entered the filter or otherwise; enqueues them."""
+    """Enqueue the rows that lack a vector; with `dry_run`, only count them. Return how many."""
     if target.problem or not target.enabled:
         return 0
     if dry_run:

@@ -11,6 +11,6 @@ from worker.settings import Settings
 def diagnose(settings: Settings) -> list[Finding]:
     """Check everything that can be checked. Each finding has a level, and a hint if it needs one.
 
-    Raises nothing of what it looks for. Calls each model once, with a text of one letter.
+    Problems are returned, not raised. Calls each model once, with a text of one letter.
     """
     return list(examine(settings, lambda: open_queue(settings, check_schema=False)))

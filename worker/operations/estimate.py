@@ -1,4 +1,4 @@
-"""How much there is to embed, and what it will take, without a call to a model."""
+"""Estimates how much there is to embed, and what it will take, without calling a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What it will take to embed a column. None: not known.
+    """An estimate of what it takes to embed a column. None: not known.
 
     `rows` of which `texts` need a call; `cost` in US dollars; `seconds` for one worker, by what was
     measured with the model in the last week, and by the limits of the settings.
@@ -82,7 +82,7 @@ def _forecasts(
         if limit is not None and rows is not None:
             rows = min(rows, limit)
             limit -= rows
-        if not rows:  # nobody has to be able to ask this model
+        if not rows:  # this model need not be available
             yield _nothing(estimate, rows)
             continue
         with closing(open_embedder(estimate.model, estimate.dimensions, settings)) as embedder:
@@ -91,7 +91,7 @@ def _forecasts(
 
 
 def _nothing(estimate: Estimate, rows: int | None) -> Forecast:
-    """What becomes of a column without rows, or whose rows cannot be counted."""
+    """The forecast of a column without rows, or whose rows cannot be counted."""
     known = None if rows is None else 0.0
     return Forecast(_column(estimate), estimate.model, rows, 0, 0, 0, known, known)
 
@@ -143,14 +143,14 @@ def _tokens_per_byte(texts: list[str], embedder: Embedder) -> float:
 
 
 def _texts_per_request(request_limits: RequestLimits, batch: int, mean: float) -> int:
-    """How many texts of a mean length go into a request, under all caps."""
+    """How many texts of a mean length go into a request, within all limits."""
     by_bytes = request_limits.bytes // max(ceil(mean), 1)
     by_tokens = request_limits.tokens // max(tokens_at_most(ceil(mean)), 1)
     return max(min(batch, request_limits.items, by_bytes, by_tokens), 1)
 
 
-def total_of(forecasts: Sequence[Forecast]) -> Forecast:
-    """All together. A number is known if it is known of each."""
+def add_up(forecasts: Sequence[Forecast]) -> Forecast:
+    """Add up forecasts. A number is known if it is known in each."""
     return Forecast(
         "(all)",
         "",

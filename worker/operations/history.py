@@ -1,4 +1,4 @@
-"""What one snapshot after another shows: how fast workers are, and how long jobs have waited."""
+"""Figures over several snapshots: how fast workers are, and how long jobs have waited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REMEMBERED = 240  # snapshots
 
 
 class History:
-    """What one look after the other found, or did not find."""
+    """The latest snapshot or outage, and the figures of the snapshots before."""
 
     def __init__(self) -> None:
         self.snapshot: StatusSnapshot | None = None
@@ -23,7 +23,7 @@ class History:
         self._throughput = Throughput()
 
     def take(self, queue: AdminQueue) -> None:
-        """Look once more. A database out of reach is noted, and the last look kept."""
+        """Take a snapshot. If the database is out of reach, keep the last one and note that."""
         try:
             self.snapshot, self.outage = status(queue), None
         except Unreachable as outage:
@@ -36,16 +36,17 @@ class History:
 
 
 class Throughput:
-    """How fast workers are, by what each of them says from one heartbeat to the next."""
+    """How fast workers are, by the difference between two heartbeats of each."""
 
     def __init__(self) -> None:
         self._seen: dict[str, WorkerStatus] = {}
         self._rates: dict[str, float] = {}
 
     def after(self, snapshot: StatusSnapshot) -> float | None:
-        """Jobs a second of all that are not silent.
+        """Return the jobs a second of all workers that are not silent.
 
-        Before one of them has spoken twice: those of `embedding_progress`, None if it knows none.
+        Before the second heartbeat of any of them, the rate of `embedding_progress`, which may be
+        None.
         """
         for worker in snapshot.workers:
             before = self._seen.get(worker.worker, worker)

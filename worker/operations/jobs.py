@@ -11,7 +11,7 @@ from worker.operations.session import select
 from worker.queue import AdminQueue, ListedJob, Reprocessed
 
 MOST_EXAMPLES = 3
-CHANGED = "changed"  # the class of the error of a text that differed at a second reading
+CHANGED = "changed"  # the error class of a text that changed between two reads
 MOST_JOBS = 1000
 
 
@@ -46,7 +46,7 @@ def requeue(
 ) -> int:
     """Make failed jobs pending again; with a `status` of None, jobs of every status.
 
-    What is given narrows them down. Returns how many.
+    The other arguments narrow them down. Returns how many.
     """
     return queue.requeue(
         status=status,
@@ -84,7 +84,7 @@ def reprocess(
 
 
 def find_unsteady_jobs(queue: AdminQueue, table: str | None, column: str | None) -> list[ListedJob]:
-    """The jobs whose texts differed at a second reading, though nobody wrote to their rows."""
+    """Return the jobs whose texts changed between two reads, without a write to their rows."""
     jobs = queue.list_jobs(["pending", "failed"], table, column, MOST_JOBS)
     return [job for job in jobs if job.error_class == CHANGED]
 
@@ -92,7 +92,7 @@ def find_unsteady_jobs(queue: AdminQueue, table: str | None, column: str | None)
 def _stretches(
     queue: AdminQueue, pattern: str, table: str | None, column: str | None, *, dry_run: bool
 ) -> Iterator[Reprocessed]:
-    """All of the queue, piece by piece."""
+    """Go through the queue in batches."""
     after: int | None = 0
     while after is not None:
         try:

@@ -13,7 +13,7 @@ from worker.queue.postgres import PostgresQueue
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """A migration, and the version under which the database has it; None: it lacks it."""
+    """A migration, and the version under which the database has it; None if it is missing."""
 
     migration: Migration
     applied: str | None
@@ -26,8 +26,8 @@ def migrate(
 ) -> list[Migration]:
     """Apply what the database lacks, each in a transaction of its own. Returns what was applied.
 
-    If the folder `project` has copies, the history is to have their versions: then `supabase db
-    push` knows them, whoever applied them.
+    If the folder `project` has copies, the history gets their versions, so that `supabase db push`
+    knows them.
     """
     history = queue.applied_migrations()
     fresh = []

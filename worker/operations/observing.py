@@ -1,4 +1,4 @@
-"""The observers of a run: whoever starts it, and people who are notified."""
+"""The observers of a run: that of the caller, and notifications."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from worker.engine.progress import Progress
-from worker.observers.channels import channels_of
+from worker.observers.channels import open_channels
 from worker.observers.composite import CompositeObserver
 from worker.observers.notify import Notifier
 from worker.observers.periodic_checks import Failures
@@ -19,7 +19,7 @@ def notifying_observer(
     observer: Progress, queue: AdminQueue, settings: Settings, scope: Scope, command: str | None
 ) -> Iterator[CompositeObserver]:
     """Yield an observer that passes events to `observer` and notifies people."""
-    channels = channels_of(settings.notify_webhook_url, command or settings.notify_command)
+    channels = open_channels(settings.notify_webhook_url, command or settings.notify_command)
     with Notifier(queue, scope, channels, observer) as notifier:
         composite = CompositeObserver(observer, notifier)
         composite.add(Failures(settings.notify_failures, composite.event))

@@ -24,9 +24,9 @@ from worker.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came of a run.
+    """The result of a run.
 
-    `errors`: why columns were left alone, one for each. `ended`: why the run ended before all was
+    `errors`: why columns were skipped, one for each. `ended`: why the run ended before all was
     done, if a stop condition or a command ended it. `targets`: the columns of its scope.
     """
 
@@ -60,7 +60,7 @@ class Processing:
     notify_command: str | None = None
 
     def count_jobs(self) -> int:
-        """How many jobs the run will take, as far as can be known before it begins."""
+        """Count the jobs that the run will claim, as far as is known before it begins."""
         due = self.queue.count_due(self.scope)
         return due if self.options.limit is None else min(due, self.options.limit)
 
@@ -119,7 +119,8 @@ def process(
     """Embed all due jobs, of every watched column or of those that are named, and return.
 
     `options` are those of the settings unless they are given. Set `stop` from another thread to end
-    the run early. `observer` hears what goes on. Raises Unreachable if the database stays away.
+    the run early. `observer` gets all events. Raises Unreachable if the database stays out of
+    reach.
     """
     processing = prepare(
         queue,

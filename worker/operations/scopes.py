@@ -1,4 +1,4 @@
-"""Which jobs a worker takes, and whether their models can be opened."""
+"""Decides which jobs a worker claims, and checks that their models can be opened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from secrets import token_hex
 
 from worker.embedders.registry import open_embedder
 from worker.errors import WorkerError
-from worker.host import give_back_memory
+from worker.host import release_memory
 from worker.operations.session import select, worker_name
 from worker.queue import AdminQueue, Scope
 from worker.settings import Settings
@@ -41,7 +41,7 @@ def check_models(queue: AdminQueue, settings: Settings, scope: Scope) -> None:
     """Check that the models in use can be opened, before anything is claimed for them.
 
     Raises what the first of them raises if none can be opened. If only some cannot, their jobs are
-    handed back later, and the log says why.
+    released later, and the log says why.
     """
     models = models_in_use(queue, scope)
     problems = []
@@ -52,4 +52,4 @@ def check_models(queue: AdminQueue, settings: Settings, scope: Scope) -> None:
             problems.append(problem)
     if len(problems) == len(models):
         raise problems[0]
-    give_back_memory()
+    release_memory()

@@ -34,7 +34,7 @@ def search_column(
     """Embed the words with the model of the target, and find the rows nearest to them."""
     model = target.model or settings.embedding_model
     with closing(open_embedder(model, target.dimensions, settings)) as embedder:
-        embedder.probe()  # some servers answer only when asked in the way it finds out
+        embedder.probe()  # some servers answer only in the encoding that it finds out
         vector = embedder.embed([words]).vectors[0]
     if target.dimensions not in (None, len(vector)):
         raise ProviderRefused(

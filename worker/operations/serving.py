@@ -38,9 +38,10 @@ def run_service(
     metrics_port: int | None = None,
     notify_command: str | None = None,
 ) -> RunStats:
-    """Embed jobs as they become due, until `stop` is set. Waits for a database that is away.
+    """Embed jobs as they become due, until `stop` is set. Waits for a database that is out of
+    reach.
 
-    `log` and `observers` hear what goes on; `log` also hears what became of notifications. Raises
+    `log` and `observers` get all events; `log` also gets the results of notifications. Raises
     SettingsError if nothing of that name is watched or the metrics cannot be served, and what a
     model raises if none can be opened.
     """
@@ -100,9 +101,9 @@ def _loads_this_host(queue: AdminQueue, scope: Scope) -> bool:
 
 
 def _serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) -> None:
-    """Work and rest in turns until it is to stop."""
-    scope, tell = pipeline.scope, pipeline.progress.event
-    tell(
+    """Work and wait in turns until it is stopped."""
+    scope, emit = pipeline.scope, pipeline.progress.event
+    emit(
         "worker_started",
         worker=scope.worker,
         host=socket.gethostname(),
@@ -112,4 +113,4 @@ def _serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) ->
     Service(pipeline, commands, settings.worker_deep_sleep_after).run()
     stats = pipeline.stats
     done = {"completed": stats.completed, "failed": stats.failed}
-    tell("worker_stopped", worker=scope.worker, seconds=stats.elapsed, **done)
+    emit("worker_stopped", worker=scope.worker, seconds=stats.elapsed, **done)

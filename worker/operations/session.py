@@ -1,4 +1,4 @@
-"""Opens the queue that the settings name, and resolves the names that somebody typed."""
+"""Opens the queue that the settings name, and resolves the names of tables and columns."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def open_queue(settings: Settings, *, check_schema: bool = True) -> Iterator[Adm
     from worker.queue.data_api import DataApiQueue  # its packages take a second to import
 
     assert settings.supabase_url is not None
-    assert settings.supabase_service_role_key is not None  # or Settings had raised
+    assert settings.supabase_service_role_key is not None  # otherwise Settings would have raised
     with DataApiQueue(
         settings.supabase_url, settings.supabase_service_role_key, worker_name()
     ) as api:
@@ -71,7 +71,7 @@ def open_queue(settings: Settings, *, check_schema: bool = True) -> Iterator[Adm
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The watched columns that somebody chose. `table` and `column` are None if any will do.
+    """The watched columns that were selected. `table` and `column` are None for any.
 
     `table` is the name under which the table is watched.
     """
@@ -82,7 +82,7 @@ class Selection:
 
 
 def select(queue: AdminQueue, table: str | None, column: str | None) -> Selection:
-    """Find the watched columns of a table, as somebody typed it, and of a column name.
+    """Find the watched columns of a table, by its name as typed, and of a column name.
 
     Raises SettingsError if one of them is given and nothing of that name is watched.
     """

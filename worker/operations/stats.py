@@ -1,19 +1,19 @@
-"""What was done in the last hours."""
+"""Statistics of recent work."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from worker.durations import span_of
+from worker.durations import parse_duration
 from worker.errors import SettingsError
 from worker.queue import AdminQueue, Stats
 
-LONGEST = timedelta(days=7)  # for so long embedding_usage keeps its minutes
+LONGEST = timedelta(days=7)  # embedding_usage keeps its minutes for this long
 
 
 def parse_since(given: str) -> timedelta:
-    """The time that somebody typed, like 24h. Raises SettingsError if it is too long or none."""
-    since = span_of(given)
+    """Parse a duration like 24h. Raises SettingsError if it is invalid or too long."""
+    since = parse_duration(given)
     if since > LONGEST:
         raise SettingsError(
             f"what was done is kept for 7 days: `{given}`", "Write --since 7d or less."

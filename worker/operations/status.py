@@ -42,16 +42,16 @@ class StatusSnapshot:
 
     @property
     def waiting_for(self) -> float:
-        """For how many seconds the oldest due job has been due; 0 where none is."""
+        """For how many seconds the oldest due job has been due; 0 if none is due."""
         since = self.progress.oldest_due
         return max((self.at - since).total_seconds(), 0) if since else 0
 
     def is_silent(self, worker: WorkerStatus) -> bool:
-        """Whether nothing was heard of it for two minutes."""
+        """Whether a worker sent no heartbeat for two minutes."""
         return self.at - worker.seen_at > SILENT_AFTER
 
     def figures(self) -> Figures:
-        """What conditions are about; None where it is not known."""
+        """Return the figures that conditions compare; None if one is not known."""
         silent = sum(map(self.is_silent, self.workers))
         covered = [column.coverage for column in self.columns if column.coverage is not None]
         return {
@@ -67,7 +67,7 @@ class StatusSnapshot:
         }
 
     def document(self) -> dict[str, object]:
-        """All of it for a machine; docs/cli.md is the contract."""
+        """Return all of it as JSON; docs/cli.md is the contract."""
         return {
             "columns": [asdict(column) for column in self.columns],
             "failures": [asdict(failure) for failure in self.failures],
@@ -94,7 +94,7 @@ def status(queue: AdminQueue) -> StatusSnapshot:
 
 
 def count_missing(column: TargetStatus) -> int:
-    """How many rows of a column nobody has enqueued; 0 if the numbers are too vague to tell."""
+    """Count the rows of a column that are not in the queue; 0 if the estimate is too rough."""
     if column.rows is None or column.problem:
         return 0
     jobs = column.pending + column.processing + column.completed + column.failed + column.skipped

@@ -1,4 +1,4 @@
-"""Where a run ends before all is done, as its flags say it."""
+"""The stop conditions of a run, and how its flags set them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class StopConditions:
-    """Where a run ends before all is done; None: there is no such bound."""
+    """When a run ends before all is done; None: this condition is not set."""
 
     percent: float | None = None
     minutes: float | None = None
@@ -28,7 +28,7 @@ class StopConditions:
     def throttles(
         self, queue: AdminQueue, scope: Scope, progress: Progress, stats: RunStats
     ) -> list[Throttle]:
-        """Those who see to it."""
+        """Return the throttles that enforce the conditions."""
         found: list[Throttle] = []
         if self.percent is not None:
             coverage = partial(measure_coverage, queue, scope)
@@ -41,7 +41,7 @@ class StopConditions:
 
 
 def refuse_unpriced(settings: Settings, models: Iterable[str]) -> None:
-    """Raise SettingsError if nobody knows what one of the models costs."""
+    """Raise SettingsError if the price of one of the models is not known."""
     for model in models:
         with closing(open_embedder(model, None, settings)) as embedder:
             if embedder.price is None:
@@ -52,7 +52,7 @@ def refuse_unpriced(settings: Settings, models: Iterable[str]) -> None:
 
 
 def parse_percent(given: str | None) -> float | None:
-    """What somebody typed as a percentage. Raises SettingsError."""
+    """Parse a percentage. Raises SettingsError."""
     if given is None:
         return None
     found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?) ?%?", given.strip())
@@ -64,7 +64,7 @@ def parse_percent(given: str | None) -> float | None:
 
 
 def measure_coverage(queue: AdminQueue, scope: Scope) -> Coverage:
-    """How far the columns of a scope are, all together. Raises SettingsError if nobody can tell."""
+    """Measure the coverage of a scope. Raises SettingsError if rows cannot be counted."""
     rows = vectors = 0
     for column in queue.status():
         if scope.table in (None, column.table_name) and scope.column in (

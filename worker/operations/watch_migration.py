@@ -1,11 +1,11 @@
-"""The migration that watches a column, for those who commit it instead of running a command."""
+"""Writes a migration that watches a column, to commit instead of running a command."""
 
 from __future__ import annotations
 
 import re
 
 from worker.errors import SettingsError
-from worker.operations.watching import WatchRequest, width_of
+from worker.operations.watching import WatchRequest, find_width
 from worker.queue import WatchOptions
 from worker.queue.functions import FUNCTIONS, arguments_of, typed
 from worker.settings import Settings
@@ -15,12 +15,12 @@ from worker.terminal import STEERING, printable
 def watch_migration(settings: Settings, wanted: WatchRequest) -> str:
     """Return SQL that watches a column. Opens no database.
 
-    Raises SettingsError if it cannot be written without one, or a text has no place in SQL.
+    Raises SettingsError if that needs a database, or if SQL cannot hold a text.
     """
     options = wanted.options
     if wanted.create_column:
         model = options.get("model") or settings.embedding_model
-        width = width_of(model, wanted.dimensions, None, settings)
+        width = find_width(model, wanted.dimensions, None, settings)
         options = options | WatchOptions(dimensions=width)
     elif wanted.dimensions:
         raise SettingsError(
@@ -31,9 +31,9 @@ def watch_migration(settings: Settings, wanted: WatchRequest) -> str:
 
 
 def _migration(wanted: WatchRequest, options: WatchOptions) -> str:
-    """SQL that means the same on any search path and whatever other functions there are.
+    """Write SQL that means the same on any search path, whatever other functions exist.
 
-    Any terminal may show it: a character that steers one is written as an escape, or replaced.
+    It is safe to print: a character that controls a terminal is escaped or replaced.
     """
     table, column = printable(wanted.table), printable(wanted.column)
     arguments = arguments_of(
@@ -63,7 +63,7 @@ def _migration(wanted: WatchRequest, options: WatchOptions) -> str:
 
 
 def _relation(table: str) -> str:
-    """The table, by a name that reads the same on every search path."""
+    """Return a name of the table that means the same on every search path."""
     if re.fullmatch(r"[a-z_][a-z0-9_$]*", table):
         return f"public.{table}"
     if '"' in table or "." in table:
@@ -72,7 +72,7 @@ def _relation(table: str) -> str:
 
 
 def _literal(value: object) -> str:
-    """A constant of SQL on one line. Raises SettingsError if a text cannot be one."""
+    """Return an SQL literal on one line. Raises SettingsError if a text cannot be one."""
     if value is None:
         return "null"
     text = str(value)

@@ -55,7 +55,7 @@ def watch(
     """Keep a vector column in step with `source`, a column or an SQL expression over the row.
 
     On a column that is watched already, only what is given changes. If that makes its vectors
-    unusable, they are cleared and embedded again: `plan_watch` tells before.
+    unusable, they are cleared and embedded again: `plan_watch` shows this before.
     """
     options = options or WatchOptions()
     if model := options.get("model"):
@@ -65,7 +65,7 @@ def watch(
 
 
 def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -> WatchPlan:
-    """Find out what watching a column would change. Calls the model if only that knows its width.
+    """Find out what watching a column would change. Calls the model if its width is not known.
 
     Raises SettingsError if the column cannot be watched in this way.
     """
@@ -98,15 +98,17 @@ def unwatch(queue: PostgresQueue, table: str, column: str) -> None:
 
 
 def _width_to_create(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -> int:
-    """The width of the column: a column that is there keeps its own, if its model can have it."""
+    """Return the width of the column: an existing one keeps its width if the model supports it."""
     before, model = _watched(queue, wanted), wanted.options.get("model")
     present = before.dimensions if before else None
     kept = before.model if before and model is None else None
-    return width_of(model or kept or settings.embedding_model, wanted.dimensions, present, settings)
+    return find_width(
+        model or kept or settings.embedding_model, wanted.dimensions, present, settings
+    )
 
 
 def _watched(queue: PostgresQueue, wanted: WatchRequest) -> Target | None:
-    """The target as it is; None: nobody watches the column."""
+    """Return the present target; None if the column is not watched."""
     name = queue.table_name(wanted.table)
     for target in queue.targets():
         if (target.table_name, target.embedding_column) == (name, wanted.column):
@@ -114,15 +116,15 @@ def _watched(queue: PostgresQueue, wanted: WatchRequest) -> Target | None:
     return None
 
 
-def width_of(model: str, dimensions: int | None, present: int | None, settings: Settings) -> int:
-    """Return the width of a model's vectors. Embeds one letter if only that can tell.
+def find_width(model: str, dimensions: int | None, present: int | None, settings: Settings) -> int:
+    """Return the width of a model's vectors. Embeds one letter if it is not known.
 
     `dimensions`: the width to ask for; None: that of the column at present, if it has one. Raises
     SettingsError if the model cannot be asked for `dimensions`.
     """
     with closing(open_embedder(model, dimensions or present, settings)) as embedder:
         embedder.probe()
-        assert embedder.dimensions is not None  # or it would have raised
+        assert embedder.dimensions is not None  # otherwise it would have raised
         if dimensions not in (None, embedder.dimensions):
             raise SettingsError(
                 f"{model} gives {embedder.dimensions} dimensions and cannot be asked for"

@@ -1,4 +1,4 @@
-"""The calls of the commands: targets, jobs, status, statistics, search and checks."""
+"""The calls for the commands: targets, jobs, status, statistics, search and checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider,
 
 
 class AdminCalls(Calls):
-    """The AdminQueue protocol, without the part of a worker and what a transport alone knows."""
+    """The AdminQueue protocol, except calls of workers and calls that depend on the transport."""
 
     def check_schema(self) -> None:
         check_version(int(self._call("embedding_schema_version")))
@@ -33,7 +33,7 @@ class AdminCalls(Calls):
         return self.targets(table, column)[0]
 
     def table_name(self, given: str) -> str:
-        """The name under which a table is watched, for a name as somebody typed it.
+        """Return the name under which a table is watched, for a name as typed.
 
         A table that was dropped is known by the name it was watched under. Raises SettingsError.
         """
@@ -45,13 +45,13 @@ class AdminCalls(Calls):
         return self._name_of(given)
 
     def _name_of(self, given: str) -> str:
-        """The name of a table that somebody means: by its exact name, or else as SQL reads it."""
+        """Resolve the name of a table: as its exact name, or else as SQL reads it."""
         for relation in ('"' + given.replace('"', '""') + '"', given):
             try:
                 return str(self._call("embedding_table_name", relation=relation))
             except (Unreachable, Busy):
                 raise
-            except DatabaseError:  # not that name, or not even one
+            except DatabaseError:  # no such table, or not a valid name
                 continue
         raise no_such_table(given)
 

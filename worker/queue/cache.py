@@ -10,12 +10,12 @@ import numpy.typing as npt
 from worker.queue.jobs import Completion
 
 Cached = dict[bytes, tuple[npt.NDArray[np.float32], int | None]]
-"""By the hash of a text: its vector, and the number of tokens that took if it is known."""
+"""By the hash of a text: its vector, and its number of tokens if that is known."""
 
 
 def whole(completions: Sequence[Completion]) -> list[Completion]:
     """Return the completions of whole texts.
 
-    The vector of a part of a text is not what another column wants.
+    Another column may need the vector of the whole text.
     """
     return [completion for completion in completions if completion.truncated_to is None]

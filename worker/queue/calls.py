@@ -1,4 +1,4 @@
-"""What the calls of all roles have in common: a transport, and rows that become objects."""
+"""The common part of all calls: a transport, and rows that become objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Made = TypeVar("Made")
 
 
 class Calls:
-    """Calls functions of the SQL API over a transport, and closes it behind a `with`."""
+    """Calls functions of the SQL API over a transport, which is closed at the end of a `with`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -24,14 +24,14 @@ class Calls:
         self._transport.close()
 
     def _call(self, function: LiteralString, **arguments: Any) -> Any:
-        """The value that a function returns."""
+        """Return the value of a function."""
         return self._transport.call(function, arguments)
 
     def _rows(self, made: type[Made], function: LiteralString, **arguments: Any) -> list[Made]:
-        """An object for each row that a function returns, whose columns are its fields."""
+        """Return an object for each row of a function; the columns are its fields."""
         rows = self._transport.rows(function, arguments, columns_of(made))
         return [made(**row) for row in rows]
 
     def _read(self, made: type[Made], view: LiteralString, *order: str) -> list[Made]:
-        """An object for each row of a table or a view, in the order of these columns."""
+        """Return an object for each row of a table or view, in the order of these columns."""
         return [made(**row) for row in self._transport.read(view, columns_of(made), *order)]

@@ -10,7 +10,7 @@ from worker.queue.worker_calls import WorkerCalls
 
 
 class DataApiQueue(WorkerCalls, AdminCalls):
-    """The queue in the project at `url`, and what an operator asks of it.
+    """The queue in the project at `url`, for workers and commands.
 
     Methods raise what a Transport raises, and SettingsError if the project refuses the key.
     """

@@ -1,6 +1,6 @@
 """The functions of the SQL API that the worker calls, with the exact types of all their arguments.
 
-Another role may have put functions of the same names beside ours. Postgres prefers the one whose
+Another role may have created functions with the names of ours. Postgres prefers the one whose
 types fit exactly, so every call gives every argument with its declared type; PostgREST chooses by
 the names of the arguments, so every call gives all names.
 """
@@ -160,9 +160,9 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
 }
 
 STATEMENT_TIMEOUTS: dict[str, str] = {"reprocess_embeddings": "1min"}
-"""What a call may take over a connection: the Data API alone takes it from the function itself."""
+"""Timeouts of calls over a connection: only the Data API takes them from the function itself."""
 
-# What the worker never gives another value.
+# Arguments that always have the same value.
 _FIXED: Mapping[str, Mapping[str, Any]] = {
     "announce_embedding_event": {"quiet": "15 minutes"},
     "estimate_embeddings": {"sample": 200},
@@ -177,7 +177,7 @@ _FOUND_BY_SEARCH_PATH = ("text", "uuid", "bytea", "jsonb", "regclass")
 
 
 def arguments_of(function: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a function, by name, in the order of its declaration."""
+    """Return all arguments of a function by name, in the order of its declaration."""
     arguments = {**_FIXED.get(function, {}), **given}
     signature = FUNCTIONS[function]
     if arguments.keys() != signature.keys():
@@ -186,13 +186,13 @@ def arguments_of(function: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def call(function: LiteralString) -> LiteralString:
-    """The call of a function, with a placeholder of each argument's name."""
+    """Return the call of a function, with a named placeholder for each argument."""
     arguments = [_placeholder(name, type_) for name, type_ in FUNCTIONS[function].items()]
     return f"public.{function}({', '.join(arguments)})"
 
 
 def typed(type_: LiteralString) -> LiteralString:
-    """A type so that its name means the same on every search path."""
+    """Return a type by a name that means the same on every search path."""
     return f"pg_catalog.{type_}" if type_.removesuffix("[]") in _FOUND_BY_SEARCH_PATH else type_
 
 

@@ -21,12 +21,12 @@ RefusalReason = Literal["lost", "changed", "other_model", "locked", "suspended",
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A text to embed, and the lease and hash with which its vector must be handed in.
+    """A text to embed, and the lease and hash that must come back with its vector.
 
-    `attempts` counts its failures so far. `isolated`: its last workers died over it or beside it,
-    so nothing else is to be under way in this process. `truncate`: if the text is too long for the
+    `attempts` counts its failures so far. `isolated`: its last workers died while they held it,
+    so nothing else may be in flight in this process. `truncate`: if the text is too long for the
     model, as much of its beginning as fits is embedded. `waited`: for how many seconds it had been
-    due when it was claimed; None for what comes after all the others, as from a backfill.
+    due when it was claimed; None for jobs with a low priority, as from a backfill.
     """
 
     id: JobId
@@ -47,18 +47,18 @@ class Job:
 
     @property
     def lag(self) -> float | None:
-        """For how many seconds it has been due by now, where that was told."""
+        """For how many seconds it has been due by now, if known."""
         return None if self.waited is None else self.waited + time.monotonic() - self.claimed_at
 
     @property
     def lease_key(self) -> LeaseKey:
-        """What tells this handing-out from another of the same job."""
+        """Identifies this claim among all claims of the job."""
         return self.id, self.lease
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim took up: the jobs of one column to embed, and what it settled by itself.
+    """The result of a claim: the jobs of one column to embed, and the jobs that it settled.
 
     `settled` counts jobs that ended without a model: completed (text and model unchanged), skipped
     (nothing to embed), dropped (record gone), failed, or pending (row being written, comes back).
@@ -69,7 +69,7 @@ class Claim:
 
     @classmethod
     def of(cls, rows: Sequence[dict[str, Any]]) -> Claim:
-        """Of the rows of claim_embeddings, with values as Job has them. Takes their status off."""
+        """Create a claim from the rows of claim_embeddings. Removes their status."""
         statuses = [row.pop("status") for row in rows]
         return cls(
             jobs=[
@@ -104,10 +104,10 @@ class Completion:
 class Refusal:
     """A completion that the database did not take, and why.
 
-    lost: the lease is not ours any more, the vector is stale. changed: the row reads differently
-    though nobody told the queue. other_model: the column holds vectors of another model by now; the
-    job goes back. locked: somebody is writing it; the same may work in a moment.
-    suspended: the table is not what it was, and the target waits until somebody fixes it.
+    lost: another worker or an edit took the lease; the vector is stale. changed: the row changed
+    without its trigger. other_model: the column now holds vectors of another model; the job is
+    released. locked: another session holds the row or the job; a retry may succeed.
+    suspended: the table has changed, and the target waits until somebody fixes it.
     unwritable: the table does not let this row be written; the job is failed.
     """
 
@@ -117,7 +117,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose jobs a worker claims (of any table and column, or of one), for how long, as whom."""
+    """Which jobs a worker claims (of all columns, or of one), for how long, and by which name."""
 
     worker: str
     lease: timedelta
@@ -128,10 +128,10 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class ListedJob:
-    """A job as a person sees it. `preview`: how its text begins, None if it cannot be read.
+    """A job in a list. `preview`: the beginning of its text, None if it cannot be read.
 
-    `worker` and the end of its lease where it is processing. `error_class` and `error_message` also
-    where it is pending again after a failure.
+    A job in processing has a `worker` and the end of its lease. A job that is pending again after a
+    failure keeps `error_class` and `error_message`.
     """
 
     table_name: str
@@ -150,7 +150,7 @@ class ListedJob:
 
 @dataclass(frozen=True, slots=True)
 class Reprocessed:
-    """What matched a pattern in a stretch of the queue, up to the job `looked_to` (None: its end).
+    """The matches of a pattern in a batch of the queue, up to the job `looked_to` (None: its end).
 
     `examples` has up to three of them: their `table_name`, `embedding_column`, `record_id`,
     `status` and `preview`.
@@ -163,9 +163,9 @@ class Reprocessed:
 
 @dataclass(frozen=True, slots=True)
 class Rechecked:
-    """How many jobs of a stretch were compared with their rows, and how many of them differ.
+    """How many jobs of a batch were compared with their rows, and how many of them differ.
 
-    The stretch ends at the job `looked_to` (None: there are no more).
+    The batch ends at the job `looked_to` (None: there are no more).
     """
 
     checked: int

@@ -1,4 +1,4 @@
-"""How much the database does in one call."""
+"""Limits how much the database does in one call."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from worker.errors import StatementTimeout
 
-CALLS_UNTIL_MORE = 20  # that went well with a portion, until twice as much is tried
+CALLS_UNTIL_MORE = 20  # that succeed, until twice as much is tried
 
 Result = TypeVar("Result")
 
 
 class Portion:
-    """As much as the database does in the time that its statements may take."""
+    """The largest number of jobs or rows that stays within the statement timeout."""
 
     def __init__(self) -> None:
         self._most = sys.maxsize
@@ -23,7 +23,7 @@ class Portion:
     def within_time(self, size: int, call: Callable[[int], Result]) -> Result:
         """Return `call(size)`, or the same with less if that takes too long.
 
-        What proves too much is halved. Raises StatementTimeout if even one takes too long.
+        A number that takes too long is halved. Raises StatementTimeout if even one takes too long.
         """
         while True:
             size = min(size, self._most)

@@ -1,4 +1,4 @@
-"""The queue over a connection to Postgres, and what needs one: watch, migrate, know the session."""
+"""The queue over a connection to Postgres, and the calls that need one: watch and migrate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PostgresQueue(WorkerCalls, AdminCalls):
     """
 
     def __init__(self, url: str, application_name: str) -> None:
-        """Connect. Nothing is said of the schema yet. Raises Unreachable, or SettingsError."""
+        """Connect. The schema is not checked yet. Raises Unreachable, or SettingsError."""
         self.database = PostgresConnection(url, application_name)
         self._history = MigrationHistory(self.database)
         self._postgres = PostgresTransport(self.database)
@@ -46,15 +46,15 @@ class PostgresQueue(WorkerCalls, AdminCalls):
         return check_version(None)
 
     def applied_migrations(self) -> dict[str, str | None]:
-        """Version and name of each in the history table, which is that of the Supabase CLI."""
+        """Return version and name of each migration in the history table of the Supabase CLI."""
         return self._history.applied()
 
     def apply(self, migration: Migration) -> None:
-        """Run a migration and enter it into the history: both or neither."""
+        """Run a migration and record it in the history, in one transaction."""
         self._history.apply(migration)
 
     def reenter(self, version: str, migration: Migration) -> None:
-        """Enter as this migration what the history has under another version."""
+        """Record a migration under its own version, in place of another one."""
         self._history.reenter(version, migration)
 
     def run_script(self, sql: str) -> None:
@@ -78,7 +78,7 @@ class PostgresQueue(WorkerCalls, AdminCalls):
         default_model: str,
         **options: Unpack[WatchOptions],
     ) -> WatchPreview:
-        """What `watch` would change. Changes nothing."""
+        """Return what `watch` would change, and change nothing."""
         arguments = self._watch_arguments(table, source, column, options)
         return self._rows(
             WatchPreview, "preview_watch_embeddings", **arguments, default_model=default_model
@@ -105,7 +105,7 @@ class PostgresQueue(WorkerCalls, AdminCalls):
         )
 
     def relation(self, given: str) -> str:
-        """The table that somebody means: by its exact name, or else as SQL reads what they typed.
+        """Resolve the name of a table: as its exact name, or else as SQL reads it.
 
         Raises SettingsError if there is none.
         """
@@ -116,14 +116,14 @@ class PostgresQueue(WorkerCalls, AdminCalls):
         ):
             try:
                 relation = self._postgres.value(lookup, [given])
-            except (SettingsError, DatabaseError):  # not even a name
+            except (SettingsError, DatabaseError):  # not a valid name
                 continue
             if relation is not None:
                 return str(relation)
         raise no_such_table(given)
 
     def _name_of(self, given: str) -> str:
-        # The lookup of a name that is none leaves no error in the log of the server.
+        # Unlike the call, the lookup of an invalid name leaves no error in the log of the server.
         return str(self._call("embedding_table_name", relation=self.relation(given)))
 
     # -- the connection

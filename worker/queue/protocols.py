@@ -1,4 +1,4 @@
-"""What the engine and the commands ask of a queue, whichever way it is reached."""
+"""The interface of a queue for the engine and the commands, over every transport."""
 
 from __future__ import annotations
 
@@ -45,26 +45,26 @@ from worker.queue.workers import (
 
 
 class Queue(Protocol):
-    """What the engine needs of a queue. Every call is a short transaction of its own.
+    """The interface of a queue for the engine. Every call is a short transaction of its own.
 
     Raises Unreachable if the database is out of reach. The same call may then be made again, also
     if the first one arrived and only its answer was lost.
     """
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
-        """Take up at most `batch_size` due jobs, all of one column. False if nothing is due.
+        """Claim at most `batch_size` due jobs, all of one column. False if nothing is due.
 
-        Raises Busy if all that is due lies in locked tables.
+        Raises Busy if all due jobs are in locked tables.
         """
 
     def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
-        """Hold on to `jobs` for another lease. Returns those whose lease is lost.
+        """Extend the leases of `jobs`. Returns those that are lost.
 
-        Whatever else stands under the worker's name goes back to the queue.
+        All other jobs under the worker's name are released.
         """
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
-        """Write vectors made by `model` and end their jobs. All that is not refused is done."""
+        """Write vectors made by `model` and complete their jobs. Returns those that are refused."""
 
     def fail(
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
@@ -80,20 +80,20 @@ class Queue(Protocol):
         *,
         embedded: bool = False,
     ) -> None:
-        """Give the jobs back untouched, to be due again after about `retry_in`, and say why.
+        """Release the jobs, to be due again after about `retry_in`, with a reason.
 
-        `embedded`: their vectors were made, and could not be written. That is counted, and the
+        `embedded`: their vectors were made, but could not be written. This is counted, and the
         pause doubles each time.
         """
 
     def heartbeat(self, scope: Scope, report: Report) -> None:
-        """Say that the worker is there, and how much memory its process takes."""
+        """Report that the worker is running, and how much memory its process takes."""
 
     def command(self, scope: Scope) -> Command:
-        """What the worker was told to do."""
+        """Return the command for the worker."""
 
     def load(self) -> DatabaseLoad:
-        """How busy the database is."""
+        """Return how busy the database is."""
 
     def listen(self) -> bool:
         """Ask to be woken by notifications. False if they cannot come this way."""
@@ -102,44 +102,44 @@ class Queue(Protocol):
         """Wait that long, or until a notification comes: then True. Needs `listen` before."""
 
     def deregister(self, scope: Scope) -> None:
-        """Say that the worker ends. What still stands under its name goes back."""
+        """Take the worker off the list. Jobs that are still under its name are released."""
 
     def report_provider(self, provider: str, error: str | None, hint: str | None = None) -> None:
-        """Say why a provider cannot be used, or (None) that it can."""
+        """Report why a provider cannot be used, or (None) that it can."""
 
     def announce(self, event: str, subject: str, announcement: UUID) -> bool:
-        """Report an event, and what it is about. True if it falls to us to tell people of it.
+        """Report an event and its subject. True if this worker is to notify people of it.
 
-        `announcement` is a number for this report alone. See announce_embedding_event.
+        `announcement` is a number for this report only. See announce_embedding_event.
         """
 
     def cached(self, model: str, dimensions: int, hashes: Sequence[bytes]) -> Cached:
-        """The vectors that the cache has for texts of these hashes, and the tokens they took."""
+        """Return the cached vectors for texts with these hashes, and their tokens."""
 
     def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
-        """Put vectors made by `model` into the cache; the oldest above `cap_mb` MiB go.
+        """Put vectors made by `model` into the cache, and remove the oldest above `cap_mb` MiB.
 
-        Those of a part of a text are left out: they are not what another column may want.
+        Vectors of truncated texts are left out: another column may need the whole text.
         """
 
 
 class AdminQueue(Queue, Protocol):
-    """What the commands ask of a queue, beside what the engine needs of it.
+    """The interface of a queue for the commands, which includes that for the engine.
 
-    Raises SettingsError, with the database's own sentence, if what it was asked makes no sense.
+    Raises SettingsError, with the message of the database, if a request is not valid.
     """
 
     def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
-        """The watched columns, of a table as somebody typed it and of a name (None: of any).
+        """Return the watched columns of a table, by its name as typed, and of a name (None: any).
 
-        Raises SettingsError if a table or a column is given and none is watched by it.
+        Raises SettingsError if a table or a column is given and nothing of that name is watched.
         """
 
     def target(self, table: str, column: str) -> Target:
-        """The one watched column. Raises SettingsError if it is not watched."""
+        """Return one watched column. Raises SettingsError if it is not watched."""
 
     def backfill(self, target: Target, batch: int) -> int:
-        """Enqueue the next rows that lack a vector. 0: there are no more."""
+        """Enqueue the next rows that lack a vector. Returns how many; 0 if there are no more."""
 
     def requeue(
         self,
@@ -150,19 +150,19 @@ class AdminQueue(Queue, Protocol):
         record: str | None = None,
         error_class: str | None = None,
     ) -> int:
-        """Make jobs pending again, narrowed down by what is given. Returns how many."""
+        """Make the jobs pending again that match all given arguments. Returns how many."""
 
     def list_jobs(
         self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
     ) -> list[ListedJob]:
-        """The first jobs in these states, state by state, with the beginnings of their texts."""
+        """Return the first jobs in these states, with the beginnings of their texts."""
 
     def reprocess(
         self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
     ) -> Reprocessed:
-        """Make jobs pending whose text or id matches, in the next stretch of the queue.
+        """Make jobs pending whose text or id matches, in the next batch of the queue.
 
-        It begins behind the job `after`. Raises StatementTimeout if it takes longer than a minute.
+        The batch begins after the job `after`. Raises StatementTimeout after a minute.
         """
 
     def recheck(
@@ -170,47 +170,47 @@ class AdminQueue(Queue, Protocol):
     ) -> Rechecked:
         """Compare texts with what was embedded, and make the jobs of those that differ pending.
 
-        Looks at the next `batch` jobs behind the job `after`. Raises Busy if a table is locked as a
+        Checks the next `batch` jobs after the job `after`. Raises Busy if a table is locked as a
         whole.
         """
 
     def stats(self, since: timedelta) -> Stats:
-        """What was done in the time until now."""
+        """Return the statistics of this period until now."""
 
     def control(self, desired_state: DesiredState, worker: str | None = None) -> int:
-        """Tell all workers, or one, what to do. Returns how many are there to hear it.
+        """Send a command to all workers, or to one. Returns how many workers it reaches.
 
         Raises SettingsError if there is no such worker.
         """
 
     def commands(self) -> list[StandingCommand]:
-        """The commands that `control` has sent and that are still in force, by worker."""
+        """Return the commands from `control` that are still in force, by worker."""
 
     def count_due(self, scope: Scope) -> int:
-        """How many jobs of the scope are due now."""
+        """Return how many jobs of the scope are due now."""
 
     def status(self) -> list[TargetStatus]:
-        """How far every watched column is."""
+        """Return the progress of every watched column."""
 
     def progress(self) -> QueueProgress:
-        """How far all columns are together, and how fast."""
+        """Return the progress of all columns together, and their rate."""
 
     def workers(self) -> list[WorkerStatus]:
-        """Who is at work, or was and fell silent within a day, by name."""
+        """Return the workers that are running, or fell silent within a day, by name."""
 
     def failures(self) -> list[Failure]:
-        """What failed, by column and class, the most frequent first."""
+        """Return the failures by column and class, the most frequent first."""
 
     def providers(self) -> list[StoppedProvider]:
-        """The providers that cannot be used now."""
+        """Return the providers that cannot be used now."""
 
     def estimate(
         self, default_model: str, table: str | None, column: str | None, missing: bool
     ) -> list[Estimate]:
-        """What is due, or (`missing`) what a backfill would enqueue, by column, with a sample."""
+        """Return what is due, or (`missing`) what a backfill would enqueue, by column."""
 
     def rate(self, model: str) -> float | None:
-        """The rows a second that a worker has completed with a model in the last week, if any."""
+        """Return the rows a second that a worker has completed with a model in the last week."""
 
     def search(
         self,
@@ -219,19 +219,19 @@ class AdminQueue(Queue, Protocol):
         limit: int,
         model: str | None = None,
     ) -> list[Match]:
-        """The rows nearest to `vector`, nearest first.
+        """Return the rows nearest to `vector`, nearest first.
 
         Raises SettingsError if `model`, which made `vector`, is not that of the column.
         """
 
     def check_schema(self) -> None:
-        """Raise SchemaError unless the SQL API is there and of this worker's version."""
+        """Raise SchemaError unless the database has the SQL API in this worker's version."""
 
     def diagnose(self) -> list[Finding]:
-        """What the database finds wrong with itself and its columns."""
+        """Return the problems that the database finds in itself and its columns."""
 
     def session(self) -> Session | None:
-        """Who we are to the database. None: there is no connection to it."""
+        """Return the role and rights of the connection. None: there is no connection."""
 
     def clock(self) -> datetime:
-        """The time of the database, or of what answers for it."""
+        """Return the time of the database, or of the server in front of it."""

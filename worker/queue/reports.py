@@ -11,10 +11,10 @@ Level = Literal["ok", "note", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """How far a watched column is. `rows` and `coverage` are None where they cannot be told.
+    """The progress of a watched column. `rows` and `coverage` are None if they are not known.
 
-    Unless `rows_exact`, `rows` is an estimate of the planner; unless `due_exact`, at least so many
-    are due, and the oldest may be older.
+    Unless `rows_exact`, `rows` is an estimate of the planner. Unless `due_exact`, more than `due`
+    may be due, and the oldest may be older.
     """
 
     table_name: str
@@ -37,10 +37,10 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class QueueProgress:
-    """How far all columns are together, and how fast all workers are: see embedding_progress.
+    """The progress of all columns together, and the rate of all workers: see embedding_progress.
 
-    `pending` with those in processing. Rate, elapsed and remaining seconds are None where nothing
-    is known of them.
+    `pending` includes jobs in processing. Rate, elapsed and remaining seconds are None if they are
+    not known.
     """
 
     pending: int
@@ -53,7 +53,7 @@ class QueueProgress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What failed in a watched column, by class."""
+    """The failures of a watched column, by class."""
 
     table_name: str
     embedding_column: str
@@ -65,10 +65,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What was done in a span of time: see embedding_stats in the SQL API.
+    """The statistics of a period: see embedding_stats in the SQL API.
 
-    Milliseconds are None where nothing was measured, `cost` (US dollars) where a price is unknown.
-    `hours` has the `hour`, jobs `completed` and `failed`, and the `seconds` of it that are meant;
+    Milliseconds are None if nothing was measured, `cost` (US dollars) if a price is unknown.
+    `hours` has the `hour`, jobs `completed` and `failed`, and the `seconds` of it in the period;
     `failures` the `error_class`, how many `failed`, `latest_message` and `latest_at`.
     """
 
@@ -89,8 +89,8 @@ class Stats:
 class Estimate:
     """How much there is to embed in a watched column, and a sample of it.
 
-    `row_count` is None where it cannot be told. `bytes` is the length of each text of the sample,
-    `texts` are their beginnings. What needs no call to the model is counted and has no text.
+    `row_count` is None if it is not known. `bytes` has the length of each text of the sample,
+    `texts` their beginnings. A row that needs no call of the model is counted, but has no text.
     """
 
     table_name: str
@@ -104,11 +104,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLoad:
-    """How busy the database is. None: that cannot be seen, or there is no such thing.
+    """How busy the database is. None: not visible, or there is none.
 
-    `active_sessions`: of the whole server, that are in a transaction, without ours.
-    `lock_wait_seconds`: the longest that a session has waited for a lock by now.
-    `vacuumed_table`: one that is watched, or of the queue, on which a vacuum is at work.
+    `active_sessions`: those of the whole server that are in a transaction, without ours.
+    `lock_wait_seconds`: the longest time that a session has waited for a lock.
+    `vacuumed_table`: a watched table, or one of the queue, on which a vacuum is running.
     """
 
     active_sessions: int | None = None
@@ -120,7 +120,7 @@ class DatabaseLoad:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found. `hint` is None where there is nothing to do."""
+    """The result of a check. `hint` is None if there is nothing to do."""
 
     level: Level
     check: str
@@ -131,10 +131,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who a connection is to the database.
+    """The role of a connection, and its rights.
 
-    `may_work`: whether it may claim jobs; None where nobody can. `finds_vector`: whether the type
-    is found without its schema; None where there is no such type.
+    `may_work`: whether it may claim jobs; None without the SQL API. `finds_vector`: whether the
+    type is found without its schema; None without the extension.
     """
 
     role: str

@@ -10,7 +10,7 @@ from worker.errors import SettingsError
 
 OnTooLong = Literal["fail", "truncate"]
 NAMELESS = "''"
-"""How a name is told that is empty: a variable of a script that is not set, most likely."""
+"""How an empty name is shown, most likely from a variable of a script that is not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Target:
     """A watched column.
 
     `model` made all of its vectors; None: it has none yet, and gets those of the worker's default.
-    `model_is_default`: nobody named that model, it was the default of the first worker.
+    `model_is_default`: nobody chose that model, it was the default of the first worker.
     """
 
     table_name: str
@@ -37,7 +37,7 @@ class Target:
 
 
 class WatchOptions(TypedDict, total=False):
-    """The options of watch_embeddings. None keeps what the target has; "" takes it away."""
+    """The options of watch_embeddings. None keeps what the target has; "" removes it."""
 
     model: str | None
     filter: str | None
@@ -48,7 +48,7 @@ class WatchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class WatchPreview:
-    """What watching a column would do. `width`: of the column; None: it has none.
+    """The effect of watching a column. `width`: of the column; None: it has none.
 
     `changes`: one line for each setting that changes. `to_embed`: how many records would be
     embedded again.
@@ -74,9 +74,9 @@ def other_model(target: Target, default_model: str) -> SettingsError | None:
 
 
 def watched_by(targets: Sequence[Target], table: str | None, column: str | None) -> list[Target]:
-    """Those of a table, by the name it is watched under, and of a column (None: of any).
+    """Select the targets of a table, by the name it is watched under, and of a column (None: any).
 
-    Raises SettingsError if one is given and none is watched by it.
+    Raises SettingsError if one is given and nothing of that name is watched.
     """
     found = [
         target
@@ -94,7 +94,7 @@ def watched_by(targets: Sequence[Target], table: str | None, column: str | None)
 
 
 def no_such_table(given: str) -> SettingsError:
-    """What to tell somebody who typed the name of a table that is not there."""
+    """The error for the name of a table that does not exist."""
     return SettingsError(
         f"there is no table {given or NAMELESS}",
         "Write it as in SQL, with its schema and its quotes where it needs them: "

@@ -1,4 +1,4 @@
-"""The calls of a worker: claim, complete, and what it reports of itself."""
+"""The calls of a worker: claim, complete, and its reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.queue.workers import Command, Report
 CLAIMED = {
     name: type_
     for name, type_ in {**columns_of(Job), "status": str}.items()
-    if name != "claimed_at"  # by our own clock
+    if name != "claimed_at"  # is set by our own clock
 }
 
 
@@ -64,7 +64,7 @@ class WorkerCalls(Calls):
     def _complete(
         self, model: str, completions: Sequence[Completion], most: int
     ) -> tuple[list[Refusal], Sequence[Completion]]:
-        """Hand in at most so many. Returns what was refused of them, and the rest."""
+        """Write at most `most` completions. Return the refusals, and the remaining completions."""
         completions, rest = completions[:most], completions[most:]
         refused = self._transport.rows(
             "complete_embeddings",

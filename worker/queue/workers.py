@@ -1,4 +1,4 @@
-"""Workers: what they report of themselves, and the commands that people give them."""
+"""Workers: their reports, and the commands for them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DesiredState = Literal["work", "pause", "sleep"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a worker has done with a model since it started, and for how many seconds it was at it.
+    """What a worker has done with a model since it started, and for how many seconds it worked.
 
     `cost` in US dollars; None: the price of the model is not known. `request_ms` counts how long
-    requests took that were answered, `lag_ms` how long jobs had been due when they had their
-    vector: both are counts of a histogram, see `worker.engine.histogram`.
+    answered requests took, `lag_ms` the time from when jobs were due until they had their vector.
+    Both are the counts of a histogram: see `worker.engine.histogram`.
     """
 
     model: str
@@ -33,10 +33,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a worker says of itself: its state, and what it has done since it started.
+    """The report of a worker: its state, and what it has done since it started.
 
-    `usage` has each model once; of one that is left out nothing new is known. `cause` of its state
-    or throttle level, where there is one. `listens`: a notification would reach it.
+    `usage` has each model once; a model that is left out has nothing new. `cause`: of its state or
+    throttle level, if there is one. `listens`: a notification would reach it.
     """
 
     state: WorkerState
@@ -50,7 +50,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a worker was told to do, and when; None: never anything."""
+    """The command for a worker, and since when; None: it never got one."""
 
     desired_state: DesiredState = "work"
     since: datetime | None = None
@@ -58,7 +58,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class StandingCommand:
-    """What is wished of a worker, or of every one (`*`), also of those that start later."""
+    """A command for one worker, or for all (`*`), including those that start later."""
 
     worker: str
     desired_state: DesiredState
@@ -71,7 +71,7 @@ class StandingCommand:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker, as it spoke of itself last. `rss_mb`: its memory, in MB of 2**20 bytes."""
+    """The last report of a worker. `rss_mb`: its memory, in MB of 2**20 bytes."""
 
     worker: str
     host: str
@@ -88,7 +88,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class StoppedProvider:
-    """Why a provider cannot be used now, since when, and when that was last found."""
+    """Why a provider cannot be used now, since when, and when that was last reported."""
 
     provider: str
     error: str

@@ -1,1 +1,1 @@
-"""A good guest: how busy the machine and the database are, and what a worker makes of it."""
+"""Automatic throttling: a worker slows down when the host or the database is busy."""

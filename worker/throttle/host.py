@@ -1,7 +1,7 @@
-"""How busy the machine is, and how much of its memory a worker may still take.
+"""Reads how busy the host is, and how much of its memory a worker may still take.
 
-What cannot be read is None and never zero: there is no /proc but on Linux, no pressure in older
-kernels, no limit in a cgroup that has none.
+A figure that cannot be read is None, never zero: only Linux has /proc, older kernels have no
+pressure, and a cgroup may have no limit.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from worker.host import resident_mb
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 MB = 2**20  # bytes
-MINUTE = 60.0  # seconds; over which a load average is one
-NO_LIMIT = 2**60  # bytes; how cgroups of version 1 say so
+MINUTE = 60.0  # seconds; the period of the load average
+NO_LIMIT = 2**60  # bytes; how cgroups of version 1 show that there is no limit
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a cgroup has in use, without what it would give up at once, and may use. In MB."""
+    """The memory that a cgroup uses, without cache that it can free, and its limit. In MB."""
 
     used: float
     limit: float
@@ -33,12 +33,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class HostLoad:
-    """How busy the machine is.
+    """How busy the host is.
 
-    `load`: the average of the last minute for each core of the machine, whatever part of them is
-    ours: it is that of all of them. `pressure`: percent of the last ten seconds in which
-    something waited for a CPU, in our container where there is one; `lasting_pressure`: of the last
-    minute. `memory_mb`: of this process. `cgroup`: of those that hold it, the fullest with a limit.
+    `load`: the load average of the last minute, divided by all cores of the machine, even if a
+    container may use only some. `pressure`: percent of the last ten seconds in which something
+    waited for a CPU, in our container if there is one; `lasting_pressure`: of the last minute.
+    `memory_mb`: of this process. `cgroup`: the fullest cgroup with a limit that contains it.
     """
 
     load: float | None = None
@@ -49,8 +49,8 @@ class HostLoad:
 
 
 def host_load(proc: Path = PROC, cgroups: Path = CGROUPS) -> HostLoad:
-    """Look at the machine. Raises nothing."""
-    # at the root of what we see of the cgroups there is a container's own, and on some hosts theirs
+    """Read the load of the host. Raises nothing."""
+    # the root of the visible cgroups is that of our container, or on some hosts that of the host
     waited = _pressure(cgroups / "cpu.pressure") or _pressure(proc / "pressure" / "cpu")
     return HostLoad(
         load=_load(proc),
@@ -65,22 +65,22 @@ def host_load(proc: Path = PROC, cgroups: Path = CGROUPS) -> HostLoad:
 
 @dataclass(slots=True)
 class OwnLoad:
-    """The part of the load of the machine that is this process.
+    """The part of the load that this process causes.
 
-    A worker that took it for that of others would slow down because of itself, find the machine at
-    rest, and begin again.
+    Otherwise a worker would slow down because of its own load, find the host idle, speed up, and
+    slow down again.
     """
 
     cpu_seconds: Callable[[], float] = time.process_time
-    """That the process has taken so far, on all cores."""
+    """CPU time that the process has used so far, on all cores."""
     cores: int = os.cpu_count() or 1
     average: float = 0.0
-    """Cores that it kept busy, as a load average of the last minute counts them."""
+    """How many cores it kept busy, averaged like the load of the last minute."""
     _taken: float | None = None
     _at: float = 0.0
 
-    def taken_off(self, host: HostLoad, now: float) -> HostLoad:
-        """`host` with the load of others alone. `now` by a clock that never goes back."""
+    def subtract_from(self, host: HostLoad, now: float) -> HostLoad:
+        """Return `host` without our own load. `now` is a time of a monotonic clock."""
         taken = self.cpu_seconds()
         if self._taken is not None and now > self._at:
             fades = math.exp((self._at - now) / MINUTE)
@@ -113,7 +113,7 @@ def _pressure(path: Path) -> dict[str, float]:
 
 
 def _memories(proc: Path, cgroups: Path) -> Iterator[Memory]:
-    """Of each cgroup with a limit that this process is in: a limit also holds for those within."""
+    """Yield the memory of each cgroup with a limit that contains this process, nested or not."""
     for line in (_text(proc / "self" / "cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "memory":
@@ -122,7 +122,7 @@ def _memories(proc: Path, cgroups: Path) -> Iterator[Memory]:
             root, names = cgroups, _VERSION_2
         else:
             continue
-        # of a path from outside of a container nothing is there but its root
+        # of a path from outside our container, only the root exists here
         folder = root / path.strip("/")
         for cgroup in (folder, *folder.parents):
             if cgroup.is_relative_to(root) and (memory := _memory(cgroup, *names)):
@@ -151,5 +151,5 @@ def _number(path: Path) -> int | None:
 def _text(path: Path) -> str | None:
     try:
         return path.read_text()
-    except OSError:  # also PSI that is there and switched off
+    except OSError:  # also if the kernel has PSI turned off
         return None

@@ -1,8 +1,8 @@
-"""What a worker makes of how busy the machine and its database are.
+"""Decides the throttle level from the load of the host and the database.
 
-Each figure has a limit of its own. Above it the worker thins out or holds, and goes on as before
-only well below it, so that it does not sway to and fro. A hold that does not help ends: what
-others do to the machine is no reason to do nothing for ever.
+Each figure has its own limit. Above it the worker slows down or pauses. It returns to full speed
+only well below the limit, so that it does not oscillate. A pause that does not help ends: load from
+other programs must not stop the worker for ever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from worker.engine.throttling import FULL, ThrottleDecision, ThrottleLevel, slowest
-from worker.host import give_back_memory
+from worker.host import release_memory
 from worker.queue import DatabaseLoad, Queue
 from worker.settings import Settings
 from worker.throttle.host import HostLoad, OwnLoad, host_load
@@ -21,15 +21,17 @@ from worker.throttle.host import HostLoad, OwnLoad, host_load
 HOST_KNOWN_FOR = 2.0  # seconds
 DATABASE_KNOWN_FOR = 10.0  # seconds
 
-WELL_BELOW = 0.8  # of a limit; from there on it is as if it had not been reached
-FULL_CGROUP = 0.9  # of its memory; at all of it processes are killed
-LONGEST_HOLD = 600.0  # seconds
-LONGEST_HOLD_FOR_MEMORY = 30.0  # seconds; what is under way has ended, and was given back
+WELL_BELOW = 0.8  # of a limit; below it a signal is no longer active
+FULL_CGROUP = 0.9  # of its memory; at 100% processes are killed
+LONGEST_PAUSE = 600.0  # seconds
+LONGEST_PAUSE_FOR_MEMORY = (
+    30.0  # seconds; by then requests in flight have ended, and memory was released
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSignal:
-    """A figure, and what is done while it is above its limit. None: not known, or no limit."""
+    """A figure, and the throttle level while it is above its limit. None: unknown, or no limit."""
 
     name: str
     throttle_level: ThrottleLevel
@@ -38,11 +40,11 @@ class LoadSignal:
     sentence: str = ""
     """With places for `figure` and `limit`."""
     lasting: float | None = None
-    """Where the figure is restless: it has to be well below by this one as well."""
+    """For a figure that fluctuates: this one must be well below the limit as well."""
     is_of_memory: bool = False
 
     def is_active(self, before: bool) -> bool:
-        """Whether it is a reason, and (`before`) still is."""
+        """Whether it is active; `before`: whether it was active."""
         if self.figure is None or self.limit is None:
             return False
         if before:
@@ -50,9 +52,9 @@ class LoadSignal:
         return self.figure > self.limit
 
     def decision(self, lasted: float) -> ThrottleDecision:
-        """What is done about it, after it has lasted for so many seconds."""
+        """Return the decision for it, after it was active for `lasted` seconds."""
         cause = self.sentence.format(figure=self.figure, limit=self.limit)
-        longest = LONGEST_HOLD_FOR_MEMORY if self.is_of_memory else LONGEST_HOLD
+        longest = LONGEST_PAUSE_FOR_MEMORY if self.is_of_memory else LONGEST_PAUSE
         if self.throttle_level == "paused" and lasted >= longest:
             return ThrottleDecision("slow", f"{cause}; to hold for {longest:.0f} s did not help")
         return ThrottleDecision(self.throttle_level, cause)
@@ -60,9 +62,9 @@ class LoadSignal:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What is known of the machine and the database.
+    """The latest load of the host and the database.
 
-    `model_is_local`: whether the machine works for us; who waits for an API is no burden to it.
+    `model_is_local`: whether a model runs on this host; waiting for an API does not load it.
     """
 
     host: HostLoad = field(default_factory=HostLoad)
@@ -73,9 +75,9 @@ class Readings:
 def decision(
     readings: Readings, limits: Settings, lasted: Mapping[str, float] = {}
 ) -> ThrottleDecision:
-    """The throttle level for these readings, and the figure that is its cause.
+    """Return the throttle level for these readings, and the figure that is its cause.
 
-    `lasted`: for how many seconds each strain was felt so far, by its name; see `felt`.
+    `lasted`: for how many seconds each signal has been active, by its name.
     """
     return slowest(
         [
@@ -88,7 +90,7 @@ def decision(
 def active_signals(
     readings: Readings, limits: Settings, before: Collection[str] = ()
 ) -> list[LoadSignal]:
-    """The strains that are a reason to step back, given the names of those that were before."""
+    """Return the signals that are active now, given the names of those that were before."""
     return [
         signal for signal in _signals(readings, limits) if signal.is_active(signal.name in before)
     ]
@@ -124,7 +126,7 @@ def _of_memory(host: HostLoad, limits: Settings) -> Iterator[LoadSignal]:
 def _of_cpu(host: HostLoad, limits: Settings) -> Iterator[LoadSignal]:
     sentence = "load {figure:.1f} a core, above {limit:g}"
     most = limits.worker_max_load
-    # the higher one first: of two that ask for the same, the first is the cause
+    # the higher limit first: of two signals with the same level, the first is the cause
     yield LoadSignal("high load", "paused", host.load, 2 * most, sentence)
     yield LoadSignal("load", "slow", host.load, most, sentence)
     sentence = "something waits for a CPU {figure:.0f} % of the time, above {limit} %"
@@ -166,7 +168,7 @@ def _of_database(load: DatabaseLoad, limits: Settings) -> Iterator[LoadSignal]:
 class LoadThrottle:
     """A Throttle that reads the load of the host and the database every few seconds.
 
-    `model_is_local` is asked as often as the database. Raises what `queue` raises.
+    `model_is_local` is called as often as the database. Raises what `queue` raises.
     """
 
     queue: Queue
@@ -184,21 +186,21 @@ class LoadThrottle:
     def __call__(self) -> ThrottleDecision:
         now = self.clock()
         if now >= self._host_known_until:
-            self._look_at_database(now)
+            self._read_database(now)
             host = self.look()
-            self._readings = replace(self._readings, host=self.own.taken_off(host, now))
+            self._readings = replace(self._readings, host=self.own.subtract_from(host, now))
             self._host_known_until = self.clock() + HOST_KNOWN_FOR
-            self._judge(now)
+            self._decide(now)
         return self._decision
 
-    def _look_at_database(self, now: float) -> None:
+    def _read_database(self, now: float) -> None:
         if now >= self._database_known_until:
             self._readings = replace(
                 self._readings, database=self.queue.load(), model_is_local=self.model_is_local()
             )
             self._database_known_until = self.clock() + DATABASE_KNOWN_FOR
 
-    def _judge(self, now: float) -> None:
+    def _decide(self, now: float) -> None:
         signals = active_signals(self._readings, self.limits, self._active_since.keys())
         self._active_since = {
             signal.name: self._active_since.get(signal.name, now) for signal in signals
@@ -206,7 +208,7 @@ class LoadThrottle:
         lasted = {name: now - since for name, since in self._active_since.items()}
         self._decision = decision(self._readings, self.limits, lasted)
         if any(
-            signal.is_of_memory and lasted[signal.name] < LONGEST_HOLD_FOR_MEMORY
+            signal.is_of_memory and lasted[signal.name] < LONGEST_PAUSE_FOR_MEMORY
             for signal in signals
         ):
-            give_back_memory()
+            release_memory()

@@ -1,1 +1,1 @@
-"""The commands, one module for a group of them. Each is imported when it is chosen."""
+"""The commands, one module for each group. A module is imported when one of its commands runs."""

@@ -1,4 +1,4 @@
-"""The commands that steer workers from anywhere: `pause`, `resume`, `sleep`, `wake`."""
+"""The commands that control workers: `pause`, `resume`, `sleep`, `wake`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _SENT: dict[DesiredState, str] = {"work": "Resume", "pause": "Pause", "sleep": "
 
 def pause(worker: Worker = None) -> None:
     """Pause workers: they finish their current jobs and claim no more until `worker resume`."""
-    _tell("pause", worker)
+    _send("pause", worker)
 
 
 def resume(worker: Worker = None) -> None:
     """Resume paused or sleeping workers."""
-    _tell("work", worker)
+    _send("work", worker)
 
 
 def sleep(worker: Worker = None) -> None:
     """Pause workers and unload their models until `worker wake`."""
-    _tell("sleep", worker)
+    _send("sleep", worker)
 
 
 def wake(worker: Worker = None) -> None:
     """Resume sleeping or paused workers, like `worker resume`."""
-    _tell("work", worker)
+    _send("work", worker)
 
 
-def _tell(desired_state: DesiredState, worker: str | None) -> None:
+def _send(desired_state: DesiredState, worker: str | None) -> None:
     with open_queue(load_settings()) as queue:
         count = queue.control(desired_state, worker)
     if worker:

@@ -109,7 +109,7 @@ def psql(arguments: PsqlArguments = None) -> int:
         )
     with database_url(load_settings()) as url:
         url, password = without_password(url)
-        # In the arguments of a process every user of the machine could read it.
+        # Every user of the machine can read the arguments of a process.
         secret = {"PGPASSWORD": password} if password is not None else {}
         before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for psql
         try:

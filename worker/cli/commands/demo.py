@@ -1,4 +1,4 @@
-"""`worker demo`: the whole path once, on a Postgres of its own."""
+"""`worker demo`: migrate, embed and search once, on an embedded Postgres."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def demo() -> int:
         for table, column, words in SEARCHES:
             out("", f'"{words}" in {table}, nearest first:')
             print_found(search(queue, settings, words, table=table, column=column, limit=3))
-    worker = _how_it_was_called()
+    worker = _invoked_as()
     say(
         "",
         "Try next:",
@@ -77,7 +77,7 @@ def check_packages(find: Callable[[str], object] = find_spec) -> None:
         )
 
 
-def _how_it_was_called() -> str:
+def _invoked_as() -> str:
     called = Path(sys.argv[0])
     on_path = shutil.which("worker")
     if on_path and called.exists() and called.samefile(on_path):

@@ -92,7 +92,7 @@ def backfill(
 
 
 def _backfill_visibly(queue: AdminQueue, target: Target, batch: int) -> int:
-    """Backfill a column, with a line on stderr every few seconds. Returns how many rows it took."""
+    """Backfill a column, with progress on stderr. Return how many rows it enqueued."""
     name = name_of(target)
     progress = ProgressLine()
     enqueued = enqueuing.backfill_column(
@@ -179,7 +179,7 @@ def reprocess(
 
 
 def _hint_on(pattern: str) -> list[str]:
-    """What was meant, most likely, by a pattern that must be the whole text as it is."""
+    """Suggest wildcards for a pattern without any, which must equal the whole text or id."""
     if set("*?") & set(pattern) or pattern.startswith("~"):
         return []
     quoted = shlex.quote(f"*{pattern}*")
@@ -187,7 +187,7 @@ def _hint_on(pattern: str) -> list[str]:
 
 
 def _agreed(found: jobs.Matches) -> bool:
-    """Show what matches, and ask. Raises SettingsError if there is nobody to ask."""
+    """Show the matches and ask for confirmation. Raises SettingsError without it."""
     if not found.matched:
         return False
     print_matches(found)

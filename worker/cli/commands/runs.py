@@ -23,7 +23,7 @@ from worker.cli.options import (
 )
 from worker.cli.render.advice import advice_on
 from worker.cli.render.forecast import print_forecast
-from worker.cli.render.progress import progress_of
+from worker.cli.render.progress import show_progress
 from worker.cli.render.summary import exit_code, print_summary
 from worker.cli.render.unserved import report_unserved
 from worker.cli.signals import stopped_by_signals
@@ -71,7 +71,7 @@ def process(
         advice = [] if as_json else advice_on(result, queue)
     print_summary(result, as_json)
     code_of_targets = report_unserved(result.targets, settings.embedding_model)
-    if not code_of_targets:  # or it has said what to do
+    if not code_of_targets:  # otherwise that report says what to do
         say(*advice)
     return exit_code(result) or code_of_targets
 
@@ -82,7 +82,7 @@ def process_visibly(processing: Processing) -> RunResult:
     interval = processing.settings.embedding_progress_interval
     with (
         stopped_by_signals() as stop,
-        progress_of(total, interval, processing.estimate_eta) as progress,
+        show_progress(total, interval, processing.estimate_eta) as progress,
     ):
         return processing.run(stop, progress)
 

@@ -26,7 +26,7 @@ def search(
     """Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated."""
     if not words.strip():
         raise SettingsError("there is nothing to look for", 'Give some words: worker search "…".')
-    words = words.encode("utf-8", "replace").decode()  # what the terminal sent may be no text
+    words = words.encode("utf-8", "replace").decode()  # the terminal may have sent invalid UTF-8
     settings = load_settings(asks_model=True)
     with open_queue(settings) as queue:
         matches = searching.search(queue, settings, words, table=table, column=column, limit=limit)
@@ -39,7 +39,7 @@ def search(
 
 
 def print_found(matches: Sequence[Match]) -> None:
-    """A line a row: the distance, the key, and as much of the text as fits."""
+    """Print a line for each row: the distance, the key, and as much of the text as fits."""
     columns = shutil.get_terminal_size((120, 24)).columns
     for match in matches:
         head = f"{match.distance:.4f}  {match.record_id}  "

@@ -1,4 +1,4 @@
-"""The commands that show how it goes: `status`, `monitor`, `stats`."""
+"""The commands that show the state of the queue: `status`, `monitor`, `stats`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from worker.cli.conditions import condition_of
+from worker.cli.conditions import parse_condition
 from worker.cli.console import out, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.keyboard import keys
 from worker.cli.options import AsJson, FailIf, Interval, Since
-from worker.cli.render.monitor import print_document, print_line, screen_of
-from worker.cli.render.screen import fitted, sections_of
+from worker.cli.render.monitor import print_document, print_line, render_screen
+from worker.cli.render.screen import fitted, render_sections
 from worker.cli.render.stats import print_stats
 from worker.cli.render.text import NOTHING_WATCHED
 from worker.cli.signals import ended_by_signals
@@ -30,7 +30,7 @@ WIDE = 300  # cells, where no terminal sets a limit
 
 def status(fail_if: FailIf = None, as_json: AsJson = False) -> int:
     """Show the progress of every column, the workers, and what failed."""
-    conditions = [condition_of(text) for text in fail_if or ()]
+    conditions = [parse_condition(text) for text in fail_if or ()]
     with open_queue(load_settings()) as queue:
         snapshot = take_snapshot(queue)
     if as_json:
@@ -48,14 +48,14 @@ def _print(snapshot: StatusSnapshot) -> None:
     if not snapshot.columns:
         say(NOTHING_WATCHED)
     if not sys.stdout.isatty():
-        for line in fitted(sections_of(snapshot, WIDE), None):
+        for line in fitted(render_sections(snapshot, WIDE), None):
             out(line)
         return
-    from worker.cli.render.styled import Console, show, tinted  # which a pipe has no use for
+    from worker.cli.render.styled import Console, show, tinted  # not needed for a pipe
 
     size = shutil.get_terminal_size()
     console = Console(highlight=False)
-    for line in fitted(sections_of(snapshot, size.columns), size.lines - 1):
+    for line in fitted(render_sections(snapshot, size.columns), size.lines - 1):
         show(console, tinted(line))
 
 
@@ -78,7 +78,7 @@ def _watch(queue: AdminQueue, interval: float) -> bool:
     with keys() as pressed, live_screen(console) as redraw:
 
         def show(history: History) -> None:
-            redraw(screen_of(history, console.width, console.height))
+            redraw(render_screen(history, console.width, console.height))
 
         _repeat(queue, interval, show, lambda seconds: pressed("q", seconds))
     return True

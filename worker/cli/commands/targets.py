@@ -1,4 +1,4 @@
-"""The commands that say what is kept embedded: `watch`, `unwatch`, `targets`."""
+"""The commands that manage watched columns: `watch`, `unwatch`, `targets`."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def targets(as_json: AsJson = False) -> None:
                 target.embedding_column,
                 one_line(target.source, 40),
                 target.filter and one_line(target.filter, 30),
-                _model_of(target),
+                _format_model(target),
                 target.dimensions,
             )
             for target in found
@@ -127,8 +127,8 @@ def targets(as_json: AsJson = False) -> None:
     )
 
 
-def _model_of(target: Target) -> str:
-    """The model of a column, and whether it is that of EMBEDDING_MODEL."""
+def _format_model(target: Target) -> str:
+    """The model of a column, marked as default if nobody named it."""
     if target.model is None:
         return "(default)"
     return f"{target.model} (default)" if target.model_is_default else target.model

@@ -1,1 +1,1 @@
-"""What the commands show: texts, tables, screens, progress and summaries."""
+"""The output of the commands: texts, tables, screens, progress and summaries."""

@@ -1,4 +1,4 @@
-"""What to do next, where a run or a look at the queue finds nothing going on."""
+"""Hints on what to do next after a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from worker.queue import AdminQueue, Scope
 
 
 def advice_on(result: RunResult, queue: AdminQueue) -> list[str]:
-    """What to say after a run beside its numbers. Nothing if the database does not answer."""
+    """Return the hints to print after a run; none if the database does not answer."""
     stats, scope = result.stats, result.scope
     try:
         if result.errors or result.ended or result.was_interrupted:
-            return []  # then that is what is said
+            return []  # the summary already says why
         if stats.released or stats.failed:
             return list(_on_unsteady_sources(queue, scope))
         if not stats.taken:
@@ -28,7 +28,7 @@ def advice_on(result: RunResult, queue: AdminQueue) -> list[str]:
 
 
 def _on_nothing_due(queue: AdminQueue, scope: Scope) -> Iterator[str]:
-    """Why a run had nothing to do, and what would give it something."""
+    """Explain why a run had nothing to do."""
     columns = [
         column
         for column in queue.status()
@@ -46,7 +46,7 @@ def _on_nothing_due(queue: AdminQueue, scope: Scope) -> Iterator[str]:
 
 
 def _on_unsteady_sources(queue: AdminQueue, scope: Scope) -> Iterator[str]:
-    """The columns whose texts differed at a second reading, though nobody wrote to their rows."""
+    """Warn about columns whose texts changed between two reads, without a write to their rows."""
     jobs = find_unsteady_jobs(queue, scope.table, scope.column)
     for column in sorted({name_of(job) for job in jobs}):
         yield f"warning: texts of {column} changed while they were embedded, without a write"

@@ -1,4 +1,4 @@
-"""What it will take to embed what is missing, as a table."""
+"""Prints an estimate as a table."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict
 from worker.cli.console import out, out_json, say
 from worker.cli.render.tables import out_table
 from worker.cli.render.text import NOTHING_WATCHED, dollars
-from worker.operations.estimate import Estimation, Forecast, total_of
+from worker.operations.estimate import Estimation, Forecast, add_up
 
 NOTHING_DUE = "nothing is due; `worker backfill --dry-run` tells what lacks its vector"
 NOTHING_LACKS = "no row lacks its vector, unless it is in the queue already"
 
 
 def print_forecast(found: Estimation, *, missing: bool, as_json: bool) -> None:
-    """Print a line for each column, and hints; `missing`: it is about what a backfill enqueues."""
+    """Print a line for each column, and hints; `missing`: for the rows that a backfill enqueues."""
     if as_json:
         out_json([asdict(forecast) for forecast in found.forecasts])
     elif not found.targets:
@@ -27,7 +27,7 @@ def print_forecast(found: Estimation, *, missing: bool, as_json: bool) -> None:
 
 
 def _print(forecasts: list[Forecast]) -> None:
-    lines = [*forecasts, total_of(forecasts)] if len(forecasts) > 1 else forecasts
+    lines = [*forecasts, add_up(forecasts)] if len(forecasts) > 1 else forecasts
     out_table(
         ["column", "model", "rows", "texts", "tokens", "requests", "cost", "time"],
         [
@@ -44,12 +44,12 @@ def _print(forecasts: list[Forecast]) -> None:
             for line in lines
         ],
     )
-    cost = total_of(forecasts).cost
+    cost = add_up(forecasts).cost
     out(f"Cost: {'about ' if cost else ''}{dollars(cost)}")
 
 
 def _hint(forecasts: list[Forecast], missing: bool) -> None:
-    """What the numbers do not say by themselves."""
+    """Print hints on zero and missing numbers."""
     if any(forecast.rows is None for forecast in forecasts):
         say("hint: where there is no number of rows, the table cannot be read now")
     elif not any(forecast.rows for forecast in forecasts):

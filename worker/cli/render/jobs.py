@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from worker.cli.console import out, say
 from worker.cli.render.text import counted, name_of, one_line
-from worker.durations import span
+from worker.durations import format_duration
 from worker.operations.jobs import Matches
 from worker.queue import ListedJob
 
@@ -43,17 +43,17 @@ def _head(column: str, record: str, width: int) -> str:
 
 
 def _since(job: ListedJob) -> str:
-    """What its times say of it."""
+    """Describe when the job failed, when its lease ends, or when it is due."""
     now = datetime.now(UTC)
     if job.status == "failed":
-        return f"{span((now - job.updated_at).total_seconds())} ago"
+        return f"{format_duration((now - job.updated_at).total_seconds())} ago"
     if job.lease_expires_at is not None:
         left = (job.lease_expires_at - now).total_seconds()
-        ending = f"ends in {span(left)}" if left > 0 else "has run out"
+        ending = f"ends in {format_duration(left)}" if left > 0 else "has run out"
         return f"lease {ending}, {job.worker}"
     if job.available_at <= now:
-        return f"due for {span((now - job.available_at).total_seconds())}"
-    return f"due in {span((job.available_at - now).total_seconds())}"
+        return f"due for {format_duration((now - job.available_at).total_seconds())}"
+    return f"due in {format_duration((job.available_at - now).total_seconds())}"
 
 
 def _beginning(preview: str | None, width: int) -> str:

@@ -1,4 +1,4 @@
-"""What one snapshot after another shows: as a screen, as lines, or as JSON."""
+"""Shows snapshots one after another: as a screen, as lines, or as JSON."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from worker.cli.console import out, out_json, say
-from worker.cli.render.screen import fitted, sections_of
+from worker.cli.render.screen import fitted, render_sections
 from worker.cli.render.tables import aligned
 from worker.cli.render.text import NOTHING_WATCHED, cut, one_line
-from worker.durations import span
+from worker.durations import format_duration
 from worker.operations.history import History
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -25,13 +25,13 @@ def sparkline(values: list[float | None]) -> str:
     )
 
 
-def screen_of(history: History, width: int, height: int) -> list[str]:
-    """The lines of the live screen: what goes on, how it was, and a line on this screen itself."""
+def render_screen(history: History, width: int, height: int) -> list[str]:
+    """Return the lines of the live screen: curves, the status, and a footer."""
     lines: list[str] = []
     if history.snapshot:
         curves = _curves(history, width)
         room = height - len(curves) - 3
-        sections = sections_of(history.snapshot, width)
+        sections = render_sections(history.snapshot, width)
         lines = [*curves, "", *(fitted(sections, room) or [cut(NOTHING_WATCHED, width)])]
     return [*lines[: height - 2], "", cut(_foot(history), width)]
 
@@ -45,17 +45,21 @@ def _curves(history: History, width: int) -> list[str]:
             *_extremes(history.rates, "{:.0f}".format),
             sparkline(list(history.rates)[-room:]),
         ),
-        ("oldest due", *_extremes(history.waits, span), sparkline(list(history.waits)[-room:])),
+        (
+            "oldest due",
+            *_extremes(history.waits, format_duration),
+            sparkline(list(history.waits)[-room:]),
+        ),
     ]
     return aligned(heads, rows, width)
 
 
 def _extremes(
-    values: deque[float | None], told: Callable[[float], str]
+    values: deque[float | None], as_text: Callable[[float], str]
 ) -> tuple[str | None, str | None]:
     known = [value for value in values if value is not None]
     now = values[-1] if values else None
-    return None if now is None else told(now), told(max(known)) if known else None
+    return None if now is None else as_text(now), as_text(max(known)) if known else None
 
 
 def _foot(history: History) -> str:
@@ -79,7 +83,7 @@ def print_line(history: History) -> None:
     rate = history.rates[-1]
     out(
         f"{_clock(history.snapshot.at)} pending {figures['pending']}, due {figures['due']},"
-        f" oldest for {span(history.snapshot.waiting_for)}, failed {figures['failed']},"
+        f" oldest for {format_duration(history.snapshot.waiting_for)}, failed {figures['failed']},"
         f" rows/s {'unknown' if rate is None else format(rate, '.0f')},"
         f" workers {figures['workers']}, silent {figures['silent_workers']}"
         + (", paused" if history.snapshot.pauses else "")

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rich.text import Text
 from worker.cli.console import say
 from worker.cli.render.styled import show
 from worker.cli.render.text import block_bar
-from worker.durations import span
+from worker.durations import format_duration
 from worker.engine.events import EVENTS, sentence
 from worker.engine.progress import Progress, RunStats
 
-TOLD_IN_THE_END = ("provider_stopped", "model_unusable", "throttle_changed", "target_reached")
-LINE_AFTER = 60.0  # seconds, where a step takes longer than that
+SHOWN_AFTER_THE_RUN = ("provider_stopped", "model_unusable", "throttle_changed", "target_reached")
+LINE_AFTER = 60.0  # seconds, if a step takes longer than that
 BAR = 30  # cells
-QUIET_FOR = 10.0  # seconds; of a run that is over by then the summary tells, and its rate is wild
+QUIET_FOR = 10.0  # seconds; a shorter run needs only its summary
 
 
 Eta = Callable[[], float | None]
-"""Seconds until all is done at the rate of all workers together; None where that is not known."""
+"""Seconds until all is done at the rate of all workers together; None if unknown."""
 
 
 @contextmanager
-def progress_of(total: int, interval: int, eta: Eta = lambda: None) -> Iterator[Progress]:
-    """A bar on a terminal, and elsewhere a plain line every `interval` percent of `total` jobs."""
+def show_progress(total: int, interval: int, eta: Eta = lambda: None) -> Iterator[Progress]:
+    """Show a bar on a terminal, else a plain line every `interval` percent of `total` jobs."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainProgress(total, interval, eta)
@@ -67,7 +67,7 @@ class RichProgress:
         pass
 
     def event(self, name: str, **fields: object) -> None:
-        if is_told(name):
+        if is_shown(name):
             show(self._bar.console, Text(" ".join(sentence(name, fields).split())))
 
 
@@ -91,22 +91,22 @@ class PlainProgress:
             return
         self._step, self._last = step, now
         of_all = self._eta()
-        left = remaining(stats, total) if of_all is None else span(of_all)
+        left = remaining(stats, total) if of_all is None else format_duration(of_all)
         say(
             f"{percent}%: {stats.processed} of {total}, {stats.rows_per_second:.0f} rows/s,"
-            f" {span(stats.elapsed)} elapsed, {left} remaining"
+            f" {format_duration(stats.elapsed)} elapsed, {left} remaining"
         )
 
     def pulse(self) -> None:
         pass
 
     def event(self, name: str, **fields: object) -> None:
-        if is_told(name):
+        if is_shown(name):
             say(" ".join(sentence(name, fields).split()))
 
 
 def _percent(stats: RunStats, total: int) -> int:
-    """Rounded down: 100 when all is done, and only then."""
+    """The percentage, rounded down: 100 only when all is done."""
     return 100 * stats.processed // max(total, 1)
 
 
@@ -119,15 +119,15 @@ def _fields(stats: RunStats, total: int) -> dict[str, Any]:
     }
 
 
-def is_told(event: str) -> bool:
-    """Whether it is of interest while a run goes on."""
-    return EVENTS[event][0] != "debug" and event not in TOLD_IN_THE_END
+def is_shown(event: str) -> bool:
+    """Whether an event is shown during a run."""
+    return EVENTS[event][0] != "debug" and event not in SHOWN_AFTER_THE_RUN
 
 
 def remaining(stats: RunStats, total: int) -> str:
-    """The time that the rest takes at the rate so far; `unknown` where that says nothing yet."""
+    """The time that the rest takes at the rate so far; `unknown` before the first job."""
     if stats.processed >= total:
-        return span(0)
+        return format_duration(0)
     if not stats.processed:
         return "unknown"
-    return span((total - stats.processed) * stats.elapsed / stats.processed)
+    return format_duration((total - stats.processed) * stats.elapsed / stats.processed)

@@ -1,4 +1,4 @@
-"""A snapshot of the queue as lines of text, as many and as long as there is room for."""
+"""Renders a snapshot of the queue as lines of text that fit a terminal."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from datetime import datetime
 
 from worker.cli.render.tables import aligned
 from worker.cli.render.text import block_bar, counted, cut, name_of, one_line, rounded_down
-from worker.durations import SECONDS, span
+from worker.durations import SECONDS, format_duration
 from worker.operations.status import StatusSnapshot, count_missing
 from worker.queue import Failure, StandingCommand, StoppedProvider, TargetStatus, WorkerStatus
 
 BAR = 6  # cells
 LONGEST_REASON = 100
 WHOLE = 70  # cells, for all figures of a column
-MOST_IMPORTANT = (0, 1, 4, 6)  # of them, where there are fewer: column, pending, failed, coverage
+MOST_IMPORTANT = (0, 1, 4, 6)  # on a narrow terminal: column, pending, failed, coverage
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Lines that belong together. Of `items`, of a line or more each, some may be left out."""
+    """Lines that belong together. Some `items`, each of one or more lines, may be left out."""
 
     head: list[str]
     items: list[list[str]]
     foot: list[str] = field(default_factory=list)
 
     def lines(self, most: int) -> list[str]:
-        """Those of at most `most` items; if there are more, the last says how many."""
+        """Return the lines of at most `most` items, and how many more there are."""
         shown, left = self.items, 0
         if len(self.items) > most:
             shown, left = self.items[: most - 1], len(self.items) - most + 1
@@ -35,15 +35,15 @@ class Section:
         return [*self.head, *(line for item in shown for line in item), *more, *self.foot]
 
 
-def sections_of(snapshot: StatusSnapshot, width: int) -> list[Section]:
-    """What there is to say of it, in lines of at most `width` cells, the most important last."""
+def render_sections(snapshot: StatusSnapshot, width: int) -> list[Section]:
+    """Render a snapshot in lines of at most `width` cells, the most important section last."""
     sections = [Section([], [[cut(_speed(snapshot), width)]])] if snapshot.columns else []
     if snapshot.columns:
         sections.insert(0, _columns(snapshot, width))
     if snapshot.workers:
         sections.append(_workers(snapshot, width))
-    if aside := [column for column in snapshot.columns if column.problem]:
-        sections.append(_set_aside(aside, width))
+    if suspended := [column for column in snapshot.columns if column.problem]:
+        sections.append(_suspended(suspended, width))
     if snapshot.failures:
         sections.append(_failures(snapshot.failures, width))
     if snapshot.providers:
@@ -54,7 +54,7 @@ def sections_of(snapshot: StatusSnapshot, width: int) -> list[Section]:
 
 
 def fitted(sections: Sequence[Section], height: int | None) -> list[str]:
-    """The lines of all sections with a blank one between; in turns as many of each as fit."""
+    """Return the lines of all sections, separated by blank lines, with as many items as fit."""
     whole = [len(section.items) for section in sections]
     if height is None:
         return _joined(sections, whole)
@@ -70,7 +70,7 @@ def fitted(sections: Sequence[Section], height: int | None) -> list[str]:
 
 
 def missing_rows(columns: Iterable[TargetStatus]) -> Iterator[str]:
-    """A line for each column with rows that nobody has enqueued."""
+    """Yield a line for each column with rows that are not in the queue."""
     for column in columns:
         if missing := count_missing(column):
             rows = counted(missing, "row") if column.rows_exact else f"about {missing} rows"
@@ -92,7 +92,7 @@ def _joined(sections: Sequence[Section], most: Sequence[int]) -> list[str]:
 
 
 def _columns(snapshot: StatusSnapshot, width: int) -> Section:
-    """Those with something left to do come first: they are not the ones to be cut."""
+    """Columns with work left come first, so that they are not cut off."""
     columns = sorted(snapshot.columns, key=_is_at_rest)
     heads = ["column", "pending", "active", "done", "failed", "skipped", "coverage", "due"]
     rows = [
@@ -138,11 +138,11 @@ def _speed(snapshot: StatusSnapshot) -> str:
 
 
 def _span(seconds: float | None) -> str:
-    return "unknown" if seconds is None else span(seconds)
+    return "unknown" if seconds is None else format_duration(seconds)
 
 
 def _workers(snapshot: StatusSnapshot, width: int) -> Section:
-    """Those that are silent come last. The host is told where the names do not begin with it."""
+    """Silent workers come last. The host is shown if a name does not begin with it."""
     heads = ["worker", "state", "memory", "seen", "cause"]
     workers = sorted(snapshot.workers, key=snapshot.is_silent)
     rows = [
@@ -167,7 +167,7 @@ def _cause(worker: WorkerStatus) -> str:
     return ": ".join(filter(None, (throttle_level, worker.cause and one_line(worker.cause, 100))))
 
 
-def _set_aside(columns: list[TargetStatus], width: int) -> Section:
+def _suspended(columns: list[TargetStatus], width: int) -> Section:
     return Section(
         [],
         [

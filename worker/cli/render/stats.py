@@ -1,4 +1,4 @@
-"""What was done in the last hours, in lines and tables."""
+"""Prints statistics of recent work, in lines and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours and screens, for those who see them. They say nothing that the words do not."""
+"""Colours and live screens. They add no information to the text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Console", "live_screen", "show", "tinted"]
 TINTS = {
     r"[▏▎▍▌▋▊▉█]+": "green",
     r"^\s*(column|worker|failed)  ?.*(due|cause|reason)$": "bold",
-    r"\bsilent\b|^(stopped|set aside|paused|asleep): ": "yellow",
+    r"\bsilent\b|^(stopped|suspended|paused|asleep): ": "yellow",
     r"^… and \d+ more$": "dim",
 }
 
 
 def tinted(line: str) -> Text:
-    """A line of a status screen in colours."""
+    """Colour a line of a status screen."""
     text = Text(line, no_wrap=True, overflow="crop")
     for pattern, style in TINTS.items():
         text.highlight_regex(re.compile(pattern), style)
@@ -31,13 +31,13 @@ def tinted(line: str) -> Text:
 
 
 def show(console: Console, text: Text) -> None:
-    """A coloured line on a terminal."""
+    """Print a coloured line on a terminal."""
     console.print(_cleaned(text), crop=False, soft_wrap=True)
 
 
 @contextmanager
 def live_screen(console: Console) -> Iterator[Callable[[Iterable[str]], None]]:
-    """Yield a function that puts lines on the whole screen, in place of those before."""
+    """Yield a function that replaces the lines of the whole screen."""
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def redraw(lines: Iterable[str]) -> None:

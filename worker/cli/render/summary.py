@@ -1,4 +1,4 @@
-"""What is said of a run when it has ended, and its exit code."""
+"""Prints the summary of a run, and determines its exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RESUME = "Run `worker resume` to let workers continue."
 
 
 def print_summary(result: RunResult, as_json: bool) -> None:
-    """The result of a run; docs/cli.md is the contract of the JSON."""
+    """Print the result of a run; docs/cli.md is the contract of the JSON."""
     stats = result.stats
     if as_json:
         out_json(
@@ -64,7 +64,7 @@ def print_summary(result: RunResult, as_json: bool) -> None:
 
 
 def exit_code(result: RunResult) -> int:
-    """Report what went wrong with a run. Returns its exit code."""
+    """Report the errors of a run. Return its exit code."""
     for error in {error.cause: error for error in result.errors}.values():
         report(error)
     if result.errors:

@@ -15,7 +15,7 @@ LEAST_OF_A_COLUMN = 8  # cells
 
 
 def out_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Aligned columns: numbers to the right, None as a dash."""
+    """Print aligned columns: numbers to the right, None as a dash."""
     for line in aligned(heads, rows):
         out(line)
 
@@ -26,7 +26,7 @@ def aligned(
     width: int | None = None,
     yielding: int = -1,
 ) -> list[str]:
-    """The lines of a table, of at most `width` cells: the `yielding` column is cut for that."""
+    """Return the lines of a table. If they exceed `width` cells, the `yielding` column is cut."""
     cells = [[_as_cell(value) for value in row] for row in rows]
     numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(heads))]
     widths = [max(cell_len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]

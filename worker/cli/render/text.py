@@ -44,11 +44,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def rounded_down(percent: float) -> float:
-    """A percentage to one decimal: 100 only if it is 100, whatever is lost in binary fractions."""
+    """Round a percentage down to one decimal: 100 only if it is 100."""
     return math.floor(percent * 10 + 1e-9) / 10 if percent < 100 else 100.0
 
 
 def block_bar(percent: float, width: int) -> str:
-    """A bar of block characters: full at 100, and only then."""
+    """A bar of block characters: full only at 100."""
     full, rest = divmod(int(percent / 100 * width * 8), 8)
     return ("█" * full + EIGHTHS[rest].strip()).ljust(width, "░")

@@ -1,4 +1,4 @@
-"""The columns that a worker leaves alone."""
+"""Reports the columns that a worker skips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.queue import Target, other_model
 
 
 def report_unserved(targets: Iterable[Target], default_model: str) -> int:
-    """Report the columns that this worker does not work on. Returns the exit code for that."""
+    """Report the columns that this worker skips. Return the exit code for them."""
     problems = [problem for target in targets if (problem := _unserved(target, default_model))]
     for problem in problems:
         report(problem)

@@ -1,4 +1,4 @@
-"""The ways to the SQL API. Each calls functions and reads views; none knows which there are."""
+"""Transports to the SQL API. They call functions and read views, without knowing which exist."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Columns = Mapping[str, Any]
 
 
 class Transport(Protocol):
-    """A way to the SQL API. Every call is a short transaction of its own.
+    """A transport to the SQL API. Every call is a short transaction of its own.
 
     Raises Unreachable if the database is out of reach, StatementTimeout if a call took too long,
     Busy if a table is locked as a whole, SchemaError if the SQL API is missing, SettingsError if
-    the SQL API refuses what it was asked, and DatabaseError for any other error of the database.
+    the SQL API refuses a request, and DatabaseError for any other error of the database.
     """
 
     def call(self, function: LiteralString, arguments: Mapping[str, Any]) -> Any:
@@ -48,11 +48,11 @@ class Transport(Protocol):
 
 
 def columns_of(row_class: type[Any]) -> Columns:
-    """The columns that make an instance of a dataclass: its fields, with their types."""
+    """Return the columns for a dataclass: its fields, with their types."""
     if row_class not in _columns:
         types = get_type_hints(row_class)
         _columns[row_class] = {field.name: types[field.name] for field in fields(row_class)}
     return _columns[row_class]
 
 
-_columns: dict[type[Any], Columns] = {}  # to read the types takes as long as a short call
+_columns: dict[type[Any], Columns] = {}  # reading the types takes as long as a short call

@@ -3,9 +3,9 @@
 HTTPS, a URL and a key are all it needs; no connection to the database is ever open. A call ends
 after the statement timeout of the API's role, which is 8 s unless somebody changed it.
 
-Vectors travel as the shortest decimals that give the same 32-bit numbers. Base64 is less than half
-as long, but SQL has nothing that makes numbers of bytes: taken apart by hand, a vector of 1536
-costs the database 9 ms, as decimals half of one.
+Vectors are sent as the shortest decimals that give the same 32-bit numbers. Base64 is less than
+half as long, but SQL has no function that turns bytes into numbers: decoding a vector of 1536
+dimensions by hand takes the database 9 ms, decimals take half a millisecond.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DataApiTransport:
 
     @property
     def answered_at(self) -> datetime:
-        """When the last answer was sent: to the second by the server's clock, if it told."""
+        """When the last answer was sent, by the server's clock and to the second if it says so."""
         return self._rest.answered_at
 
     def call(self, function: LiteralString, arguments: Mapping[str, Any]) -> Any:
@@ -78,7 +78,7 @@ def _interval(time: timedelta) -> str:
 
 
 def _bytea_array(values: Sequence[bytes]) -> str:
-    """As SQL writes it, within a JSON string: every server hands that to Postgres as it is."""
+    """Return the SQL literal in a JSON string, which every server passes on to Postgres."""
     return "{" + ",".join(f'"\\\\x{value.hex()}"' for value in values) + "}"
 
 
@@ -88,7 +88,7 @@ def _decimals(vector: Vector) -> str:
     ).decode()
 
 
-# By the type of an argument in SQL: what JSON has no form for.
+# By the type of an argument in SQL, for values that JSON cannot express.
 _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "interval": _interval,
     "uuid": str,
@@ -111,7 +111,7 @@ def _decoded(answer: Sequence[Row], columns: Columns) -> list[Row]:
 
 
 def _decoder(type_: Any) -> Callable[[Any], Any] | None:
-    """What makes a value of this type, or of one that may be None, of what JSON has for it."""
+    """Return the function that makes a value of this type (or None) from its JSON."""
     types = get_args(type_) if isinstance(type_, UnionType) else [type_]
     return next((decode for wanted, decode in _DECODERS if wanted in types), None)
 
@@ -124,7 +124,7 @@ def _time(value: str) -> datetime:
 
 
 def _bytes(value: str | Mapping[str, Any]) -> bytes:
-    r"""What came of a bytea: `\x…` of PostgREST, an object of bytes of Supabase Lite."""
+    r"""Decode a bytea: PostgREST sends `\x…`, Supabase Lite an object of bytes."""
     return bytes.fromhex(value[2:]) if isinstance(value, str) else bytes(value["data"])
 
 
@@ -132,7 +132,7 @@ def _vector(value: str) -> Vector:
     return np.array(json.loads(value), dtype=np.float32)
 
 
-# By the type that a value is to have: servers differ in whether a numeric is a number or a text.
+# By the type of the value: servers differ in whether they send a numeric as a number or as text.
 _DECODERS: Sequence[tuple[Any, Callable[[Any], Any]]] = (
     (datetime, _time),
     (float, float),

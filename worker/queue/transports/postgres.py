@@ -64,7 +64,7 @@ class PostgresTransport:
             return cursor.execute(query, binary=True).fetchall()
 
     def value(self, query: LiteralString, parameters: Sequence[Any] = ()) -> Any:
-        """The value that a statement returns which is no call of the SQL API."""
+        """Return the value of a statement that is not a call of the SQL API."""
         with translated(), self._database.current.cursor(row_factory=scalar_row) as cursor:
             return cursor.execute(query, parameters, binary=True).fetchone()
 
@@ -79,7 +79,7 @@ class PostgresTransport:
     def wait(self, seconds: float) -> bool:
         connection = self._database.current
         with translated():
-            # psycopg would look ten times a second whether it is to stop
+            # psycopg would wake up ten times a second
             return _has_heard(connection) or (
                 bool(select([connection.fileno()], [], [], seconds)[0]) and _has_heard(connection)
             )
@@ -98,7 +98,7 @@ class PostgresTransport:
 
     @contextmanager
     def _limited(self, function: str) -> Iterator[Connection]:
-        """The connection, with the timeout of a function where it has one of its own."""
+        """Yield the connection, with the statement timeout of a function that has its own."""
         connection = self._database.current
         timeout = STATEMENT_TIMEOUTS.get(function)
         with translated():
@@ -113,16 +113,16 @@ class PostgresTransport:
                 yield connection
 
     def _can_listen(self, connection: Connection) -> bool:
-        """Whether a LISTEN lasts: not where a pooler gives each transaction another backend.
+        """Make the connection listen, if a LISTEN lasts: a pooler may change the backend each time.
 
-        Without a pooler, the backend is the one that answered when the connection was made. Behind
-        one, a second connection tries: first whether it takes our backend away, so that none that
-        serves others is made to listen; then with a notification.
+        Without a pooler, the backend is still the one that accepted the connection. Behind one, a
+        second connection tests it: first whether it can take over our backend, so that we never
+        make a backend of other clients listen; then with a notification.
         """
         backend = "select pg_catalog.pg_backend_pid()"
         ours = connection.execute(backend).fetchone()
         if ours == (connection.info.backend_pid,):
-            connection.execute("set idle_session_timeout = 0")  # it waits for hours, on purpose
+            connection.execute("set idle_session_timeout = 0")  # it may wait for hours
             connection.execute("listen embedding_queue")
             return True
         with self._database.another() as other:
@@ -135,9 +135,9 @@ class PostgresTransport:
             return bool(list(connection.notifies(timeout=PROBED_FOR, stop_after=1)))
 
     def _prepare_vectors(self, types: Iterable[Any]) -> None:
-        """Teach the connection, once, to send and read vectors in binary, if there are any.
+        """Register vectors in binary on the connection, once, if these types have any.
 
-        Asked for by number: its schema may be one that a worker has no right on.
+        The type is known by its oid, since a worker may have no rights on its schema.
         """
         connection = self._database.current
         if connection is self._knows_vectors or not any(map(_is_vector, types)):
@@ -176,7 +176,7 @@ def _encoded(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _select(source: LiteralString, columns: Sequence[str], order: Sequence[str] = ()) -> bytes:
-    """A SELECT of these columns, as bytes: to compose it takes longer than some calls."""
+    """Return a SELECT of these columns, as bytes: composing it takes longer than some calls."""
     query = sql.SQL("select {} from ").format(_listed(columns)) + sql.SQL(source)
     if order:
         query += sql.SQL(" order by {}").format(_listed(order))

@@ -1,7 +1,7 @@
-"""One call of the Data API, and what its failures mean.
+"""Calls of the Data API, and the translation of its errors.
 
-supabase-py carries it. What comes back as an error is told by its code: that of PostgREST (PGRST…),
-that of Postgres (five characters), or the status of the answer where a gateway gave it.
+It uses supabase-py. The code of an error shows its origin: PostgREST (PGRST…), Postgres (five
+characters), or a gateway (the status of the answer).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from worker.database.translation import (
     ONE_OF_A_NAME,
     DatabaseMessage,
     Wording,
-    error_of,
     one_line,
+    translate_error,
 )
 from worker.errors import DatabaseError, SchemaError, SettingsError, Unreachable, WorkerError
 from worker.proxies import direct_mounts, usable_proxies
@@ -30,8 +30,8 @@ from worker.queue.functions import arguments_of
 ANSWER_TIMEOUT = 60.0  # seconds; the statement timeout of the API's role ends a call long before
 CONNECT_TIMEOUT = 10.0  # seconds
 
-# Failures that pass, beside those of Postgres. PostgREST: it has no connection to the database,
-# gets none in time, or has not read the schema yet. A gateway: time, rate, whatever fails behind.
+# Temporary failures, besides those of Postgres. PostgREST: it has no connection to the database,
+# gets none in time, or has not read the schema yet. A gateway: timeout, rate, errors behind it.
 PASSING_CODE = re.compile("PGRST00[0-3]")
 PASSING_STATUS = re.compile(r"408|429|5..")
 SQLSTATE = re.compile(r"[0-9A-Z]{5}")
@@ -63,16 +63,16 @@ WORDING = Wording(
 
 
 class Rest:
-    """Calls functions and reads views of the project at `url`. The key is in no message or repr.
+    """Calls functions and reads views of the project at `url`. No message or repr contains the key.
 
     Raises what a Transport raises, and SettingsError if the project refuses the key.
     """
 
     def __init__(self, url: str, key: str, application_name: str) -> None:
         """Nothing is sent yet."""
-        self._status = 0  # of the last answer: the exceptions of supabase-py do not tell it
+        self._status = 0  # of the last answer: the exceptions of supabase-py do not have it
         self.answered_at = datetime.now(UTC)
-        """When the last answer was sent: to the second by the server's clock, if it told."""
+        """When the last answer was sent, by the server's clock and to the second if it says so."""
         with usable_proxies():
             self._http = httpx.Client(
                 http2=True,
@@ -95,11 +95,11 @@ class Rest:
         self._http.close()
 
     def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
-        """What a function returns, as JSON."""
+        """Return the result of a function, as JSON."""
         return self._answer(self._client.rpc(function, arguments_of(function, arguments)))
 
     def read(self, relation: str, columns: Sequence[str], order: Sequence[str]) -> Any:
-        """The rows of a table or a view."""
+        """Return the rows of a table or a view."""
         query = self._client.table(relation).select(*columns)
         for column in order:
             query = query.order(column)
@@ -114,23 +114,23 @@ class Rest:
         try:
             return request.execute().data
         except APIError as problem:
-            raise meaning_of(problem, self._status) from None
+            raise translate_api_error(problem, self._status) from None
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
             reason = str(problem) or type(problem).__name__
             raise Unreachable(
                 f"the Data API cannot be reached: {one_line(reason)}", NOTHING_LOST
             ) from None
-        except ValueError:  # an answer that is no JSON
+        except ValueError:  # an answer that is not JSON
             raise SettingsError("what answers at SUPABASE_URL is no Data API", WHICH_URL) from None
 
 
-def meaning_of(problem: APIError, status: int) -> WorkerError:
-    """The error of ours for one of the Data API, whose answer had this status."""
+def translate_api_error(problem: APIError, status: int) -> WorkerError:
+    """Translate an error of the Data API, whose answer had this status."""
     code = problem.code or ""
     if SQLSTATE.fullmatch(code):
         hint = one_line(problem.hint) if problem.hint else None
         said = DatabaseMessage(code, problem.message or f"status {status}", hint, context=None)
-        return error_of(said, WORDING)
+        return translate_error(said, WORDING)
     message = one_line(problem.message or f"status {status}")
     if status in (401, 403) or code.startswith("PGRST30"):
         return SettingsError(f"the Data API refuses the key: {message}", WHICH_KEY)
