@@ -64,7 +64,7 @@ def write(
         if stream is sys.stdout and not isinstance(problem, BrokenPipeError):
             raise WorkerError(
                 f"the output cannot be written: {problem.strerror}",
-                "Make room, or write it somewhere else.",
+                "Free some space, or write to another place.",
             ) from None
 
 

@@ -91,7 +91,7 @@ def test_a_column_that_is_not_watched_is_named(
     fill(notes, 1)
     cause, hint = refused(worker(*arguments), 2)
     assert cause == f"{what} is not watched"
-    assert "`worker targets` lists what is" in hint
+    assert "`worker targets` lists the watched columns" in hint
     assert statuses(notes) == {"pending": 1}
 
 
@@ -520,7 +520,7 @@ def test_a_target_that_lost_its_table_does_not_hold_up_the_others(
     assert value(notes, "select count(embedding) from notes") == 2
     shown = worker("status")
     assert shown.returncode == 0
-    assert "set aside: others.embedding: " in shown.stdout
+    assert "suspended: others.embedding: " in shown.stdout
 
 
 def test_a_run_that_sets_a_column_aside_says_so(

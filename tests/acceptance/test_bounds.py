@@ -61,7 +61,7 @@ def test_a_minute_is_enough(
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert 0 < summary["completed"] < 40
-    assert summary["ended"] == "0.02 minutes are over"
+    assert summary["ended"] == "0.02 minutes have passed"
     assert statuses(notes) == {
         "completed": summary["completed"],
         "pending": 40 - summary["completed"],

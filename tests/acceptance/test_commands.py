@@ -122,9 +122,9 @@ def test_what_was_requeued_is_embedded_anew_even_if_nothing_changed(
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        ([], "nothing says what to requeue"),
-        (["--table", "notes"], "nothing says what to requeue"),
-        (["--yes"], "nothing says what to requeue"),
+        ([], "no jobs are selected"),
+        (["--table", "notes"], "no jobs are selected"),
+        (["--yes"], "no jobs are selected"),
         (["--all", "--failed", "--yes"], "--all contradicts --failed and --error-class"),
         (["--all", "--error-class", "x"], "--all contradicts --failed and --error-class"),
         (["--all"], "--all embeds every record again"),
@@ -145,7 +145,7 @@ def test_on_a_terminal_requeue_of_all_asks(notes: Database, ask: Ask) -> None:
     assert ask("n", "requeue", "--all").returncode == 2
     assert statuses(notes) == {"completed": 2}
     result = ask("y", "requeue", "--all")
-    assert "Embed every record of it again?" in result.stderr
+    assert "Embed every selected record again?" in result.stderr
     assert (result.stdout, result.returncode) == ("Requeued: 2\n", 0)
     assert statuses(notes) == {"pending": 2}
 
@@ -175,13 +175,13 @@ def test_status_shows_counts_coverage_and_failures(mixed: Database, worker: Work
 
 def test_status_shows_who_is_at_work(mixed: Database, worker: Worker) -> None:
     seen = "select embedding_worker_heartbeat(%s, 'here', 1, %s, cause => %s, rss_mb => 81.4)"
-    mixed.execute(seen, ["here:1:a", "paused", "paused by an order"])
+    mixed.execute(seen, ["here:1:a", "paused", "paused; run `worker resume`"])
     mixed.execute(seen, ["here:2:b", "working", None])
     mixed.execute(
         "update embedding_workers set seen_at = now() - interval '5 minutes' where worker ~ 'b'"
     )
     shown = worker("status").stdout
-    assert re.search(r"\nhere:1:a +paused +81 MB +\d+s ago +paused by an order\n", shown)
+    assert re.search(r"\nhere:1:a +paused +81 MB +\d+s ago +paused; run `worker resume`\n", shown)
     assert re.search(r"\nhere:2:b +silent +81 MB +5m ago", shown)
     found = one_document(worker("status", "--json").stdout)["workers"]
     assert [known["worker"] for known in found] == ["here:1:a", "here:2:b"]
@@ -320,7 +320,7 @@ def test_a_column_is_watched_backfilled_processed_searched_and_unwatched(
         *["--create-column", "--filter", "deleted_at is null"],
     )
     assert watched.stdout == "Watching: posts.vector <- concat_ws(E'\\n\\n', title, body)\n"
-    assert watched.stderr.startswith("hint: rows that are there already: `worker backfill`")
+    assert watched.stderr.startswith("hint: to embed existing rows, run `worker backfill`")
     posts.execute("insert into posts (title, body) values ('Cooking', 'soup with beans')")
     assert worker("process").returncode == 0
     assert worker("backfill").stdout == "Enqueued: 1\n"
@@ -700,7 +700,7 @@ def test_search_finds_by_meaning_and_prints_a_line_a_row(
 def test_search_wants_to_know_where(sample: PostgresQueue, worker: Worker) -> None:
     cause, hint = refused(worker("search", "words"), 2)
     assert cause == (
-        "it is not said where to look: sessions.title_embedding, summaries.content_embedding"
+        "several columns are watched: sessions.title_embedding, summaries.content_embedding"
         " are watched"
     )
     assert hint == "Give --table and --column."
@@ -709,7 +709,7 @@ def test_search_wants_to_know_where(sample: PostgresQueue, worker: Worker) -> No
 
 def test_search_without_words_or_vectors_says_so(local_notes: Database, worker: Worker) -> None:
     cause, _ = refused(worker("search", "  "), 2)
-    assert cause == "there is nothing to look for"
+    assert cause == "the search text is empty"
     result = worker("search", "words")
     assert (result.stdout, result.returncode) == ("", 0)
     assert result.stderr.startswith("Nothing found: no row has a vector yet.")
@@ -768,7 +768,7 @@ def test_a_migration_that_fails_leaves_nothing_half_done(
         result = run_worker("migrate", cwd=tmp_path, environment=environment)
         assert result.returncode != 0
         assert "Traceback" not in result.stderr
-        assert "the history of migrations lacks 20261121000006_embedding_queue" in result.stderr
+        assert "the migration history does not list 20261121000006_embedding_queue" in result.stderr
         assert 'relation "embedding_queue" already exists\nhint: ' in result.stderr
         history = rows(connection, "select name from supabase_migrations.schema_migrations")
         names = [found.name for found in migrations()]

@@ -79,7 +79,7 @@ def test_the_names_of_a_next_js_project_do(api: Api, project: Project) -> None:
 )
 def test_what_changes_the_schema_is_told_to_take_the_database(api: Api, command: list[str]) -> None:
     cause, hint = refused(api(*command), 2)
-    assert "the Data API changes no schema" in cause
+    assert "the Data API cannot change the schema" in cause
     assert "DATABASE_URL" in hint
     assert "supabase db push" in hint
 

@@ -80,12 +80,12 @@ def test_the_demo_works_twice_and_stops_its_server(folder: Path) -> None:
     environment = {"WORKER_DATA_DIR": str(data_dir)}
     first = run_worker("demo", cwd=folder, environment=environment)
     check(first)
-    assert f"its data lies in {data_dir}\n" in first.stderr
+    assert f"its data is in {data_dir}\n" in first.stderr
     assert nothing_runs_on(data_dir)
 
     second = run_worker("demo", cwd=folder, environment=environment)
     check(second)
-    assert "(applied before)" in second.stderr
+    assert "(already applied)" in second.stderr
     assert best_matches(second.stdout) == best_matches(first.stdout)
     assert nothing_runs_on(data_dir)
 

@@ -15,7 +15,7 @@ from tests.openai_server import OpenAIServer
 from worker.operations.estimate import Forecast
 
 HEADS = ["column", "model", "rows", "texts", "tokens", "requests", "cost", "time"]
-NO_TIME = "hint: the time is not known before a first run with the model\n"
+NO_TIME = "hint: the time is not known before the first run with the model\n"
 
 NO_KEY = f"OPENAI_API_KEY is not set, but EMBEDDING_MODEL is {MODEL}"
 
@@ -204,11 +204,11 @@ def test_with_nothing_due_a_dry_run_says_where_there_may_be_something(
     assert result.stdout.splitlines()[1].split()[2:] == ["0", "0", "0", "0", "$0", "0", "s"]
     assert result.stdout.splitlines()[2] == "Cost: $0"
     assert result.stderr == (
-        "hint: nothing is due; `worker backfill --dry-run` tells what lacks its vector\n"
+        "hint: nothing is due; `worker backfill --dry-run` shows which rows lack a vector\n"
     )
     worker("backfill")
     result = worker("backfill", "--dry-run")
-    assert result.stderr == "hint: no row lacks its vector, unless it is in the queue already\n"
+    assert result.stderr == "hint: no row to enqueue: each has a vector or is in the queue\n"
     assert result.returncode == 0
 
 
@@ -229,7 +229,7 @@ def test_a_dry_run_of_a_column_that_is_set_aside_says_so(
     notes.execute("update embedding_targets set problem = 'its table is gone'")
     result = worker(command, "--dry-run", "--json")
     cause, hint = refused(result, 1)
-    assert cause == "column embedding of table notes is set aside: its table is gone"
+    assert cause == "column embedding of table notes is suspended: its table is gone"
     assert "worker watch" in hint
     assert json.loads(result.stdout) == []
     assert worker(command, "--dry-run").stdout == ""
@@ -242,7 +242,7 @@ def test_a_dry_run_of_columns_that_are_not_enabled_says_so(
     notes.execute("update embedding_targets set enabled = false")
     result = worker(command, "--dry-run")
     assert (result.stdout, result.returncode) == ("", 0)
-    assert result.stderr.startswith("hint: no column of these is worked on: `enabled` is false")
+    assert result.stderr.startswith("hint: these columns are disabled: `enabled` is false")
     assert forecasts(worker, command) == []
 
 

@@ -184,7 +184,7 @@ def test_parameters_of_other_programs_are_named_once(
     assert result.returncode == 0
     assert result.stderr.splitlines() == [
         "warning: DATABASE_URL has parameters of other programs: pgbouncer, schema, supa",
-        "hint: They are ignored. Remove them from the URL that this worker is given.",
+        "hint: They are ignored. Remove them from DATABASE_URL.",
     ]
     for command in ("doctor", "status"):
         found = run_worker(command, cwd=tmp_path, environment=environment)
@@ -247,6 +247,6 @@ def test_a_new_dotenv_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert dotenv.read_text().startswith("OPENAI_API_KEY=secret\n\n# ")
     assert stat.S_IMODE(dotenv.stat().st_mode) == 0o640
     assert result.stderr.splitlines()[-2:] == [
-        "warning: others may read .env",
+        "warning: other users can read .env",
         "hint: chmod 600 .env",
     ]

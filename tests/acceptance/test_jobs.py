@@ -154,7 +154,7 @@ def test_reprocess_without_a_terminal_shows_what_matches_and_refuses(
     assert lines[-3:] == [
         "  and 4 more",
         "error: cancelled: nothing was requeued",
-        "hint: Add --yes to do it without being asked.",
+        "hint: Add --yes to skip the question.",
     ]
     assert rows(listed, "select * from embedding_queue order by id") == before
     nothing = worker("reprocess", "*nobody*")
@@ -210,7 +210,7 @@ def test_stats_tells_what_was_done_and_what_failed(
     result = worker("stats")
     assert result.returncode == 0
     assert "Request time: unknown\nFrom due to vector: unknown\n" in result.stdout
-    assert result.stderr.startswith("hint: nothing was done in that time")
+    assert result.stderr.startswith("hint: no work was reported in that time")
     fill(local_notes, 5)
     assert worker("process").returncode == 0
     local_notes.execute(
@@ -252,10 +252,10 @@ def test_stats_as_json_has_the_documented_fields(local_notes: Database, worker: 
 @pytest.mark.parametrize(
     ("since", "cause"),
     [
-        ("8d", "what was done is kept for 7 days: `8d`"),
-        ("169h", "what was done is kept for 7 days: `169h`"),
-        ("24", "this is no span of time: `24`"),
-        ("-1h", "this is no span of time: `-1h`"),
+        ("8d", "statistics are kept for 7 days: `8d`"),
+        ("169h", "statistics are kept for 7 days: `169h`"),
+        ("24", "invalid duration: `24`"),
+        ("-1h", "invalid duration: `-1h`"),
     ],
 )
 def test_stats_refuses_a_span_that_is_none_or_too_long(

@@ -217,7 +217,7 @@ def test_a_database_that_goes_away_for_a_moment_is_told_and_survived(
         others.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name]
         )
-        terminal.read_until(r"q quits, this is of \d\d:\d\d:\d\d: the database cannot be reached")
+        terminal.read_until(r"q quits, as of \d\d:\d\d:\d\d: the database cannot be reached")
         others.execute(f"alter database {name} allow_connections true")
     terminal.read_until(r"q quits, \d\d:\d\d:\d\d")
     os.write(terminal.controller, b"q")

@@ -193,7 +193,7 @@ def test_an_edit_during_the_call_is_told_and_embedded_in_the_same_run(
     openai.faults.append(edited_meanwhile)
     result = worker("process", **with_openai)
     assert "Total records processed: 2\n" in result.stdout
-    assert "Stale: 1 (edited meanwhile, vector thrown away)\n" in result.stdout
+    assert "Stale: 1 (edited meanwhile, vector discarded)\n" in result.stdout
     assert result.returncode == 0
     assert statuses(notes) == {"completed": 2}
     assert vectors_are_right(notes)
@@ -305,7 +305,7 @@ def test_failed_jobs_exit_with_1_and_a_hint(
     assert result.returncode == 1
     assert "Total records processed: 4\nTotal errors: 1\nSuccess rate: 75.0%\n" in result.stdout
     assert result.stderr == (
-        "hint: `worker status` shows why; `worker requeue --failed` tries them once more.\n"
+        "hint: `worker status` shows why; `worker requeue --failed` tries them again.\n"
     )
     assert statuses(notes) == {"completed": 3, "failed": 1}
 
@@ -379,7 +379,7 @@ def test_a_provider_that_refuses_exits_with_4_and_hands_everything_back(
     cause, hint = refused(result, 4)
     assert "answered 429: You exceeded your current quota" in cause
     assert "credit" in hint
-    assert "Handed back: 4 (due again later)\n" in result.stdout
+    assert "Released: 4 (due again later)\n" in result.stdout
     assert rows(notes, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
 
 
@@ -402,7 +402,7 @@ def interrupted(process: Command, number: int = signal.SIGINT) -> None:
     process.send_signal(number)
     assert process.stderr is not None
     assert process.stderr.readline() == (
-        "stopping: finishing what is under way (once more to leave at once)\n"
+        "stopping: finishing requests in flight (interrupt again to exit at once)\n"
     )
 
 
@@ -453,7 +453,7 @@ def test_a_signal_during_an_outage_hands_everything_back(
     interrupted(process)
     stdout, stderr = process.communicate(timeout=15)
     assert (process.returncode, stderr) == (130, "")
-    assert "Handed back: 5 (due again later)\n" in stdout
+    assert "Released: 5 (due again later)\n" in stdout
     assert rows(notes, "select distinct status, attempts from embedding_queue") == [("pending", 0)]
 
 

@@ -78,8 +78,8 @@ def test_where_it_may_not_run_it_says_so(notes: Database, worker: Worker) -> Non
     result = worker("run", ENABLE_BACKGROUND_EMBEDDING="false")
     assert (result.returncode, result.stdout) == (0, "")
     assert result.stderr.splitlines() == [
-        "ENABLE_BACKGROUND_EMBEDDING is false: nothing is done in the background here.",
-        "hint: `worker process` embeds what is due, once.",
+        "ENABLE_BACKGROUND_EMBEDDING is false: `worker run` embeds nothing.",
+        "hint: `worker process` embeds all due jobs once.",
     ]
 
 

@@ -330,7 +330,7 @@ def schema_of_vector() -> str:
 def hosted(theirs: Project, schema_of_vector: str) -> Project:
     """The same, pushed to as one who has what `postgres` has on a hosted project, with our copies.
 
-    The table `notes` belongs to somebody else.
+    The table `notes` belongs to another user.
     """
     database = sql.Identifier(theirs.db.info.dbname)
     theirs.db.execute(HOSTED)

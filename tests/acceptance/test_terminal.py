@@ -286,7 +286,7 @@ def test_a_full_disk_below_stdout_is_an_error(local_notes: Database, shell: Shel
     result = shell(f"'{sys.executable}' -m worker targets --json > /dev/full")
     assert refused(result, 1) == (
         "the output cannot be written: No space left on device",
-        "Make room, or write it somewhere else.",
+        "Free some space, or write to another place.",
     )
 
 

@@ -1,6 +1,6 @@
 """The schema changes between a claim and its completion.
 
-Where the target cannot go on it is set aside with a reason, and its jobs wait; where it can, it
+Where the target cannot go on it is suspended with a reason, and its jobs wait; where it can, it
 goes on. In neither case does a run end over it, and the other targets never notice.
 """
 
@@ -189,9 +189,9 @@ def test_a_change_that_stops_the_target_sets_it_aside_until_it_is_mended(
     assert states_of_docs(notes) == [("pending", 0, 0, True)]
     assert rows(
         notes, "select distinct error_message from embedding_queue where table_name = 'docs'"
-    ) == [("its target is set aside",)]
+    ) == [("its target is suspended",)]
     assert embed(queue, claimed["notes"]) == [], "the other target goes on"
-    assert not queue.claim(SCOPE, 10), "nobody works on what is set aside"
+    assert not queue.claim(SCOPE, 10), "nobody works on what is suspended"
 
     notes.execute(drift.mend)
     assert problem(notes) is None

@@ -204,7 +204,7 @@ def test_it_pauses_and_resumes(docs: Database, runs: Runs, queue: AdminQueue) ->
         docs.execute("select control_embeddings('work')")
         eventually(are_done(docs, 5))
     [paused, resumed] = run.progress.named("throttle_changed")  # type: ignore[attr-defined]
-    assert paused == {"throttle_level": "paused", "cause": "paused by an order"}
+    assert paused == {"throttle_level": "paused", "cause": "paused; run `worker resume`"}
     assert resumed["throttle_level"] == "full"
 
 

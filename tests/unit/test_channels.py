@@ -188,7 +188,9 @@ def test_who_has_something_told_never_waits_for_it(inbox: Inbox) -> None:
     for _ in range(MOST_WAITING + 2):
         delivery_thread.take(NOTICE)
     assert said.events
-    assert {fields["cause"] for _, fields in said.events} == {f"{MOST_WAITING} others wait"}
+    assert {fields["cause"] for _, fields in said.events} == {
+        f"{MOST_WAITING} notifications are waiting"
+    }
     delivery_thread.close(time.monotonic())
 
 

@@ -97,7 +97,7 @@ def test_wrong_usage_is_answered_with_usage_cause_and_cure(
     first, *_, error, hint = result.stderr.splitlines()
     assert first.startswith("Usage: ")
     assert error.startswith(f"error: {cause}")
-    assert re.fullmatch(rf"hint: `.*{usage[6:]} --help` shows what it takes\.", hint)
+    assert re.fullmatch(rf"hint: `.*{usage[6:]} --help` shows its options\.", hint)
 
 
 def test_no_command_at_all_shows_the_help(tmp_path: Path) -> None:

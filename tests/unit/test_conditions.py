@@ -65,11 +65,11 @@ def test_a_finding_names_the_figure_and_what_it_is() -> None:
         ("due = 3", "no condition", "> < >= <="),
         ("due > -1", "no condition", "a number"),
         ("due > 1 and failed > 1", "no condition", "a number"),
-        ("age > 5m", "no figure age", "There are oldest_due, due,"),
+        ("age > 5m", "no figure age", "Choose one of oldest_due, due,"),
         ("due > 5m", "due is not measured in m", "without a unit"),
-        ("oldest_due > 5%", "oldest_due is not measured in %", "It takes s, m, h, d."),
-        ("oldest_due > 5min", "not measured in min", "It takes s, m, h, d."),
-        ("coverage < 9s", "coverage is not measured in s", "It takes %."),
+        ("oldest_due > 5%", "oldest_due is not measured in %", "Use s, m, h, d."),
+        ("oldest_due > 5min", "not measured in min", "Use s, m, h, d."),
+        ("coverage < 9s", "coverage is not measured in s", "Use %."),
     ],
 )
 def test_what_is_no_condition_is_refused_with_a_cure(text: str, cause: str, hint: str) -> None:

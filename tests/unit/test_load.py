@@ -122,7 +122,7 @@ FIGURES: list[tuple[HostLoad | DatabaseLoad, ThrottleLevel, str]] = [
     (
         HostLoad(pressure=70.4),
         "slow",
-        "something waits for a CPU 70 % of the time, above 60 %",
+        "processes wait for a CPU 70 % of the time, above 60 %",
     ),
     (HostLoad(memory_mb=812), "paused", "memory 812 MB, above 800 MB"),
     (HostLoad(cgroup=Memory(950, 1000)), "paused", "memory of the container 950 MB of 1000 MB"),
@@ -137,7 +137,7 @@ FIGURES: list[tuple[HostLoad | DatabaseLoad, ThrottleLevel, str]] = [
         "a session waits for a lock for 12 s, above 5 s",
     ),
     (DatabaseLoad(replica_lag_seconds=40), "paused", "a replica is 40 s behind, above 30 s"),
-    (DatabaseLoad(vacuumed_table='"{a}"'), "slow", 'a vacuum is at work on "{a}"'),
+    (DatabaseLoad(vacuumed_table='"{a}"'), "slow", 'a vacuum is running on "{a}"'),
 ]
 
 
@@ -201,7 +201,7 @@ def test_no_hold_is_for_ever(load: HostLoad | DatabaseLoad, name: str, longest: 
     assert decision(readings(load), LIMITS, {name: longest - 1}).level == "paused"
     thin = decision(readings(load), LIMITS, {name: longest})
     assert thin.level == "slow"
-    assert f"to hold for {longest} s did not help" in str(thin.cause)
+    assert f"pausing for {longest} s did not help" in str(thin.cause)
 
 
 # -- over time

@@ -115,7 +115,7 @@ def test_a_server_that_wants_a_password_is_refused_without_repeating_it(
     error = failure(opened("ollama:nomic-embed-text", ollama_host=host))
     assert isinstance(error, ProviderRefused)
     assert error.cause.endswith(" answered 401: wrong password: [redacted]")
-    assert str(error.hint).startswith("Check OLLAMA_HOST, and what stands between")
+    assert str(error.hint).startswith("Check OLLAMA_HOST, and any proxy in between")
 
 
 def test_a_full_queue_is_overload(opened: Open) -> None:

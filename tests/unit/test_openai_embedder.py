@@ -413,7 +413,7 @@ def test_a_status_that_passes_is_transient(
 ) -> None:
     server.faults.append(answers(status))
     error = transient(embedder)
-    assert error.cause.endswith(f" answered {status}: without a word")
+    assert error.cause.endswith(f" answered {status}: no message")
     assert error.error_class == error_class
     assert error.retry_after is None
     assert error.of_the_input == (status in (424, 500))
@@ -584,8 +584,8 @@ def test_a_request_that_openai_refuses_is_rejected_in_its_words(
         (400, {"error": "unable to embed"}, "unable to embed", "rejected"),
         (400, ["odd"], '["odd"]', "rejected"),
         (413, b"length limit exceeded", "length limit exceeded", "too_large"),
-        (413, b"", "without a word", "too_large"),
-        (422, b"", "without a word", "rejected"),
+        (413, b"", "no message", "too_large"),
+        (422, b"", "no message", "rejected"),
         (422, {"message": "batch size 64 > 32", "code": 422}, "batch size 64 > 32", "too_large"),
         (429, {"error": {"message": "Request too large for x"}}, "Request too large", "too_large"),
         (422, {"detail": "too short"}, "too short", "rejected"),

@@ -65,8 +65,8 @@ def test_a_schema_that_is_not_served_is_told_with_where_to_add_it() -> None:
 
 
 def test_an_address_that_is_no_data_api_is_told() -> None:
-    assert "no Data API" in meaning(404, "404", "Not Found").cause
-    assert "no Data API" in meaning(404, None, "requested path is invalid").cause
+    assert "does not lead to a Data API" in meaning(404, "404", "Not Found").cause
+    assert "does not lead to a Data API" in meaning(404, None, "requested path is invalid").cause
 
 
 def test_what_the_database_says_comes_as_it_is_on_one_line() -> None:

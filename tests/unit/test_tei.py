@@ -137,7 +137,7 @@ def test_a_wrong_key_is_refused(opened: Open) -> None:
         settings = {"openai_base_url": server.base_url, "openai_api_key": "wrong-key-0123456789"}
         error = refusal(opened(f"openai:{MODEL}", **settings))
     assert isinstance(error, ProviderRefused)
-    assert error.cause.endswith(" answered 401: without a word")
+    assert error.cause.endswith(" answered 401: no message")
     assert error.hint == "Check OPENAI_API_KEY, then start again."
 
 

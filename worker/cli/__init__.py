@@ -59,6 +59,6 @@ def _report_usage(problem: Any) -> int:
     hint = None
     if context:
         say(*context.get_usage().splitlines())
-        hint = f"`{context.command_path} --help` shows what it takes."
+        hint = f"`{context.command_path} --help` shows its options."
     report(SettingsError(problem.format_message(), hint))
     return SettingsError.exit_code

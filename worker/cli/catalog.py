@@ -70,7 +70,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "reprocess": Entry(
         "jobs:reprocess",
-        "Embed records again whose text or id matches a pattern.",
+        "Embed again the records whose text or id matches a pattern.",
         ("worker reprocess '*invoice*'", "worker reprocess '~(?i)outage|drill' --table docs --yes"),
     ),
     "recheck": Entry(
@@ -145,7 +145,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "psql": Entry(
         "database:psql",
-        "Open psql on the database of the settings. Without DATABASE_URL, on the embedded one.",
+        "Open psql on the database in DATABASE_URL, or else on the embedded one.",
         ("worker psql", "worker psql -c 'select * from embedding_status'"),
         takes_anything=True,
     ),

@@ -56,20 +56,21 @@ def parse_condition(text: str) -> Condition:
     found = FORM.fullmatch(text)
     if not found:
         raise SettingsError(
-            f"--fail-if {text!r} is no condition",
-            "It is a figure, one of > < >= <=, and a number: 'oldest_due > 5m'.",
+            f"--fail-if {text!r} is not a valid condition",
+            "Write a figure, one of > < >= <=, and a number: 'oldest_due > 5m'.",
         )
     figure, comparison, number, unit = found.groups()
     if figure not in FIGURES:
         raise SettingsError(
-            f"--fail-if {text!r}: there is no figure {figure}", f"There are {', '.join(FIGURES)}."
+            f"--fail-if {text!r}: there is no figure {figure}",
+            f"Choose one of {', '.join(FIGURES)}.",
         )
     units = UNITS.get(FIGURES[figure], {"": 1})
     if unit not in units:
         those = ", ".join(name for name in units if name)
         raise SettingsError(
             f"--fail-if {text!r}: {figure} is not measured in {unit}",
-            f"It takes {those}." if those else "It takes a number without a unit.",
+            f"Use {those}." if those else "Use a number without a unit.",
         )
     return Condition(" ".join(text.split()), figure, comparison, float(number) * units[unit])
 

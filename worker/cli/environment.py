@@ -22,7 +22,7 @@ def load_settings(*, asks_model: bool = False) -> Settings:
     if foreign and _has_plain_log(given):
         say(
             f"warning: DATABASE_URL has parameters of other programs: {', '.join(foreign)}",
-            "hint: They are ignored. Remove them from the URL that this worker is given.",
+            "hint: They are ignored. Remove them from DATABASE_URL.",
         )
     return settings
 

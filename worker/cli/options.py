@@ -32,7 +32,7 @@ BatchSize = Annotated[
         max=MOST_AT_ONCE,
         metavar="N",
         help="Jobs to claim and embed at once (env: EMBEDDING_BATCH_SIZE; default: requests of"
-        " 100 texts, claimed by the hundred).",
+        " up to 100 texts).",
     ),
 ]
 DelayMs = Annotated[
@@ -68,7 +68,7 @@ NotifyCommand = Annotated[
     str | None,
     typer.Option(
         metavar="COMMAND",
-        help="Run this shell command at each event that people should know (env: NOTIFY_COMMAND).",
+        help="Run this shell command for each notification (env: NOTIFY_COMMAND).",
     ),
 ]
 Until = Annotated[
@@ -100,7 +100,7 @@ Pattern = Annotated[
     str,
     typer.Argument(
         metavar="PATTERN",
-        help="What the whole text or the whole id must match, with * and ?; or ~REGEX.",
+        help="A pattern with * and ? for the whole text or id, or ~REGEX.",
     ),
 ]
 RecordId = Annotated[
@@ -130,7 +130,7 @@ Interval = Annotated[
     ),
 ]
 Since = Annotated[
-    str, typer.Option(metavar="DURATION", help="How far back, like 30m, 24h or 7d (the most).")
+    str, typer.Option(metavar="DURATION", help="How far back, like 30m, 24h or 7d (the maximum).")
 ]
 Worker = Annotated[
     str | None,
@@ -170,14 +170,14 @@ MatchFunction = Annotated[
     bool | None,
     typer.Option(
         "--match-function/--no-match-function",
-        help="Write a function match_TABLE by which apps search the column.",
+        help="Create a function match_TABLE with which apps search the column.",
     ),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="provider:model (default: that of its vectors, or the worker's EMBEDDING_MODEL).",
+        help="provider:model (default: the model of its vectors, or the worker's EMBEDDING_MODEL).",
     ),
 ]
 NoFilter = Annotated[
@@ -188,7 +188,7 @@ Source = Annotated[
     typer.Option(
         metavar="SOURCE",
         help="The column to embed, or an SQL expression over the row. May be given several"
-        " times: the texts are joined by an empty line. Required at first.",
+        " times: the texts are joined by an empty line. Required the first time.",
     ),
 ]
 TableName = Annotated[
@@ -208,7 +208,7 @@ Truncate = Annotated[
 RowsShown = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, metavar="N", help="How many rows to show.")
 ]
-Words = Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")]
+Words = Annotated[str, typer.Argument(metavar="WORDS", help="The text to search for.")]
 
 # migrate, init, psql
 
@@ -227,12 +227,12 @@ Force = Annotated[
 ProjectFolder = Annotated[
     Path,
     typer.Argument(
-        metavar="PATH", help="The folder of a Supabase project, which has a folder supabase."
+        metavar="PATH", help="The folder of a Supabase project, which contains supabase/."
     ),
 ]
 PsqlArguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ARGUMENT", help="What psql takes, like -c 'select 1'."),
+    typer.Argument(metavar="ARGUMENT", help="Arguments for psql, like -c 'select 1'."),
 ]
 ShowStatus = Annotated[
     bool, typer.Option("--status", help="Show what is applied, and change nothing.")

@@ -22,7 +22,7 @@ def stopped_by_signals(*, say_so: bool = True) -> Iterator[Event]:
             raise KeyboardInterrupt
         stop.set()
         if say_so:
-            say("stopping: finishing what is under way (once more to leave at once)")
+            say("stopping: finishing requests in flight (interrupt again to exit at once)")
 
     with _handled(on_signal):
         yield stop

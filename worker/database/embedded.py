@@ -120,7 +120,7 @@ def _runtime_dir() -> Path:
     runtime_dir.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "geteuid") and runtime_dir.stat().st_uid != _user_id():
         raise DatabaseError(
-            f"{runtime_dir} belongs to somebody else", "Remove it, or set TMPDIR to another folder."
+            f"{runtime_dir} belongs to another user", "Remove it, or set TMPDIR to another folder."
         )
     return runtime_dir
 

@@ -57,8 +57,8 @@ class MigrationHistory:
                 connection.execute(migration.sql.encode())
             except _DUPLICATES as problem:
                 raise SettingsError(
-                    f"the history of migrations lacks {migration.version}_{migration.name},"
-                    f" but part of it is there: {one_line(str(problem.diag.message_primary))}",
+                    f"the migration history does not list {migration.version}_{migration.name},"
+                    f" but part of it exists: {one_line(str(problem.diag.message_primary))}",
                     problem.diag.message_hint or RESTORED_IN_PART,
                 ) from problem
             connection.execute(

@@ -34,15 +34,15 @@ def copy_into(project: Path, wanted: Sequence[Migration], overwrite: bool) -> li
     if not (project / "supabase").is_dir():
         raise SettingsError(
             f"there is no folder supabase in {project}",
-            "Name the folder of your project, or make it one: supabase init",
+            "Name the folder of your project, or create one: supabase init",
         )
     copies = _copies(project)
     contents = _new_contents(project / MIGRATIONS, wanted, copies)
     differing = [path for path in contents if path in copies.values()]
     if differing and not overwrite:
         raise SettingsError(
-            f"not as this worker has it: {', '.join(str(path) for path in differing)}",
-            "`worker init --force` overwrites it. Databases that have applied it stay as they are.",
+            f"these copies differ from this worker's: {', '.join(str(path) for path in differing)}",
+            "`worker init --force` overwrites them. Databases that have applied them do not change.",
         )
     for path, sql in contents.items():
         path.parent.mkdir(exist_ok=True)

@@ -57,7 +57,7 @@ def inspect_address(url: str, network: Network) -> Iterator[Finding]:
             "problem",
             "ipv6_only",
             host,
-            "it has only an IPv6 address, and this host has no way to one",
+            "it has only an IPv6 address, and this host has no IPv6 route",
             SESSION_POOLER,
         )
 
@@ -68,8 +68,8 @@ def _pooler(host: str, port: int, user: str) -> Iterator[Finding]:
             "note",
             "transaction_pooler",
             f"{host}:{port}",
-            "it is a pooler in transaction mode: it works, but nobody can be woken through it",
-            "A worker that waits for work polls here; port 5432 is the session mode.",
+            "it is a pooler in transaction mode: it works, but passes on no notifications",
+            "Idle workers poll instead; port 5432 is the session mode.",
         )
     if POOLER.fullmatch(host) and "." not in user:
         yield Finding(
@@ -87,6 +87,6 @@ def _encryption(host: str, mode: str) -> Iterator[Finding]:
             "problem",
             "unencrypted",
             host,
-            f"sslmode={mode} sends the password and the texts over the network as they are",
-            "Write sslmode=require, or leave it away.",
+            f"sslmode={mode} sends the password and the texts over the network unencrypted",
+            "Write sslmode=require, or remove it.",
         )

@@ -24,7 +24,7 @@ def explain_failure(problem: WorkerError) -> Finding:
                 "ssl_required",
                 "database",
                 problem.cause,
-                "Add sslmode=require to DATABASE_URL; or pg_hba.conf does not let this host in.",
+                "Add sslmode=require to DATABASE_URL; or pg_hba.conf does not allow this host.",
             )
         return Finding("problem", "connection", "database", problem.cause, problem.hint)
     return Finding("problem", "access", "database", problem.cause, problem.hint)
@@ -43,7 +43,7 @@ def inspect_session(queue: AdminQueue) -> Iterator[Finding]:
             "problem",
             "wrong_role",
             session.role,
-            "that is the role of an app's users",
+            "this is the role of an app's users",
             "Connect as embedding_worker, as service_role, or as the owner of the tables.",
         )
     elif session.may_work is False:
@@ -60,7 +60,7 @@ def inspect_session(queue: AdminQueue) -> Iterator[Finding]:
             "search_path",
             session.role,
             "the schema of the extension vector is not on its search_path",
-            "The worker does without. For SQL of your own:"
+            "The worker does not need it. For your own SQL:"
             f' alter role {session.role} set search_path = "$user", public, extensions;',
         )
 
@@ -74,7 +74,7 @@ def inspect_commands(queue: AdminQueue) -> Iterator[Finding]:
                 "warning",
                 "paused",
                 "all workers" if command.is_for_all else command.worker,
-                f"`worker {command.desired_state}` is in force since"
+                f"`worker {command.desired_state}` has been in force since"
                 f" {command.since:%Y-%m-%d %H:%M} UTC",
                 f"Run `worker resume{one}`.",
             )
@@ -94,5 +94,5 @@ def inspect_clock(
             "clock_skew",
             "this host",
             f"its clock and that of the database are {ahead:.0f} s apart",
-            "Leases go by the database's. Keys and certificates do not: set it by NTP.",
+            "Leases use the clock of the database, keys and certificates do not: use NTP.",
         )

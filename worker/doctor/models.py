@@ -50,7 +50,7 @@ def _call(model: str, dimensions: int | None, settings: Settings) -> Finding:
             "problem",
             "model_width",
             model,
-            f"it gives {width} dimensions, but a column that wants it holds {dimensions}",
+            f"it gives {width} dimensions, but a column with this model holds {dimensions}",
             f"Watch a column of {width} dimensions, or another model.",
         )
     return Finding("ok", "model", model, f"it answers, with {width} dimensions", None)

@@ -79,7 +79,7 @@ def _split(name: str) -> SplitResult:
 def _no_address() -> SettingsError:
     # What was given may hold a password: it is never repeated.
     return SettingsError(
-        "an http: model needs an address, and this is none",
+        "an http: model needs a valid address",
         f"Give one like http:https://app.example.com{USUAL_PATH}, or http:{USUAL_PATH}"
         " below NEXT_PUBLIC_API_BASE_URL.",
     )

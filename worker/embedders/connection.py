@@ -95,7 +95,7 @@ class Hints:
                 return f"Check that the key in {self.key} may use this model, then start again."
             case 404:
                 return self.for_the_model()
-        return f"Check {self.address}, and what stands between here and there, then start again."
+        return f"Check {self.address}, and any proxy in between, then start again."
 
     def for_the_model(self) -> str:
         """Return the hint for a model that does not exist, or cannot embed."""
@@ -140,8 +140,8 @@ class Connection:
             )
         except Exception:  # its message may repeat a password
             raise SettingsError(
-                "the address of the model's server is none that can be used",
-                f"Check {self.hints.address}: it is like https://host:port/path, without spaces.",
+                "the address of the model's server is not valid",
+                f"Check {self.hints.address}: it looks like https://host:port/path, without spaces.",
             ) from None
         self.host = self._client.base_url.netloc.decode("ascii")
         # The client needs a key. If there is none, the header that it makes is removed.
@@ -234,9 +234,9 @@ class Connection:
         """Translate an answer into an error with a hint, by its status and code."""
         status, codes = error.status_code, _codes(error.body)
         words = extract_message(error.body)[:READ_LENGTH]
-        cause = self.one_line(f"{self.host} answered {status}: {words or 'without a word'}")
+        cause = self.one_line(f"{self.host} answered {status}: {words or 'no message'}")
         if status == 429 and codes & NO_CREDIT:
-            hint = "Look after the credit and limits of the account, then start again."
+            hint = "Check the credit and limits of the account, then start again."
             return ProviderRefused(cause, hint, error_class="out_of_credit")
         if error.response.has_redirect_location:
             return self._redirected(error)

@@ -246,7 +246,7 @@ class _Embedding:
         """Return a second request for jobs with an unusable vector, unless it is their second."""
         for job in useless:
             if job.lease_key in self._doubted:
-                message = f"{job.model} gives a vector of zeros, or with numbers that are none"
+                message = f"{job.model} gives a vector of zeros, or one containing NaN or infinity"
                 self.outcome.rejected.append((job, Rejected(message, error_class="bad_vector")))
         again = [job for job in useless if job.lease_key not in self._doubted]
         self._doubted |= {job.lease_key for job in again}

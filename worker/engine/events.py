@@ -16,7 +16,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "throttle_changed": ("info", "throttle level {throttle_level}: {cause}"),
     "state_changed": ("debug", "{state}: {cause}"),
     "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
-    "model_unusable": ("warning", "nothing of {table}.{column} is embedded for now: {cause}"),
+    "model_unusable": ("warning", "{table}.{column} is not embedded for now: {cause}"),
     "provider_stopped": ("warning", "{provider} cannot be used: {cause}"),
     "provider_back": ("info", "{provider} can be used again"),
     "queue_drained": (
@@ -27,16 +27,16 @@ EVENTS: dict[str, tuple[Level, str]] = {
         "info",
         "{percent:.1f}% of the rows have their vector, {wanted:g}% were wanted",
     ),
-    "failures_exceeded": ("warning", "{failed} jobs have failed, {threshold} or more"),
+    "failures_exceeded": ("warning", "{failed} jobs have failed (threshold: {threshold})"),
     "minute_passed": ("info", "{completed} done, {failed} failed, {rows_per_second:.1f} rows/s"),
-    "worker_started": ("info", "{worker} works on {host}, pid {pid}, with {model}"),
+    "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",
-        "{worker} ends after {seconds:.0f} s: {completed} done, {failed} failed",
+        "{worker} stopped after {seconds:.0f} s: {completed} done, {failed} failed",
     ),
-    "notification_sent": ("info", "told of {about} by {channel} in {seconds:.1f} s"),
-    "notification_failed": ("warning", "could not tell of {about} by {channel}: {cause}"),
-    "observer_failed": ("warning", "{observer} does not take what it is told: {cause}"),
+    "notification_sent": ("info", "{about} sent by {channel} in {seconds:.1f} s"),
+    "notification_failed": ("warning", "could not send {about} by {channel}: {cause}"),
+    "observer_failed": ("warning", "observer {observer} failed: {cause}"),
 }
 """By name: its level, and its sentence with fields in braces."""
 

@@ -207,7 +207,7 @@ class Models:
         except Exception as error:  # of a package or its files
             raise SettingsError(
                 f"{model} cannot be opened: {type(error).__name__}",
-                "Install the packages that it needs again.",
+                "Reinstall the packages that it needs.",
             ) from error
 
     def error_of(self, key: Key) -> tuple[str, WorkerError] | None:

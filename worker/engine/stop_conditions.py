@@ -82,7 +82,7 @@ class UntilLate:
     def __call__(self) -> ThrottleDecision:
         if time.monotonic() < self._began + self.seconds:
             return FULL
-        return ThrottleDecision("stop", f"{self.seconds / 60:g} minutes are over")
+        return ThrottleDecision("stop", f"{self.seconds / 60:g} minutes have passed")
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class UntilSpent:
     def __call__(self) -> ThrottleDecision:
         cost = self.stats.cost
         if cost is None:
-            return ThrottleDecision("stop", "what the model costs is not known")
+            return ThrottleDecision("stop", "the price of the model is not known")
         if cost < self.dollars:
             return FULL
         return ThrottleDecision("stop", f"${cost:.4f} of ${self.dollars:g} are spent")

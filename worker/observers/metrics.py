@@ -57,18 +57,18 @@ class Metrics:
         }
 
     def _make_counters(self) -> None:
-        self._jobs = self._counter("jobs", "Jobs that were taken up, by outcome", "outcome")
+        self._jobs = self._counter("jobs", "Claimed jobs, by outcome", "outcome")
         for outcome in OUTCOMES:
             self._jobs.labels(outcome)
         self._cached = self._counter("cached_texts", "Texts whose vector was in the cache")
         self._requests = self._counter("requests", "Requests to a model", "model")
         self._tokens = self._counter("tokens", "Tokens that a model has read", "model")
-        self._cost = self._counter("cost_usd", "Cost in US dollars, where it is known", "model")
+        self._cost = self._counter("cost_usd", "Cost in US dollars, if known", "model")
         self._outages = self._counter("database_outages", "Times the database was lost")
         self._outage = self._counter("database_outage_seconds", "Time without the database")
         self._batches = Distribution(
             _full("batch_duration_seconds"),
-            "Time until a model has answered for a batch, with all tries",
+            "Time until a model has answered for a batch, including retries",
             ["model"],
             buckets=SECONDS,
             registry=self.registry,
@@ -77,18 +77,22 @@ class Metrics:
         self.registry.register(_Times(lambda: self._stats))
 
     def _make_gauges(self) -> None:
-        self._info = Info("embedding_worker", "Who this is", registry=self.registry)
-        self._state = self._gauge("state", "1 for what the worker does", "state")
+        self._info = Info(
+            "embedding_worker", "Name, host and model of the worker", registry=self.registry
+        )
+        self._state = self._gauge("state", "1 for the current state, else 0", "state")
         self._throttle = self._gauge(
-            "throttle_level", "1 for how hard it goes at it", "throttle_level"
+            "throttle_level", "1 for the current level, else 0", "throttle_level"
         )
         _turn(self._state, "working", STATES)
         _turn(self._throttle, "full", THROTTLE_LEVELS)
-        self._pending = self._gauge("pending_jobs", "Jobs that wait, NaN if that is not known")
+        self._pending = self._gauge("pending_jobs", "Pending jobs, NaN if not known")
         self._pending.set(float("nan"))
         self._database = self._gauge("database_up", "1 if the database answers, else 0")
         self._database.set(1)
-        self._providers = self._gauge("provider_up", "1 if it can be used, else 0", "provider")
+        self._providers = self._gauge(
+            "provider_up", "1 if the provider can be used, else 0", "provider"
+        )
         memory = self._gauge("resident_memory_bytes", "Memory of the process that is in RAM")
         memory.set_function(lambda: resident_mb() * 2**20)
 

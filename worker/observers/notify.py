@@ -28,7 +28,7 @@ NOTIFIED = frozenset({"target_reached", "queue_drained", "failures_exceeded", "p
 MOST_WAITING = 100  # notices for one channel
 DELIVERY_TIMEOUT = 5.0  # seconds that deliveries have to finish when the worker ends
 ABANDON_TIMEOUT = 1.0  # seconds more, for abandoned deliveries to end
-ENDED = "the worker ended before it arrived"
+ENDED = "the worker ended before it was delivered"
 
 
 class Notifier:
@@ -112,7 +112,7 @@ class DeliveryThread:
         try:
             self._waiting.put_nowait(notice)
         except Full:
-            self.give_up(notice, f"{MOST_WAITING} others wait")
+            self.give_up(notice, f"{MOST_WAITING} notifications are waiting")
 
     def give_up(self, notice: Notice, cause: str) -> None:
         """Log that a notice was not delivered."""

@@ -43,7 +43,7 @@ def _files_of_a_project() -> Iterator[None]:
         yield
     except OSError as problem:
         raise SettingsError(
-            f"{problem.filename}: {problem.strerror}", "Mend it, then run this again."
+            f"{problem.filename}: {problem.strerror}", "Fix it, then run this again."
         ) from None
     except UnicodeDecodeError:
         raise SettingsError(

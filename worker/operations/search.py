@@ -51,7 +51,5 @@ def _only_target(queue: AdminQueue, table: str | None, column: str | None) -> Ta
         raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")
     if len(targets) > 1:
         names = ", ".join(f"{target.table_name}.{target.embedding_column}" for target in targets)
-        raise SettingsError(
-            f"it is not said where to look: {names} are watched", "Give --table and --column."
-        )
+        raise SettingsError(f"several columns are watched: {names}", "Give --table and --column.")
     return targets[0]

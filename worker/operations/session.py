@@ -36,7 +36,7 @@ def database_url(settings: Settings) -> Iterator[str]:
     """
     if settings.uses_data_api:
         raise SettingsError(
-            "this takes a connection to the database: the Data API changes no schema",
+            "this needs a connection to the database: the Data API cannot change the schema",
             "Set DATABASE_URL, or do it with the Supabase CLI: `worker init`,"
             " `worker watch … --sql`, `supabase db push`.",
         )

@@ -16,7 +16,7 @@ def parse_since(given: str) -> timedelta:
     since = parse_duration(given)
     if since > LONGEST:
         raise SettingsError(
-            f"what was done is kept for 7 days: `{given}`", "Write --since 7d or less."
+            f"statistics are kept for 7 days: `{given}`", "Write --since 7d or less."
         )
     return since
 

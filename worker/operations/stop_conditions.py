@@ -46,8 +46,8 @@ def refuse_unpriced(settings: Settings, models: Iterable[str]) -> None:
         with closing(open_embedder(model, None, settings)) as embedder:
             if embedder.price is None:
                 raise SettingsError(
-                    f"what {model} costs is not known, so --max-cost has no meaning",
-                    "Bound the run with --limit or --max-minutes.",
+                    f"the price of {model} is not known, so --max-cost cannot be used",
+                    "Limit the run with --limit or --max-minutes.",
                 )
 
 
@@ -58,7 +58,7 @@ def parse_percent(given: str | None) -> float | None:
     found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?) ?%?", given.strip())
     if not found or not 0 < float(found[1]) <= 100:
         raise SettingsError(
-            f"--until must be a percentage above 0 and up to 100: `{given}`", "Like --until 50%."
+            f"--until must be a percentage above 0 and up to 100: `{given}`", "Write --until 50%."
         )
     return float(found[1])
 
@@ -73,7 +73,7 @@ def measure_coverage(queue: AdminQueue, scope: Scope) -> Coverage:
         ):
             if column.rows is None:
                 raise SettingsError(
-                    f"the rows of {column.table_name} cannot be counted, so --until has no meaning",
+                    f"the rows of {column.table_name} cannot be counted, so --until cannot be used",
                     "`worker status` says why; name another table with --table.",
                 )
             rows += column.rows - column.skipped

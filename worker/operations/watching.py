@@ -93,7 +93,7 @@ def unwatch(queue: PostgresQueue, table: str, column: str) -> None:
     if not queue.unwatch(table, column):
         raise SettingsError(
             f"column {column} of table {table} is not watched",
-            "`worker targets` lists what is.",
+            "`worker targets` lists the watched columns.",
         )
 
 

@@ -66,7 +66,7 @@ def other_model(target: Target, default_model: str) -> SettingsError | None:
         return None
     return SettingsError(
         f"column {target.embedding_column} of table {target.table_name} holds vectors of"
-        f" {target.model}, and EMBEDDING_MODEL is {default_model}: it is left as it is",
+        f" {target.model}, and EMBEDDING_MODEL is {default_model}: it is skipped",
         f"Set EMBEDDING_MODEL={target.model}, or name the model of this column: `worker watch …"
         f" --model {target.model}` keeps its vectors, `worker watch … --model {default_model}`"
         " embeds every row again.",
@@ -88,7 +88,7 @@ def watched_by(targets: Sequence[Target], table: str | None, column: str | None)
     if given and not found:
         raise SettingsError(
             f"{' of '.join(given)} is not watched",
-            "`worker targets` lists what is; `worker watch` adds to it.",
+            "`worker targets` lists the watched columns; `worker watch` adds one.",
         )
     return found
 

@@ -56,7 +56,7 @@ class LoadSignal:
         cause = self.sentence.format(figure=self.figure, limit=self.limit)
         longest = LONGEST_PAUSE_FOR_MEMORY if self.is_of_memory else LONGEST_PAUSE
         if self.throttle_level == "paused" and lasted >= longest:
-            return ThrottleDecision("slow", f"{cause}; to hold for {longest:.0f} s did not help")
+            return ThrottleDecision("slow", f"{cause}; pausing for {longest:.0f} s did not help")
         return ThrottleDecision(self.throttle_level, cause)
 
 
@@ -129,7 +129,7 @@ def _of_cpu(host: HostLoad, limits: Settings) -> Iterator[LoadSignal]:
     # the higher limit first: of two signals with the same level, the first is the cause
     yield LoadSignal("high load", "paused", host.load, 2 * most, sentence)
     yield LoadSignal("load", "slow", host.load, most, sentence)
-    sentence = "something waits for a CPU {figure:.0f} % of the time, above {limit} %"
+    sentence = "processes wait for a CPU {figure:.0f} % of the time, above {limit} %"
     share, lasting = limits.worker_max_cpu_pressure, host.lasting_pressure
     yield LoadSignal("high pressure", "paused", host.pressure, 2 * share, sentence, lasting)
     yield LoadSignal("pressure", "slow", host.pressure, share, sentence, lasting)
@@ -161,7 +161,7 @@ def _of_database(load: DatabaseLoad, limits: Settings) -> Iterator[LoadSignal]:
     if limits.worker_yield_to_vacuum and load.vacuumed_table:
         # a name may hold braces
         table = load.vacuumed_table.replace("{", "{{").replace("}", "}}")
-        yield LoadSignal("vacuum", "slow", 1, 0, f"a vacuum is at work on {table}")
+        yield LoadSignal("vacuum", "slow", 1, 0, f"a vacuum is running on {table}")
 
 
 @dataclass(slots=True)

@@ -85,7 +85,7 @@ def init(path: ProjectFolder = Path(), with_cron: WithCron = False, force: Force
         else f"{dotenv} has them all"
     )
     if exposed:
-        say(f"warning: others may read {dotenv}", f"hint: chmod 600 {dotenv}")
+        say(f"warning: other users can read {dotenv}", f"hint: chmod 600 {dotenv}")
 
 
 def _copy(project: Path, wanted: Sequence[Migration], overwrite: bool) -> None:
@@ -100,7 +100,7 @@ def _copy(project: Path, wanted: Sequence[Migration], overwrite: bool) -> None:
 
 
 def psql(arguments: PsqlArguments = None) -> int:
-    """Open psql on the database of the settings. Without DATABASE_URL, on the embedded one."""
+    """Open psql on the database in DATABASE_URL, or else on the embedded one."""
     psql = shutil.which("psql") or program("psql")
     if not psql:
         raise SettingsError(

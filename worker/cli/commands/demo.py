@@ -37,16 +37,19 @@ def demo() -> int:
     check_packages()
     settings = demo_settings()
     data_dir = settings.worker_data_dir or default_data_dir()
-    say(f"An embedded Postgres {POSTGRES_VERSION} with pgvector; its data lies in {data_dir}", "")
+    say(
+        f"Using an embedded Postgres {POSTGRES_VERSION} with pgvector; its data is in {data_dir}",
+        "",
+    )
     with open_database(settings, check_schema=False) as queue:
         say("1. The migrations")
         if not migrate(queue, on_applied=print_applied):
-            say("(applied before)")
+            say("(already applied)")
         say("", "2. The sample tables: 33 sessions and 22 summaries, watched by triggers")
         queue.run_script(seed())
         scope = resolve_scope(queue, settings, None, None)
         if not queue.count_due(scope):
-            say("(embedded before: made pending again, to be embedded once more)")
+            say("(already embedded: requeued, to embed them again)")
             for table in ("sessions", "summaries"):
                 queue.requeue(status=None, table=table)
         say("", "3. worker process")

@@ -49,13 +49,13 @@ def requeue(
     """Make jobs pending again, so that they are embedded again."""
     if not (failed or record_id or error_class or everything):
         raise SettingsError(
-            "nothing says what to requeue",
-            "Choose: --failed, --error-class CLASS, --id ID, or --all.",
+            "no jobs are selected",
+            "Choose what to requeue: --failed, --error-class CLASS, --id ID, or --all.",
         )
     if everything and (failed or error_class):
         raise SettingsError("--all contradicts --failed and --error-class", "Use only one of them.")
-    if everything and not yes and not confirmed("Embed every record of it again?"):
-        raise SettingsError("--all embeds every record again", "Add --yes if that is meant.")
+    if everything and not yes and not confirmed("Embed every selected record again?"):
+        raise SettingsError("--all embeds every record again", "Add --yes to confirm.")
     with open_queue(load_settings()) as queue:
         count = jobs.requeue(
             queue,
@@ -163,7 +163,7 @@ def reprocess(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed records again whose text or id matches a pattern."""
+    """Embed again the records whose text or id matches a pattern."""
     if pattern in ("", "~"):
         raise SettingsError("the pattern is empty", "Write '*words*', an id, or '~regex'.")
     with open_queue(load_settings()) as queue:
@@ -192,7 +192,5 @@ def _agreed(found: jobs.Matches) -> bool:
         return False
     print_matches(found)
     if not confirmed("Embed these again?"):
-        raise SettingsError(
-            "cancelled: nothing was requeued", "Add --yes to do it without being asked."
-        )
+        raise SettingsError("cancelled: nothing was requeued", "Add --yes to skip the question.")
     return True

@@ -98,8 +98,8 @@ def run(
     """Embed jobs as they become due, until stopped."""
     settings = load_settings(asks_model=True)
     if not settings.enable_background_embedding:
-        say("ENABLE_BACKGROUND_EMBEDDING is false: nothing is done in the background here.")
-        say("hint: `worker process` embeds what is due, once.")
+        say("ENABLE_BACKGROUND_EMBEDDING is false: `worker run` embeds nothing.")
+        say("hint: `worker process` embeds all due jobs once.")
         return 0
     is_for_people = settings.worker_log_format == "console"
     with open_queue(settings) as queue, stopped_by_signals(say_so=is_for_people) as stop:

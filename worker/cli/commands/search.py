@@ -25,7 +25,7 @@ def search(
 ) -> None:
     """Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated."""
     if not words.strip():
-        raise SettingsError("there is nothing to look for", 'Give some words: worker search "…".')
+        raise SettingsError("the search text is empty", 'Give some words: worker search "…".')
     words = words.encode("utf-8", "replace").decode()  # the terminal may have sent invalid UTF-8
     settings = load_settings(asks_model=True)
     with open_queue(settings) as queue:
@@ -33,7 +33,7 @@ def search(
     if as_json:
         out_json([asdict(match) for match in matches])
     elif not matches:
-        say("Nothing found: no row has a vector yet. `worker status` shows how far it is.")
+        say("Nothing found: no row has a vector yet. `worker status` shows progress.")
     else:
         print_found(matches)
 

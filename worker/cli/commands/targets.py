@@ -76,7 +76,7 @@ def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool) -> None
         _agree(plan.preview, yes)
         target = plan.apply()
     out(f"Watching: {name_of(target)} <- {target.source}")
-    say("hint: rows that are there already: `worker backfill`, then `worker process`")
+    say("hint: to embed existing rows, run `worker backfill`, then `worker process`")
 
 
 def _agree(preview: WatchPreview, yes: bool) -> None:

@@ -9,8 +9,8 @@ from worker.cli.render.tables import out_table
 from worker.cli.render.text import NOTHING_WATCHED, dollars
 from worker.operations.estimate import Estimation, Forecast, add_up
 
-NOTHING_DUE = "nothing is due; `worker backfill --dry-run` tells what lacks its vector"
-NOTHING_LACKS = "no row lacks its vector, unless it is in the queue already"
+NOTHING_DUE = "nothing is due; `worker backfill --dry-run` shows which rows lack a vector"
+NOTHING_LACKS = "no row to enqueue: each has a vector or is in the queue"
 
 
 def print_forecast(found: Estimation, *, missing: bool, as_json: bool) -> None:
@@ -23,7 +23,7 @@ def print_forecast(found: Estimation, *, missing: bool, as_json: bool) -> None:
         _print(found.forecasts)
         _hint(found.forecasts, missing)
     elif not any(target.problem for target in found.targets):
-        say("hint: no column of these is worked on: `enabled` is false in embedding_targets")
+        say("hint: these columns are disabled: `enabled` is false in embedding_targets")
 
 
 def _print(forecasts: list[Forecast]) -> None:
@@ -51,11 +51,11 @@ def _print(forecasts: list[Forecast]) -> None:
 def _hint(forecasts: list[Forecast], missing: bool) -> None:
     """Print hints on zero and missing numbers."""
     if any(forecast.rows is None for forecast in forecasts):
-        say("hint: where there is no number of rows, the table cannot be read now")
+        say("hint: a table without a number of rows cannot be read now")
     elif not any(forecast.rows for forecast in forecasts):
         say("hint: " + (NOTHING_LACKS if missing else NOTHING_DUE))
     if any(forecast.seconds is None and forecast.texts for forecast in forecasts):
-        say("hint: the time is not known before a first run with the model")
+        say("hint: the time is not known before the first run with the model")
 
 
 def _duration(seconds: float | None) -> str | None:

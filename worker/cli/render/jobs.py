@@ -49,7 +49,7 @@ def _since(job: ListedJob) -> str:
         return f"{format_duration((now - job.updated_at).total_seconds())} ago"
     if job.lease_expires_at is not None:
         left = (job.lease_expires_at - now).total_seconds()
-        ending = f"ends in {format_duration(left)}" if left > 0 else "has run out"
+        ending = f"ends in {format_duration(left)}" if left > 0 else "has expired"
         return f"lease {ending}, {job.worker}"
     if job.available_at <= now:
         return f"due for {format_duration((now - job.available_at).total_seconds())}"
@@ -57,4 +57,4 @@ def _since(job: ListedJob) -> str:
 
 
 def _beginning(preview: str | None, width: int) -> str:
-    return "(no text that can be read)" if preview is None else f'"{one_line(preview, width - 2)}"'
+    return "(no readable text)" if preview is None else f'"{one_line(preview, width - 2)}"'

@@ -64,7 +64,7 @@ def _extremes(
 
 def _foot(history: History) -> str:
     if history.outage:
-        since = f", this is of {_clock(history.snapshot.at)}" if history.snapshot else ""
+        since = f", as of {_clock(history.snapshot.at)}" if history.snapshot else ""
         return f"q quits{since}: {one_line(history.outage.cause, 160)}"
     return f"q quits, {_clock(history.snapshot.at)}" if history.snapshot else "q quits"
 

@@ -171,10 +171,10 @@ def _suspended(columns: list[TargetStatus], width: int) -> Section:
     return Section(
         [],
         [
-            [cut(f"set aside: {name_of(column)}: {one_line(column.problem or '', 160)}", width)]
+            [cut(f"suspended: {name_of(column)}: {one_line(column.problem or '', 160)}", width)]
             for column in columns
         ],
-        [cut("hint: mend the table, then run `worker watch` for it again", width)],
+        [cut("hint: fix the table, then run `worker watch` for the column again", width)],
     )
 
 

@@ -32,7 +32,7 @@ def print_stats(found: Stats, since: timedelta, *, as_json: bool) -> None:
         out("")
         _print_failures(found)
     if not found.hours:
-        say("hint: nothing was done in that time, or no worker has said so yet")
+        say("hint: no work was reported in that time")
 
 
 def _hour(hour: dict[str, Any]) -> dict[str, Any]:

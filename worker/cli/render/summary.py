@@ -46,8 +46,8 @@ def print_summary(result: RunResult, as_json: bool) -> None:
         ("Unchanged", stats.unchanged, "had the right vector already"),
         ("Skipped", stats.skipped, "nothing to embed"),
         ("Dropped", stats.dropped, "the record is gone"),
-        ("Stale", stats.stale, "edited meanwhile, vector thrown away"),
-        ("Handed back", stats.released, "due again later"),
+        ("Stale", stats.stale, "edited meanwhile, vector discarded"),
+        ("Released", stats.released, "due again later"),
     ):
         if count:
             out(f"{name}: {count} ({meaning})")
@@ -76,6 +76,6 @@ def exit_code(result: RunResult) -> int:
     if result.was_paused:
         say(f"hint: {RESUME}")
     if result.stats.failed:
-        say("hint: `worker status` shows why; `worker requeue --failed` tries them once more.")
+        say("hint: `worker status` shows why; `worker requeue --failed` tries them again.")
         return 1
     return 0

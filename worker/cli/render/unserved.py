@@ -20,7 +20,7 @@ def report_unserved(targets: Iterable[Target], default_model: str) -> int:
 def _unserved(target: Target, default_model: str) -> WorkerError | None:
     if target.problem:
         return DatabaseError(
-            f"column {target.embedding_column} of table {target.table_name} is set aside:"
+            f"column {target.embedding_column} of table {target.table_name} is suspended:"
             f" {target.problem}",
             "Fix the table, then run `worker watch` for the column again.",
         )

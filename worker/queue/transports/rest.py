@@ -121,7 +121,7 @@ class Rest:
                 f"the Data API cannot be reached: {one_line(reason)}", NOTHING_LOST
             ) from None
         except ValueError:  # an answer that is not JSON
-            raise SettingsError("what answers at SUPABASE_URL is no Data API", WHICH_URL) from None
+            raise SettingsError("SUPABASE_URL does not lead to a Data API", WHICH_URL) from None
 
 
 def translate_api_error(problem: APIError, status: int) -> WorkerError:
@@ -146,5 +146,5 @@ def translate_api_error(problem: APIError, status: int) -> WorkerError:
     if PASSING_CODE.fullmatch(code) or PASSING_STATUS.fullmatch(str(status)):
         return Unreachable(WORDING.failed[0] + message, WORDING.failed[1])
     if status == 404 and code in ("", "404"):
-        return SettingsError(f"what answers at SUPABASE_URL is no Data API: {message}", WHICH_URL)
+        return SettingsError(f"SUPABASE_URL does not lead to a Data API: {message}", WHICH_URL)
     return DatabaseError(f"{message} ({code or status})", problem.hint)
