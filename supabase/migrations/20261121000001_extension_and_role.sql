@@ -1,8 +1,8 @@
 -- Why:   vectors need pgvector, and a worker should hold a credential that can do its job and
---        nothing else. On Supabase the extension belongs into `extensions`; elsewhere into
---        `public`. An extension that is already there, in either schema, stays where it is.
---        The schema `embedding` holds what only the functions of this API call. Nobody but its owner
---        can create anything in it, so a call of ours cannot resolve to a function of somebody else.
+--        nothing else. On Supabase the extension belongs in `extensions`, elsewhere in `public`.
+--        An extension that already exists, in either schema, stays where it is.
+--        The schema `embedding` holds the internal functions of this API. Only its owner can create
+--        anything in it, so a call of ours cannot resolve to a function of another role.
 -- Locks: nothing that a running application uses.
 -- Undo:  drop schema embedding cascade; drop role embedding_worker;
 --        drop extension vector;  (drops every vector column!)
@@ -13,7 +13,7 @@ begin
 exception when duplicate_schema then
     raise exception 'there is a schema "embedding" already'
         using errcode = 'duplicate_schema',
-              hint = 'These migrations keep their internal functions in a schema of that name: rename yours.';
+              hint = 'These migrations keep their internal functions in a schema of that name. Rename yours.';
 end $$;
 
 do $$

@@ -1,16 +1,16 @@
 -- Why:   a worker's credential can claim and complete jobs, and read nothing else: the functions that it calls run
---        with the rights of their owner. Every file closes what it defines, also where Supabase's default privileges
---        had opened it to `anon` and `authenticated`, and then opens what workers need.
--- Locks: the migration nothing. Protecting a table takes a moment of ACCESS EXCLUSIVE on it.
+--        with the rights of their owner. Every file revokes all rights on what it defines, also those that Supabase's
+--        default privileges give to `anon` and `authenticated`, and then grants what workers need.
+-- Locks: the migration nothing. Protecting a table takes a short ACCESS EXCLUSIVE lock on it.
 -- Undo:  drop function embedding.let_workers_read, embedding.let_workers_call, embedding.protect_relation,
 --        embedding.protect_functions, embedding.fix_text_forms, embedding.grant_to, embedding.everyone;
 --
--- Two settings of every function belong to this as well. `search_path = '', pg_temp`: left
--- out, pg_temp comes first where types are looked for, and a caller could pass off a domain
--- of theirs as `text`, whose check runs with the rights of our owner. `row_security = off`:
--- where it is forced on our owner, a row that it hides must raise, and not pass for gone.
+-- Two settings of every function are part of this. `search_path = '', pg_temp`: if pg_temp is left out, it
+-- comes first in the search for types, and a caller could create a domain named `text`, whose check
+-- would run with the rights of our owner. `row_security = off`: if it is forced on our owner, a hidden
+-- row must raise an error, and not look deleted.
 
--- Everybody but the owner: the public, and the roles of a Supabase project and of workers, where there are such.
+-- All roles but the owner: the public, and the roles of a Supabase project and of workers, if they exist.
 create function embedding.everyone()
 returns text
 language sql
@@ -21,7 +21,7 @@ as $$
       from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'embedding_worker');
 $$;
 
--- Grants to a role, where there is such a role.
+-- Grants privileges to a role, if it exists.
 create function embedding.grant_to(role text, privileges text)
 returns void
 language plpgsql
@@ -34,7 +34,7 @@ begin
 end $$;
 
 -- A source or filter turns values into text, and that text must be the same in every session: its hash is
--- compared with that of another session. What the function calls runs under the same settings.
+-- compared with that of another session. The functions that it calls run under the same settings.
 create function embedding.fix_text_forms(routine regprocedure)
 returns void
 language plpgsql
@@ -47,7 +47,7 @@ begin
         'set lc_time = ''C'' set quote_all_identifiers = off set standard_conforming_strings = on', routine);
 end $$;
 
--- Lets nobody but the owner call these functions. Those in `public`, by which others enter, get fixed text forms.
+-- Lets only the owner call these functions. Those in `public`, the entry points of others, get fixed text forms.
 create function embedding.protect_functions(variadic routines regproc[])
 returns void
 language plpgsql
@@ -80,7 +80,7 @@ begin
     end loop;
 end $$;
 
--- Lets nobody but the owner use a table with its sequences, a view or a sequence.
+-- Lets only the owner use a table with its sequences, a view or a sequence.
 create function embedding.protect_relation(relation regclass)
 returns void
 language plpgsql

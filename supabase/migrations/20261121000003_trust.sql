@@ -24,7 +24,7 @@ as $$
      where namespace.nspname = 'embedding';
 $$;
 
--- Whether a function was made by this API, or is not there: others can give theirs the same name or comment.
+-- Whether a function was created by this API, or does not exist: other roles can use the same name or comment.
 create function embedding.is_ours(routine regprocedure)
 returns boolean
 language sql
@@ -34,8 +34,8 @@ as $$ select coalesce((select embedding.trusts(proowner) from pg_proc where oid 
 
 -- Why the owner of this API must not, or cannot, work on a table; null: nothing is wrong. Triggers, constraints, rules,
 -- policies and generated columns run with the rights of the role that reads or writes a row. So a table, and each table
--- that inherits from it, must belong to a role that the owner trusts, and nobody else may be able to put
--- another table in its place. Rows that row level security hides would be taken for deleted ones.
+-- that inherits from it, must belong to a role that the owner trusts, and no other role may be able to put
+-- another table in its place. Rows that row level security hides would look deleted.
 create function embedding.table_problem(table_id oid, out cause text, out hint text)
 language plpgsql
 stable

@@ -4,10 +4,10 @@
 -- Undo:  drop function embedding.growing_pause, embedding.may_pass, embedding.is_of_the_server, embedding.is_timeout,
 --        embedding.describe_error;
 
--- What is kept of an error: never a value of a row. Postgres puts values, in quotation marks, into messages
--- (`invalid input syntax for type integer: "..."`); what a function of the user raises can hold anything. The message
--- stays as it is where it names nothing but objects: where our own statement could not be parsed, or was
--- refused by us, and in the classes of constraints, rights, locks and resources. The arguments are sqlstate, sqlerrm
+-- The stored description of an error: never a value of a row. Postgres puts values, in quotation marks, into messages
+-- (`invalid input syntax for type integer: "..."`); what a function of the user raises can contain anything. The message
+-- is kept if it names only objects: if our own statement could not be parsed, if our code refused it,
+-- and in the classes of constraints, rights, locks and resources. The arguments are sqlstate, sqlerrm
 -- and pg_exception_context, whose first line is where it happened.
 create function embedding.describe_error(error_state text, error_text text, context text)
 returns text
@@ -31,9 +31,9 @@ as $$
       from (select (regexp_match(context, '^(?:PL/\w+|SQL) function "?([^\s("]+)', 'n'))[1]) as routine (name);
 $$;
 
--- Whether an error is the end of the time that a statement may take. An error of this class can also be
--- raised by a trigger, or by an administrator who cancels a statement: both are over at once. The time is that of the
--- session where a function has another one, since the statement began before the function. By now(), since it begins to
+-- Whether an error is a statement timeout. An error of this class can also be raised by a trigger, or by an
+-- administrator who cancels a statement: neither has used up the time. The timeout is that of the session even
+-- if a function has its own, since the statement began before the function. By now(), since it begins to
 -- run when the statement is parsed, before its statement_timestamp().
 create function embedding.is_timeout(error_state text)
 returns boolean
@@ -50,8 +50,8 @@ as $$
                 where timeout > '0'), false);
 $$;
 
--- Whether an error is that of a server without room, memory or connections, or that shuts down: no row is to blame, and
--- the worker waits. A trigger or a source that raises an error of such a class is to blame: the context says so.
+-- Whether an error comes from a server that shuts down or lacks space, memory or connections: no row is the cause, and
+-- the worker waits. If a trigger or a source raises an error of such a class, the context says so, and it is the cause.
 create function embedding.is_of_the_server(error_state text, context text)
 returns boolean
 language sql
@@ -61,7 +61,7 @@ as $$
     select error_state ~ '^(53|57P|58)' and context !~ '^PL/(?!pgSQL)|^PL/pgSQL[^\n]* (RAISE|ASSERT)(\n|$)';
 $$;
 
--- Whether an error may be over when the same is tried again: a deadlock, a lack of memory, a cancelled statement.
+-- Whether a retry may succeed after an error: a deadlock, a lack of memory, a cancelled statement.
 create function embedding.may_pass(error_state text)
 returns boolean
 language sql
@@ -69,8 +69,8 @@ immutable
 set search_path = '', pg_temp
 as $$ select left(error_state, 2) in ('40', '53', '55', '57', '58') $$;
 
--- How long a job waits that came back `times` times in a row before: `first`, doubled each time up to
--- `most`, and up to half as much again, so that jobs that came back together do not stay together.
+-- How long a job waits after `times` releases in a row: `first`, doubled each time up to `most`, and a random
+-- part of up to half of that, so that jobs that were released together spread out.
 create function embedding.growing_pause(first interval, times integer, most interval)
 returns interval
 language sql

@@ -1,12 +1,12 @@
--- Why:   what to keep embedded: one row for each (table, embedding column). Written by watch_embeddings, read by
+-- Why:   the watched columns: one row for each (table, embedding column). Written by watch_embeddings, read by
 --        everything else.
 -- Locks: nothing, the table is new.
 -- Undo:  drop table public.embedding_targets;
 --
 -- `relation`, `record_id_sql`, `record_match_sql`, `source` and `filter` are pieces of SQL that the functions of
--- this schema put into their statements. They are read with every statement's only unprefixed names being the
--- columns of the watched table; `eq_record` is the record id. Whoever may write here may therefore run SQL as the
--- owner: nobody but the owner may.
+-- this schema put into their statements. In every statement the only unprefixed names are the columns of the
+-- watched table; `eq_record` is the record id. A role that can write here could therefore run SQL as the owner:
+-- only the owner can.
 
 create table public.embedding_targets (
     id integer generated always as identity primary key,
@@ -15,9 +15,9 @@ create table public.embedding_targets (
     source text not null,                          -- SQL over the row that gives the text to embed
     filter text,                                   -- SQL over the row: rows for which it is not true have no vector
     model text,                                    -- `provider:model` of every vector of the column; null: none is written yet
-    model_is_default boolean not null default false, -- true: nobody named it, the first worker's default was recorded
+    model_is_default boolean not null default false, -- true: not chosen, but the default of the first worker
     dimensions integer,                            -- width of the column; null: a column without one
-    priority smallint not null default 0,          -- the higher is claimed first; backfill is 10 lower
+    priority smallint not null default 0,          -- higher values are claimed first; backfill is 10 lower
     debounce interval not null default '0',        -- an edit waits this long, so a burst of them is embedded once
     on_change text not null default 'keep',        -- what an edit does to the old vector: keep | clear
     on_too_long text not null default 'fail',      -- a text above the model's limit: fail | truncate
@@ -31,7 +31,7 @@ create table public.embedding_targets (
     record_id_sql text not null,                   -- the key of a row as text:  sessions.id::text
     record_match_sql text not null,                -- the row of a record id:    sessions.id = eq_record::uuid
     user_column text,                              -- the column that names the owner of a row, if there is one
-    backfill_cursor text,                          -- record id up to which backfill_embeddings has come
+    backfill_cursor text,                          -- the last record id that backfill_embeddings has passed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint embedding_targets_one_per_column unique (table_name, embedding_column),

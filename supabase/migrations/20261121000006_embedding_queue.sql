@@ -1,10 +1,10 @@
--- Why:   the queue. One row for each (table, record, embedding column), for as long as the record exists: it is the
---        job, and afterwards the record of what the vector was made from.
+-- Why:   the queue. One row for each (table, record, embedding column), for as long as the record exists: first it is
+--        the job, then it records what the vector was made from.
 -- Locks: nothing, the table is new.
 -- Undo:  drop table public.embedding_queue;
 --
--- `target_id` says in four bytes what `table_name` and `embedding_column` say in words: the indexes are half as
--- wide by it, and a bulk insert is a third cheaper. A trigger fills it in for people.
+-- `target_id` stands for `table_name` and `embedding_column` in four bytes: it halves the width of the indexes, and
+-- makes a bulk insert a third cheaper. A trigger fills it in for inserts by hand.
 
 create table public.embedding_queue (
     id bigint generated always as identity primary key,
@@ -15,10 +15,10 @@ create table public.embedding_queue (
     content text,                                  -- null: read the row. Given by hand: embed this text instead, once
     user_id uuid,                                  -- owner of the record, if its table names one
     status text not null default 'pending',
-    attempts smallint not null default 0,          -- how often it failed by its own fault
-    abandoned_claims smallint not null default 0,  -- how often in a row it was claimed and never answered
-    unwritten smallint not null default 0,         -- how often in a row it was embedded and not written
-    passed_over smallint not null default 0,       -- how often in a row its row was locked when it was claimed
+    attempts smallint not null default 0,          -- failures that its own row or text caused
+    abandoned_claims smallint not null default 0,  -- claims in a row that were never answered
+    unwritten smallint not null default 0,         -- times in a row that it was embedded but not written
+    passed_over smallint not null default 0,       -- claims in a row that found its row locked
     error_message text,
     error_class text,
     available_at timestamptz not null default now(),
@@ -39,36 +39,36 @@ create table public.embedding_queue (
     constraint embedding_queue_known_status
         check (status in ('pending', 'processing', 'completed', 'failed', 'skipped')),
     constraint embedding_queue_failed_says_why check (status <> 'failed' or error_message is not null),
-    -- so that who holds the lease need not ask for the status
+    -- so that the holder of the lease need not check the status
     constraint embedding_queue_leased_while_processing
         check ((status = 'processing') = (lease is not null) and (lease is null) = (lease_expires_at is null))
 ) with (
-    -- Every job is updated twice in its life. Room on the page keeps its versions together, and
-    -- the dead ones are swept by count, not after a fifth of a large table has died.
+    -- Every job is updated twice in its life. Free space on the page keeps its versions together, and
+    -- dead ones are vacuumed by count, not after a fifth of a large table is dead.
     fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0
 );
 
--- The claim walks this one, for one target and one priority at a time, with the owners of the
--- records by turns. By their hash: ids are often made in order of time, and their turn begins at a place
--- drawn by lot. Jobs of nobody count as those of one owner.
+-- The claim reads this index, for one target and one priority at a time, with the owners of the records in turns.
+-- It uses a hash of the owners, since ids are often created in order of time, and starts at a random place.
+-- Jobs without an owner count as jobs of one owner.
 create index embedding_queue_due
     on public.embedding_queue (target_id, priority desc, (coalesce(uuid_hash(user_id), 0)), available_at, id)
     where status = 'pending';
 
--- Jobs whose worker died: an expired lease is due again, with no janitor.
+-- Jobs whose worker died: an expired lease is due again, without a cleanup process.
 create index embedding_queue_leased
     on public.embedding_queue (target_id, lease_expires_at)
     where status = 'processing';
 
--- What failed, class by class, the latest first.
+-- Failed jobs by class, the latest first.
 create index embedding_queue_failed
     on public.embedding_queue (target_id, error_class, updated_at desc)
     where status = 'failed';
 
--- A signed-in user looks at the state of their own records.
+-- A signed-in user reads the state of their own records.
 create index embedding_queue_owner on public.embedding_queue (user_id) where user_id is not null;
 
 select embedding.let_workers_read('public.embedding_queue');

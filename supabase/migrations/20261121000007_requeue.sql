@@ -1,13 +1,13 @@
--- Why:   jobs that have ended, or are under way, are started over: when their column changes, or when an operator
---        asks for it.
--- Locks: row locks on the jobs concerned, for the length of a call. requeue_embeddings waits for none: a job that is
---        locked is being edited, which starts it over anyway. embedding.requeue_target does wait.
+-- Why:   jobs that have ended, or are in processing, become pending again: when their column changes, or when an
+--        operator requests it.
+-- Locks: row locks on the jobs concerned, for the length of a call. requeue_embeddings waits for none: a locked job is
+--        being edited, which makes it pending anyway. embedding.requeue_target does wait.
 -- Undo:  drop function public.requeue_embeddings, embedding.requeue_target, embedding.reset_jobs;
 
--- Starts jobs, locked by the caller, over: pending and due, as if nothing had been tried. A worker that is embedding one
--- of them loses its lease. `keeps_hash`: a text that is still the one of the stored vector completes without a call to
--- the model. Without a `new_priority` each keeps its own. Returns how many there were.
--- embedding.enqueue_one does the same to one job by itself, since a further call would slow down every edit.
+-- Makes jobs, locked by the caller, pending and due, as if they had never been tried. A worker that is embedding one
+-- of them loses its lease. `keeps_hash`: a text that still has the hash of the stored vector completes without a call
+-- of the model. Without a `new_priority` each keeps its own. Returns how many there were.
+-- embedding.enqueue_one contains the same for one job, since a further call would slow down every edit.
 create function embedding.reset_jobs(ids bigint[], keeps_hash boolean, new_priority integer default null)
 returns bigint
 language plpgsql
@@ -41,13 +41,13 @@ begin
     perform embedding.reset_jobs(
         array(select due.id from public.embedding_queue as due
                where due.target_id = target.id and (due.status <> 'pending' or not trusts_vectors)
-               order by due.id for update), -- one left out would keep its old vector for good
+               order by due.id for update), -- a skipped job would keep its old vector for ever
         trusts_vectors, greatest(target.priority - 10, -32768));
 end $$;
 
 -- Makes jobs pending again, to be embedded even if their text and model have not changed. Each
--- argument that is given narrows it down; `only_status` null means every status. Returns how many.
--- Called over the Data API it has a minute: PostgREST takes the timeout from here, not from its role.
+-- argument that is given narrows them down; `only_status` null means every status. Returns how many.
+-- Over the Data API it may take a minute: PostgREST takes the timeout from here, not from its role.
 create function public.requeue_embeddings(
     only_status text default 'failed',
     only_table text default null,

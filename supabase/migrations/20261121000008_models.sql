@@ -1,11 +1,11 @@
--- Why:   a column holds vectors of one model. Its model is recorded with the first vectors, and the vectors go when
---        it changes.
+-- Why:   a column holds vectors of one model. Its model is recorded with the first vectors, and the vectors are
+--        cleared when it changes.
 -- Locks: the migration nothing. A change of the model of a column locks its table against writers until the
 --        transaction ends: see embedding.change_model.
 -- Undo:  drop function embedding.change_model cascade; drop function embedding.record_model;
 
 -- Records the model of the first vectors of a column, which the worker chose by its default, and returns the model
--- that the column has. Of two workers with different defaults one succeeds, and both get its answer. A column that was
+-- that the column has. If two workers have different defaults, one succeeds, and both get its model. A column that was
 -- filled before models were recorded has that of its jobs. The caller must hold no other lock: this waits for another
 -- session that writes the target, such as a backfill, up to a second.
 create function embedding.record_model(target_id integer, model text)
@@ -25,8 +25,8 @@ begin
 end $$;
 
 -- At any time a column holds vectors of one model and one width. When either changes, the old vectors are cleared in
--- the same transaction and their records become pending. The table is locked first: without writers, the order in
--- which its rows are locked can deadlock with nobody.
+-- the same transaction and their records become pending. The table is locked first: without other writers,
+-- locking its rows in any order cannot deadlock.
 create function embedding.change_model()
 returns trigger
 language plpgsql

@@ -18,8 +18,8 @@ as $$
      where class.oid = relation;
 $$;
 
--- The columns of the primary key, in its order. Raises unless each has a text form that no setting of
--- a session changes (embedding.key_forms). The text of an interval, a float or an amount of money depends on
+-- The columns of the primary key, in its order. Raises unless each has a text form that does not depend on
+-- the settings of a session (embedding.key_forms). The text of an interval, a float or an amount of money depends on
 -- settings, that of a regclass on the search path, and an array or a composite value is written
 -- differently in JSON.
 create function embedding.key_columns(relation regclass)
@@ -85,9 +85,9 @@ as $$
       join pg_type as type on type.oid = attribute.atttypid;
 $$;
 
--- The key of a row as text, for rows known by the given name: of one column its text, of several a JSON array. In the
--- collation of the queue: under a lenient one of the key's own, two record ids that differ could pass for
--- the same.
+-- SQL for the key of a row as text, for rows with the given name: for one column its text, for several a JSON array. It
+-- uses the collation of the queue: under another collation of the key, two different record ids could be
+-- equal.
 create function embedding.record_id_sql(relation regclass, row_name text, key_columns text[])
 returns text
 language sql
@@ -105,7 +105,7 @@ as $$
       join pg_type as type on type.oid = attribute.atttypid;
 $$;
 
--- The values of the key, in its order, for SQL that gives a record id.
+-- SQL for the values of the key, in its order, from SQL that gives a record id.
 create function embedding.key_values_sql(relation regclass, key_columns text[], record_sql text)
 returns text[]
 language sql
@@ -119,7 +119,7 @@ as $$
 $$;
 
 -- The condition that finds the row of the record id `eq_record`. The text is cast to the type of
--- the key, and not the key to text, so that the primary key serves the look-up.
+-- the key, and not the key to text, so that the look-up uses the primary key.
 create function embedding.record_match_sql(relation regclass, key_columns text[])
 returns text
 language sql
@@ -133,7 +133,7 @@ as $$
      where class.oid = relation;
 $$;
 
--- Why a record id cannot stand in the queue, or null. An index row ends at 2704 bytes and holds two names as well.
+-- Why a record id cannot be stored in the queue, or null. An index row ends at 2704 bytes and holds two names as well.
 create function embedding.key_too_long(record_id text)
 returns text
 language sql
@@ -144,7 +144,7 @@ as $$
      where octet_length(record_id) > 2000;
 $$;
 
--- What the queue keeps of such an id. Its job has failed from the beginning.
+-- The form in which the queue stores such an id. Its job is failed from the beginning.
 create function embedding.shortened_id(record_id text)
 returns text
 language sql
@@ -154,8 +154,8 @@ as $$
     select left(record_id, 100) || '...' || encode(sha256(convert_to(record_id, 'UTF8')), 'hex');
 $$;
 
--- The SQL for what stands in the queue for a record id. Calls a function only for a long one, since a call takes longer
--- than all the rest.
+-- SQL for the stored form of a record id. It calls a function only for a long id, since a call takes longer than all
+-- the rest.
 create function embedding.queued_id_sql(record_id_sql text)
 returns text
 language sql

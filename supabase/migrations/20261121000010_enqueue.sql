@@ -1,4 +1,4 @@
--- Why:   the triggers of watched tables put records into the queue, and take out those that are gone.
+-- Why:   the triggers of watched tables put records into the queue, and remove those that were deleted.
 -- Locks: the migration nothing. A call locks the jobs of its records until the transaction of the writer ends.
 -- Undo:  drop function embedding.forget, embedding.enqueue, embedding.enqueue_one, embedding.suspend_target;
 
@@ -15,17 +15,17 @@ begin
        set problem = 'an edit could not be queued: ' || reason
      where target.id = target_id and target.problem is null;
 exception when undefined_table then
-    null; -- without that table nobody works on the column anyway
+    null; -- without that table no worker works on the column anyway
 end $$;
 
--- Makes one record pending. A worker that is embedding its old text loses its lease. `is_new`: this id belonged to no
--- row or to another row before, so what the job says about the stored vector is not true of this row.
+-- Makes one record pending. A worker that is embedding its old text loses its lease. `is_new`: before, this id belonged
+-- to no row or to another row, so what the job says about the stored vector is not true for this row.
 --
--- The UPDATE comes first: an edit of a row that has a job is then one statement. `on conflict do nothing` instead of
--- an exception block, which would take a transaction id for each row: what it passes over is a job that came in at this
--- moment, or a sequence that is behind its table, as on a replica that was promoted. By clock_timestamp, so that
--- the second of two edits in one transaction waits again. In plpgsql, whose plans last for a session: SQL
--- functions are planned at every call before Postgres 18.
+-- The UPDATE comes first: an edit of a row that has a job is then one statement. It uses `on conflict do
+-- nothing` instead of an exception block, which would take a transaction id for each row. A conflict is a job that was
+-- inserted at this moment, or a sequence that is behind its table, as on a promoted replica. It uses clock_timestamp,
+-- so that the second of two edits in one transaction waits again. It is in plpgsql, whose plans last for a session:
+-- SQL functions are planned at every call before Postgres 18.
 create function embedding.enqueue_one(target_id integer, record_id text, owner uuid, is_new boolean)
 returns void
 language plpgsql
@@ -96,8 +96,8 @@ begin
     perform embedding.suspend_target(target_id, 'embedding_queue takes no new job');
 end $$;
 
--- Makes the records of new rows pending, in the order given. The callers give key order: two transactions that enqueue
--- the same rows in different orders would deadlock.
+-- Makes the records of new rows pending, in the order given. Callers pass them in key order: two transactions that
+-- enqueue the same rows in different orders would deadlock.
 create function embedding.enqueue(target_id integer, record_ids text[], owners uuid[])
 returns void
 language plpgsql
@@ -118,7 +118,7 @@ begin
        and octet_length(record.id) <= 2000
     on conflict do nothing;
     get diagnostics enqueued = row_count;
-    if enqueued < cardinality(record_ids) then -- there are jobs already, or one of the reasons above
+    if enqueued < cardinality(record_ids) then -- some have jobs already, or for one of the reasons above
         for place in 1 .. cardinality(record_ids) loop
             perform embedding.enqueue_one(target_id, record_ids[place], owners[place], true);
         end loop;
@@ -127,7 +127,7 @@ begin
     end if;
 end $$;
 
--- Takes the records that are gone from their table out of the queue.
+-- Removes the records that were deleted from their table from the queue.
 create function embedding.forget(target_id integer, record_ids text[])
 returns void
 language plpgsql

@@ -1,9 +1,9 @@
--- Why:   people write to the queue by hand, and the triggers here make that mean what they expect.
+-- Why:   people write to the queue by hand, and these triggers make that work as they expect.
 -- Locks: a short lock on embedding_queue while its triggers are made.
 -- Undo:  drop function embedding.queue_by_hand, embedding.find_target cascade;
 
--- A hand-made change of the status takes the fence from a running worker; one to pending starts the
--- job over as well.
+-- A change of the status by hand takes the lease from a running worker; a change to pending also resets the
+-- job.
 create function embedding.queue_by_hand()
 returns trigger
 language plpgsql
@@ -31,8 +31,8 @@ begin
     return new;
 end $$;
 
--- The functions of this schema take the lease away themselves, and move the due time or the attempts
--- of what they make pending; a person at a prompt does not: that is how the two are told apart.
+-- The functions of this schema remove the lease themselves, and change the due time or the attempts of jobs
+-- that they make pending; a person at a prompt does not. This distinguishes the two.
 create trigger embedding_queue_by_hand
     before update of status on public.embedding_queue
     for each row
@@ -44,8 +44,8 @@ create trigger embedding_queue_by_hand
     )
     execute function embedding.queue_by_hand();
 
--- People name a target by its table and column. A job for a column that nobody watches would wait for
--- ever; say so at once.
+-- People name a target by its table and column. A job for a column that is not watched would wait for
+-- ever, so the insert raises at once.
 create function embedding.find_target()
 returns trigger
 language plpgsql

@@ -1,11 +1,10 @@
 -- Why:   a source is SQL of the user that runs with the rights of the owner of this API. So it is checked first, and
---        Postgres itself says which columns it reads.
+--        Postgres itself determines which columns it reads.
 -- Locks: nothing.
 -- Undo:  drop function embedding.columns_read, embedding.check_source, embedding.source_sql;
 
--- The SQL for the text to embed: of one column, of several ('title, body': joined by an empty
--- line, without those that are null), or the expression as it was given. A column may be named as
--- it is called, or as SQL would have it.
+-- SQL for the text to embed: one column, several ('title, body': joined by an empty line, without
+-- nulls), or the expression as given. A column may be named by its exact name, or as in SQL.
 create function embedding.source_sql(relation regclass, source text)
 returns text
 language plpgsql
@@ -91,10 +90,10 @@ begin
     end if;
 end $$;
 
--- The columns that the source and the filter read, and the attribute number of each. Postgres itself
--- is asked, by way of a view over them, which also proves that they give one text and one truth value
--- a row; a row taken as a whole reads every column but the embeddings. A generated column counts as
--- the columns that it is made from: only its number is given.
+-- The columns that the source and the filter read, and the attribute number of each. They come from the
+-- dependencies of a view over them. The view also proves that they give one text and one truth value for
+-- each row. A whole-row reference reads every column but the embeddings. A generated column counts as the
+-- columns that it is made from: only its number is returned.
 create function embedding.columns_read(
     relation regclass, source text, filter text, out columns text[], out numbers jsonb
 )

@@ -1,10 +1,10 @@
--- Why:   people see the texts of jobs, and choose jobs by a pattern of their texts.
+-- Why:   people see the texts of jobs, and select jobs by a pattern.
 -- Locks: nothing but an ACCESS SHARE lock on the table that is read, for the length of the transaction.
 -- Undo:  drop function embedding.readable_texts, embedding.texts, embedding.visible_character;
 
--- A regular expression for a character that is no white space: what Unicode calls so, whatever the locale
--- of the database, under the collation "C". A text without one is nothing to embed. No test proves that the
--- collation of a column does not count, since one that is not deterministic needs ICU.
+-- A regular expression for a character that is not white space by Unicode, whatever the locale of the
+-- database, under the collation "C". A text without one has nothing to embed. No test proves that the
+-- collation of a column does not matter, since a nondeterministic one needs ICU.
 create function embedding.visible_character()
 returns text
 language sql
@@ -12,9 +12,9 @@ immutable
 set search_path = '', pg_temp
 as $$ select '[^\s\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]' $$;
 
--- The beginnings of the texts of jobs of a target, as a model would be given them now; null: there is none. With a
--- `pattern`, of those whose text or record id matches it: a glob of the whole (* any characters, ? one), or
--- behind a ~ a regular expression of a part.
+-- The beginnings of the texts of jobs of a target, as a model would get them now; null: there is none. With a
+-- `pattern`, only for jobs whose text or record id matches it: a glob for the whole (* any characters, ? one), or
+-- after a ~ a regular expression for a part.
 create function embedding.texts(
     target public.embedding_targets, ids bigint[], pattern text, characters integer
 )
@@ -43,7 +43,7 @@ begin
           characters;
 end $$;
 
--- The same, without the jobs whose text cannot be read: halving finds a row that raises an error among many.
+-- Like embedding.texts, without the jobs whose text cannot be read: halving finds a row that raises an error.
 create function embedding.readable_texts(
     target public.embedding_targets, ids bigint[], pattern text, characters integer
 )

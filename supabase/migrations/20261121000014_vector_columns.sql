@@ -2,8 +2,8 @@
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 -- Undo:  drop function embedding.add_column, embedding.planned_width, embedding.column_width;
 
--- The width of a vector column (null: it has none). Raises if there is no such column or it holds
--- no vectors.
+-- The width of a vector column (null: it has none). Raises if the column does not exist or is not of a vector
+-- type.
 create function embedding.column_width(relation regclass, embedding_column text)
 returns integer
 language plpgsql
@@ -59,7 +59,7 @@ begin
 end $$;
 
 -- Adds the vector column. Above 2000 dimensions it is a halfvec, since an index over `vector` ends there.
--- An index over `halfvec` ends at 4000: a wider column could not be searched but by reading all of it.
+-- An index over `halfvec` ends at 4000: a search in a wider column would read all of it.
 create function embedding.add_column(relation regclass, embedding_column text, dimensions integer)
 returns void
 language plpgsql

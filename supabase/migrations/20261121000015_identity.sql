@@ -4,7 +4,7 @@
 -- Undo:  drop function embedding.open_table, embedding.check_identity, embedding.identity_problem,
 --        embedding.triggered_table;
 
--- The table that has the triggers of a target, whatever it is called by now.
+-- The table that has the triggers of a target, whatever its name is now.
 create function embedding.triggered_table(target_id integer)
 returns oid
 language sql
@@ -20,14 +20,14 @@ as $$
 $$;
 
 -- Why a target must not be worked on: its table or one of its columns is not the one that was watched under that
--- name, since it was renamed, or dropped and created again. Null: they are, or the table is missing altogether. All
--- SQL of a target goes by name, so it would read another text or write into the column of another model. A restored
--- dump has other numbers, but our triggers: there the names count.
+-- name, since it was renamed, or dropped and created again. Null: nothing has changed, or the table is missing. All
+-- SQL of a target uses names, so it would read another text or write into the column of another model. A restored
+-- dump has other numbers, but has our triggers: then the names count.
 create function embedding.identity_problem(target public.embedding_targets)
 returns text
 language plpgsql -- whose plans last for a session
 stable
-security definer -- reads the catalogs alone, but calls a function that others may not
+security definer -- reads only the catalogs, but calls a function that other roles may not
 set search_path = '', pg_temp
 set row_security = off
 as $$
@@ -59,7 +59,7 @@ begin
     return problem || format('; run `worker watch %s --column %s`', target.table_name, target.embedding_column);
 end $$;
 
--- Raises if a target must not be worked on (embedding.identity_problem). After a restore it learns the new numbers.
+-- Raises if a target must not be worked on (embedding.identity_problem). After a restore it records the new numbers.
 create function embedding.check_identity(target public.embedding_targets)
 returns void
 language plpgsql

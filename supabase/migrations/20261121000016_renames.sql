@@ -2,8 +2,8 @@
 -- Locks: the migration nothing. embedding.follow_names locks the jobs of the targets that it renames.
 -- Undo:  drop function embedding.follow_names, embedding.find_target_of;
 
--- The target that watches a column: the one that knows it by its number, whatever it and its table were called before;
--- else the one of that name. No row: nobody watches it.
+-- The target of a column: found by the number of the column, whatever its former name and that of its table; else by
+-- name. No row: the column is not watched.
 create function embedding.find_target_of(relation regclass, embedding_column text)
 returns setof public.embedding_targets
 language sql
@@ -25,8 +25,8 @@ as $$
      limit 1;
 $$;
 
--- Gives the target `chosen` these names, and all others those that their tables and columns have by now: their jobs
--- go with them. What goes by a name that another target has by now, and has lost its own column, is not watched any
+-- Gives the target `chosen` these names, and all other targets the present names of their tables and columns, with
+-- their jobs. A target that lost its column, and whose name now belongs to another target, is not watched any
 -- more.
 create function embedding.follow_names(chosen integer, chosen_table text, chosen_column text)
 returns void

@@ -1,9 +1,9 @@
--- Why:   a table that is written to without firing our triggers must not be taken for one that is in step.
+-- Why:   if writes to a table do not fire our triggers, its vectors must not count as in step.
 -- Locks: nothing.
 -- Undo:  drop function embedding.blind_spot;
 
 -- Why the triggers of a target do not see every row that the queue reads, and what to do; no row: they see all.
--- `installed` false asks about the table alone, before the triggers are there.
+-- `installed` false checks only the table, before its triggers exist.
 create function embedding.blind_spot(relation regclass, target_id integer, installed boolean)
 returns table (cause text, hint text)
 language sql

@@ -1,11 +1,11 @@
 -- Why:   every write to a watched table reaches the queue through its triggers, and costs the writer little.
--- Locks: the migration nothing. Making triggers takes SHARE ROW EXCLUSIVE on the table (writers wait, readers do
+-- Locks: the migration nothing. Creating triggers takes SHARE ROW EXCLUSIVE on the table (writers wait, readers do
 --        not), and dropping them ACCESS EXCLUSIVE, until the transaction ends.
 -- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.make_trigger_function,
 --        embedding.statement_trigger_sql, embedding.row_trigger_sql;
 
--- What the trigger function of a target does for a row: all of an UPDATE, and of the other events where triggers by
--- statement would miss rows. See embedding.make_trigger_function.
+-- The part of the trigger function of a target that handles a row: for every UPDATE, and for other events where triggers
+-- by statement would miss rows. See embedding.make_trigger_function.
 create function embedding.row_trigger_sql(target public.embedding_targets)
 returns text
 language plpgsql
@@ -59,7 +59,7 @@ begin
         coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'));
 end $$;
 
--- What it does for the rows of an INSERT, a DELETE or a TRUNCATE at once.
+-- The part that handles all rows of an INSERT, a DELETE or a TRUNCATE at once.
 create function embedding.statement_trigger_sql(target public.embedding_targets)
 returns text
 language plpgsql
@@ -105,18 +105,18 @@ begin
         coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'));
 end $$;
 
--- Makes the trigger function of a target. It holds no logic, only the names of this table's
--- columns, so that its statements are planned once a session and not at every write.
+-- Creates the trigger function of a target. It contains the names of this table's columns, so that its
+-- statements are planned once per session and not at every write.
 --
--- A row that is deleted or gets another key leaves a record id behind, and in the same statement another row may have
--- taken it: the positions of a list are renumbered, two keys are swapped. So the table is asked whether the id is
--- still there, and only if not its job is deleted. The look-up compares the text of the key as well: 1.0 and 1.00 are one
--- numeric key and two record ids. Its plan is kept for the session, so it must be one for a large table.
+-- If a row is deleted or gets another key, another row may have taken its record id in the same statement, for example
+-- when the positions of a list are renumbered or two keys are swapped. So the function looks up the id in the table,
+-- and deletes the job only if it is missing. The look-up also compares the text of the key: 1.0 and 1.00 are one numeric
+-- key and two record ids. Its plan is kept for the session, so it must be a plan for a large table.
 --
--- No error on our side may lose the user's write: the target is suspended with the problem, and
--- watch_embeddings, called after it is fixed, has every record checked again. Only deadlocks and the like reach
--- the writer, who tries again. By row, the block that catches errors holds no write: one that does takes a transaction
--- id for each row, and a large UPDATE would then slow down every snapshot in the cluster.
+-- No error of ours may lose a write of the user: the target is suspended with the problem, and watch_embeddings,
+-- called after the problem is fixed, makes every record be checked again. Only deadlocks and similar errors reach the
+-- writer, which can retry. For rows, the block that catches errors contains no write: otherwise it would take a
+-- transaction id for each row, and a large UPDATE would slow down every snapshot in the cluster.
 create function embedding.make_trigger_function(target public.embedding_targets)
 returns void
 language plpgsql
@@ -146,7 +146,7 @@ begin
             if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
                or to_regproc('embedding.enqueue') is null or to_regproc('embedding.enqueue_one') is null
                or to_regproc('embedding.forget') is null then
-                return new; -- somebody dropped them by hand
+                return new; -- they were dropped by hand
             elsif tg_level = 'ROW' then%s
             end if;
 %s
@@ -156,17 +156,17 @@ begin
     execute format('revoke all on function %s from %s', routine, embedding.everyone());
 end $$;
 
--- INSERT and DELETE enqueue a statement's rows at once. UPDATE works by row, because only such a
--- trigger can name its columns: writing a vector or any other column then costs nothing. Values
--- are compared as the text they would be embedded as: two that are equal by a lenient collation
--- (or numbers like 1.0 and 1.00) can still read differently. No test proves this for collations, which would need ICU.
+-- Creates the triggers. INSERT and DELETE handle the rows of a statement at once. UPDATE works by row, because only such
+-- a trigger can name its columns: writing a vector or any other column then costs nothing. Values are compared as
+-- text: two values that are equal under a nondeterministic collation (or numbers like 1.0 and 1.00) can have different
+-- texts. No test proves this for collations, which would need ICU.
 --
--- What a BEFORE trigger of the user writes is not among the columns that the statement names: a
--- table that has one is looked at whatever is updated, except for its vectors. And a statement fires
--- triggers by statement only of the table that it names: where rows are also written through another table, as
--- those of a partition or of a table that inherits, all triggers are by row.
+-- The columns that a BEFORE trigger of the user writes are not among those that the statement names: on a table with
+-- such a trigger, an update of any column but its vectors fires ours. A statement fires statement triggers only on
+-- the table that it names: if rows are also written through another table, as those of a partition or of a table that
+-- inherits, all triggers are by row.
 --
--- Postgres records that a trigger depends on the columns it names, so `drop column` asks for `cascade`. A trigger that
+-- Postgres records that a trigger depends on the columns it names, so `drop column` requires `cascade`. A trigger that
 -- names none costs a bulk UPDATE of other columns 20 to 40 % more.
 create function embedding.make_triggers(target public.embedding_targets, columns_read text[])
 returns void
@@ -222,7 +222,7 @@ begin
     execute format('create trigger embedding_truncate_%s after truncate on %s for each statement %s',
                    target.id, target.relation, calls);
     if target.on_change = 'clear' and text_differs is not null then
-        -- a name that comes last, behind the BEFORE triggers of the user
+        -- a name that sorts last, after the BEFORE triggers of the user
         execute format('create trigger zz_embedding_clear_%s before update of %s on %s for each row when (%s) %s',
                        target.id, columns, target.relation, text_differs, calls);
     end if;
@@ -237,7 +237,7 @@ declare
     trigger_name name;
     relation regclass;
 begin
-    for trigger_name, relation in -- wherever they are: another table may have the name by now
+    for trigger_name, relation in -- on any table: another one may have the name now
         select tgname, tgrelid from pg_trigger
          where tgparentid = 0
            and tgfoid = to_regproc(format('embedding.trigger_%s', target.id))

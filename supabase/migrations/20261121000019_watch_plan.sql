@@ -20,13 +20,13 @@ begin
         raise exception 'table % cannot be watched under the name %',
                         public.embedding_table_name(relation), reserved_name
             using errcode = 'reserved_name',
-                  hint = 'Names that begin with eq_ stand beside yours in the statements of the queue: rename it.';
+                  hint = 'The statements of the queue use names that begin with eq_. Rename yours.';
     end if;
 end $$;
 
--- What a call of watch_embeddings would do. `before`: the target as it is, null where nobody watches the column;
--- `target`: as it would be; `looks_again`: whether all its records become pending; `trusts_vectors`: whether the
--- column is the one whose vectors the queue knows, so that those of equal text and model stay.
+-- The effect of a call of watch_embeddings. `before`: the present target, null if the column is not watched;
+-- `target`: the new one; `looks_again`: whether all its records become pending; `trusts_vectors`: whether the column
+-- is the one whose vectors the queue recorded, so that vectors of the same text and model stay.
 create type embedding.watch_plan as (
     before public.embedding_targets,
     target public.embedding_targets,
@@ -35,8 +35,8 @@ create type embedding.watch_plan as (
     trusts_vectors boolean
 );
 
--- Checks the arguments of watch_embeddings and fills in, for those that are null, what the target has. Raises a
--- sentence with a hint if the column cannot be watched so.
+-- Checks the arguments of watch_embeddings, and replaces nulls by what the target has. Raises an error with a hint
+-- if the column cannot be watched in this way.
 create function embedding.plan_watch(
     relation regclass, source text, embedding_column text, model text, filter text, dimensions integer,
     priority smallint, debounce interval, on_change text, on_too_long text

@@ -1,7 +1,7 @@
 -- Why:   `watch_embeddings` registers a column to be kept in step with its text, and installs the triggers that put
---        changed rows into the queue; `unwatch_embeddings` takes both away.
--- Locks: the migration nothing. A call of watch_embeddings takes SHARE ROW EXCLUSIVE on the table for the moment its
---        triggers are made (writers wait, readers do not), and ACCESS EXCLUSIVE if it has to add the column.
+--        changed rows into the queue; `unwatch_embeddings` removes both.
+-- Locks: the migration nothing. A call of watch_embeddings takes SHARE ROW EXCLUSIVE on the table while its
+--        triggers are created (writers wait, readers do not), and ACCESS EXCLUSIVE if it has to add the column.
 -- Undo:  select unwatch_embeddings(table, column) for each target, then drop function public.watch_embeddings,
 --        public.unwatch_embeddings;
 --
@@ -11,15 +11,15 @@
 -- row), for the rows for which `filter` is true. Rows that are already there are enqueued by
 -- backfill_embeddings, or by their next edit. With `dimensions` a missing column is added.
 --
--- Called again it changes the target: an argument that is null or left out keeps what the target has, and an empty
--- filter takes it away. Where the text or the filter changes, the records become pending, and those whose text turns
--- out the same complete without a call to the model. So they do where a problem had suspended the target. Another model
--- clears the vectors (see embedding.change_model); an empty one keeps it, as the default of a worker and not as a name.
--- If the column is not the one that was watched under this name, all records are embedded again. Says in one sentence
--- what is wrong, and then changes nothing.
+-- Another call changes the target: an argument that is null or left out keeps what the target has, and an empty filter
+-- removes it. If the text or the filter changes, or a problem had suspended the target, the records become pending;
+-- those whose text is the same complete without a call of the model. Another model clears the vectors (see
+-- embedding.change_model); an empty one keeps the model, but as the default of a worker, not as a choice. If the column
+-- is not the one that was watched under this name, all records are embedded again. If it raises an error, it has
+-- changed nothing.
 --
--- `match_function` true writes a function `match_<table>` for apps, false takes it away; without it
--- one that is there is kept in step.
+-- `match_function` true creates a function `match_<table>` for apps, false drops it; null keeps an existing
+-- one in step.
 create function public.watch_embeddings(
     relation regclass,
     source text default null,
@@ -84,8 +84,8 @@ begin
     return watched;
 end $$;
 
--- Stops keeping the column in step: its triggers, its match function and its queue go, its vectors
--- stay. Also serves after the table itself was dropped or renamed, by the name it was watched under. True if it was
+-- Stops keeping the column in step: removes its triggers, its match function and its jobs, but not its vectors. It also
+-- works after the table was dropped or renamed, by the name it was watched under. Returns whether the column was
 -- watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
 returns boolean
@@ -104,7 +104,7 @@ begin
     if target.id is null then
         return false;
     end if;
-    -- with the triggers that call it, wherever their table is now
+    -- with the triggers that call it, whatever their table is now
     if embedding.is_ours(to_regprocedure(format('embedding.trigger_%s()', target.id))) then
         execute format('drop function if exists embedding.trigger_%s() cascade', target.id);
     end if;

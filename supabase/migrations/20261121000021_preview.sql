@@ -1,9 +1,9 @@
--- Why:   what watch_embeddings would change, and what that would cost, is shown before it is called.
--- Locks: nothing that it keeps longer than the transaction: it reads the table.
+-- Why:   people see what watch_embeddings would change, and how many rows it would embed, before they call it.
+-- Locks: ACCESS SHARE on the table, until the transaction ends.
 -- Undo:  drop function public.preview_watch_embeddings, embedding.count_to_embed;
 
--- How many records would be embedded again after a plan: those that become pending and whose text, model or vector is
--- not the one that is known. If the text of some row cannot be read, all that become pending are counted.
+-- How many records a plan would embed again: those that become pending and whose text, model or vector differs from
+-- the recorded one. If the text of some row cannot be read, all that become pending are counted.
 create function embedding.count_to_embed(plan embedding.watch_plan, default_model text)
 returns bigint
 language plpgsql
@@ -42,8 +42,8 @@ exception
                  where job.target_id = target.id and job.status <> 'pending');
 end $$;
 
--- What watch_embeddings would change if it was called so, and how many records would be embedded again, by a worker with
--- this default model. Changes nothing.
+-- What watch_embeddings would change if it were called with these arguments, and how many records a worker with this
+-- default model would embed again. Changes nothing.
 create function public.preview_watch_embeddings(
     relation regclass,
     source text default null,

@@ -1,10 +1,10 @@
--- Why:   rows that were there before their column was watched have no job and no vector.
+-- Why:   rows that existed before their column was watched have no job and no vector.
 -- Locks: SHARE row locks on the rows that backfill_embeddings enqueues, for the length of a call. It waits for none
 --        of them.
 -- Undo:  drop function public.backfill_embeddings, embedding.enqueue_missing, embedding.missing_sql,
 --        embedding.may_be_inside, embedding.after_cursor_sql;
 
--- The condition for the rows behind the place to which a target's backfill has come.
+-- The condition for the rows after the backfill cursor of a target.
 create function embedding.after_cursor_sql(target public.embedding_targets)
 returns text
 language sql
@@ -19,7 +19,7 @@ as $$
                        target.relation::regclass, target.key_columns, quote_literal(target.backfill_cursor)), ', ')) end;
 $$;
 
--- Whether a record is inside the filter of its target, or nobody can tell, since the filter raises an error.
+-- Whether a record is inside the filter of its target. True if that is not known, since the filter raises an error.
 create function embedding.may_be_inside(target public.embedding_targets, record_id text)
 returns boolean
 language plpgsql
@@ -40,10 +40,10 @@ exception when others or query_canceled or assert_failure then
     return true;
 end $$;
 
--- The condition for the rows that lack a vector and have no job that says why. The job is looked up for each row by
--- itself: as `not exists` it becomes a join, and with statistics from when the queue was empty the planner compares
--- each row with every job. `row_by_row`: also the rows over which the filter raises an error; the filter is then
--- evaluated for each row by itself, which is a hundred times slower.
+-- The condition for the rows that lack a vector and have no job that explains it. The job is looked up for each row
+-- separately: `not exists` becomes a join, and with statistics from when the queue was empty the planner compares
+-- each row with every job. `row_by_row`: also rows for which the filter raises an error; the filter is then
+-- evaluated for each row separately, which is a hundred times slower.
 create function embedding.missing_sql(target public.embedding_targets, row_by_row boolean)
 returns text
 language sql
@@ -61,7 +61,7 @@ as $$
                   embedding.queued_id_sql(target.record_id_sql), target.id);
 $$;
 
--- Enqueues the next rows of a target behind its cursor, and moves the cursor: see backfill_embeddings.
+-- Enqueues the next rows of a target after its cursor, and moves the cursor: see backfill_embeddings.
 create function embedding.enqueue_missing(target public.embedding_targets, batch integer, row_by_row boolean)
 returns integer
 language plpgsql
@@ -113,14 +113,14 @@ begin
 end $$;
 
 -- Enqueues the next rows of a target that lack a vector, at most `batch` of them, in key order and
--- ten priorities below live edits. Returns how many it found; call it until that is 0. It goes on
--- where the call before ended, whoever made that one. Rows whose job failed, or that have nothing
--- to embed, are left alone: requeue_embeddings is for those. A row over which the filter raises an error is
--- enqueued as well: the claim fails it, with the error as its reason.
+-- ten priorities below live edits. Returns how many it found; call it until that is 0. It continues after
+-- the previous call, also that of another session. It skips rows whose job failed or that have nothing to
+-- embed: use requeue_embeddings for those. A row for which the filter raises an error is enqueued as well: the
+-- claim fails it, with the error as its reason.
 --
--- It takes the row before its job, as every writer to the table does, and skips a row that somebody
--- is writing: so it never waits and cannot be part of a deadlock. The round that begins after the
--- last row picks up what was skipped; 0 is what a whole round found.
+-- It locks the row before its job, as every writer to the table does, and skips locked rows: so it never
+-- waits and cannot deadlock. The round that begins after the last row enqueues what was skipped; 0 means
+-- that a whole round found nothing.
 create function public.backfill_embeddings(watched_table text, embedding_column text, batch integer default 1000)
 returns integer
 language plpgsql
@@ -150,12 +150,12 @@ begin
             if target.filter is null or embedding.is_timeout(sqlstate) then
                 raise;
             end if;
-            -- raises as well if the filter can be read over no row at all
+            -- raises again if the filter fails even without a row
             execute format('select from %s where (%s) limit 0', target.relation, target.filter);
             found_rows := embedding.enqueue_missing(target, batch, true);
         end;
         exit when found_rows > 0 or target.backfill_cursor is null;
-        target.backfill_cursor := null; -- the round is over: once more from the first row on
+        target.backfill_cursor := null; -- the round is over: start again from the first row
     end loop;
     return found_rows;
 end $$;

@@ -3,10 +3,10 @@
 -- Locks: row locks on the jobs that recheck_embeddings makes pending, for the length of a call; it waits for none.
 -- Undo:  drop function public.recheck_embeddings, embedding.changed_jobs;
 
--- Of the given jobs of a target, those whose row does not read as it did when they ended: another text, no vector, a
--- vector of another model, a row that is gone or outside the filter, something to embed where there was nothing. A row
--- that cannot be read counts as changed: the claim finds out what is wrong with it. Halving finds such a row among
--- many. Without any jobs it raises what is wrong with the target as a whole.
+-- Those of the given jobs of a target whose row has changed since they ended: another text, no vector, a vector of
+-- another model, a row that is deleted or outside the filter, or a text where there was none. A row that cannot be
+-- read counts as changed: the claim finds out what is wrong with it. Halving finds such a row among many. Without
+-- jobs it raises any error of the target as a whole.
 create function embedding.changed_jobs(target public.embedding_targets, ids bigint[])
 returns bigint[]
 language plpgsql
@@ -48,9 +48,9 @@ exception
 end $$;
 
 -- Compares the texts of jobs that are completed or skipped with what was embedded, and makes those that differ
--- pending, ten priorities below live edits. Texts that did not change cost nothing. Looks at `batch` jobs behind
--- `after_id`, in the order of their ids, and returns how many it compared, how many of them differ, and up to which id
--- it looked (null: there are no more). Jobs of columns that are disabled or suspended are passed over. With `dry_run`
+-- pending, ten priorities below live edits. Texts that did not change cost nothing. It checks `batch` jobs after
+-- `after_id`, in the order of their ids, and returns how many it compared, how many of them differ, and the last id that
+-- it checked (null: there are no more). It skips jobs of columns that are disabled or suspended. With `dry_run`
 -- it writes nothing. Raises lock_not_available if a table is locked as a whole.
 create function public.recheck_embeddings(
     only_table text default null,
@@ -97,7 +97,7 @@ begin
                 raise exception 'table % is locked by another session', target.table_name
                     using errcode = 'lock_not_available';
             when others then
-                continue; -- it cannot be read as it is now: the next claim says why
+                continue; -- it cannot be read now: the next claim reports why
         end;
         ids := array(select job.id from public.embedding_queue as job
                       where job.id = any (page) and job.target_id = target.id

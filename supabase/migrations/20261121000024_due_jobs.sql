@@ -1,17 +1,17 @@
--- Why:   a claim chooses among millions of due jobs in a moment, and nobody starves.
--- Locks: row locks on what is claimed, for the length of the call. A locked row is passed over.
+-- Why:   a claim chooses quickly among millions of due jobs, and no target or owner starves.
+-- Locks: row locks on the claimed jobs, for the length of the call. It skips locked rows.
 -- Undo:  drop function embedding.due_jobs, embedding.due_targets, embedding.due_owners; drop sequence
 --        embedding.claim_rotation;
 --
--- Live edits go before backfill, by priority; of one priority, the targets take turns, and within a
--- target the owners of its records do. What kills its worker is tried alone before it is given up, so that the jobs
--- it was claimed with do not go down with it.
+-- Live edits come before backfill, by priority. Within a priority the targets take turns, and within a target the owners
+-- of its records. A job that crashes its workers is tried alone before it is failed, so that the jobs that were claimed
+-- with it are not failed as well.
 
 -- Counts the claims, so that targets take turns whichever worker asks.
 create sequence embedding.claim_rotation;
 
--- The owners behind `after_owner` that have jobs of a target and a priority due, in order, at most so many,
--- and since when.
+-- The owners after `after_owner` with due jobs of a target and a priority, in order, at most `most` of them, and
+-- since when their jobs are due.
 create function embedding.due_owners(target_id integer, level smallint, after_owner integer, most integer)
 returns table (owner integer, due_from timestamptz)
 language plpgsql
@@ -41,7 +41,7 @@ begin
 end $$;
 
 -- The targets that have due jobs, in the order in which a claim tries them: by the priority of their first due job,
--- then by turns. `level`, `first_owner` and `first_due` are those of that job; null if only leases have run out.
+-- then in turns. `level`, `first_owner` and `first_due` are those of that job; null if only leases have run out.
 --
 -- The plan is pinned: with statistics from when the queue was empty, the planner sorts every pending job.
 create function embedding.due_targets(
@@ -83,17 +83,17 @@ begin
               % count(*) over (partition by due.priority);
 end $$;
 
--- Locks up to `batch` due jobs of a target and returns them: those whose lease has run out, then by
--- priority, and of one priority by turns of the owners, to each theirs in the order of their due times.
--- As many owners as there are jobs in a claim, from a place among them that is drawn by lot: however many
--- there are, and however much one of them has queued, it is soon everybody's turn. `level`, `first_owner`
--- and `first_due` are those of the due job that stands first in the index.
+-- Locks up to `batch` due jobs of a target and returns them: first expired leases, then by priority. Within a
+-- priority the owners take turns, each with their jobs in the order of the due times. A claim takes as many
+-- owners as jobs, starting at a random owner, so that each owner is served soon, however many there are and
+-- however much one has queued. `level`, `first_owner` and `first_due` are those of the due job that comes first
+-- in the index.
 --
--- A job that is handed out for the last time comes alone: if its worker dies again, it is the one.
+-- A job on its last claim is returned alone: if its worker dies again, this job is the cause.
 --
--- The plan is pinned. The planner takes a LIMIT that it does not know for a tenth of the table, and a
--- tenth of a million jobs for worth a sort. Where jobs begin is looked up once: while somebody holds an old
--- snapshot, all that was claimed since still stands in the index before them, and has to be passed.
+-- The plan is pinned: the planner assumes that an unknown LIMIT is a tenth of the table, and would sort a tenth of
+-- a million jobs. The start of the jobs is looked up once: while another session holds an old snapshot, jobs
+-- claimed since then are still in the index before the others, and have to be skipped.
 create function embedding.due_jobs(
     target public.embedding_targets, batch integer,
     level smallint, first_owner integer, first_due timestamptz
@@ -130,7 +130,7 @@ begin
         select coalesce(array_agg(turn.owner), '{}'), coalesce(array_agg(turn.due_from), '{}')
           into owners, dues
           from embedding.due_owners(target.id, level, lot, batch) as turn;
-        if cardinality(owners) < batch then -- round to the first ones
+        if cardinality(owners) < batch then -- continue with the first ones
             select owners || coalesce(array_agg(turn.owner), '{}'), dues || coalesce(array_agg(turn.due_from), '{}')
               into owners, dues
               from (select first_owner as owner, first_due as due_from
@@ -139,7 +139,7 @@ begin
                                       target.id, level, first_owner, batch - cardinality(owners))) as turn
              where turn.owner <> all (owners);
         end if;
-        loop -- until nobody has more: what one does not need of their share goes to the others
+        loop -- until no owner has more: the unused share of one owner goes to the others
             more := array(
                 select due.id
                   from unnest(owners, dues) as turn (owner, due_from)

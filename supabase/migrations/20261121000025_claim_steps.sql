@@ -1,22 +1,22 @@
--- Why:   a claim of jobs, step by step: lease, read, judge, settle.
--- Locks: row locks on the jobs and, without waiting, on rows that lose their vector or that somebody may be writing,
---        for the length of the call.
+-- Why:   the steps of a claim: lease, read, judge, settle.
+-- Locks: row locks on the jobs and, without waiting, on rows that lose their vector or that another session may be
+--        writing, for the length of the call.
 -- Undo:  drop function embedding.claim, embedding.settle_sql, embedding.judge_sql, embedding.read_sql,
 --        embedding.lease_jobs, embedding.fail_exhausted; drop type embedding.claimed_job;
 --
--- The steps run statement by statement, under READ COMMITTED, so that the texts are read with a snapshot younger than
--- the lease: one and the same statement can return the new job with the old text. Reading, judging and settling are
--- one statement, which each of them gives a part of. `id = any` wherever a job is meant: by statistics from when
--- the queue was empty, reading all of it costs nothing.
+-- The steps are separate statements, under READ COMMITTED, so that the texts are read with a snapshot younger than
+-- the lease: a single statement could return the new job with the old text. Reading, judging and settling are parts
+-- of one statement. Every look-up of a job has `id = any`: with statistics from when the queue was empty, the planner
+-- would read all of it.
 
--- What became of a job that a claim took up: see claim_embeddings.
+-- The result of a claim for one job: see claim_embeddings.
 create type embedding.claimed_job as (
     id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
     content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
     isolated boolean, truncate boolean, waited double precision
 );
 
--- Fails those of the jobs that were handed out, or embedded, too often without coming to an end.
+-- Fails the jobs that were claimed, or embedded, too often without an end.
 create function embedding.fail_exhausted(target public.embedding_targets, ids bigint[])
 returns setof embedding.claimed_job
 language plpgsql
@@ -39,7 +39,7 @@ begin
               null::double precision;
 end $$;
 
--- Leases the jobs, but those that embedding.fail_exhausted fails, to a worker. Returns the lease and how many have it.
+-- Leases the jobs to a worker, except those that embedding.fail_exhausted fails. Returns the lease and how many have it.
 create function embedding.lease_jobs(
     target public.embedding_targets, ids bigint[], claimer text, lease_for interval,
     out fence uuid, out leased bigint
@@ -58,8 +58,8 @@ begin
     get diagnostics leased = row_count;
 end $$;
 
--- Reads the rows of the leased jobs, with their texts. `eq_touched`: somebody locked this version of the row once, and
--- may be writing it.
+-- SQL that reads the rows of the leased jobs, with their texts. `eq_touched`: a session has locked this version of the
+-- row, and may be writing it.
 create function embedding.read_sql(target public.embedding_targets)
 returns text
 language plpgsql -- here and below, since SQL functions are planned at every call before Postgres 18
@@ -86,7 +86,7 @@ begin
         target.relation, target.record_match_sql);
 end $$;
 
--- Decides what is to become of each job.
+-- SQL that decides the result of each job.
 create function embedding.judge_sql()
 returns text
 language plpgsql
@@ -107,7 +107,7 @@ begin
         )$sql$, embedding.visible_character());
 end $$;
 
--- Carries that out, but for the jobs whose row is locked: vectors are cleared, and jobs are dropped, ended or put off.
+-- SQL that applies the results, except to jobs whose row is locked: clears vectors, and drops, ends or postpones jobs.
 create function embedding.settle_sql(target public.embedding_targets)
 returns text
 language plpgsql
@@ -117,8 +117,8 @@ as $$
 begin
     return format($sql$
         eq_locked as materialized (
-            -- Rows that lose their vector, and those whose text is to be paid for that somebody may be
-            -- writing. A row with an xmax of 0 is locked by nobody: it is not touched.
+            -- Rows that lose their vector, and rows to embed that another session may be writing. A row with
+            -- an xmax of 0 is not locked: it is left alone.
             select eq_id, eq_record, eq_verdict
               from eq_judged join %1$s on %2$s
              where eq_verdict in ('outside', 'empty') and eq_has_vector or eq_verdict = 'ready' and eq_touched
@@ -200,7 +200,7 @@ begin
     if read_rows > leased then
         raise exception 'the record id matches more than one row' using errcode = 'cardinality_violation';
     end if;
-    set constraints all immediate; -- what a deferred trigger has against a row comes now, not at the commit
+    set constraints all immediate; -- a deferred trigger raises its error now, not at the commit
 end $$;
 
 select embedding.protect_functions(

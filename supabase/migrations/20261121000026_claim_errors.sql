@@ -1,10 +1,10 @@
--- Why:   one bad row must not hold up its neighbours: it fails alone. A table that nobody can work on is suspended.
+-- Why:   a bad row must not block other rows: it fails alone. The target of an unusable table is suspended.
 -- Locks: what a claim locks.
 -- Undo:  drop function embedding.claim_in_parts, embedding.fail_unreadable, embedding.fault_of_table,
 --        embedding.another_row_works;
 
--- Whether some row of a target can be read and written; also if it has one row at most, since that row may be
--- to blame. It looks at the first 20 rows and the last 20 rows by key. What it writes is rolled back.
+-- Whether some row of a target can be read and written. True as well if it has at most one row, which may be the
+-- cause. It tries the first 20 and the last 20 rows by key. Its writes are rolled back.
 create function embedding.another_row_works(target public.embedding_targets)
 returns boolean
 language plpgsql
@@ -49,9 +49,9 @@ begin
     return cardinality(records) < 2;
 end $$;
 
--- What is wrong with the table of a target, if that is what an error came of; null: a row is to blame. It is
--- the table if its statements fail also where they meet no row, if the column is another one by now, or if a
--- table, a function or a right is missing, and no row works.
+-- What is wrong with the table of a target, if that caused an error; null: a row is the cause. The table is the
+-- cause if its statements fail even without a row, if the column has changed, or if a table, a function or a
+-- right is missing and no row works.
 create function embedding.fault_of_table(target public.embedding_targets, error_state text, error_text text)
 returns text
 language plpgsql
@@ -69,7 +69,7 @@ begin
     begin
         width := embedding.column_width(target.relation::regclass, target.embedding_column);
     exception when others then
-        return sqlerrm; -- not a vector any more
+        return sqlerrm; -- no longer a vector
     end;
     if width is distinct from target.dimensions then
         return format('column %s holds %s dimensions by now, not %s', target.embedding_column,
@@ -80,8 +80,8 @@ begin
     return null;
 end $$;
 
--- Fails jobs whose row cannot be read, or cannot lose its vector. One that took too long may have met a busy
--- database: it is tried again later, as long as its target allows another attempt.
+-- Fails jobs whose row cannot be read, or cannot lose its vector. If one took too long, the database may have been
+-- busy: it is tried again later, if its target allows another attempt.
 create function embedding.fail_unreadable(
     target public.embedding_targets, ids bigint[], cause text, took_too_long boolean
 )
@@ -102,7 +102,7 @@ as $$
               null::double precision;
 $$;
 
--- Claims jobs of which some cannot be read, or cannot lose their vector: those fail alone. Halving finds them.
+-- Claims jobs, some of which cannot be read or cannot lose their vector: only those fail. Halving finds them.
 create function embedding.claim_in_parts(
     target public.embedding_targets,
     ids bigint[],

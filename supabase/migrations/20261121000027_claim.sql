@@ -1,25 +1,25 @@
--- Why:   a worker takes jobs with `claim_embeddings` and is handed their texts.
--- Locks: row locks on what is claimed, for the length of the call. It waits for no lock at all: a locked row or table
---        is passed over. No transaction stays open behind it.
+-- Why:   a worker claims jobs with `claim_embeddings` and gets their texts.
+-- Locks: row locks on the claimed jobs, for the length of the call. It never waits for a lock: it skips locked rows
+--        and tables. No transaction stays open after it.
 -- Undo:  drop function public.claim_embeddings;
 
--- Claims up to `batch` due jobs of one target: the one with the highest priority, and of several the one
--- whose turn it is; never one of `except_targets`. Returns a row for each job it took up, with what became of it:
+-- Claims up to `batch` due jobs of one target: the one with the highest priority, and among several the next
+-- one in turn; never one of `except_targets`. Returns a row for each job, with its result:
 --
---   processing  handed out: embed `content`, then answer with its `id`, `lease` and `content_hash`;
---               `isolated`: with nothing else under way in this process; `truncate`: if it is too long,
+--   processing  leased: embed `content`, then answer with its `id`, `lease` and `content_hash`;
+--               `isolated`: with nothing else in flight in this process; `truncate`: if it is too long,
 --               as much of its beginning as the model takes; `waited`: for how many seconds it has been
---               due, null for what comes below the priority of its target, as from a backfill
+--               due, null for jobs below the priority of their target, as from a backfill
 --   completed   text and model are those of the stored vector: nothing to do
 --   skipped     nothing to embed: the vector is null
---   dropped     the record is gone or has left the filter: so are its vector and its job
+--   dropped     the record is deleted or outside the filter: its job and its vector are removed
 --   failed      claimed `max_attempts` times without an answer, embedded twice as often without being written,
 --               or its text cannot be read
---   pending     somebody is writing the row at this moment, or to read it took too long: it comes back
+--   pending     another session is writing the row, or reading it took too long: it is due again later
 --
--- No row at all means that nothing is due. A lease that has run out is due again. A column that nobody named a model
--- for, and that holds vectors of another model than `default_model`, is passed over.
--- Raises lock_not_available if all that is due lies in tables that are locked as a whole.
+-- No row at all means that nothing is due. A job whose lease has expired is due again. A column whose model was not
+-- chosen, and that holds vectors of another model than `default_model`, is skipped.
+-- Raises lock_not_available if all due jobs are in tables that are locked as a whole.
 create function public.claim_embeddings(
     worker text,
     batch integer default 100,
@@ -77,7 +77,7 @@ begin
                 elsif not embedding.is_timeout(sqlstate) then
                     fault := embedding.fault_of_table(target, sqlstate, cause);
                 elsif cardinality(ids) > 1 then
-                    raise; -- within this statement there is no time limit any more: the caller has to ask for fewer
+                    raise; -- the timeout of this statement is used up: the caller has to claim fewer
                 else
                     return query select * from embedding.fail_unreadable(target, ids, cause, true);
                     return;
@@ -88,7 +88,7 @@ begin
                 return;
             end if;
         end if;
-        -- suspended, so that the others go on
+        -- suspended, so that the other targets continue
         update public.embedding_targets as broken set problem = fault where broken.id = target.id;
     end loop;
     if locked_table is not null then

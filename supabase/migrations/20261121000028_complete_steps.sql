@@ -1,22 +1,22 @@
--- Why:   the vector and the end of its job are written together, or not at all, step by step: lock, write, finish.
+-- Why:   a vector and the end of its job are written together or not at all. The steps: lock, write, finish.
 -- Locks: row locks, for the length of the call, the user's row before its job: the order in which a writer to the
---        table and its trigger take them. It waits for none: what somebody else holds is passed over.
+--        table and its trigger take them. It waits for none: it skips what another session holds.
 -- Undo:  drop function embedding.complete, embedding.finish_jobs, embedding.write_vectors, embedding.lock_jobs,
 --        embedding.is_rewritten;
 --
--- Two guards. The lease must still be the one that was handed out, and the text in the table must still hash to
--- what was embedded. An edit that bypassed the triggers leaves the lease as it was, and only the hash tells; a job
--- that was revoked may have the same text, and only the lease tells.
+-- There are two guards. The lease must still be that of the claim, and the text in the table must still have the hash
+-- of the text that was embedded. An edit that bypassed the triggers keeps the lease: only the hash shows it. A job
+-- that was claimed again may have the same text: only the lease shows it.
 --
--- Jobs are looked up by id and lease alone, and by `id = any` wherever one is meant: a small queue, or one whose
--- statistics are from when it was empty, would be read as a whole. With `status = 'processing'` beside them the
--- planner takes the small index over leased jobs, and reads all of it for each one: quadratic in the batch.
+-- Jobs are looked up only by id and lease, always with `id = any`: otherwise the planner would read all of a queue that
+-- is small, or was empty at the last ANALYZE. With `status = 'processing'` as well, it would take the small index over
+-- leased jobs, and read all of it for each job: quadratic in the batch.
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
--- Whether a text of these jobs, whose vectors were just written, is another one by now: a trigger of the table
--- that fires on every update can do that. Where there is no such trigger, nothing is read.
+-- Whether a text of these jobs has changed while their vectors were written: a trigger of the table that fires on
+-- every update can do that. Without such a trigger, nothing is read.
 create function embedding.is_rewritten(target public.embedding_targets, ids bigint[], hashes bytea[])
 returns boolean
 language plpgsql
@@ -47,9 +47,9 @@ begin
     return rewritten;
 end $$;
 
--- Locks the rows and jobs that both guards let through. Returns their places in the arrays, in order, and their records.
--- By themselves, without the vectors: a lock that may find its row changed keeps a copy of all that it was joined with,
--- and the vectors would be copied six times on their way.
+-- Locks the rows and jobs that pass both guards. Returns their places in the arrays, in order, and their records.
+-- This step does not use the vectors: a lock that may find its row changed keeps a copy of everything it was joined
+-- with, and would copy the vectors six times.
 create function embedding.lock_jobs(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text,
     out places integer[], out records text[]
@@ -85,8 +85,8 @@ begin
       using ids, leases, hashes, target.id, model, target.model;
 end $$;
 
--- Writes vectors into locked rows: one for each record, and the hash of its text for each id. Raises if a trigger of the
--- table does not let it be.
+-- Writes vectors into locked rows: one for each record, with the hash of its text for each id. Raises if a trigger of
+-- the table prevents that.
 create function embedding.write_vectors(
     target public.embedding_targets, records text[], vectors vector[], ids bigint[], hashes bytea[]
 )
@@ -102,13 +102,13 @@ begin
         target.relation, target.embedding_column, target.record_match_sql)
       using records, vectors;
     get diagnostics written = row_count;
-    if written <> cardinality(ids) then -- though they are locked, and there
+    if written <> cardinality(ids) then -- although the rows exist and are locked
         raise exception 'a trigger of the table drops the vector' using errcode = 'triggered_data_change_violation';
     elsif embedding.is_rewritten(target, ids, hashes) then
         raise exception 'a trigger of the table changes the text when the vector is written'
             using errcode = 'triggered_data_change_violation';
     end if;
-    set constraints all immediate; -- what a deferred trigger has against a row comes now, not at the commit
+    set constraints all immediate; -- a deferred trigger raises its error now, not at the commit
 end $$;
 
 -- Completes locked jobs. Raises if one of them has lost its lease.
@@ -131,17 +131,17 @@ begin
            as given (id, lease, hash, tokens, truncated_to, cost)
      where job.id = any (ids) and job.id = given.id and job.lease = given.lease;
     get diagnostics finished = row_count;
-    if finished <> cardinality(ids) then -- though they are locked
+    if finished <> cardinality(ids) then -- although they are locked
         raise exception 'a trigger of the table queues the row again when its vector is written'
             using errcode = 'triggered_data_change_violation';
     end if;
 end $$;
 
--- Writes what both guards let through, and returns those jobs.
+-- Completes the jobs that pass both guards, and returns them.
 --
--- One wait is left: if the primary key is deferrable, an UPDATE of the vector that adds an index entry waits for a
--- transaction that has moved another row to the same key, and that one may be waiting for this row. The short
--- lock_timeout ends this before Postgres looks for a deadlock and ends the user's transaction.
+-- One wait remains: if the primary key is deferrable, an UPDATE of the vector that adds an index entry waits for a
+-- transaction that has moved another row to the same key, which may be waiting for this row. The short lock_timeout
+-- ends this wait before Postgres detects a deadlock and aborts the transaction of the user.
 create function embedding.complete(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
     model text, tokens integer[], truncated_to integer[], costs real[]

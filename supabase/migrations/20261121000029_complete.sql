@@ -1,5 +1,5 @@
--- Why:   a worker hands in its vectors with `complete_embeddings`, and is told which jobs were refused, and why.
--- Locks: what embedding.complete locks. It waits for nothing: what somebody else holds is reported.
+-- Why:   a worker writes its vectors with `complete_embeddings`, which returns the jobs that it refuses, and why.
+-- Locks: what embedding.complete locks. It waits for nothing: it reports what another session holds.
 -- Undo:  drop function public.complete_embeddings, embedding.refuse_row, embedding.refuse_target,
 --        embedding.open_for_vectors, embedding.check_lengths, embedding.is_readable, embedding.refusals;
 
@@ -7,15 +7,15 @@
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- Why the given jobs of a target were not completed:
---   lost       the lease is not theirs any more (edited, deleted, re-queued, expired): drop the vector
---   changed    the lease holds, but the row reads differently: it changed without its trigger, or its
---              source is not a function of the row
---   other_model  the lease holds, but the column holds vectors of another model: give the job back
---   locked     the lease holds, and somebody else holds the row or the job: try once more
---   suspended  the lease holds, but the table cannot be written to as it is now: give the job back
+--   lost       the lease is no longer theirs (edited, deleted, requeued, expired): drop the vector
+--   changed    the lease holds, but the text differs: it changed without its trigger, or the source is not
+--              a function of the row
+--   other_model  the lease holds, but the column holds vectors of another model: release the job
+--   locked     the lease holds, but another session holds the row or the job: try once more
+--   suspended  the lease holds, but the table cannot be written now: release the job
 --   unwritable a constraint or a trigger of the table does not let this row be written: the job is failed
--- What stands there completed with this very text and model is not refused: it was completed by this
--- call, made before, whose answer was lost on its way.
+-- A job that is completed with this text and model is not refused: an earlier call completed it, whose
+-- answer was lost.
 create function embedding.refusals(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text
 )
@@ -46,7 +46,7 @@ begin
     using ids, leases, hashes, model, coalesce(target.model, model);
 end $$;
 
--- Whether the source and the filter can be read of the record of a job.
+-- Whether the source and the filter can be evaluated for the record of a job.
 create function embedding.is_readable(target public.embedding_targets, id bigint)
 returns boolean
 language plpgsql
@@ -61,7 +61,7 @@ exception when others or query_canceled or assert_failure then
     return false;
 end $$;
 
--- Raises unless the arguments of complete_embeddings are of one length, or left out where they may be.
+-- Raises unless the arguments of complete_embeddings have the same length; optional ones may be null.
 create function embedding.check_lengths(
     ids bigint[], leases uuid[], hashes bytea[], vectors vector[], tokens integer[], truncated_to integer[], costs real[]
 )
@@ -82,8 +82,8 @@ begin
     end if;
 end $$;
 
--- Makes a target ready for vectors of a model: records the model if these are the first of the column, and locks the
--- table. Returns the model of the column, and what is wrong with the target; null: nothing.
+-- Prepares a target for vectors of a model: records the model if these are the first vectors of the column, and locks
+-- the table. Returns the model of the column, and what is wrong with the target (null: nothing).
 create function embedding.open_for_vectors(
     target public.embedding_targets, ids bigint[], leases uuid[], new_model text, out model text, out fault text
 )
@@ -106,7 +106,7 @@ exception when syntax_error_or_access_rule_violation or invalid_schema_name then
     fault := embedding.describe_error(sqlstate, sqlerrm, context); -- the table or a right is missing
 end $$;
 
--- Suspends a target, and refuses those of the given jobs that belong to it and whose lease still holds.
+-- Suspends a target, and refuses those of the given jobs that belong to it and still hold their lease.
 create function embedding.refuse_target(
     target public.embedding_targets, ids bigint[], leases uuid[], fault text
 )
@@ -123,7 +123,7 @@ begin
      where job.target_id = target.id;
 end $$;
 
--- Refuses the one job whose vector could not be written, because of an error. Raises if it is the vector's own fault.
+-- Refuses the one job whose vector could not be written because of an error. Raises if the vector is the cause.
 create function embedding.refuse_row(
     target public.embedding_targets, id bigint, lease uuid, vector vector, error_state text, cause text
 )
@@ -134,7 +134,7 @@ as $$
 begin
     refused_id := id;
     if cardinality(string_to_array(vector::text, ',')) <> target.dimensions then
-        raise exception '%', cause using errcode = error_state; -- the row is fine: it is what the caller gave
+        raise exception '%', cause using errcode = error_state; -- the row is fine: the argument is wrong
     elsif not embedding.is_timeout(error_state) and not embedding.is_readable(target, id) then
         reason := 'changed';
     else
@@ -147,9 +147,9 @@ begin
 end $$;
 
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
--- completes their jobs, where both guards hold. Returns the jobs that were refused, with the
--- reason (see embedding.refusals); all others are done. `tokens`, `truncated_to` and `costs` (US dollars) may be null, as a
--- whole or for some. Raises lock_not_available if the table is locked as a whole.
+-- completes their jobs, if both guards hold. Returns the jobs that were refused, with the reason
+-- (see embedding.refusals); all others are completed. `tokens`, `truncated_to` and `costs` (US dollars) may be
+-- null, as a whole or in part. Raises lock_not_available if the table is locked as a whole.
 create function public.complete_embeddings(
     ids bigint[], leases uuid[], hashes bytea[], vectors vector[], model text,
     tokens integer[] default null, truncated_to integer[] default null, costs real[] default null
@@ -181,7 +181,7 @@ begin
         for try in 1 .. 3 loop
             exit when fault is not null;
             begin
-                -- raises if it holds no vectors any more: a text would take them as well
+                -- raises if it is no longer a vector column: a text column would accept vectors as well
                 perform embedding.column_width(target.relation::regclass, target.embedding_column);
                 acknowledged := embedding.complete(
                     target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs);
@@ -204,7 +204,7 @@ begin
                 elsif not embedding.is_timeout(state) then
                     fault := embedding.fault_of_table(target, state, cause);
                 elsif cardinality(ids) > 1 then
-                    raise; -- within this statement there is no time limit any more: the caller has to hand in fewer
+                    raise; -- the timeout of this statement is used up: the caller has to write fewer
                 end if;
             end;
             exit when state is null or cardinality(ids) > 1
@@ -212,7 +212,7 @@ begin
         end loop;
         if fault is not null then
             return query select * from embedding.refuse_target(target, ids, leases, fault);
-        elsif state is not null and middle > 0 then -- some row cannot be read any more, or cannot be written: halving finds it
+        elsif state is not null and middle > 0 then -- some row cannot be read or written: halving finds it
             return query
             select * from public.complete_embeddings(
                 ids[:middle], leases[:middle], hashes[:middle], vectors[:middle],

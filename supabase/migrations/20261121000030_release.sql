@@ -1,12 +1,12 @@
--- Why:   what a worker does with jobs while it holds them, and with those that it cannot complete.
--- Locks: row locks on the jobs concerned. None of these waits for one: a job that is locked is being edited, which
---        takes it from the worker anyway.
+-- Why:   a worker extends the leases of its jobs, and releases or fails those that it cannot complete.
+-- Locks: row locks on the jobs concerned. None of these functions waits for one: a locked job is being edited,
+--        which takes it from the worker anyway.
 -- Undo:  drop function public.fail_embeddings, public.release_embeddings, public.extend_embeddings;
 
--- The heartbeat of a worker: what it holds is held on to for another `lease_for`. Returns the jobs whose
--- lease is lost (edited, deleted, or taken by another worker after it ran out): their vectors are to be
--- thrown away. What stands under the worker's name beyond these jobs goes back at once: it was claimed by
--- a call whose answer never arrived.
+-- Extends the leases of a worker by `lease_for`, with each heartbeat. Returns the jobs whose lease is lost
+-- (edited, deleted, or claimed by another worker after the lease expired): their vectors must be discarded.
+-- Other jobs under the name of the worker are released at once: they were claimed by a call whose answer
+-- was lost.
 create function public.extend_embeddings(worker text, ids bigint[], leases uuid[], lease_for interval)
 returns table (id bigint, lease uuid)
 language plpgsql
@@ -39,13 +39,13 @@ begin
                         where job.id = given.id and job.lease = given.lease);
 end $$;
 
--- Gives jobs back that are no worse for it: on shutdown, or because the provider is out. It does not
--- count as an attempt. They are due again after `retry_in` and up to half as much again, each for
--- itself: a text over which a provider falls silent then meets other neighbours, and does not hold up
--- the same ones for ever. `class` and `reason` say why. Returns how many leases were still held.
+-- Releases jobs that did not cause an error: on shutdown, or because the provider is out. This does not
+-- count as an attempt. They are due again after `retry_in` plus a random part of up to half of it, different
+-- for each: a text that makes a provider hang is then claimed with other jobs, and does not block the same
+-- ones for ever. `class` and `reason` say why. Returns how many leases were still held.
 --
--- `embedded`: the model has embedded them, and they could not be written. That is counted in `unwritten`, and
--- `retry_in` is doubled each time, up to 5 minutes: nobody pays for a job endlessly (see claim_embeddings).
+-- `embedded`: the model has embedded them, but they could not be written. That is counted in `unwritten`, and
+-- `retry_in` is doubled each time, up to 5 minutes: so the cost of a job has a limit (see claim_embeddings).
 create function public.release_embeddings(
     ids bigint[], leases uuid[], retry_in interval default '0', reason text default null,
     class text default null, embedded boolean default false
@@ -75,10 +75,9 @@ begin
     return released;
 end $$;
 
--- Records what was wrong with jobs. With `retry_in` they are due again after that time, as long as
--- their target allows another attempt; otherwise they are failed, and stay so until somebody
--- requeues them or edits their row. Returns how many are failed now, also by this call made before,
--- whose answer was lost on its way.
+-- Records the error of jobs. With `retry_in` they are due again after that time, if their target allows
+-- another attempt; otherwise they are failed, and stay so until somebody requeues them or edits their row.
+-- Returns how many are failed now, including those that an earlier call failed whose answer was lost.
 create function public.fail_embeddings(
     ids bigint[], leases uuid[], class text, message text, retry_in interval default null
 )

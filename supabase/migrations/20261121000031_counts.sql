@@ -1,15 +1,15 @@
--- Why:   how many jobs of a target stand where, without counting them. What every statement changes about that is
---        written down with it, and is so exact at every moment for everybody.
--- Locks: a short lock on embedding_queue while its triggers are made. Afterwards nobody waits for anybody: there is
---        no row that two writers share.
+-- Why:   the number of jobs of a target in each state, without counting them. Every statement records its changes in
+--        the same transaction, so the numbers are always exact in every snapshot.
+-- Locks: a short lock on embedding_queue while its triggers are made. After that, no session waits for
+--        another: no two writers share a row.
 -- Undo:  drop function public.recount_embeddings, embedding.fold_counts, embedding.count_jobs cascade; drop table
 --        public.embedding_counts;
 
--- The sum of all rows of a target is how many of its jobs there are, and that of a class how many of them failed so.
--- A statement that changes it adds a row; many rows are folded into one every so often.
+-- The sum of all rows of a target is the number of its jobs, and the sum for a class the number of failures of that
+-- class. A statement that changes a number adds a row; from time to time many rows are folded into one.
 create table public.embedding_counts (
     id bigint generated always as identity,
-    -- With it two rows never collide where the sequence is behind the rows, as on a replica that was promoted.
+    -- It prevents collisions if the sequence is behind the rows, as on a promoted replica.
     written_by xid8 not null default pg_current_xact_id(),
     target_id integer not null,
     error_class text,                              -- of the failed ones; null as well for all others
@@ -20,15 +20,15 @@ create table public.embedding_counts (
     skipped bigint not null,
     primary key (id, written_by)
 ) with (
-    -- Its rows die young. Sweep them by count, as those of the queue.
+    -- Its rows are short-lived. They are vacuumed by count, like those of the queue.
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_insert_threshold = -1,
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Folds the rows from `first_id` on into one for each target and class of failure. It waits for nobody: rows that
--- another is folding are left to them, and so are those that are not committed yet.
+-- Folds the rows from `first_id` on into one for each target and class of failure. It never waits: it skips rows
+-- that another session is folding, and rows that are not committed yet.
 create function embedding.fold_counts(first_id bigint default 0)
 returns void
 language plpgsql
@@ -37,12 +37,12 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
 begin
-    -- under a snapshot of its own a transaction cannot lock what others have folded since: that would raise
+    -- with one snapshot for the whole transaction, locking rows that others have folded would raise an error
     if current_setting('transaction_isolation') <> 'read committed' then
         return;
     elsif not (select count(*) > count(distinct (counted.target_id, counted.error_class))
                  from public.embedding_counts as counted where counted.id >= first_id) then
-        return; -- they are folded
+        return; -- nothing to fold
     end if;
     with folded as (
         delete from public.embedding_counts as counted
@@ -61,8 +61,8 @@ begin
            <> (0, 0, 0, 0, 0);
 end $$;
 
--- Writes down what a statement has changed, if that is anything. The writer of every thousandth row folds those
--- of this thousand and of the one before, some of which were not committed then.
+-- Records what a statement has changed, if anything. The writer of every thousandth row folds the rows of this
+-- thousand and of the one before, some of which were not committed at that time.
 create function embedding.count_jobs()
 returns trigger
 language plpgsql
@@ -75,12 +75,12 @@ declare
     full_up bigint;
 begin
     if to_regclass('public.embedding_counts') is null or to_regproc('embedding.fold_counts') is null then
-        return null; -- somebody dropped them by hand
+        return null; -- they were dropped by hand
     elsif tg_op = 'TRUNCATE' then
         truncate public.embedding_counts;
         return null;
     elsif not exists (select from jobs) then
-        return null; -- an edit of one row comes here twice: on conflict do update
+        return null; -- an edit of one row fires twice: on conflict do update
     elsif tg_op = 'UPDATE' then
         with counted as (
             insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
@@ -134,9 +134,9 @@ create trigger embedding_count_deleted after delete on public.embedding_queue
 create trigger embedding_count_truncated after truncate on public.embedding_queue
     for each statement execute function embedding.count_jobs();
 
--- Sets the counts right after something changed the queue behind the back of its triggers: a session that turned
--- them off, a restore of the data alone. Returns how many jobs were counted. Nobody waits for it: the jobs and
--- the counts are of one snapshot, and what is off is added to whatever they have become by then.
+-- Corrects the counts after a change of the queue that its triggers missed: a session that turned them off, or a
+-- restore of only the data. Returns how many jobs were counted. No session waits for it: jobs and counts come from
+-- one snapshot, and the difference is added to the counts as they are at the end.
 create function public.recount_embeddings()
 returns bigint
 language plpgsql
@@ -151,7 +151,7 @@ begin
         raise exception 'recount_embeddings needs a transaction that is read committed'
             using errcode = 'invalid_transaction_state', hint = 'begin isolation level read committed;';
     end if;
-    lock table public.embedding_counts in share update exclusive mode; -- of two at once, the later sees the earlier
+    lock table public.embedding_counts in share update exclusive mode; -- of two calls, the later sees the earlier
     with counted as materialized (
         select job.target_id, case job.status when 'failed' then job.error_class end as error_class, job.status,
                count(*) as jobs
@@ -169,7 +169,7 @@ begin
                case counted.status when 'failed' then counted.jobs else 0 end,
                case counted.status when 'skipped' then counted.jobs else 0 end
           from counted
-    ), mended as (
+    ), corrected as (
         insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
         select known.target_id, known.error_class, sum(known.pending), sum(known.processing), sum(known.completed),
                sum(known.failed), sum(known.skipped)

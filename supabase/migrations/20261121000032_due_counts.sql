@@ -2,8 +2,8 @@
 -- Locks: nothing.
 -- Undo:  drop function embedding.count_due, embedding.count_pending, public.count_due_embeddings;
 
--- How many jobs a claim would find due now, of any column or of one. Exact; it reads the index of
--- the due jobs and nothing of the watched tables.
+-- How many jobs a claim would find due now, of all columns or of one. Exact; it reads only the index of due jobs, not
+-- the watched tables.
 create function public.count_due_embeddings(only_table text default null, only_column text default null)
 returns bigint
 language sql
@@ -44,10 +44,10 @@ begin
                  limit most_jobs) as counted);
 end $$;
 
--- How many jobs of a target are due, of which `pending` are pending, and since when the oldest of these is.
--- It looks at the ends of each owner's jobs in the index of what is due. If no job has to wait yet, all that are
--- pending are due; else they are counted, up to a bound. `due_exact` is false where there are more than that, or more
--- owners than are looked at: there are at least so many, and the oldest may be older.
+-- How many jobs of a target are due, and since when the oldest is; `pending` is the number of its pending jobs. It reads
+-- the first and last job of each owner in the index of due jobs. If no job is scheduled for later, all pending jobs are
+-- due; else they are counted, up to a limit. `due_exact` is false above that limit, or with too many owners to check:
+-- more may then be due, and the oldest may be older.
 create function embedding.count_due(
     target_id integer, pending bigint, out due bigint, out oldest_due timestamptz, out due_exact boolean
 )

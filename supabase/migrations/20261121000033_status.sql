@@ -1,12 +1,11 @@
--- Why:   one glance at how far the columns are, and at what is wrong.
+-- Why:   people see the progress of the columns, and what is wrong, at one glance.
 -- Locks: nothing.
 -- Undo:  drop view public.embedding_failures, public.embedding_status; drop function embedding.row_count;
 
--- The rows of a target that should have a vector or be skipped: those its filter lets through. Counted where
--- the table is small, or where nobody has analyzed it yet, which autovacuum does within minutes; and else by the
--- planner, from the statistics of the last ANALYZE and the size of today, and then taken for no fewer than there are
--- `jobs`, of which each has a row.
--- Null if they cannot be counted (the table or a column of the filter is gone, the filter raises).
+-- The rows of a target inside its filter, which should have a vector or be skipped. They are counted if the table is
+-- small, or was never analyzed, which autovacuum does within minutes. Otherwise the planner estimates them from the
+-- statistics of the last ANALYZE and the present size, but no fewer than `jobs`, each of which has a row.
+-- Null if they cannot be counted (the table or a column of the filter is missing, the filter raises).
 create function embedding.row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
 language plpgsql
 volatile -- or Postgres refuses EXPLAIN
@@ -15,7 +14,7 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
 declare
-    small constant bigint := 16 * 1024 * 1024; -- bytes: to count them takes 10 ms, and to read them first 20
+    small constant bigint := 16 * 1024 * 1024; -- bytes: counting takes 10 ms, 20 if they have to be read from disk
     medium constant bigint := 1024 * 1024 * 1024; -- a second
     target public.embedding_targets;
     plan json;
@@ -38,13 +37,13 @@ begin
         rows := greatest((plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint, jobs);
     end if;
 exception
-    when others then -- whatever a filter raises, it must not hide the other targets
+    when others then -- an error of a filter must not hide the other targets
         rows := null;
         exact := false;
 end $$;
 
--- One row for each target. `coverage` is the share, in percent, of the rows with something to embed
--- that have their vector; null where there is none. What stands in the queue is exact at every moment.
+-- One row for each target. `coverage` is the percentage of rows with something to embed that have their
+-- vector; null if there are none. The numbers of jobs are always exact.
 create view public.embedding_status
 with (security_invoker = true)
 as
@@ -78,7 +77,7 @@ select target.table_name,
  cross join lateral embedding.count_due(target.id, job.pending) as soon
  cross join lateral (select greatest(counted.rows - job.skipped, 0)) as wanted (vectors);
 
--- What failed, by class, with the reason of the latest.
+-- The failed jobs by class, with the reason of the latest.
 create view public.embedding_failures
 with (security_invoker = true)
 as
@@ -94,7 +93,7 @@ select target.table_name,
         having sum(counts.failed) > 0) as counted
   join public.embedding_targets as target on target.id = counted.target_id
  cross join lateral (
-       -- in two, so that each is the beginning of a stretch of embedding_queue_failed
+       -- two queries, so that each reads the start of a range of embedding_queue_failed
        (select job.error_message, job.updated_at
           from public.embedding_queue as job
          where job.target_id = counted.target_id and job.status = 'failed' and job.error_class = counted.error_class

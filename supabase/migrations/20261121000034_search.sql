@@ -1,4 +1,4 @@
--- Why:   the point of it all: the rows nearest to a vector, for whoever knows the table by its name.
+-- Why:   people and apps find the rows nearest to a vector, by the name of the table.
 -- Locks: nothing.
 -- Undo:  drop function public.search_embeddings;
 
@@ -41,7 +41,7 @@ begin
     if has_schema_privilege('embedding', 'usage') then -- the owner, a superuser, service_role
         perform embedding.check_table(target.relation);
     end if;
-    -- of one type on both sides: between two, an operator that somebody else made could be the nearest
+    -- one type on both sides: for two types, an operator of another role could be the best match
     for record_id, distance in
         execute format(
             'select %1$s, (%2$I.%3$I operator(%4$s.<=>) $1::%7$s)::double precision '
@@ -59,7 +59,7 @@ begin
                            target.source, target.relation, target.record_match_sql)
                into content using record_id;
         exception when others then
-            content := null; -- edited into something unreadable since: one such row must not hide the others
+            content := null; -- has become unreadable since: one such row must not hide the others
         end;
         return next;
     end loop;

@@ -4,8 +4,8 @@
 --        embedding.keep_match_function, embedding.write_match_function, embedding.match_function_name,
 --        embedding.match_functions;
 
--- The match functions: those that watch_embeddings wrote, known by the comment that it gave them. Anybody may
--- give a function of their own such a comment, so the owner counts as well.
+-- The match functions that watch_embeddings created, known by their comment and their owner: other roles can give
+-- their functions the same comment.
 create function embedding.match_functions()
 returns table (target_id integer, routine regprocedure, schema_name name, name name)
 language sql
@@ -21,9 +21,9 @@ as $$
        and embedding.is_ours(written.oid::regprocedure);
 $$;
 
--- What the match function of a target is called: `match_<table>`, or `match_<table>_<column>` where another
--- column of the table has that name already; one that is there keeps its name. Raises if somebody else's
--- function is called so.
+-- The name of the match function of a target: `match_<table>`, or `match_<table>_<column>` if another column of the
+-- table has that name already. An existing one keeps its name. Raises if a function of someone else has the
+-- name.
 create function embedding.match_function_name(target public.embedding_targets)
 returns name
 language plpgsql
@@ -57,10 +57,10 @@ begin
     return chosen;
 end $$;
 
--- Writes the function that gives the rows nearest to a vector by their keys, with their text (null if it
--- cannot be read) and their cosine similarity, in the shape of Supabase's guides. It runs with the rights
+-- Creates the function that returns the rows nearest to a vector by their keys, with their text (null if it
+-- cannot be read) and their cosine similarity, in the form of Supabase's guides. It runs with the rights
 -- of its caller, so grants and row level security of the table apply. It orders by the operator itself,
--- in a language that knows the limit when it plans: so an index over the column serves it.
+-- in a language that knows the limit when it plans, so that it can use an index over the column.
 create function embedding.write_match_function(target public.embedding_targets, function_name name)
 returns regprocedure
 language plpgsql
@@ -109,7 +109,7 @@ begin
         begin
             select (%5$s)::text into content from %3$s where %6$s;
         exception when others then
-            content := null; -- edited into something unreadable since: one such row must not hide the others
+            content := null; -- has become unreadable since: one such row must not hide the others
         end;
         %7$s
         similarity := eq_found.eq_similarity;
@@ -119,8 +119,8 @@ end $body$, keys, distance, target.relation, coalesce(target.filter, 'true'), ta
     return format('%s(%s, integer, double precision)', qualified_name, vector_type)::regprocedure;
 end $$;
 
--- Writes the match function of a target (true), takes it away (false), or keeps the one that is there in step
--- with the target (null). Whoever may execute it still may, unless the types of its key or its vectors changed.
+-- Creates the match function of a target (true), drops it (false), or keeps an existing one in step with the target
+-- (null). Grants on it stay, unless the types of its key or its vectors change.
 create function embedding.keep_match_function(target public.embedding_targets, wanted boolean)
 returns void
 language plpgsql
@@ -149,7 +149,7 @@ begin
     function_name := embedding.match_function_name(target);
     begin
         written := embedding.write_match_function(target, function_name);
-    exception when invalid_function_definition then -- its key was of other types
+    exception when invalid_function_definition then -- its key had other types
         execute format('drop function %s', before);
         before := null;
         written := embedding.write_match_function(target, function_name);

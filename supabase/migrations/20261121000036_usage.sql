@@ -1,6 +1,6 @@
--- Why:   what was done, minute by minute and model by model: the rate, the tokens and the money. It grows with the
---        time and not with the texts, and so does the work of keeping it: heartbeats write it.
--- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats want them, and all take
+-- Why:   statistics by minute and model: rate, tokens and cost. Their size, and the work to write them, grows with time
+--        and not with the number of texts, since heartbeats write them.
+-- Locks: the rows of the running minute, for the length of a heartbeat. Only other heartbeats use them, and all lock
 --        them in the order of the models.
 -- Undo:  drop function public.embedding_rate, embedding.count_usage, embedding.counts_and, embedding.counts_since;
 --        drop table public.embedding_usage;
@@ -12,14 +12,14 @@ create table public.embedding_usage (
     failed bigint not null default 0,
     requests bigint not null default 0,
     tokens bigint not null default 0,
-    seconds double precision not null default 0,   -- that workers were at it, all together
+    seconds double precision not null default 0,   -- of work, of all workers together
     cost numeric,                                  -- US dollars; null: the price of some of it is not known
     request_ms bigint[] not null default '{}',     -- histograms, see embedding.percentile: how long requests took ...
     lag_ms bigint[] not null default '{}',         -- ... and jobs, from when they were due until they had their vector
     primary key (minute, model)
 );
 
--- What has come to the counts of a histogram. One that says nothing, or less than before, adds nothing.
+-- The increase of the counts of a histogram. A count that is missing, or lower than before, adds nothing.
 create function embedding.counts_since(before bigint[], after bigint[])
 returns bigint[]
 language sql
@@ -30,7 +30,7 @@ as $$
       from unnest(before, after) with ordinality as pair (before, after, place);
 $$;
 
--- The counts of two histograms together.
+-- The sum of the counts of two histograms.
 create function embedding.counts_and(one bigint[], other bigint[])
 returns bigint[]
 language sql
@@ -41,9 +41,9 @@ as $$
       from unnest(one, other) with ordinality as pair (one, other, place);
 $$;
 
--- Adds to the running minute what a worker has done since it last spoke: the difference between what it
--- said then and what it says now, both as totals since it started. Returns what is to be remembered: of
--- each total the higher, so that a call that is made twice, or arrives after a later one, adds nothing.
+-- Adds to the running minute what a worker has done since its last report: the difference between two
+-- reports, both with totals since it started. Returns the totals to store: the higher of each pair, so that
+-- a call that is repeated, or arrives late, adds nothing.
 create function embedding.count_usage(before jsonb, after jsonb)
 returns jsonb
 language sql

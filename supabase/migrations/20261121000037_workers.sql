@@ -1,17 +1,17 @@
--- Why:   who is at work. Each worker has a row for as long as it runs, and says every so often that it is still
---        there; one that was killed is known by its silence.
+-- Why:   the list of workers. Each has a row while it runs, and updates it with every heartbeat. A worker that was
+--        killed is known by its silence.
 -- Locks: a worker's own row, and then those of the running minute in embedding_usage.
 -- Undo:  drop function public.embedding_worker_deregister, public.embedding_worker_heartbeat; drop table
 --        public.embedding_workers;
 
 create table public.embedding_workers (
-    worker text primary key,                       -- as in embedding_queue: host, pid, letters of chance
+    worker text primary key,                       -- as in embedding_queue: host, pid, random characters
     host text not null,
     pid integer not null,
-    state text not null default 'working',         -- waiting: nothing is due. paused: held by an order or a load.
-                                                   -- asleep: gave its memory back. stopping: claims no more
+    state text not null default 'working',         -- waiting: nothing is due. paused: by a command or by load.
+                                                   -- asleep: has unloaded its models. stopping: claims no more
     throttle_level text not null default 'full',   -- slow: one batch at a time. paused: claims nothing
-    cause text,                                    -- of its state or throttle level, where there is one: a command, a figure
+    cause text,                                    -- of its state or throttle level, if there is one: a command, a figure
     listens boolean not null default false,        -- whether a NOTIFY reaches it
     rss_mb real,                                   -- its memory, in MB of 2**20 bytes
     completed bigint not null default 0,           -- jobs since it started
@@ -23,12 +23,12 @@ create table public.embedding_workers (
     constraint embedding_workers_known_throttle_level check (throttle_level in ('full', 'slow', 'paused', 'stop'))
 );
 
--- Writes a worker down, or that it is still there. `usage` is what it has done since it started, by model: an array
+-- Registers a worker, or updates its row. `usage` is what it has done since it started, by model: an array
 -- of {"model", "completed", "failed", "requests", "tokens", "seconds", "cost", "request_ms", "lag_ms"}, the cost in
--- US dollars or null, the last two the counts of histograms: see embedding.percentile. What is new of it is added
--- to the running minute of embedding_usage, so the call may be repeated; a model that is left out stays as it was.
--- Workers of whom nothing was seen for a day are forgotten (one that wakes up after that is counted anew), and so
--- are minutes after a week.
+-- US dollars or null, the last two the counts of histograms: see embedding.percentile. The increase is added to
+-- the running minute of embedding_usage, so the call may be repeated; a model that is left out does not change.
+-- Workers without a heartbeat for a day are removed (a later heartbeat adds them again), and so are minutes
+-- after a week.
 create function public.embedding_worker_heartbeat(
     worker text, host text, pid integer, state text default 'working',
     completed bigint default 0, failed bigint default 0, usage jsonb default '[]',
@@ -57,7 +57,7 @@ begin
     on conflict on constraint embedding_workers_pkey do update
        set state = excluded.state, completed = excluded.completed, failed = excluded.failed, throttle_level = excluded.throttle_level,
            cause = excluded.cause, listens = excluded.listens, rss_mb = excluded.rss_mb, seen_at = now()
-    returning known.usage into before; -- and the row is ours: a call like this one waits here
+    returning known.usage into before; -- the row is now locked: another call for this worker waits here
     known_now := embedding.count_usage(before, embedding_worker_heartbeat.usage);
     if known_now <> before then
         update public.embedding_workers as known set usage = known_now
@@ -75,7 +75,7 @@ begin
     perform embedding.fold_counts();
 end $$;
 
--- Takes a worker off the list when it ends. What still stands under its name goes back.
+-- Removes a worker from the list when it ends. Jobs that are still under its name are released.
 create function public.embedding_worker_deregister(worker text)
 returns void
 language sql

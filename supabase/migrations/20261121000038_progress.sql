@@ -1,12 +1,12 @@
--- Why:   people see how far all columns are together, and how fast.
+-- Why:   people see the progress of all columns together, and the rate.
 -- Locks: nothing.
 -- Undo:  drop view public.embedding_progress;
 
--- How far all columns are together, and how fast: one row. `rows_per_second` is what all workers do together: with
--- each model, the jobs of the last minutes over the seconds that a worker was busy with them, times the workers that
--- use it now (at least one). It is known from the first report of a worker on, since jobs and seconds are reported
--- together; null if nothing was done in the last three minutes. `elapsed_seconds` counts from the start of the present
--- spell of work; two minutes without work end it. `eta_seconds` is what is pending at that rate; null without a rate.
+-- The progress of all columns together: one row. `rows_per_second` is the rate of all workers together: for each model,
+-- the jobs of the last minutes divided by the seconds that workers spent on them, times the workers that use it now (at
+-- least one). It is known from the first report of a worker on, since jobs and seconds are reported together; null if
+-- nothing was done in the last three minutes. `elapsed_seconds` counts from the start of the present period of work; two
+-- minutes without work end it. `eta_seconds` is the time for the pending jobs at that rate; null without a rate.
 create view public.embedding_progress
 with (security_invoker = true)
 as

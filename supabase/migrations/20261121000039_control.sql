@@ -1,19 +1,18 @@
--- Why:   workers are steered from anywhere that reaches the database, and those that wait are woken when there is
---        something to do.
+-- Why:   people control workers from any client of the database, and waiting workers are woken when jobs are due.
 -- Locks: a row of embedding_control, for the length of a call.
 -- Undo:  drop function embedding.wake, public.embedding_command, public.control_embeddings; drop table
 --        public.embedding_control;
 
--- What is wished of the workers. No row: that they work.
+-- The commands for workers. No row: they work.
 create table public.embedding_control (
     worker text primary key,                       -- as in embedding_workers; `*`: every worker
-    desired_state text not null,                   -- pause: claim nothing. sleep: nor keep a model in memory
+    desired_state text not null,                   -- pause: claim nothing. sleep: also unload models
     since timestamptz not null default now(),
     constraint embedding_control_known_desired_state check (desired_state in ('work', 'pause', 'sleep'))
 );
 
--- Tells all workers, or one, to `work`, `pause` or `sleep`. What all are told replaces what single ones were told
--- before. Returns how many workers it is that are there to hear it; one that starts later hears it as well.
+-- Sends a command to all workers, or to one: `work`, `pause` or `sleep`. A command for all replaces earlier commands for
+-- single workers. Returns how many workers it reaches; it also applies to workers that start later.
 create function public.control_embeddings(desired_state text, worker text default null)
 returns bigint
 language plpgsql
@@ -23,18 +22,18 @@ set row_security = off
 as $$
 #variable_conflict use_column
 declare
-    told bigint;
+    reached bigint;
 begin
     if control_embeddings.desired_state is null or control_embeddings.desired_state not in ('work', 'pause', 'sleep') then
         raise exception 'workers can work, pause and sleep, not %', quote_nullable(control_embeddings.desired_state)
             using errcode = 'invalid_parameter_value', hint = 'select control_embeddings(''pause'').';
     end if;
-    select count(*) into told
+    select count(*) into reached
       from public.embedding_workers as known
      where control_embeddings.worker is null or known.worker = control_embeddings.worker;
-    if control_embeddings.worker is not null and told = 0 then
+    if control_embeddings.worker is not null and reached = 0 then
         raise exception 'there is no worker %', control_embeddings.worker
-            using errcode = 'invalid_parameter_value', hint = '`worker status` lists those at work.';
+            using errcode = 'invalid_parameter_value', hint = '`worker status` lists the workers.';
     end if;
     delete from public.embedding_control as control
      where control_embeddings.worker is null
@@ -44,10 +43,10 @@ begin
     values (coalesce(control_embeddings.worker, '*'), control_embeddings.desired_state)
     on conflict on constraint embedding_control_pkey do update set desired_state = excluded.desired_state, since = now();
     perform pg_notify('embedding_queue', '');
-    return told;
+    return reached;
 end $$;
 
--- What a worker was told to do, and when: it alone, or else all. No row: nothing, so it works.
+-- The command for a worker, and since when: its own, or else that for all. No row: none, so it works.
 create function public.embedding_command(worker text)
 returns table (desired_state text, since timestamptz)
 language sql
@@ -63,9 +62,9 @@ as $$
      limit 1;
 $$;
 
--- Wakes the workers that wait, when the transaction commits. A NOTIFY makes commits wait for one another, so there
--- is none unless somebody listens; and none that could make the commit of a writer fail: where transactions are
--- prepared for a commit in two phases, or the notifications of others pile up.
+-- Wakes the waiting workers when the transaction commits. A NOTIFY makes commits wait for one another, so it is sent
+-- only if a worker listens, and not if it could make the commit of a writer fail: if transactions may be prepared for
+-- a two-phase commit, or the notification queue is half full.
 create function embedding.wake()
 returns void
 language plpgsql

@@ -1,5 +1,5 @@
--- Why:   a provider that refuses everybody (a key, a quota, an outage) fails no job, so the queue says nothing of it:
---        the jobs just wait. Here it stands why.
+-- Why:   a provider that refuses all requests (a key, a quota, an outage) fails no job: the jobs just wait. This table
+--        says why.
 -- Locks: the row of a provider, for the length of a call.
 -- Undo:  drop function public.embedding_provider_report; drop table public.embedding_providers;
 
@@ -7,13 +7,13 @@
 create table public.embedding_providers (
     provider text primary key,                     -- `openai`, as in `openai:MODEL`
     error text not null,
-    hint text,                                     -- what to do about it, where somebody knows
+    hint text,                                     -- what to do about it, if known
     since timestamptz not null default now(),      -- when this error was first reported ...
     seen_at timestamptz not null default now()     -- ... and when it was last
 );
 
--- Reports what is wrong with a provider; without an `error`, that it works. `since` stays for as long as
--- the error has the same words.
+-- Reports what is wrong with a provider; without an `error`, that it works. `since` stays while the
+-- error has the same text.
 create function public.embedding_provider_report(provider text, error text default null, hint text default null)
 returns void
 language plpgsql

@@ -1,7 +1,7 @@
--- Why:   a text that was embedded once need not be paid for again: after a rollback, in a second table, ten thousand
---        times over. For workers that are told to use it.
--- Locks: the rows that a call puts in, in the order of their key; who puts in the same at the same time waits until
---        that call ends. What falls out is locked without waiting.
+-- Why:   a text that was embedded once need not be paid for again: after a rollback, in a second table, or if many rows
+--        have it. Only for workers that are configured to use it.
+-- Locks: the rows that a call inserts, in the order of their key; a call that inserts the same rows waits until the first
+--        one ends. Rows to be removed are locked without waiting.
 -- Undo:  drop function public.cached_embeddings, public.cache_embeddings; drop table public.embedding_cache; drop
 --        sequence embedding.cache_kib;
 
@@ -11,13 +11,13 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 -- Counts the kibibytes that were ever put into the cache.
 create sequence embedding.cache_kib as bigint;
 
--- A ring: each row takes as many numbers of the sequence as it has kibibytes, and `position` is the first of
--- them. No number is drawn twice, so the rows whose position is among the last N numbers have N KiB or
--- less, whoever drew them in whatever order; and there is no total to keep, for which all would wait.
+-- A ring buffer: each row takes as many numbers of the sequence as it has kibibytes, and `position` is the first
+-- of them. No number is used twice, so the rows whose position is among the last N numbers have at most N KiB,
+-- in whatever order they were inserted. So there is no shared total that all calls would have to lock.
 --
--- Unlogged: a crash of the server empties it, and standbys do not have it. What is lost can be had again, for
--- the price of a call; logged, the cache would double what a vector adds to the log (7 KiB at 1536 dimensions).
--- The sequence is logged: behind rows that outlived it, new ones would be taken for the oldest.
+-- Unlogged: a crash of the server empties it, and standbys do not have it. A lost vector can be
+-- embedded again; a logged cache would double what a vector adds to the log (7 KiB at 1536 dimensions). The
+-- sequence is logged: if it were behind existing rows, new rows would count as the oldest.
 create unlogged table public.embedding_cache (
     model text not null,
     dimensions integer not null,
@@ -27,7 +27,7 @@ create unlogged table public.embedding_cache (
     position bigint not null,
     primary key (model, dimensions, content_hash)
 ) with (
-    -- as many rows die as are put in: until they are swept, they take room beside the bound
+    -- as many rows die as are inserted: until they are vacuumed, they take space beyond the limit
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_vacuum_cost_delay = 0,
@@ -38,9 +38,8 @@ create unlogged table public.embedding_cache (
 
 create index embedding_cache_oldest on public.embedding_cache (position);
 
--- The vectors of this model and width that are known for texts of these hashes, with the tokens that
--- each took when it was made. The plan is pinned, here and below: by statistics from when the cache was empty,
--- reading all of it costs nothing.
+-- The cached vectors of this model and width for texts with these hashes, with the tokens that each took. The plan
+-- is pinned, here and below: with statistics from when the cache was empty, the planner would read all of it.
 create function public.cached_embeddings(model text, dimensions integer, hashes bytea[])
 returns table (content_hash bytea, vector vector, tokens integer)
 language plpgsql
@@ -64,10 +63,9 @@ begin
             limit 1) as found; -- a limit, so that each is looked up by itself
 end $$;
 
--- Puts vectors (one for each hash, all made by `model`) into the cache, and takes out the oldest above
--- `cap_mb` mebibytes; 0 empties it. What is there already stays as it is. `tokens` may be null, as a whole
--- or for some. Of calls that overlap none sees what the others put in: the next one takes out what they left
--- too much.
+-- Puts vectors (one for each hash, all made by `model`) into the cache, and removes the oldest above `cap_mb`
+-- mebibytes; 0 empties it. Existing vectors stay as they are. `tokens` may be null, as a whole or in part.
+-- Concurrent calls do not see what the others insert: the next call removes the excess.
 create function public.cache_embeddings(
     model text, hashes bytea[], vectors vector[], tokens integer[], cap_mb integer
 )
@@ -87,8 +85,8 @@ begin
         raise exception 'hashes, vectors and tokens must be of one length'
             using errcode = 'invalid_parameter_value';
     end if;
-    -- What a row takes on the disk, at most: 4 bytes a number, a third more for what stays empty on the pages,
-    -- and half a kibibyte for the rest of it and its places in the indexes.
+    -- The most that a row takes on disk: 4 bytes for each number, a third more for empty space on the pages,
+    -- and half a kibibyte for its other columns and index entries.
     insert into public.embedding_cache (model, dimensions, content_hash, vector, tokens, position)
     select cache_embeddings.model, fresh.dimensions, fresh.hash, fresh.vector, fresh.tokens,
            (select min(nextval('embedding.cache_kib'))
@@ -115,5 +113,5 @@ end $$;
 select embedding.protect_relation('embedding.cache_kib');
 select embedding.protect_relation('public.embedding_cache');
 select embedding.let_workers_call('public.cached_embeddings', 'public.cache_embeddings');
--- Said aloud, so that it does not look forgotten: texts are known again by their hash, and nobody is to try.
+-- Explicit, so that it does not look forgotten: a hash shows whether a text was embedded, so no other role may read it.
 create policy nobody on public.embedding_cache using (false);

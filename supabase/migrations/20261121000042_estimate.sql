@@ -1,9 +1,9 @@
--- Why:   what is due, and what a backfill would add, can be priced before it is paid for.
--- Locks: nothing. A table that is locked as a whole is waited for a second, and then left unread.
+-- Why:   people can estimate the cost of what is due, and of a backfill, in advance.
+-- Locks: nothing. It waits for a table that is locked as a whole for a second, and then skips it.
 -- Undo:  drop function public.estimate_embeddings, embedding.text_to_embed, embedding.due_records,
 --        embedding.missing_records;
 --
--- Everything here is stable: Postgres itself sees to it that such functions write nothing.
+-- Everything here is stable: Postgres itself ensures that such functions write nothing.
 
 -- How many rows a backfill would enqueue, and the record ids of up to `sample` of them.
 create function embedding.missing_records(
@@ -45,8 +45,8 @@ as $$
                   order by hashtextextended(job.record_id, 0) limit sample);
 $$;
 
--- The text that a model would be given for a record. Null if it would be given none: the row is gone or
--- outside the filter, there is nothing to embed, or the vector it has was made of this text by this model.
+-- The text that a model would get for a record. Null if it would get none: the row is missing or outside the
+-- filter, there is nothing to embed, or its vector was made from this text by this model.
 create function embedding.text_to_embed(target public.embedding_targets, record_id text, default_model text)
 returns text
 language plpgsql
@@ -78,14 +78,14 @@ begin
     return content;
 end $$;
 
--- What there is to embed, for each target that a worker with this default model works on: how many jobs are due now (with `missing`
--- instead how many rows a backfill would enqueue: those have no job yet), and of a sample of them the texts: how
--- many bytes each has, and its first 20,000 characters. What needs no call to the model has none, so of `row_count`
--- the share of cardinality(bytes) / least(row_count, sample) is to be expected to need one.
+-- What there is to embed, for each target that a worker with this default model works on: the number of due jobs (with
+-- `missing` instead the number of rows that a backfill would enqueue), and for a sample of them the texts: the length in
+-- bytes, and the first 20,000 characters. Rows that need no call of the model have no text, so the expected share of
+-- `row_count` that needs one is cardinality(bytes) / least(row_count, sample).
 --
--- The sample is drawn by a hash of the record: from all over the table, and the same again for the same
--- question. A row whose source raises is left out of it. A table that cannot be read has no texts, and
--- no count (null) where that would take the table.
+-- The sample is chosen by a hash of the record: from all parts of the table, and the same for the same arguments.
+-- It leaves out rows whose source raises. A table that cannot be read has no texts, and no count (null) if that
+-- needs the table.
 create function public.estimate_embeddings(
     default_model text,
     only_table text default null,
@@ -155,7 +155,7 @@ begin
             end loop;
         exception
             when transaction_rollback or insufficient_resources or operator_intervention or system_error then
-                raise; -- nor is a table
+                raise; -- not caused by the table
             when others then
                 bytes := '{}';
                 texts := '{}';

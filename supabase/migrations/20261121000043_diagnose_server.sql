@@ -8,7 +8,7 @@
 -- Something that is wrong (`problem`), likely to go wrong (`warning`) or worth saying (`note`): see diagnose_embeddings.
 create type embedding.finding as (level text, check_name text, subject text, cause text, hint text);
 
--- The version of pgvector is too old. What a build of it adds to its number is not compared.
+-- The version of pgvector is too old. Suffixes of the version are not compared.
 create function embedding.diagnose_vector_version()
 returns setof embedding.finding
 language sql
@@ -27,7 +27,7 @@ as $$
      where vector.version < '{0,8,4}';
 $$;
 
--- The session takes no writes: also because the role or the database sets that for it.
+-- The session takes no writes, possibly because of a setting of the role or the database.
 create function embedding.diagnose_read_only()
 returns setof embedding.finding
 language sql
@@ -79,7 +79,7 @@ as $$
      where namespace.nspname = 'public' and not embedding.trusts(owner.role);
 $$;
 
--- A function of somebody else has the name of one of ours.
+-- A function of another role has the name of one of ours.
 create function embedding.diagnose_function_overloaded()
 returns setof embedding.finding
 language sql
@@ -119,7 +119,7 @@ as $$
              where not current_setting('autovacuum')::boolean) as off (subject, cause, hint);
 $$;
 
--- The queue has more dead rows than autovacuum leaves.
+-- The queue has more dead rows than autovacuum should leave.
 create function embedding.diagnose_autovacuum_behind()
 returns setof embedding.finding
 language sql
@@ -127,7 +127,7 @@ stable
 set search_path = '', pg_temp
 as $$
     select 'warning', 'autovacuum_behind', 'embedding_queue',
-           format('the queue has %s dead rows beside %s that live', queue.n_dead_tup, queue.n_live_tup),
+           format('the queue has %s dead rows and %s live rows', queue.n_dead_tup, queue.n_live_tup),
            'End the oldest transaction (`select * from pg_stat_activity order by age(backend_xmin) desc nulls last`), '
            'or without one run `vacuum public.embedding_queue`.'
       from pg_stat_user_tables as queue

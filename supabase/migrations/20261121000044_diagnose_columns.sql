@@ -9,7 +9,7 @@
 --        embedding.diagnose_timeout_too_short, embedding.diagnose_failed_jobs; drop view embedding.vector_indexes,
 --        embedding.watched_columns;
 
--- The targets, with what is found in the catalogs under the names of their table and column.
+-- The targets, with what the catalogs have under the names of their table and column.
 create view embedding.watched_columns
 with (security_invoker = true)
 as
@@ -56,7 +56,7 @@ as $$
      where not exists (select from embedding.watched_columns as watched);
 $$;
 
--- A watched table is gone, or is called something else by now.
+-- A watched table is missing, or has another name now.
 create function embedding.diagnose_table_missing()
 returns setof embedding.finding
 language sql
@@ -74,7 +74,7 @@ as $$
      where watched.relation_id is null;
 $$;
 
--- A target is suspended because of something that still has to be fixed.
+-- A target is suspended because of a problem that still has to be fixed.
 create function embedding.diagnose_suspended()
 returns setof embedding.finding
 language sql
@@ -118,7 +118,7 @@ as $$
      where watched.problem is null and watched.attnum is not null and identity.problem is not null;
 $$;
 
--- A column is gone, or does not hold the vectors that it was watched with.
+-- A column is missing, or no longer holds the vectors that it was watched with.
 create function embedding.diagnose_column_changed()
 returns setof embedding.finding
 language sql
@@ -197,7 +197,7 @@ as $$
      where watched.problem is distinct from spot.cause and spot.cause !~ '^table .* lacks its trigger ';
 $$;
 
--- A match function looks for pgvector where it is not any more.
+-- A match function expects pgvector in its former schema.
 create function embedding.diagnose_match_function_broken()
 returns setof embedding.finding
 language sql
@@ -224,7 +224,7 @@ stable
 set search_path = '', pg_temp
 as $$
     select 'warning', 'dimensions_above_index', watched.name,
-           format('an index over %s ends at %s dimensions, this column has %s',
+           format('an index over %s supports at most %s dimensions, this column has %s',
                   watched.type, last.dimensions, watched.width),
            case when watched.width <= 4000 then format('Make it a halfvec(%s).', watched.width)
                 else 'Use a model, or a width of it, of no more than 4000 dimensions in a halfvec column.' end
@@ -235,7 +235,7 @@ as $$
                         where indexes.id = watched.id and indexes.method in ('hnsw', 'ivfflat'));
 $$;
 
--- The build of an index was broken off.
+-- The build of an index was interrupted.
 create function embedding.diagnose_index_invalid()
 returns setof embedding.finding
 language sql
@@ -243,12 +243,12 @@ stable
 set search_path = '', pg_temp
 as $$
     select 'problem', 'index_invalid', indexes.index_name,
-           format('a build of this index over %s was broken off, so no search uses it', indexes.name),
+           format('a build of this index over %s was interrupted, so no search uses it', indexes.name),
            format('Run `drop index %s%s` and build it again.',
                   case when indexes.relkind = 'i' then 'concurrently ' else '' end, indexes.index_name)
       from embedding.vector_indexes as indexes
      where not indexes.indisvalid
-       and not exists ( -- of a build by somebody else the table is not shown to all
+       and not exists ( -- not every role can see the table of a build by another role
            select from pg_stat_progress_create_index as build
             where build.datname = current_database()
               and (build.relid = indexes.indrelid or build.relid is null));
@@ -273,7 +273,7 @@ as $$
      where indexes.method = 'hnsw' and job.pending > 1000 and job.pending * 10 > job.jobs;
 $$;
 
--- The time that a statement may take would end the build of an index.
+-- The statement timeout would end the build of an index.
 create function embedding.diagnose_timeout_too_short()
 returns setof embedding.finding
 language sql

@@ -1,10 +1,10 @@
--- Why:   whatever is wrong is said in one place, with what to do about it.
+-- Why:   one function reports all problems, and what to do about them.
 -- Locks: nothing. It reads the catalogs and the queue, and none of the watched tables.
 -- Undo:  drop function public.diagnose_embeddings;
 
 -- One row for each thing that is wrong (`problem`), likely to go wrong (`warning`) or worth saying (`note`);
--- none for what is fine. Tables are looked up in the catalogs by name: one that is gone, or that our owner may not
--- use, raises nothing.
+-- none for what is fine. Tables are looked up in the catalogs by name: a table that is missing, or that our owner may
+-- not use, raises no error.
 create function public.diagnose_embeddings()
 returns table (level text, check_name text, subject text, cause text, hint text)
 language sql

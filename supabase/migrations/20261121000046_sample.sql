@@ -1,9 +1,10 @@
 -- Why:   some problems of a column show only in its vectors.
--- Locks: nothing. It reads a few rows of each watched table, and passes over one that is locked as a whole.
+-- Locks: nothing. It reads a few rows of each watched table, and skips a table that is locked as a whole.
 -- Undo:  drop function public.sample_embeddings;
 
--- The same for what only the vectors themselves show: columns that hold vectors of more than one model, and texts that
--- changed without a write. Compares `sample` random jobs of each column with their rows, for at most a second a column.
+-- Finds problems that only the vectors show: columns that hold vectors of more than one model, and texts that changed
+-- without a write. It compares `sample` random jobs of each column with their rows, for at most a second per column.
+-- Returns rows like those of diagnose_embeddings.
 create function public.sample_embeddings(sample integer default 100)
 returns table (level text, check_name text, subject text, cause text, hint text)
 language plpgsql
@@ -66,7 +67,7 @@ begin
                 looked := least(looked + 10, cardinality(ids));
             end loop;
         exception when others then
-            continue; -- it cannot be read now: diagnose_embeddings or the next claim says why
+            continue; -- it cannot be read now: diagnose_embeddings or the next claim reports why
         end;
         if differ > 0 then
             return query

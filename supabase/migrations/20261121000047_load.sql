@@ -1,16 +1,16 @@
--- Why:   a worker steps back while others need the database: it asks how busy that is.
+-- Why:   a worker slows down while others need the database, so it reads how busy that is.
 -- Locks: nothing. A call reads the statistics of the server.
 -- Undo:  drop function public.embedding_database_load;
 
--- How busy the database is: one row. What cannot be seen is null: the sessions of others, vacuums and replicas are
--- hidden from an owner without the rights of pg_read_all_stats. It raises nothing, and tells nobody's query.
+-- How busy the database is: one row. A figure that is not visible is null: the sessions of others, vacuums and replicas
+-- are hidden from an owner without the rights of pg_read_all_stats. It raises nothing, and returns no query texts.
 create function public.embedding_database_load()
 returns table (
-    active_sessions integer,                       -- of the whole server, that are in a transaction; ours is left out
+    active_sessions integer,                       -- in a transaction, of the whole server; without ours
     max_connections integer,
-    lock_wait_seconds double precision,            -- the longest that a session of this database has waited by now; 0: none
-    vacuumed_table text,                           -- a watched table or one of ours on which a vacuum is at work
-    replica_lag_seconds double precision           -- of the replica that is furthest behind; logical ones left out
+    lock_wait_seconds double precision,            -- the longest wait of a session of this database; 0: none
+    vacuumed_table text,                           -- a watched table or one of ours on which a vacuum is running
+    replica_lag_seconds double precision           -- of the replica that is furthest behind; without logical ones
 )
 language plpgsql
 stable
@@ -56,8 +56,8 @@ begin
         end;
     end if;
     begin
-        -- advisory locks are waited for by whoever wants to be the leader, and for transactions to
-        -- end by an index that is built concurrently: neither is in anybody's way
+        -- without waits for advisory locks, as in leader elections, and for transactions, as in
+        -- a concurrent index build: these block nobody
         select coalesce(extract(epoch from clock_timestamp() - min(waiting.waitstart)), 0) into lock_wait_seconds
           from pg_locks as waiting
           join pg_stat_activity as session on session.pid = waiting.pid

@@ -1,10 +1,10 @@
 -- Why:   people see the jobs themselves, with the beginnings of their texts.
--- Locks: nothing. A table that is locked as a whole is waited for a second; then it is left unread.
+-- Locks: nothing. It waits for a table that is locked as a whole for a second, and then does not read it.
 -- Undo:  drop function public.list_embeddings, embedding.first_jobs;
 
--- The first jobs of a target in one of three states, in the order of the index that is kept of them: pending as a
--- claim meets them, processing by the end of their lease, failed by their class, the latest first. As
--- many as asked for are read, whatever the length of the queue: the plan is pinned, as in embedding.due_jobs.
+-- The first jobs of a target in one of three states, in the order of its index: pending in the order of a claim,
+-- processing by the end of their lease, failed by class, the latest first. It reads only as many as requested,
+-- whatever the length of the queue: the plan is pinned, as in embedding.due_jobs.
 create function embedding.first_jobs(target_id integer, wanted_status text, most integer)
 returns setof public.embedding_queue
 language plpgsql
@@ -42,9 +42,9 @@ begin
 end $$;
 
 -- The jobs in the given states, state by state, with the beginning of the text of each (null if it has none, it
--- cannot be read, or its column is not worked on: a worker sees here what a claim could show it): up to `max_rows`,
--- 1000 at most. Of each column the first ones are looked at, in the order of embedding.first_jobs; together they
--- come: processing by the end of the lease, pending by priority and due time, failed by class, the latest first.
+-- cannot be read, or its column is not worked on: a worker sees only what a claim could show it): up to `max_rows`,
+-- 1000 at most. It reads the first jobs of each column, in the order of embedding.first_jobs, and sorts them together:
+-- processing by the end of the lease, pending by priority and due time, failed by class, the latest first.
 create function public.list_embeddings(
     statuses text[] default array['processing', 'pending', 'failed'],
     only_table text default null,

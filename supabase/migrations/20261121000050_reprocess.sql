@@ -1,9 +1,9 @@
 -- Why:   jobs whose text or id matches a pattern are embedded again.
--- Locks: row locks on the jobs that match; one that is locked is being edited, and passed over. A table that is
---        locked as a whole is waited for a second; then the call raises.
+-- Locks: row locks on the jobs that match; a locked job is being edited, and is skipped. It waits for a table
+--        that is locked as a whole for a second, and then raises.
 -- Undo:  drop function public.reprocess_embeddings, embedding.check_pattern;
 
--- Raises if what stands behind the ~ of a pattern is no regular expression.
+-- Raises if the part after the ~ of a pattern is not a regular expression.
 create function embedding.check_pattern(pattern text)
 returns void
 language plpgsql
@@ -11,7 +11,7 @@ immutable
 set search_path = '', pg_temp
 as $$
 begin
-    -- not by a WHERE: the planner would try what stands behind the first letter of a glob as well
+    -- not in a WHERE: the planner would also evaluate a glob without its first letter
     if starts_with(pattern, '~') then
         perform '' ~ substr(pattern, 2);
     end if;
@@ -19,14 +19,14 @@ exception
     when invalid_regular_expression then
         raise exception '%', sqlerrm
             using errcode = 'invalid_regular_expression',
-                  hint = 'What stands behind the ~ is read as a regular expression of Postgres.';
+                  hint = 'The part after the ~ must be a regular expression of Postgres.';
 end $$;
 
 -- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
--- `pattern`: see embedding.texts; of the columns that are worked on. Looks at `batch` jobs behind `after_id`, in the
--- order of their ids, and returns how many matched, up to which id it looked (null: there are no more), and up to
--- three of the matches. With `dry_run` it writes nothing. Raises lock_not_available if a table is locked as a whole:
--- which of its texts match is not known.
+-- `pattern`: see embedding.texts; only of columns that are worked on. It checks `batch` jobs after `after_id`, in
+-- the order of their ids, and returns how many matched, the last id that it checked (null: there are no more), and up
+-- to three of the matches. With `dry_run` it writes nothing. Raises lock_not_available if a table is locked as a
+-- whole, since its texts cannot be matched.
 create function public.reprocess_embeddings(
     pattern text,
     only_table text default null,
@@ -72,7 +72,7 @@ begin
                 raise exception 'table % is locked by another session', target.table_name
                     using errcode = 'lock_not_available';
             when syntax_error_or_access_rule_violation or invalid_schema_name then
-                continue; -- there is no such table any more
+                continue; -- the table no longer exists
         end;
         select coalesce(array_agg(read.id), '{}'),
                coalesce(jsonb_agg(jsonb_build_object(

@@ -1,10 +1,10 @@
--- Why:   people see what was done in a span of time.
+-- Why:   people see what was done in a period.
 -- Locks: nothing.
 -- Undo:  drop function public.embedding_stats, embedding.percentile;
 
--- The length in milliseconds below which `share` of what a histogram counts lies, by linear interpolation within
--- its bucket. Null of nothing. Bucket i, from 0, has what took above 10^((i-1)/4) ms, the first from 0, up to
--- 10^(i/4) ms; the last, of index 27, all that took longer than 53 minutes.
+-- The percentile of a histogram in milliseconds, by linear interpolation within its bucket; null without counts.
+-- Bucket i, from 0, counts durations above 10^((i-1)/4) ms (the first: from 0) up to 10^(i/4) ms; the last, with
+-- index 27, counts all above 53 minutes.
 create function embedding.percentile(counts bigint[], share double precision)
 returns double precision
 language sql
@@ -24,9 +24,9 @@ as $$
      limit 1;
 $$;
 
--- What was done in the last `since`, of the 7 days that embedding_usage goes back. Milliseconds are null where
--- nothing was measured, `cost` (US dollars) where a price is not known. `hours`: what was done by the hour, and how
--- many seconds of that hour are meant. `failures`: the jobs that failed in that time and still are.
+-- What was done in the last `since`, of the 7 days that embedding_usage goes back. Milliseconds are null if
+-- nothing was measured, `cost` (US dollars) if a price is not known. `hours`: what was done in each hour, and how many
+-- seconds of that hour are in the period. `failures`: the jobs that failed in that time and still are.
 create function public.embedding_stats(since interval default '1 day')
 returns table (
     completed bigint, failed bigint, requests bigint, tokens bigint, cost double precision,

@@ -405,7 +405,7 @@ def test_dead_rows_that_nobody_sweeps(docs: Database) -> None:
         ("warning", "autovacuum_behind", "embedding_queue"),
     ]
     cause, hint = explanation(docs, "autovacuum_behind")
-    assert cause == "the queue has 10001 dead rows beside 0 that live"
+    assert cause == "the queue has 10001 dead rows and 0 live rows"
     look, vacuum = quoted(hint)
     run(docs, look)
     run(docs, vacuum)

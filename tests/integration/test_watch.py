@@ -585,7 +585,7 @@ WIDTHS = (
 )
 NOT_A_VECTOR = "The embedding column must be of type vector(n) or halfvec(n)."
 NOT_ITSELF = "The source and the filter must not read the embedding column."
-RESERVED = "Names that begin with eq_ stand beside yours in the statements of the queue: rename it."
+RESERVED = "The statements of the queue use names that begin with eq_. Rename yours."
 EXPRESSION = (
     "Give column names, or an SQL expression over one row with functions outside pg_catalog"
     " qualified by their schema."

@@ -60,11 +60,11 @@ def test_a_finding_names_the_figure_and_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("text", "cause", "hint"),
     [
-        ("", "no condition", "'oldest_due > 5m'"),
-        ("due", "no condition", "'oldest_due > 5m'"),
-        ("due = 3", "no condition", "> < >= <="),
-        ("due > -1", "no condition", "a number"),
-        ("due > 1 and failed > 1", "no condition", "a number"),
+        ("", "not a valid condition", "'oldest_due > 5m'"),
+        ("due", "not a valid condition", "'oldest_due > 5m'"),
+        ("due = 3", "not a valid condition", "> < >= <="),
+        ("due > -1", "not a valid condition", "a number"),
+        ("due > 1 and failed > 1", "not a valid condition", "a number"),
         ("age > 5m", "no figure age", "Choose one of oldest_due, due,"),
         ("due > 5m", "due is not measured in m", "without a unit"),
         ("oldest_due > 5%", "oldest_due is not measured in %", "Use s, m, h, d."),

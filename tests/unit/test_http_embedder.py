@@ -108,7 +108,7 @@ def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(name: str) -
     ["host", "host/path", "//host/path", "ftp://host", "https://", "http://h:x", "http://[::", "x"],
 )
 def test_what_is_no_address_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match="needs an address") as caught:
+    with pytest.raises(SettingsError, match="needs a valid address") as caught:
         check_address(name)
     assert "http:https://app.example.com/api/embeddings/generate" in str(caught.value.hint)
 
@@ -214,7 +214,7 @@ def test_a_path_leads_to_no_other_host(server: AppServer, opened: Open, path: st
 
 
 def test_a_default_model_that_is_no_address_is_an_error_of_settings(opened: Open) -> None:
-    with pytest.raises(SettingsError, match="needs an address"):
+    with pytest.raises(SettingsError, match="needs a valid address"):
         opened("http:http://app.example.com", embedding_model="http:http://host:port/")
 
 

@@ -42,7 +42,7 @@ def copy_into(project: Path, wanted: Sequence[Migration], overwrite: bool) -> li
     if differing and not overwrite:
         raise SettingsError(
             f"these copies differ from this worker's: {', '.join(str(path) for path in differing)}",
-            "`worker init --force` overwrites them. Databases that have applied them do not change.",
+            "`worker init --force` overwrites them. It changes no database.",
         )
     for path, sql in contents.items():
         path.parent.mkdir(exist_ok=True)

@@ -141,7 +141,7 @@ class Connection:
         except Exception:  # its message may repeat a password
             raise SettingsError(
                 "the address of the model's server is not valid",
-                f"Check {self.hints.address}: it looks like https://host:port/path, without spaces.",
+                f"Check {self.hints.address}: it looks like https://host:port/path without spaces.",
             ) from None
         self.host = self._client.base_url.netloc.decode("ascii")
         # The client needs a key. If there is none, the header that it makes is removed.
