@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by what the reader should do next.
+"""The errors of the worker, sorted by what the reader should do next.
 
 WorkerError
 ├── SettingsError          correct the environment or the command, start again       exit 2

@@ -18,7 +18,7 @@ SESSION_POOLER = (
 
 
 class Network:
-    """What this host knows of the network."""
+    """Looks up addresses, and whether this host can reach them."""
 
     def families(self, host: str) -> set[int]:
         """The families of the addresses of a host (AF_INET, AF_INET6). Empty: it has none."""

@@ -58,7 +58,7 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True)
 class Concurrency:
-    """How many requests may be under way at once: at `first`, and at `most`."""
+    """How many requests may be in flight at once: at `first`, and at `most`."""
 
     first: int
     most: int

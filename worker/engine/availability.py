@@ -1,4 +1,4 @@
-"""Which targets can be worked on, because their model and its provider can be used."""
+"""Decides which targets can be worked on: their model and its provider must be usable."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A circuit breaker for a provider or a model (Michael Nygard, Release It!, 2007).
 
-An error opens it, and nothing more is sent. After a pause one request may try again: an answer
-closes the breaker, another error makes the pause longer.
+An error opens it, and nothing more is sent. After a pause a trial is allowed: an answer closes
+the breaker, another error makes the pause longer.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Claimer:
     attend: Callable[[], None]
     """Called while waiting; sends the heartbeat."""
     locked: str | None = None
-    """What the database says of tables that are locked as a whole, if nothing else is due."""
+    """The error about tables that are locked as a whole, if nothing else is due."""
 
     def claim(self) -> Claim | None:
         """Claim jobs, hold them, and count what the claim settled. None or empty: nothing is due.

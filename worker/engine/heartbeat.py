@@ -52,7 +52,7 @@ class Leases:
 
 @dataclass(slots=True)
 class Activity:
-    """What the worker does, as the list of workers shows it."""
+    """The state of the worker, as the list of workers shows it."""
 
     stats: RunStats
     throttle: RunThrottle

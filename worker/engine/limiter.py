@@ -65,7 +65,7 @@ class Limiter:
 
     @property
     def limit(self) -> int:
-        """How many requests may be under way at once, at this moment."""
+        """How many requests may be in flight at once, at this moment."""
         return int(self._window.limit)
 
     @property

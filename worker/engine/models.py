@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class ProviderLimits:
-    """What the settings allow each provider: requests at once, requests and tokens a minute.
+    """The limits of the settings for each provider: requests at once, requests and tokens a minute.
 
     None: no limit but those of the provider.
     """

@@ -11,7 +11,7 @@ TEXTS_A_REQUEST = 100
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a person may set for one run.
+    """The options that a person may set for one run.
 
     `batch_size` jobs are claimed and embedded at once; if it is None, a request holds at most
     TEXTS_A_REQUEST, and more jobs are claimed at once, which is cheaper. With a `delay` (seconds)

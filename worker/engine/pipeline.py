@@ -1,4 +1,4 @@
-"""The loop: claim ahead while requests are under way, write behind, and stop when asked.
+"""The loop: claim ahead while requests are in flight, write behind, and stop when asked.
 
 One thread talks to the database. Requests to the models run in pools beside it, so no transaction
 is ever open while a model works. What is in flight is bounded, whatever the length of the queue.

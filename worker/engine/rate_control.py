@@ -28,7 +28,7 @@ FORGOTTEN_AT = 10.0  # e to the power of this, times the refused rate: the limit
 
 @dataclass(slots=True)
 class ConcurrencyWindow:
-    """How many requests may be under way: one more for each window of answers, a quarter less when
+    """How many requests may be in flight: one more for each window of answers, a quarter less when
     the provider pushes back. That limit is tried again only after a while, and after twice as long
     each time it is confirmed."""
 
@@ -41,7 +41,7 @@ class ConcurrencyWindow:
     _best: dict[int, float] = field(default_factory=dict)  # latency by magnitude of the request
 
     def answered(self, sent: float, now: float, size: int, was_full: bool) -> None:
-        """A request of `size` bytes got an answer; `was_full` if no more could be under way."""
+        """A request of `size` bytes got an answer; `was_full` if no more could be in flight."""
         latency = max(now - sent, LEAST_LATENCY)
         magnitude = size.bit_length() // 2
         best = self._best[magnitude] = min(latency, self._best.get(magnitude, latency))
@@ -67,7 +67,7 @@ class ConcurrencyWindow:
         self._answers.clear()
 
     def keep_to(self, most: int) -> None:
-        """Never have more than `most` requests under way."""
+        """Never have more than `most` requests in flight."""
         self.most = min(self.most, most)
         self.limit = min(self.limit, self.most)
 

@@ -36,7 +36,7 @@ class History:
 
 
 class Throughput:
-    """How fast workers are, by the difference between two heartbeats of each."""
+    """The rate of all workers, from the difference between two heartbeats of each."""
 
     def __init__(self) -> None:
         self._seen: dict[str, WorkerStatus] = {}

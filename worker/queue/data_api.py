@@ -16,7 +16,7 @@ class DataApiQueue(WorkerCalls, AdminCalls):
     """
 
     def __init__(self, url: str, key: str, application_name: str) -> None:
-        """Nothing is sent yet."""
+        """Create the queue, and send nothing yet."""
         self._api = DataApiTransport(url, key, application_name)
         super().__init__(self._api)
 

@@ -78,7 +78,7 @@ def missing_rows(columns: Iterable[TargetStatus]) -> Iterator[str]:
 
 
 def age(since: datetime, now: datetime) -> str:
-    """How long ago, in the largest unit that is not zero."""
+    """Format how long ago a time was, in the largest unit that is not zero."""
     seconds = max(int((now - since).total_seconds()), 0)
     for unit in "dhm":
         if seconds >= SECONDS[unit]:

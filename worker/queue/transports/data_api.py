@@ -31,7 +31,7 @@ class DataApiTransport:
     """Calls the SQL API in the project at `url`."""
 
     def __init__(self, url: str, key: str, application_name: str) -> None:
-        """Nothing is sent yet."""
+        """Create the transport, and send nothing yet."""
         self._rest = Rest(url, key, application_name)
 
     @property

@@ -69,7 +69,7 @@ class Rest:
     """
 
     def __init__(self, url: str, key: str, application_name: str) -> None:
-        """Nothing is sent yet."""
+        """Create the client, and send nothing yet."""
         self._status = 0  # of the last answer: the exceptions of supabase-py do not have it
         self.answered_at = datetime.now(UTC)
         """When the last answer was sent, by the server's clock and to the second if it says so."""
