@@ -97,16 +97,20 @@ INSERT = "insert into docs (id, body) values (%s, %s)"
 
 def direct(server: Server, size: Size) -> Iterator[Figure]:
     """A worker that is woken by a notification."""
-    with server.database(OF_LOCAL_MODEL) as database:
-        yield from latency(database, database, size, "woken")
+    with server.database(OF_LOCAL_MODEL) as database, server.database(OF_LOCAL_MODEL) as by_sql:
+        yield from latency(database, database, by_sql, size, "woken")
 
 
 def pooled(server: Server, size: Size) -> Iterator[Figure]:
     """A worker behind a pooler, which no notification reaches: it looks for itself."""
     if not pgbouncer_program():
         raise RuntimeError(NO_PGBOUNCER)
-    with server.database(OF_LOCAL_MODEL) as database, pgbouncer(database.url) as url:
-        yield from latency(database, replace(database, url=url), size, "behind a pooler")
+    with (
+        server.database(OF_LOCAL_MODEL) as database,
+        server.database(OF_LOCAL_MODEL) as by_sql,
+        pgbouncer(database.url) as url,
+    ):
+        yield from latency(database, replace(database, url=url), by_sql, size, "behind a pooler")
 
 
 GROUPS: dict[str, Callable[[Server, Size], Iterator[Figure]]] = {"direct": direct}
@@ -120,15 +124,18 @@ def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[F
         yield from GROUPS[name](server, QUICK if quick else FULL)
 
 
-def latency(database: Database, of_worker: Database, size: Size, how: str) -> Iterator[Figure]:
-    """Of rows that come alone and in bursts, with the limit before and after them."""
-    limits = limit(database, range(size.limits // 2))
+def latency(
+    database: Database, of_worker: Database, by_sql: Database, size: Size, how: str
+) -> Iterator[Figure]:
+    """The latency of single rows and of bursts. The limit, in a database of its own since a column
+    holds the vectors of one model, is measured before and after."""
+    limits = limit(by_sql, range(size.limits // 2))
     with worker(of_worker, database), database.connect() as connection:
         writer = Writer(database)
         with writer.watched():
             alone = rows_alone(writer, connection, size)
             in_bursts = rows_in_bursts(writer, connection, size)
-    limits += limit(database, range(-size.limits // 2, 0))
+    limits += limit(by_sql, range(-size.limits // 2, 0))
     yield from figures(f"{how}, rows alone", alone, limits)
     yield from figures(f"{how}, bursts of {size.rows_of_burst}", in_bursts, limits)
 
