@@ -1,4 +1,4 @@
-"""scripts/bench SUITE [--quick] [--only GROUP] [--json FILE]"""
+"""Runs benchmarks, and prints the limit of this machine beside each figure."""
 
 from __future__ import annotations
 
