@@ -1,1 +1,1 @@
-"""What the worker reaches on this machine, and what the machine would reach: `scripts/bench`."""
+"""Benchmarks of the worker, each with the limit of this machine: `scripts/bench`."""

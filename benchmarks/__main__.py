@@ -1,4 +1,4 @@
-"""scripts/bench SUITE [--quick] [--only GROUP] [--json FILE]"""
+"""Runs benchmarks, and prints the limit of this machine beside each figure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUITES = {"api": api, "latency": latency, "queue": queue}
 
 
 def main() -> None:
-    """Measure what was asked for, say on stderr how far it is, and print the table on stdout."""
+    """Run the chosen benchmarks, show progress on stderr, and print the table on stdout."""
     asked = _arguments()
     suite = SUITES[asked.suite]
     figures: list[Figure] = []
@@ -42,14 +42,16 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try it")
-    parser.add_argument("--only", action="append", metavar="GROUP", help="only this group")
+    parser.add_argument("--quick", action="store_true", help="use small sizes, for a short run")
+    parser.add_argument(
+        "--only", action="append", metavar="GROUP", help="run only this group (repeatable)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples as JSON")
     asked = parser.parse_args()
     unknown = set(asked.only or ()) - set(SUITES[asked.suite].GROUPS)
     if unknown:
         known = ", ".join(SUITES[asked.suite].GROUPS)
-        parser.error(f"there is no group {', '.join(sorted(unknown))}: choose from {known}")
+        parser.error(f"unknown group {', '.join(sorted(unknown))}; the groups are {known}")
     return asked
 
 

@@ -1,8 +1,7 @@
-"""What the worker gets out of a provider, against what the provider and this machine allow.
+"""How much of the throughput that a provider and this machine allow the worker reaches.
 
-Each figure is of `worker process` as a process of its own, with the settings it comes with, on a
-database of 1536 dimensions. The provider is a process of this machine as well, and so is Postgres:
-all of them share its cores.
+Each figure is measured with `worker process` as a separate process, with default settings and 1536
+dimensions. The provider and Postgres run on this machine as well, and share its cores.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ LATENCY = 0.2  # seconds
 MODEL = "openai:text-embedding-3-small"
 BATCH = 100  # texts in a request: the default size of a batch
 MOST = 32  # requests at once, by default
-FEW = 8  # so few that it is the latency that limits
+FEW = 8  # few enough that the latency is the limit
 ALLOWED = 600  # requests a minute
-LOW, HIGH = 600, 6000  # requests a minute, of a server that changes its mind
+LOW, HIGH = 600, 6000  # requests a minute, of a server whose limit changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured."""
+    """The size of each measurement."""
 
     rows: int = 60_000
     rows_of_few: int = 30_000
@@ -51,15 +50,15 @@ QUICK = Size(rows=20_000, rows_of_few=8_000, repetitions=1, first_minute=20.0, a
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of `worker process` that embedded everything."""
+    """The result of a run of `worker process` that embedded all rows."""
 
     rows_per_second: float
     cpu: float
-    """Seconds of processor, of the worker alone, from its start to its end."""
+    """CPU seconds of the worker process, from start to end."""
 
 
 def throughput(server: Server, size: Size) -> Iterator[Figure]:
-    """With default settings, and with so few requests at once that the latency is what counts."""
+    """With default settings, and with few enough concurrent requests that latency is the limit."""
     with server.database(WIDE) as database, provider(WIDE) as api:
         defaults, at_once, few, bare = [], [], [], []
         for _ in range(size.repetitions):
@@ -77,19 +76,19 @@ def throughput(server: Server, size: Size) -> Iterator[Figure]:
         at_least=5000,
     )
     yield Figure(
-        what=f"the same, of what latency ({by_latency:,.0f} rows/s) and processor allow",
+        what=f"the same, limited by latency ({by_latency:,.0f} rows/s) or CPU",
         unit="rows/s",
         samples=[run.rows_per_second for run in defaults],
         limits=[min(by_latency, run.rows_per_second) for run in at_once],
     )
     yield Figure(
-        what="processor of the worker",
+        what="CPU time of the worker",
         unit="ms a row",
         samples=[1000 * run.cpu / size.rows for run in defaults],
         at_most=0.15,
     )
     yield Figure(
-        what=f"{FEW} requests at once, of what the same requests alone reach",
+        what=f"{FEW} concurrent requests, limited by the same requests without a worker",
         unit="rows/s",
         samples=[run.rows_per_second for run in few],
         limits=bare,
@@ -98,10 +97,10 @@ def throughput(server: Server, size: Size) -> Iterator[Figure]:
 
 
 def pace(server: Server, size: Size) -> Iterator[Figure]:
-    """Against an allowance, of which the provider says so or not, after the first minute."""
+    """Against a rate limit that the provider states or not, after the first minute."""
     with server.database(WIDE) as database, provider(WIDE) as api:
         for silent in (False, True):
-            how = "unsaid" if silent else "said in headers"
+            how = "limit not stated" if silent else "limit in headers"
             api.behave(Behaviour(LATENCY, ALLOWED, silent))
             with embedding(database, api, batch=1):
                 time.sleep(size.first_minute)
@@ -116,7 +115,7 @@ def pace(server: Server, size: Size) -> Iterator[Figure]:
                 at_least=0.95,
             )
             yield Figure(
-                what=f"refused of them, {how}",
+                what=f"share of refused requests, {how}",
                 unit="%",
                 samples=[100 * len(refused) / max(len(answered) + len(refused), 1)],
                 at_most=1.0,
@@ -124,11 +123,13 @@ def pace(server: Server, size: Size) -> Iterator[Figure]:
 
 
 def change(server: Server, size: Size) -> Iterator[Figure]:
-    """A provider that allows a tenth of it half-way, for ten seconds, and says so or not: what gets
-    through in the five seconds that end ten seconds after each change."""
+    """A provider that lowers its limit to a tenth for ten seconds, and states the limit or not.
+
+    Counts the requests in the five seconds that end ten seconds after each change.
+    """
     with server.database(WIDE) as database, provider(WIDE) as api:
         for silent in (False, True):
-            how = "unsaid" if silent else "said in headers"
+            how = "limit not stated" if silent else "limit in headers"
             api.behave(Behaviour(LATENCY, HIGH, silent))
             with embedding(database, api, batch=1):
                 time.sleep(15.0)
@@ -146,13 +147,13 @@ def change(server: Server, size: Size) -> Iterator[Figure]:
                 time.sleep(5.0)
                 after, _ = api.answers()
             yield Figure(
-                what=f"refused after going down to a tenth, {how}",
+                what=f"refused after the limit fell to a tenth, {how}",
                 unit="%",
                 samples=[100 * len(refused) / max(len(low) + len(refused), 1)],
                 at_most=5.0,
             )
             yield Figure(
-                what=f"back up again, {how}",
+                what=f"rate after the limit rose again, {how}",
                 unit="requests/s",
                 samples=[len(after) / 5],
                 limits=[len(before) / 5],
@@ -164,13 +165,13 @@ GROUPS = {"throughput": throughput, "pace": pace, "change": change}
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:
-    """The figures of these groups."""
+    """Yield the figures of these groups."""
     for name in groups:
         yield from GROUPS[name](server, QUICK if quick else FULL)
 
 
 def embed(database: Database, api: Provider, rows: int, **settings: str) -> Run:
-    """A run over so many rows. Raises RuntimeError if it fails, or leaves one out."""
+    """Run over `rows` rows. Raises RuntimeError if the run fails or leaves a row out."""
     database.refill("docs", rows)
     with _worker(database, api, "--json", **settings) as process:
         output = process.stdout.read() if process.stdout else ""
@@ -183,7 +184,7 @@ def embed(database: Database, api: Provider, rows: int, **settings: str) -> Run:
 
 
 def ask(api: Provider, at_once: int, requests: int) -> float:
-    """Texts a second of so many requests, with nothing done before, between or with the answers."""
+    """Return the texts a second of these requests alone: nothing is done with the responses."""
     body = json.dumps({"model": MODEL, "input": texts()[:BATCH]})
     left = iter(range(requests))
 
@@ -203,7 +204,7 @@ def ask(api: Provider, at_once: int, requests: int) -> float:
 
 @contextmanager
 def embedding(database: Database, api: Provider, batch: int) -> Iterator[None]:
-    """A run that goes on while the context lasts, with more to do than it can."""
+    """Keep a run busy while the context lasts: it has more rows than it can embed."""
     database.refill("docs", 30_000)
     with _worker(database, api, "--batch-size", str(batch)) as process:
         yield

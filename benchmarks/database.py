@@ -1,6 +1,6 @@
-"""A Postgres as it comes, on disk, and in each of its databases two tables of texts.
+"""A Postgres with default settings, on disk, whose databases have two tables of texts.
 
-`docs` is watched and `plain` is not; otherwise they are the same.
+`docs` is watched and `plain` is not; otherwise they are equal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A migrated database with `docs` and `plain`, whose vectors have this width."""
+    """A migrated database with `docs` and `plain`, whose vectors have `dimensions`."""
 
     url: str
     dimensions: int
@@ -50,13 +50,13 @@ class Database:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """A connection in autocommit that sends vectors as binary."""
+        """Open a connection in autocommit mode that sends vectors in binary format."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             register_vector_info(connection, TypeInfo.fetch(connection, "vector"))
             yield connection
 
     def create_tables(self) -> None:
-        """Both tables, and the texts that they are filled from."""
+        """Create both tables, and a table of texts to fill them from."""
         with self.queue() as queue, psycopg.connect(self.url, autocommit=True) as connection:
             for migration in migrations():
                 queue.apply(migration)
@@ -73,15 +73,15 @@ class Database:
             connection.execute("vacuum analyze texts")
 
     def empty(self, table: Table) -> None:
-        """Take away all rows and, of the watched table, all jobs, as if they had never been."""
+        """Remove all rows and, for the watched table, all jobs."""
         both = "docs, public.embedding_queue"
         with self.connect() as connection:
             connection.execute(f"truncate {both if table == 'docs' else table}")
-            # So that the server does not make one by itself while the clock runs.
+            # So that the server makes no checkpoint during the measurement.
             connection.execute("checkpoint")
 
     def fill(self, table: Table, ids: range) -> None:
-        """Insert rows, which of the watched table are enqueued, and leave everything tidy."""
+        """Insert rows (the watched table enqueues them), then vacuum."""
         insert = (
             f"insert into {table} (id, body) select n, n || ' ' || body"
             " from generate_series(%s::bigint, %s) as n"
@@ -93,12 +93,12 @@ class Database:
         self.tidy()
 
     def refill(self, table: Table, rows: int) -> None:
-        """Let the table hold so many rows and nothing else, with the ids from 0 on."""
+        """Empty the table, then insert `rows` rows with ids from 0."""
         self.empty(table)
         self.fill(table, range(rows))
 
     def tidy(self) -> None:
-        """Do at once what autovacuum would do in time."""
+        """Vacuum now instead of waiting for autovacuum."""
         with self.connect() as connection:
             connection.execute("vacuum analyze docs, plain, public.embedding_queue")
 
@@ -120,7 +120,7 @@ class Server:
 
     @contextmanager
     def database(self, dimensions: int) -> Iterator[Database]:
-        """A database that lives as long as the context."""
+        """Create a database, and drop it at the end of the context."""
         name = f"benchmark_{uuid4().hex[:12]}"
         identifier = sql.Identifier(name)
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -131,7 +131,7 @@ class Server:
             connection.execute(sql.SQL("drop database {} with (force)").format(identifier))
 
     def settings(self) -> dict[str, str]:
-        """The version, and what a server can be made faster with, as it is."""
+        """Return the version, and the settings that affect performance."""
         names = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size")
         with psycopg.connect(self.url) as connection:
             return {
@@ -145,8 +145,8 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """An embedded server with the configuration it comes with, and its data on disk."""
-    # Unlike /tmp, this folder is to outlive a restart of the machine: it is never in memory.
+    """Run an embedded server with its default configuration and its data on disk."""
+    # Unlike /tmp, this folder survives a restart of the machine, so it is never in memory.
     on_disk = "/var/tmp" if Path("/var/tmp").is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=on_disk) as folder,
@@ -157,7 +157,7 @@ def server() -> Iterator[Server]:
 
 @cache
 def texts() -> list[str]:
-    """Different texts, the same in every run, of the words of the sample data."""
+    """Return different texts from words of the sample data, the same in every run."""
     words = re.findall(r"[A-Za-z]+", seed())
     choice = random.Random(1)
     return [" ".join(choice.choices(words, k=LENGTH // 4))[:LENGTH] for _ in range(TEXTS)]
@@ -165,8 +165,7 @@ def texts() -> list[str]:
 
 @cache
 def some_vectors(dimensions: int) -> Vectors:
-    """A thousand vectors of unit length, the same in every process: a row n has the n-th of them,
-    and so on in a circle."""
+    """Return a thousand unit vectors, the same in every process. Row n has vector n modulo 1000."""
     vectors = np.random.default_rng(1).standard_normal((1000, dimensions), dtype=np.float32)
     unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit
@@ -175,18 +174,18 @@ def some_vectors(dimensions: int) -> Vectors:
 def write_vectors(
     connection: Connection, table: Table, ids: Sequence[int], dimensions: int
 ) -> None:
-    """Write the vectors of these rows, in the fastest way there is from outside the server."""
+    """Write the vectors of these rows, in the fastest way for a client."""
     vectors = some_vectors(dimensions)
     connection.execute(
         f"update {table} set embedding = given.vector"
-        # %b: as text, vectors take sixty times as long
+        # %b: text format takes sixty times as long
         f" from unnest(%s::bigint[], %b) as given (id, vector) where {table}.id = given.id",
         [list(ids), [vectors[row % len(vectors)] for row in ids]],
     )
 
 
 def value(connection: Connection, query: LiteralString, *parameters: Any) -> Any:
-    """The only value of the only row."""
+    """Return the only value of the only row."""
     row = connection.execute(query, parameters or None).fetchone()
     assert row is not None
     return row[0]

@@ -1,8 +1,8 @@
-"""From the INSERT of a row to its vector: a worker that stays, against the same steps by SQL alone.
+"""The time from the INSERT of a row to its vector, compared with the same steps in SQL only.
 
-The worker is `worker run`, a process of its own with the local model; another connection watches
-for the vectors. The limit is insert, claim and complete one after another over one connection, with
-a vector that is there already. Server, worker, writer and watcher share the cores of this machine.
+The worker is `worker run`, a separate process with the local model; another connection polls for
+the vectors. The limit is insert, claim and complete one after another over one connection, with a
+vector that already exists. Server, worker, writer and poller share the cores of this machine.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from benchmarks.work import WARM_UP, claim, complete
 from tests.pgbouncer import NO_PGBOUNCER, pgbouncer, pgbouncer_program
 
 LONGEST_WAIT = 60.0  # seconds
-WATCHED_EVERY = 0.001  # seconds; so exact is what is measured
+WATCHED_EVERY = 0.001  # seconds; the precision of the measurement
 
-# The neighbours of a benchmark are no reason to step back: it is the queue that is measured.
+# Load from other processes must not throttle the worker: the queue is what is measured.
 SETTINGS = {"WORKER_MAX_LOAD": "1000", "WORKER_MAX_CPU_PRESSURE": "100"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured."""
+    """The size of each measurement."""
 
-    singles: int = 60  # rows that come alone …
-    pauses: tuple[float, float] = (0.05, 4.0)  # seconds … so long after one another
+    singles: int = 60  # rows that are inserted alone
+    pauses: tuple[float, float] = (0.05, 4.0)  # seconds between two of them, from … to
     bursts: int = 20
-    rows_of_burst: int = 50  # a transaction each
+    rows_of_burst: int = 50  # one transaction for each
     limits: int = 500  # rows
 
 
@@ -49,11 +49,11 @@ QUICK = Size(singles=15, pauses=(0.05, 0.5), bursts=4, limits=100)
 
 @dataclass(slots=True)
 class Writer:
-    """Inserts rows, and knows when a watcher saw the vector of each."""
+    """Inserts rows, and records when a poller saw the vector of each."""
 
     database: Database
     inserted: dict[int, float] = field(default_factory=dict)
-    """When the INSERT of each row was begun."""
+    """When the INSERT of each row began."""
     seen: dict[int, float] = field(default_factory=dict)
     _ended: Event = field(default_factory=Event)
 
@@ -72,12 +72,12 @@ class Writer:
         connection.execute(INSERT, [row, f"row {row} of the benchmark"])
 
     def latencies(self, rows: Iterable[int]) -> Samples:
-        """In milliseconds, once all are there. Raises RuntimeError if one does not come."""
+        """Return milliseconds, once all vectors exist. Raises RuntimeError if one is missing."""
         awaited = list(rows)
         until = time.monotonic() + LONGEST_WAIT
         while not all(row in self.seen for row in awaited):
             if time.monotonic() > until:
-                raise RuntimeError("the vector of a row does not come")
+                raise RuntimeError("a row did not get its vector")
             time.sleep(0.01)
         return [1000 * (self.seen[row] - self.inserted[row]) for row in awaited]
 
@@ -96,17 +96,21 @@ INSERT = "insert into docs (id, body) values (%s, %s)"
 
 
 def direct(server: Server, size: Size) -> Iterator[Figure]:
-    """A worker that is woken by a notification."""
-    with server.database(OF_LOCAL_MODEL) as database:
-        yield from latency(database, database, size, "woken")
+    """A worker that a NOTIFY wakes."""
+    with server.database(OF_LOCAL_MODEL) as database, server.database(OF_LOCAL_MODEL) as by_sql:
+        yield from latency(database, database, by_sql, size, "woken")
 
 
 def pooled(server: Server, size: Size) -> Iterator[Figure]:
-    """A worker behind a pooler, which no notification reaches: it looks for itself."""
+    """A worker behind a pooler, which no NOTIFY reaches, so it polls."""
     if not pgbouncer_program():
         raise RuntimeError(NO_PGBOUNCER)
-    with server.database(OF_LOCAL_MODEL) as database, pgbouncer(database.url) as url:
-        yield from latency(database, replace(database, url=url), size, "behind a pooler")
+    with (
+        server.database(OF_LOCAL_MODEL) as database,
+        server.database(OF_LOCAL_MODEL) as by_sql,
+        pgbouncer(database.url) as url,
+    ):
+        yield from latency(database, replace(database, url=url), by_sql, size, "behind a pooler")
 
 
 GROUPS: dict[str, Callable[[Server, Size], Iterator[Figure]]] = {"direct": direct}
@@ -115,20 +119,25 @@ if pgbouncer_program():
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:
-    """The figures of these groups."""
+    """Yield the figures of these groups."""
     for name in groups:
         yield from GROUPS[name](server, QUICK if quick else FULL)
 
 
-def latency(database: Database, of_worker: Database, size: Size, how: str) -> Iterator[Figure]:
-    """Of rows that come alone and in bursts, with the limit before and after them."""
-    limits = limit(database, range(size.limits // 2))
+def latency(
+    database: Database, of_worker: Database, by_sql: Database, size: Size, how: str
+) -> Iterator[Figure]:
+    """Measure rows that are inserted alone and in bursts, and the limit before and after them.
+
+    The limit has a database of its own, since a column holds the vectors of one model.
+    """
+    limits = limit(by_sql, range(size.limits // 2))
     with worker(of_worker, database), database.connect() as connection:
         writer = Writer(database)
         with writer.watched():
             alone = rows_alone(writer, connection, size)
             in_bursts = rows_in_bursts(writer, connection, size)
-    limits += limit(database, range(-size.limits // 2, 0))
+    limits += limit(by_sql, range(-size.limits // 2, 0))
     yield from figures(f"{how}, rows alone", alone, limits)
     yield from figures(f"{how}, bursts of {size.rows_of_burst}", in_bursts, limits)
 
@@ -155,7 +164,7 @@ def rows_in_bursts(writer: Writer, connection: Connection, size: Size) -> Sample
 
 
 def limit(database: Database, rows: Iterable[int]) -> Samples:
-    """Milliseconds of insert, claim and complete, for each of the rows."""
+    """Return the milliseconds of insert, claim and complete for each row."""
     samples: Samples = []
     with database.connect() as connection, database.queue() as queue:
         for row in rows:
@@ -167,7 +176,7 @@ def limit(database: Database, rows: Iterable[int]) -> Samples:
 
 
 def figures(what: str, samples: Samples, limits: Samples) -> Iterator[Figure]:
-    """The median, the slowest of twenty and the slowest of all, each beside that of the limit."""
+    """Yield the median, the 95th percentile and the maximum, each with that of the limit."""
     measures: dict[str, Callable[[Samples], float]] = {
         "p50": lambda given: quantiles(given, n=100, method="inclusive")[49],
         "p95": lambda given: quantiles(given, n=100, method="inclusive")[94],
@@ -184,7 +193,7 @@ def figures(what: str, samples: Samples, limits: Samples) -> Iterator[Figure]:
 
 @contextmanager
 def worker(of_worker: Database, database: Database) -> Iterator[None]:
-    """A `worker run` that has embedded a first row, and waits for more."""
+    """Run a `worker run` that has embedded a first row and is waiting."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(REPOSITORY),
@@ -192,7 +201,7 @@ def worker(of_worker: Database, database: Database) -> Iterator[None]:
         **SETTINGS,
     }
     with (
-        tempfile.TemporaryDirectory() as folder,  # where no .env lies
+        tempfile.TemporaryDirectory() as folder,  # a folder without a .env
         database.connect() as connection,
         subprocess.Popen(
             [sys.executable, "-m", "worker", "run"],
@@ -206,7 +215,7 @@ def worker(of_worker: Database, database: Database) -> Iterator[None]:
             until = time.monotonic() + LONGEST_WAIT
             while not value(connection, WAITS):
                 if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError("worker run does not work")
+                    raise RuntimeError("worker run ended, or did not start to wait")
                 time.sleep(0.05)
             yield
         finally:

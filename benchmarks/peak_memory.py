@@ -1,6 +1,6 @@
-"""Runs `python -m ARGUMENTS` and prints the most memory it ever had, in bytes.
+"""Runs `python -m ARGUMENTS` and prints its peak memory, in bytes.
 
-In a process of its own, and a small one: on Linux a child begins with the peak of its parent.
+This is a small process of its own, because on Linux a child starts with the peak of its parent.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 
-UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
 
 
 def main() -> int:

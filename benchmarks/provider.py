@@ -1,8 +1,7 @@
-"""A server that answers as OpenAI's embeddings API, with as little work as it can, in a process of
-its own: what is measured against it is the worker.
+"""A server with OpenAI's embeddings API that does as little work as possible, in its own process.
 
-Its vectors are made up beforehand. It may keep to an allowance of requests a minute, as a bucket
-that holds a tenth of it, and then says so in its headers or not.
+Its vectors are computed in advance. It may have a limit of requests a minute: a token bucket that
+holds a tenth of the limit. It states the limit in its headers, or not.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ REFUSAL = (
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """`latency` in seconds; `rpm` requests a minute, or as many as come."""
+    """`latency` in seconds; `rpm` is the limit of requests a minute, None for no limit."""
 
     latency: float = 0.0
     rpm: float | None = None
@@ -36,19 +35,19 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The server at `base_url`, which can be told to behave in another way while it runs."""
+    """The server at `base_url`, whose behaviour can be changed while it runs."""
 
     base_url: str
     _pipe: Connection
 
     def behave(self, behaviour: Behaviour) -> None:
-        """From now on."""
+        """Change the behaviour from now on."""
         self._pipe.send(behaviour)
         self._pipe.recv()
 
     def answers(self) -> tuple[list[float], list[float]]:
-        """When requests were answered, and when they were refused, by the monotonic clock, since
-        it was asked last."""
+        """Return when requests were answered and when they were refused since the last call, by the
+        monotonic clock."""
         self._pipe.send(None)
         answered, refused = self._pipe.recv()
         return answered, refused
@@ -56,11 +55,11 @@ class Provider:
 
 @contextmanager
 def provider(dimensions: int) -> Iterator[Provider]:
-    """A server that is there for as long as the context."""
+    """Run a server while the context lasts."""
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve, args=(theirs, dimensions), daemon=True)
     process.start()
-    theirs.close()  # so that we do not wait for a process that died
+    theirs.close()  # or we would wait for a process that died
     try:
         yield Provider(f"http://127.0.0.1:{ours.recv()}/v1", ours)
     finally:
@@ -83,7 +82,7 @@ class _State:
         self.filled_at = time.monotonic()
 
     def answer(self, body: bytes) -> bytes:
-        """The whole answer to a request that has waited long enough."""
+        """Return the complete response to a request, after its latency."""
         now, rpm = time.monotonic(), self.behaviour.rpm
         if rpm is None:
             self.answered.append(now)

@@ -1,7 +1,7 @@
-"""What the queue reaches, against what this machine reaches without it, in the same run.
+"""The speed of the queue, compared with this machine without the queue, in the same run.
 
-Each group yields its figures. Limit and measurement take turns, so that whatever else the machine
-does meets both alike.
+Each group yields its figures. Limit and measurement take turns, so that other load on the machine
+affects both equally.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from benchmarks.work import (
     drain_rate,
     write_back_rate,
 )
-from benchmarks.worker_processes import crew
+from benchmarks.worker_processes import run_processes
 from worker.queue import Job
 from worker.queue.postgres import PostgresQueue
 
-TINY = 3  # dimensions, where vectors are of no matter
+TINY = 3  # dimensions, where the vectors do not matter
 OF_LOCAL_MODEL = 256  # dimensions
 PREPARED_FROM = 5  # executions: psycopg's own default
 MEGABYTE = 1e6
@@ -53,23 +53,23 @@ REPOSITORY = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured, in rows unless said otherwise."""
+    """The size of each measurement, in rows unless a comment says otherwise."""
 
     rows: int = TEXTS
     rows_in_tens: int = 6_000  # with batches of 10 …
     rows_in_ones: int = 1_000  # … and of 1
-    single_rows: int = 2_000  # with a transaction each
+    single_rows: int = 2_000  # one transaction for each
     short_queue: int = 10_000
-    long_queue: int = 1_000_000  # pending, and as many completed
+    long_queue: int = 1_000_000  # pending, and the same number completed
     looked_at: int = 5_000_000  # jobs, of every status
     small_run: int = 10_000
     large_run: int = 100_000
     claims: int = 30
     repetitions: int = 3
-    close_repetitions: int = 5  # where limit and measurement are close
+    close_repetitions: int = 5  # if limit and measurement are close
 
     def rows_for(self, batch: int) -> int:
-        """Enough to measure batches of this size, and no more."""
+        """Return how many rows are enough to measure batches of this size."""
         return {1: self.rows_in_ones, 10: self.rows_in_tens}.get(batch, self.rows)
 
 
@@ -95,12 +95,12 @@ Samples = list[float]
 def alternate(
     times: int, limit: Callable[[], float], measured: Callable[[], float]
 ) -> tuple[Samples, Samples]:
-    """So many samples of both, in turn."""
+    """Take `times` samples of both, in turn."""
     pairs = [(limit(), measured()) for _ in range(times)]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
-# -- cycle: claim, then complete, with an embedder that costs nothing
+# -- cycle: claim, then complete, with an embedder that takes no time
 
 CYCLES = ((1, 1), (1, 10), (1, 100), (1, 500), (2, 100), (4, 100), (8, 100))
 """Processes and batch sizes."""
@@ -109,10 +109,10 @@ CYCLE_AT_LEAST = {(NARROW, 1, 500): 0.40, (NARROW, 4, 100): 0.60}
 
 
 def cycle(server: Server, size: Size) -> Iterator[Figure]:
-    """Rows a second from claim to completion, against writing the vectors alone.
+    """Rows a second from claim to completion, compared with only writing the vectors.
 
-    The limit has as many processes as the measurement; where these are several, the measurement is
-    compared with the limit of one process as well.
+    The limit uses as many processes as the measurement. With several processes, the measurement is
+    also compared with the limit of one process.
     """
     for dimensions in (NARROW, WIDE):
         limits_of_one: Samples = []
@@ -137,9 +137,9 @@ def cycle(server: Server, size: Size) -> Iterator[Figure]:
 def cycle_rates(
     database: Database, size: Size, workers: int, batch: int
 ) -> tuple[Samples, Samples]:
-    """The limit, and the measurement."""
+    """Return samples of the limit and of the measurement."""
     rows = size.rows_for(batch)
-    with crew(workers) as processes:
+    with run_processes(workers) as processes:
         return alternate(
             size.repetitions,
             partial(write_back_rate, database, processes, rows, batch),
@@ -147,11 +147,11 @@ def cycle_rates(
         )
 
 
-# -- triggers: what the statements of an application cost on a watched table
+# -- triggers: the cost of an application's statements on a watched table
 
 
 def triggers(server: Server, size: Size) -> Iterator[Figure]:
-    """Milliseconds of a statement on a watched table, against the same on one that is not."""
+    """Milliseconds of a statement on a watched table, compared with an unwatched table."""
     with server.database(NARROW) as database, database.connect() as connection:
         for statement in statements(size.rows, size.single_rows):
             plain, watched = alternate(
@@ -168,7 +168,7 @@ def triggers(server: Server, size: Size) -> Iterator[Figure]:
             )
 
 
-# -- claims: how long a claim takes when the queue is long, or cannot be swept
+# -- claims: the duration of a claim if the queue is long or cannot be vacuumed
 
 
 def claims(server: Server, size: Size) -> Iterator[Figure]:
@@ -178,7 +178,7 @@ def claims(server: Server, size: Size) -> Iterator[Figure]:
 
 
 def long_queue(server: Server, size: Size) -> Figure:
-    """Of many pending jobs behind many completed ones, against a few pending ones."""
+    """Claims from many pending and many completed jobs, compared with a few pending jobs."""
     with server.database(TINY) as short, server.database(TINY) as long:
         short.refill("docs", size.short_queue)
         make_long_queue(long, size.long_queue, size.long_queue)
@@ -195,16 +195,16 @@ def long_queue(server: Server, size: Size) -> Figure:
 
 
 def make_long_queue(database: Database, completed: int, pending: int) -> None:
-    """Fill `docs` by the road of production: its triggers enqueue, and claims complete."""
+    """Fill `docs` as in production: its triggers enqueue jobs, and workers complete them."""
     database.refill("docs", completed)
-    with crew(os.cpu_count() or 1) as processes:
+    with run_processes(os.cpu_count() or 1) as processes:
         processes.seconds(Drain(database, batch=1000))
     database.check_all_embedded("docs")
     database.fill("docs", range(completed, completed + pending))
 
 
 def held_snapshot(server: Server, size: Size) -> Figure:
-    """After jobs were processed whose dead versions an old snapshot keeps, against before."""
+    """Claims while an old snapshot keeps dead versions of processed jobs, compared with before."""
     with server.database(TINY) as database, database.queue() as queue:
         database.refill("docs", size.rows + size.short_queue)
         claim_milliseconds(queue, WARM_UP)
@@ -218,7 +218,7 @@ def held_snapshot(server: Server, size: Size) -> Figure:
 
 @contextmanager
 def snapshot(database: Database) -> Iterator[None]:
-    """Somebody looks at the database as it is now, for as long as the context."""
+    """Hold a snapshot of the database while the context lasts."""
     with database.connect() as connection, connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         connection.execute("select from docs limit 1")
@@ -226,7 +226,7 @@ def snapshot(database: Database) -> Iterator[None]:
 
 
 def claim_milliseconds(queue: PostgresQueue, times: int) -> Samples:
-    """Each claim is handed back, so that the queue stays as long as it is."""
+    """Time claims. Each claim is released, so that the length of the queue does not change."""
     samples = []
     for _ in range(times):
         begun = time.perf_counter()
@@ -238,7 +238,7 @@ def claim_milliseconds(queue: PostgresQueue, times: int) -> Samples:
     return samples
 
 
-# -- views: how long operators wait for a look at a long queue
+# -- views: the response time of the views with a long queue
 
 LOOKS: Mapping[str, LiteralString] = {
     "embedding_status": "select * from embedding_status",
@@ -249,22 +249,25 @@ LOOKS: Mapping[str, LiteralString] = {
 
 
 def views(server: Server, size: Size) -> Iterator[Figure]:
-    """Milliseconds of each view, and of counting the same jobs one by one."""
+    """Milliseconds of each view, and of a count of the same jobs."""
     with server.database(TINY) as database, database.connect() as connection:
         make_queue_of_every_status(connection, size.looked_at)
         looks = {f"count(*) of {size.looked_at:,} jobs": COUNT, **LOOKS}
         for what, query in looks.items():
             samples = [query_milliseconds(connection, query) for _ in range(size.claims)]
-            reach = None if query is COUNT else 50.0
-            yield Figure(what=f"views: {what}", unit="ms", samples=samples, at_most=reach)
+            goal = None if query is COUNT else 50.0
+            yield Figure(what=f"views: {what}", unit="ms", samples=samples, at_most=goal)
 
 
 COUNT: LiteralString = "select status, count(*) from embedding_queue group by status"
 
 
 def make_queue_of_every_status(connection: Connection, jobs: int) -> None:
-    """Jobs of `docs`, of 100 owners: of ten 4 pending, one of these not due yet, 5 completed, 1
-    failed, and a few skipped. They and their documents go past the triggers."""
+    """Insert jobs of `docs`, of 100 owners, without triggers.
+
+    Of ten jobs, four are pending (one of them not due yet), five completed and one failed; a few
+    are skipped.
+    """
     connection.execute("set session_replication_role = replica")
     for first in range(0, jobs, 10 * FILLED_AT_ONCE):
         connection.execute(
@@ -295,14 +298,14 @@ def query_milliseconds(connection: Connection, query: LiteralString) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
-# -- wal: what is written, which no noise of the machine touches
+# -- wal: the size of the WAL, which other load on the machine does not affect
 
 Shares = dict[str, float]
-"""Bytes a row by step, or percent by table."""
+"""Bytes a row for each step, or percent for each table."""
 
 
 def wal(server: Server, size: Size) -> Iterator[Figure]:
-    """Bytes of WAL a row, against those of the same rows without a queue; and what was HOT."""
+    """Bytes of WAL a row, compared with the same rows without a queue, and the HOT updates."""
     with server.database(NARROW) as database:
         runs = [wal_of_both(database, size.rows) for _ in range(size.repetitions)]
     for step in runs[0].docs:
@@ -319,7 +322,7 @@ def wal(server: Server, size: Size) -> Iterator[Figure]:
 
 @dataclass(frozen=True, slots=True)
 class WalRun:
-    """WAL of the steps on either table, and how many of the updates were HOT on the watched one."""
+    """WAL of each step on both tables, and the share of HOT updates on the watched table."""
 
     plain: Shares
     docs: Shares
@@ -327,7 +330,7 @@ class WalRun:
 
 
 def wal_of_both(database: Database, rows: int) -> WalRun:
-    """One insert of all rows, then all claims, then all completions, behind one checkpoint."""
+    """Insert all rows, claim all jobs and complete all jobs, after one checkpoint."""
     jobs: list[Job] = []
     database.empty("plain")
     database.empty("docs")
@@ -353,7 +356,7 @@ def wal_of_both(database: Database, rows: int) -> WalRun:
 
 
 def wal_a_row(connection: Connection, rows: int, **steps: Callable[[], object]) -> Shares:
-    """Take the steps, and tell how much each has written, and all together."""
+    """Run the steps. Returns the WAL of each step and of all together."""
     written: Shares = {}
     connection.execute("checkpoint")
     for name, step in steps.items():
@@ -375,7 +378,7 @@ def complete_all(queue: PostgresQueue, jobs: list[Job]) -> None:
 
 
 def hot_share(connection: Connection, table: str) -> float:
-    """In percent of the updates."""
+    """Return the share of HOT updates, in percent."""
     share = value(
         connection,
         "select 100.0 * n_tup_hot_upd / n_tup_upd from pg_stat_user_tables where relname = %s",
@@ -384,11 +387,11 @@ def hot_share(connection: Connection, table: str) -> float:
     return float(share)
 
 
-# -- memory: of the worker as people run it
+# -- memory: of a worker process
 
 
 def memory(server: Server, size: Size) -> Iterator[Figure]:
-    """Peak of `worker process` with the local model, over many rows against a tenth of them."""
+    """Peak memory of `worker process` with the local model, compared with a tenth of the rows."""
     with server.database(OF_LOCAL_MODEL) as database:
         few, many = alternate(
             1,
@@ -407,9 +410,9 @@ def memory(server: Server, size: Size) -> Iterator[Figure]:
 
 
 def peak_megabytes(database: Database, rows: int) -> float:
-    """Of one run that embeds so many rows. Raises RuntimeError if it fails."""
+    """Return the peak of a run that embeds `rows` rows. Raises RuntimeError if the run fails."""
     database.refill("docs", rows)
-    with tempfile.TemporaryDirectory() as folder:  # where no .env lies
+    with tempfile.TemporaryDirectory() as folder:  # a folder without a .env
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.peak_memory", "worker", "process"],
             cwd=folder,
@@ -428,12 +431,12 @@ def peak_megabytes(database: Database, rows: int) -> float:
     return int(done.stdout) / MEGABYTE
 
 
-# -- prepared: what it costs to work through any pooler
+# -- prepared: the cost of not using prepared statements
 
 
 def prepared(server: Server, size: Size) -> Iterator[Figure]:
-    """The cycle without prepared statements, as it is, against the same with them."""
-    with server.database(NARROW) as database, crew(1) as process:
+    """The cycle without prepared statements (the default), compared with prepared statements."""
+    with server.database(NARROW) as database, run_processes(1) as process:
         for batch in (10, BATCH):
             rows = size.rows_for(batch)
             with_them = Drain(database, batch, prepare_threshold=PREPARED_FROM)
@@ -464,6 +467,6 @@ GROUPS: Mapping[str, Group] = {
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:
-    """The figures of these groups."""
+    """Yield the figures of these groups."""
     for name in groups:
         yield from GROUPS[name](server, QUICK if quick else FULL)

@@ -1,4 +1,4 @@
-"""Figures with their limits, as a table for people and as JSON for programs."""
+"""Figures with their limits, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-HEADINGS = ("what", "limit", "measured", "ratio", "reach", "verdict")
+HEADINGS = ("what", "limit", "measured", "ratio", "goal", "verdict")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Something measured, each of its samples, and those of its limit from the same run.
+    """A measurement with all its samples, and the samples of its limit from the same run.
 
-    The reach (`at_least` or `at_most`) is one for the ratio of the medians; for a figure without a
-    limit it is one for the median itself. A figure without a reach is there to be looked at.
+    The goal (`at_least` or `at_most`) applies to the ratio of the medians, or to the median if
+    there is no limit. A figure without a goal is for information only.
     """
 
     what: str
@@ -54,15 +54,15 @@ class Figure:
         return "ok" if reached else "MISSES"
 
     @property
-    def reach(self) -> str:
-        """As it is printed: `≥ 0.40` of the limit, or `≤ 200 MB`."""
+    def goal(self) -> str:
+        """Return the goal as text: `≥ 0.40` of the limit, or `≤ 200 MB`."""
         unit = "" if self.limits else f" {self.unit}"
         bounds = (("≥", self.at_least), ("≤", self.at_most))
         return ", ".join(f"{sign} {_number(b)}{unit}" for sign, b in bounds if b is not None)
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures in aligned columns, and below them the names of those that miss their reach."""
+    """Return the figures in aligned columns, and below them the figures that miss their goal."""
     lines = [HEADINGS, *map(_cells, figures)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = [
@@ -74,12 +74,12 @@ def table(figures: Sequence[Figure]) -> str:
     ]
     missing = [figure.what for figure in figures if figure.verdict == "MISSES"]
     return "\n".join(
-        [*aligned, "", *([f"misses its reach: {what}" for what in missing] or ["all reached"])]
+        [*aligned, "", *([f"misses its goal: {what}" for what in missing] or ["all goals met"])]
     )
 
 
 def write_json(path: Path, about: Mapping[str, str | int], figures: Sequence[Figure]) -> None:
-    """Everything: what it ran on, and each figure with all its samples."""
+    """Write the environment, and each figure with all its samples."""
     derived = ("limit", "measured", "ratio", "verdict")
     entries = [
         asdict(figure) | {name: getattr(figure, name) for name in derived} for figure in figures
@@ -93,7 +93,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
         "" if figure.limit is None else f"{_number(figure.limit)} {figure.unit}",
         f"{_number(figure.measured)} {figure.unit}",
         "" if figure.ratio is None else f"{figure.ratio:.2f}",
-        figure.reach,
+        figure.goal,
         figure.verdict,
     )
 

@@ -1,4 +1,4 @@
-"""What applications do to a table, to be tried on a watched table and on one that is not."""
+"""Statements of applications, to measure on a watched and on an unwatched table."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Run = Callable[[Connection, Table, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Something done to `rows` rows of a table that is in the state `before` it.
+    """A statement over `rows` rows of a table, which is in the state `before` first.
 
-    `at_most` is how many times as long it may take on a watched table.
+    `at_most` is the highest allowed ratio of its duration on a watched table.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Statement:
     at_most: float | None = None
 
     def milliseconds(self, database: Database, connection: Connection, table: Table) -> float:
-        """How long it takes on a table brought into that state for it."""
+        """Bring the table into that state, then return how long the statement takes."""
         _bring_into(self.before, database, connection, table, self.rows)
         begun = time.perf_counter()
         self.run(connection, table, self.rows)
@@ -37,7 +37,7 @@ class Statement:
 
 
 def statements(rows: int, singles: int) -> list[Statement]:
-    """All of them: those that take many rows at once, and those with a transaction for each row."""
+    """Return all statements: over many rows at once, or with one transaction for each row."""
     return [
         Statement("one INSERT … SELECT", rows, "empty", insert_texts, at_most=3.0),
         Statement("one COPY", rows, "empty", partial(_copy, _copy_data(rows))),
@@ -65,7 +65,7 @@ def write_all_vectors(connection: Connection, table: Table, rows: int) -> None:
 def _bring_into(
     state: State, database: Database, connection: Connection, table: Table, rows: int
 ) -> None:
-    """Fill the table, and embed it by the road that its rows would have come."""
+    """Fill the table, and embed the rows as in production."""
     database.empty(table)
     if state != "empty":
         database.fill(table, range(rows))

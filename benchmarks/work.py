@@ -1,7 +1,7 @@
-"""The two works that are compared: the whole cycle of a job, and the bare write of its vector.
+"""The two tasks that are compared: the whole cycle of a job, and only the write of its vector.
 
-Both write the same vectors beside the same texts: the cycle through the queue of `docs`, with an
-embedder that costs nothing, and the bare write into `plain`.
+Both write the same vectors for the same texts: the cycle through the queue into `docs`, with an
+embedder that takes no time, and the write into `plain`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 
 from benchmarks.database import Connection, Database, some_vectors, write_vectors
-from benchmarks.worker_processes import Crew, Take
+from benchmarks.worker_processes import Processes, Take
 from worker.errors import Busy
 from worker.queue import Completion, Job, Scope
 from worker.queue.postgres import PostgresQueue
@@ -23,22 +23,22 @@ MODEL = "benchmark:free"
 SCOPE = Scope(worker="benchmark", lease=timedelta(minutes=5), default_model=MODEL)
 
 BATCH = 100
-"""Where the size of a batch is not the question."""
+"""The batch size where another size is not measured."""
 
 WARM_UP = 6
-"""Calls before the clock starts: from the sixth on, Postgres keeps the plans of a session."""
+"""Calls before the measurement: from the sixth on, Postgres keeps the plans of a session."""
 
-LOCKED_PAUSE = 0.02  # seconds until what was locked is tried again; the engine waits as long
+LOCKED_PAUSE = 0.02  # seconds until a locked row is tried again
 LOCKED_TRIES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Work for a crew: claim and complete until nothing is due."""
+    """Work of the processes: claim and complete until nothing is due."""
 
     database: Database
     batch: int
-    prepare_threshold: int | None = None  # what PostgresQueue does
+    prepare_threshold: int | None = None  # the default of PostgresQueue
 
     @contextmanager
     def ready(self, take: Take) -> Iterator[Callable[[], None]]:
@@ -51,7 +51,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class WriteBack:
-    """Work for a crew: write the vectors of the first `rows` rows of `plain`, batch by batch."""
+    """Work of the processes: write the vectors of the first `rows` rows of `plain`, in batches."""
 
     database: Database
     batch: int
@@ -72,18 +72,18 @@ class WriteBack:
         write_vectors(connection, "plain", ids, self.database.dimensions)
 
 
-def drain_rate(database: Database, crew: Crew, rows: int, drain: Drain) -> float:
-    """Rows a second from claim to completion, all of them checked to have their vector."""
-    database.refill("docs", rows + WARM_UP * crew.size)
-    seconds = crew.seconds(drain)
+def drain_rate(database: Database, processes: Processes, rows: int, drain: Drain) -> float:
+    """Return rows a second from claim to completion, and check that every row has its vector."""
+    database.refill("docs", rows + WARM_UP * processes.size)
+    seconds = processes.seconds(drain)
     database.check_all_embedded("docs")
     return rows / seconds
 
 
-def write_back_rate(database: Database, crew: Crew, rows: int, batch: int) -> float:
-    """Rows a second of the bare write."""
+def write_back_rate(database: Database, processes: Processes, rows: int, batch: int) -> float:
+    """Return rows a second of the write alone."""
     database.refill("plain", rows + WARM_UP)
-    seconds = crew.seconds(WriteBack(database, batch, rows))
+    seconds = processes.seconds(WriteBack(database, batch, rows))
     database.check_all_embedded("plain")
     return rows / seconds
 
@@ -97,9 +97,9 @@ def drain(queue: PostgresQueue, dimensions: int, batch: int, most: int | None = 
 
 
 def claim(queue: PostgresQueue, batch: int) -> list[Job]:
-    """Claim, with patience for a table that autovacuum has locked for a moment. Empty: none is due.
+    """Claim jobs, and retry while autovacuum locks the table. Returns no jobs if none is due.
 
-    Raises RuntimeError if a job was settled without a vector: then there is nothing to measure.
+    Raises RuntimeError if a claim settled a job without a vector, since this is not measured.
     """
     for _ in range(LOCKED_TRIES):
         try:
@@ -110,13 +110,13 @@ def claim(queue: PostgresQueue, batch: int) -> list[Job]:
         if claimed.settled:
             raise RuntimeError(f"jobs were settled without a vector: {claimed.settled}")
         return claimed.jobs
-    raise RuntimeError("all that is due stayed locked")
+    raise RuntimeError("all due jobs stayed locked")
 
 
 def complete(queue: PostgresQueue, jobs: Sequence[Job], dimensions: int) -> None:
-    """Hand in the vector that belongs to each row, and once more what was locked, as the engine.
+    """Complete jobs with the vector of each row, and retry those whose row is locked.
 
-    Raises RuntimeError if a vector is refused for another reason, or for too long.
+    Raises RuntimeError if a vector is refused for another reason, or if a row stays locked.
     """
     vectors = some_vectors(dimensions)
     left = [Completion(job, vectors[int(job.record_id) % len(vectors)], None) for job in jobs]

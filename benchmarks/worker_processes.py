@@ -1,4 +1,4 @@
-"""Processes that begin the same work at the same moment, and how long it takes them all."""
+"""Processes that begin the same work at the same moment, and the time until all have ended."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from typing import Protocol
 LONGEST_WAIT = 120.0  # seconds for all to be ready
 
 Take = Callable[[], int]
-"""Gives each whole number from 0 on to one process only: which part of the work is next."""
+"""Returns the next part of the work, counted from 0. Each number goes to one process only."""
 
 
 class Work(Protocol):
-    """What each process does. It is sent to the process, so it must be made of plain values."""
+    """What each process does. It is sent to the process, so it must be picklable."""
 
     def ready(self, take: Take) -> AbstractContextManager[Callable[[], None]]:
-        """Connect and warm up, which is not timed; yields what is."""
+        """Connect and warm up, which is not timed. Yields the function that is timed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """Processes that are there for as long as the context of `crew`."""
+class Processes:
+    """Processes that run while the context of `run_processes` lasts."""
 
     size: int
     _pool: ProcessPoolExecutor
     _taken: Synchronized[int]
 
     def seconds(self, work: Work) -> float:
-        """From the moment the first begins to the moment the last has ended."""
+        """Return the time from when the first process begins until the last has ended."""
         self._taken.value = 0
-        # Each waits for all others before it begins: so no process can take the place of two.
+        # Each waits for all others before it begins, so no process runs two of them.
         futures = [self._pool.submit(_run, work) for _ in range(self.size)]
         spans = [future.result() for future in as_completed(futures)]
         return max(end for _, end in spans) - min(begin for begin, _ in spans)
 
 
 @contextmanager
-def crew(size: int) -> Iterator[Crew]:
-    """So many processes. They start with the first work, which does not count as its time."""
+def run_processes(size: int) -> Iterator[Processes]:
+    """Run `size` processes. They start with the first work; the start is not timed."""
     context = get_context("spawn")
     everybody, taken = context.Barrier(size), context.Value("q", 0)
     with ProcessPoolExecutor(size, context, _join, (everybody, taken)) as pool:
         try:
-            yield Crew(size, pool, taken)
+            yield Processes(size, pool, taken)
         except BaseException:
-            everybody.abort()  # nobody is to wait for one who failed
+            everybody.abort()  # so that no process waits for one that failed
             raise
 
 

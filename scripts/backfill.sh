@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# For cron: enqueue the rows that lack a vector, then embed what is due. Never twice at a time; every
-# line with a time stamp; the exit code is that of `worker`. Arguments go to both (--table, --column).
+# For cron: enqueues the rows that have no vector, then embeds all due jobs. Only one run at a time. Each line has a
+# timestamp, and the exit code is that of `worker`. Arguments (--table, --column) are passed to both commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# worker process, at a cautious pace: run-embedding-processor.sh [batch_size] [delay_ms]
+# Runs `worker process` slowly: run-embedding-processor.sh [batch_size] [delay_ms]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup
