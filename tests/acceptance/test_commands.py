@@ -701,7 +701,6 @@ def test_search_wants_to_know_where(sample: PostgresQueue, worker: Worker) -> No
     cause, hint = refused(worker("search", "words"), 2)
     assert cause == (
         "several columns are watched: sessions.title_embedding, summaries.content_embedding"
-        " are watched"
     )
     assert hint == "Give --table and --column."
     assert worker("search", "words", "--column", "title_embedding").returncode == 0

@@ -204,7 +204,7 @@ def test_with_nothing_due_a_dry_run_says_where_there_may_be_something(
     assert result.stdout.splitlines()[1].split()[2:] == ["0", "0", "0", "0", "$0", "0", "s"]
     assert result.stdout.splitlines()[2] == "Cost: $0"
     assert result.stderr == (
-        "hint: nothing is due; `worker backfill --dry-run` shows which rows lack a vector\n"
+        "hint: nothing is due; `worker backfill --dry-run` shows how many rows lack a vector\n"
     )
     worker("backfill")
     result = worker("backfill", "--dry-run")

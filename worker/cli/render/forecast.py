@@ -9,7 +9,7 @@ from worker.cli.render.tables import out_table
 from worker.cli.render.text import NOTHING_WATCHED, dollars
 from worker.operations.estimate import Estimation, Forecast, add_up
 
-NOTHING_DUE = "nothing is due; `worker backfill --dry-run` shows which rows lack a vector"
+NOTHING_DUE = "nothing is due; `worker backfill --dry-run` shows how many rows lack a vector"
 NOTHING_LACKS = "no row to enqueue: each has a vector or is in the queue"
 
 
