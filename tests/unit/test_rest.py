@@ -76,8 +76,13 @@ def test_what_the_database_says_comes_as_it_is_on_one_line() -> None:
     assert found.hint == "Register it first."
 
 
-@pytest.mark.parametrize("code", ["42703", "P0001", "XX000", "23514"])
+@pytest.mark.parametrize("code", ["42703", "P0001", "XX001", "23514"])
 def test_what_the_sql_api_did_not_refuse_is_an_error_of_the_database(code: str) -> None:
     found = meaning(500, code)
     assert (type(found), found.exit_code) == (DatabaseError, 1)
     assert f"SQLSTATE {code}" in found.cause
+
+
+@pytest.mark.parametrize("code", ["XX000", "25P03", "25P04", "57P01"])
+def test_a_session_that_ended_is_an_outage(code: str) -> None:
+    assert type(meaning(500, code)) is Unreachable

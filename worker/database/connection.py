@@ -56,8 +56,7 @@ class PostgresConnection:
 
         A session that began as read-only stays so, even when the database takes writes again.
         """
-        is_read_only = self._open.info.parameter_status("default_transaction_read_only") == "on"
-        if self._open.closed or is_read_only:
+        if self._open.closed or _is_read_only(self._open):
             self._open.close()
             self._open = self.another()
         return self._open
@@ -114,6 +113,10 @@ class PostgresConnection:
         )
 
 
+def _is_read_only(connection: psycopg.Connection[Any]) -> bool:
+    return connection.info.parameter_status("default_transaction_read_only") == "on"
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Translate the errors of psycopg into WorkerErrors."""
@@ -135,6 +138,7 @@ def _message_of(problem: psycopg.Error, sqlstate: str) -> DatabaseMessage:
         problem.diag.message_primary or _first_line(problem),
         problem.diag.message_hint,
         problem.diag.context or "",
+        ends_session=problem.diag.severity_nonlocalized in ("FATAL", "PANIC"),
     )
 
 

@@ -26,6 +26,9 @@ ONE_OF_A_NAME = (
 
 # Temporary failures: connection, conflict, lack of space or memory, shutdown.
 _PASSING = re.compile("08|40|53|57|58")
+# Errors that end a session; Supabase's pooler reports a lost backend as XX000. The Data API does
+# not say whether a session ended.
+_SESSION_ENDED = re.compile("25P03|25P04|XX000")
 # Raised by the functions that the Data API can call.
 _OF_THE_API = ("22000", "22023", "2201B", "42704")
 _WITHOUT_VALUES = ("22023", "2201B")  # of those, no matter which function raises them
@@ -47,13 +50,14 @@ class DatabaseMessage:
     """An error as the database reports it.
 
     `context` says where it was raised: empty if the statement itself failed, None if that is not
-    known.
+    known. `ends_session`: whether the database closed the connection, where that is known.
     """
 
     sqlstate: str
     message: str
     hint: str | None
     context: str | None
+    ends_session: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def translate_error(said: DatabaseMessage, wording: Wording) -> WorkerError:
             return SchemaError(f"two functions have the same name: {message}", ONE_OF_A_NAME)
         case "42883" if not said.context:
             return SchemaError(wording.lacking[0] + message, wording.lacking[1])
-    if _PASSING.match(said.sqlstate):
+    if _PASSING.match(said.sqlstate) or _ended_session(said):
         return Unreachable(wording.failed[0] + message, wording.failed[1])
     hint = None if raised_by_a_user(said.context or "") else said.hint
     if raised_by_us(said):
@@ -96,6 +100,10 @@ def translate_error(said: DatabaseMessage, wording: Wording) -> WorkerError:
         hint = wording.denied[1] if said.context is None else hint or wording.denied[1]
         message = wording.denied[0] + message
     return DatabaseError(_with_sqlstate(message, said.sqlstate), hint)
+
+
+def _ended_session(said: DatabaseMessage) -> bool:
+    return said.ends_session or (said.context is None and bool(_SESSION_ENDED.match(said.sqlstate)))
 
 
 def raised_by_us(said: DatabaseMessage) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from worker.database.connection import PostgresConnection
 from worker.database.history import RESTORED_IN_PART, MigrationHistory
 from worker.database.migrations import Migration, check_version
-from worker.errors import DatabaseError, SchemaError, SettingsError
+from worker.errors import Busy, DatabaseError, SchemaError, SettingsError, Unreachable
 from worker.queue.admin_calls import AdminCalls
 from worker.queue.reports import Session
 from worker.queue.targets import Target, WatchOptions, WatchPreview, no_such_table
@@ -116,6 +116,8 @@ class PostgresQueue(WorkerCalls, AdminCalls):
         ):
             try:
                 relation = self._postgres.value(lookup, [given])
+            except (Unreachable, Busy):
+                raise
             except (SettingsError, DatabaseError):  # not a valid name
                 continue
             if relation is not None:

@@ -38,7 +38,6 @@ class PostgresTransport:
         self._listens = False
 
     def call(self, function: LiteralString, arguments: Mapping[str, Any]) -> Any:
-        self._prepare_vectors(FUNCTIONS[function].values())
         query = "select " + call(function)
         with (
             self._limited(function) as connection,
@@ -49,10 +48,9 @@ class PostgresTransport:
     def rows(
         self, function: LiteralString, arguments: Mapping[str, Any], columns: Columns
     ) -> list[Row]:
-        self._prepare_vectors([*FUNCTIONS[function].values(), *columns.values()])
         query = _select(call(function), tuple(columns))
         with (
-            self._limited(function) as connection,
+            self._limited(function, *columns.values()) as connection,
             connection.cursor(row_factory=dict_row) as cursor,
         ):
             return cursor.execute(query, _encoded(function, arguments), binary=True).fetchall()
@@ -97,9 +95,11 @@ class PostgresTransport:
         self._database.close()
 
     @contextmanager
-    def _limited(self, function: str) -> Iterator[Connection]:
-        """Yield the connection, with the statement timeout of a function that has its own."""
+    def _limited(self, function: str, *result_types: Any) -> Iterator[Connection]:
+        """Yield the connection for a call, with the statement timeout of a function that has its
+        own. It knows vectors if the arguments or the result have any."""
         connection = self._database.current
+        self._prepare_vectors(connection, [*FUNCTIONS[function].values(), *result_types])
         timeout = STATEMENT_TIMEOUTS.get(function)
         with translated():
             if timeout is None:
@@ -134,12 +134,11 @@ class PostgresTransport:
             other.execute("notify embedding_queue")
             return bool(list(connection.notifies(timeout=PROBED_FOR, stop_after=1)))
 
-    def _prepare_vectors(self, types: Iterable[Any]) -> None:
+    def _prepare_vectors(self, connection: Connection, types: Iterable[Any]) -> None:
         """Register vectors in binary on the connection, once, if these types have any.
 
         The type is known by its oid, since a worker may have no rights on its schema.
         """
-        connection = self._database.current
         if connection is self._knows_vectors or not any(map(_is_vector, types)):
             return
         with translated():
