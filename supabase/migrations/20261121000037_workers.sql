@@ -27,7 +27,7 @@ create table public.embedding_workers (
 -- of {"model", "completed", "failed", "requests", "tokens", "seconds", "cost", "request_ms", "lag_ms"}, the cost in
 -- US dollars or null, the last two the counts of histograms: see embedding.percentile. The increase is added to
 -- the running minute of embedding_usage, so the call may be repeated; a model that is left out does not change.
--- Workers without a heartbeat for a day are removed (a later heartbeat counts their totals anew), and so are minutes
+-- Workers without a heartbeat for a day are removed (a later heartbeat counts their totals again), and so are minutes
 -- after a week.
 create function public.embedding_worker_heartbeat(
     worker text, host text, pid integer, state text default 'working',

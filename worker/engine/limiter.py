@@ -1,8 +1,8 @@
 """Decides when the next request to a provider may be sent, and whether it may be sent at all.
 
-All models and threads of a provider share one limiter. It obeys the limits of the settings and of
-the provider, finds out how much the provider can handle, and during an outage sends one request at
-a time to find out whether it is over.
+All models and threads of a provider share one limiter. It keeps to the limits of the settings and
+of the provider, finds out how much the provider can handle, and during an outage sends one request
+at a time to find out whether it is over.
 """
 
 from __future__ import annotations

@@ -149,9 +149,10 @@ def prepare(
     sense, and what a model raises if none can be opened.
     """
     scope = resolve_scope(queue, settings, table, column)
+    models = models_in_use(queue, scope)
     if stop_conditions.dollars is not None:
-        refuse_unpriced(settings, models_in_use(queue, scope))
-    check_models(queue, settings, scope)
+        refuse_unpriced(settings, models)
+    check_models(settings, models)
     return Processing(queue, settings, scope, options, stop_conditions, notify_command)
 
 

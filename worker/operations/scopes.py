@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from secrets import token_hex
 
@@ -37,13 +38,12 @@ def models_in_use(queue: AdminQueue, scope: Scope) -> list[str]:
     ]
 
 
-def check_models(queue: AdminQueue, settings: Settings, scope: Scope) -> None:
+def check_models(settings: Settings, models: Sequence[str]) -> None:
     """Check that the models in use can be opened, before anything is claimed for them.
 
     Raises what the first of them raises if none can be opened. If only some cannot, their jobs are
     released later, and the log says why.
     """
-    models = models_in_use(queue, scope)
     problems = []
     for model in models:
         try:

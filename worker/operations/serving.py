@@ -46,7 +46,7 @@ def run_service(
     model raises if none can be opened.
     """
     scope = resolve_scope(queue, settings, table, column)
-    check_models(queue, settings, scope)
+    check_models(settings, models_in_use(queue, scope))
     commands = CommandThrottle(queue, scope)
     load = LoadThrottle(queue, settings, lambda: _loads_this_host(queue, scope))
     with _service_observer(

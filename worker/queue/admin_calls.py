@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.database.migrations import check_version
-from worker.errors import Busy, DatabaseError, Unreachable
 from worker.queue.calls import Calls
 from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Scope
 from worker.queue.reports import Estimate, Failure, Finding, QueueProgress, Stats, TargetStatus
 from worker.queue.search import Match
-from worker.queue.targets import Target, no_such_table, watched_by
+from worker.queue.targets import Target, resolve_table, watched_by
 from worker.queue.transports import columns_of
 from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider, WorkerStatus
 
@@ -45,15 +44,9 @@ class AdminCalls(Calls):
         return self._name_of(given)
 
     def _name_of(self, given: str) -> str:
-        """Resolve the name of a table: as its exact name, or else as SQL reads it."""
-        for relation in ('"' + given.replace('"', '""') + '"', given):
-            try:
-                return str(self._call("embedding_table_name", relation=relation))
-            except (Unreachable, Busy):
-                raise
-            except DatabaseError:  # no such table, or not a valid name
-                continue
-        raise no_such_table(given)
+        return resolve_table(
+            given, lambda name: str(self._call("embedding_table_name", relation=name))
+        )
 
     def backfill(self, target: Target, batch: int) -> int:
         return self._portion.within_time(

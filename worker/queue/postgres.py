@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Any, LiteralString, Unpack
 
 from worker.database.connection import PostgresConnection
 from worker.database.history import RESTORED_IN_PART, MigrationHistory
 from worker.database.migrations import Migration, check_version
-from worker.errors import Busy, DatabaseError, SchemaError, SettingsError, Unreachable
+from worker.errors import SchemaError, SettingsError
 from worker.queue.admin_calls import AdminCalls
 from worker.queue.reports import Session
-from worker.queue.targets import Target, WatchOptions, WatchPreview, no_such_table
+from worker.queue.targets import Target, WatchOptions, WatchPreview, resolve_table
 from worker.queue.transports.postgres import PostgresTransport
 from worker.queue.worker_calls import WorkerCalls
 
@@ -20,7 +20,7 @@ from worker.queue.worker_calls import WorkerCalls
 class PostgresQueue(WorkerCalls, AdminCalls):
     """The queue in the database at `url`, and everything else the SQL API offers.
 
-    Methods raise what a Transport raises. After Unreachable, the next call connects anew.
+    Methods raise what a Transport raises. After Unreachable, the next call connects again.
     """
 
     def __init__(self, url: str, application_name: str) -> None:
@@ -109,20 +109,15 @@ class PostgresQueue(WorkerCalls, AdminCalls):
 
         Raises SettingsError if there is none.
         """
-        for lookup in (
-            "select pg_catalog.to_regclass("
-            "pg_catalog.quote_ident(%s::pg_catalog.text))::pg_catalog.text",
-            "select pg_catalog.to_regclass(%s::pg_catalog.text)::pg_catalog.text",
-        ):
-            try:
-                relation = self._postgres.value(lookup, [given])
-            except (Unreachable, Busy):
-                raise
-            except (SettingsError, DatabaseError):  # not a valid name
-                continue
-            if relation is not None:
-                return str(relation)
-        raise no_such_table(given)
+        return resolve_table(given, self._to_regclass)
+
+    def _to_regclass(self, name: str) -> str | None:
+        query: LiteralString = "select pg_catalog.to_regclass(%s::pg_catalog.text)::pg_catalog.text"
+        try:
+            found: str | None = self._postgres.value(query, [name])
+        except SettingsError:  # psycopg cannot send the name
+            return None
+        return found
 
     def _name_of(self, given: str) -> str:
         # Unlike the call, the lookup of an invalid name leaves no error in the log of the server.

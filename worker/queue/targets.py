@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from worker.errors import SettingsError
+from worker.errors import Busy, DatabaseError, SettingsError, Unreachable
 
 OnTooLong = Literal["fail", "truncate"]
 NAMELESS = "''"
@@ -91,6 +91,24 @@ def watched_by(targets: Sequence[Target], table: str | None, column: str | None)
             "`worker targets` lists the watched columns; `worker watch` adds one.",
         )
     return found
+
+
+def resolve_table(given: str, look_up: Callable[[str], str | None]) -> str:
+    """Look up a table by its exact name, or else by the name as SQL reads it.
+
+    `look_up` gets SQL, and returns None or raises a DatabaseError if there is no such table. Raises
+    SettingsError if there is none, and what an outage or a locked table raises.
+    """
+    for name in ('"' + given.replace('"', '""') + '"', given):
+        try:
+            found = look_up(name)
+        except (Unreachable, Busy):
+            raise
+        except DatabaseError:  # no such table, or not a valid name
+            continue
+        if found is not None:
+            return found
+    raise no_such_table(given)
 
 
 def no_such_table(given: str) -> SettingsError:
