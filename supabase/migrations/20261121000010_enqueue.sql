@@ -1,6 +1,7 @@
 -- Why:   the triggers of watched tables put records into the queue, and remove those that were deleted.
 -- Locks: the migration nothing. A call locks the jobs of its records until the transaction of the writer ends.
--- Undo:  drop function embedding.forget, embedding.enqueue, embedding.enqueue_one, embedding.suspend_target;
+-- Undo:  drop function embedding.forget, embedding.enqueue, embedding.enqueue_edited, embedding.enqueue_new,
+--        embedding.records_to_queue, embedding.suspend_target;
 
 -- Suspends a target because of an error in its triggers; the first reason stays.
 create function embedding.suspend_target(target_id integer, reason text)
@@ -18,113 +19,149 @@ exception when undefined_table then
     null; -- without that table no worker works on the column anyway
 end $$;
 
--- Makes one record pending. A worker that is embedding its old text loses its lease. `is_new`: before, this id belonged
--- to no row or to another row, so what the job says about the stored vector is not true for this row.
---
--- The UPDATE comes first: an edit of a row that has a job is then one statement. It uses `on conflict do
--- nothing` instead of an exception block, which would take a transaction id for each row. A conflict is a job that was
--- inserted at this moment, or a sequence that is behind its table, as on a promoted replica. It uses clock_timestamp,
--- so that the second of two edits in one transaction waits again. It is in plpgsql, whose plans last for a session:
--- SQL functions are planned at every call before Postgres 18.
-create function embedding.enqueue_one(target_id integer, record_id text, owner uuid, is_new boolean)
+-- The records with these ids as the queue stores them, and why an id is too long. The planner makes it a part of the
+-- statement that calls it, which `set` would prevent. The names in an atomic body are looked up when it is created.
+create function embedding.records_to_queue(record_ids text[], owners uuid[])
+returns table (id text, owner uuid, too_long text)
+language sql
+immutable
+begin atomic
+    select case when octet_length(given.id) <= 2000 then given.id else embedding.shortened_id(given.id) end,
+           given.owner,
+           case when octet_length(given.id) > 2000 then embedding.key_too_long(given.id) end
+      from unnest(record_ids, owners) as given (id, owner);
+end;
+
+-- Makes new records pending, in the order given. Callers pass them in key order: two transactions that enqueue the
+-- same rows in different orders would deadlock. Raises unique_violation if one of them has a job, or if a sequence is
+-- behind its table, as on a promoted replica: embedding.enqueue takes those too, and takes a third longer.
+create function embedding.enqueue_new(target_id integer, record_ids text[], owners uuid[])
 returns void
 language plpgsql
 security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
+begin
+    insert into public.embedding_queue
+        (target_id, table_name, record_id, embedding_column, user_id, priority, available_at,
+         status, error_message, error_class)
+    select target.id, target.table_name, record.id, target.embedding_column, record.owner,
+           target.priority, clock_timestamp() + target.debounce,
+           case when record.too_long is null then 'pending' else 'failed' end, record.too_long,
+           case when record.too_long is not null then 'key_too_long' end
+      from public.embedding_targets as target
+     cross join embedding.records_to_queue(record_ids, owners) as record
+     where target.id = enqueue_new.target_id;
+    if found then
+        perform embedding.wake();
+    end if;
+end $$;
+
+-- Makes the jobs of edited records pending. A worker that is embedding the old text of one loses its lease. Returns whether
+-- all of them have a job; embedding.enqueue is for records that have none, or another owner.
+--
+-- The plan is pinned: with statistics from when the queue was empty, the planner would read all of it. It uses
+-- clock_timestamp, so that the second of two edits in one transaction waits again.
+create function embedding.enqueue_edited(target_id integer, record_ids text[])
+returns boolean
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
 #variable_conflict use_column
 declare
-    id_in_queue text := record_id;
-    too_long text;
+    updated integer;
 begin
-    if octet_length(record_id) > 2000 then
-        id_in_queue := embedding.shortened_id(record_id);
-        too_long := embedding.key_too_long(record_id);
-    end if;
+    update public.embedding_queue as job
+       set status = 'pending', content = null, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
+           error_message = null, error_class = null, available_at = clock_timestamp() + target.debounce,
+           priority = target.priority, lease = null, lease_expires_at = null, worker = null, updated_at = now()
+      from public.embedding_targets as target
+     where target.id = enqueue_edited.target_id and job.record_id = any (record_ids)
+       and job.table_name = target.table_name and job.embedding_column = target.embedding_column;
+    get diagnostics updated = row_count;
+    perform embedding.wake();
+    return updated = cardinality(record_ids);
+end $$;
+
+-- Makes records pending, whether they have a job or not. `are_new`: before, these ids belonged to no row or to other
+-- rows, so what their jobs say about the stored vectors is not true for these rows.
+--
+-- The INSERT uses `on conflict do nothing` instead of an exception block, which would take a transaction id for each
+-- call. The plan is pinned as above.
+create function embedding.enqueue(target_id integer, record_ids text[], owners uuid[], are_new boolean)
+returns void
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    updated integer := 0;
+    inserted integer;
+begin
     for round in 1 .. 3 loop
-        if round > 1 or not is_new or too_long is not null then
+        if round > 1 or not are_new then
             update public.embedding_queue as job
-               set status = case when too_long is null then 'pending' else 'failed' end,
+               set status = case when record.too_long is null then 'pending' else 'failed' end,
                    content = null,
-                   user_id = enqueue_one.owner,
+                   user_id = record.owner,
                    attempts = 0,
                    abandoned_claims = 0,
                    unwritten = 0,
                    passed_over = 0,
-                   error_message = too_long,
-                   error_class = case when too_long is not null then 'key_too_long' end,
+                   error_message = record.too_long,
+                   error_class = case when record.too_long is not null then 'key_too_long' end,
                    available_at = clock_timestamp() + target.debounce,
                    priority = target.priority,
                    lease = null,
                    lease_expires_at = null,
                    worker = null,
-                   content_hash = case when not is_new then job.content_hash end,
-                   model = case when not is_new then job.model end,
-                   tokens = case when not is_new then job.tokens end,
-                   cost = case when not is_new then job.cost end,
-                   truncated_to = case when not is_new then job.truncated_to end,
+                   content_hash = case when not are_new then job.content_hash end,
+                   model = case when not are_new then job.model end,
+                   tokens = case when not are_new then job.tokens end,
+                   cost = case when not are_new then job.cost end,
+                   truncated_to = case when not are_new then job.truncated_to end,
                    updated_at = now()
               from public.embedding_targets as target
-             where target.id = enqueue_one.target_id and job.record_id = id_in_queue
+             cross join embedding.records_to_queue(record_ids, owners) as record
+             where target.id = enqueue.target_id and job.record_id = record.id
                and job.table_name = target.table_name and job.embedding_column = target.embedding_column;
-            if found then
-                perform embedding.wake();
-                return;
-            end if;
+            get diagnostics updated = row_count;
+            exit when updated = cardinality(record_ids);
         end if;
-        insert into public.embedding_queue as job
+        insert into public.embedding_queue
             (target_id, table_name, record_id, embedding_column, user_id, priority, available_at,
              status, error_message, error_class)
-        select target.id, target.table_name, id_in_queue, target.embedding_column, enqueue_one.owner,
+        select target.id, target.table_name, record.id, target.embedding_column, record.owner,
                target.priority, clock_timestamp() + target.debounce,
-               case when too_long is null then 'pending' else 'failed' end, too_long,
-               case when too_long is not null then 'key_too_long' end
+               case when record.too_long is null then 'pending' else 'failed' end, record.too_long,
+               case when record.too_long is not null then 'key_too_long' end
           from public.embedding_targets as target
-         where target.id = enqueue_one.target_id
+         cross join embedding.records_to_queue(record_ids, owners) as record
+         where target.id = enqueue.target_id
         on conflict do nothing;
-        if found then
-            perform embedding.wake();
-            return;
-        end if;
-        if round = 2 then
+        get diagnostics inserted = row_count;
+        exit when updated + inserted >= (select count(distinct id) from unnest(record_ids) as given (id));
+        if round = 2 then -- the sequence is behind its table
             perform setval(pg_get_serial_sequence('public.embedding_queue', 'id'),
                            greatest(nextval(pg_get_serial_sequence('public.embedding_queue', 'id')), max(job.id)))
                from public.embedding_queue as job;
+        elsif round = 3 then
+            perform embedding.suspend_target(target_id, 'embedding_queue takes no new job');
         end if;
     end loop;
-    perform embedding.suspend_target(target_id, 'embedding_queue takes no new job');
-end $$;
-
--- Makes the records of new rows pending, in the order given. Callers pass them in key order: two transactions that
--- enqueue the same rows in different orders would deadlock.
-create function embedding.enqueue(target_id integer, record_ids text[], owners uuid[])
-returns void
-language plpgsql
-security definer
-set search_path = '', pg_temp
-set row_security = off
-as $$
-declare
-    enqueued integer;
-begin
-    insert into public.embedding_queue as job
-        (target_id, table_name, record_id, embedding_column, user_id, priority, available_at)
-    select target.id, target.table_name, record.id, target.embedding_column, record.owner,
-           target.priority, clock_timestamp() + target.debounce
-      from public.embedding_targets as target,
-           unnest(record_ids, owners) as record (id, owner)
-     where target.id = enqueue.target_id
-       and octet_length(record.id) <= 2000
-    on conflict do nothing;
-    get diagnostics enqueued = row_count;
-    if enqueued < cardinality(record_ids) then -- some have jobs already, or for one of the reasons above
-        for place in 1 .. cardinality(record_ids) loop
-            perform embedding.enqueue_one(target_id, record_ids[place], owners[place], true);
-        end loop;
-    elsif enqueued > 0 then
-        perform embedding.wake();
-    end if;
+    perform embedding.wake();
 end $$;
 
 -- Removes the records that were deleted from their table from the queue.
@@ -144,4 +181,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.suspend_target', 'embedding.enqueue_one', 'embedding.enqueue', 'embedding.forget');
+    'embedding.suspend_target', 'embedding.records_to_queue', 'embedding.enqueue_new', 'embedding.enqueue_edited',
+    'embedding.enqueue', 'embedding.forget');

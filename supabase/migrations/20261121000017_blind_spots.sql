@@ -39,7 +39,13 @@ as $$
     select format('table %s lacks its trigger for %s', class.name, string_agg(event.name, ', ')),
            'Run `worker watch` for the column again.'
       from class, (values ('INSERT', 4), ('UPDATE', 16), ('DELETE', 8), ('TRUNCATE', 32)) as event (name, bit)
-     where installed and class.relkind in ('r', 'p') and not exists (select from own where own.type & event.bit <> 0)
+     where installed and class.relkind in ('r', 'p')
+       and (not exists (select from own where own.type & event.bit <> 0)
+            -- an UPDATE needs one by row, and one by statement too if those for INSERT are by statement
+            or event.name = 'UPDATE'
+               and (not exists (select from own where own.type & 17 = 17)
+                    or exists (select from own where own.type & 5 = 4)
+                       and not exists (select from own where own.type & 17 = 16)))
      group by class.name
     union all
     select format('table %s has become a part of %s, and is also written through it', class.name,

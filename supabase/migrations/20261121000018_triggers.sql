@@ -1,12 +1,21 @@
 -- Why:   every write to a watched table reaches the queue through its triggers, and costs the writer little.
 -- Locks: the migration nothing. Creating triggers takes SHARE ROW EXCLUSIVE on the table (writers wait, readers do
 --        not), and dropping them ACCESS EXCLUSIVE, until the transaction ends.
--- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.make_trigger_function,
---        embedding.statement_trigger_sql, embedding.row_trigger_sql;
+-- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.is_watched_by_statement,
+--        embedding.drop_trigger_functions, embedding.make_trigger_functions, embedding.make_trigger_function,
+--        embedding.enqueue_sql, embedding.trigger_sql;
+--
+-- An UPDATE of many rows enqueues many records with one statement, which takes a fifth of the time. Only a trigger by
+-- row is not called for rows whose watched columns stay as they are, and only a trigger by statement is called
+-- once. So the trigger by row adds the record id to a list, and the trigger by statement, which Postgres fires after it,
+-- enqueues the records of the list. When the list becomes long, the trigger by row does that.
+--
+-- The list is a setting of the transaction, since no variable of PL/pgSQL outlives a call. Rolling back to a savepoint
+-- also takes back what was added to the list. A client can change that setting too. It gains nothing by it: the list
+-- only says which rows to check again, and all else is read from the table.
 
--- The part of the trigger function of a target that handles a row: for every UPDATE, and for other events where triggers
--- by statement would miss rows. See embedding.make_trigger_function.
-create function embedding.row_trigger_sql(target public.embedding_targets)
+-- The body of the function that all triggers of a target call. `changed` are the rows of an INSERT or a DELETE.
+create function embedding.trigger_sql(target public.embedding_targets)
 returns text
 language plpgsql
 stable
@@ -14,7 +23,18 @@ set search_path = '', pg_temp
 as $$
 begin
     return format($body$
-                begin
+        #variable_conflict use_column
+        declare
+            old_id text;
+            new_id text;
+            can_wait boolean; -- for the end of the statement
+            list text;
+            records text[];
+            owners uuid[];
+            context text;
+        begin
+            begin
+                if tg_level = 'ROW' then
                     if tg_when = 'BEFORE' then
                         new.%5$I := null;
                         return new;
@@ -24,43 +44,76 @@ begin
                     end if;
                     if tg_op <> 'DELETE' then
                         new_id := %3$s;
-                        owner := %4$s;
                     end if;
-                    if old_id is distinct from new_id and old_id is not null then
-                        select array_agg(eq_record), array_agg(%8$s)
-                          into taken, owners
-                          from (select old_id as eq_record) as eq_job join %6$s on %7$s;
-                    end if;
-                exception
-                    when transaction_rollback or lock_not_available or insufficient_resources
-                      or operator_intervention or system_error then
-                        raise;
-                    when others then
+                    can_wait := tg_nargs = 0 and old_id = new_id and strpos(new_id, e'\x1f') = 0%8$s;
+                elsif tg_op = 'INSERT' then
+                    select array_agg(%4$s order by %6$s), array_agg(%7$s order by %6$s) into records, owners from changed;
+                    perform embedding.enqueue_new(%1$s, records, owners);
+                    return null;
+                elsif tg_op = 'DELETE' then
+                    perform embedding.enqueue_%1$s('{}', array_agg(%4$s order by %6$s)) from changed;
+                    return null;
+                elsif tg_op = 'TRUNCATE' then
+                    delete from public.embedding_queue as job where job.target_id = %1$s;
+                    return null;
+                end if;
+            exception
+                when transaction_rollback or lock_not_available or insufficient_resources
+                  or operator_intervention or system_error then
+                    raise;
+                when others then
+                    if sqlstate = '23505' and tg_op = 'INSERT' then -- some have a job already
+                        perform embedding.enqueue(%1$s, records, owners, true);
+                    else
                         get stacked diagnostics context = pg_exception_context;
                         perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
-                        return new;
-                end;
-                if taken is not null then
-                    perform embedding.enqueue_one(%1$s, taken[1], owners[1], true);
-                elsif old_id is distinct from new_id and old_id is not null then
-                    perform embedding.forget(%1$s, array[old_id]);
+                    end if;
+                    return new;
+            end;
+            if old_id = new_id and not can_wait then
+                perform embedding.enqueue_%1$s(array[new_id], '{}');
+                return null;
+            elsif old_id is distinct from new_id then
+                perform embedding.enqueue_%1$s('{}', array_remove(array[old_id, new_id], null));
+                return null;
+            end if;
+            list := coalesce(current_setting('embedding.edited_%1$s', true), '') || coalesce(e'\x1f' || new_id, '');
+            if list <> '' and (tg_level = 'STATEMENT' or octet_length(list) > 2000) then
+                perform set_config('embedding.edited_%1$s', '', true);
+                records := (string_to_array(list, e'\x1f'))[2:];
+                if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
+                   or to_regproc('embedding.enqueue_edited') is null then
+                    return null; -- they were dropped by hand
+                elsif not embedding.enqueue_edited(%1$s, records) then
+                    perform embedding.enqueue_%1$s(records, '{}');
                 end if;
-                if new_id is not null then
-                    perform embedding.enqueue_one(%1$s, new_id, owner, old_id is distinct from new_id);
-                end if;
-                return new;$body$,
+            elsif list <> '' then
+                perform set_config('embedding.edited_%1$s', list, true);
+            end if;
+            return null;
+        end $body$,
         target.id,
         embedding.record_id_sql(target.relation::regclass, 'old', target.key_columns),
         embedding.record_id_sql(target.relation::regclass, 'new', target.key_columns),
-        coalesce('new.' || quote_ident(target.user_column), 'null::uuid'),
+        embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
         target.embedding_column,
-        target.relation,
-        format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql),
-        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'));
+        (select string_agg(format('changed.%I', name), ', ' order by ordinal)
+           from unnest(target.key_columns) with ordinality as key (name, ordinal)),
+        coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
+        coalesce(' and old.' || quote_ident(target.user_column) || ' is not distinct from new.'
+                 || quote_ident(target.user_column), ''));
 end $$;
 
--- The part that handles all rows of an INSERT, a DELETE or a TRUNCATE at once.
-create function embedding.statement_trigger_sql(target public.embedding_targets)
+-- The body of the function that enqueues records of a target, after it has looked them up in the table: `edited` ones,
+-- and `moved` ones, whose row was deleted or got another key, or is new. Another row may have taken such a record id in the
+-- same statement, for example when the positions of a list are renumbered or two keys are swapped. So the job is
+-- deleted only if no row has the id. The look-up also compares the text of the key: 1.0 and 1.00 are one numeric key and
+-- two record ids.
+--
+-- The block that catches errors contains no write: otherwise it would take a transaction id for each call, and a
+-- transaction with many UPDATEs would slow down every snapshot in the cluster. A data exception reaches the writer,
+-- since only a client that wrote to the list of records can cause one.
+create function embedding.enqueue_sql(target public.embedding_targets)
 returns text
 language plpgsql
 stable
@@ -68,103 +121,135 @@ set search_path = '', pg_temp
 as $$
 begin
     return format($body$
+        #variable_conflict use_column
+        declare
+            edited alias for $1;
+            moved alias for $2;
+            owners uuid[];
+            gone text[];
+            taken text[];
+            owners_of_taken uuid[];
+            context text;
+        begin
+            if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
+               or to_regproc('embedding.enqueue') is null or to_regproc('embedding.forget') is null then
+                return; -- they were dropped by hand
+            end if;
             begin
-                if tg_op = 'INSERT' then
-                    perform embedding.enqueue(
-                                %1$s, array_agg(%2$s order by %3$s), array_agg(%4$s order by %3$s))
-                       from changed;
-                elsif tg_op = 'DELETE' then
+                if edited <> '{}' then
+                    select array_agg(eq_record), array_agg(%2$s) into edited, owners
+                      from unnest(edited) as eq_job (eq_record) join %3$s on %4$s;
+                end if;
+                if moved <> '{}' then
                     select array_agg(eq_record) filter (where eq_taken is null),
                            array_agg(eq_record order by eq_record) filter (where eq_taken),
                            array_agg(eq_owner order by eq_record) filter (where eq_taken)
-                      into gone, taken, owners
-                      from (select %2$s as eq_record from changed) as eq_job
+                      into gone, taken, owners_of_taken
+                      from unnest(moved) as eq_job (eq_record)
                       left join lateral (
-                            select true as eq_taken, %7$s as eq_owner from %5$s where %6$s limit 1) as eq_row on true;
-                    perform embedding.forget(%1$s, gone);
-                    perform embedding.enqueue(%1$s, taken, owners);
-                else
-                    delete from public.embedding_queue as job where job.target_id = %1$s;
+                            select true as eq_taken, %2$s as eq_owner from %3$s where %4$s limit 1) as eq_row on true;
                 end if;
             exception
                 when transaction_rollback or lock_not_available or insufficient_resources
-                  or operator_intervention or system_error then
+                  or operator_intervention or system_error or data_exception then
                     raise;
                 when others then
                     get stacked diagnostics context = pg_exception_context;
                     perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
+                    return;
             end;
-            return null;$body$,
+            if gone is not null then
+                perform embedding.forget(%1$s, gone);
+            end if;
+            if taken is not null then
+                perform embedding.enqueue(%1$s, taken, owners_of_taken, true);
+            end if;
+            if edited <> '{}' then
+                perform embedding.enqueue(%1$s, edited, owners, false);
+            end if;
+        end $body$,
         target.id,
-        embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
-        (select string_agg(format('changed.%I', name), ', ' order by ordinal)
-           from unnest(target.key_columns) with ordinality as key (name, ordinal)),
-        coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
+        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'),
         target.relation,
-        format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql),
-        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'));
+        format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql));
 end $$;
 
--- Creates the trigger function of a target. It contains the names of this table's columns, so that its
--- statements are planned once per session and not at every write.
---
--- If a row is deleted or gets another key, another row may have taken its record id in the same statement, for example
--- when the positions of a list are renumbered or two keys are swapped. So the function looks up the id in the table,
--- and deletes the job only if it is missing. The look-up also compares the text of the key: 1.0 and 1.00 are one numeric
--- key and two record ids. Its plan is kept for the session, so it must be a plan for a large table.
---
--- No error of ours may lose a write of the user: the target is suspended with the problem, and watch_embeddings,
--- called after the problem is fixed, makes every record be checked again. Only deadlocks and similar errors reach the
--- writer, which can retry. For rows, the block that catches errors contains no write: otherwise it would take a
--- transaction id for each row, and a large UPDATE would slow down every snapshot in the cluster.
-create function embedding.make_trigger_function(target public.embedding_targets)
+-- Creates a function of a target. It contains the names of this table's columns, so that its statements are planned once
+-- per session and not at every write. It belongs to the owner of this API.
+create function embedding.make_trigger_function(routine text, options text, body text)
 returns void
 language plpgsql
 set search_path = '', pg_temp
 as $$
-declare
-    routine constant text := format('embedding.trigger_%s()', target.id);
 begin
     if not embedding.is_ours(to_regprocedure(routine)) then
         raise exception 'there is a function % already, which is not of this API', routine
             using errcode = 'duplicate_function', hint = format('Run `drop function %s cascade`.', routine);
     end if;
-    execute format(
-        'create or replace function %s returns trigger language plpgsql security definer '
-        'set search_path = '''', pg_temp set row_security = off set enable_seqscan = off as %L', routine,
-        format($body$
-        #variable_conflict use_column
-        declare
-            old_id text;
-            new_id text;
-            owner uuid;
-            context text;
-            gone text[];
-            taken text[];
-            owners uuid[];
-        begin
-            if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
-               or to_regproc('embedding.enqueue') is null or to_regproc('embedding.enqueue_one') is null
-               or to_regproc('embedding.forget') is null then
-                return new; -- they were dropped by hand
-            elsif tg_level = 'ROW' then%s
-            end if;
-%s
-        end $body$, embedding.row_trigger_sql(target), embedding.statement_trigger_sql(target)));
+    execute format('create or replace function %s %s language plpgsql security definer '
+                   'set search_path = '''', pg_temp as %L', routine, options, body);
     execute format('alter function %s owner to %s', routine,
                    (select nspowner::regrole from pg_namespace where nspname = 'embedding'));
     execute format('revoke all on function %s from %s', routine, embedding.everyone());
 end $$;
 
--- Creates the triggers. INSERT and DELETE handle the rows of a statement at once. UPDATE works by row, because only such
--- a trigger can name its columns: writing a vector or any other column then costs nothing. Values are compared as
+-- Creates the functions of a target.
+--
+-- No error of ours may lose a write of the user: the target is suspended with the problem, and watch_embeddings,
+-- called after the problem is fixed, makes every record be checked again. Only deadlocks and similar errors reach the
+-- writer, which can retry.
+create function embedding.make_trigger_functions(target public.embedding_targets)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    perform embedding.make_trigger_function(
+        format('embedding.trigger_%s()', target.id), 'returns trigger', embedding.trigger_sql(target));
+    perform embedding.make_trigger_function(
+        format('embedding.enqueue_%s(text[], text[])', target.id),
+        'returns void set row_security = off set enable_seqscan = off',
+        embedding.enqueue_sql(target));
+end $$;
+
+-- Drops the functions of a target, with the triggers that call them, whatever their table is now.
+create function embedding.drop_trigger_functions(target_id integer)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    routine text;
+begin
+    foreach routine in array array[
+        format('embedding.trigger_%s()', target_id), format('embedding.enqueue_%s(text[], text[])', target_id)]
+    loop
+        if embedding.is_ours(to_regprocedure(routine)) then
+            execute format('drop function if exists %s cascade', routine);
+        end if;
+    end loop;
+end $$;
+
+-- Whether triggers by statement see all writes to a table. A partition and a table that inherits are also written through
+-- another table: then all triggers are by row.
+create function embedding.is_watched_by_statement(relation regclass)
+returns boolean
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select not exists (select from pg_class where oid = relation and relkind = 'p')
+       and not exists (select from pg_inherits where inhrelid = relation);
+$$;
+
+-- Creates the triggers. INSERT and DELETE have one by statement. UPDATE has one by row as well, because only such a
+-- trigger can name its columns and see rows: writing a vector or any other column then costs nothing. Values are compared as
 -- text: two values that are equal under a nondeterministic collation (or numbers like 1.0 and 1.00) can have different
 -- texts. No test proves this for collations, which would need ICU.
 --
 -- The columns that a BEFORE trigger of the user writes are not among those that the statement names: on a table with
 -- such a trigger, an update of any column but its vectors fires ours. A statement fires statement triggers only on
--- the table that it names: if rows are also written through another table, as those of a partition or of a table that
--- inherits, all triggers are by row.
+-- the table that it names: see embedding.is_watched_by_statement.
 --
 -- Postgres records that a trigger depends on the columns it names, so `drop column` requires `cascade`. A trigger that
 -- names none costs a bulk UPDATE of other columns 20 to 40 % more.
@@ -174,9 +259,9 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    calls constant text := format('execute function embedding.trigger_%s()', target.id);
-    by_row constant boolean := exists (select from pg_class where oid = target.relation::regclass and relkind = 'p')
-                            or exists (select from pg_inherits where inhrelid = target.relation::regclass);
+    by_row constant boolean := not embedding.is_watched_by_statement(target.relation::regclass);
+    calls constant text := format('execute function embedding.trigger_%s(%s)', target.id,
+                                  case when by_row then quote_literal('at once') end);
     columns text;
     text_differs text;
     differs text;
@@ -216,6 +301,11 @@ begin
                         else 'referencing new table as changed for each statement' end, calls);
     execute format('create trigger embedding_update_%s after update of %s on %s for each row when (%s) %s',
                    target.id, columns, target.relation, differs, calls);
+    if not by_row then
+        -- without columns: it would be one more dependency of theirs, and a call for each statement costs little
+        execute format('create trigger embedding_updated_%s after update on %s for each statement %s',
+                       target.id, target.relation, calls);
+    end if;
     execute format('create trigger embedding_delete_%s after delete on %s %s %s', target.id, target.relation,
                    case when by_row then 'for each row'
                         else 'referencing old table as changed for each statement' end, calls);
@@ -247,5 +337,6 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.row_trigger_sql', 'embedding.statement_trigger_sql', 'embedding.make_trigger_function',
+    'embedding.trigger_sql', 'embedding.enqueue_sql', 'embedding.make_trigger_function',
+    'embedding.make_trigger_functions', 'embedding.drop_trigger_functions', 'embedding.is_watched_by_statement',
     'embedding.make_triggers', 'embedding.drop_triggers');

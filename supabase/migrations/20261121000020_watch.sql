@@ -75,7 +75,7 @@ begin
            backfill_cursor = case when known.key_columns = excluded.key_columns then known.backfill_cursor end
     returning known.* into watched;
 
-    perform embedding.make_trigger_function(watched);
+    perform embedding.make_trigger_functions(watched);
     perform embedding.make_triggers(watched, plan.columns_read);
     perform embedding.keep_match_function(watched, match_function);
     if plan.looks_again then
@@ -104,10 +104,7 @@ begin
     if target.id is null then
         return false;
     end if;
-    -- with the triggers that call it, whatever their table is now
-    if embedding.is_ours(to_regprocedure(format('embedding.trigger_%s()', target.id))) then
-        execute format('drop function if exists embedding.trigger_%s() cascade', target.id);
-    end if;
+    perform embedding.drop_trigger_functions(target.id);
     perform embedding.keep_match_function(target, false);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;

@@ -79,27 +79,26 @@ begin
     elsif tg_op = 'TRUNCATE' then
         truncate public.embedding_counts;
         return null;
-    elsif not exists (select from jobs) then
-        return null; -- an edit of one row fires twice: on conflict do update
     elsif tg_op = 'UPDATE' then
         with counted as (
             insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
-            select moved.target_id, moved.error_class,
-                   coalesce(sum(moved.change) filter (where moved.status = 'pending'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'processing'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'completed'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'failed'), 0),
-                   coalesce(sum(moved.change) filter (where moved.status = 'skipped'), 0)
-              from (select job.target_id, job.error_class, job.status, sum(job.change) as change
-                      from (select target_id, case status when 'failed' then error_class end as error_class, status,
-                                   1 as change
-                              from jobs_after
-                            union all
-                            select target_id, case status when 'failed' then error_class end, status, -1
-                              from jobs) as job
-                     group by job.target_id, job.error_class, job.status) as moved
-             where moved.change <> 0
-             group by moved.target_id, moved.error_class
+            select job.target_id, job.error_class,
+                   coalesce(sum(job.change) filter (where job.status = 'pending'), 0),
+                   coalesce(sum(job.change) filter (where job.status = 'processing'), 0),
+                   coalesce(sum(job.change) filter (where job.status = 'completed'), 0),
+                   coalesce(sum(job.change) filter (where job.status = 'failed'), 0),
+                   coalesce(sum(job.change) filter (where job.status = 'skipped'), 0)
+              from (select target_id, case status when 'failed' then error_class end as error_class, status, 1 as change
+                      from jobs_after
+                    union all
+                    select target_id, case status when 'failed' then error_class end, status, -1
+                      from jobs) as job
+             group by job.target_id, job.error_class
+            having sum(job.change) filter (where job.status = 'pending') <> 0
+                or sum(job.change) filter (where job.status = 'processing') <> 0
+                or sum(job.change) filter (where job.status = 'completed') <> 0
+                or sum(job.change) filter (where job.status = 'failed') <> 0
+                or sum(job.change) filter (where job.status = 'skipped') <> 0
             returning id
         )
         select max(id) into full_up from counted where id % fold_at = 0;

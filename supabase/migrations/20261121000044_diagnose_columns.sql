@@ -153,9 +153,10 @@ as $$
       from embedding.watched_columns as watched
      cross join lateral (
            select string_agg(wanted.name, ', ' order by wanted.name) as names
-             from unnest('{insert,update,delete,truncate}'::text[]) as event
+             from unnest('{insert,update,updated,delete,truncate}'::text[]) as event
             cross join lateral format('embedding_%s_%s', event, watched.id) as wanted (name)
-            where not exists (select from pg_trigger
+            where (event <> 'updated' or embedding.is_watched_by_statement(watched.relation_id))
+              and not exists (select from pg_trigger
                                where pg_trigger.tgrelid = watched.relation_id
                                  and pg_trigger.tgname = wanted.name
                                  and pg_trigger.tgfoid = watched.trigger_function)) as missing

@@ -798,7 +798,7 @@ def test_watching_twice_changes_nothing(docs: Database, queue: PostgresQueue) ->
     docs.execute("insert into docs values (1, 'one'), (2, 'two')")
     embed_all(queue)
     triggers = rows(docs, TRIGGERS)
-    assert len(triggers) == 4
+    assert len(triggers) == 5
     target = rows(docs, "select id, source, created_at from embedding_targets")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
     docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
