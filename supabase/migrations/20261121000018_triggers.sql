@@ -2,7 +2,6 @@
 -- Locks: the migration nothing. Creating triggers takes SHARE ROW EXCLUSIVE on the table (writers wait, readers do
 --        not), and dropping them ACCESS EXCLUSIVE, until the transaction ends.
 -- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.is_watched_by_statement,
---        embedding.drop_trigger_functions, embedding.make_trigger_functions, embedding.make_trigger_function,
 --        embedding.enqueue_sql, embedding.trigger_sql;
 --
 -- An UPDATE of many rows enqueues many records with one statement, which takes a fifth of the time. Only a trigger by
@@ -174,62 +173,6 @@ begin
         format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql));
 end $$;
 
--- Creates a function of a target. It contains the names of this table's columns, so that its statements are planned once
--- per session and not at every write. It belongs to the owner of this API.
-create function embedding.make_trigger_function(routine text, options text, body text)
-returns void
-language plpgsql
-set search_path = '', pg_temp
-as $$
-begin
-    if not embedding.is_ours(to_regprocedure(routine)) then
-        raise exception 'there is a function % already, which is not of this API', routine
-            using errcode = 'duplicate_function', hint = format('Run `drop function %s cascade`.', routine);
-    end if;
-    execute format('create or replace function %s %s language plpgsql security definer '
-                   'set search_path = '''', pg_temp as %L', routine, options, body);
-    execute format('alter function %s owner to %s', routine,
-                   (select nspowner::regrole from pg_namespace where nspname = 'embedding'));
-    execute format('revoke all on function %s from %s', routine, embedding.everyone());
-end $$;
-
--- Creates the functions of a target.
---
--- No error of ours may lose a write of the user: the target is suspended with the problem, and watch_embeddings,
--- called after the problem is fixed, makes every record be checked again. Only deadlocks and similar errors reach the
--- writer, which can retry.
-create function embedding.make_trigger_functions(target public.embedding_targets)
-returns void
-language plpgsql
-set search_path = '', pg_temp
-as $$
-begin
-    perform embedding.make_trigger_function(
-        format('embedding.trigger_%s()', target.id), 'returns trigger', embedding.trigger_sql(target));
-    perform embedding.make_trigger_function(
-        format('embedding.enqueue_%s(text[], text[])', target.id),
-        'returns void set row_security = off set enable_seqscan = off',
-        embedding.enqueue_sql(target));
-end $$;
-
--- Drops the functions of a target, with the triggers that call them, whatever their table is now.
-create function embedding.drop_trigger_functions(target_id integer)
-returns void
-language plpgsql
-set search_path = '', pg_temp
-as $$
-declare
-    routine text;
-begin
-    foreach routine in array array[
-        format('embedding.trigger_%s()', target_id), format('embedding.enqueue_%s(text[], text[])', target_id)]
-    loop
-        if embedding.is_ours(to_regprocedure(routine)) then
-            execute format('drop function if exists %s cascade', routine);
-        end if;
-    end loop;
-end $$;
-
 -- Whether triggers by statement see all writes to a table. A partition and a table that inherits are also written through
 -- another table: then all triggers are by row.
 create function embedding.is_watched_by_statement(relation regclass)
@@ -337,6 +280,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.trigger_sql', 'embedding.enqueue_sql', 'embedding.make_trigger_function',
-    'embedding.make_trigger_functions', 'embedding.drop_trigger_functions', 'embedding.is_watched_by_statement',
+    'embedding.trigger_sql', 'embedding.enqueue_sql', 'embedding.is_watched_by_statement',
     'embedding.make_triggers', 'embedding.drop_triggers');

@@ -75,7 +75,6 @@ begin
            backfill_cursor = case when known.key_columns = excluded.key_columns then known.backfill_cursor end
     returning known.* into watched;
 
-    perform embedding.make_trigger_functions(watched);
     perform embedding.make_triggers(watched, plan.columns_read);
     perform embedding.keep_match_function(watched, match_function);
     if plan.looks_again then
@@ -104,7 +103,7 @@ begin
     if target.id is null then
         return false;
     end if;
-    perform embedding.drop_trigger_functions(target.id);
+    perform embedding.drop_functions(target.id);
     perform embedding.keep_match_function(target, false);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;

@@ -1,13 +1,16 @@
 -- Why:   the steps of a claim: lease, read, judge, settle.
 -- Locks: row locks on the jobs and, without waiting, on rows that lose their vector or that another session may be
 --        writing, for the length of the call.
--- Undo:  drop function embedding.claim, embedding.settle_sql, embedding.judge_sql, embedding.read_sql,
---        embedding.lease_jobs, embedding.fail_exhausted; drop type embedding.claimed_job;
+-- Undo:  drop function embedding.claim, embedding.settle, embedding.read_sql, embedding.lease_jobs,
+--        embedding.fail_exhausted; drop type embedding.claimed_job, embedding.judged_job;
 --
 -- The steps are separate statements, under READ COMMITTED, so that the texts are read with a snapshot younger than
--- the lease: a single statement could return the new job with the old text. Reading, judging and settling are parts
--- of one statement. Every look-up of a job has `id = any`: with statistics from when the queue was empty, the planner
--- would read all of it.
+-- the lease: a single statement could return the new job with the old text.
+--
+-- Most claims find only texts to embed, so the plan of reading and judging is kept for the session, in a function of
+-- the target, and the rest runs only if it is needed. The plans are pinned: with statistics from when a table was
+-- empty, the planner would read all of it. Jobs and rows are looked up in a subquery with an offset, which the planner
+-- runs for each of them, by index; to turn hash joins off would do the same to the subqueries of a source.
 
 -- The result of a claim for one job: see claim_embeddings.
 create type embedding.claimed_job as (
@@ -16,8 +19,15 @@ create type embedding.claimed_job as (
     isolated boolean, truncate boolean, waited double precision
 );
 
+-- A leased job with its row. `verdict`: `ready` to be embedded, or why not. `is_open`: the row has to be locked before
+-- the job is settled.
+create type embedding.judged_job as (
+    id bigint, record_id text, attempts smallint, abandoned_claims smallint, waited double precision,
+    content text, content_hash bytea, verdict text, is_open boolean
+);
+
 -- Fails the jobs that were claimed, or embedded, too often without an end.
-create function embedding.fail_exhausted(target public.embedding_targets, ids bigint[])
+create function embedding.fail_exhausted(target public.embedding_targets, ids bigint[], fence uuid)
 returns setof embedding.claimed_job
 language plpgsql
 set search_path = '', pg_temp
@@ -32,7 +42,7 @@ begin
                else format('embedded %s times, never written: %s', job.unwritten,
                            coalesce(job.error_message, 'its workers did not come back')) end,
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
-     where job.id = any (ids)
+     where job.id = any (ids) and job.lease is distinct from fence
        and (job.abandoned_claims >= target.max_attempts or job.unwritten >= 2 * target.max_attempts)
     returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
               null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
@@ -46,6 +56,9 @@ create function embedding.lease_jobs(
 )
 language plpgsql
 set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 begin
     fence := gen_random_uuid();
@@ -58,78 +71,81 @@ begin
     get diagnostics leased = row_count;
 end $$;
 
--- SQL that reads the rows of the leased jobs, with their texts. `eq_touched`: a session has locked this version of the
--- row, and may be writing it.
+-- The body of the function that reads the rows of the leased jobs of a target, and judges them. `eq_touched`: a session
+-- has locked this version of the row, and may be writing it.
 create function embedding.read_sql(target public.embedding_targets)
 returns text
-language plpgsql -- here and below, since SQL functions are planned at every call before Postgres 18
+language plpgsql -- since SQL functions are planned at every call before Postgres 18
 stable
 set search_path = '', pg_temp
 as $$
 begin
-    return format($sql$
-        eq_read as materialized (
-            select eq_job.*, eq_found.*, coalesce(eq_job.eq_given, eq_found.eq_text) as eq_content
-              from (select id as eq_id, record_id as eq_record, content as eq_given, attempts as eq_attempts,
+    return format($body$
+        #variable_conflict use_column
+        declare
+            ids alias for $1;
+            fence alias for $2;
+            current_model alias for $3;
+            live_priority alias for $4;
+        begin
+            return query
+            select eq_id, eq_record, eq_attempts, eq_abandoned, eq_waited, eq_content, eq_hash, eq_verdict,
+                   eq_verdict in ('outside', 'empty') and eq_has_vector or eq_verdict = 'ready' and eq_touched
+              from unnest(ids) as eq_given (eq_id)
+             cross join lateral (
+                    select record_id as eq_record, content as eq_by_hand, attempts as eq_attempts,
                            abandoned_claims as eq_abandoned, content_hash as eq_old_hash, model as eq_old_model,
-                           case when priority >= $8 and isfinite(available_at)
-                                then extract(epoch from clock_timestamp() - available_at) end as eq_waited
+                           case when priority >= live_priority and isfinite(available_at)
+                                then extract(epoch from clock_timestamp() - available_at)::double precision
+                           end as eq_waited
                       from public.embedding_queue
-                     where id = any ($1) and lease = $2) as eq_job
+                     where id = eq_id and lease = fence
+                    offset 0) as eq_job
               left join lateral (
                     select true as eq_exists, coalesce((%1$s), false) as eq_inside, (%2$s)::text as eq_text,
                            %3$I.%4$I is not null as eq_has_vector, %3$I.xmax <> 0 as eq_touched
                       from %5$s
-                     where %6$s) as eq_found on true
-        )$sql$,
+                     where %6$s
+                    offset 0) as eq_found on true
+             cross join lateral (select coalesce(eq_by_hand, eq_text) as eq_content offset 0) as eq_chosen
+             cross join lateral (select sha256(convert_to(eq_content, 'UTF8')) as eq_hash offset 0) as eq_hashed
+             cross join lateral (
+                    select case when eq_exists is null then 'gone'
+                                when not eq_inside then 'outside'
+                                when eq_content is null or eq_content collate "C" !~ %7$L then 'empty'
+                                when eq_has_vector and eq_hash = eq_old_hash and eq_old_model = current_model
+                                    then 'unchanged'
+                                else 'ready' end as eq_verdict
+                    offset 0) as eq_judged;
+        end $body$,
         coalesce(target.filter, 'true'), target.source, (parse_ident(target.relation))[2], target.embedding_column,
-        target.relation, target.record_match_sql);
+        target.relation, target.record_match_sql, embedding.visible_character());
 end $$;
 
--- SQL that decides the result of each job.
-create function embedding.judge_sql()
-returns text
+-- Settles judged jobs that are not simply ready, except those whose row is locked: clears vectors, and drops, ends or
+-- postpones jobs. Returns the status of each; a dropped job is `dropped`.
+create function embedding.settle(
+    target public.embedding_targets, judged embedding.judged_job[], out ids bigint[], out statuses text[]
+)
 language plpgsql
-stable
 set search_path = '', pg_temp
 as $$
 begin
-    return format($sql$
-        eq_judged as materialized (
-            select eq_read.*, eq_hash.*,
-                   case when eq_exists is null then 'gone'
-                        when not eq_inside then 'outside'
-                        when eq_content is null or eq_content collate "C" !~ %L then 'empty'
-                        when eq_has_vector and eq_hash = eq_old_hash and eq_old_model = $3 then 'unchanged'
-                        else 'ready' end as eq_verdict
-              from eq_read
-             cross join lateral (select sha256(convert_to(eq_content, 'UTF8')) as eq_hash) as eq_hash
-        )$sql$, embedding.visible_character());
-end $$;
-
--- SQL that applies the results, except to jobs whose row is locked: clears vectors, and drops, ends or postpones jobs.
-create function embedding.settle_sql(target public.embedding_targets)
-returns text
-language plpgsql
-stable
-set search_path = '', pg_temp
-as $$
-begin
-    return format($sql$
-        eq_locked as materialized (
+    execute format($sql$
+        with eq_judged as materialized (
+            select id as eq_id, record_id as eq_record, verdict as eq_verdict, is_open as eq_open from unnest($1)
+        ), eq_locked as materialized (
             -- Rows that lose their vector, and rows to embed that another session may be writing. A row with
             -- an xmax of 0 is not locked: it is left alone.
             select eq_id, eq_record, eq_verdict
               from eq_judged join %1$s on %2$s
-             where eq_verdict in ('outside', 'empty') and eq_has_vector or eq_verdict = 'ready' and eq_touched
+             where eq_open
                for no key update of %3$I skip locked
         ), eq_cleared as (
             update %1$s set %4$I = null from eq_locked where eq_verdict <> 'ready' and %2$s
         ), eq_settled as materialized (
-            select eq_judged.*,
-                   case when (eq_verdict in ('outside', 'empty') and eq_has_vector
-                              or eq_verdict = 'ready' and eq_touched)
-                             and eq_id not in (select eq_id from eq_locked) then 'pending'
+            select eq_id,
+                   case when eq_open and eq_id not in (select eq_id from eq_locked) then 'pending'
                         when eq_verdict in ('gone', 'outside') then 'dropped'
                         when eq_verdict = 'empty' then 'skipped'
                         when eq_verdict = 'unchanged' then 'completed'
@@ -137,7 +153,7 @@ begin
               from eq_judged
         ), eq_dropped as (
             delete from public.embedding_queue using eq_settled
-             where id = any ($1) and id = eq_id and eq_status = 'dropped'
+             where id = any ($2) and id = eq_id and eq_status = 'dropped'
         ), eq_updated as (
             update public.embedding_queue
                set status = eq_status, lease = null, lease_expires_at = null, worker = null,
@@ -159,9 +175,14 @@ begin
                    completed_at = case when eq_status = 'pending' then completed_at else now() end,
                    updated_at = now()
               from eq_settled
-             where id = any ($1) and id = eq_id and eq_status in ('pending', 'skipped', 'completed')
-        )$sql$,
-        target.relation, target.record_match_sql, (parse_ident(target.relation))[2], target.embedding_column);
+             where id = any ($2) and id = eq_id and eq_status in ('pending', 'skipped', 'completed')
+        )
+        select array_agg(eq_id), array_agg(eq_status) from eq_settled
+        $sql$,
+        target.relation, target.record_match_sql, (parse_ident(target.relation))[2], target.embedding_column)
+       into ids, statuses
+      using judged, array(select job.id from unnest(judged) as job);
+    set constraints all immediate; -- a deferred trigger raises its error now, not at the commit
 end $$;
 
 -- Claims the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
@@ -177,32 +198,40 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
+    current_model constant text := coalesce(target.model, default_model);
     fence uuid;
     leased bigint;
-    read_rows bigint;
+    judged embedding.judged_job[];
+    unready embedding.judged_job[];
+    settled_ids bigint[];
+    statuses text[];
 begin
-    return query select * from embedding.fail_exhausted(target, ids);
     select lease.fence, lease.leased into fence, leased
       from embedding.lease_jobs(target, ids, claimer, lease_for) as lease;
-
-    return query execute format($sql$
-        with %s, %s, %s
-        select eq_id, $5, eq_status, %L, eq_record, %L,
-               case when eq_status = 'processing' then eq_content end, eq_hash, $2, $3, $4, eq_attempts,
-               eq_abandoned > 1 and eq_abandoned >= $6, $7, eq_waited::double precision
-          from eq_settled
-        $sql$,
-        embedding.read_sql(target), embedding.judge_sql(), embedding.settle_sql(target),
-        target.table_name, target.embedding_column)
-    using ids, fence, coalesce(target.model, default_model), target.dimensions, target.id,
-          target.max_attempts, target.on_too_long = 'truncate', target.priority;
-    get diagnostics read_rows = row_count;
-    if read_rows > leased then
+    if leased < cardinality(ids) then
+        return query select * from embedding.fail_exhausted(target, ids, fence);
+    end if;
+    execute format('select array_agg(job) from embedding.read_%s($1, $2, $3, $4) as job', target.id)
+       into judged
+      using ids, fence, current_model, target.priority;
+    if cardinality(judged) > leased then
         raise exception 'the record id matches more than one row' using errcode = 'cardinality_violation';
     end if;
-    set constraints all immediate; -- a deferred trigger raises its error now, not at the commit
+    unready := array(select job from unnest(judged) as job where job.verdict <> 'ready' or job.is_open);
+    if unready <> '{}' then
+        select settled.ids, settled.statuses into settled_ids, statuses
+          from embedding.settle(target, unready) as settled;
+    end if;
+    return query
+    select job.id, target.id, coalesce(settled.status, 'processing'), target.table_name, job.record_id,
+           target.embedding_column,
+           case when coalesce(settled.status, 'processing') = 'processing' then job.content end,
+           job.content_hash, fence, current_model, target.dimensions, job.attempts,
+           job.abandoned_claims > 1 and job.abandoned_claims >= target.max_attempts,
+           target.on_too_long = 'truncate', job.waited
+      from unnest(judged) as job
+      left join unnest(settled_ids, statuses) as settled (id, status) on settled.id = job.id;
 end $$;
 
 select embedding.protect_functions(
-    'embedding.fail_exhausted', 'embedding.lease_jobs', 'embedding.read_sql', 'embedding.judge_sql',
-    'embedding.settle_sql', 'embedding.claim');
+    'embedding.fail_exhausted', 'embedding.lease_jobs', 'embedding.read_sql', 'embedding.settle', 'embedding.claim');

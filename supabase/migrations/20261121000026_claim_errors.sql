@@ -63,6 +63,7 @@ declare
 begin
     begin
         perform embedding.claim(target, '{}', '', '0', '');
+        perform embedding.settle(target, '{}');
     exception when others then
         return case when is_of_schema then error_text else sqlerrm end;
     end;

@@ -1,16 +1,16 @@
 -- Why:   a vector and the end of its job are written together or not at all. The steps: lock, write, finish.
 -- Locks: row locks, for the length of the call, the user's row before its job: the order in which a writer to the
 --        table and its trigger take them. It waits for none: it skips what another session holds.
--- Undo:  drop function embedding.complete, embedding.finish_jobs, embedding.write_vectors, embedding.lock_jobs,
+-- Undo:  drop function embedding.complete, embedding.finish_jobs, embedding.write_vectors, embedding.lock_sql,
 --        embedding.is_rewritten;
 --
 -- There are two guards. The lease must still be that of the claim, and the text in the table must still have the hash
 -- of the text that was embedded. An edit that bypassed the triggers keeps the lease: only the hash shows it. A job
 -- that was claimed again may have the same text: only the lease shows it.
 --
--- Jobs are looked up only by id and lease, always with `id = any`: otherwise the planner would read all of a queue that
--- is small, or was empty at the last ANALYZE. With `status = 'processing'` as well, it would take the small index over
--- leased jobs, and read all of it for each job: quadratic in the batch.
+-- The plan of locking is kept for the session, in a function of the target, and is pinned like that of a claim. Jobs are
+-- looked up only by id and lease: with `status = 'processing'` as well, the planner would take the small index over
+-- leased jobs, and read all of it for each job.
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
@@ -47,42 +47,53 @@ begin
     return rewritten;
 end $$;
 
--- Locks the rows and jobs that pass both guards. Returns their places in the arrays, in order, and their records.
--- This step does not use the vectors: a lock that may find its row changed keeps a copy of everything it was joined
--- with, and would copy the vectors six times.
-create function embedding.lock_jobs(
-    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text,
-    out places integer[], out records text[]
-)
+-- The body of the function that locks the rows and jobs of a target that pass both guards. It returns their places in the
+-- arrays, in order, and their records. This step does not use the vectors: a lock that may find its row changed keeps a
+-- copy of everything it was joined with, and would copy the vectors six times.
+create function embedding.lock_sql(target public.embedding_targets)
+returns text
 language plpgsql
+stable
 set search_path = '', pg_temp
 as $$
 begin
-    execute format($sql$
-        with eq_given as materialized (
-            select eq_input.*, record_id as eq_record, content is not null as eq_by_hand
-              from unnest($1, $2, $3) with ordinality as eq_input (eq_id, eq_lease, eq_hash, eq_place)
-              join public.embedding_queue on id = eq_id and lease = eq_lease
-             where id = any ($1) and target_id = $4
-        ), eq_row as materialized (
-            select eq_given.*
-              from eq_given join %3$s on %4$s
-             where (%1$s)
-               and $5 = coalesce($6, $5)
-               and (eq_by_hand or sha256(convert_to((%2$s)::text, 'UTF8')) = eq_hash)
-               for no key update of %5$I skip locked
-        ), eq_job as materialized (
-            select eq_row.*
-              from eq_row join public.embedding_queue as eq_queue
-                on eq_queue.id = eq_id and eq_queue.lease = eq_lease and eq_queue.id = any ($1)
-               for update of eq_queue skip locked
-        )
-        select array_agg(eq_place order by eq_place), array_agg(eq_record order by eq_place) from eq_job
-        $sql$,
-        coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql,
-        (parse_ident(target.relation))[2])
-       into places, records
-      using ids, leases, hashes, target.id, model, target.model;
+    return format($body$
+        #variable_conflict use_column
+        declare
+            ids alias for $1;
+            leases alias for $2;
+            hashes alias for $3;
+            places alias for $4;
+            records alias for $5;
+        begin
+            with eq_row as materialized (
+                select eq_given.*, eq_job.eq_record
+                  from unnest(ids, leases, hashes) with ordinality as eq_given (eq_id, eq_lease, eq_hash, eq_place)
+                 cross join lateral (
+                        select record_id as eq_record, content is not null as eq_by_hand
+                          from public.embedding_queue
+                         where id = eq_id and lease = eq_lease and target_id = %1$s
+                        offset 0) as eq_job
+                 cross join lateral (
+                        select from %4$s
+                         where %5$s
+                           and (%2$s)
+                           and (eq_by_hand or sha256(convert_to((%3$s)::text, 'UTF8')) = eq_hash)
+                           for no key update of %6$I skip locked) as eq_locked
+            ), eq_job as materialized (
+                select eq_row.*
+                  from eq_row
+                 cross join lateral (
+                        select from public.embedding_queue as eq_queue
+                         where eq_queue.id = eq_id and eq_queue.lease = eq_lease
+                           for update skip locked) as eq_locked
+            )
+            select array_agg(eq_place::integer order by eq_place), array_agg(eq_record order by eq_place)
+              into places, records
+              from eq_job;
+        end $body$,
+        target.id, coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql,
+        (parse_ident(target.relation))[2]);
 end $$;
 
 -- Writes vectors into locked rows: one for each record, with the hash of its text for each id. Raises if a trigger of
@@ -118,6 +129,10 @@ create function embedding.finish_jobs(
 returns void
 language plpgsql
 set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
     finished integer;
@@ -129,7 +144,7 @@ begin
            truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
       from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs)
            as given (id, lease, hash, tokens, truncated_to, cost)
-     where job.id = any (ids) and job.id = given.id and job.lease = given.lease;
+     where job.id = given.id and job.lease = given.lease;
     get diagnostics finished = row_count;
     if finished <> cardinality(ids) then -- although they are locked
         raise exception 'a trigger of the table queues the row again when its vector is written'
@@ -155,8 +170,11 @@ declare
     places integer[];
     records text[];
 begin
-    select locked.places, locked.records into places, records
-      from embedding.lock_jobs(target, ids, leases, hashes, model) as locked;
+    if model = coalesce(target.model, model) then
+        execute format('select * from embedding.lock_%s($1, $2, $3)', target.id)
+           into places, records
+          using ids, leases, hashes;
+    end if;
     if places is null then
         return '{}';
     elsif cardinality(places) < cardinality(ids) then
@@ -175,5 +193,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.is_rewritten', 'embedding.lock_jobs', 'embedding.write_vectors', 'embedding.finish_jobs',
+    'embedding.is_rewritten', 'embedding.lock_sql', 'embedding.write_vectors', 'embedding.finish_jobs',
     'embedding.complete');

@@ -226,9 +226,11 @@ begin
             return query select * from embedding.refuse_row(target, ids[1], leases[1], vectors[1], state, cause);
         end if;
     end loop;
-    return query
-    select given.id, 'lost' from unnest(ids) as given (id)
-     where not exists (select from public.embedding_queue as job where job.id = given.id);
+    if cardinality(done) < cardinality(ids) then
+        return query
+        select given.id, 'lost' from unnest(ids) as given (id)
+         where given.id <> all (done) and not exists (select from public.embedding_queue as job where job.id = given.id);
+    end if;
 end $$;
 
 select embedding.protect_functions(

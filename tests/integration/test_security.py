@@ -317,14 +317,14 @@ def test_a_trigger_function_of_another_role_is_neither_overwritten_nor_dropped(
     docs: Database,
 ) -> None:
     create_role(docs, "mallory", "login")
-    name = f"embedding.trigger_{value(docs, 'select id from embedding_targets')}()"
+    name = f"embedding.trigger_{value(docs, 'select id from embedding_targets')}"
     docs.execute(f"alter function {name} owner to mallory")
     assert refusal(docs, "select watch_embeddings('docs', 'body', 'embedding')") == (
         f"there is a function {name} already, which is not of this API",
         f"Run `drop function {name} cascade`.",
     )
     docs.execute("select unwatch_embeddings('docs', 'embedding')")
-    assert value(docs, "select to_regprocedure(%s) is not null", name)
+    assert value(docs, "select to_regproc(%s) is not null", name)
 
 
 def test_a_trigger_of_the_same_name_is_not_taken_for_ours(docs: Database) -> None:
