@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import api, latency, queue
+from benchmarks import api, latency, queue, rivals
 from benchmarks.database import server
-from benchmarks.report import Figure, table, write_json
+from benchmarks.report import Figure, Skipped, table, write_json
 
-SUITES = {"api": api, "latency": latency, "queue": queue}
+SUITES = {"api": api, "latency": latency, "queue": queue, "rivals": rivals}
 
 
 def main() -> None:
@@ -24,10 +24,15 @@ def main() -> None:
     began = time.monotonic()
     with server() as running:
         settings = running.settings()
-        for figure in suite.measure(running, asked.only or suite.GROUPS, quick=asked.quick):
-            figures.append(figure)
-            _say(f"{time.monotonic() - began:4.0f} s  {figure}")
+        try:
+            for figure in suite.measure(running, asked.only or suite.GROUPS, quick=asked.quick):
+                figures.append(figure)
+                _say(f"{time.monotonic() - began:4.0f} s  {figure}")
+        except Skipped as reason:
+            _say(str(reason))
+            return
     sys.stdout.write(table(figures) + "\n")
+    sys.stdout.write(", ".join(f"{name} {setting}" for name, setting in settings.items()) + "\n")
     if asked.json:
         run: dict[str, str | int] = {
             "suite": asked.suite,

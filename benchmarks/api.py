@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from benchmarks.database import WIDE, Database, Server, texts
 from benchmarks.provider import Behaviour, Provider, provider
-from benchmarks.queue import REPOSITORY
 from benchmarks.report import Figure
+from benchmarks.usage import REPOSITORY
 
 LATENCY = 0.2  # seconds
 MODEL = "openai:text-embedding-3-small"

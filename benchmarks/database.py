@@ -1,6 +1,7 @@
-"""A Postgres with default settings, on disk, whose databases have two tables of texts.
+"""A Postgres with default settings, on disk, whose databases have tables of texts.
 
-`docs` is watched and `plain` is not; otherwise they are equal.
+`docs` is watched and `plain` is not; `vectorized` is a vectorizer's of pgai, if there is one
+(`benchmarks/pgai.py`). Otherwise they are equal.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import random
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, LiteralString
@@ -21,9 +22,11 @@ import numpy.typing as npt
 import psycopg
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg.types import TypeInfo
 
+from benchmarks.tcp import listening_on_tcp
 from worker.database.embedded import embedded_postgres
 from worker.database.migrations import migrations, seed
 from worker.queue.postgres import PostgresQueue
@@ -33,7 +36,9 @@ TEXTS = 20_000
 LENGTH = 200  # characters of a text
 FILLED_AT_ONCE = 100_000  # rows in one statement
 
-Table = Literal["docs", "plain"]
+Table = Literal["docs", "plain", "vectorized"]
+PGVECTOR = "select default_version from pg_available_extensions where name = 'vector'"
+QUEUES: Mapping[Table, str | None] = {"docs": "public.embedding_queue", "plain": None}
 Connection = psycopg.Connection[TupleRow]
 Vectors = npt.NDArray[np.float32]
 
@@ -44,6 +49,8 @@ class Database:
 
     url: str
     dimensions: int
+    queues: Mapping[Table, str | None] = field(default_factory=lambda: QUEUES)
+    """The tables, and where the jobs of each are."""
 
     def queue(self) -> PostgresQueue:
         return PostgresQueue(self.url, "benchmark")
@@ -73,10 +80,10 @@ class Database:
             connection.execute("vacuum analyze texts")
 
     def empty(self, table: Table) -> None:
-        """Remove all rows and, for the watched table, all jobs."""
-        both = "docs, public.embedding_queue"
+        """Remove all rows and all jobs."""
+        queue = self.queues[table]
         with self.connect() as connection:
-            connection.execute(f"truncate {both if table == 'docs' else table}")
+            connection.execute(f"truncate {table}" + (f", {queue}" if queue else ""))
             # So that the server makes no checkpoint during the measurement.
             connection.execute("checkpoint")
 
@@ -99,8 +106,9 @@ class Database:
 
     def tidy(self) -> None:
         """Vacuum now instead of waiting for autovacuum."""
+        tables = [*self.queues, *filter(None, self.queues.values())]
         with self.connect() as connection:
-            connection.execute("vacuum analyze docs, plain, public.embedding_queue")
+            connection.execute(f"vacuum analyze {', '.join(tables)}")
 
     def check_all_embedded(self, table: Table) -> None:
         """Raise RuntimeError unless every row has its vector and, if watched, its job completed."""
@@ -114,9 +122,10 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server."""
+    """A running server, over its socket and over TCP."""
 
     url: str
+    tcp_url: str
 
     @contextmanager
     def database(self, dimensions: int) -> Iterator[Database]:
@@ -125,22 +134,29 @@ class Server:
         identifier = sql.Identifier(name)
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(sql.SQL("create database {}").format(identifier))
-            database = Database(self._url_of(name), dimensions)
+            database = Database(_with_name(self.url, name), dimensions)
             database.create_tables()
             yield database
             connection.execute(sql.SQL("drop database {} with (force)").format(identifier))
 
     def settings(self) -> dict[str, str]:
-        """Return the version, and the settings that affect performance."""
+        """Return the versions, and the settings that affect performance."""
         names = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size")
         with psycopg.connect(self.url) as connection:
-            return {
+            settings = {
                 name: str(value(connection, "select current_setting(%s)", name)) for name in names
             }
+            return settings | {"pgvector": str(value(connection, PGVECTOR))}
 
-    def _url_of(self, database: str) -> str:
-        head, _, query = self.url.partition("?")
-        return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
+    def over_tcp(self, database: Database) -> Database:
+        """Return the same database, connected to over TCP."""
+        name = str(conninfo_to_dict(database.url)["dbname"])
+        return replace(database, url=_with_name(self.tcp_url, name))
+
+
+def _with_name(url: str, database: str) -> str:
+    head, _, query = url.partition("?")
+    return f"{head.rsplit('/', 1)[0]}/{database}?{query}"
 
 
 @contextmanager
@@ -151,8 +167,9 @@ def server() -> Iterator[Server]:
     with (
         tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=on_disk) as folder,
         embedded_postgres(Path(folder)) as url,
+        listening_on_tcp(url) as urls,
     ):
-        yield Server(url)
+        yield Server(*urls)
 
 
 @cache

@@ -13,19 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import quantiles
 from threading import Event, Thread
 
-from benchmarks.database import Connection, Database, Server, value
-from benchmarks.queue import OF_LOCAL_MODEL, REPOSITORY, Samples
+from benchmarks.database import Connection, Database, Server, Table, value
+from benchmarks.queue import OF_LOCAL_MODEL, Samples
 from benchmarks.report import Figure
+from benchmarks.usage import REPOSITORY
 from benchmarks.work import WARM_UP, claim, complete
 from tests.pgbouncer import NO_PGBOUNCER, pgbouncer, pgbouncer_program
 
 LONGEST_WAIT = 60.0  # seconds
+FIRST_ROW = -1_000_000  # is embedded before the measurement
 WATCHED_EVERY = 0.001  # seconds; the precision of the measurement
 
 # Load from other processes must not throttle the worker: the queue is what is measured.
@@ -52,6 +54,7 @@ class Writer:
     """Inserts rows, and records when a poller saw the vector of each."""
 
     database: Database
+    table: Table = "docs"
     inserted: dict[int, float] = field(default_factory=dict)
     """When the INSERT of each row began."""
     seen: dict[int, float] = field(default_factory=dict)
@@ -69,7 +72,7 @@ class Writer:
 
     def insert(self, connection: Connection, row: int) -> None:
         self.inserted[row] = time.perf_counter()
-        connection.execute(INSERT, [row, f"row {row} of the benchmark"])
+        connection.execute(insert_into(self.table), [row, f"row {row} of the benchmark"])
 
     def latencies(self, rows: Iterable[int]) -> Samples:
         """Return milliseconds, once all vectors exist. Raises RuntimeError if one is missing."""
@@ -82,7 +85,7 @@ class Writer:
         return [1000 * (self.seen[row] - self.inserted[row]) for row in awaited]
 
     def _watch(self) -> None:
-        embedded = "select id from docs where id = any (%s) and embedding is not null"
+        embedded = f"select id from {self.table} where id = any (%s) and embedding is not null"
         with self.database.connect() as connection:
             while not self._ended.wait(WATCHED_EVERY):
                 missing = [row for row in list(self.inserted) if row not in self.seen]
@@ -92,7 +95,8 @@ class Writer:
                     self.seen.update({row: now for (row,) in found})
 
 
-INSERT = "insert into docs (id, body) values (%s, %s)"
+def insert_into(table: Table) -> str:
+    return f"insert into {table} (id, body) values (%s, %s)"
 
 
 def direct(server: Server, size: Size) -> Iterator[Figure]:
@@ -169,7 +173,7 @@ def limit(database: Database, rows: Iterable[int]) -> Samples:
     with database.connect() as connection, database.queue() as queue:
         for row in rows:
             begun = time.perf_counter()
-            connection.execute(INSERT, [row, f"row {row} of the benchmark"])
+            connection.execute(insert_into("docs"), [row, f"row {row} of the benchmark"])
             complete(queue, claim(queue, 1), database.dimensions)
             samples.append(1000 * (time.perf_counter() - begun))
     return samples[WARM_UP:]
@@ -192,37 +196,48 @@ def figures(what: str, samples: Samples, limits: Samples) -> Iterator[Figure]:
 
 
 @contextmanager
-def worker(of_worker: Database, database: Database) -> Iterator[None]:
+def worker(of_worker: Database, database: Database, **settings: str) -> Iterator[None]:
     """Run a `worker run` that has embedded a first row and is waiting."""
+    command = [sys.executable, "-m", "worker", "run"]
     environment = {
-        "PATH": os.environ["PATH"],
         "PYTHONPATH": str(REPOSITORY),
         "DATABASE_URL": of_worker.url,
         **SETTINGS,
+        **settings,
     }
+    waits = "select exists (select from embedding_workers where state = 'waiting')"
+    with service(command, environment, database, "docs", waits):
+        yield
+
+
+@contextmanager
+def service(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    database: Database,
+    table: Table,
+    waits: str = "select true",
+) -> Iterator[None]:
+    """Run a worker that has embedded a first row, and for which the query `waits` is true."""
+    embedded = f"select embedding is not null from {table} where id = {FIRST_ROW}"
     with (
         tempfile.TemporaryDirectory() as folder,  # a folder without a .env
         database.connect() as connection,
         subprocess.Popen(
-            [sys.executable, "-m", "worker", "run"],
+            command,
             cwd=folder,
-            env=environment,
+            env={"PATH": os.environ["PATH"], **environment},
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process,
     ):
         try:
-            connection.execute(INSERT, [-1_000_000, "the first row"])
+            connection.execute(insert_into(table), [FIRST_ROW, "the first row"])
             until = time.monotonic() + LONGEST_WAIT
-            while not value(connection, WAITS):
+            while not all(value(connection, query) for query in (embedded, waits)):
                 if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError("worker run ended, or did not start to wait")
+                    raise RuntimeError(f"{' '.join(command)} ended, or did not start to wait")
                 time.sleep(0.05)
             yield
         finally:
             process.terminate()
-
-
-WAITS = (
-    "select exists (select from embedding_workers where state = 'waiting')"
-    " and (select embedding is not null from docs where id = -1000000)"
-)

@@ -1,7 +1,7 @@
 """A server with OpenAI's embeddings API that does as little work as possible, in its own process.
 
-Its vectors are computed in advance. It may have a limit of requests a minute: a token bucket that
-holds a tenth of the limit. It states the limit in its headers, or not.
+Its vectors are computed in advance, in both encodings of the API. It may have a limit of requests a
+minute: a token bucket that holds a tenth of the limit. It states the limit in its headers, or not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -69,7 +69,8 @@ def provider(dimensions: int) -> Iterator[Provider]:
 
 @dataclass(slots=True)
 class _State:
-    vectors: list[bytes]
+    vectors: Mapping[str, list[bytes]]
+    """The same vectors in JSON, by encoding."""
     behaviour: Behaviour = field(default_factory=Behaviour)
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
@@ -97,11 +98,12 @@ class _State:
         return HEAD % (b"429 Too Many Requests", len(REFUSAL), self._headers(rpm)) + REFUSAL
 
     def _vectors(self, body: bytes, headers: bytes) -> bytes:
-        texts = json.loads(body)["input"]
+        request = json.loads(body)
+        vectors = self.vectors[request.get("encoding_format", "float")]
         items = b",".join(
-            b'{"object":"embedding","index":%d,"embedding":"%s"}'
-            % (index, self.vectors[index % len(self.vectors)])
-            for index in range(len(texts))
+            b'{"object":"embedding","index":%d,"embedding":%s}'
+            % (index, vectors[index % len(vectors)])
+            for index in range(len(request["input"]))
         )
         content = b'{"object":"list","data":[%s],"usage":{"total_tokens":%d}}' % (
             items,
@@ -145,8 +147,12 @@ class _Protocol(asyncio.Protocol):
 
 
 def _serve(pipe: Connection, dimensions: int) -> None:
-    vectors = [base64.b64encode(vector.tobytes()) for vector in some_vectors(dimensions)]
-    asyncio.run(_listen(pipe, _State(vectors)))
+    vectors = some_vectors(dimensions)
+    encoded = {
+        "base64": [b'"%s"' % base64.b64encode(vector.tobytes()) for vector in vectors],
+        "float": [b"[%s]" % b",".join(b"%.9g" % x for x in vector.tolist()) for vector in vectors],
+    }
+    asyncio.run(_listen(pipe, _State(encoded)))
 
 
 async def _listen(pipe: Connection, state: _State) -> None:

@@ -7,17 +7,15 @@ affects both equally.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import LiteralString
 
+from benchmarks import edits
 from benchmarks.database import (
     FILLED_AT_ONCE,
     NARROW,
@@ -30,6 +28,7 @@ from benchmarks.database import (
 )
 from benchmarks.report import Figure
 from benchmarks.statements import insert_texts, statements, write_all_vectors
+from benchmarks.usage import usage
 from benchmarks.work import (
     BATCH,
     WARM_UP,
@@ -47,8 +46,6 @@ from worker.queue.postgres import PostgresQueue
 TINY = 3  # dimensions, where the vectors do not matter
 OF_LOCAL_MODEL = 256  # dimensions
 PREPARED_FROM = 5  # executions: psycopg's own default
-MEGABYTE = 1e6
-REPOSITORY = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +162,31 @@ def triggers(server: Server, size: Size) -> Iterator[Figure]:
                 limits=plain,
                 samples=watched,
                 at_most=statement.at_most,
+            )
+
+
+# -- writers_at_once: the rate of edits by many writers
+
+WRITERS = 8
+
+
+def writers_at_once(server: Server, size: Size) -> Iterator[Figure]:
+    """Edits a second of single rows with one to three watched columns, compared with none."""
+    with server.database(TINY) as database, run_processes(WRITERS) as processes:
+        edits.create_tables(database, size.single_rows)
+        for watched, column in enumerate(edits.COLUMNS, start=1):
+            edits.watch(database, column)
+            rate = partial(edits.edits_per_second, database, processes)
+            limits, rates = alternate(
+                size.close_repetitions,
+                partial(rate, "plain_notes", size.single_rows),
+                partial(rate, "notes", size.single_rows),
+            )
+            yield Figure(
+                what=f"writers_at_once: {WRITERS} writers, watched columns: {watched}",
+                unit="edits/s",
+                limits=limits,
+                samples=rates,
             )
 
 
@@ -412,23 +434,9 @@ def memory(server: Server, size: Size) -> Iterator[Figure]:
 def peak_megabytes(database: Database, rows: int) -> float:
     """Return the peak of a run that embeds `rows` rows. Raises RuntimeError if the run fails."""
     database.refill("docs", rows)
-    with tempfile.TemporaryDirectory() as folder:  # a folder without a .env
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.peak_memory", "worker", "process"],
-            cwd=folder,
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(REPOSITORY),
-                "DATABASE_URL": database.url,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise RuntimeError(f"worker process failed: {done.stderr}")
+    used = usage([sys.executable, "-m", "worker", "process"], {"DATABASE_URL": database.url})
     database.check_all_embedded("docs")
-    return int(done.stdout) / MEGABYTE
+    return used.peak
 
 
 # -- prepared: the cost of not using prepared statements
@@ -458,6 +466,7 @@ Group = Callable[[Server, Size], Iterator[Figure]]
 GROUPS: Mapping[str, Group] = {
     "cycle": cycle,
     "triggers": triggers,
+    "writers_at_once": writers_at_once,
     "claims": claims,
     "views": views,
     "wal": wal,

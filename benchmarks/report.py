@@ -12,6 +12,10 @@ from typing import Literal
 HEADINGS = ("what", "limit", "measured", "ratio", "goal", "verdict")
 
 
+class Skipped(Exception):
+    """A suite cannot run on this machine. The message says why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
     """A measurement with all its samples, and the samples of its limit from the same run.

@@ -19,7 +19,7 @@ Run = Callable[[Connection, Table, int], None]
 class Statement:
     """A statement over `rows` rows of a table, which is in the state `before` first.
 
-    `at_most` is the highest allowed ratio of its duration on a watched table.
+    `at_most` is the highest allowed ratio of its durations on a watched and on a plain table.
     """
 
     what: str
@@ -39,14 +39,19 @@ class Statement:
 def statements(rows: int, singles: int) -> list[Statement]:
     """Return all statements: over many rows at once, or with one transaction for each row."""
     return [
-        Statement("one INSERT … SELECT", rows, "empty", insert_texts, at_most=3.0),
+        Statement("one INSERT … SELECT", rows, "empty", insert_texts, at_most=2.8),
         Statement("one COPY", rows, "empty", partial(_copy, _copy_data(rows))),
         Statement("INSERTs of one row", singles, "empty", _insert_singly),
         Statement("one UPDATE of another column", rows, "embedded", _update_other, at_most=1.1),
         Statement(f"vectors, batches of {BATCH}", rows, "filled", write_all_vectors, at_most=1.15),
-        Statement("one UPDATE of the text", rows, "embedded", _update_text),
-        Statement("UPDATEs of the text of one row", singles, "embedded", _update_text_singly),
+        Statement("one UPDATE of the text", rows, "embedded", _update_text, at_most=6.0),
+        single_edits(singles),
+        Statement("one DELETE", rows, "embedded", _delete),
     ]
+
+
+def single_edits(rows: int) -> Statement:
+    return Statement("UPDATEs of the text of one row", rows, "embedded", _update_text_singly)
 
 
 def insert_texts(connection: Connection, table: Table, rows: int) -> None:
@@ -65,7 +70,7 @@ def write_all_vectors(connection: Connection, table: Table, rows: int) -> None:
 def _bring_into(
     state: State, database: Database, connection: Connection, table: Table, rows: int
 ) -> None:
-    """Fill the table, and embed the rows as in production."""
+    """Fill the table, and embed the rows; those of `docs` as in production."""
     database.empty(table)
     if state != "empty":
         database.fill(table, range(rows))
@@ -75,6 +80,8 @@ def _bring_into(
                 drain(queue, NARROW, BATCH)
         else:
             write_all_vectors(connection, table, rows)
+            if queue_of_other := database.queues[table]:
+                connection.execute(f"truncate {queue_of_other}")
         database.check_all_embedded(table)
     database.tidy()
 
@@ -96,6 +103,10 @@ def _insert_singly(connection: Connection, table: Table, rows: int) -> None:
 
 def _update_other(connection: Connection, table: Table, rows: int) -> None:
     connection.execute(f"update {table} set views = views + 1")
+
+
+def _delete(connection: Connection, table: Table, rows: int) -> None:
+    connection.execute(f"delete from {table}")
 
 
 def _update_text(connection: Connection, table: Table, rows: int) -> None:

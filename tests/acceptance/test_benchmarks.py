@@ -1,0 +1,65 @@
+"""Short runs of benchmarks: which figures they have, whatever their values are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import pgai
+from benchmarks.__main__ import main
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.timeout(1200)  # each starts up to ten processes, slowly on a busy machine
+
+
+def figures(folder: Path, *arguments: str) -> list[dict[str, Any]]:
+    """The figures of a short run."""
+    found = folder / "figures.json"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments, "--quick", "--json", str(found)],
+        cwd=REPOSITORY,
+        check=True,
+    )
+    return json.loads(found.read_text())["figures"]  # type: ignore[no-any-return]
+
+
+def test_statements_and_writers_at_once_are_compared_with_a_plain_table(tmp_path: Path) -> None:
+    found = figures(tmp_path, "queue", "--only", "triggers", "--only", "writers_at_once")
+    assert "triggers: one DELETE" in [figure["what"] for figure in found]
+    assert [figure["what"] for figure in found if figure["unit"] == "edits/s"] == [
+        f"writers_at_once: 8 writers, watched columns: {watched}" for watched in (1, 2, 3)
+    ]
+    assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
+
+
+@pytest.mark.skipif(
+    not pgai.is_installed(), reason="pgai is not installed: `scripts/bench rivals` installs it"
+)
+@pytest.mark.parametrize("groups", [("writers",), ("throughput", "memory"), ("latency",)], ids=str)
+def test_each_group_of_the_rivals_compares_with_pgai(
+    tmp_path: Path, groups: tuple[str, ...]
+) -> None:
+    chosen = [argument for group in groups for argument in ("--only", group)]
+    found = figures(tmp_path, "rivals", *chosen)
+    assert {figure["what"].split(":")[0] for figure in found} == set(groups)
+    assert any(f"limit: pgai {pgai.VERSION}" in figure["what"] for figure in found)
+    assert all(figure["samples"] and figure["limits"] for figure in found)
+
+
+def test_rivals_that_cannot_be_installed_are_skipped_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pgai, "FOLDER", tmp_path / "pgai")
+    monkeypatch.setattr(pgai, "PACKAGES", ("pgai==0.0.0.dev0",))  # there is no such version
+    monkeypatch.setattr(sys, "argv", ["scripts/bench", "rivals", "--quick"])
+    main()
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    reason = stderr.splitlines()[-1]
+    assert reason.startswith(f"pgai {pgai.VERSION} could not be installed, so nothing was compared")
+    assert not pgai.is_installed()
