@@ -115,7 +115,7 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     assert value(hired, "select fail_embeddings(%s, %s, 'rejected', 'too long')", ids, leases) == 1
     [(ids, leases, _, _)] = rows(hired, CLAIM)
     assert value(hired, "select release_embeddings(%s, %s)", ids, leases) == 1
-    assert value(hired, "select requeue_embeddings()") == 1
+    assert value(hired, "select requeued from requeue_embeddings()") == 1
     assert value(hired, "select backfill_embeddings('docs', 'embedding')") == 0
     assert value(hired, "select count_due_embeddings()") == 3
     [(ids, leases, _, _)] = rows(hired, CLAIM)
@@ -578,28 +578,30 @@ CALLED_BY_NOBODY = [
         "embedding",
         """
         add_column after_cursor_sql another_row_works blind_spot change_model changed_jobs
-        check_identity check_lengths check_names check_pattern check_source claim claim_in_parts
-        column_width columns_read complete count_jobs count_pending count_to_embed count_usage
-        counts_and counts_since describe_error diagnose_autovacuum_behind
-        diagnose_autovacuum_off diagnose_column_changed diagnose_dimensions_above_index
-        diagnose_failed_jobs diagnose_function_overloaded diagnose_identity_changed
-        diagnose_index_during_backfill diagnose_index_invalid diagnose_isolation
-        diagnose_match_function_broken diagnose_no_targets diagnose_read_only
-        diagnose_rows_unseen diagnose_schema_owner diagnose_suspended diagnose_table_missing
-        diagnose_table_refused diagnose_timeout_too_short diagnose_triggers_disabled
-        diagnose_triggers_missing diagnose_vector_version drop_triggers due_jobs due_owners
-        due_records due_targets enqueue enqueue_missing enqueue_one everyone fail_exhausted
-        fail_unreadable fault_of_table find_target find_target_of finish_jobs first_jobs
-        fix_text_forms fold_counts follow_names forget grant_to growing_pause is_of_the_server
-        is_ours is_readable is_rewritten is_timeout judge_sql keep_match_function key_columns
-        key_forms key_too_long key_values_sql lease_jobs let_workers_call let_workers_read
-        lock_jobs make_trigger_function make_triggers match_function_name match_functions
-        may_be_inside may_pass missing_records missing_sql open_for_vectors open_table
-        percentile plan_watch planned_width protect_functions protect_relation queue_by_hand
-        queued_id_sql read_sql readable_texts record_id_sql record_match_sql record_model
-        refusals refuse_row refuse_target requeue_target reset_jobs row_trigger_sql settle_sql
-        shortened_id source_sql statement_trigger_sql suspend_target table_problem text_to_embed
-        texts triggered_table trusts visible_character wake write_match_function write_vectors
+        check_identity check_lengths check_names check_pattern check_source claim
+        claim_in_parts column_width columns_read complete count_jobs count_pending
+        count_to_embed count_usage counts_and counts_since describe_error
+        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_column_changed
+        diagnose_dimensions_above_index diagnose_failed_jobs diagnose_function_overloaded
+        diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
+        diagnose_isolation diagnose_match_function_broken diagnose_no_targets
+        diagnose_read_only diagnose_rows_unseen diagnose_schema_owner diagnose_suspended
+        diagnose_table_missing diagnose_table_refused diagnose_timeout_too_short
+        diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version
+        drop_triggers due_jobs due_owners due_records due_targets enqueue enqueue_missing
+        enqueue_one everyone fail_exhausted fail_unreadable failed_jobs failed_since
+        fault_of_table find_target find_target_of finish_jobs first_jobs fix_text_forms
+        fold_counts follow_names forget grant_to growing_pause is_of_the_server is_ours
+        is_readable is_rewritten is_timeout jobs_after judge_sql keep_match_function
+        key_columns key_forms key_too_long key_values_sql lease_jobs let_workers_call
+        let_workers_read lock_jobs make_trigger_function make_triggers match_function_name
+        match_functions may_be_inside may_pass missing_records missing_sql open_for_vectors
+        open_table percentile plan_watch planned_width protect_functions protect_relation
+        queue_by_hand queued_id_sql read_sql readable_texts record_id_sql record_match_sql
+        record_model refusals refuse_row refuse_target requeue_target reset_jobs
+        row_trigger_sql settle_sql shortened_id source_sql statement_trigger_sql
+        suspend_target table_problem text_to_embed texts triggered_table trusts
+        visible_character wake write_match_function write_vectors
         """,
     ),
 ]
