@@ -282,7 +282,8 @@ def views(database: Database, size: Size) -> Iterator[Figure]:
     with database.connect() as connection:
         for query, goal in {COUNT: None, **LOOKS}.items():
             what = f"count(*) of {size.huge_queue:,} jobs" if query is COUNT else query.split()[-1]
-            samples = [query_milliseconds(connection, query) for _ in range(size.claims)]
+            times = size.repetitions if query is COUNT else size.claims
+            samples = [query_milliseconds(connection, query) for _ in range(times)]
             yield Figure(what=f"scale: {what}", unit="ms", samples=samples, at_most=goal)
 
 

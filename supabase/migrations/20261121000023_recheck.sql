@@ -65,7 +65,7 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 set lock_timeout = '1s'
-set statement_timeout = '5s' -- of a call over the Data API, as in requeue_embeddings
+set statement_timeout = '1min' -- of a call over the Data API, as in requeue_embeddings
 as $$
 #variable_conflict use_column
 declare

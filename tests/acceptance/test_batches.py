@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from signal import SIGINT, SIGTERM
 
 import pytest
 
@@ -38,18 +38,21 @@ Interrupt = Callable[..., tuple[int | None, str, str]]
 
 @pytest.fixture
 def interrupt(long_queue: Database, start: Start, connect: Connect) -> Interrupt:
-    """Runs a command, interrupts it in its first batch, and returns how it ended."""
+    """Runs a command, sends it a signal in its first batch, or two, and returns how it ended."""
     holding = connect()
 
-    def interrupt(*command: str, number: int = signal.SIGINT) -> tuple[int | None, str, str]:
+    def interrupt(*command: str, signals: Sequence[int] = (SIGINT,)) -> tuple[int | None, str, str]:
         holding.execute("select pg_advisory_lock(1)")
         process = start(*command)
         eventually(lambda: is_waiting(long_queue), within=30)
-        process.send_signal(number)
+        process.send_signal(signals[0])
         assert process.stderr is not None
         assert process.stderr.readline() == (
             "stopping: finishing this batch (interrupt again to exit at once)\n"
         )
+        for number in signals[1:]:
+            process.send_signal(number)
+            process.wait(30)
         holding.execute("select pg_advisory_unlock(1)")
         stdout, stderr = process.communicate(timeout=60)
         return process.returncode, stdout, stderr
@@ -63,7 +66,7 @@ def is_waiting(db: Database) -> bool:
     return bool(value(db, waiting))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
 @pytest.mark.parametrize(
     ("command", "how_to_go_on"),
     [
@@ -75,10 +78,17 @@ def is_waiting(db: Database) -> bool:
 def test_a_signal_lets_the_batch_end_and_says_how_many_were_requeued(
     long_queue: Database, interrupt: Interrupt, command: str, how_to_go_on: str, number: int
 ) -> None:
-    code, stdout, stderr = interrupt(*command.split(), number=number)
+    code, stdout, stderr = interrupt(*command.split(), signals=[number])
     requeued = statuses(long_queue)["pending"]
     assert 0 < requeued <= 2000
     assert (code, stdout, stderr) == (130, f"Requeued: {requeued}\n", how_to_go_on)
+
+
+def test_a_second_signal_ends_it_at_once(long_queue: Database, interrupt: Interrupt) -> None:
+    code, stdout, _ = interrupt("requeue", "--failed", signals=[SIGINT, SIGTERM])
+    assert (code, stdout) == (130, "")
+    eventually(lambda: not is_waiting(long_queue), within=30)
+    assert statuses(long_queue) == {"failed": JOBS}
 
 
 def test_the_same_command_continues(

@@ -59,7 +59,8 @@ def test_jobs_of_every_status_are_requeued_once_each(docs: Database, queue: Admi
     insert(docs, 5)
     embed(queue, claim(queue, 3))
     claim(queue, 1)
-    requeued, after = [], 0
+    requeued: list[int] = []
+    after: int | None = 0
     while after is not None:
         batch = queue.requeue(status=None, batch=2, after=after)
         requeued.append(batch.requeued)

@@ -180,7 +180,8 @@ class AdminCalls(Calls):
         )
 
     def count_pending(self) -> int:
-        return int(self._transport.read("embedding_progress", {"pending": int})[0]["pending"])
+        counts = self._transport.read("embedding_status", {"pending": int, "processing": int})
+        return sum(target["pending"] + target["processing"] for target in counts)
 
     def status(self) -> list[TargetStatus]:
         return self._read(TargetStatus, "embedding_status", "table_name", "embedding_column")

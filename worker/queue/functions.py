@@ -161,11 +161,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "watch_embeddings": _WATCH,
 }
 
-STATEMENT_TIMEOUTS: dict[str, str] = {
-    "recheck_embeddings": "5s",
-    "reprocess_embeddings": "5s",
-    "requeue_embeddings": "5s",
-}
+STATEMENT_TIMEOUTS: dict[str, str] = {"reprocess_embeddings": "5s", "requeue_embeddings": "5s"}
 """Timeouts of calls over a connection: only the Data API takes them from the function itself."""
 
 # Arguments that always have the same value.
