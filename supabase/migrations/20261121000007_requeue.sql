@@ -55,9 +55,6 @@ create function embedding.jobs_after(
 language plpgsql
 stable
 set search_path = '', pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
 as $$
 begin
     looked_to := (select max(next.id)
@@ -74,8 +71,8 @@ begin
 end $$;
 
 -- Locks up to `batch` failed jobs (null: all) and returns them; of a class, those first that have waited longest.
--- The plan is pinned to the index of failed jobs, and made for the arguments: a class that is given is then a part of
--- the range to read. It is read from the end, so that jobs that fail again meanwhile are not in front.
+-- The plan is made for the arguments: a class that is given is then a part of the range of the index to read. It is read
+-- from the end, so that jobs that fail again meanwhile are not in front.
 create function embedding.failed_jobs(
     batch integer, only_table text, only_column text, only_error_class text, failed_before timestamptz
 )
@@ -83,9 +80,6 @@ returns bigint[]
 language plpgsql
 set search_path = '', pg_temp
 set plan_cache_mode = force_custom_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_sort = off
 as $$
 begin
     return array(

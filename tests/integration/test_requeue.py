@@ -190,10 +190,11 @@ def test_a_batch_reads_only_its_own_jobs(docs: Database, arguments: LiteralStrin
     docs.execute("alter table embedding_queue set (autovacuum_enabled = off)")
     insert(docs, 5000)
     fail_all(docs)
-    with docs.transaction():
-        before = rows_read(docs)
-        docs.execute("select requeue_embeddings(" + arguments + ")")
-        assert rows_read(docs) - before < 1000
+    for _ in range(8):  # Postgres keeps a plan from the sixth call on
+        with docs.transaction():
+            before = rows_read(docs)
+            docs.execute("select requeue_embeddings(" + arguments + ")")
+            assert rows_read(docs) - before < 1000
 
 
 @pytest.mark.over_a_connection
