@@ -41,6 +41,7 @@ from benchmarks.work import (
 )
 from benchmarks.worker_processes import run_processes
 from worker.queue import Job
+from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.postgres import PostgresQueue
 
 TINY = 3  # dimensions, where the vectors do not matter
@@ -58,10 +59,11 @@ class Size:
     single_rows: int = 2_000  # one transaction for each
     short_queue: int = 10_000
     long_queue: int = 1_000_000  # pending, and the same number completed
-    looked_at: int = 5_000_000  # jobs, of every status
+    huge_queue: int = 10_000_000  # jobs, of every status
     small_run: int = 10_000
     large_run: int = 100_000
     claims: int = 30
+    batches: int = 10
     repetitions: int = 3
     close_repetitions: int = 5  # if limit and measurement are close
 
@@ -78,10 +80,11 @@ QUICK = Size(
     single_rows=100,
     short_queue=1_000,
     long_queue=10_000,
-    looked_at=50_000,
+    huge_queue=50_000,
     small_run=500,
     large_run=2_000,
     claims=5,
+    batches=2,
     repetitions=1,
     close_repetitions=1,
 )
@@ -205,15 +208,20 @@ def long_queue(server: Server, size: Size) -> Figure:
         short.refill("docs", size.short_queue)
         make_long_queue(long, size.long_queue, size.long_queue)
         with short.queue() as queue_of_short, long.queue() as queue_of_long:
-            for queue in (queue_of_short, queue_of_long):
-                claim_milliseconds(queue, WARM_UP)
-            few, many = alternate(
-                size.claims,
-                lambda: claim_milliseconds(queue_of_short, 1)[0],
-                lambda: claim_milliseconds(queue_of_long, 1)[0],
-            )
+            few, many = claims_of_both(queue_of_short, queue_of_long, size)
     what = f"claims: {size.long_queue:,} pending + completed against {size.short_queue:,}"
     return Figure(what=what, unit="ms", limits=few, samples=many, at_most=1.5)
+
+
+def claims_of_both(few: PostgresQueue, many: PostgresQueue, size: Size) -> tuple[Samples, Samples]:
+    """Time claims from a short queue and from a long one, in turn."""
+    for queue in (few, many):
+        claim_milliseconds(queue, WARM_UP)
+    return alternate(
+        size.claims,
+        lambda: claim_milliseconds(few, 1)[0],
+        lambda: claim_milliseconds(many, 1)[0],
+    )
 
 
 def make_long_queue(database: Database, completed: int, pending: int) -> None:
@@ -260,28 +268,71 @@ def claim_milliseconds(queue: PostgresQueue, times: int) -> Samples:
     return samples
 
 
-# -- views: the response time of the views with a long queue
-
-LOOKS: Mapping[str, LiteralString] = {
-    "embedding_status": "select * from embedding_status",
-    "embedding_progress": "select * from embedding_progress",
-    "embedding_failures": "select * from embedding_failures",
-    "list_embeddings": "select * from list_embeddings()",
-}
-
-
-def views(server: Server, size: Size) -> Iterator[Figure]:
-    """Milliseconds of each view, and of a count of the same jobs."""
-    with server.database(TINY) as database, database.connect() as connection:
-        make_queue_of_every_status(connection, size.looked_at)
-        looks = {f"count(*) of {size.looked_at:,} jobs": COUNT, **LOOKS}
-        for what, query in looks.items():
-            samples = [query_milliseconds(connection, query) for _ in range(size.claims)]
-            goal = None if query is COUNT else 50.0
-            yield Figure(what=f"views: {what}", unit="ms", samples=samples, at_most=goal)
-
+# -- scale: the views, claims and batches of a command with a queue of every status, of which a
+#    tenth failed
 
 COUNT: LiteralString = "select status, count(*) from embedding_queue group by status"
+
+LOOKS: Mapping[LiteralString, float] = {
+    "select * from embedding_status": 50,
+    "select * from embedding_progress": 50,
+    "select * from embedding_failures": 50,
+    "select * from list_embeddings()": 50,
+    "select * from embedding_stats()": 100,
+}
+"""Queries, and how many milliseconds they may take."""
+
+LONGEST_BATCH = 5_000.0  # milliseconds
+
+
+def scale(server: Server, size: Size) -> Iterator[Figure]:
+    """Milliseconds of each view, of a count of the same jobs, of a claim, and of batches."""
+    with server.database(TINY) as few, server.database(TINY) as many:
+        for database, jobs in ((few, size.short_queue), (many, size.huge_queue)):
+            with database.connect() as connection:
+                make_queue_of_every_status(connection, jobs)
+        yield from views(many, size)
+        with few.queue() as queue_of_few, many.queue() as queue_of_many:
+            limits, samples = claims_of_both(queue_of_few, queue_of_many, size)
+            what = f"scale: claim from {size.huge_queue:,} jobs against {size.short_queue:,}"
+            yield Figure(what=what, unit="ms", limits=limits, samples=samples, at_most=1.5)
+            yield from batches(queue_of_many, size)
+
+
+def views(database: Database, size: Size) -> Iterator[Figure]:
+    """Milliseconds of each view, and of a count of the same jobs."""
+    with database.connect() as connection:
+        for query, goal in {COUNT: None, **LOOKS}.items():
+            what = f"count(*) of {size.huge_queue:,} jobs" if query is COUNT else query.split()[-1]
+            times = size.repetitions if query is COUNT else size.claims
+            samples = [query_milliseconds(connection, query) for _ in range(times)]
+            yield Figure(what=f"scale: {what}", unit="ms", samples=samples, at_most=goal)
+
+
+def batches(queue: PostgresQueue, size: Size) -> Iterator[Figure]:
+    """Milliseconds of a batch of each command that goes through the queue."""
+    after = 0
+
+    def requeue_any() -> None:
+        nonlocal after
+        after = queue.requeue(status=None, after=after).looked_to or 0
+
+    def reprocess() -> None:
+        nonlocal after
+        after = queue.reprocess("*7*", None, None, after, dry_run=False).looked_to or 0
+
+    commands: Mapping[str, Callable[[], object]] = {
+        "requeue --failed": lambda: queue.requeue(status="failed"),
+        "requeue --all": requeue_any,
+        "reprocess": reprocess,
+    }
+    for command, batch in commands.items():
+        yield Figure(
+            what=f"scale: {command}, a batch of {JOBS_IN_ONE_CALL:,} jobs",
+            unit="ms",
+            samples=[milliseconds(batch) for _ in range(size.batches)],
+            at_most=LONGEST_BATCH,
+        )
 
 
 def make_queue_of_every_status(connection: Connection, jobs: int) -> None:
@@ -315,8 +366,12 @@ def make_queue_of_every_status(connection: Connection, jobs: int) -> None:
 
 
 def query_milliseconds(connection: Connection, query: LiteralString) -> float:
+    return milliseconds(lambda: connection.execute(query).fetchall())
+
+
+def milliseconds(action: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    connection.execute(query).fetchall()
+    action()
     return (time.perf_counter() - begun) * 1000
 
 
@@ -468,7 +523,7 @@ GROUPS: Mapping[str, Group] = {
     "triggers": triggers,
     "writers_at_once": writers_at_once,
     "claims": claims,
-    "views": views,
+    "scale": scale,
     "wal": wal,
     "memory": memory,
     "prepared": prepared,

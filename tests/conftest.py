@@ -66,6 +66,7 @@ CONTRACT = (
     "test_recheck",
     "test_recovery",
     "test_reprocess",
+    "test_requeue",
     "test_service",
     "test_stats",
     "test_status_and_search",

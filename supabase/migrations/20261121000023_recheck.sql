@@ -48,7 +48,7 @@ exception
 end $$;
 
 -- Compares the texts of jobs that are completed or skipped with what was embedded, and makes those that differ
--- pending, ten priorities below live edits. Texts that did not change cost nothing. It checks `batch` jobs after
+-- pending, ten priorities below live edits. Texts that did not change cost nothing. It checks up to `batch` jobs after
 -- `after_id`, in the order of their ids, and returns how many it compared, how many of them differ, and the last id that
 -- it checked (null: there are no more). It skips jobs of columns that are disabled or suspended. With `dry_run`
 -- it writes nothing. Raises lock_not_available if a table is locked as a whole.
@@ -70,18 +70,14 @@ as $$
 #variable_conflict use_column
 declare
     target public.embedding_targets;
-    page constant bigint[] := array(
-        select job.id from public.embedding_queue as job
-         where job.id > after_id
-           and (only_table is null or job.table_name = only_table)
-           and (only_column is null or job.embedding_column = only_column)
-         order by job.id limit batch);
+    page bigint[];
     ids bigint[];
     requeued integer;
 begin
     checked := 0;
     changed := 0;
-    looked_to := page[cardinality(page)];
+    select jobs.ids, jobs.looked_to into page, looked_to
+      from embedding.jobs_after(after_id, batch, only_table, only_column) as jobs;
     for target in
         select * from public.embedding_targets as watched
          where watched.enabled and watched.problem is null

@@ -44,6 +44,9 @@ end $$;
 
 -- One row for each target. `coverage` is the percentage of rows with something to embed that have their
 -- vector; null if there are none. The numbers of jobs are always exact.
+--
+-- Rows and due jobs are counted only for a query that selects their columns: Postgres leaves out a left join of an
+-- aggregate that is not used.
 create view public.embedding_status
 with (security_invoker = true)
 as
@@ -59,7 +62,7 @@ select target.table_name,
        job.completed,
        job.failed,
        job.skipped,
-       trunc(100.0 * least(job.completed, wanted.vectors) / nullif(wanted.vectors, 0), 1) as coverage,
+       trunc(100.0 * least(job.completed, counted.wanted) / nullif(counted.wanted, 0), 1) as coverage,
        soon.due,
        soon.oldest_due,
        soon.due_exact
@@ -72,10 +75,15 @@ select target.table_name,
               coalesce(sum(counts.skipped), 0)::bigint as skipped
          from public.embedding_counts as counts
         where counts.target_id = target.id) as job
- cross join lateral embedding.row_count(
-                        target.id, job.pending + job.processing + job.completed + job.failed + job.skipped) as counted
- cross join lateral embedding.count_due(target.id, job.pending) as soon
- cross join lateral (select greatest(counted.rows - job.skipped, 0)) as wanted (vectors);
+  left join lateral (
+       select max(counted.rows) as rows, bool_and(counted.exact) as exact,
+              greatest(max(counted.rows) - job.skipped, 0) as wanted
+         from embedding.row_count(
+                  target.id, job.pending + job.processing + job.completed + job.failed + job.skipped) as counted
+       ) as counted on true
+  left join lateral (
+       select max(due.due) as due, max(due.oldest_due) as oldest_due, bool_and(due.due_exact) as due_exact
+         from embedding.count_due(target.id, job.pending) as due) as soon on true;
 
 -- The failed jobs by class, with the reason of the latest.
 create view public.embedding_failures

@@ -6,7 +6,8 @@
 -- the jobs of the last minutes divided by the seconds that workers spent on them, times the workers that use it now (at
 -- least one). It is known from the first report of a worker on, since jobs and seconds are reported together; null if
 -- nothing was done in the last three minutes. `elapsed_seconds` counts from the start of the present period of work; two
--- minutes without work end it. `eta_seconds` is the time for the pending jobs at that rate; null without a rate.
+-- minutes without work end it. `eta_seconds` is the time for the pending jobs at that rate; null without a rate. Due jobs
+-- are counted only for a query that selects their columns, as in embedding_status.
 create view public.embedding_progress
 with (security_invoker = true)
 as
@@ -35,25 +36,21 @@ with minutes as (
               and known.seen_at > now() - interval '2 minutes') as users
      where by_model.seconds > 0
 ), queued as (
-    select coalesce(sum(job.pending + job.processing), 0)::bigint as pending,
-           coalesce(sum(soon.due), 0)::bigint as due,
-           min(soon.oldest_due) as oldest_due
+    select coalesce(sum(counts.pending + counts.processing), 0)::bigint as pending
       from public.embedding_targets as target
-     cross join lateral (
-           select coalesce(sum(counts.pending), 0)::bigint as pending,
-                  coalesce(sum(counts.processing), 0)::bigint as processing
-             from public.embedding_counts as counts
-            where counts.target_id = target.id) as job
-     cross join lateral embedding.count_due(target.id, job.pending) as soon
+      join public.embedding_counts as counts on counts.target_id = target.id
 )
 select queued.pending,
-       queued.due,
-       queued.oldest_due,
+       soon.due,
+       soon.oldest_due,
        speed.rows_per_second,
        extract(epoch from now() - spell.began)::float8 as elapsed_seconds,
        case when queued.pending = 0 then 0
             else queued.pending / nullif(speed.rows_per_second, 0) end::float8 as eta_seconds
   from queued
+  left join (
+       select coalesce(sum(status.due), 0)::bigint as due, min(status.oldest_due) as oldest_due
+         from public.embedding_status as status) as soon on true
   left join spell on true
   left join speed on true;
 

@@ -23,9 +23,9 @@ exception
 end $$;
 
 -- Makes jobs pending again, as requeue_embeddings does, whatever their status, whose text or record id matches
--- `pattern`: see embedding.texts; only of columns that are worked on. It checks `batch` jobs after `after_id`, in
--- the order of their ids, and returns how many matched, the last id that it checked (null: there are no more), and up
--- to three of the matches. With `dry_run` it writes nothing. Raises lock_not_available if a table is locked as a
+-- `pattern`: see embedding.texts; only of columns that are worked on. It checks up to `batch` jobs after `after_id`,
+-- in the order of their ids, and returns how many matched, the last id that it checked (null: there are no more), and
+-- up to three of the matches. With `dry_run` it writes nothing. Raises lock_not_available if a table is locked as a
 -- whole, since its texts cannot be matched.
 create function public.reprocess_embeddings(
     pattern text,
@@ -41,7 +41,7 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 set lock_timeout = '1s'
-set statement_timeout = '1min'
+set statement_timeout = '5s' -- of a call over the Data API, as in requeue_embeddings
 as $$
 declare
     target public.embedding_targets;
@@ -53,12 +53,8 @@ begin
     perform embedding.check_pattern(pattern);
     matched := 0;
     examples := '[]';
-    page := array(select job.id from public.embedding_queue as job
-                   where job.id > after_id
-                     and (only_table is null or job.table_name = only_table)
-                     and (only_column is null or job.embedding_column = only_column)
-                   order by job.id limit batch);
-    looked_to := page[cardinality(page)];
+    select jobs.ids, jobs.looked_to into page, looked_to
+      from embedding.jobs_after(after_id, batch, only_table, only_column) as jobs;
     for target in
         select * from public.embedding_targets as watched
          where watched.enabled and watched.problem is null

@@ -1,6 +1,6 @@
 -- Why:   people see what was done in a period.
 -- Locks: nothing.
--- Undo:  drop function public.embedding_stats, embedding.percentile;
+-- Undo:  drop function public.embedding_stats, embedding.failed_since, embedding.percentile;
 
 -- The percentile of a histogram in milliseconds, by linear interpolation within its bucket; null without counts.
 -- Bucket i, from 0, counts durations above 10^((i-1)/4) ms (the first: from 0) up to 10^(i/4) ms; the last, with
@@ -24,9 +24,49 @@ as $$
      limit 1;
 $$;
 
+-- How many of the `total` failed jobs of a target and class have failed since `start`. It counts up to 10,000 of them in
+-- the index of failed jobs; if there are more, up to as many that failed before, and subtracts those. `exact` is false
+-- if there are more of both: then more than `failed` have failed since. The plan is pinned, and made for the arguments.
+create function embedding.failed_since(
+    target_id integer, class text, total bigint, start timestamptz, out failed bigint, out exact boolean
+)
+language plpgsql
+stable
+set search_path = '', pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    most_jobs constant integer := 10000;
+    before bigint;
+begin
+    failed := (select count(*)
+                 from (select from public.embedding_queue as job
+                        where job.target_id = failed_since.target_id and job.status = 'failed'
+                          and (job.error_class = class or job.error_class is null and class is null)
+                          and job.updated_at >= start
+                        limit most_jobs) as counted);
+    exact := failed < most_jobs;
+    if exact then
+        return;
+    end if;
+    before := (select count(*)
+                 from (select from public.embedding_queue as job
+                        where job.target_id = failed_since.target_id and job.status = 'failed'
+                          and (job.error_class = class or job.error_class is null and class is null)
+                          and job.updated_at < start
+                        limit most_jobs) as counted);
+    exact := before < most_jobs;
+    if exact then
+        failed := greatest(total - before, failed);
+    end if;
+end $$;
+
 -- What was done in the last `since`, of the 7 days that embedding_usage goes back. Milliseconds are null if
 -- nothing was measured, `cost` (US dollars) if a price is not known. `hours`: what was done in each hour, and how many
--- seconds of that hour are in the period. `failures`: the jobs that failed in that time and still are.
+-- seconds of that hour are in the period. `failures`: the jobs that failed in that time and still are; unless
+-- `failed_exact`, there are more.
 create function public.embedding_stats(since interval default '1 day')
 returns table (
     completed bigint, failed bigint, requests bigint, tokens bigint, cost double precision,
@@ -76,11 +116,15 @@ as $$
                    order by by_hour.hour) as hours
           from by_hour, window_
     ), classes as (
-        select job.error_class, count(*) as failed, max(job.updated_at) as latest_at,
-               (array_agg(job.error_message order by job.updated_at desc))[1] as latest_message
-          from public.embedding_queue as job, window_
-         where job.status = 'failed' and job.updated_at >= window_.start
-         group by job.error_class
+        select known.error_class, sum(recent.failed)::bigint as failed, bool_and(recent.exact) as failed_exact,
+               max(known.latest_at) as latest_at,
+               (array_agg(known.latest_message order by known.latest_at desc))[1] as latest_message
+          from public.embedding_failures as known
+          join public.embedding_targets as target using (table_name, embedding_column)
+         cross join window_
+         cross join lateral embedding.failed_since(target.id, known.error_class, known.failed, window_.start) as recent
+         where known.latest_at >= window_.start
+         group by known.error_class
     )
     select totals.*,
            embedding.percentile(request.counts, 0.5), embedding.percentile(request.counts, 0.95),
@@ -91,5 +135,5 @@ as $$
       from totals, request, lag_, hours;
 $$;
 
-select embedding.protect_functions('embedding.percentile');
+select embedding.protect_functions('embedding.percentile', 'embedding.failed_since');
 select embedding.let_workers_call('public.embedding_stats');

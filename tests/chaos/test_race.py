@@ -150,6 +150,8 @@ CHANGES: dict[str, tuple[int, list[str]]] = {
         ],
     ),
     "requeue": (1, ["select requeue_embeddings(null, only_record => %(id)s::text)"]),
+    "requeue failed": (1, ["select requeue_embeddings(batch => 20)"]),
+    "requeue many": (1, ["select requeue_embeddings(null, batch => 20, after_id => %(id)s)"]),
 }
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from tests.conftest import Database
+from tests.conftest import Database, value
 from worker.embedders.base import Vectors
 from worker.queue import AdminQueue, Completion, Job, Refusal, Scope
 
@@ -78,6 +78,16 @@ def poison_trigger(db: Database, sqlstate: str, timing: str = "before") -> None:
         else (f"{timing} update on docs")
     )
     db.execute(f"create {kind} refuse {at} for each row execute function refuse()")
+
+
+def rows_read(db: Database) -> int:
+    """How many rows of the queue the statements of this transaction have read so far."""
+    found: int = value(
+        db,
+        "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables"
+        " where relname = 'embedding_queue'",
+    )
+    return found
 
 
 def let_nothing_wait(db: Database) -> None:

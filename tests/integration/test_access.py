@@ -115,7 +115,7 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     assert value(hired, "select fail_embeddings(%s, %s, 'rejected', 'too long')", ids, leases) == 1
     [(ids, leases, _, _)] = rows(hired, CLAIM)
     assert value(hired, "select release_embeddings(%s, %s)", ids, leases) == 1
-    assert value(hired, "select requeue_embeddings()") == 1
+    assert value(hired, "select requeued from requeue_embeddings()") == 1
     assert value(hired, "select backfill_embeddings('docs', 'embedding')") == 0
     assert value(hired, "select count_due_embeddings()") == 3
     [(ids, leases, _, _)] = rows(hired, CLAIM)
@@ -588,18 +588,18 @@ CALLED_BY_NOBODY = [
         diagnose_table_missing diagnose_table_refused diagnose_timeout_too_short
         diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version drop_functions
         drop_triggers due_jobs due_owners due_records due_targets enqueue enqueue_edited
-        enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable
-        fault_of_table find_target find_target_of finish_jobs first_jobs fix_text_forms fold_counts
-        follow_names forget grant_to growing_pause is_of_the_server is_ours is_readable is_rewritten
-        is_timeout is_watched_by_statement keep_match_function key_columns key_forms key_too_long
-        key_values_sql lease_jobs let_workers_call let_workers_read lock_sql make_function
-        make_functions make_triggers match_function_name match_functions may_be_inside may_pass
-        missing_records missing_sql open_for_vectors open_table percentile plan_watch planned_width
-        protect_functions protect_relation queue_by_hand queued_id_sql read_sql readable_texts
-        record_id_sql record_match_sql record_model records_to_queue refusals refuse_row
-        refuse_target requeue_target reset_jobs settle shortened_id source_sql suspend_target
-        table_problem text_to_embed texts trigger_sql triggered_table trusts visible_character wake
-        write_match_function write_vectors
+        enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable failed_jobs
+        failed_since fault_of_table find_target find_target_of finish_jobs first_jobs fix_text_forms
+        fold_counts follow_names forget grant_to growing_pause is_of_the_server is_ours is_readable
+        is_rewritten is_timeout is_watched_by_statement jobs_after keep_match_function key_columns
+        key_forms key_too_long key_values_sql lease_jobs let_workers_call let_workers_read lock_sql
+        make_function make_functions make_triggers match_function_name match_functions may_be_inside
+        may_pass missing_records missing_sql open_for_vectors open_table percentile plan_watch
+        planned_width protect_functions protect_relation queue_by_hand queued_id_sql read_sql
+        readable_texts record_id_sql record_match_sql record_model records_to_queue refusals
+        refuse_row refuse_target requeue_target reset_jobs settle shortened_id source_sql
+        suspend_target table_problem text_to_embed texts trigger_sql triggered_table trusts
+        visible_character wake write_match_function write_vectors
         """,
     ),
 ]

@@ -169,7 +169,7 @@ def test_requeued_jobs_are_embedded_anew_even_if_nothing_changed(
 ) -> None:
     insert(docs, 1)
     complete(queue, claim(queue))
-    assert queue.requeue(status="completed") == 1
+    assert queue.requeue(status="completed").requeued == 1
     assert claim_one(queue).content == "text 1"
 
 

@@ -248,7 +248,7 @@ def test_failed_jobs_keep_their_reason_until_they_are_requeued_or_edited(
     )
     docs.execute("update docs set body = 'shorter' where id = 1")
     assert claim_one(queue).content == "shorter"
-    assert queue.requeue(status="failed", error_class="too_long") == 1
+    assert queue.requeue(status="failed", error_class="too_long").requeued == 1
     assert claim_one(queue).record_id == "2"
 
 
@@ -481,7 +481,7 @@ def test_a_job_that_is_embedded_again_and_again_and_never_written_is_failed(
     assert rows(docs, "select error_class, error_message from embedding_queue") == [
         ("unwritten", "embedded 10 times, never written: why")
     ]
-    assert queue.requeue(status="failed") == 1
+    assert queue.requeue(status="failed").requeued == 1
     assert complete(queue, claim(queue)) == []
 
 

@@ -100,7 +100,7 @@ def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: AdminQ
     queue.heartbeat(SCOPE, Report("working", 2, 1, [Usage("test:model", 2, 1, 1, 7, 0.5, 0.25)]))
     queue.report_provider("test", "out", None)
     assert queue.rate("test:model") == 8.0
-    assert queue.requeue(status="failed", error_class="rejected") == 1
+    assert queue.requeue(status="failed", error_class="rejected").requeued == 1
     assert queue.count_due(SCOPE) == 1
     assert (
         queue.search(queue_target(queue), vector_of(jobs[3]), 1)[0].record_id == jobs[3].record_id

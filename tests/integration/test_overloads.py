@@ -30,6 +30,7 @@ LIKE: dict[str, list[str]] = {
     "real": ["double precision", "numeric", "integer"],
     "boolean": ["text"],
     "interval": ["text", "time"],
+    "timestamp with time zone": ["timestamp", "date", "text"],
     "uuid": ["text"],
     "jsonb": ["json", "text"],
     "bytea": ["text"],
@@ -137,7 +138,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.cached("a:b", 3, [job.content_hash])
     assert queue.fail([second], "rejected", "why") == 1
     queue.release([third])
-    assert queue.requeue(status="failed") == 1
+    assert queue.requeue(status="failed").requeued == 1
     queue.list_jobs(["pending"], None, None, 5)
     queue.reprocess("*", None, None, 0, dry_run=True)
     queue.recheck(None, None, 0, 100, dry_run=True)

@@ -72,7 +72,7 @@ def test_two_workers_take_turns_in_one_session(
         one.release(mine[1:])
         assert two.fail(theirs[1:], "rejected", "too long") == 1
         assert complete(one, claim(one, 2)) == []
-        assert two.requeue(status="failed") == 1
+        assert two.requeue(status="failed").requeued == 1
         assert complete(two, claim(two)) == []
         assert (nearest(one, 2), nearest(two, 5)) == (["2"], ["5"])
         assert (
@@ -103,7 +103,7 @@ def test_a_worker_leaves_nothing_behind(docs: Database, narrow: Server, database
         assert [refused.reason for refused in complete(queue, [first])] == ["lost"]
         assert queue.fail([second], "rejected", "too long") == 1
         queue.release([third], timedelta(minutes=1), "later")
-        assert queue.requeue(status="failed") == 1
+        assert queue.requeue(status="failed").requeued == 1
         target = queue.watch("docs", "upper(body)", "other", dimensions=3)
         assert queue.backfill(target, 10) == 5
         with pytest.raises(SettingsError):

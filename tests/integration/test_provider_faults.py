@@ -337,7 +337,7 @@ def test_numbers_that_are_none_fail_their_jobs_and_are_not_written(
         docs, "select distinct error_class from embedding_queue where status = 'failed'"
     ) == [("bad_vector",)]
     nothing_is_wrong(docs)
-    assert queue.requeue(status="failed") == 10
+    assert queue.requeue(status="failed").requeued == 10
     assert runs.drain().completed == 10
 
 

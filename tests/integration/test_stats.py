@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.conftest import fill
 from tests.acceptance.conftest import notes as notes
 from tests.conftest import Database, rows, value
-from tests.integration.jobs import SCOPE, claim, insert
+from tests.integration.jobs import SCOPE, claim, insert, rows_read
 from tests.integration.runs import Runs
 from tests.integration.tables import acting_as
 from worker.queue import AdminQueue, Report, Usage
@@ -115,6 +115,41 @@ def test_what_failed_in_the_span_is_grouped_by_class(docs: Database, queue: Admi
         ("rejected", 2, "nor"),
         ("too_long", 1, "long"),
     ]
+
+
+def test_many_failures_are_counted_exactly_if_few_are_on_one_side_of_the_start(
+    docs: Database, queue: AdminQueue
+) -> None:
+    insert(docs, 20_100)
+
+    def failed(error_class: str | None, of_before: int) -> tuple[int, bool]:
+        docs.execute(
+            "update embedding_queue set status = 'failed', error_class = %s, error_message = 'no',"
+            " updated_at = now() - case when record_id::integer <= %s then interval '2 days'"
+            "   else interval '0' end",
+            [error_class, of_before],
+        )
+        [found] = queue.stats(DAY).failures
+        assert found["error_class"] == error_class
+        return found["failed"], found["failed_exact"]
+
+    assert failed("rejected", 0) == (20_100, True)
+    assert failed(None, 9_999) == (10_101, True)
+    assert failed("rejected", 10_050) == (10_000, False)
+    assert failed(None, 20_000) == (100, True)
+    assert failed("rejected", 20_099) == (1, True)
+
+
+def test_stats_read_few_of_many_failures(docs: Database, queue: AdminQueue) -> None:
+    insert(docs, 30_000)
+    docs.execute(
+        "update embedding_queue set status = 'failed', error_message = 'no', error_class = 'bad'"
+    )
+    docs.execute("vacuum analyze embedding_queue")
+    with docs.transaction():
+        before = rows_read(docs)
+        assert value(docs, "select failures -> 0 ->> 'failed' from embedding_stats()") == "30000"
+        assert rows_read(docs) - before < 15_000
 
 
 def test_a_worker_may_ask(db: Database) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import LiteralString
 
 import numpy as np
 import pytest
 
 from tests.conftest import Database, migrate, rows, value
-from tests.integration.jobs import SCOPE, claim
+from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.tables import Table, embed, embed_all, refusal
+from worker.errors import WorkerError
 from worker.queue import AdminQueue, Match, Target, TargetStatus
 from worker.queue.data_api import DataApiQueue
 from worker.queue.postgres import PostgresQueue
@@ -21,6 +24,8 @@ def status(queue: AdminQueue) -> TargetStatus:
 
 
 # -- status
+
+COUNT_DUE: LiteralString = "select count_due_embeddings()"
 
 
 def test_a_table_without_rows_has_no_coverage(docs: Database, queue: AdminQueue) -> None:
@@ -123,9 +128,9 @@ def test_the_oldest_due_is_that_of_the_jobs_that_wait(docs: Database, queue: Adm
 def test_a_lease_that_ran_out_is_due_again(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (1, 'one')")
     claim(queue)
-    assert status(queue).due == queue.count_due(SCOPE) == 0
+    assert (status(queue).due, queue.count_due(SCOPE), value(docs, COUNT_DUE)) == (0, 0, 0)
     docs.execute("update embedding_queue set lease_expires_at = now()")
-    assert status(queue).due == queue.count_due(SCOPE) == 1
+    assert (status(queue).due, queue.count_due(SCOPE), value(docs, COUNT_DUE)) == (1, 1, 1)
 
 
 def test_a_problem_is_shown_and_what_waits_for_it_is_not_due(
@@ -138,7 +143,59 @@ def test_a_problem_is_shown_and_what_waits_for_it_is_not_due(
     found = status(queue)
     assert "column" in str(found.problem)
     assert (found.pending, found.rows, found.coverage) == (1, None, None)
-    assert queue.count_due(SCOPE) == 0
+    assert (queue.count_due(SCOPE), value(docs, COUNT_DUE)) == (0, 0)
+
+
+def test_due_jobs_are_counted_by_table_and_column(docs: Database, queue: AdminQueue) -> None:
+    docs.execute("select watch_embeddings('docs', 'views', 'other', dimensions => 3)")
+    insert(docs, 3)
+    scopes = [SCOPE, replace(SCOPE, table="docs", column="other"), replace(SCOPE, table="notes")]
+    assert [queue.count_due(scope) for scope in scopes] == [6, 3, 0]
+    docs.execute("update embedding_targets set enabled = false where embedding_column = 'other'")
+    assert [queue.count_due(scope) for scope in scopes] == [3, 0, 0]
+
+
+def test_where_due_jobs_would_take_long_to_count_the_pending_ones_are_taken(
+    docs: Database, queue: AdminQueue
+) -> None:
+    insert(docs, 10_050)
+    docs.execute(
+        "update embedding_queue set available_at = now() + interval '1 h' where record_id = '1'"
+    )
+    assert not status(queue).due_exact
+    assert queue.count_due(SCOPE) == 10_050
+
+
+def refuse_to_count(db: Database, function: LiteralString) -> None:
+    """Replace what counts due jobs, or rows, by a function that raises."""
+    counted: LiteralString = (
+        "count_due(target_id integer, pending bigint, out due bigint,"
+        " out oldest_due timestamptz, out due_exact boolean)"
+        if function == "count_due"
+        else "row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)"
+    )
+    db.execute(
+        "create or replace function embedding." + counted + " language plpgsql volatile"
+        " as $$ begin raise exception 'counted'; end $$"
+    )
+
+
+def test_due_jobs_are_counted_only_for_who_asks_for_them(docs: Database, queue: AdminQueue) -> None:
+    insert(docs, 2)
+    refuse_to_count(docs, "count_due")
+    with pytest.raises(WorkerError, match="counted"):
+        queue.status()
+    assert [(found.rows, found.completed) for found in queue.coverage()] == [(2, 0)]
+    assert (queue.count_pending(), queue.progress().pending) == (2, 2)
+
+
+def test_rows_are_counted_only_for_who_asks_for_them(docs: Database, queue: AdminQueue) -> None:
+    insert(docs, 2)
+    refuse_to_count(docs, "row_count")
+    with pytest.raises(WorkerError, match="counted"):
+        queue.coverage()
+    assert queue.count_due(SCOPE) == 2
+    assert rows(docs, "select pending, due from embedding_progress") == [(2, 2)]
 
 
 def test_a_table_that_is_gone_does_not_hide_the_others(docs: Database, queue: AdminQueue) -> None:

@@ -439,7 +439,7 @@ def test_a_target_that_truncates_by_now_takes_up_what_failed_when_it_is_requeued
     assert runs.drain().failed == 1
     texts.execute("select watch_embeddings('docs', 'body', 'embedding', on_too_long => 'truncate')")
     assert statuses(texts) == {"failed": 1}, "watching again alone does not start it over"
-    assert queue.requeue(status="failed", error_class="too_long") == 1
+    assert queue.requeue(status="failed", error_class="too_long").requeued == 1
     assert runs.drain().completed == 1
     assert rows(texts, "select truncated_to > 0, model from embedding_queue") == [(True, MODEL)]
 

@@ -17,7 +17,7 @@ class Told(list[tuple[str, dict[str, object]]]):
 
 
 class OutOfReach:
-    def progress(self) -> Any:
+    def count_pending(self) -> Any:
         raise Unreachable("gone")
 
 

@@ -66,7 +66,7 @@ FAILURE = Failure("notes", "embedding", "rejected", 3, "it was refused " * 20, a
 LOOK = StatusSnapshot(
     at=NOW,
     columns=[COLUMN],
-    progress=QueueProgress(0, 0, None, None, None, None),
+    progress=QueueProgress(0, None, None, None),
     workers=[],
     failures=[],
     providers=[],
@@ -78,7 +78,7 @@ FULL = replace(
     workers=[replace(WORKER, worker=f"host:{i}:abcdef", cause="paused " * 20) for i in range(10)],
     failures=[FAILURE] * 10,
     providers=[StoppedProvider(f"p{i}", "401 " * 50, "Mend it.", NOW, NOW) for i in range(3)],
-    progress=QueueProgress(10**7, 10**7, ago(86_399), 12345.6, 86_399, 86_399),
+    progress=QueueProgress(10**7, 12345.6, 86_399, 86_399),
 )
 HOSTILE = "a\x1b[31m\x9b2Jb\nc\x07[red]d[/red]\u202e"
 
@@ -124,7 +124,7 @@ def test_what_is_not_known_is_unknown() -> None:
 
 
 def test_how_fast_it_goes() -> None:
-    progress = QueueProgress(500, 400, ago(70), 12.5, 725, 40)
+    progress = QueueProgress(500, 12.5, 725, 40)
     workers = [WORKER, replace(WORKER, worker="host:2:abcdef", seen_at=ago(121))]
     lines = shown(replace(LOOK, progress=progress, workers=workers))
     assert lines[3:] == [
@@ -249,12 +249,12 @@ def test_the_figures_of_nothing() -> None:
 
 def test_the_figures_of_columns_and_workers() -> None:
     columns = [
-        replace(COLUMN, failed=2, coverage=80.0),
-        replace(COLUMN, failed=3),
+        replace(COLUMN, failed=2, coverage=80.0, due=4, oldest_due=ago(70)),
+        replace(COLUMN, failed=3, due=3, oldest_due=ago(400)),
         replace(COLUMN, coverage=None),
     ]
     workers = [WORKER, WORKER, replace(WORKER, seen_at=ago(300))]
-    progress = QueueProgress(9, 7, ago(400), 3.5, 60, 2)
+    progress = QueueProgress(9, 3.5, 60, 2)
     figures = replace(LOOK, columns=columns, workers=workers, progress=progress).figures()
     assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0]
 

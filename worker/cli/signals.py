@@ -13,8 +13,13 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stopped_by_signals(*, say_so: bool = True) -> Iterator[Event]:
-    """Yield an event that SIGINT and SIGTERM set. The second signal exits at once."""
+def stopped_by_signals(
+    finishing: str = "requests in flight", *, say_so: bool = True
+) -> Iterator[Event]:
+    """Yield an event that SIGINT and SIGTERM set. The second signal exits at once.
+
+    `finishing`: what is finished after the first.
+    """
     stop = Event()
 
     def on_signal() -> None:
@@ -22,7 +27,7 @@ def stopped_by_signals(*, say_so: bool = True) -> Iterator[Event]:
             raise KeyboardInterrupt
         stop.set()
         if say_so:
-            say("stopping: finishing requests in flight (interrupt again to exit at once)")
+            say(f"stopping: finishing {finishing} (interrupt again to exit at once)")
 
     with _handled(on_signal):
         yield stop

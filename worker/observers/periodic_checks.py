@@ -52,7 +52,7 @@ class EveryMinute:
 
     def _pending(self) -> int | None:
         try:
-            return self._queue.progress().pending
+            return self._queue.count_pending()
         except WorkerError:  # the run waits for the database by itself
             return None
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from threading import Event
 from typing import Any, Literal
 
-from worker.errors import Busy, SettingsError, StatementTimeout
+from worker.errors import SettingsError, StatementTimeout
+from worker.operations.batches import batches
 from worker.operations.session import select
-from worker.queue import AdminQueue, ListedJob, Reprocessed
+from worker.queue import AdminQueue, ListedJob, Reprocessed, Requeued
 
 MOST_EXAMPLES = 3
 CHANGED = "changed"  # the error class of a text that changed between two reads
@@ -43,44 +46,81 @@ def requeue(
     column: str | None = None,
     record: str | None = None,
     error_class: str | None = None,
+    stop: Event | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Make failed jobs pending again; with a `status` of None, jobs of every status.
 
-    The other arguments narrow them down. Returns how many.
+    The other arguments narrow them down. Returns how many. A job that fails again meanwhile is not
+    requeued twice. Set `stop` from another thread to end after the current batch. `on_batch` is
+    called after every batch, with how many were requeued so far.
     """
-    return queue.requeue(
-        status=status,
-        table=select(queue, table, column).table,
-        column=column,
-        record=record,
-        error_class=error_class,
-    )
+    only_table = select(queue, table, column).table
+    began: datetime | None = None
+
+    def requeue_batch(after: int) -> Requeued:
+        nonlocal began
+        batch = queue.requeue(
+            status=status,
+            table=only_table,
+            column=column,
+            record=record,
+            error_class=error_class,
+            after=after,
+            failed_before=began,
+        )
+        began = began or batch.called_at
+        return batch
+
+    requeued = 0
+    for batch in batches(requeue_batch, stop):
+        requeued += batch.requeued
+        on_batch(requeued)
+    return requeued
 
 
 def find_matches(
-    queue: AdminQueue, pattern: str, *, table: str | None = None, column: str | None = None
+    queue: AdminQueue,
+    pattern: str,
+    *,
+    table: str | None = None,
+    column: str | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> Matches:
-    """Find the records that `reprocess` would embed again, and change nothing."""
+    """Find the records that `reprocess` would embed again, and change nothing.
+
+    `on_batch` is called after every batch, with how many match so far.
+    """
     matched = 0
     examples: list[dict[str, Any]] = []
     only_table = select(queue, table, column).table
-    for stretch in _stretches(queue, pattern, only_table, column, dry_run=True):
-        matched += stretch.matched
-        examples += stretch.examples[: MOST_EXAMPLES - len(examples)]
+    for batch in _matching(queue, pattern, only_table, column, None, dry_run=True):
+        matched += batch.matched
+        examples += batch.examples[: MOST_EXAMPLES - len(examples)]
+        on_batch(matched)
     return Matches(matched, examples)
 
 
 def reprocess(
-    queue: AdminQueue, pattern: str, *, table: str | None = None, column: str | None = None
+    queue: AdminQueue,
+    pattern: str,
+    *,
+    table: str | None = None,
+    column: str | None = None,
+    stop: Event | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Make the jobs pending whose whole text or id matches a pattern. Returns how many.
 
-    A pattern has * and ?, or begins with ~ and is a regular expression. Raises SettingsError if the
-    pattern takes too long.
+    A pattern has * and ?, or begins with ~ and is a regular expression. `stop` and `on_batch` are
+    as for `requeue`. Raises SettingsError if the pattern takes too long.
     """
+    requeued = 0
     only_table = select(queue, table, column).table
-    stretches = _stretches(queue, pattern, only_table, column, dry_run=False)
-    return sum(stretch.matched for stretch in stretches)
+    for batch in _matching(queue, pattern, only_table, column, stop, dry_run=False):
+        requeued += batch.matched
+        on_batch(requeued)
+    return requeued
 
 
 def find_unsteady_jobs(queue: AdminQueue, table: str | None, column: str | None) -> list[ListedJob]:
@@ -89,20 +129,22 @@ def find_unsteady_jobs(queue: AdminQueue, table: str | None, column: str | None)
     return [job for job in jobs if job.error_class == CHANGED]
 
 
-def _stretches(
-    queue: AdminQueue, pattern: str, table: str | None, column: str | None, *, dry_run: bool
+def _matching(
+    queue: AdminQueue,
+    pattern: str,
+    table: str | None,
+    column: str | None,
+    stop: Event | None,
+    *,
+    dry_run: bool,
 ) -> Iterator[Reprocessed]:
-    """Go through the queue in batches."""
-    after: int | None = 0
-    while after is not None:
-        try:
-            stretch = queue.reprocess(pattern, table, column, after, dry_run=dry_run)
-        except StatementTimeout:
-            raise SettingsError(
-                "the pattern takes more than a minute for a few thousand texts",
-                "Make it simpler, and narrow it down with --table and --column.",
-            ) from None
-        except Busy as locked:
-            raise Busy(locked.cause, "Try again when that session is done with it.") from None
-        yield stretch
-        after = stretch.looked_to
+    """Go through the queue for what matches."""
+    try:
+        yield from batches(
+            lambda after: queue.reprocess(pattern, table, column, after, dry_run=dry_run), stop
+        )
+    except StatementTimeout:
+        raise SettingsError(
+            "the pattern takes more than five seconds for a single text",
+            "Make it simpler, and narrow it down with --table and --column.",
+        ) from None

@@ -41,9 +41,21 @@ class StatusSnapshot:
         return [command for command in self.commands if command.desired_state != "work"]
 
     @property
+    def due(self) -> int:
+        """How many jobs are due; a lower bound, unless it is exact for each column."""
+        return sum(column.due for column in self.columns)
+
+    @property
+    def oldest_due(self) -> datetime | None:
+        """Since when the oldest due job has been due."""
+        return min(
+            (column.oldest_due for column in self.columns if column.oldest_due), default=None
+        )
+
+    @property
     def waiting_for(self) -> float:
         """For how many seconds the oldest due job has been due; 0 if none is due."""
-        since = self.progress.oldest_due
+        since = self.oldest_due
         return max((self.at - since).total_seconds(), 0) if since else 0
 
     def is_silent(self, worker: WorkerStatus) -> bool:
@@ -56,7 +68,7 @@ class StatusSnapshot:
         covered = [column.coverage for column in self.columns if column.coverage is not None]
         return {
             "oldest_due": self.waiting_for,
-            "due": self.progress.due,
+            "due": self.due,
             "pending": self.progress.pending,
             "failed": sum(column.failed for column in self.columns),
             "coverage": min(covered, default=None),
@@ -73,7 +85,12 @@ class StatusSnapshot:
             "failures": [asdict(failure) for failure in self.failures],
             "providers": [asdict(provider) for provider in self.providers],
             "commands": [asdict(command) for command in self.commands],
-            "progress": asdict(self.progress),
+            "progress": {
+                "pending": self.progress.pending,
+                "due": self.due,
+                "oldest_due": self.oldest_due,
+                **asdict(self.progress),
+            },
             "workers": [
                 asdict(worker) | {"silent": self.is_silent(worker)} for worker in self.workers
             ],

@@ -66,11 +66,8 @@ def parse_percent(given: str | None) -> float | None:
 def measure_coverage(queue: AdminQueue, scope: Scope) -> Coverage:
     """Measure the coverage of a scope. Raises SettingsError if rows cannot be counted."""
     rows = vectors = 0
-    for column in queue.status():
-        if scope.table in (None, column.table_name) and scope.column in (
-            None,
-            column.embedding_column,
-        ):
+    for column in queue.coverage():
+        if scope.includes(column.table_name, column.embedding_column):
             if column.rows is None:
                 raise SettingsError(
                     f"the rows of {column.table_name} cannot be counted, so --until cannot be used",

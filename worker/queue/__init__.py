@@ -12,6 +12,7 @@ from worker.queue.jobs import (
     Refusal,
     RefusalReason,
     Reprocessed,
+    Requeued,
     Scope,
     SettledStatus,
 )
@@ -25,6 +26,7 @@ from worker.queue.reports import (
     QueueProgress,
     Session,
     Stats,
+    TargetCoverage,
     TargetStatus,
 )
 from worker.queue.search import Match
@@ -65,6 +67,7 @@ __all__ = [
     "RefusalReason",
     "Report",
     "Reprocessed",
+    "Requeued",
     "Scope",
     "Session",
     "SettledStatus",
@@ -72,6 +75,7 @@ __all__ = [
     "Stats",
     "StoppedProvider",
     "Target",
+    "TargetCoverage",
     "TargetStatus",
     "Usage",
     "WatchOptions",

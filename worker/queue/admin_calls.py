@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
 
 from worker.database.migrations import check_version
 from worker.queue.calls import Calls
-from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Scope
-from worker.queue.reports import Estimate, Failure, Finding, QueueProgress, Stats, TargetStatus
+from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Requeued, Scope
+from worker.queue.portion import JOBS_IN_ONE_CALL
+from worker.queue.reports import (
+    Estimate,
+    Failure,
+    Finding,
+    QueueProgress,
+    Stats,
+    TargetCoverage,
+    TargetStatus,
+)
 from worker.queue.search import Match
 from worker.queue.targets import Target, resolve_table, watched_by
 from worker.queue.transports import columns_of
 from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider, WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _DueJobs:
+    """The columns of embedding_status about due jobs. It counts nothing for the others."""
+
+    table_name: str
+    embedding_column: str
+    enabled: bool
+    problem: str | None
+    pending: int
+    due: int
+    due_exact: bool
 
 
 class AdminCalls(Calls):
@@ -69,16 +92,21 @@ class AdminCalls(Calls):
         column: str | None = None,
         record: str | None = None,
         error_class: str | None = None,
-    ) -> int:
-        return int(
-            self._call(
-                "requeue_embeddings",
-                only_status=status,
-                only_table=table,
-                only_column=column,
-                only_record=record,
-                only_error_class=error_class,
-            )
+        after: int = 0,
+        batch: int = JOBS_IN_ONE_CALL,
+        failed_before: datetime | None = None,
+    ) -> Requeued:
+        return self._batch(
+            Requeued,
+            "requeue_embeddings",
+            batch,
+            only_status=status,
+            only_table=table,
+            only_column=column,
+            only_record=record,
+            only_error_class=error_class,
+            after_id=after,
+            failed_before=failed_before,
         )
 
     def list_jobs(
@@ -94,30 +122,44 @@ class AdminCalls(Calls):
         )
 
     def reprocess(
-        self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
+        self,
+        pattern: str,
+        table: str | None,
+        column: str | None,
+        after: int,
+        batch: int = JOBS_IN_ONE_CALL,
+        *,
+        dry_run: bool,
     ) -> Reprocessed:
-        return self._rows(
+        return self._batch(
             Reprocessed,
             "reprocess_embeddings",
+            batch,
             pattern=pattern,
             only_table=table,
             only_column=column,
             after_id=after,
             dry_run=dry_run,
-        )[0]
+        )
 
     def recheck(
-        self, table: str | None, column: str | None, after: int, batch: int, *, dry_run: bool
+        self,
+        table: str | None,
+        column: str | None,
+        after: int,
+        batch: int = JOBS_IN_ONE_CALL,
+        *,
+        dry_run: bool,
     ) -> Rechecked:
-        return self._rows(
+        return self._batch(
             Rechecked,
             "recheck_embeddings",
+            batch,
             only_table=table,
             only_column=column,
             after_id=after,
-            batch=batch,
             dry_run=dry_run,
-        )[0]
+        )
 
     def stats(self, since: timedelta) -> Stats:
         return self._rows(Stats, "embedding_stats", since=since)[0]
@@ -129,12 +171,23 @@ class AdminCalls(Calls):
         return self._read(StandingCommand, "embedding_control", "worker")
 
     def count_due(self, scope: Scope) -> int:
-        return int(
-            self._call("count_due_embeddings", only_table=scope.table, only_column=scope.column)
+        return sum(
+            target.due if target.due_exact else target.pending
+            for target in self._read(_DueJobs, "embedding_status")
+            if target.enabled
+            and not target.problem
+            and scope.includes(target.table_name, target.embedding_column)
         )
+
+    def count_pending(self) -> int:
+        counts = self._transport.read("embedding_status", {"pending": int, "processing": int})
+        return sum(target["pending"] + target["processing"] for target in counts)
 
     def status(self) -> list[TargetStatus]:
         return self._read(TargetStatus, "embedding_status", "table_name", "embedding_column")
+
+    def coverage(self) -> list[TargetCoverage]:
+        return self._read(TargetCoverage, "embedding_status")
 
     def progress(self) -> QueueProgress:
         return self._read(QueueProgress, "embedding_progress")[0]

@@ -32,6 +32,15 @@ class Calls:
         rows = self._transport.rows(function, arguments, columns_of(made))
         return [made(**row) for row in rows]
 
+    def _batch(
+        self, made: type[Made], function: LiteralString, batch: int, **arguments: Any
+    ) -> Made:
+        """Return the object of the only row of a function for a batch, or for a smaller one if
+        that takes too long."""
+        return self._portion.within_time(
+            batch, lambda size: self._rows(made, function, **arguments, batch=size)[0]
+        )
+
     def _read(self, made: type[Made], view: LiteralString, *order: str) -> list[Made]:
         """Return an object for each row of a table or view, in the order of these columns."""
         return [made(**row) for row in self._transport.read(view, columns_of(made), *order)]

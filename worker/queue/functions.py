@@ -66,7 +66,6 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "costs": "real[]",
     },
     "control_embeddings": {"desired_state": "text", "worker": "text"},
-    "count_due_embeddings": {"only_table": "text", "only_column": "text"},
     "diagnose_embeddings": {},
     "embedding_database_load": {},
     "embedding_command": {"worker": "text"},
@@ -146,6 +145,9 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "only_column": "text",
         "only_record": "text",
         "only_error_class": "text",
+        "after_id": "bigint",
+        "batch": "integer",
+        "failed_before": "timestamp with time zone",
     },
     "sample_embeddings": {"sample": "integer"},
     "search_embeddings": {
@@ -159,7 +161,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "watch_embeddings": _WATCH,
 }
 
-STATEMENT_TIMEOUTS: dict[str, str] = {"reprocess_embeddings": "1min"}
+STATEMENT_TIMEOUTS: dict[str, str] = {"reprocess_embeddings": "5s", "requeue_embeddings": "5s"}
 """Timeouts of calls over a connection: only the Data API takes them from the function itself."""
 
 # Arguments that always have the same value.
@@ -167,7 +169,6 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {
     "announce_embedding_event": {"quiet": "15 minutes"},
     "estimate_embeddings": {"sample": 200},
     "list_embeddings": {"preview_characters": 200},
-    "reprocess_embeddings": {"batch": 2000},
     "preview_watch_embeddings": {"priority": None, "debounce": None, "on_change": None},
     "sample_embeddings": {"sample": 100},
     "watch_embeddings": {"priority": None, "debounce": None, "on_change": None},

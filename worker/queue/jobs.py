@@ -125,6 +125,10 @@ class Scope:
     table: str | None = None
     column: str | None = None
 
+    def includes(self, table: str, column: str) -> bool:
+        """Whether the scope includes the jobs of a column."""
+        return self.table in (None, table) and self.column in (None, column)
+
 
 @dataclass(frozen=True, slots=True)
 class ListedJob:
@@ -146,6 +150,18 @@ class ListedJob:
     error_message: str | None
     updated_at: datetime
     preview: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """How many jobs of a batch were made pending again, and by the database's clock when.
+
+    The batch ends at the job `looked_to` (None: there are no more).
+    """
+
+    requeued: int
+    looked_to: int | None
+    called_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from worker.errors import StatementTimeout
 
+JOBS_IN_ONE_CALL = 2000  # of a command that goes through the queue: a fraction of a second
 CALLS_UNTIL_MORE = 20  # that succeed, until twice as much is tried
 
 Result = TypeVar("Result")

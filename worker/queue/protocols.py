@@ -20,8 +20,10 @@ from worker.queue.jobs import (
     Rechecked,
     Refusal,
     Reprocessed,
+    Requeued,
     Scope,
 )
+from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.reports import (
     DatabaseLoad,
     Estimate,
@@ -30,6 +32,7 @@ from worker.queue.reports import (
     QueueProgress,
     Session,
     Stats,
+    TargetCoverage,
     TargetStatus,
 )
 from worker.queue.search import Match
@@ -149,8 +152,15 @@ class AdminQueue(Queue, Protocol):
         column: str | None = None,
         record: str | None = None,
         error_class: str | None = None,
-    ) -> int:
-        """Make the jobs pending again that match all given arguments. Returns how many."""
+        after: int = 0,
+        batch: int = JOBS_IN_ONE_CALL,
+        failed_before: datetime | None = None,
+    ) -> Requeued:
+        """Make jobs pending again that match all given arguments, at most `batch` of them.
+
+        The batch begins after the job `after`. A job that failed since `failed_before` is left
+        out if `status` is failed; it is not used otherwise.
+        """
 
     def list_jobs(
         self, statuses: Sequence[str], table: str | None, column: str | None, limit: int
@@ -158,20 +168,34 @@ class AdminQueue(Queue, Protocol):
         """Return the first jobs in these states, with the beginnings of their texts."""
 
     def reprocess(
-        self, pattern: str, table: str | None, column: str | None, after: int, *, dry_run: bool
+        self,
+        pattern: str,
+        table: str | None,
+        column: str | None,
+        after: int,
+        batch: int = JOBS_IN_ONE_CALL,
+        *,
+        dry_run: bool,
     ) -> Reprocessed:
-        """Make jobs pending whose text or id matches, in the next batch of the queue.
+        """Make jobs pending whose text or id matches.
 
-        The batch begins after the job `after`. Raises StatementTimeout after a minute.
+        Checks the next jobs after the job `after`, at most `batch` of them. Raises Busy if a table
+        is locked as a whole, and StatementTimeout if a single text takes too long.
         """
 
     def recheck(
-        self, table: str | None, column: str | None, after: int, batch: int, *, dry_run: bool
+        self,
+        table: str | None,
+        column: str | None,
+        after: int,
+        batch: int = JOBS_IN_ONE_CALL,
+        *,
+        dry_run: bool,
     ) -> Rechecked:
         """Compare texts with what was embedded, and make the jobs of those that differ pending.
 
-        Checks the next `batch` jobs after the job `after`. Raises Busy if a table is locked as a
-        whole.
+        Checks the next jobs after the job `after`, at most `batch` of them. Raises Busy if a table
+        is locked as a whole.
         """
 
     def stats(self, since: timedelta) -> Stats:
@@ -187,10 +211,19 @@ class AdminQueue(Queue, Protocol):
         """Return the commands from `control` that are still in force, by worker."""
 
     def count_due(self, scope: Scope) -> int:
-        """Return how many jobs of the scope are due now."""
+        """Return how many jobs of the scope are due now.
+
+        Where it would take long to count them (see `TargetStatus.due_exact`), how many are pending.
+        """
+
+    def count_pending(self) -> int:
+        """Return how many jobs are pending or in processing."""
 
     def status(self) -> list[TargetStatus]:
         """Return the progress of every watched column."""
+
+    def coverage(self) -> list[TargetCoverage]:
+        """Return how many rows of every watched column have their vector."""
 
     def progress(self) -> QueueProgress:
         """Return the progress of all columns together, and their rate."""

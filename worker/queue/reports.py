@@ -36,6 +36,17 @@ class TargetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetCoverage:
+    """The part of the progress of a watched column that says how many rows have their vector."""
+
+    table_name: str
+    embedding_column: str
+    rows: int | None
+    completed: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueueProgress:
     """The progress of all columns together, and the rate of all workers: see embedding_progress.
 
@@ -44,8 +55,6 @@ class QueueProgress:
     """
 
     pending: int
-    due: int
-    oldest_due: datetime | None
     rows_per_second: float | None
     elapsed_seconds: float | None
     eta_seconds: float | None
@@ -69,7 +78,8 @@ class Stats:
 
     Milliseconds are None if nothing was measured, `cost` (US dollars) if a price is unknown.
     `hours` has the `hour`, jobs `completed` and `failed`, and the `seconds` of it in the period;
-    `failures` the `error_class`, how many `failed`, `latest_message` and `latest_at`.
+    `failures` the `error_class`, how many `failed` (more, unless `failed_exact`), `latest_message`
+    and `latest_at`.
     """
 
     completed: int

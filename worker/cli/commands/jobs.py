@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
+from threading import Event
+from typing import Literal
 
 from worker.cli.console import ProgressLine, confirmed, out, out_json, say
 from worker.cli.environment import load_settings
@@ -29,12 +31,18 @@ from worker.cli.render.forecast import print_forecast
 from worker.cli.render.jobs import print_job, print_matches
 from worker.cli.render.text import counted, name_of
 from worker.cli.render.unserved import report_unserved
+from worker.cli.signals import stopped_by_signals
 from worker.errors import SettingsError
 from worker.operations import backfill as enqueuing
 from worker.operations import jobs
 from worker.operations.estimate import estimate
 from worker.operations.session import open_queue, select
 from worker.queue import AdminQueue, Target
+
+BATCH = "this batch"
+CONTINUES = "the same command continues with the rest"
+BEGINS_AGAIN = "the same command begins again with the first job"
+INTERRUPTED = 130  # the exit code
 
 
 def requeue(
@@ -45,7 +53,7 @@ def requeue(
     error_class: ErrorClass = None,
     everything: Everything = False,
     yes: Yes = False,
-) -> None:
+) -> int:
     """Make jobs pending again, so that they are embedded again."""
     if not (failed or record_id or error_class or everything):
         raise SettingsError(
@@ -56,16 +64,21 @@ def requeue(
         raise SettingsError("--all contradicts --failed and --error-class", "Use only one of them.")
     if everything and not yes and not confirmed("Embed every selected record again?"):
         raise SettingsError("--all embeds every record again", "Add --yes to confirm.")
-    with open_queue(load_settings()) as queue:
+    status: Literal["failed"] | None = "failed" if failed or error_class else None
+    progress = ProgressLine()
+    with open_queue(load_settings()) as queue, stopped_by_signals(BATCH) as stop:
         count = jobs.requeue(
             queue,
-            status="failed" if failed or error_class else None,
+            status=status,
             table=table,
             column=column,
             record=record_id,
             error_class=error_class,
+            stop=stop,
+            on_batch=lambda far: progress.say(f"requeued {counted(far, 'job')} so far"),
         )
     out(f"Requeued: {count}")
+    return _code_of(stop, CONTINUES if status else BEGINS_AGAIN)
 
 
 def backfill(
@@ -83,15 +96,16 @@ def backfill(
             print_forecast(found, missing=True, as_json=as_json)
             return report_unserved(found.targets, settings.embedding_model)
         targets = select(queue, table, column).targets
-        total = sum(_backfill_visibly(queue, target, batch) for target in targets)
+        with stopped_by_signals(BATCH) as stop:
+            total = sum(_backfill_visibly(queue, target, batch, stop) for target in targets)
     if as_json:
         out_json({"enqueued": total})
     else:
         out(f"Enqueued: {total}")
-    return 0
+    return _code_of(stop, CONTINUES)
 
 
-def _backfill_visibly(queue: AdminQueue, target: Target, batch: int) -> int:
+def _backfill_visibly(queue: AdminQueue, target: Target, batch: int, stop: Event) -> int:
     """Backfill a column, with progress on stderr. Return how many rows it enqueued."""
     name = name_of(target)
     progress = ProgressLine()
@@ -99,7 +113,8 @@ def _backfill_visibly(queue: AdminQueue, target: Target, batch: int) -> int:
         queue,
         target,
         batch,
-        lambda rows: progress.say(f"{name}: {counted(rows, 'row')} so far"),
+        stop=stop,
+        on_batch=lambda far: progress.say(f"{name}: {counted(far, 'row')} so far"),
     )
     say(f"{name}: {counted(enqueued, 'row')} enqueued")
     return enqueued
@@ -110,25 +125,35 @@ def recheck(
     column: Column = None,
     dry_run: CountOnly = False,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Enqueue the texts that changed without a write to their row."""
-    with open_queue(load_settings()) as queue:
-        progress = ProgressLine()
+    progress = ProgressLine()
+    with open_queue(load_settings()) as queue, stopped_by_signals(BATCH) as stop:
         found = enqueuing.recheck(
             queue,
             table=table,
             column=column,
             dry_run=dry_run,
+            stop=stop,
             on_batch=lambda far: progress.say(f"checked {far.checked} jobs, {far.changed} differ"),
         )
     if as_json:
         out_json(asdict(found))
-        return
-    out(f"Checked: {found.checked}")
-    out(f"Changed: {found.changed}")
-    out(f"Missing: {found.missing}")
-    if found.changed or found.missing:
-        say("hint: `worker recheck` enqueues them" if dry_run else "hint: now `worker process`")
+    else:
+        out(f"Checked: {found.checked}")
+        out(f"Changed: {found.changed}")
+        out(f"Missing: {found.missing}")
+        if found.changed or found.missing:
+            say("hint: `worker recheck` enqueues them" if dry_run else "hint: now `worker process`")
+    return _code_of(stop, BEGINS_AGAIN)
+
+
+def _code_of(stop: Event, how_to_go_on: str) -> int:
+    """Say that the command was interrupted, if it was. Return its exit code."""
+    if not stop.is_set():
+        return 0
+    say(f"interrupted: {how_to_go_on}")
+    return INTERRUPTED
 
 
 def list_jobs(
@@ -162,20 +187,45 @@ def reprocess(
     column: Column = None,
     yes: Yes = False,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Embed again the records whose text or id matches a pattern."""
     if pattern in ("", "~"):
         raise SettingsError("the pattern is empty", "Write '*words*', an id, or '~regex'.")
+    code = requeued = 0
     with open_queue(load_settings()) as queue:
-        requeued = 0
-        if yes or _agreed(jobs.find_matches(queue, pattern, table=table, column=column)):
-            requeued = jobs.reprocess(queue, pattern, table=table, column=column)
-    if not requeued:
+        if yes or _agreed(_find_visibly(queue, pattern, table, column)):
+            progress = ProgressLine()
+            with stopped_by_signals(BATCH) as stop:
+                requeued = jobs.reprocess(
+                    queue,
+                    pattern,
+                    table=table,
+                    column=column,
+                    stop=stop,
+                    on_batch=lambda far: progress.say(f"requeued {counted(far, 'job')} so far"),
+                )
+            code = _code_of(stop, BEGINS_AGAIN)
+    if not requeued and not code:
         say("nothing in the queue matches", *_hint_on(pattern))
     if as_json:
         out_json({"requeued": requeued})
     else:
         out(f"Requeued: {requeued}")
+    return code
+
+
+def _find_visibly(
+    queue: AdminQueue, pattern: str, table: str | None, column: str | None
+) -> jobs.Matches:
+    """Find what matches, with progress on stderr."""
+    progress = ProgressLine()
+    return jobs.find_matches(
+        queue,
+        pattern,
+        table=table,
+        column=column,
+        on_batch=lambda far: progress.say(f"found {counted(far, 'record')} so far"),
+    )
 
 
 def _hint_on(pattern: str) -> list[str]:

@@ -47,7 +47,7 @@ def _hour(hour: dict[str, Any]) -> dict[str, Any]:
 
 def _failure(failure: dict[str, Any]) -> dict[str, Any]:
     """A failure with its fields in the order of the documentation."""
-    names = ("error_class", "failed", "latest_message", "latest_at")
+    names = ("error_class", "failed", "failed_exact", "latest_message", "latest_at")
     return {name: failure[name] for name in names}
 
 
@@ -95,7 +95,11 @@ def _print_failures(found: Stats) -> None:
     out_table(
         ["failed", "class", "latest reason"],
         [
-            (failure["failed"], failure["error_class"], one_line(failure["latest_message"], 50))
+            (
+                f"{failure['failed']}{'' if failure['failed_exact'] else '+'}",
+                failure["error_class"],
+                one_line(failure["latest_message"], 50),
+            )
             for failure in found.failures
         ],
     )

@@ -91,6 +91,7 @@ def _decimals(vector: Vector) -> str:
 # By the type of an argument in SQL, for values that JSON cannot express.
 _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "interval": _interval,
+    "timestamp with time zone": datetime.isoformat,
     "uuid": str,
     "uuid[]": lambda values: [str(value) for value in values],
     "bytea[]": _bytea_array,
