@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import api, latency, queue, rivals
@@ -32,14 +33,17 @@ def main() -> None:
             _say(str(reason))
             return
     sys.stdout.write(table(figures) + "\n")
-    sys.stdout.write(", ".join(f"{name} {setting}" for name, setting in settings.items()) + "\n")
+    cpus, cpu, python = os.cpu_count() or 0, _cpu(), platform.python_version()
+    versions = ", ".join(f"{name} {setting}" for name, setting in settings.items())
+    sys.stdout.write(f"{versions}; Python {python}; {cpus} cores ({cpu})\n")
     if asked.json:
         run: dict[str, str | int] = {
             "suite": asked.suite,
             "quick": asked.quick,
-            "cpus": os.cpu_count() or 0,
+            "cpus": cpus,
+            "cpu": cpu,
             "platform": platform.platform(),
-            "python": platform.python_version(),
+            "python": python,
         }
         write_json(asked.json, run | settings, figures)
 
@@ -58,6 +62,15 @@ def _arguments() -> argparse.Namespace:
         known = ", ".join(SUITES[asked.suite].GROUPS)
         parser.error(f"unknown group {', '.join(sorted(unknown))}; the groups are {known}")
     return asked
+
+
+def _cpu() -> str:
+    """Return the name of the processor; where Linux does not say it, that of its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _say(line: str) -> None:

@@ -42,6 +42,31 @@ def test_a_completion_writes_the_vector_and_what_it_was_made_from(
     ) == [("completed", 0, None, "test:model", 7, True, True)]
 
 
+def test_each_row_gets_its_own_values_exactly(docs: Database, queue: AdminQueue) -> None:
+    insert(docs, 3)
+    apart = np.array([[0.1, -3e-30, 1 / 3], [0, 0, 0]], dtype=np.float32).T  # not side by side
+    vectors = [
+        np.array([1e30, -0.25, 7e-40], dtype=np.float32),
+        apart[:, 0],
+        np.array([1 / 7, 2, -0.0], dtype=">f4"),
+    ]
+    about = [(7, None, None), (None, 3, 1.25e-7), (2**31 - 1, None, 0.0)]
+    jobs = sorted(claim(queue), key=lambda job: job.record_id)
+    completions = [
+        Completion(job, vector, *values)
+        for job, vector, values in zip(jobs, vectors, about, strict=True)
+    ]
+    assert queue.complete("test:model", completions) == []
+    written = rows(docs, "select embedding::real[] from docs order by id")
+    assert [np.float32(vector).tolist() for (vector,) in written] == [
+        vector.astype(np.float32).tolist() for vector in vectors
+    ]
+    assert (
+        rows(docs, "select tokens, truncated_to, cost from embedding_queue order by record_id")
+        == about
+    )
+
+
 def test_an_edit_during_embedding_discards_the_stale_vector(
     docs: Database, queue: AdminQueue
 ) -> None:

@@ -523,6 +523,7 @@ def test_a_connection_that_breaks_within_the_answer_is_transient(
         (with_data({"index": 0, "embedding": ["x"]}), ""),
         (with_data({"index": 0, "embedding": "AAAA"}), ""),
         (with_data({"index": 0, "embedding": "no base64!"}), ""),
+        (with_data({"index": 0, "embedding": "AAAAAAAA\nAAAAAAAA"}), ""),
         (with_data({"index": 0, "embedding": "ü"}), ""),
     ],
 )

@@ -6,7 +6,6 @@ several times as long.
 
 from __future__ import annotations
 
-import binascii
 import json
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -14,6 +13,7 @@ from typing import Any
 
 import jiter
 import numpy as np
+import pybase64
 
 from worker.embedders.base import Vectors
 
@@ -83,7 +83,7 @@ def indexed_vectors(items: Sequence[object], count: int) -> Vectors:
 def decode_vector(embedding: str | list[Any]) -> Vectors:
     """Decode a vector from base64 or from a list of numbers. Raises as `indexed_vectors` does."""
     if isinstance(embedding, str):
-        return np.frombuffer(binascii.a2b_base64(embedding, strict_mode=True), dtype="<f4")
+        return np.frombuffer(pybase64.b64decode(embedding, validate=True), dtype="<f4")
     with np.errstate(over="ignore"):  # what a float32 cannot hold becomes infinite
         return np.asarray(embedding, dtype=np.float32)
 

@@ -68,6 +68,8 @@ class Outcome:
 
     def shared(self, duplicates: Mapping[LeaseKey, list[Job]]) -> Outcome:
         """Return these results for all jobs with the same texts; only one of each is paid."""
+        if not duplicates:
+            return self
 
         def with_duplicates(job: Job) -> list[Job]:
             return [job, *duplicates.get(job.lease_key, ())]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil, log10
 
 BUCKETS = 28  # four to a decade; the last has all that took longer than 53 minutes
+LIMITS = [10 ** (bucket / 4) for bucket in range(BUCKETS - 1)]  # milliseconds, of all but the last
 
 
 @dataclass(slots=True)
@@ -37,5 +38,4 @@ class Histogram:
 
 def find_bucket(seconds: float) -> int:
     """Return the bucket of a duration."""
-    milliseconds = 1000 * seconds
-    return min(ceil(4 * log10(milliseconds)), BUCKETS - 1) if milliseconds > 1 else 0
+    return bisect_left(LIMITS, 1000 * seconds)

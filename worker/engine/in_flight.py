@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,15 +74,17 @@ class InFlight:
                 first.append(job)
         return first
 
-    def take_out(self, first: Iterable[Job]) -> dict[LeaseKey, list[Job]]:
+    def take_out(self, first: Sequence[Job]) -> dict[LeaseKey, list[Job]]:
         """Remove jobs that `take_in` returned, and all jobs that wait for their texts.
 
-        Return the jobs that waited for each of them.
+        Return the jobs that waited, by the job whose text they waited for.
         """
+        self._count(first, -1)
         duplicates = {}
         for job in first:
-            waiting = duplicates[job.lease_key] = self._duplicates.pop(_text_key(job))
-            self._count([job, *waiting], -1)
+            if waiting := self._duplicates.pop(_text_key(job)):
+                duplicates[job.lease_key] = waiting
+                self._count(waiting, -1)
         return duplicates
 
     def send(self, request: Request, stop: Event) -> None:

@@ -202,6 +202,4 @@ def _placeholder(name: LiteralString, type_: LiteralString) -> LiteralString:
         # It is sent with its type, which may be in any schema; as binary: as text it costs sixty
         # times as much.
         return f"%({name})b"
-    if type_ == "bytea[]":
-        return f"%({name})b::pg_catalog.bytea[]"
     return f"%({name})s::{typed(type_)}"

@@ -19,7 +19,7 @@ SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal["lost", "changed", "other_model", "locked", "suspended", "unwritable"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take four times as long to create, for every row
 class Job:
     """A text to embed, and the lease and hash that must come back with its vector.
 
@@ -85,7 +85,7 @@ class Claim:
         return bool(self.jobs or self.settled)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, for the same reason
 class Completion:
     """A vector for a job, the number of tokens it took if that is known, and what it cost.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, LiteralString, Protocol, get_type_hints
 
@@ -56,3 +56,8 @@ def columns_of(row_class: type[Any]) -> Columns:
 
 
 _columns: dict[type[Any], Columns] = {}  # reading the types takes as long as a short call
+
+
+def bytea_array(values: Sequence[bytes]) -> str:
+    """Return the SQL literal of a `bytea[]`."""
+    return "{" + ",".join(f'"\\\\x{value.hex()}"' for value in values) + "}"

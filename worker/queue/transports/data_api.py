@@ -23,7 +23,7 @@ import orjson
 
 from worker.database.times import nearest_time
 from worker.queue.functions import FUNCTIONS
-from worker.queue.transports import Columns, Row, Vector
+from worker.queue.transports import Columns, Row, Vector, bytea_array
 from worker.queue.transports.rest import Rest
 
 
@@ -77,11 +77,6 @@ def _interval(time: timedelta) -> str:
     return f"{time.total_seconds()} seconds"
 
 
-def _bytea_array(values: Sequence[bytes]) -> str:
-    """Return the SQL literal in a JSON string, which every server passes on to Postgres."""
-    return "{" + ",".join(f'"\\\\x{value.hex()}"' for value in values) + "}"
-
-
 def _decimals(vector: Vector) -> str:
     return orjson.dumps(
         np.ascontiguousarray(vector, dtype=np.float32), option=orjson.OPT_SERIALIZE_NUMPY
@@ -94,7 +89,7 @@ _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "timestamp with time zone": datetime.isoformat,
     "uuid": str,
     "uuid[]": lambda values: [str(value) for value in values],
-    "bytea[]": _bytea_array,
+    "bytea[]": bytea_array,  # every server passes the literal on to Postgres
     "vector": _decimals,
     "vector[]": lambda vectors: [_decimals(vector) for vector in vectors],
 }

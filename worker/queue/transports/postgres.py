@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from select import select
+from struct import Struct
 from typing import Any, LiteralString
 
+import orjson
 import pgvector
 import psycopg
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import sql
 from psycopg.abc import Buffer
-from psycopg.adapt import Loader
+from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
 from psycopg.rows import dict_row, scalar_row
 from psycopg.types import TypeInfo
@@ -21,7 +24,7 @@ from psycopg.types.json import Jsonb
 
 from worker.database.connection import PostgresConnection, translated
 from worker.queue.functions import FUNCTIONS, STATEMENT_TIMEOUTS, arguments_of, call
-from worker.queue.transports import Columns, Row, Vector
+from worker.queue.transports import Columns, Row, Vector, bytea_array
 
 PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 
@@ -150,6 +153,7 @@ class PostgresTransport:
             ).fetchone() or (0, 0)
             register_vector_info(connection, TypeInfo("vector", oid, array_oid))
             connection.adapters.register_loader(oid, _AsArray)
+            connection.adapters.register_dumper(_Vectors, _vectors_dumper(oid, array_oid))
         self._knows_vectors = connection
 
 
@@ -161,6 +165,36 @@ class _AsArray(Loader):
         return array
 
 
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """The values of a `vector[]`."""
+
+    rows: Sequence[Vector]
+
+
+class _VectorsDumper(Dumper):
+    """Writes vectors as Postgres reads them, which takes a third of the time of psycopg's list of
+    pgvector's vectors."""
+
+    format = Format.BINARY
+    element_oid = 0
+    # of the array: dimensions, nulls, type, length, first index; of a vector: bytes, width, unused
+    _head = Struct(">iiIii")
+    _head_of_row = Struct(">iHH")
+
+    def dump(self, obj: _Vectors) -> Buffer:
+        parts: list[Buffer] = [self._head.pack(1, 0, self.element_oid, len(obj.rows), 1)]
+        for row in obj.rows:
+            parts.append(self._head_of_row.pack(4 + 4 * len(row), len(row), 0))
+            parts.append(row.astype(">f4").data)
+        return b"".join(parts)
+
+
+@cache  # psycopg keeps every class that it has seen
+def _vectors_dumper(oid: int, array_oid: int) -> type[_VectorsDumper]:
+    return type("", (_VectorsDumper,), {"oid": array_oid, "element_oid": oid})
+
+
 def _is_vector(type_: Any) -> bool:
     return type_ in ("vector", "vector[]") or type_ == Vector
 
@@ -168,9 +202,30 @@ def _is_vector(type_: Any) -> bool:
 def _encoded(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     types = FUNCTIONS[function]
     return {
-        name: Jsonb(value) if types[name] == "jsonb" else value
+        name: value if value is None else _ENCODERS.get(types[name], _unchanged)(value)
         for name, value in arguments_of(function, arguments).items()
     }
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _array(values: Sequence[Any]) -> str:
+    """Return an SQL literal. It takes a tenth of the time of psycopg's own lists."""
+    return "{" + orjson.dumps(values).decode()[1:-1] + "}"
+
+
+# By the type of an argument in SQL, for values that psycopg does not know or is slow with.
+_ENCODERS: Mapping[str, Callable[[Any], Any]] = {
+    "jsonb": Jsonb,
+    "bigint[]": _array,
+    "integer[]": _array,
+    "real[]": _array,
+    "uuid[]": _array,
+    "bytea[]": bytea_array,
+    "vector[]": _Vectors,
+}
 
 
 @cache
