@@ -27,7 +27,7 @@ from worker.engine.retrying import RECONNECT_TIMEOUT, RetryingQueue, pause
 from worker.engine.throttling import FULL, RunThrottle, Throttle, ThrottleDecision
 from worker.engine.writing import Writer
 from worker.errors import WorkerError
-from worker.queue import Claim, Queue, Scope, WorkerState
+from worker.queue import Claim, Command, Queue, Scope, WorkerState
 
 __all__ = ["Pipeline", "RunOptions"]
 
@@ -192,6 +192,10 @@ class Pipeline:
         """Let notifications reach the worker. Returns whether they do."""
         self.activity.set_listening(self.retrying_queue.listen())
         return self.activity.listens
+
+    def poll(self) -> tuple[Command, bool]:
+        """Return the command for the worker, and whether a claim would find a job."""
+        return self.retrying_queue.poll(self.scope, self._availability.skipped_targets)
 
     def enter(self, state: WorkerState, cause: str) -> None:
         """Enter a state, and report it to the queue."""
