@@ -410,7 +410,7 @@ def test_a_backlog_that_is_done_is_told_of_and_a_row_is_not(
         eventually(is_in(docs, "waiting"))
         docs.execute("insert into docs values (100, 'text')")
         eventually(are_done(docs, 1))
-        eventually(is_in(docs, "waiting"))
+        eventually(lambda: run.activity.state == "waiting")
         insert(docs, 20)
         eventually(are_done(docs, 21))
         log: Any = run.progress

@@ -31,6 +31,8 @@ from worker.queue import Claim, Command, Queue, Scope, WorkerState
 
 __all__ = ["Pipeline", "RunOptions"]
 
+SHORT_WORK = 1.0  # seconds; an edit that is embedded within this time does not wait for a heartbeat
+
 
 @dataclass(slots=True)
 class Pipeline:
@@ -154,7 +156,8 @@ class Pipeline:
             self.progress.update(self.stats)
             return
         if self.activity.state != "working":
-            self.enter("working", "there is something to do")
+            self.activity.enter("working", "there is something to do")
+            self._heartbeat.beat_soon(within=SHORT_WORK)
         is_isolated = claim.jobs[0].isolated
         if is_isolated:  # jobs in flight beside it would be lost with it if it kills the process
             self._write_all()
