@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -128,13 +128,19 @@ class Server:
     tcp_url: str
 
     @contextmanager
-    def database(self, dimensions: int) -> Iterator[Database]:
-        """Create a database, and drop it at the end of the context."""
+    def database(
+        self, dimensions: int, prepare: Callable[[str], None] = lambda url: None
+    ) -> Iterator[Database]:
+        """Create a database, and drop it at the end of the context.
+
+        `prepare` gets its URL before the migrations are applied.
+        """
         name = f"benchmark_{uuid4().hex[:12]}"
         identifier = sql.Identifier(name)
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(sql.SQL("create database {}").format(identifier))
             database = Database(_with_name(self.url, name), dimensions)
+            prepare(database.url)
             database.create_tables()
             yield database
             connection.execute(sql.SQL("drop database {} with (force)").format(identifier))

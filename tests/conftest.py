@@ -62,6 +62,7 @@ CONTRACT = (
     "test_notify",
     "test_one_model",
     "test_pipeline",
+    "test_poll",
     "test_progress",
     "test_recheck",
     "test_recovery",

@@ -1,7 +1,7 @@
 -- Why:   people control workers from any client of the database, and waiting workers are woken when jobs are due.
 -- Locks: a row of embedding_control, for the length of a call.
--- Undo:  drop function embedding.wake, public.embedding_command, public.control_embeddings; drop table
---        public.embedding_control;
+-- Undo:  drop function embedding.wake, public.poll_embeddings, public.embedding_command, public.control_embeddings;
+--        drop table public.embedding_control;
 
 -- The commands for workers. No row: they work.
 create table public.embedding_control (
@@ -62,6 +62,56 @@ as $$
      limit 1;
 $$;
 
+-- For a worker that waits and that no NOTIFY reaches: the command for it, as from embedding_command (`work` if there is
+-- none), and whether a claim with these arguments would find a job (`due`). One row. It writes nothing.
+--
+-- It is called several times a second, so it reads at most `most_jobs` pending jobs of a target, in the order of the index
+-- of due jobs. If all of these are scheduled for later, it may miss a due job of another owner, which a claim finds.
+-- The plan is pinned: with statistics from when the queue was empty, the planner sorts every pending job.
+create function public.poll_embeddings(
+    worker text,
+    default_model text default null,
+    only_table text default null,
+    only_column text default null,
+    except_targets integer[] default '{}'
+)
+returns table (desired_state text, since timestamptz, due boolean)
+language plpgsql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+    most_jobs constant integer := 1000;
+begin
+    select command.desired_state, command.since into desired_state, since
+      from public.embedding_command(poll_embeddings.worker) as command;
+    desired_state := coalesce(desired_state, 'work');
+    due := exists (
+        select from public.embedding_targets as watched
+         where watched.enabled and watched.problem is null
+           and (watched.model_is_default and watched.model <> poll_embeddings.default_model) is not true
+           and (poll_embeddings.only_table is null or watched.table_name = poll_embeddings.only_table)
+           and (poll_embeddings.only_column is null or watched.embedding_column = poll_embeddings.only_column)
+           and watched.id <> all (poll_embeddings.except_targets)
+           and (exists (select from (select job.available_at
+                                       from public.embedding_queue as job
+                                      where job.target_id = watched.id and job.status = 'pending'
+                                      order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
+                                      limit most_jobs) as pending
+                         where pending.available_at <= now())
+                or exists (select from public.embedding_queue as job
+                            where job.target_id = watched.id and job.status = 'processing'
+                              and job.lease_expires_at <= now())));
+    return next;
+end $$;
+
 -- Wakes the waiting workers when the transaction commits. A NOTIFY makes commits wait for one another, so it is sent
 -- only if a worker listens, and not if it could make the commit of a writer fail: if transactions may be prepared for
 -- a two-phase commit, or the notification queue is half full.
@@ -84,4 +134,5 @@ end $$;
 
 select embedding.let_workers_read('public.embedding_control');
 select embedding.protect_functions('embedding.wake');
-select embedding.let_workers_call('public.control_embeddings', 'public.embedding_command');
+select embedding.let_workers_call(
+    'public.control_embeddings', 'public.embedding_command', 'public.poll_embeddings');

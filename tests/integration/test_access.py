@@ -256,6 +256,7 @@ CALLS: list[LiteralString] = [
     "select embedding_provider_report('openai', 'no key', 'mend it')",
     "select control_embeddings('sleep', null)",
     "select * from embedding_command('tests')",
+    "select * from poll_embeddings('tests')",
     "select * from embedding_database_load()",
     "select embedding_provider_report('openai')",
     "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
@@ -401,6 +402,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "extend_embeddings",
         "fail_embeddings",
         "list_embeddings",
+        "poll_embeddings",
         "recheck_embeddings",
         "release_embeddings",
         "reprocess_embeddings",
@@ -427,6 +429,7 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_progress",
     "select control_embeddings('pause')",
     "select * from embedding_command('tests')",
+    "select * from poll_embeddings('tests')",
     "select * from claim_embeddings('anon')",
     "select requeue_embeddings(null)",
     "select embedding_provider_report('openai', 'none of it is true')",
@@ -563,8 +566,8 @@ CALLED_BY_WORKERS = [
         diagnose_embeddings embedding_command embedding_database_load embedding_provider_report
         embedding_rate embedding_schema_version embedding_stats embedding_table_name
         embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
-        extend_embeddings fail_embeddings list_embeddings recheck_embeddings release_embeddings
-        reprocess_embeddings requeue_embeddings sample_embeddings
+        extend_embeddings fail_embeddings list_embeddings poll_embeddings recheck_embeddings
+        release_embeddings reprocess_embeddings requeue_embeddings sample_embeddings
         """,
     ),
     *names("embedding", "count_due identity_problem row_count"),

@@ -152,6 +152,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.heartbeat(SCOPE, Report("working", completed=1, usage=[usage]))
     queue.control("pause", SCOPE.worker)
     assert queue.command(SCOPE).desired_state == "pause"
+    assert queue.poll(SCOPE)[0].desired_state == "pause"
     queue.control("work")
     queue.load()
     queue.report_provider("openai", "no key", "get one")

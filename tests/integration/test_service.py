@@ -21,7 +21,7 @@ from worker.engine import service
 from worker.engine.pipeline import Pipeline
 from worker.engine.progress import RunStats
 from worker.engine.service import CommandThrottle, Service
-from worker.engine.throttling import FULL, Throttle, together
+from worker.engine.throttling import FULL, Throttle, ThrottleDecision, together
 from worker.errors import SettingsError
 from worker.queue import AdminQueue, WorkerState
 from worker.queue.postgres import PostgresQueue
@@ -160,6 +160,87 @@ def test_where_no_notification_comes_through_it_looks_for_itself(
         eventually(is_in(docs, "waiting"))
         insert(docs, 5)
         eventually(are_done(docs, 5))
+
+
+@pytest.fixture
+def deaf(runs: Runs, only_when_woken: None, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """No notification reaches the worker."""
+    monkeypatch.setattr(type(runs.queue), "listen", lambda queue: False)
+    return runs
+
+
+@contextmanager
+def polling(docs: Database, deaf: Runs, **options: Any) -> Iterator[None]:
+    """A service that has done a job, and now learns from its polls alone what there is to do."""
+    insert(docs, 1)
+    with serving(deaf, **options):
+        eventually(are_done(docs, 1))
+        eventually(is_in(docs, "waiting"))
+        yield
+
+
+def test_a_poll_finds_a_row(docs: Database, deaf: Runs) -> None:
+    with polling(docs, deaf):
+        for count in (2, 3):
+            time.sleep(2)  # without work
+            docs.execute("insert into docs values (%s, 'text')", [count])
+            eventually(are_done(docs, count))
+
+
+def test_a_poll_finds_a_job_when_its_time_comes(docs: Database, deaf: Runs) -> None:
+    with polling(docs, deaf):
+        docs.execute("update embedding_targets set debounce = '1 second'")
+        docs.execute("insert into docs values (2, 'text')")
+        eventually(are_done(docs, 2))
+
+
+def test_a_poll_brings_orders_and_wakes_a_sleeper(docs: Database, deaf: Runs) -> None:
+    with polling(docs, deaf):
+        docs.execute("select control_embeddings('pause')")
+        eventually(is_in(docs, "paused"))
+        docs.execute("select control_embeddings('sleep')")
+        eventually(is_in(docs, "asleep"))
+        docs.execute("insert into docs values (2, 'text')")
+        docs.execute("select control_embeddings('work')")
+        eventually(are_done(docs, 2))
+
+
+def test_the_end_does_not_wait_for_the_next_poll(
+    docs: Database, deaf: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "poll_interval", lambda *_: NEVER)
+    with polling(docs, deaf):
+        pass
+    assert rows(docs, "select from embedding_workers") == []
+
+
+def test_while_it_may_claim_nothing_a_due_job_does_not_wake_it(
+    docs: Database, deaf: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls: list[bool] = []
+    looks: list[None] = []
+    poll_queue = type(deaf.queue).poll
+
+    def poll(queue: AdminQueue, *given: Any) -> Any:
+        command, is_due = poll_queue(queue, *given)
+        polls.append(is_due)
+        return command, is_due
+
+    def look() -> ThrottleDecision:
+        looks.append(None)
+        return FULL
+
+    monkeypatch.setattr(type(deaf.queue), "poll", poll)
+    monkeypatch.setattr(service, "poll_interval", lambda *_: 0.01)
+    with polling(docs, deaf, throttle=look):
+        docs.execute("select control_embeddings('pause')")
+        eventually(is_in(docs, "paused"))
+        polled = len(polls)
+        eventually(lambda: len(polls) > polled)  # it has entered the state, and waits
+        looked = len(looks)
+        docs.execute("insert into docs values (2, 'text')")
+        eventually(lambda: polls.count(True) > 10)
+        assert len(looks) == looked
 
 
 @pytest.mark.over_a_connection
@@ -329,7 +410,7 @@ def test_a_backlog_that_is_done_is_told_of_and_a_row_is_not(
         eventually(is_in(docs, "waiting"))
         docs.execute("insert into docs values (100, 'text')")
         eventually(are_done(docs, 1))
-        eventually(is_in(docs, "waiting"))
+        eventually(lambda: run.activity.state == "waiting")
         insert(docs, 20)
         eventually(are_done(docs, 21))
         log: Any = run.progress

@@ -127,7 +127,7 @@ class Heartbeat:
         )
         self._next_beat = now + interval
 
-    def beat_soon(self) -> None:
-        """Make the next heartbeat due at once: there is a change to report."""
-        self._next_beat = 0.0
+    def beat_soon(self, within: float = 0.0) -> None:
+        """Make the next heartbeat due within so many seconds: there is a change to report."""
         self.changed_at = time.monotonic()
+        self._next_beat = min(self._next_beat, self.changed_at + within)

@@ -27,9 +27,11 @@ from worker.engine.retrying import RECONNECT_TIMEOUT, RetryingQueue, pause
 from worker.engine.throttling import FULL, RunThrottle, Throttle, ThrottleDecision
 from worker.engine.writing import Writer
 from worker.errors import WorkerError
-from worker.queue import Claim, Queue, Scope, WorkerState
+from worker.queue import Claim, Command, Queue, Scope, WorkerState
 
 __all__ = ["Pipeline", "RunOptions"]
+
+SHORT_WORK = 1.0  # seconds; an edit that is embedded within this time does not wait for a heartbeat
 
 
 @dataclass(slots=True)
@@ -154,7 +156,8 @@ class Pipeline:
             self.progress.update(self.stats)
             return
         if self.activity.state != "working":
-            self.enter("working", "there is something to do")
+            self.activity.enter("working", "there is something to do")
+            self._heartbeat.beat_soon(within=SHORT_WORK)
         is_isolated = claim.jobs[0].isolated
         if is_isolated:  # jobs in flight beside it would be lost with it if it kills the process
             self._write_all()
@@ -192,6 +195,10 @@ class Pipeline:
         """Let notifications reach the worker. Returns whether they do."""
         self.activity.set_listening(self.retrying_queue.listen())
         return self.activity.listens
+
+    def poll(self) -> tuple[Command, bool]:
+        """Return the command for the worker, and whether a claim would find a job."""
+        return self.retrying_queue.poll(self.scope, self._availability.skipped_targets)
 
     def enter(self, state: WorkerState, cause: str) -> None:
         """Enter a state, and report it to the queue."""

@@ -65,6 +65,7 @@ class RetryingQueue:
     release = _retried(Queue.release)
     heartbeat = _retried(Queue.heartbeat)
     command = _retried(Queue.command)
+    poll = _retried(Queue.poll)
     load = _retried(Queue.load)
     listen = _retried(Queue.listen)
     wait = _retried(Queue.wait)

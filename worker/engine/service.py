@@ -1,27 +1,30 @@
 """The long-running worker: it works while jobs are due, waits while none are, and follows commands.
 
-While it waits, a notification wakes it, if notifications reach it. Otherwise it polls: soon after
-it has worked, then less and less often. After a long wait it sleeps: it closes its models to free
-memory.
+While it waits, a notification wakes it, if notifications reach it. Otherwise it polls: often soon
+after it has worked, then less often. From time to time it also tries to claim, for jobs that it
+learned of in neither way. After a long wait it sleeps: it closes its models to free memory.
 """
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.engine.pipeline import Pipeline
+from worker.engine.polling import poll_interval
 from worker.engine.throttling import ThrottleDecision
 from worker.host import release_memory
 from worker.queue import Command, DesiredState, Queue, Scope, WorkerState
 
-FIRST_LOOK = 0.05  # seconds from the end of work to the first poll
-LAST_LOOK = 5.0  # seconds between two polls at most; the interval doubles until then
-LOOK_ASLEEP = 30.0  # the same, for a sleeping worker that a notification can wake
-SOON = 0.1  # seconds; a worker that polls this often need not be woken
+FIRST_LOOK = 0.05  # seconds from the end of work to the first look: an attempt to claim
+LAST_LOOK = 5.0  # seconds between two looks at most; the interval doubles until then
+LOOK_ASLEEP = 30.0  # the same, for a sleeping worker
+SOON = 0.1  # seconds; a worker that looks this often need not be woken
 COMMAND_KNOWN_FOR = 0.5  # seconds, so that a worker follows a command within one second
-SLICE = 0.5  # seconds between two checks of signals and heartbeat
+SLICE = 0.5  # seconds between two checks of signals and heartbeat, while it listens
 # Work that people are notified of when it ends; shorter work is routine.
 MANY_JOBS = 1000
 LONG_SPELL = 60.0  # seconds
@@ -43,16 +46,19 @@ class CommandThrottle:
     _known_until: float = 0.0
 
     def __call__(self) -> ThrottleDecision:
-        now = time.monotonic()
-        if now >= self._known_until:
-            before, self.latest = self.latest, self.queue.command(self.scope)
-            self._known_until = now + COMMAND_KNOWN_FOR
-            if self.latest != before:
-                self._on_change(self.latest)
+        if time.monotonic() >= self._known_until:
+            self.follow(self.queue.command(self.scope))
         desired_state = self.latest.desired_state
         return ThrottleDecision(
             "full" if desired_state == "work" else "paused", COMMANDED.get(desired_state)
         )
+
+    def follow(self, command: Command) -> None:
+        """Follow a command that was just read."""
+        before, self.latest = self.latest, command
+        self._known_until = time.monotonic() + COMMAND_KNOWN_FOR
+        if command != before:
+            self._on_change(command)
 
     def on_change(self, call: Callable[[Command], None]) -> None:
         """Call `call` with each command that differs from the one before."""
@@ -100,7 +106,7 @@ class Service:
             self._enter(state, cause)  # and check again: earlier notifications were missed
             return
         began = time.monotonic()
-        woken = self._wait(LOOK_ASLEEP if self._sleeps_lightly else self._look)
+        woken = self._wait(LOOK_ASLEEP if activity.state == "asleep" else self._look)
         self.pipeline.stats.add_rest(time.monotonic() - began)
         self._look = FIRST_LOOK if woken else min(2 * self._look, LAST_LOOK)
 
@@ -143,28 +149,48 @@ class Service:
                 seconds=seconds,
             )
 
-    @property
-    def _sleeps_lightly(self) -> bool:
-        """Whether it sleeps, and a notification would wake it."""
-        activity = self.pipeline.activity
-        return activity.state == "asleep" and activity.listens
-
     def _wait(self, seconds: float) -> bool:
-        """Wait for a notification, a command or the end. Return whether to poll at once."""
-        queue, stop = self.pipeline.retrying_queue, self.pipeline.stop
+        """Wait for a notification, a due job, a command or the end.
+
+        Return whether to look soon again after the next look.
+        """
         until = time.monotonic() + seconds
+        listens = self.pipeline.activity.listens
+        return self._listen(until) if listens else self._poll(until)
+
+    def _listen(self, until: float) -> bool:
+        """Wait for a notification. Return whether one came, or may have been missed."""
+        queue, stop = self.pipeline.retrying_queue, self.pipeline.stop
         while (left := until - time.monotonic()) > 0 and not stop.is_set():
-            if not self.pipeline.activity.listens:
-                stop.wait(min(left, SLICE))
-                queue.until_answered(self.commands)
-                if self.commands.latest != self._command:
-                    return True
             # a new connection does not listen yet
-            elif not self.pipeline.listen() or queue.wait(min(left, SLICE)):
+            if not self.pipeline.listen() or queue.wait(min(left, SLICE)):
                 self.commands.ask_again()
                 return True
             self.pipeline.beat()
         return False
+
+    def _poll(self, until: float) -> bool:
+        """Poll for a due job or a new command. Return whether there is a new command."""
+        took = 0.0
+        while (left := until - time.monotonic()) > 0:
+            interval = poll_interval(self._idle, took, random.random())
+            if self.pipeline.stop.wait(min(interval, left)) or interval >= left:
+                break
+            began = time.monotonic()
+            command, is_due = self.pipeline.poll()
+            took = time.monotonic() - began
+            self.commands.follow(command)
+            if command != self._command:
+                return True
+            if is_due and self.pipeline.decision.level != "paused":
+                break
+        return False
+
+    @property
+    def _idle(self) -> float:
+        """For how many seconds there was no work; infinite while it claims nothing, or sleeps."""
+        is_waiting = self.pipeline.activity.state in ("working", "waiting")
+        return time.monotonic() - self._rested_since if is_waiting else math.inf
 
     def _on_command(self, command: Command) -> None:
         if command.desired_state == "work":  # the operator may have repaired what was wrong

@@ -115,6 +115,13 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "max_rows": "integer",
         "preview_characters": "integer",
     },
+    "poll_embeddings": {
+        "worker": "text",
+        "default_model": "text",
+        "only_table": "text",
+        "only_column": "text",
+        "except_targets": "integer[]",
+    },
     "preview_watch_embeddings": {**_WATCH, "default_model": "text"},
     "recheck_embeddings": {
         "only_table": "text",

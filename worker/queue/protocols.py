@@ -95,6 +95,12 @@ class Queue(Protocol):
     def command(self, scope: Scope) -> Command:
         """Return the command for the worker."""
 
+    def poll(self, scope: Scope, except_targets: Collection[int] = ()) -> tuple[Command, bool]:
+        """Return the command for the worker, and whether a claim would find a job.
+
+        For a worker that waits: one short call that writes nothing.
+        """
+
     def load(self) -> DatabaseLoad:
         """Return how busy the database is."""
 

@@ -25,6 +25,8 @@ CLAIMED = {
     if name != "claimed_at"  # is set by our own clock
 }
 
+POLLED = {**columns_of(Command), "due": bool}
+
 
 class WorkerCalls(Calls):
     """The Queue protocol."""
@@ -34,13 +36,9 @@ class WorkerCalls(Calls):
 
     def _claim(self, scope: Scope, except_targets: Collection[int], batch_size: int) -> Claim:
         arguments = {
-            "worker": scope.worker,
+            **_worker_and_scope(scope, except_targets),
             "batch": batch_size,
             "lease_for": scope.lease,
-            "default_model": scope.default_model,
-            "only_table": scope.table,
-            "only_column": scope.column,
-            "except_targets": list(except_targets),
         }
         return Claim.of(self._transport.rows("claim_embeddings", arguments, CLAIMED))
 
@@ -120,6 +118,11 @@ class WorkerCalls(Calls):
         found = self._rows(Command, "embedding_command", worker=scope.worker)
         return found[0] if found else Command()
 
+    def poll(self, scope: Scope, except_targets: Collection[int] = ()) -> tuple[Command, bool]:
+        arguments = _worker_and_scope(scope, except_targets)
+        [row] = self._transport.rows("poll_embeddings", arguments, POLLED)
+        return Command(row["desired_state"], row["since"]), row["due"]
+
     def load(self) -> DatabaseLoad:
         return self._rows(DatabaseLoad, "embedding_database_load")[0]
 
@@ -161,6 +164,17 @@ class WorkerCalls(Calls):
             self._call(
                 "cache_embeddings", model=model, **_hashes_and_vectors(completions), cap_mb=cap_mb
             )
+
+
+def _worker_and_scope(scope: Scope, except_targets: Collection[int]) -> dict[str, Any]:
+    """Return who asks for jobs, and for which."""
+    return {
+        "worker": scope.worker,
+        "default_model": scope.default_model,
+        "only_table": scope.table,
+        "only_column": scope.column,
+        "except_targets": list(except_targets),
+    }
 
 
 def _ids_and_leases(jobs: Sequence[Job]) -> dict[str, Any]:
