@@ -3,7 +3,7 @@
 -- Locks: the migration nothing. A call of watch_embeddings takes SHARE ROW EXCLUSIVE on the table while its
 --        triggers are created (writers wait, readers do not), and ACCESS EXCLUSIVE if it has to add the column.
 -- Undo:  select unwatch_embeddings(table, column) for each target, then drop function public.watch_embeddings,
---        public.unwatch_embeddings;
+--        public.unwatch_embeddings, embedding.refresh_owners;
 --
 -- Everything here runs with the rights of the caller, who must own the table.
 
@@ -76,11 +76,36 @@ begin
     returning known.* into watched;
 
     perform embedding.make_triggers(watched, plan.columns_read);
+    if (plan.before).user_column is distinct from watched.user_column and (plan.before).id is not null then
+        perform embedding.refresh_owners(watched);
+    end if;
     perform embedding.keep_match_function(watched, match_function);
     if plan.looks_again then
         perform embedding.requeue_target(watched, plan.trusts_vectors);
     end if;
     return watched;
+end $$;
+
+-- Copies the owners of the rows into the jobs of a target, whose table has got or lost its column for owners. An edit
+-- changes the owner of a job only if that of the row changes.
+create function embedding.refresh_owners(target public.embedding_targets)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    execute format($sql$
+        update public.embedding_queue
+           set user_id = eq_owner
+          from (select eq_id, %1$s as eq_owner
+                  from (select id as eq_id, record_id as eq_record
+                          from public.embedding_queue where target_id = $1) as eq_job
+                  join %2$s on %3$s) as eq_row
+         where id = eq_id and user_id is distinct from eq_owner
+        $sql$,
+        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'),
+        target.relation, target.record_match_sql)
+      using target.id;
 end $$;
 
 -- Stops keeping the column in step: removes its triggers, its match function and its jobs, but not its vectors. It also
@@ -109,4 +134,5 @@ begin
     return true;
 end $$;
 
-select embedding.protect_functions('public.watch_embeddings', 'public.unwatch_embeddings');
+select embedding.protect_functions(
+    'public.watch_embeddings', 'public.unwatch_embeddings', 'embedding.refresh_owners');
