@@ -1,7 +1,8 @@
 -- Why:   a worker writes its vectors with `complete_embeddings`, which returns the jobs that it refuses, and why.
 -- Locks: what embedding.complete locks. It waits for nothing: it reports what another session holds.
 -- Undo:  drop function public.complete_embeddings, embedding.refuse_row, embedding.refuse_target,
---        embedding.open_for_vectors, embedding.check_lengths, embedding.is_readable, embedding.refusals;
+--        embedding.open_for_vectors, embedding.targets_of_jobs, embedding.check_lengths, embedding.is_readable,
+--        embedding.refusals;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
@@ -80,6 +81,22 @@ begin
         raise exception 'ids, leases, hashes, vectors, tokens, truncated_to and costs must be of one length'
             using errcode = 'invalid_parameter_value';
     end if;
+end $$;
+
+-- The targets of these jobs. The plan is pinned: one from when the queue was small would read all of it.
+create function embedding.targets_of_jobs(ids bigint[])
+returns setof public.embedding_targets
+language plpgsql
+stable
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    return query
+    select target.* from public.embedding_targets as target
+     where target.id in (select job.target_id from public.embedding_queue as job where job.id = any (ids));
 end $$;
 
 -- Prepares a target for vectors of a model: records the model if these are the first vectors of the column, and locks
@@ -173,8 +190,7 @@ declare
 begin
     perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
     for target in
-        select watched.* from public.embedding_targets as watched
-         where watched.id in (select job.target_id from public.embedding_queue as job where job.id = any (ids))
+        select * from embedding.targets_of_jobs(ids)
     loop
         select opened.fault, opened.model into fault, target.model
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
@@ -234,6 +250,7 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.refusals', 'embedding.is_readable', 'embedding.check_lengths', 'embedding.open_for_vectors',
+    'embedding.refusals', 'embedding.is_readable', 'embedding.check_lengths', 'embedding.targets_of_jobs',
+    'embedding.open_for_vectors',
     'embedding.refuse_target', 'embedding.refuse_row');
 select embedding.let_workers_call('public.complete_embeddings');

@@ -601,8 +601,8 @@ CALLED_BY_NOBODY = [
         planned_width protect_functions protect_relation queue_by_hand queued_id_sql read_sql
         readable_texts record_id_sql record_match_sql record_model records_to_queue refresh_owners
         refusals refuse_row refuse_target requeue_target reset_jobs settle shortened_id source_sql
-        suspend_target table_problem text_to_embed texts trigger_sql triggered_table trusts
-        visible_character wake write_match_function write_vectors
+        suspend_target table_problem targets_of_jobs text_to_embed texts trigger_sql triggered_table
+        trusts visible_character wake write_match_function write_vectors
         """,
     ),
 ]
