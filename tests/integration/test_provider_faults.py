@@ -44,11 +44,8 @@ LARGE = "openai:text-embedding-3-large"
 
 
 @pytest.fixture
-def docs(db: Database) -> Database:
-    """A watched table `docs (id, body, embedding vector(8))` without rows."""
-    db.execute("create table docs (id bigint primary key, body text)")
-    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
-    return db
+def docs(texts: Database) -> Database:
+    return texts
 
 
 def nothing_is_wrong(db: Database) -> None:
