@@ -6,6 +6,7 @@ Python is as in a real one. Tests about the start itself run `python -m worker`.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -29,9 +30,14 @@ PRELOADED = [
     "worker.embedders.ollama",
     "worker.embedders.openai",
     "worker.queue.data_api",
+    "anyio._backends._asyncio",
+    "httpcore2",
     "safetensors.numpy",
     "tokenizers",
 ]
+
+# No test speaks TLS, and reading all certificates takes each client longer than its start.
+NO_CERTIFICATES = {"SSL_CERT_DIR": os.devnull}
 
 
 def run_command_line(
@@ -183,7 +189,8 @@ def _command_line(
     sys.stderr = open(2, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(NO_CERTIFICATES | environment)
+    gc.freeze()  # what was imported before the fork: collecting it would copy its memory
     sys.argv = ["worker", *arguments]
 
     from worker.cli import main

@@ -2,19 +2,20 @@
 
 One embedded server a session and version: Postgres 18 always, 16 as well where CI is set. Once
 more 18 is reached through pgbouncer, and what a queue promises once more over the Data API, by the
-worker; what a test does itself it does directly. The migrations are applied once, to a template;
-each test gets a clone of it.
+worker; what a test does itself it does directly. The migrations are applied once, to a template,
+and so are the tables that many tests begin with; each test gets a clone of a template.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from tests.command_line import run_command_line
+from tests.command_line import NO_CERTIFICATES, run_command_line
 from tests.pgbouncer import NO_PGBOUNCER, open_all_sessions, pgbouncer, pgbouncer_program
 from tests.supabase_project import (
     NO_SUPABASE,
@@ -43,6 +44,10 @@ from worker.queue.data_api import DataApiQueue
 from worker.queue.postgres import PostgresQueue
 
 REPOSITORY = Path(__file__).parents[1]
+ENVIRONMENT = dict(os.environ)  # with the certificates, for programs that use the Internet
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ.update(NO_CERTIFICATES)
+
 IN_CI = bool(os.environ.get("CI"))
 VARIANTS = {"pg18": "18", "pgbouncer": "18", "data_api": "project"} | (
     {"pg16": "16"} if IN_CI else {}
@@ -56,7 +61,6 @@ CONTRACT = (
     "test_database_load",
     "test_errors",
     "test_estimate",
-    "test_fairness",
     "test_leases",
     "test_list",
     "test_notify",
@@ -65,7 +69,6 @@ CONTRACT = (
     "test_poll",
     "test_progress",
     "test_recheck",
-    "test_recovery",
     "test_reprocess",
     "test_requeue",
     "test_service",
@@ -82,7 +85,6 @@ SESSIONS = (
     "test_leases",
     "test_notify",
     "test_pipeline",
-    "test_recovery",
     "test_service",
     "test_session_settings",
     "test_status_and_search",
@@ -114,8 +116,10 @@ VERSIONS = (
 TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}
 
 LOCK_TIMEOUT = "20s"
+OWN_PROJECT = "own_project"
 
 Database = psycopg.Connection[TupleRow]
+TemplateOf = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = filter(is_wanted, items)
 
 
+def pytest_collection_finish() -> None:
+    """Take what is there to stay out of garbage collections, which the worker asks for at times."""
+    gc.collect()
+    gc.freeze()
+
+
 def _home_of(item: pytest.Item) -> str | None:
     """The one server that a test is about."""
     if item.path.stem == "test_pooler":
@@ -221,7 +231,7 @@ def server(request: pytest.FixtureRequest, postgres: Callable[[str], str]) -> It
             yield Server(url, pooled_url)
     elif request.param == "data_api":
         with (
-            _database(Server(url, url), PROJECT) as name,
+            new_database(url, name=PROJECT) as name,
             data_api(_url_of(url, name)) as project,
         ):
             yield Server(url, url, project)
@@ -236,13 +246,20 @@ def _postgres(version: int) -> Iterator[str]:
     with (
         tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=memory()) as folder,
         embedded_postgres(Path(folder), version) as url,
+        closing(_administrator(url)) as connection,
     ):
-        with psycopg.connect(url, autocommit=True) as connection:
-            # The data is thrown away: only a crash of the machine could tell the difference.
-            connection.execute("alter system set fsync = off")
-            connection.execute("alter system set max_connections = 100")
-            connection.execute("select pg_reload_conf()")
+        # The data is thrown away: only a crash of the machine could tell the difference.
+        connection.execute("alter system set fsync = off")
+        connection.execute("alter system set full_page_writes = off")
+        connection.execute("alter system set max_connections = 100")
+        connection.execute("select pg_reload_conf()")
         yield url
+
+
+@cache
+def _administrator(url: str) -> Database:
+    """The connection that makes and drops all databases of a server."""
+    return psycopg.connect(url, autocommit=True)
 
 
 def memory() -> str | None:
@@ -259,20 +276,55 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def template(server: Server) -> Iterator[str]:
-    # Dropped again: the next variant may be the same server.
-    with _database(server, "worker_template") as name:
-        if server.project:
-            make_project(server.direct_url_of(name))
-        migrate(server.direct_url_of(name))
-        yield name
+def template_of(postgres: Callable[[str], str]) -> Iterator[TemplateOf]:
+    """Returns the name of a database to clone, which a function made when it was first asked for.
+
+    The database begins empty or as a clone of `base`. The function gets a connection to it as the
+    owner, in autocommit. All are dropped before the servers of `postgres` stop.
+    """
+    with ExitStack() as databases:
+
+        @cache
+        def template_of(
+            server: str, make: Callable[[Database], object], base: str | None = None
+        ) -> str:
+            name = databases.enter_context(new_database(server, base))
+            with psycopg.connect(_url_of(server, name), autocommit=True) as connection:
+                make(connection)
+            return name
+
+        yield template_of
+
+
+@pytest.fixture
+def template(request: pytest.FixtureRequest, server: Server, template_of: TemplateOf) -> str:
+    """The name of a database that is migrated, with the table that the test begins with."""
+    base = template_of(server.url, migrated_project if server.project else migrated_database)
+    for fixture, create in FIRST_TABLES.items():
+        if fixture in request.fixturenames:
+            return template_of(server.url, create, base)
+    return base
+
+
+def migrated_database(db: Database) -> None:
+    migrate(db.info.dsn)
+
+
+def migrated_project(db: Database) -> None:
+    make_project(db.info.dsn)
+    migrate(db.info.dsn)
+
+
+def project_with_accounts(db: Database) -> None:
+    migrated_project(db)
+    with data_api(db.info.dsn):
+        pass  # its start made the tables of the accounts
 
 
 @pytest.fixture
 def database(server: Server, template: str) -> Iterator[str]:
     """The name of a database of this test alone, migrated."""
-    name = PROJECT if server.project else f"test_{uuid4().hex[:12]}"
-    with _database(server, name, template) as name:
+    with new_database(server.url, template, PROJECT if server.project else None) as name:
         yield name
 
 
@@ -285,7 +337,7 @@ def database_url(server: Server, database: str) -> str:
 @pytest.fixture
 def empty_database(server: Server) -> Iterator[str]:
     """The name of a database of this test alone, without the migrations."""
-    with _database(server, f"test_{uuid4().hex[:12]}") as name:
+    with new_database(server.url) as name:
         yield name
 
 
@@ -311,18 +363,30 @@ def project_server(postgres: Callable[[str], str]) -> Server:
 @pytest.fixture
 def empty_project(project_server: Server) -> Iterator[str]:
     """The URL of a Supabase project's database of this test alone, without the migrations."""
-    with _database(project_server, f"test_{uuid4().hex[:12]}") as name:
+    with new_database(project_server.url) as name:
         url = project_server.url_of(name)
         make_project(url)
         yield url
 
 
-@pytest.fixture
-def project(empty_project: str) -> Iterator[Project]:
-    """A Supabase project of this test alone, migrated, with its Data API."""
-    migrate(empty_project)
-    with data_api(empty_project) as project:
+@pytest.fixture(scope="session")
+def project_api(project_server: Server) -> Iterator[Project]:
+    """What serves the Data API of the database `own_project`, which is then that of each test."""
+    with (
+        new_database(project_server.url, name=OWN_PROJECT) as name,
+        data_api(project_server.url_of(name)) as project,
+    ):
         yield project
+
+
+@pytest.fixture
+def project(
+    project_server: Server, project_api: Project, template_of: TemplateOf
+) -> Iterator[Project]:
+    """A Supabase project of this test alone, migrated, with its Data API."""
+    template = template_of(project_server.url, project_with_accounts)
+    with new_database(project_server.url, template, OWN_PROJECT):
+        yield project_api
 
 
 @pytest.fixture
@@ -372,13 +436,61 @@ def queue(server: Server, database_url: str) -> Iterator[AdminQueue]:
         yield queue
 
 
-@pytest.fixture
-def docs(db: Database) -> Database:
-    """A watched table `docs (id bigint, body, views, embedding vector(3))`, and its connection."""
+def create_docs(db: Database) -> None:
     db.execute(
         "create table docs (id bigint primary key, body text, views integer not null default 0)"
     )
     db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+
+
+def create_texts(db: Database) -> None:
+    db.execute("create table docs (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
+
+
+def create_notes(db: Database) -> None:
+    db.execute("create table notes (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 8)")
+
+
+def create_local_notes(db: Database) -> None:
+    db.execute("create table notes (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 256)")
+
+
+# The table that a test's database begins with, by the fixture that asks for it. It is part of a
+# template, because watching a table takes three times as long as cloning a database.
+FIRST_TABLES = {
+    "with_docs": create_docs,
+    "with_texts": create_texts,
+    "with_notes": create_notes,
+    "with_local_notes": create_local_notes,
+}
+
+
+@pytest.fixture
+def with_docs() -> None:
+    pass
+
+
+@pytest.fixture
+def with_texts() -> None:
+    pass
+
+
+@pytest.fixture
+def with_notes() -> None:
+    pass
+
+
+@pytest.fixture
+def with_local_notes() -> None:
+    pass
+
+
+@pytest.fixture
+def docs(with_docs: None, db: Database) -> Database:
+    """A watched table `docs (id bigint, body, views, embedding vector(3))`, and its connection."""
     return db
 
 
@@ -434,21 +546,24 @@ def _opened(server: Server, database: str) -> str:
 
 
 @contextmanager
-def _database(server: Server, name: str, template: str | None = None) -> Iterator[str]:
+def new_database(
+    server: str, template: str | None = None, name: str | None = None
+) -> Iterator[str]:
+    """Yield the name of a database that is made, and dropped on leaving."""
+    name = name or f"test_{uuid4().hex[:12]}"
     drop = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
     create = sql.SQL("create database {}").format(sql.Identifier(name))
     if template:
         create += sql.SQL(" template {} strategy file_copy").format(sql.Identifier(template))
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(drop)
-        connection.execute(create)
+    administrator = _administrator(server)
+    administrator.execute(drop)
+    administrator.execute(create)
     yield name
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        # A pooler may still hold sessions: to see them go, the DROP would wait a tenth of a second.
-        sessions = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
-        while connection.execute(sessions, [name]).fetchall():
-            pass
-        connection.execute(drop)
+    # A pooler may still hold sessions: to see them go, the DROP would wait a tenth of a second.
+    sessions = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+    while administrator.execute(sessions, [name]).fetchall():
+        pass
+    administrator.execute(drop)
 
 
 def eventually(condition: Callable[[], object], within: float) -> None:

@@ -41,18 +41,14 @@ def with_openai(openai: OpenAIServer) -> dict[str, str]:
 
 
 @pytest.fixture
-def notes(db: Database) -> Database:
+def notes(with_notes: None, db: Database) -> Database:
     """A watched table `notes (id bigint, body, embedding vector(8))`, and its connection."""
-    db.execute("create table notes (id bigint primary key, body text)")
-    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 8)")
     return db
 
 
 @pytest.fixture
-def local_notes(db: Database) -> Database:
+def local_notes(with_local_notes: None, db: Database) -> Database:
     """The same at the width of the local model."""
-    db.execute("create table notes (id bigint primary key, body text)")
-    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 256)")
     return db
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.acceptance.conftest import MODEL, Completed
 from tests.conftest import IN_CI, REPOSITORY, Database, Server, Worker, run_worker
 from tests.http_server import answers
+from tests.integration.tables import create_role
 from tests.openai_server import OpenAIServer
 from tests.supabase_project import NO_SUPABASE, Project, supabase_is_here
 from worker.doctor.connection import inspect_clock
@@ -110,24 +112,31 @@ def as_role(url: str, role: str) -> str:
 
 
 @pytest.fixture
-def login(db: Database, server: Server) -> Iterator[Callable[[str], None]]:
+def login(db: Database, server: Server) -> Iterator[Callable[[LiteralString], None]]:
     """Makes roles that may log in, and drops them at the end."""
     made: list[str] = []
 
-    def login(role: str) -> None:
-        db.execute(f"create role {role} login".encode())
+    def login(role: LiteralString) -> None:
+        create_role(db, role)
+        db.execute(f"alter role {role} login".encode())
         made.append(role)
 
     yield login
     for role in made:
-        db.execute(f"drop owned by {role}; drop role {role}".encode())
+        db.execute(f"drop owned by {role}".encode())
+        with suppress(psycopg.errors.DependentObjectsStillExist):  # a template has this role too
+            db.execute(f"drop role {role}".encode())
 
 
 @pytest.mark.parametrize(
     ("role", "check"), [("stranger", "missing_grants"), ("anon", "wrong_role")]
 )
 def test_a_role_that_may_not_work_is_told(
-    doctor: Doctor, login: Callable[[str], None], database_url: str, role: str, check: str
+    doctor: Doctor,
+    login: Callable[[LiteralString], None],
+    database_url: str,
+    role: LiteralString,
+    check: str,
 ) -> None:
     login(role)
     found = doctor(DATABASE_URL=as_role(database_url, role))
@@ -136,7 +145,7 @@ def test_a_role_that_may_not_work_is_told(
 
 
 def test_a_role_with_the_grants_may(
-    db: Database, doctor: Doctor, login: Callable[[str], None], database_url: str
+    db: Database, doctor: Doctor, login: Callable[[LiteralString], None], database_url: str
 ) -> None:
     login("helper")
     db.execute("grant embedding_worker to helper")
@@ -146,7 +155,7 @@ def test_a_role_with_the_grants_may(
 
 
 def test_a_server_that_wants_encryption_is_told(
-    doctor: Doctor, login: Callable[[str], None], server: Server, database_url: str
+    doctor: Doctor, login: Callable[[LiteralString], None], server: Server, database_url: str
 ) -> None:
     login("in_the_clear")
     rules = Path(str(conninfo_to_dict(server.url)["host"])) / "pg_hba.conf"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import LiteralString
 
 import psycopg
@@ -19,13 +20,24 @@ from dotenv import dotenv_values
 from psycopg import sql
 
 from tests.acceptance.conftest import Completed, refused
-from tests.conftest import IN_CI, REPOSITORY, Database, rows, run_worker, value
+from tests.conftest import (
+    IN_CI,
+    REPOSITORY,
+    Database,
+    Server,
+    TemplateOf,
+    new_database,
+    rows,
+    run_worker,
+    value,
+)
 from tests.integration.tables import acting_as
 from tests.integration.test_access import ANNA
 from tests.supabase_project import (
     NO_SUPABASE,
     PARTS,
     data_api,
+    make_project,
     over_tcp,
     supabase_cli,
     supabase_is_here,
@@ -134,10 +146,7 @@ def this(opened: Open) -> Project:
     return project
 
 
-@pytest.fixture
-def theirs(opened: Open) -> Project:
-    """The project of somebody, pushed, with a table `notes` and versions behind all of ours."""
-    project = opened()
+def write_theirs(project: Project) -> None:
     project.write("config.toml", 'project_id = "theirs"\n')
     project.write(
         f"migrations/{LATER}_search.sql",  # a name like one of ours
@@ -146,8 +155,27 @@ def theirs(opened: Open) -> Project:
         "create policy own on public.notes to authenticated"
         " using (user_id = (select auth.uid()));\n",
     )
-    project.supabase("db", "push")
-    return project
+
+
+def push_theirs(db: Database) -> None:
+    make_project(db.info.dsn)
+    with over_tcp(db.info.dsn) as url, TemporaryDirectory() as folder:
+        project = Project(Path(folder), db, url)
+        write_theirs(project)
+        project.supabase("db", "push")
+
+
+@pytest.fixture
+def theirs(project_server: Server, template_of: TemplateOf, tmp_path: Path) -> Iterator[Project]:
+    """The project of somebody, pushed, with a table `notes` and versions behind all of ours."""
+    with (
+        new_database(project_server.url, template_of(project_server.url, push_theirs)) as name,
+        over_tcp(project_server.url_of(name)) as url,
+        psycopg.connect(project_server.url_of(name), autocommit=True) as db,
+    ):
+        project = Project(tmp_path, db, url)
+        write_theirs(project)
+        yield project
 
 
 # -- the folder of this repository

@@ -15,7 +15,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.conftest import REPOSITORY, run_worker
+from tests.conftest import ENVIRONMENT, REPOSITORY, run_worker
 from worker import __version__
 from worker.database.migrations import migrations, scheduled, seed
 
@@ -39,7 +39,7 @@ def _built_wheel(folder: Path) -> Path:
     else:
         pip = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps"]
         command = [*pip, "--wheel-dir", str(folder), str(REPOSITORY)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    built = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if built.returncode and not os.environ.get("CI"):
         pytest.skip("no wheel can be built here; is there a network?")
     assert built.returncode == 0, built.stderr

@@ -177,7 +177,7 @@ def test_no_order_of_events_makes_a_wrong_vector_or_loses_a_record(
         "select watch_embeddings('docs', 'body', 'embedding', dimensions => 3,"
         " filter => 'not hidden')"
     )
-    for seed in range(5000 if full else 150):
+    for seed in range(5000 if full else 100):
         story = Story(db, queue, seed)
         try:
             for _ in range(EVENTS_A_STORY):

@@ -7,6 +7,7 @@ import pytest
 from tests.acceptance.conftest import held as held
 from tests.acceptance.conftest import openai as openai
 from tests.acceptance.conftest import with_openai as with_openai
+from tests.conftest import Database
 from tests.integration.runs import Runs
 from tests.openai_server import OpenAIServer
 from worker.queue import AdminQueue
@@ -15,3 +16,9 @@ from worker.queue import AdminQueue
 @pytest.fixture
 def runs(queue: AdminQueue, openai: OpenAIServer) -> Runs:
     return Runs(queue, openai)
+
+
+@pytest.fixture
+def texts(with_texts: None, db: Database) -> Database:
+    """A watched table `docs (id, body, embedding vector(8))` without rows, and its connection."""
+    return db

@@ -10,7 +10,16 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.conftest import Database, Server, Worker, migrate, rows, value
+from tests.conftest import (
+    Database,
+    Server,
+    TemplateOf,
+    Worker,
+    migrate,
+    new_database,
+    rows,
+    value,
+)
 from tests.integration.tables import (
     Table,
     acting_as,
@@ -51,20 +60,26 @@ OURS: LiteralString = """
 """
 
 
-@pytest.fixture
-def supabase(empty_db: Database, empty_database_url: str) -> Database:
-    """A migrated project of Supabase, with notes of Anna and Ben that wait to be embedded."""
-    db = empty_db
+def project_with_notes(db: Database) -> None:
     create_role(db, "anon")
     create_role(db, "authenticated")
     create_role(db, "service_role", "bypassrls")
-    migrate(empty_database_url, *SUPABASE)
+    migrate(db.info.dsn, *SUPABASE)
     db.execute("create table notes (id integer primary key, body text, user_id uuid)")
     db.execute("alter table notes enable row level security")
     db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
     db.execute("insert into notes values (1, 'of Anna', %s), (2, 'of Ben', %s)", [ANNA, BEN])
     db.execute("insert into notes values (3, 'of nobody')")
-    return db
+
+
+@pytest.fixture
+def supabase(server: Server, template_of: TemplateOf) -> Iterator[Database]:
+    """A migrated project of Supabase, with notes of Anna and Ben that wait to be embedded."""
+    with (
+        new_database(server.url, template_of(server.url, project_with_notes)) as name,
+        psycopg.connect(server.direct_url_of(name), autocommit=True) as db,
+    ):
+        yield db
 
 
 @pytest.fixture
@@ -456,7 +471,7 @@ def test_a_signed_in_user_sees_the_state_of_their_own_records(signed_in: Databas
 
 
 def test_what_a_signed_in_user_writes_is_queued_as_theirs(
-    supabase: Database, empty_database_url: str
+    supabase: Database, server: Server
 ) -> None:
     """Where a policy lets them write their own rows, and nothing lets them write to the queue."""
     supabase.execute(
@@ -478,7 +493,7 @@ def test_what_a_signed_in_user_writes_is_queued_as_theirs(
         ("2", BEN),
         ("3", None),
     ]
-    with PostgresQueue(empty_database_url, "tests") as queue:
+    with PostgresQueue(server.url_of(supabase.info.dbname), "tests") as queue:
         assert embed_all(queue) == ["edited", "of Ben", "of nobody"]
 
 

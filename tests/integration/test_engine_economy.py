@@ -20,10 +20,8 @@ THREE = "insert into docs select i, 'text ' || i % 3 from generate_series(1, 300
 
 
 @pytest.fixture
-def docs(db: Database) -> Database:
-    db.execute("create table docs (id bigint primary key, body text)")
-    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
-    return db
+def docs(texts: Database) -> Database:
+    return texts
 
 
 def texts_sent(openai: OpenAIServer) -> list[str]:

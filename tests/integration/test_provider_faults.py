@@ -44,11 +44,8 @@ LARGE = "openai:text-embedding-3-large"
 
 
 @pytest.fixture
-def docs(db: Database) -> Database:
-    """A watched table `docs (id, body, embedding vector(8))` without rows."""
-    db.execute("create table docs (id bigint primary key, body text)")
-    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
-    return db
+def docs(texts: Database) -> Database:
+    return texts
 
 
 def nothing_is_wrong(db: Database) -> None:
@@ -258,7 +255,7 @@ def test_texts_that_always_fail_are_blamed_in_chaos_and_no_others(
     batch_size: int,
 ) -> None:
     at_once(monkeypatch, tries_for=0.1)
-    count = 100 if batch_size > 1 else 30
+    count = 50 if batch_size > 1 else 20
     guilty = {"text 7", "text 8", f"text {count}"}
     insert(docs, count)
     openai.stumble = lambda text: text in guilty

@@ -56,11 +56,8 @@ WORK: LiteralString = "select control_embeddings('work')"
 
 
 @pytest.fixture
-def docs(db: Database) -> Database:
-    """A watched table `docs (id, body, embedding vector(8))` without rows."""
-    db.execute("create table docs (id bigint primary key, body text)")
-    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
-    return db
+def docs(texts: Database) -> Database:
+    return texts
 
 
 @pytest.fixture

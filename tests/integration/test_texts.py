@@ -36,14 +36,6 @@ from worker.queue.postgres import PostgresQueue
 SENTENCE = "日本の人は文を書く。"
 
 
-@pytest.fixture
-def texts(db: Database) -> Database:
-    """A watched table `docs (id, body, embedding vector(8))` without rows."""
-    db.execute("create table docs (id bigint primary key, body text)")
-    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
-    return db
-
-
 @pytest.fixture(scope="session")
 def long_text(full: bool) -> str:
     """A text of 10 MB; of 2 MB as a part of the suite."""
