@@ -50,7 +50,8 @@ begin
     select * into watched from pg_class where oid = table_id;
     if watched.relkind = 'r' and not watched.relhassubclass and watched.relowner = api_owner
        and not watched.relforcerowsecurity
-       and exists (select from pg_namespace where oid = watched.relnamespace and nspowner in (api_owner, 'pg_database_owner'::regrole))
+       and exists (select from pg_namespace
+                    where oid = watched.relnamespace and nspowner in (api_owner, 'pg_database_owner'::regrole))
     then
         return; -- as most tables: the rest takes longer
     elsif watched.relkind not in ('r', 'p') then

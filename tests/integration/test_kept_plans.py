@@ -1,4 +1,4 @@
-"""The plans that a session keeps read tables by index, though the tables were small when it made them."""
+"""Plans that a session keeps read tables by index, though the tables were small before."""
 
 from __future__ import annotations
 
