@@ -1,7 +1,7 @@
 -- Why:   the triggers of watched tables put records into the queue, and remove those that were deleted.
 -- Locks: the migration nothing. A call locks the jobs of its records until the transaction of the writer ends.
 -- Undo:  drop function embedding.forget, embedding.enqueue, embedding.enqueue_edited, embedding.enqueue_new,
---        embedding.records_to_queue, embedding.suspend_target;
+--        embedding.suspend_target;
 
 -- Suspends a target because of an error in its triggers; the first reason stays.
 create function embedding.suspend_target(target_id integer, reason text)
@@ -19,22 +19,10 @@ exception when undefined_table then
     null; -- without that table no worker works on the column anyway
 end $$;
 
--- The records with these ids as the queue stores them, and why an id is too long. The planner makes it a part of the
--- statement that calls it, which `set` would prevent. The names in an atomic body are looked up when it is created.
-create function embedding.records_to_queue(record_ids text[], owners uuid[])
-returns table (id text, owner uuid, too_long text)
-language sql
-immutable
-begin atomic
-    select case when octet_length(given.id) <= 2000 then given.id else embedding.shortened_id(given.id) end,
-           given.owner,
-           case when octet_length(given.id) > 2000 then embedding.key_too_long(given.id) end
-      from unnest(record_ids, owners) as given (id, owner);
-end;
-
 -- Makes new records pending, in the order given. Callers pass them in key order: two transactions that enqueue the
--- same rows in different orders would deadlock. Raises unique_violation if one of them has a job, or if a sequence is
--- behind its table, as on a promoted replica: embedding.enqueue takes those too, and takes a third longer.
+-- same rows in different orders would deadlock. Raises unique_violation if one of them has a job, if a sequence is
+-- behind its table, as on a promoted replica, or if an id is too long: embedding.enqueue takes those too, and takes a
+-- third longer.
 create function embedding.enqueue_new(target_id integer, record_ids text[], owners uuid[])
 returns void
 language plpgsql
@@ -42,19 +30,22 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
+declare
+    inserted integer;
 begin
     insert into public.embedding_queue
-        (target_id, table_name, record_id, embedding_column, user_id, priority, available_at,
-         status, error_message, error_class)
+        (target_id, table_name, record_id, embedding_column, user_id, priority, available_at)
     select target.id, target.table_name, record.id, target.embedding_column, record.owner,
-           target.priority, clock_timestamp() + target.debounce,
-           case when record.too_long is null then 'pending' else 'failed' end, record.too_long,
-           case when record.too_long is not null then 'key_too_long' end
+           target.priority, clock_timestamp() + target.debounce
       from public.embedding_targets as target
-     cross join embedding.records_to_queue(record_ids, owners) as record
-     where target.id = enqueue_new.target_id;
-    if found then
+     cross join unnest(record_ids, owners) as record (id, owner)
+     where target.id = enqueue_new.target_id and octet_length(record.id) <= 2000;
+    get diagnostics inserted = row_count;
+    if inserted > 0 then
         perform embedding.wake();
+    end if;
+    if inserted < cardinality(record_ids) then
+        raise unique_violation;
     end if;
 end $$;
 
@@ -115,7 +106,7 @@ begin
             update public.embedding_queue as job
                set status = case when record.too_long is null then 'pending' else 'failed' end,
                    content = null,
-                   user_id = record.owner,
+                   user_id = given.owner,
                    attempts = 0,
                    abandoned_claims = 0,
                    unwritten = 0,
@@ -134,7 +125,12 @@ begin
                    truncated_to = case when not are_new then job.truncated_to end,
                    updated_at = now()
               from public.embedding_targets as target
-             cross join embedding.records_to_queue(record_ids, owners) as record
+             cross join unnest(record_ids, owners) as given (id, owner)
+             cross join lateral (
+                    select case when octet_length(given.id) <= 2000 then given.id
+                                else embedding.shortened_id(given.id) end,
+                           case when octet_length(given.id) > 2000
+                                then embedding.key_too_long(given.id) end) as record (id, too_long)
              where target.id = enqueue.target_id and job.record_id = record.id
                and job.table_name = target.table_name and job.embedding_column = target.embedding_column;
             get diagnostics updated = row_count;
@@ -143,12 +139,17 @@ begin
         insert into public.embedding_queue
             (target_id, table_name, record_id, embedding_column, user_id, priority, available_at,
              status, error_message, error_class)
-        select target.id, target.table_name, record.id, target.embedding_column, record.owner,
+        select target.id, target.table_name, record.id, target.embedding_column, given.owner,
                target.priority, clock_timestamp() + target.debounce,
                case when record.too_long is null then 'pending' else 'failed' end, record.too_long,
                case when record.too_long is not null then 'key_too_long' end
           from public.embedding_targets as target
-         cross join embedding.records_to_queue(record_ids, owners) as record
+         cross join unnest(record_ids, owners) as given (id, owner)
+         cross join lateral (
+                select case when octet_length(given.id) <= 2000 then given.id
+                            else embedding.shortened_id(given.id) end,
+                       case when octet_length(given.id) > 2000
+                            then embedding.key_too_long(given.id) end) as record (id, too_long)
          where target.id = enqueue.target_id
         on conflict do nothing;
         get diagnostics inserted = row_count;
@@ -181,5 +182,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.suspend_target', 'embedding.records_to_queue', 'embedding.enqueue_new', 'embedding.enqueue_edited',
-    'embedding.enqueue', 'embedding.forget');
+    'embedding.suspend_target', 'embedding.enqueue_new', 'embedding.enqueue_edited', 'embedding.enqueue',
+    'embedding.forget');

@@ -2,7 +2,7 @@
 -- Locks: the migration nothing. Creating triggers takes SHARE ROW EXCLUSIVE on the table (writers wait, readers do
 --        not), and dropping them ACCESS EXCLUSIVE, until the transaction ends.
 -- Undo:  drop function embedding.drop_triggers, embedding.make_triggers, embedding.is_watched_by_statement,
---        embedding.enqueue_sql, embedding.trigger_sql;
+--        embedding.enqueue_sql, embedding.trigger_sql, embedding.list_sql;
 --
 -- An UPDATE of many rows enqueues many records with one statement, which takes a fifth of the time. Only a trigger by
 -- row is not called for rows whose watched columns stay as they are, and only a trigger by statement is called
@@ -12,6 +12,30 @@
 -- The list is a setting of the transaction, since no variable of PL/pgSQL outlives a call. Rolling back to a savepoint
 -- also takes back what was added to the list. A client can change that setting too. It gains nothing by it: the list
 -- only says which rows to check again, and all else is read from the table.
+
+-- The part of the trigger function that adds an edited record to the list, or enqueues the list.
+create function embedding.list_sql(target_id integer)
+returns text
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return format($body$
+            list := coalesce(current_setting('embedding.edited_%1$s', true), '') || coalesce(e'\x1f' || new_id, '');
+            if list <> '' and (tg_level = 'STATEMENT' or octet_length(list) > 2000) then
+                perform set_config('embedding.edited_%1$s', '', true);
+                records := (string_to_array(list, e'\x1f'))[2:];
+                if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
+                   or to_regproc('embedding.enqueue_edited') is null then
+                    return null; -- they were dropped by hand
+                elsif not embedding.enqueue_edited(%1$s, records) then
+                    perform embedding.enqueue_%1$s(records, '{}');
+                end if;
+            elsif list <> '' then
+                perform set_config('embedding.edited_%1$s', list, true);
+            end if;$body$, target_id);
+end $$;
 
 -- The body of the function that all triggers of a target call. `changed` are the rows of an INSERT or a DELETE.
 create function embedding.trigger_sql(target public.embedding_targets)
@@ -76,19 +100,7 @@ begin
                 perform embedding.enqueue_%1$s('{}', array_remove(array[old_id, new_id], null));
                 return null;
             end if;
-            list := coalesce(current_setting('embedding.edited_%1$s', true), '') || coalesce(e'\x1f' || new_id, '');
-            if list <> '' and (tg_level = 'STATEMENT' or octet_length(list) > 2000) then
-                perform set_config('embedding.edited_%1$s', '', true);
-                records := (string_to_array(list, e'\x1f'))[2:];
-                if to_regclass('public.embedding_queue') is null or to_regclass('public.embedding_targets') is null
-                   or to_regproc('embedding.enqueue_edited') is null then
-                    return null; -- they were dropped by hand
-                elsif not embedding.enqueue_edited(%1$s, records) then
-                    perform embedding.enqueue_%1$s(records, '{}');
-                end if;
-            elsif list <> '' then
-                perform set_config('embedding.edited_%1$s', list, true);
-            end if;
+%9$s
             return null;
         end $body$,
         target.id,
@@ -100,7 +112,8 @@ begin
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
         coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
         coalesce(' and old.' || quote_ident(target.user_column) || ' is not distinct from new.'
-                 || quote_ident(target.user_column), ''));
+                 || quote_ident(target.user_column), ''),
+        embedding.list_sql(target.id));
 end $$;
 
 -- The body of the function that enqueues records of a target, after it has looked them up in the table: `edited` ones,
@@ -280,5 +293,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.trigger_sql', 'embedding.enqueue_sql', 'embedding.is_watched_by_statement',
+    'embedding.list_sql', 'embedding.trigger_sql', 'embedding.enqueue_sql', 'embedding.is_watched_by_statement',
     'embedding.make_triggers', 'embedding.drop_triggers');

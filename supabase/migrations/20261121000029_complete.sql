@@ -189,9 +189,7 @@ declare
     context text;
 begin
     perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
-    for target in
-        select * from embedding.targets_of_jobs(ids)
-    loop
+    for target in select * from embedding.targets_of_jobs(ids) loop
         select opened.fault, opened.model into fault, target.model
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
         for try in 1 .. 3 loop
