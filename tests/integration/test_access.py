@@ -695,7 +695,7 @@ def test_every_function_of_ours_has_an_empty_search_path_with_pg_temp_last(docs:
     paths = rows(
         docs,
         "select oid::regprocedure::text, (select setting from unnest(proconfig) as setting"
-        f" where setting ~ '^search_path=') from ({OURS}) as ours join pg_proc using (oid)"
+        f" where setting ~ '^search_path=') from ({OURS}) as ours join pg_proc using (oid)",
     )
     assert len(paths) > 30
     assert {path for _, path in paths} == {'search_path="", pg_temp'}
