@@ -72,7 +72,8 @@ set row_security = off
 as $$
 declare
     fold_at constant integer := 1000; -- rows
-    full_up bigint;
+    written bigint;
+    last_id bigint;
 begin
     if to_regclass('public.embedding_counts') is null or to_regproc('embedding.fold_counts') is null then
         return null; -- they were dropped by hand
@@ -80,46 +81,42 @@ begin
         truncate public.embedding_counts;
         return null;
     elsif tg_op = 'UPDATE' then
-        with counted as (
-            insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
-            select job.target_id, job.error_class,
-                   coalesce(sum(job.change) filter (where job.status = 'pending'), 0),
-                   coalesce(sum(job.change) filter (where job.status = 'processing'), 0),
-                   coalesce(sum(job.change) filter (where job.status = 'completed'), 0),
-                   coalesce(sum(job.change) filter (where job.status = 'failed'), 0),
-                   coalesce(sum(job.change) filter (where job.status = 'skipped'), 0)
-              from (select target_id, case status when 'failed' then error_class end as error_class, status, 1 as change
-                      from jobs_after
-                    union all
-                    select target_id, case status when 'failed' then error_class end, status, -1
-                      from jobs) as job
-             group by job.target_id, job.error_class
-            having sum(job.change) filter (where job.status = 'pending') <> 0
-                or sum(job.change) filter (where job.status = 'processing') <> 0
-                or sum(job.change) filter (where job.status = 'completed') <> 0
-                or sum(job.change) filter (where job.status = 'failed') <> 0
-                or sum(job.change) filter (where job.status = 'skipped') <> 0
-            returning id
-        )
-        select max(id) into full_up from counted where id % fold_at = 0;
+        insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
+        select job.target_id, job.error_class,
+               coalesce(sum(job.change) filter (where job.status = 'pending'), 0),
+               coalesce(sum(job.change) filter (where job.status = 'processing'), 0),
+               coalesce(sum(job.change) filter (where job.status = 'completed'), 0),
+               coalesce(sum(job.change) filter (where job.status = 'failed'), 0),
+               coalesce(sum(job.change) filter (where job.status = 'skipped'), 0)
+          from (select target_id, case status when 'failed' then error_class end as error_class, status, 1 as change
+                  from jobs_after
+                union all
+                select target_id, case status when 'failed' then error_class end, status, -1
+                  from jobs) as job
+         group by job.target_id, job.error_class
+        having sum(job.change) filter (where job.status = 'pending') <> 0
+            or sum(job.change) filter (where job.status = 'processing') <> 0
+            or sum(job.change) filter (where job.status = 'completed') <> 0
+            or sum(job.change) filter (where job.status = 'failed') <> 0
+            or sum(job.change) filter (where job.status = 'skipped') <> 0;
     else
-        with counted as (
-            insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
-            select job.target_id, case job.status when 'failed' then job.error_class end,
-                   sign * count(*) filter (where job.status = 'pending'),
-                   sign * count(*) filter (where job.status = 'processing'),
-                   sign * count(*) filter (where job.status = 'completed'),
-                   sign * count(*) filter (where job.status = 'failed'),
-                   sign * count(*) filter (where job.status = 'skipped')
-              from jobs as job
-             cross join (select case tg_op when 'DELETE' then -1 else 1 end) as direction (sign)
-             group by 1, 2, sign
-            returning id
-        )
-        select max(id) into full_up from counted where id % fold_at = 0;
+        insert into public.embedding_counts (target_id, error_class, pending, processing, completed, failed, skipped)
+        select job.target_id, case job.status when 'failed' then job.error_class end,
+               sign * count(*) filter (where job.status = 'pending'),
+               sign * count(*) filter (where job.status = 'processing'),
+               sign * count(*) filter (where job.status = 'completed'),
+               sign * count(*) filter (where job.status = 'failed'),
+               sign * count(*) filter (where job.status = 'skipped')
+          from jobs as job
+         cross join (select case tg_op when 'DELETE' then -1 else 1 end) as direction (sign)
+         group by 1, 2, sign;
     end if;
-    if full_up is not null then
-        perform embedding.fold_counts(full_up - 2 * fold_at);
+    get diagnostics written = row_count;
+    if written > 0 then
+        last_id := currval('public.embedding_counts_id_seq');
+        if last_id % fold_at < written then
+            perform embedding.fold_counts(last_id - last_id % fold_at - 2 * fold_at);
+        end if;
     end if;
     return null;
 end $$;
