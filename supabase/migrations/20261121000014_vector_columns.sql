@@ -11,7 +11,6 @@ stable
 set search_path = '', pg_temp
 as $$
 declare
-    table_name text := public.embedding_table_name(relation);
     type text;
     width integer;
 begin
@@ -21,12 +20,13 @@ begin
      where attribute.attrelid = relation and attribute.attname = embedding_column
        and attribute.attnum > 0 and not attribute.attisdropped;
     if type is null then
-        raise exception 'table % has no column %', table_name, embedding_column
+        raise exception 'table % has no column %', public.embedding_table_name(relation), embedding_column
             using errcode = 'undefined_column',
                   hint = format('Add it: alter table %s add column %I vector(...), or give its dimensions here '
                                 '(on the command line: --create-column).', relation, embedding_column);
     elsif type !~ '(^|\.)(vector|halfvec)$' then
-        raise exception 'column % of table % is of type %, not a vector', embedding_column, table_name, type
+        raise exception 'column % of table % is of type %, not a vector',
+                        embedding_column, public.embedding_table_name(relation), type
             using errcode = 'datatype_mismatch',
                   hint = 'The embedding column must be of type vector(n) or halfvec(n).';
     end if;
