@@ -8,7 +8,7 @@
 -- Makes jobs, locked by the caller, pending and due, as if they had never been tried. A worker that is embedding one
 -- of them loses its lease. `keeps_hash`: a text that still has the hash of the stored vector completes without a call
 -- of the model. Without a `new_priority` each keeps its own. Returns how many there were.
--- embedding.enqueue_one contains the same for one job, since a further call would slow down every edit.
+-- embedding.enqueue_edited contains the same for edits, since a further call would slow down each.
 create function embedding.reset_jobs(ids bigint[], keeps_hash boolean, new_priority integer default null)
 returns bigint
 language plpgsql

@@ -153,6 +153,7 @@ begin
          where target.id = enqueue.target_id
         on conflict do nothing;
         get diagnostics inserted = row_count;
+        -- an id can be given twice, by statements within the triggers of others
         exit when updated + inserted >= (select count(distinct id) from unnest(record_ids) as given (id));
         if round = 2 then -- the sequence is behind its table
             perform setval(pg_get_serial_sequence('public.embedding_queue', 'id'),

@@ -10,8 +10,8 @@
 -- enqueues the records of the list. When the list becomes long, the trigger by row does that.
 --
 -- The list is a setting of the transaction, since no variable of PL/pgSQL outlives a call. Rolling back to a savepoint
--- also takes back what was added to the list. A client can change that setting too. It gains nothing by it: the list
--- only says which rows to check again, and all else is read from the table.
+-- also takes back what was added to the list. A client that may write to the table can change that setting too: it can
+-- have other rows of the table checked again, as if they had been edited, and nothing else.
 
 -- The part of the trigger function that adds an edited record to the list, or enqueues the list.
 create function embedding.list_sql(target_id integer)
@@ -68,7 +68,8 @@ begin
                     if tg_op <> 'DELETE' then
                         new_id := %3$s;
                     end if;
-                    can_wait := tg_nargs = 0 and old_id = new_id and strpos(new_id, e'\x1f') = 0%8$s;
+                    can_wait := tg_nargs = 0 and old_id = new_id and strpos(new_id, e'\x1f') = 0%8$s
+                                and current_setting('session_replication_role') <> 'replica';
                 elsif tg_op = 'INSERT' then
                     select array_agg(%4$s order by %6$s), array_agg(%7$s order by %6$s) into records, owners from changed;
                     perform embedding.enqueue_new(%1$s, records, owners);
@@ -86,7 +87,7 @@ begin
                     raise;
                 when others then
                     if sqlstate = '23505' and tg_op = 'INSERT' then -- some have a job already
-                        perform embedding.enqueue(%1$s, records, owners, true);
+                        perform embedding.enqueue_%1$s('{}', records);
                     else
                         get stacked diagnostics context = pg_exception_context;
                         perform embedding.suspend_target(%1$s, embedding.describe_error(sqlstate, sqlerrm, context));
@@ -123,8 +124,8 @@ end $$;
 -- two record ids.
 --
 -- The block that catches errors contains no write: otherwise it would take a transaction id for each call, and a
--- transaction with many UPDATEs would slow down every snapshot in the cluster. A data exception reaches the writer,
--- since only a client that wrote to the list of records can cause one.
+-- transaction with many UPDATEs would slow down every snapshot in the cluster. An error of the cast from a record id to
+-- a key reaches the writer, since only a client that wrote to the list of records can cause one.
 create function embedding.enqueue_sql(target public.embedding_targets)
 returns text
 language plpgsql
@@ -163,7 +164,8 @@ begin
                 end if;
             exception
                 when transaction_rollback or lock_not_available or insufficient_resources
-                  or operator_intervention or system_error or data_exception then
+                  or operator_intervention or system_error
+                  or data_exception or program_limit_exceeded or integrity_constraint_violation then
                     raise;
                 when others then
                     get stacked diagnostics context = pg_exception_context;
@@ -198,7 +200,7 @@ as $$
        and not exists (select from pg_inherits where inhrelid = relation);
 $$;
 
--- Creates the triggers. INSERT and DELETE have one by statement. UPDATE has one by row as well, because only such a
+-- Creates the triggers, by statement if triggers by statement see all writes. UPDATE has one by row in any case, because only such a
 -- trigger can name its columns and see rows: writing a vector or any other column then costs nothing. Values are compared as
 -- text: two values that are equal under a nondeterministic collation (or numbers like 1.0 and 1.00) can have different
 -- texts. No test proves this for collations, which would need ICU.

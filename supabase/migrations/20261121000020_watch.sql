@@ -97,14 +97,12 @@ begin
     execute format($sql$
         update public.embedding_queue
            set user_id = eq_owner
-          from (select eq_id, %1$s as eq_owner
-                  from (select id as eq_id, record_id as eq_record
-                          from public.embedding_queue where target_id = $1) as eq_job
-                  join %2$s on %3$s) as eq_row
-         where id = eq_id and user_id is distinct from eq_owner
+          from (select %1$s as eq_record, %2$s as eq_owner from %3$s) as eq_row
+         where target_id = $1 and record_id = %4$s and user_id is distinct from eq_owner
         $sql$,
+        target.record_id_sql,
         coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'),
-        target.relation, target.record_match_sql)
+        target.relation, embedding.queued_id_sql('eq_record'))
       using target.id;
 end $$;
 

@@ -39,8 +39,12 @@ declare
     keeps_plans constant text := 'set plan_cache_mode = force_generic_plan set enable_seqscan = off '
                                  'set enable_bitmapscan = off set jit = off';
 begin
-    if to_regclass(new.relation) is null then
-        return null; -- it was renamed, and is about to be watched under its new name
+    if to_regclass(new.relation) is null
+       or exists (select from unnest(new.key_columns) as key (name)
+                   where not exists (select from pg_attribute
+                                      where attrelid = to_regclass(new.relation) and attname = key.name
+                                        and not attisdropped)) then
+        return null; -- the table or its key was renamed: the target is suspended until it is watched again
     end if;
     perform embedding.make_function(
         'trigger_' || new.id, '', 'returns trigger security definer', embedding.trigger_sql(new));
@@ -61,6 +65,9 @@ create trigger embedding_targets_functions
                               source, filter
     on public.embedding_targets
     for each row execute function embedding.make_functions();
+
+-- A session that restores data can have turned off other triggers.
+alter table public.embedding_targets enable always trigger embedding_targets_functions;
 
 -- Drops the functions of a target, with the triggers that call them, whatever their table is now.
 create function embedding.drop_functions(target_id integer)

@@ -71,6 +71,20 @@ def test_owners_are_copied_when_a_column_for_them_is_added(
     assert rows(docs, owners) == [(ANNA,), (None,)]
 
 
+def test_owners_are_copied_whatever_ids_the_jobs_have(docs: Database, queue: PostgresQueue) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    docs.execute(
+        "insert into embedding_queue (table_name, record_id, embedding_column)"
+        " values ('docs', 'no key', 'embedding')"
+    )
+    docs.execute("alter table docs add user_id uuid default '" + ANNA + "'")
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    assert rows(docs, "select record_id, user_id::text from embedding_queue order by id") == [
+        ("1", ANNA),
+        ("no key", None),
+    ]
+
+
 def test_rows_without_a_job_are_enqueued_by_a_large_update(
     docs: Database, queue: PostgresQueue
 ) -> None:
@@ -190,6 +204,32 @@ def test_several_columns_of_a_table_have_lists_of_their_own(
     ) == [("1", "embedding"), ("2", "title_embedding")]
 
 
+def test_the_owner_that_a_trigger_gives_a_new_row_is_kept(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    docs.execute("alter table docs add user_id uuid")
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding')")
+    docs.execute(
+        "create function adopt() returns trigger language plpgsql as $$"
+        f" begin update docs set user_id = '{ANNA}' where id = new.id; return null; end $$"
+    )
+    docs.execute("create trigger adopt after insert on docs for each row execute function adopt()")
+    docs.execute("insert into docs values (1, 'one')")
+    assert value(docs, "select user_id::text from embedding_queue") == ANNA
+
+
+def test_an_edit_that_replication_applies_is_enqueued_at_once(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    """It fires only triggers by row, and only those that are always enabled."""
+    docs.execute("insert into docs values (1, 'one')")
+    embed_all(queue)
+    docs.execute("alter table docs enable always trigger embedding_update_1")
+    docs.execute("set session_replication_role = replica")
+    docs.execute("update docs set body = 'edited'")
+    assert pending(docs) == ["1"]
+
+
 # -- a client that writes to the list
 
 
@@ -225,6 +265,31 @@ def test_a_list_that_is_no_key_suspends_nothing(docs: Database, queue: PostgresQ
     assert value(docs, "select problem from embedding_targets") is None
     docs.execute("update docs set body = 'edited'")
     assert embed_all(queue) == ["edited"]
+
+
+@pytest.mark.parametrize(
+    ("key", "forged"),
+    [
+        ("a text, b int, body text, primary key (a, b)", "\x1f" + "[" * 100_000),
+        ("a slug primary key, body text", "\x1fNO KEY"),
+    ],
+)
+def test_no_list_suspends_a_target(
+    db: Database, queue: PostgresQueue, key: LiteralString, forged: str
+) -> None:
+    db.execute("create domain slug as text check (value ~ '^[a-z]+$')")
+    db.execute("create table notes (" + key + ")")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    db.execute(
+        "insert into notes (a, body) values ('a', 'text')"
+        if "slug" in key
+        else "insert into notes values ('a', 1, 'text')"
+    )
+    embed_all(queue)
+    db.execute("select set_config('embedding.edited_1', %s, false)", [forged])
+    with pytest.raises(psycopg.Error):
+        db.execute("update notes set body = 'edited'")
+    assert value(db, "select problem from embedding_targets") is None
 
 
 def test_a_writer_without_rights_on_the_queue_edits_many_rows(many: Database) -> None:

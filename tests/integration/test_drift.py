@@ -473,3 +473,47 @@ def test_a_vector_that_must_not_be_null_does_not_stop_the_claims_of_others(
     notes.execute("update docs set body = '' where id = 2")
     queue.release(claimed["notes"])
     assert embed_all(queue) == ["a note"]
+
+
+# -- the functions of a target
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])
+def test_watching_another_source_changes_what_is_read(
+    docs: Database, queue: PostgresQueue, role: LiteralString
+) -> None:
+    """Also in a session that imports data, which has turned most triggers off."""
+    docs.execute("alter table docs add title text")
+    docs.execute("insert into docs (id, body, title) values (1, 'body', 'title')")
+    assert embed_all(queue) == ["body"]
+    docs.execute("set session_replication_role = " + role)
+    docs.execute("select watch_embeddings('docs', 'title', 'embedding')")
+    docs.execute("reset session_replication_role")
+    assert embed_all(queue) == ["title"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "watch"),
+    [
+        (
+            [
+                "alter table docs rename to docs_old",
+                "create table docs (key uuid primary key, body text)",
+            ],
+            "select watch_embeddings('docs_old', 'body', 'embedding')",
+        ),
+        (
+            ["alter table docs rename id to doc_id", "alter table docs rename embedding to vec"],
+            "select watch_embeddings('docs', 'body', 'vec')",
+        ),
+    ],
+    ids=["another table has the name", "key and vector column renamed"],
+)
+def test_a_target_is_watched_again_after_its_names_changed(
+    docs: Database, queue: PostgresQueue, changes: list[LiteralString], watch: LiteralString
+) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    for change in changes:
+        docs.execute(change)
+    docs.execute(watch)
+    assert embed_all(queue) == ["one"]
