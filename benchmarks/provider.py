@@ -11,7 +11,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -161,7 +161,11 @@ async def _listen(pipe: Connection, state: _State) -> None:
     pipe.send(server.sockets[0].getsockname()[1])
 
     def listen() -> None:
-        told = pipe.recv()
+        try:
+            told = pipe.recv()
+        except EOFError:  # the benchmark was killed
+            server.close()
+            return
         if told is None:
             pipe.send((state.answered, state.refused))
             state.answered, state.refused = [], []
@@ -170,4 +174,5 @@ async def _listen(pipe: Connection, state: _State) -> None:
             pipe.send(None)
 
     loop.add_reader(pipe.fileno(), listen)
-    await server.serve_forever()
+    with suppress(asyncio.CancelledError):
+        await server.serve_forever()
