@@ -49,8 +49,8 @@ begin
     end if;
 end $$;
 
--- Makes the jobs of edited records pending. A worker that is embedding the old text of one loses its lease. Returns whether
--- all of them have a job; embedding.enqueue is for records that have none, or another owner.
+-- Makes the jobs of edited records pending. A worker that is embedding the old text of one loses its lease. Returns
+-- whether all of them have a job; embedding.enqueue is for records that have none, or another owner.
 --
 -- The plan is pinned: with statistics from when the queue was empty, the planner would read all of it. It uses
 -- clock_timestamp, so that the second of two edits in one transaction waits again.
@@ -98,15 +98,21 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
+    queued_ids text[];
+    too_long text[]; -- why an id is, or null
     updated integer := 0;
     inserted integer;
 begin
+    select array_agg(case when octet_length(id) <= 2000 then id else embedding.shortened_id(id) end order by place),
+           array_agg(case when octet_length(id) > 2000 then embedding.key_too_long(id) end order by place)
+      into queued_ids, too_long
+      from unnest(record_ids) with ordinality as given (id, place);
     for round in 1 .. 3 loop
         if round > 1 or not are_new then
             update public.embedding_queue as job
                set status = case when record.too_long is null then 'pending' else 'failed' end,
                    content = null,
-                   user_id = given.owner,
+                   user_id = record.owner,
                    attempts = 0,
                    abandoned_claims = 0,
                    unwritten = 0,
@@ -125,12 +131,7 @@ begin
                    truncated_to = case when not are_new then job.truncated_to end,
                    updated_at = now()
               from public.embedding_targets as target
-             cross join unnest(record_ids, owners) as given (id, owner)
-             cross join lateral (
-                    select case when octet_length(given.id) <= 2000 then given.id
-                                else embedding.shortened_id(given.id) end,
-                           case when octet_length(given.id) > 2000
-                                then embedding.key_too_long(given.id) end) as record (id, too_long)
+             cross join unnest(queued_ids, owners, too_long) as record (id, owner, too_long)
              where target.id = enqueue.target_id and job.record_id = record.id
                and job.table_name = target.table_name and job.embedding_column = target.embedding_column;
             get diagnostics updated = row_count;
@@ -139,17 +140,12 @@ begin
         insert into public.embedding_queue
             (target_id, table_name, record_id, embedding_column, user_id, priority, available_at,
              status, error_message, error_class)
-        select target.id, target.table_name, record.id, target.embedding_column, given.owner,
+        select target.id, target.table_name, record.id, target.embedding_column, record.owner,
                target.priority, clock_timestamp() + target.debounce,
                case when record.too_long is null then 'pending' else 'failed' end, record.too_long,
                case when record.too_long is not null then 'key_too_long' end
           from public.embedding_targets as target
-         cross join unnest(record_ids, owners) as given (id, owner)
-         cross join lateral (
-                select case when octet_length(given.id) <= 2000 then given.id
-                            else embedding.shortened_id(given.id) end,
-                       case when octet_length(given.id) > 2000
-                            then embedding.key_too_long(given.id) end) as record (id, too_long)
+         cross join unnest(queued_ids, owners, too_long) as record (id, owner, too_long)
          where target.id = enqueue.target_id
         on conflict do nothing;
         get diagnostics inserted = row_count;

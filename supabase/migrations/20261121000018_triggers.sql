@@ -136,8 +136,6 @@ begin
     return format($body$
         #variable_conflict use_column
         declare
-            edited alias for $1;
-            moved alias for $2;
             owners uuid[];
             gone text[];
             taken text[];
@@ -200,10 +198,10 @@ as $$
        and not exists (select from pg_inherits where inhrelid = relation);
 $$;
 
--- Creates the triggers, by statement if triggers by statement see all writes. UPDATE has one by row in any case, because only such a
--- trigger can name its columns and see rows: writing a vector or any other column then costs nothing. Values are compared as
--- text: two values that are equal under a nondeterministic collation (or numbers like 1.0 and 1.00) can have different
--- texts. No test proves this for collations, which would need ICU.
+-- Creates the triggers, by statement if triggers by statement see all writes. UPDATE has one by row in any case, because
+-- only such a trigger can name its columns and see rows: writing a vector or any other column then costs nothing. Values
+-- are compared as text: two values that are equal under a nondeterministic collation (or numbers like 1.0 and 1.00) can
+-- have different texts. No test proves this for collations, which would need ICU.
 --
 -- The columns that a BEFORE trigger of the user writes are not among those that the statement names: on a table with
 -- such a trigger, an update of any column but its vectors fires ours. A statement fires statement triggers only on

@@ -10,7 +10,8 @@
 -- Most claims find only texts to embed, so the plan of reading and judging is kept for the session, in a function of
 -- the target, and the rest runs only if it is needed. The plans are pinned: with statistics from when a table was
 -- empty, the planner would read all of it. Jobs and rows are looked up in a subquery with an offset, which the planner
--- runs for each of them, by index; to turn hash joins off would do the same to the subqueries of a source.
+-- runs for each of them, by index; to turn hash joins off would do the same to the subqueries of a source. An offset also
+-- keeps the planner from computing a hash at each of its uses.
 
 -- The result of a claim for one job: see claim_embeddings.
 create type embedding.claimed_job as (
@@ -82,11 +83,6 @@ as $$
 begin
     return format($body$
         #variable_conflict use_column
-        declare
-            ids alias for $1;
-            fence alias for $2;
-            current_model alias for $3;
-            live_priority alias for $4;
         begin
             return query
             select eq_id, eq_record, eq_attempts, eq_abandoned, eq_waited, eq_content, eq_hash, eq_verdict,

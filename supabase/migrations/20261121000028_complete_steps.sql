@@ -59,12 +59,6 @@ as $$
 begin
     return format($body$
         #variable_conflict use_column
-        declare
-            ids alias for $1;
-            leases alias for $2;
-            hashes alias for $3;
-            places alias for $4;
-            records alias for $5;
         begin
             with eq_row as materialized (
                 select eq_given.*, eq_job.eq_record
@@ -97,7 +91,7 @@ begin
 end $$;
 
 -- Writes vectors into locked rows: one for each record, with the hash of its text for each id. Raises if a trigger of
--- the table prevents that.
+-- the table prevents that. Its plan is not kept: the settings that pin a plan would apply to those triggers as well.
 create function embedding.write_vectors(
     target public.embedding_targets, records text[], vectors vector[], ids bigint[], hashes bytea[]
 )

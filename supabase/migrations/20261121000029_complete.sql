@@ -243,7 +243,7 @@ begin
     if cardinality(done) < cardinality(ids) then
         return query
         select given.id, 'lost' from unnest(ids) as given (id)
-         where given.id <> all (done) and not exists (select from public.embedding_queue as job where job.id = given.id);
+         where not exists (select from public.embedding_queue as job where job.id = given.id);
     end if;
 end $$;
 

@@ -49,14 +49,14 @@ begin
     perform embedding.make_function(
         'trigger_' || new.id, '', 'returns trigger security definer', embedding.trigger_sql(new));
     perform embedding.make_function(
-        'enqueue_' || new.id, 'text[], text[]',
+        'enqueue_' || new.id, 'edited text[], moved text[]',
         'returns void security definer set row_security = off set enable_seqscan = off', embedding.enqueue_sql(new));
     perform embedding.make_function(
-        'read_' || new.id, 'bigint[], uuid, text, smallint',
+        'read_' || new.id, 'ids bigint[], fence uuid, current_model text, live_priority smallint',
         'returns setof embedding.judged_job ' || keeps_plans, embedding.read_sql(new));
     perform embedding.make_function(
-        'lock_' || new.id, 'bigint[], uuid[], bytea[], out integer[], out text[]', keeps_plans,
-        embedding.lock_sql(new));
+        'lock_' || new.id, 'ids bigint[], leases uuid[], hashes bytea[], out places integer[], out records text[]',
+        keeps_plans, embedding.lock_sql(new));
     return null;
 end $$;
 
@@ -80,13 +80,10 @@ declare
 begin
     for routine in
         select oid from pg_proc
-         where pronamespace = 'embedding'::regnamespace
-           and proname = any (array[format('trigger_%s', target_id), format('enqueue_%s', target_id),
-                                    format('read_%s', target_id), format('lock_%s', target_id)])
+         where pronamespace = 'embedding'::regnamespace and embedding.trusts(proowner)
+           and proname ~ format('^(trigger|enqueue|read|lock)_%s$', target_id)
     loop
-        if embedding.is_ours(routine) then
-            execute format('drop function %s cascade', routine);
-        end if;
+        execute format('drop function %s cascade', routine);
     end loop;
 end $$;
 

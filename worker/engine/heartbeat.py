@@ -128,6 +128,6 @@ class Heartbeat:
         self._next_beat = now + interval
 
     def beat_soon(self, within: float = 0.0) -> None:
-        """Make the next heartbeat due within so many seconds: there is a change to report."""
+        """Report a change: send the next heartbeat after `within` seconds at the latest."""
         self.changed_at = time.monotonic()
         self._next_beat = min(self._next_beat, self.changed_at + within)
