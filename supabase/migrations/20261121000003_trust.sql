@@ -48,13 +48,7 @@ declare
     namespace record;
 begin
     select * into watched from pg_class where oid = table_id;
-    if watched.relkind = 'r' and not watched.relhassubclass and watched.relowner = api_owner
-       and not watched.relforcerowsecurity
-       and exists (select from pg_namespace
-                    where oid = watched.relnamespace and nspowner in (api_owner, 'pg_database_owner'::regrole))
-    then
-        return; -- as most tables: the rest takes longer
-    elsif watched.relkind not in ('r', 'p') then
+    if watched.relkind not in ('r', 'p') then
         cause := format('%s is %s and not a table', table_id::regclass,
                         case watched.relkind when 'v' then 'a view' when 'm' then 'a materialized view'
                                              when 'f' then 'a foreign table' else 'something else' end);
