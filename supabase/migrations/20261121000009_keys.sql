@@ -1,8 +1,8 @@
--- Why:   the queue knows a row by its key as text. That text must be the same in every session.
+-- Why:   the queue knows a row by its key as text, which must be the same in every session, and copies its owner.
 -- Locks: nothing.
 -- Undo:  drop function embedding.queued_id_sql, embedding.shortened_id, embedding.key_too_long,
---        embedding.record_match_sql, embedding.key_values_sql, embedding.record_id_sql, embedding.key_forms,
---        embedding.key_columns, public.embedding_table_name;
+--        embedding.record_match_sql, embedding.key_values_sql, embedding.owner_sql, embedding.record_id_sql,
+--        embedding.key_forms, embedding.key_columns, public.embedding_table_name;
 
 -- `sessions` for public.sessions, `app.sessions` elsewhere; quoted where the name needs it.
 create function public.embedding_table_name(relation regclass)
@@ -105,6 +105,14 @@ as $$
       join pg_type as type on type.oid = attribute.atttypid;
 $$;
 
+-- SQL for the owner of a row, for rows with the given name; null if its table names none.
+create function embedding.owner_sql(row_name text, user_column text)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$ select coalesce(format('%I.', row_name) || quote_ident(user_column), 'null::uuid') $$;
+
 -- SQL for the values of the key, in its order, from SQL that gives a record id.
 create function embedding.key_values_sql(relation regclass, key_columns text[], record_sql text)
 returns text[]
@@ -166,6 +174,6 @@ as $$
 $$;
 
 select embedding.protect_functions(
-    'embedding.key_columns', 'embedding.key_forms', 'embedding.record_id_sql', 'embedding.key_values_sql',
-    'embedding.record_match_sql', 'embedding.key_too_long', 'embedding.shortened_id', 'embedding.queued_id_sql');
+    'embedding.key_columns', 'embedding.key_forms', 'embedding.record_id_sql', 'embedding.owner_sql',
+    'embedding.key_values_sql', 'embedding.record_match_sql', 'embedding.key_too_long', 'embedding.shortened_id', 'embedding.queued_id_sql');
 select embedding.let_workers_call('public.embedding_table_name');

@@ -111,7 +111,7 @@ begin
         target.embedding_column,
         (select string_agg(format('changed.%I', name), ', ' order by ordinal)
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
-        coalesce('changed.' || quote_ident(target.user_column), 'null::uuid'),
+        embedding.owner_sql('changed', target.user_column),
         coalesce(' and old.' || quote_ident(target.user_column) || ' is not distinct from new.'
                  || quote_ident(target.user_column), ''),
         embedding.list_sql(target.id));
@@ -181,7 +181,7 @@ begin
             end if;
         end $body$,
         target.id,
-        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'),
+        embedding.owner_sql((parse_ident(target.relation))[2], target.user_column),
         target.relation,
         format('%s and %s = eq_record', target.record_match_sql, target.record_id_sql));
 end $$;

@@ -101,7 +101,7 @@ begin
          where target_id = $1 and record_id = %4$s and user_id is distinct from eq_owner
         $sql$,
         target.record_id_sql,
-        coalesce(quote_ident((parse_ident(target.relation))[2]) || '.' || quote_ident(target.user_column), 'null::uuid'),
+        embedding.owner_sql((parse_ident(target.relation))[2], target.user_column),
         target.relation, embedding.queued_id_sql('eq_record'))
       using target.id;
 end $$;

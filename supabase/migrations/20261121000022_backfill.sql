@@ -99,7 +99,7 @@ begin
         select count(*) from eq_row
         $sql$,
         target.record_id_sql,
-        coalesce(quote_ident(bare_name) || '.' || quote_ident(target.user_column), 'null::uuid'),
+        embedding.owner_sql(bare_name, target.user_column),
         bare_name,
         target.relation,
         embedding.missing_sql(target, row_by_row),

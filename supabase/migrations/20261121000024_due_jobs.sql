@@ -1,7 +1,7 @@
 -- Why:   a claim chooses quickly among millions of due jobs, and no target or owner starves.
 -- Locks: row locks on the claimed jobs, for the length of the call. It skips locked rows.
--- Undo:  drop function embedding.due_jobs, embedding.due_targets, embedding.due_owners; drop sequence
---        embedding.claim_rotation;
+-- Undo:  drop function embedding.due_jobs, embedding.due_targets, embedding.is_claimable, embedding.due_owners; drop
+--        sequence embedding.claim_rotation;
 --
 -- Live edits come before backfill, by priority. Within a priority the targets take turns, and within a target the owners
 -- of its records. A job that crashes its workers is tried alone before it is failed, so that the jobs that were claimed
@@ -40,6 +40,23 @@ begin
     end loop;
 end $$;
 
+-- Whether a claim with these arguments may take jobs of a target: see claim_embeddings.
+create function embedding.is_claimable(
+    target public.embedding_targets, default_model text, only_table text, only_column text, except_targets integer[]
+)
+returns boolean
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    return target.enabled and target.problem is null
+       and (target.model_is_default and target.model <> default_model) is not true
+       and (only_table is null or target.table_name = only_table)
+       and (only_column is null or target.embedding_column = only_column)
+       and target.id <> all (except_targets);
+end $$;
+
 -- The targets that have due jobs, in the order in which a claim tries them: by the priority of their first due job,
 -- then in turns. `level`, `first_owner` and `first_due` are those of that job; null if only leases have run out.
 --
@@ -73,11 +90,8 @@ begin
              where job.target_id = watched.id and job.status = 'processing' and job.lease_expires_at <= now()
              limit 1) as expired on true
      cross join lateral (select greatest(next.priority, expired.priority) as priority) as due
-     where watched.enabled and watched.problem is null and due.priority is not null
-       and (watched.model_is_default and watched.model <> due_targets.default_model) is not true
-       and (due_targets.only_table is null or watched.table_name = due_targets.only_table)
-       and (due_targets.only_column is null or watched.embedding_column = due_targets.only_column)
-       and watched.id <> all (due_targets.except_targets)
+     where due.priority is not null
+       and embedding.is_claimable(watched, default_model, only_table, only_column, except_targets)
      order by due.priority desc,
               (row_number() over (partition by due.priority order by watched.id) + turn)
               % count(*) over (partition by due.priority);
@@ -168,4 +182,4 @@ begin
 end $$;
 
 select embedding.protect_relation('embedding.claim_rotation');
-select embedding.protect_functions('embedding.due_owners', 'embedding.due_targets', 'embedding.due_jobs');
+select embedding.protect_functions('embedding.due_owners', 'embedding.is_claimable', 'embedding.due_targets', 'embedding.due_jobs');

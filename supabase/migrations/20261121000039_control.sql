@@ -95,11 +95,7 @@ begin
     desired_state := coalesce(desired_state, 'work');
     due := exists (
         select from public.embedding_targets as watched
-         where watched.enabled and watched.problem is null
-           and (watched.model_is_default and watched.model <> poll_embeddings.default_model) is not true
-           and (poll_embeddings.only_table is null or watched.table_name = poll_embeddings.only_table)
-           and (poll_embeddings.only_column is null or watched.embedding_column = poll_embeddings.only_column)
-           and watched.id <> all (poll_embeddings.except_targets)
+         where embedding.is_claimable(watched, default_model, only_table, only_column, except_targets)
            and (exists (select from (select job.available_at
                                        from public.embedding_queue as job
                                       where job.target_id = watched.id and job.status = 'pending'
