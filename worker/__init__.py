@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from worker.operations.migrating import migrate as migrate
     from worker.operations.processing import process as process
     from worker.operations.processing import run_options as run_options
+    from worker.operations.search import embed_query as embed_query
     from worker.operations.search import search as search
     from worker.operations.serving import run_service as run_service
     from worker.operations.session import open_database as open_database
@@ -42,6 +43,7 @@ _HOMES = {
     "WorkerError": "errors",
     "backfill": "operations.backfill",
     "diagnose": "operations.diagnosis",
+    "embed_query": "operations.search",
     "estimate": "operations.estimate",
     "list_jobs": "operations.jobs",
     "migrate": "operations.migrating",

@@ -15,6 +15,9 @@ create table public.embedding_targets (
     source text not null,                          -- SQL over the row that gives the text to embed
     filter text,                                   -- SQL over the row: rows for which it is not true have no vector
     model text,                                    -- `provider:model` of every vector of the column; null: none is written yet
+    document_prompt text,                          -- what the model gets before each text, '' if nothing; null: not decided,
+                                                   -- the first worker records it
+    query_prompt text,                             -- ... and before the words of a search; null: what the model is made for
     model_is_default boolean not null default false, -- true: not chosen, but the default of the first worker
     dimensions integer,                            -- width of the column; null: a column without one
     priority smallint not null default 0,          -- higher values are claimed first; backfill is 10 lower

@@ -27,7 +27,7 @@ create table public.embedding_queue (
     lease_expires_at timestamptz,
     worker text,
     content_hash bytea,                            -- sha256 of the text the stored vector was made from ...
-    model text,                                    -- ... and by which model, with how many tokens
+    model text,                                    -- ... by which model (embedding.full_model), with how many tokens
     tokens integer,
     cost real,                                     -- US dollars that were paid for it; null: not known
     truncated_to integer,                          -- only that many characters were embedded; null: all of them

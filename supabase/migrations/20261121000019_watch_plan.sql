@@ -1,6 +1,7 @@
 -- Why:   watch_embeddings checks everything before it changes anything, and the preview shows the same plan.
 -- Locks: nothing.
--- Undo:  drop function embedding.plan_watch, embedding.check_names; drop type embedding.watch_plan;
+-- Undo:  drop function embedding.plan_watch, embedding.plan_model, embedding.planned_prompt,
+--        embedding.check_names; drop type embedding.watch_plan;
 
 -- Raises if the table or one of its columns has a name that the statements of the queue use themselves.
 create function embedding.check_names(relation regclass)
@@ -35,11 +36,54 @@ create type embedding.watch_plan as (
     trusts_vectors boolean
 );
 
+-- The prompt of a target, null for that of the model, by what watch_embeddings gets: null keeps the present one, '' is
+-- that of the model, `none` is none.
+create function embedding.planned_prompt(wanted text, present text)
+returns text
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    if length(wanted) > 500 then -- each job holds it
+        raise exception 'a prompt has at most 500 characters, not %', length(wanted)
+            using errcode = 'invalid_parameter_value', hint = 'Put what belongs to every text into the source.';
+    end if;
+    return case when wanted is null then present when wanted = 'none' then '' else nullif(wanted, '') end;
+end $$;
+
+-- The target with the model and the prompts that watch_embeddings gets. Another model forgets the prompts.
+create function embedding.plan_model(
+    before public.embedding_targets, model text, document_prompt text, query_prompt text
+)
+returns public.embedding_targets
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+declare
+    target public.embedding_targets := before;
+begin
+    if model ~ '#' then
+        raise exception 'the name of a model cannot contain #'
+            using errcode = 'invalid_parameter_value', hint = 'Give its prompt as document_prompt.';
+    end if;
+    target.model := coalesce(nullif(plan_model.model, ''), before.model);
+    target.model_is_default := target.model is not null and coalesce(plan_model.model = '', before.model_is_default, false);
+    if before.model <> target.model then
+        target.document_prompt := null;
+        target.query_prompt := null;
+    end if;
+    target.document_prompt := embedding.planned_prompt(plan_model.document_prompt, target.document_prompt);
+    target.query_prompt := embedding.planned_prompt(plan_model.query_prompt, target.query_prompt);
+    return target;
+end $$;
+
 -- Checks the arguments of watch_embeddings, and replaces nulls by what the target has. Raises an error with a hint
 -- if the column cannot be watched in this way.
 create function embedding.plan_watch(
     relation regclass, source text, embedding_column text, model text, filter text, dimensions integer,
-    priority smallint, debounce interval, on_change text, on_too_long text
+    priority smallint, debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text
 )
 returns embedding.watch_plan
 language plpgsql
@@ -61,14 +105,12 @@ begin
     end loop;
     select * into before from embedding.find_target_of(relation, plan_watch.embedding_column);
     before.problem := coalesce(before.problem, embedding.identity_problem(before));
-    target := before;
+    target := embedding.plan_model(before, plan_watch.model, plan_watch.document_prompt, plan_watch.query_prompt);
     target.problem := null;
     target.table_name := public.embedding_table_name(relation);
     target.embedding_column := plan_watch.embedding_column;
     target.source := coalesce(embedding.source_sql(relation, plan_watch.source), before.source);
     target.filter := nullif(coalesce(plan_watch.filter, before.filter), '');
-    target.model := coalesce(nullif(plan_watch.model, ''), before.model);
-    target.model_is_default := target.model is not null and coalesce(plan_watch.model = '', before.model_is_default, false);
     target.priority := coalesce(plan_watch.priority, before.priority, 0);
     target.debounce := coalesce(plan_watch.debounce, before.debounce, '0');
     target.on_change := coalesce(plan_watch.on_change, before.on_change, 'keep');
@@ -111,10 +153,12 @@ begin
              then before.column_numbers -> before.embedding_column = target.column_numbers -> target.embedding_column
              else embedding.triggered_table(before.id) = relation end, false);
     plan.looks_again := not plan.trusts_vectors
-        or (before.source, before.filter, before.model, before.record_match_sql, before.problem)
-           is distinct from (target.source, target.filter, target.model, target.record_match_sql, target.problem);
+        or (before.source, before.filter, before.model, before.document_prompt, before.record_match_sql, before.problem)
+           is distinct from (target.source, target.filter, target.model, target.document_prompt,
+                             target.record_match_sql, target.problem);
     plan.target := target;
     return plan;
 end $$;
 
-select embedding.protect_functions('embedding.check_names', 'embedding.plan_watch');
+select embedding.protect_functions('embedding.check_names', 'embedding.planned_prompt', 'embedding.plan_model',
+    'embedding.plan_watch');

@@ -13,8 +13,9 @@
 --
 -- Another call changes the target: an argument that is null or left out keeps what the target has, and an empty filter
 -- removes it. If the text or the filter changes, or a problem had suspended the target, the records become pending;
--- those whose text is the same complete without a call of the model. Another model clears the vectors (see
--- embedding.change_model); an empty one keeps the model, but as the default of a worker, not as a choice. If the column
+-- those whose text is the same complete without a call of the model. Another model or document prompt clears the vectors
+-- (see embedding.change_model); an empty model keeps the model, but as the default of a worker, not as a choice. An empty
+-- prompt is what the model is made for, and `none` is none; another model forgets the prompts. If the column
 -- is not the one that was watched under this name, all records are embedded again. If it raises an error, it has
 -- changed nothing.
 --
@@ -31,7 +32,9 @@ create function public.watch_embeddings(
     debounce interval default null,
     on_change text default null,
     on_too_long text default null,
-    match_function boolean default null
+    match_function boolean default null,
+    document_prompt text default null,
+    query_prompt text default null
 )
 returns public.embedding_targets
 language plpgsql
@@ -40,7 +43,8 @@ as $$
 #variable_conflict use_column
 declare
     plan embedding.watch_plan := embedding.plan_watch(
-        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long);
+        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
+        document_prompt, query_prompt);
     target public.embedding_targets := plan.target;
     watched public.embedding_targets;
 begin
@@ -55,16 +59,17 @@ begin
     end if;
 
     insert into public.embedding_targets as known (
-        table_name, embedding_column, source, filter, model, model_is_default, dimensions, priority, debounce,
-        on_change, on_too_long,
+        table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default,
+        dimensions, priority, debounce, on_change, on_too_long,
         relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
         target.table_name, target.embedding_column, target.source, target.filter, target.model,
-        target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change,
+        target.document_prompt, target.query_prompt, target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change,
         target.on_too_long, target.relation, target.relation_id, target.column_numbers, target.key_columns,
         target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
+           document_prompt = excluded.document_prompt, query_prompt = excluded.query_prompt,
            model_is_default = excluded.model_is_default,
            dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
            on_change = excluded.on_change, on_too_long = excluded.on_too_long,

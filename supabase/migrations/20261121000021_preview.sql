@@ -32,7 +32,9 @@ begin
              else 'false' end,
         target.relation, target.record_match_sql, coalesce(target.filter, 'true'))
        into records
-      using target.id, embedding.visible_character(), plan.trusts_vectors, coalesce(target.model, default_model);
+      using target.id, embedding.visible_character(), plan.trusts_vectors,
+            case when target.document_prompt is not null or (plan.before).document_prompt is null
+                 then embedding.full_model(target, default_model) end;
     return records;
 exception
     when transaction_rollback or insufficient_resources or operator_intervention or system_error then
@@ -56,6 +58,8 @@ create function public.preview_watch_embeddings(
     on_change text default null,
     on_too_long text default null,
     match_function boolean default null,
+    document_prompt text default null,
+    query_prompt text default null,
     default_model text default null,
     out is_watched boolean,
     out width integer,
@@ -67,19 +71,24 @@ set search_path = '', pg_temp
 as $$
 declare
     plan constant embedding.watch_plan := embedding.plan_watch(
-        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long);
+        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
+        document_prompt, query_prompt);
 begin
     is_watched := (plan.target).id is not null;
     width := (plan.target).dimensions;
     to_embed := embedding.count_to_embed(plan, default_model);
-    select coalesce(array_agg(format('%s: %s -> %s', setting, coalesce(was, 'none'), coalesce(becomes, 'none'))
+    select coalesce(array_agg(format('%s: %s -> %s', setting, coalesce(nullif(was, ''), 'none'),
+                                     coalesce(nullif(becomes, ''), 'none'))
                               order by place), '{}')
       into changes
-      from unnest('{problem,table_name,embedding_column,source,filter,model,model_is_default,dimensions,priority,debounce,on_change,'
-                  'on_too_long}'::text[]) with ordinality as listed (setting, place)
+      from unnest('{problem,table_name,embedding_column,source,filter,model,document_prompt,query_prompt,model_is_default,'
+                  'dimensions,priority,debounce,on_change,on_too_long}'::text[]) with ordinality as listed (setting, place)
+     cross join lateral (select case when setting like '%prompt' then 'that of the model' end) as unset (is_shown_as)
      cross join lateral (
-           select to_jsonb(plan.before) ->> setting, to_jsonb(plan.target) ->> setting) as value (was, becomes)
-     where is_watched and was is distinct from becomes;
+           select coalesce(to_jsonb(plan.before) ->> setting, is_shown_as),
+                  coalesce(to_jsonb(plan.target) ->> setting, is_shown_as)) as value (was, becomes)
+     where is_watched and was is distinct from becomes
+       and not coalesce((plan.before).model <> (plan.target).model and becomes = is_shown_as, false); -- goes without saying
     if is_watched and match_function <> exists (
         select from embedding.match_functions() as written where written.target_id = (plan.target).id
     ) then

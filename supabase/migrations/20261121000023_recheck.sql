@@ -35,7 +35,7 @@ begin
         $sql$,
         coalesce(target.filter, 'true'), target.source, (parse_ident(target.relation))[2], target.embedding_column,
         target.relation, target.record_match_sql)
-       into changed using ids, embedding.visible_character(), target.model;
+       into changed using ids, embedding.visible_character(), embedding.full_model(target);
     return changed;
 exception
     when others then

@@ -16,7 +16,7 @@
 -- The result of a claim for one job: see claim_embeddings.
 create type embedding.claimed_job as (
     id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
-    content text, content_hash bytea, lease uuid, model text, dimensions integer, attempts smallint,
+    content text, content_hash bytea, lease uuid, model text, document_prompt text, dimensions integer, attempts smallint,
     isolated boolean, truncate boolean, waited double precision
 );
 
@@ -46,7 +46,7 @@ begin
      where job.id = any (ids) and job.lease is distinct from fence
        and (job.abandoned_claims >= target.max_attempts or job.unwritten >= 2 * target.max_attempts)
     returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
-              null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
+              null::bytea, null::uuid, null::text, null::text, null::integer, job.attempts, false, false,
               null::double precision;
 end $$;
 
@@ -194,7 +194,6 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    current_model constant text := coalesce(target.model, default_model);
     fence uuid;
     leased bigint;
     judged embedding.judged_job[];
@@ -209,7 +208,7 @@ begin
     end if;
     execute format('select array_agg(job) from embedding.read_%s($1, $2, $3, $4) as job', target.id)
        into judged
-      using ids, fence, current_model, target.priority;
+      using ids, fence, embedding.full_model(target, default_model), target.priority;
     if cardinality(judged) > leased then
         raise exception 'the record id matches more than one row' using errcode = 'cardinality_violation';
     end if;
@@ -222,7 +221,8 @@ begin
     select job.id, target.id, coalesce(settled.status, 'processing'), target.table_name, job.record_id,
            target.embedding_column,
            case when coalesce(settled.status, 'processing') = 'processing' then job.content end,
-           job.content_hash, fence, current_model, target.dimensions, job.attempts,
+           job.content_hash, fence, coalesce(target.model, default_model), target.document_prompt, target.dimensions,
+           job.attempts,
            job.abandoned_claims > 1 and job.abandoned_claims >= target.max_attempts,
            target.on_too_long = 'truncate', job.waited
       from unnest(judged) as job

@@ -99,7 +99,7 @@ as $$
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id = any (ids)
     returning job.id, job.target_id, job.status, job.table_name, job.record_id, job.embedding_column,
-              null::text, null::bytea, null::uuid, null::text, null::integer, job.attempts, false, false,
+              null::text, null::bytea, null::uuid, null::text, null::text, null::integer, job.attempts, false, false,
               null::double precision;
 $$;
 

@@ -7,6 +7,7 @@
 -- one in turn; never one of `except_targets`. Returns a row for each job, with its result:
 --
 --   processing  leased: embed `content`, then answer with its `id`, `lease` and `content_hash`;
+--               `document_prompt`: what the model gets before the text, null if that is not decided yet;
 --               `isolated`: with nothing else in flight in this process; `truncate`: if it is too long,
 --               as much of its beginning as the model takes; `waited`: for how many seconds it has been
 --               due, null for jobs below the priority of their target, as from a backfill

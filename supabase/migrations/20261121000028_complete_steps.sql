@@ -164,7 +164,7 @@ declare
     places integer[];
     records text[];
 begin
-    if model = coalesce(target.model, model) then
+    if model = coalesce(embedding.full_model(target), model) then
         execute format('select * from embedding.lock_%s($1, $2, $3)', target.id)
            into places, records
           using ids, leases, hashes;

@@ -44,7 +44,7 @@ begin
                   from %3$s where %4$s) as eq_row on true
          where eq_job.eq_done is not true
         $sql$, coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
-    using ids, leases, hashes, model, coalesce(target.model, model);
+    using ids, leases, hashes, model, coalesce(embedding.full_model(target), model);
 end $$;
 
 -- Whether the source and the filter can be evaluated for the record of a job.
@@ -100,9 +100,10 @@ begin
 end $$;
 
 -- Prepares a target for vectors of a model: records the model if these are the first vectors of the column, and locks
--- the table. Returns the model of the column, and what is wrong with the target (null: nothing).
+-- the table. Returns the model of the column with its prompt, and what is wrong with the target (null: nothing).
 create function embedding.open_for_vectors(
-    target public.embedding_targets, ids bigint[], leases uuid[], new_model text, out model text, out fault text
+    target public.embedding_targets, ids bigint[], leases uuid[], new_model text,
+    out model text, out document_prompt text, out fault text
 )
 language plpgsql
 set search_path = '', pg_temp
@@ -111,11 +112,13 @@ declare
     context text;
 begin
     model := target.model;
-    if model is null and exists (
+    document_prompt := target.document_prompt;
+    if (model is null or document_prompt is null) and exists (
         select from public.embedding_queue as job
           join unnest(ids, leases) as given (id, lease) on given.id = job.id and given.lease = job.lease
     ) then -- before any lock
-        model := embedding.record_model(target.id, new_model);
+        select recorded.model, recorded.document_prompt into model, document_prompt
+          from embedding.record_model(target.id, new_model) as recorded;
     end if;
     perform embedding.open_table(target, 'row exclusive');
 exception when syntax_error_or_access_rule_violation or invalid_schema_name then
@@ -163,8 +166,8 @@ begin
     return next;
 end $$;
 
--- Writes vectors (one for each id, in the order of `ids`, all made by `model`) into their rows and
--- completes their jobs, if both guards hold. Returns the jobs that were refused, with the reason
+-- Writes vectors (one for each id, in the order of `ids`, all made by `model`: the full name, see
+-- embedding.full_model) into their rows and completes their jobs, if both guards hold. Returns the jobs that were refused, with the reason
 -- (see embedding.refusals); all others are completed. `tokens`, `truncated_to` and `costs` (US dollars) may be
 -- null, as a whole or in part. Raises lock_not_available if the table is locked as a whole.
 create function public.complete_embeddings(
@@ -190,7 +193,7 @@ declare
 begin
     perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
     for target in select * from embedding.targets_of_jobs(ids) loop
-        select opened.fault, opened.model into fault, target.model
+        select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
         for try in 1 .. 3 loop
             exit when fault is not null;

@@ -74,7 +74,7 @@ begin
         target.source, (parse_ident(target.relation))[2], target.embedding_column, target.relation,
         target.record_match_sql, coalesce(target.filter, 'true'))
        into content
-      using record_id, target.id, embedding.visible_character(), coalesce(target.model, default_model);
+      using record_id, target.id, embedding.visible_character(), embedding.full_model(target, default_model);
     return content;
 end $$;
 
@@ -94,7 +94,7 @@ create function public.estimate_embeddings(
     sample integer default 200
 )
 returns table (
-    table_name text, embedding_column text, model text, dimensions integer,
+    table_name text, embedding_column text, model text, document_prompt text, dimensions integer,
     row_count bigint, bytes bigint[], texts text[]
 )
 language plpgsql
@@ -124,6 +124,7 @@ begin
         table_name := target.table_name;
         embedding_column := target.embedding_column;
         model := coalesce(target.model, default_model);
+        document_prompt := target.document_prompt;
         dimensions := target.dimensions;
         row_count := null;
         records := '{}';

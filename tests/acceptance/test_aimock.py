@@ -88,6 +88,6 @@ def test_an_answer_of_another_api_than_was_asked_is_never_taken() -> None:
     with aimock() as root:
         embedder = open_embedder(OLLAMA, WIDTH, Settings(ollama_host=root))
         with pytest.raises(Transient, match="no list `embeddings` in") as caught:
-            embedder.embed(["first", "second"])
+            embedder.embed(["first", "second"], "document")
         embedder.close()
     assert caught.value.error_class == "bad_answer"

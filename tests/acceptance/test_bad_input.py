@@ -335,7 +335,7 @@ def test_a_text_of_a_megabyte_is_embedded_by_the_local_model(
     assert worker("process").returncode == 0
     assert statuses(local_notes) == {"completed": 3}
     stored = value(local_notes, "select embedding::real[] from notes where id = 2")
-    expected = LocalEmbedder().embed([MEGABYTE]).vectors[0]
+    expected = LocalEmbedder().embed([MEGABYTE], "document").vectors[0]
     assert np.allclose(stored, expected, atol=1e-5)
 
 

@@ -81,7 +81,10 @@ def expected(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float3
     """What the local model gives for each of them."""
     embedder = LocalEmbedder()
     return np.vstack(
-        [embedder.embed(texts[i : i + 1000]).vectors for i in range(0, len(texts), 1000)]
+        [
+            embedder.embed(texts[i : i + 1000], "document").vectors
+            for i in range(0, len(texts), 1000)
+        ]
     )
 
 

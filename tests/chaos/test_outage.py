@@ -158,12 +158,12 @@ def unsteady() -> Iterator[Unsteady]:
 
 @dataclass
 class UnsteadyRuns(Runs):
-    def open(self, model: str, width: int | None) -> Embedder:
+    def open(self, model: str, width: int | None, prompt: str | None = None) -> Embedder:
         assert isinstance(self.server, Unsteady)
         if self.server.error == CANNOT_BE_OPENED:
             self.server.requests_of[CANNOT_BE_OPENED] += 1
             raise SettingsError(CANNOT_BE_OPENED)
-        return super().open(model, width)
+        return super().open(model, width, prompt)
 
 
 class Writer:

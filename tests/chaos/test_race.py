@@ -220,7 +220,7 @@ class Drainer:
     def drain(self) -> RunStats:
         return Pipeline(
             queue=self._queue,
-            open_embedder=lambda model, width: self._embedder,
+            open_embedder=lambda model, width, prompt: self._embedder,
             scope=Scope(f"race {os.getpid()}", timedelta(seconds=2), self._embedder.model),
             options=RunOptions(batch_size=10),
             progress=self,
@@ -246,7 +246,7 @@ def differing(notes: Database) -> list[int]:
     wrong = []
     for record, alive, body, vector in found:
         if alive and body.strip():
-            right = embedder.embed([body]).vectors[0]
+            right = embedder.embed([body], "document").vectors[0]
             same = vector is not None and np.allclose(vector, right, atol=1e-5)
         else:
             same = vector is None

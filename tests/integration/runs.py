@@ -88,13 +88,13 @@ class Runs:
     def drain(self, batch_size: int = 10, **options: Any) -> RunStats:
         return self.new(batch_size, **options).drain()
 
-    def open(self, model: str, width: int | None) -> Embedder:
+    def open(self, model: str, width: int | None, prompt: str | None = None) -> Embedder:
         settings = Settings(
             openai_api_key=self.key or self.server.api_key,
             openai_base_url=self.server.base_url,
             embedding_timeout_seconds=self.timeout,
         )
-        return open_embedder(model, width, settings)
+        return open_embedder(model, width, settings, prompt)
 
 
 @contextmanager

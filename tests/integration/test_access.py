@@ -608,17 +608,17 @@ CALLED_BY_NOBODY = [
         drop_triggers due_jobs due_owners due_records due_targets enqueue enqueue_edited
         enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable failed_jobs
         failed_since fault_of_table find_target find_target_of finish_jobs first_jobs fix_text_forms
-        fold_counts follow_names forget grant_to growing_pause is_claimable is_of_the_server is_ours
-        is_readable is_rewritten is_timeout is_watched_by_statement jobs_after keep_match_function
-        key_columns key_forms key_too_long key_values_sql lease_jobs let_workers_call
-        let_workers_read list_sql lock_sql make_function make_functions make_triggers
-        match_function_name match_functions may_be_inside may_pass missing_records missing_sql
-        open_for_vectors open_table owner_sql percentile plan_watch planned_width protect_functions
-        protect_relation queue_by_hand queued_id_sql read_sql readable_texts record_id_sql
-        record_match_sql record_model refresh_owners refusals refuse_row refuse_target
-        requeue_target reset_jobs settle shortened_id source_sql suspend_target table_problem
-        targets_of_jobs text_to_embed texts trigger_sql triggered_table trusts visible_character
-        wake write_match_function write_vectors
+        fold_counts follow_names forget full_model grant_to growing_pause is_claimable
+        is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
+        jobs_after keep_match_function key_columns key_forms key_too_long key_values_sql lease_jobs
+        let_workers_call let_workers_read list_sql lock_sql make_function make_functions
+        make_triggers match_function_name match_functions may_be_inside may_pass missing_records
+        missing_sql open_for_vectors open_table owner_sql percentile plan_model plan_watch
+        planned_prompt planned_width protect_functions protect_relation queue_by_hand queued_id_sql
+        read_sql readable_texts record_id_sql record_match_sql record_model refresh_owners refusals
+        refuse_row refuse_target requeue_target reset_jobs settle shortened_id source_sql
+        suspend_target table_problem targets_of_jobs text_to_embed texts trigger_sql triggered_table
+        trusts visible_character wake write_match_function write_vectors
         """,
     ),
 ]

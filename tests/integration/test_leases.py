@@ -22,7 +22,7 @@ from tests.integration.runs import LONG, MODEL, Runs, under_way
 from tests.integration.runs import SCOPE as SCOPE_OF_RUNS
 from tests.integration.tables import Connect, jobs
 from tests.openai_server import OpenAIServer, answers
-from worker.embedders.base import Embedder, Embeddings
+from worker.embedders.base import Embedder, Embeddings, Role
 from worker.engine import in_flight, retrying
 from worker.engine.heartbeat import FIRST_SILENCE, LONGEST_SILENCE, Heartbeat, Leases
 from worker.engine.pipeline import Pipeline
@@ -197,9 +197,9 @@ def test_it_beats_while_a_model_is_opened(
     insert(docs, 10)
     runs, opened = Runs(watched, openai), Event()
 
-    def open_slowly(model: str, width: int | None) -> Embedder:
+    def open_slowly(model: str, width: int | None, prompt: str | None = None) -> Embedder:
         assert opened.wait(LONG)
-        return runs.open(model, width)
+        return runs.open(model, width, prompt)
 
     runs.open_embedder = open_slowly
     with running(runs.new(scope=SHORT)) as ending:
@@ -520,7 +520,7 @@ class Counting:
     def __getattr__(self, name: str) -> object:
         return getattr(self.embedder, name)
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
+    def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
         with self.lock:
             self.under_way += 1
             self.calls.append((list(texts), self.under_way))
@@ -529,7 +529,7 @@ class Counting:
                 self.second.set()
         self.second.wait(timeout=30)
         try:
-            return self.embedder.embed(texts)
+            return self.embedder.embed(texts, role)
         finally:
             with self.lock:
                 self.under_way -= 1
@@ -547,9 +547,9 @@ def test_a_job_that_comes_alone_is_alone_in_its_process(
     )
     opened: list[Counting] = []
 
-    def open_counting(model: str, width: int | None) -> Embedder:
+    def open_counting(model: str, width: int | None, prompt: str | None = None) -> Embedder:
         # another worker has died over it, and it turns up while the rest is under way
-        opened.append(Counting(runs.open(model, width), lambda: docs.execute(expire)))
+        opened.append(Counting(runs.open(model, width, prompt), lambda: docs.execute(expire)))
         return opened[-1]  # type: ignore[return-value]
 
     runs.open_embedder = open_counting

@@ -67,7 +67,7 @@ def reference() -> Iterator[Any]:
 
 def test_vectors_are_those_of_the_package(embedder: LocalEmbedder, reference: Any) -> None:
     assert len(TEXTS) > 100
-    vectors = embedder.embed(TEXTS).vectors
+    vectors = embedder.embed(TEXTS, "document").vectors
     assert vectors.dtype == np.float32
     expected = np.vstack([reference.embed([text], norm=True) for text in TEXTS])
     assert np.abs(vectors - expected).max() < 1e-6
@@ -80,7 +80,7 @@ def test_a_text_of_more_tokens_than_are_gathered_at_once_is_no_exception(
     text = TEXTS[-1] + " more" * TOKENS_AT_ONCE
     tokens = reference.tokenizer.encode(text, add_special_tokens=False).ids
     mean = reference.embedding[np.array(tokens)].mean(axis=0, dtype=np.float64)
-    embeddings = embedder.embed([text])
+    embeddings = embedder.embed([text], "document")
     assert embeddings.tokens == [len(tokens)]
     assert len(tokens) > TOKENS_AT_ONCE
     assert np.abs(embeddings.vectors - mean / np.linalg.norm(mean)).max() < 1e-6
@@ -91,15 +91,15 @@ def test_a_text_of_more_tokens_than_are_gathered_at_once_is_no_exception(
 def test_the_order_of_the_texts_is_kept_and_neighbours_do_not_matter(
     embedder: LocalEmbedder,
 ) -> None:
-    together = embedder.embed(TEXTS).vectors
-    backwards = embedder.embed(TEXTS[::-1]).vectors
-    isolated = np.vstack([embedder.embed([text]).vectors for text in TEXTS])
+    together = embedder.embed(TEXTS, "document").vectors
+    backwards = embedder.embed(TEXTS[::-1], "document").vectors
+    isolated = np.vstack([embedder.embed([text], "document").vectors for text in TEXTS])
     assert np.array_equal(together, isolated)
     assert np.array_equal(together, backwards[::-1])
 
 
 def test_tokens_are_counted(embedder: LocalEmbedder) -> None:
-    embeddings = embedder.embed(["one", "one one", "one " * 99 + "one"])
+    embeddings = embedder.embed(["one", "one one", "one " * 99 + "one"], "document")
     assert embeddings.tokens is not None
     one, two, hundred = embeddings.tokens
     assert 1 <= one < two <= 2 * one
@@ -108,7 +108,7 @@ def test_tokens_are_counted(embedder: LocalEmbedder) -> None:
 
 def test_it_says_what_it_is(embedder: LocalEmbedder) -> None:
     assert embedder.model == "local:wordllama-256"
-    assert embedder.dimensions == embedder.embed(["a"]).vectors.shape[1] == 256
+    assert embedder.dimensions == embedder.embed(["a"], "document").vectors.shape[1] == 256
 
 
 MEASURE = """
@@ -116,11 +116,11 @@ import json, logging, resource, sys
 handlers = logging.getLogger().handlers[:]
 from worker.embedders.local import LocalEmbedder
 embedder = LocalEmbedder()
-embedder.embed(["a short text"] * 64)
+embedder.embed(["a short text"] * 64, "document")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 text = "A text of a megabyte, about nothing in particular. "
 text = (text * (1_048_576 // len(text) + 1))[:1_048_576]
-embedder.embed(["a short text"] * 63 + [text])
+embedder.embed(["a short text"] * 63 + [text], "document")
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 unit = 1 if sys.platform == "darwin" else 1024
 print(json.dumps({

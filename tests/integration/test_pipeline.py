@@ -82,9 +82,9 @@ def pipeline(queue: AdminQueue, openai: OpenAIServer) -> NewPipeline:
             embedding_timeout_seconds=5,
         )
 
-        def open_model(model: str, width: int | None) -> Embedder:
+        def open_model(model: str, width: int | None, prompt: str | None = None) -> Embedder:
             before_opening()
-            return open_embedder(model, width, settings)
+            return open_embedder(model, width, settings, prompt)
 
         return Pipeline(
             queue=queue,

@@ -128,11 +128,11 @@ def test_a_model_that_cannot_be_opened_is_opened_when_it_can(
 ) -> None:
     refusals: list[int] = []
 
-    def refuse(model: str, width: int | None) -> Embedder:
+    def refuse(model: str, width: int | None, prompt: str | None = None) -> Embedder:
         refusals.append(1)
         if len(refusals) < 4:
             raise SettingsError("a package is missing")
-        return runs.open(model, width)
+        return runs.open(model, width, prompt)
 
     runs.open_embedder = refuse
     insert(docs, 30)
@@ -305,10 +305,10 @@ def test_an_unexpected_error_of_an_embedder_hands_its_jobs_back(
     at_once(monkeypatch, tries_for=0)
     insert(docs, 30)
 
-    def open_broken(model: str, width: int | None) -> Embedder:
-        embedder = runs.open(model, width)
+    def open_broken(model: str, width: int | None, prompt: str | None = None) -> Embedder:
+        embedder = runs.open(model, width, prompt)
 
-        def embed(texts: object) -> Any:
+        def embed(texts: object, role: object) -> Any:
             raise ValueError(f"a secret in {texts}")
 
         embedder.embed = embed  # type: ignore[method-assign]

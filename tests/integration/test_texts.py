@@ -444,7 +444,7 @@ def test_a_million_lines_are_a_text(db: Database, runs: Runs) -> None:
     assert runs.drain(scope=scope).completed == 1
     assert value(db, "select tokens from embedding_queue") > 1_000_000
     stored = value(db, "select embedding::real[] from docs")
-    nearly = LocalEmbedder().embed(["\n" * 10_000]).vectors[0]
+    nearly = LocalEmbedder().embed(["\n" * 10_000], "document").vectors[0]
     assert np.allclose(stored, nearly, atol=1e-3)
 
 
@@ -462,4 +462,6 @@ def test_a_text_of_ten_megabytes_is_embedded_by_the_local_model_in_one_and_a_hal
         digest = sha256(long_text.encode()).digest()
         assert value(db, "select content_hash from embedding_queue") == digest
         stored = value(db, "select embedding::real[] from docs")
-    assert np.allclose(stored, LocalEmbedder().embed([SENTENCE * 1000]).vectors[0], atol=1e-3)
+    assert np.allclose(
+        stored, LocalEmbedder().embed([SENTENCE * 1000], "document").vectors[0], atol=1e-3
+    )

@@ -33,7 +33,7 @@ def opened() -> Iterator[Open]:
 def failure(embedder: Embedder, *texts: str) -> Any:
     """The error that `embed` raises."""
     with pytest.raises(WorkerError) as caught:
-        embedder.embed(texts or ["a text"])
+        embedder.embed(texts or ["a text"], "document")
     assert caught.value.cause.isprintable()
     assert len(caught.value.cause) <= 300
     return caught.value

@@ -38,7 +38,9 @@ def test_the_endpoint_may_be_any_address_that_the_portal_shows(
 ) -> None:
     settings = {"azure_openai_endpoint": server.root + end, "azure_openai_api_key": KEY}
     embedder = opened(f"azure:{SMALL}", **settings)
-    assert np.array_equal(embedder.embed(["a text"]).vectors, [vector_for("a text", 1536)])
+    assert np.array_equal(
+        embedder.embed(["a text"], "document").vectors, [vector_for("a text", 1536)]
+    )
     assert server.requests[0].path == "/openai/v1/embeddings"
 
 
@@ -58,7 +60,7 @@ def test_a_deployment_called_like_its_model_is_known_as_that(
     assert not server.requests
     assert (embedder.provider, embedder.model) == ("azure", f"azure:{SMALL}")
     assert (embedder.dimensions, embedder.price, embedder.request_limits.items) == (256, 0.02, 2048)
-    assert embedder.embed(["a text"]).vectors.shape == (1, 256)
+    assert embedder.embed(["a text"], "document").vectors.shape == (1, 256)
 
 
 def test_another_deployment_is_asked_for_its_width(server: AzureServer, opened: Open) -> None:
@@ -77,7 +79,7 @@ def test_the_address_of_openai_has_no_effect(server: AzureServer, opened: Open) 
         openai_api_key="sk-given",
         azure_openai_endpoint=server.root,
         azure_openai_api_key=KEY,
-    ).embed(["a text"])
+    ).embed(["a text"], "document")
     assert server.requests[0].bearer == KEY
 
 

@@ -32,11 +32,11 @@ def opened(opened: Open) -> Open:
 
 def test_a_text_becomes_the_vector_that_the_endpoint_gives(server: AppServer, opened: Open) -> None:
     embedder = opened(f"http:{server.url}")
-    answer = embedder.embed(["a text, with an ümlaut"])
+    answer = embedder.embed(["a text, with an ümlaut"], "document")
     assert np.array_equal(answer.vectors, [vector_for("a text, with an ümlaut", 384)])
     assert answer.tokens is None
     [request] = server.requests
-    assert request.body == {"text": "a text, with an ümlaut"}
+    assert request.body == {"text": "a text, with an ümlaut", "role": "document"}
     assert "authorization" not in request.headers
 
 
@@ -49,7 +49,7 @@ def test_what_it_says_of_itself(server: AppServer, opened: Open) -> None:
 
 
 def test_several_texts_are_asked_for_one_by_one(server: AppServer, opened: Open) -> None:
-    vectors = opened(f"http:{server.url}").embed(["first", "second"]).vectors
+    vectors = opened(f"http:{server.url}").embed(["first", "second"], "document").vectors
     assert np.array_equal(vectors, [vector_for("first", 384), vector_for("second", 384)])
     assert len(server.requests) == 2
 
@@ -70,14 +70,14 @@ def test_its_width_is_asked_for_with_one_letter(server: AppServer, opened: Open)
 def test_an_address_without_a_path_means_the_usual_one(
     server: AppServer, opened: Open, end: str
 ) -> None:
-    opened(f"http:{server.root}{end}").embed(["a text"])
+    opened(f"http:{server.root}{end}").embed(["a text"], "document")
     assert server.requests[0].path == PATH
 
 
 @pytest.mark.parametrize("end", ["", "/", "?a=b#c"])
 def test_a_path_is_appended_to_the_base_url(server: AppServer, opened: Open, end: str) -> None:
     base = {"next_public_api_base_url": server.root + end}
-    opened(f"http:{PATH}", **base).embed(["a text"])
+    opened(f"http:{PATH}", **base).embed(["a text"], "document")
     failure(opened("http:/elsewhere", **base))
     assert [request.path for request in server.requests] == [PATH, "/elsewhere"]
 
@@ -124,14 +124,16 @@ def test_an_address_is_accepted(name: str) -> None:
 def test_the_token_goes_to_the_host_of_the_base_url(opened: Open) -> None:
     with AppServer(TOKEN) as server:
         settings = {"embedding_api_token": TOKEN, "next_public_api_base_url": server.root}
-        opened(f"http:{PATH}", **settings).embed(["a text"])
-        opened(f"http:{server.url}", **settings).embed(["a text"])
+        opened(f"http:{PATH}", **settings).embed(["a text"], "document")
+        opened(f"http:{server.url}", **settings).embed(["a text"], "document")
 
 
 def test_the_token_goes_to_the_host_of_the_default_model(opened: Open) -> None:
     with AppServer(TOKEN) as server:
         model = f"http:{server.url}"
-        opened(model, embedding_api_token=TOKEN, embedding_model=model).embed(["a text"])
+        opened(model, embedding_api_token=TOKEN, embedding_model=model).embed(
+            ["a text"], "document"
+        )
 
 
 # Hosts
@@ -256,7 +258,7 @@ def test_an_answer_is_understood_in_each_of_the_usual_shapes(
     server: AppServer, opened: Open, body: object, tokens: list[int] | None
 ) -> None:
     server.faults.append(answers(200, body))
-    answer = opened(f"http:{server.url}").embed(["a text"])
+    answer = opened(f"http:{server.url}").embed(["a text"], "document")
     assert answer.vectors.tolist() == [[3, 4]]
     assert answer.tokens == tokens
 

@@ -13,6 +13,7 @@ from tests.http_server import Fault, answers, cut_short, hang, not_json, vector_
 from tests.ollama_server import CRASHED, OllamaServer
 from tests.unit.conftest import Open, failure, refusal
 from worker.embedders.base import Embedder
+from worker.embedders.prompts import NONE
 from worker.errors import ProviderRefused, Rejected, Transient
 
 
@@ -24,14 +25,16 @@ def server() -> Iterator[OllamaServer]:
 
 @pytest.fixture
 def embedder(server: OllamaServer, opened: Open) -> Embedder:
-    return opened("ollama:nomic-embed-text", ollama_host=server.root)
+    embedder = opened("ollama:nomic-embed-text", ollama_host=server.root)
+    embedder.prompts = NONE  # test_prompts.py is about them
+    return embedder
 
 
 def test_texts_become_vectors_in_their_order_in_one_request(
     server: OllamaServer, embedder: Embedder
 ) -> None:
     texts = ["first", "second, with an ümlaut and a 😀", "third"]
-    answer = embedder.embed(texts)
+    answer = embedder.embed(texts, "document")
     assert answer.vectors.dtype == np.float32
     assert np.array_equal(answer.vectors, [vector_for(text, 768) for text in texts])
     assert answer.tokens == [1, 11, 1]  # the 13 of the request, by length
@@ -67,10 +70,13 @@ def test_dimensions_are_sent_only_where_the_model_can_be_shortened_to_the_column
     server: OllamaServer, opened: Open, name: str, column: int | None, width: int, sent: int | None
 ) -> None:
     embedder = opened(f"ollama:{name}", column, ollama_host=server.root)
+    embedder.prompts = NONE
     embedder.probe()
     assert not server.requests  # it is known by its name
     assert embedder.dimensions == width
-    assert np.array_equal(embedder.embed(["a text"]).vectors, [vector_for("a text", width)])
+    assert np.array_equal(
+        embedder.embed(["a text"], "document").vectors, [vector_for("a text", width)]
+    )
     assert server.requests[0].body.get("dimensions") == sent
 
 
@@ -86,7 +92,9 @@ def test_the_width_of_an_unknown_model_is_asked_for_with_one_letter(
 
 
 def test_a_lone_surrogate_is_sent_as_a_question_mark(embedder: Embedder) -> None:
-    assert np.array_equal(embedder.embed(["a\ud800b"]).vectors, [vector_for("a?b", 768)])
+    assert np.array_equal(
+        embedder.embed(["a\ud800b"], "document").vectors, [vector_for("a?b", 768)]
+    )
 
 
 def test_a_model_that_is_not_pulled_is_refused_with_the_command_that_pulls_it(
@@ -123,7 +131,7 @@ def test_a_full_queue_is_overload(opened: Open) -> None:
     with ThreadPoolExecutor(1) as pool, OllamaServer(max_queue=1) as server:
         embedder = opened("ollama:nomic-embed-text", ollama_host=server.root)
         server.latency = 60
-        pool.submit(embedder.embed, ["a text"])
+        pool.submit(embedder.embed, ["a text"], "document")
         while not server.requests:
             threading.Event().wait(0.005)
         error = failure(embedder)
@@ -137,7 +145,7 @@ def test_a_text_that_is_too_long_is_refused_and_never_cut(embedder: Embedder) ->
     assert isinstance(error, Rejected)
     assert error.cause.endswith(" 400: the input length exceeds the context length")
     assert error.error_class == "too_long"
-    embedder.embed(["x" * 8192])
+    embedder.embed(["x" * 8192], "document")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +219,7 @@ def test_tokens_are_none_where_they_are_not_counted(
     server: OllamaServer, embedder: Embedder
 ) -> None:
     server.faults.append(answers(200, {"embeddings": [[1.0]]}))
-    assert embedder.embed(["a text"]).tokens is None
+    assert embedder.embed(["a text"], "document").tokens is None
 
 
 def test_an_answer_that_breaks_off_is_unreachable(server: OllamaServer, embedder: Embedder) -> None:
@@ -226,7 +234,7 @@ def test_a_model_that_is_being_loaded_is_waited_for_longer(
         "ollama:nomic-embed-text", ollama_host=server.root, embedding_timeout_seconds=0.05
     )
     server.loading_seconds = 0.2
-    embedder.embed(["a text"])
+    embedder.embed(["a text"], "document")
     server.faults.append(hang)
     error = failure(embedder)
     assert error.error_class == "timed_out"

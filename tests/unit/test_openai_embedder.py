@@ -93,7 +93,7 @@ def embedder_for(
 def failure(embedder: OpenAIEmbedder, *texts: str) -> WorkerError:
     """What `embed` raises, after the checks that every error must pass."""
     with pytest.raises(WorkerError) as caught:
-        embedder.embed(texts or ["a text"])
+        embedder.embed(texts or ["a text"], "document")
     cause = caught.value.cause
     assert cause.isprintable()
     assert len(cause) <= 300
@@ -121,7 +121,7 @@ def test_texts_become_the_vectors_that_the_server_computes(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     texts = ["first", "second, with an ümlaut and a 😀", "third"]
-    vectors = embedder.embed(texts).vectors
+    vectors = embedder.embed(texts, "document").vectors
     assert vectors.dtype == np.float32
     assert np.array_equal(vectors, [vector_for(text, 1536) for text in texts])
     [request] = server.requests
@@ -133,7 +133,9 @@ def test_a_full_request_is_answered_in_one_piece(server: OpenAIServer) -> None:
     embedder = embedder_for(server, dimensions=8)
     texts = [str(number) for number in range(embedder.request_limits.items)]
     assert len(texts) == 2048
-    assert np.array_equal(embedder.embed(texts).vectors, [vector_for(text, 8) for text in texts])
+    assert np.array_equal(
+        embedder.embed(texts, "document").vectors, [vector_for(text, 8) for text in texts]
+    )
     assert len(server.requests) == 1
 
 
@@ -154,7 +156,9 @@ def test_dimensions_are_sent_only_where_the_model_can_be_shortened_to_the_column
 ) -> None:
     embedder = embedder_for(server, name, column)
     assert (embedder.model, embedder.dimensions) == (f"openai:{name}", width)
-    assert np.array_equal(embedder.embed(["a text"]).vectors, [vector_for("a text", width)])
+    assert np.array_equal(
+        embedder.embed(["a text"], "document").vectors, [vector_for("a text", width)]
+    )
     assert server.requests[0].body.get("dimensions") == sent
 
 
@@ -162,12 +166,12 @@ def test_the_width_of_an_unknown_model_is_unknown_and_not_asked_for(server: Open
     embedder = embedder_for(server, "nomic-embed-text", 768)
     assert embedder.dimensions is None
     with pytest.raises(WorkerError):
-        embedder.embed(["a text"])
+        embedder.embed(["a text"], "document")
     assert "dimensions" not in server.requests[0].body
 
 
 def test_a_lone_surrogate_is_sent_as_a_question_mark(embedder: OpenAIEmbedder) -> None:
-    vectors = embedder.embed(["a\ud800b"]).vectors
+    vectors = embedder.embed(["a\ud800b"], "document").vectors
     assert np.array_equal(vectors, [vector_for("a?b", 1536)])
 
 
@@ -195,7 +199,7 @@ def test_key_and_address_come_from_the_settings_alone(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/from-the-environment")
-    embedder_for(server).embed(["a text"])
+    embedder_for(server).embed(["a text"], "document")
     assert "from-the-environment" not in str(server.requests)
     with_key_only = OpenAIEmbedder(SMALL, None, Settings(openai_api_key="sk-given"))
     assert with_key_only._connection.host == "api.openai.com"
@@ -208,7 +212,7 @@ def test_vectors_are_put_into_the_order_of_the_texts(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.faults.append(wrong_order)
-    vectors = embedder.embed(["first", "second"]).vectors
+    vectors = embedder.embed(["first", "second"], "document").vectors
     assert np.array_equal(vectors, [vector_for("first", 1536), vector_for("second", 1536)])
 
 
@@ -216,7 +220,7 @@ def test_a_server_that_ignores_base64_is_understood(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.faults.append(as_lists)
-    vectors = embedder.embed(["a text"]).vectors
+    vectors = embedder.embed(["a text"], "document").vectors
     assert vectors.dtype == np.float32
     assert np.array_equal(vectors, [vector_for("a text", 1536)])
 
@@ -226,14 +230,14 @@ def test_what_the_numbers_are_is_left_to_the_caller(
     server: OpenAIServer, embedder: OpenAIEmbedder, fault: Fault
 ) -> None:
     server.faults.append(fault)
-    assert embedder.embed(["first", "second"]).vectors.shape in {(2, 1536), (2, 1535)}
+    assert embedder.embed(["first", "second"], "document").vectors.shape in {(2, 1536), (2, 1535)}
 
 
 def test_a_number_beyond_a_float_is_handed_on_as_infinite(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.faults.append(answers(200, {"data": [{"index": 0, "embedding": [1e39, None, 1]}]}))
-    [[infinite, missing, one]] = embedder.embed(["a text"]).vectors
+    [[infinite, missing, one]] = embedder.embed(["a text"], "document").vectors
     assert np.isinf(infinite)
     assert np.isnan(missing)
     assert one == 1
@@ -243,7 +247,7 @@ def test_tokens_are_shared_out_by_length_and_add_up(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     texts = ["a", "bb", "ünïcödé", "d" * 40, "e"]
-    assert embedder.embed(texts).tokens == [0, 1, 3, 12, 0]
+    assert embedder.embed(texts, "document").tokens == [0, 1, 3, 12, 0]
 
 
 @pytest.mark.parametrize(
@@ -263,12 +267,12 @@ def test_tokens_are_what_the_server_counted_or_none(
     server: OpenAIServer, embedder: OpenAIEmbedder, usage: object, tokens: list[int] | None
 ) -> None:
     server.faults.append(with_data(ITEM, ITEM | {"index": 1}, usage=usage))
-    assert embedder.embed(["a", "bb"]).tokens == tokens
+    assert embedder.embed(["a", "bb"], "document").tokens == tokens
 
 
 def test_tokens_are_none_without_usage(server: OpenAIServer, embedder: OpenAIEmbedder) -> None:
     server.faults.append(without_usage)
-    assert embedder.embed(["a text"]).tokens is None
+    assert embedder.embed(["a text"], "document").tokens is None
 
 
 # Refusals
@@ -425,7 +429,7 @@ def test_a_failed_request_is_not_repeated_by_the_client(
     server.faults.append(server_error)
     assert "500: The server had an error while" in transient(embedder).cause
     assert len(server.requests) == 1
-    assert embedder.embed(["a text"]).vectors.shape == (1, 1536)
+    assert embedder.embed(["a text"], "document").vectors.shape == (1, 1536)
 
 
 @pytest.mark.parametrize(
@@ -492,7 +496,7 @@ def test_a_connection_that_breaks_within_the_answer_is_transient(
 ) -> None:
     server.faults.append(cut_short)
     assert "the connection to 127.0.0.1:" in transient(embedder).cause
-    assert embedder.embed(["a text"]).vectors.shape == (1, 1536)
+    assert embedder.embed(["a text"], "document").vectors.shape == (1, 1536)
 
 
 @pytest.mark.parametrize(
@@ -635,5 +639,5 @@ def test_the_stand_in_spoils_every_vector_of_an_answer(
     server: OpenAIServer, embedder: OpenAIEmbedder
 ) -> None:
     server.faults.append(with_vectors(lambda vector: vector * 2))
-    norms = np.linalg.norm(embedder.embed(["first", "second"]).vectors, axis=1)
+    norms = np.linalg.norm(embedder.embed(["first", "second"], "document").vectors, axis=1)
     assert norms == pytest.approx([2, 2])

@@ -63,7 +63,7 @@ def test_a_model_is_asked_or_one_sentence_says_why_not(
     monkeypatch.setenv(variable, value)
     with pytest.raises((SettingsError, ProviderError)) as caught:
         opened("ollama:m", ollama_host="http://model.invalid", embedding_timeout_seconds=0.2).embed(
-            ["a text"]
+            ["a text"], "document"
         )
     check(caught.value)
     if isinstance(caught.value, SettingsError):
@@ -81,7 +81,7 @@ def test_exceptions_from_the_proxy_are_understood_or_passed_over(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv(variable, f"{value},127.0.0.1")
     settings = {"openai_base_url": running.base_url, "openai_api_key": running.api_key}
-    opened("openai:text-embedding-3-small", **settings).embed(["a text"])
+    opened("openai:text-embedding-3-small", **settings).embed(["a text"], "document")
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_a_model_in_a_range_is_asked_directly(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     settings = {"openai_base_url": running.base_url, "openai_api_key": running.api_key}
     monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
-    opened("openai:text-embedding-3-small", **settings).embed(["a text"])
+    opened("openai:text-embedding-3-small", **settings).embed(["a text"], "document")
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
     with pytest.raises(ProviderError):
-        opened("openai:text-embedding-3-small", **settings).embed(["a text"])
+        opened("openai:text-embedding-3-small", **settings).embed(["a text"], "document")
 
 
 @each_proxy
@@ -170,6 +170,6 @@ def test_a_certificate_file_that_is_not_there_is_named(
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     with pytest.raises(WorkerError) as caught:
         opened("openai:m", openai_api_key="sk-x", openai_base_url="https://127.0.0.1:9").embed(
-            ["a text"]
+            ["a text"], "document"
         )
     check(caught.value)

@@ -47,7 +47,7 @@ def stranger(opened: Open) -> Iterator[tuple[TEIServer, Embedder]]:
 
 
 def test_texts_become_vectors_in_base64(server: TEIServer, embedder: Embedder) -> None:
-    answer = embedder.embed(["first", "second"])
+    answer = embedder.embed(["first", "second"], "document")
     assert np.array_equal(answer.vectors, [vector_for("first", WIDTH), vector_for("second", WIDTH)])
     assert answer.tokens == [2, 2]
     assert server.requests[0].body["encoding_format"] == "base64"
@@ -65,7 +65,7 @@ def test_what_tei_says_of_itself_is_obeyed(opened: Open) -> None:
         ]
         assert (embedder.dimensions, embedder.request_limits.items) == (WIDTH, 8)
         assert embedder.request_limits.tokens_per_text == 256
-        embedder.embed(TEXTS[:8])
+        embedder.embed(TEXTS[:8], "document")
         assert embedder.request_limits.items == 8  # which is all it takes: no use in trying more
 
 
@@ -109,7 +109,7 @@ def test_tei_out_of_permits_is_limited(opened: Open) -> None:
     ):
         embedder = opened(f"openai:{MODEL}", openai_base_url=server.base_url)
         server.latency = 60
-        pool.submit(embedder.embed, ["one", "two"])
+        pool.submit(embedder.embed, ["one", "two"], "document")
         while not server.requests:
             threading.Event().wait(0.005)
         error = failure(embedder, "three", "four")
@@ -152,9 +152,9 @@ def test_with_an_unknown_server_requests_begin_at_32_texts_and_grow(
     for _ in range(3):
         sizes.append(embedder.request_limits.items)
         if sizes[-1] <= 100:
-            embedder.embed(TEXTS[: sizes[-1]])
+            embedder.embed(TEXTS[: sizes[-1]], "document")
     assert sizes == [32, 64, 128]
-    embedder.embed(TEXTS[:10])
+    embedder.embed(TEXTS[:10], "document")
     assert embedder.request_limits.items == 128  # what is not full teaches nothing
 
 
@@ -172,7 +172,7 @@ def test_the_batch_size_that_a_server_names_is_remembered(
     server.max_client_batch_size = 20
     failure(embedder, *TEXTS[:32])
     assert embedder.request_limits.items == 20
-    embedder.embed(TEXTS[:20])
+    embedder.embed(TEXTS[:20], "document")
     assert embedder.request_limits.items == 20  # and no longer grows
 
 
@@ -227,7 +227,9 @@ def test_a_server_that_refuses_base64_is_asked_for_numbers_from_then_on(
     server.faults += [answers(404), fault]  # type: ignore[list-item]
     embedder.probe()
     assert embedder.dimensions == WIDTH
-    assert np.array_equal(embedder.embed(["a text"]).vectors, [vector_for("a text", WIDTH)])
+    assert np.array_equal(
+        embedder.embed(["a text"], "document").vectors, [vector_for("a text", WIDTH)]
+    )
     posted = [request for request in server.requests if request.method == "POST"]
     assert [request.body["encoding_format"] for request in posted] == ["base64", "float", "float"]
 

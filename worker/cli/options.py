@@ -155,6 +155,14 @@ Dimensions = Annotated[
     int | None,
     typer.Option(min=1, help="Ask the model for vectors of this width, shorter than its own."),
 ]
+DocumentPrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PROMPT",
+        help="What the model gets before each text: a text, `none`, or `default`, what the model"
+        " was trained with (default: `default`).",
+    ),
+]
 EmbeddingColumn = Annotated[
     str, typer.Option("--column", metavar="COLUMN", help="The vector column.")
 ]
@@ -182,6 +190,13 @@ Model = Annotated[
 ]
 NoFilter = Annotated[
     bool, typer.Option("--no-filter", help="Remove the filter of a watched column.")
+]
+QueryPrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PROMPT",
+        help="What the model gets before the words of a search: a text, `none`, or `default`.",
+    ),
 ]
 Source = Annotated[
     list[str] | None,

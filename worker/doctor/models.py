@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+from worker.embedders.prompts import known_prompts
 from worker.embedders.registry import open_embedder
 from worker.errors import ProviderError, ProviderRefused, SettingsError
 from worker.queue import Finding, Target, other_model
@@ -25,6 +26,7 @@ def inspect_models(targets: Sequence[Target], settings: Settings) -> Iterator[Fi
         if problem := other_model(target, default):
             subject = f"{target.table_name}.{target.embedding_column}"
             yield Finding("problem", "other_model", subject, problem.cause, problem.hint)
+        yield from _missing_prompt(target)
     wanted = {
         (target.model or default, target.dimensions)
         for target in enabled
@@ -34,11 +36,26 @@ def inspect_models(targets: Sequence[Target], settings: Settings) -> Iterator[Fi
         yield _call(model, dimensions, settings)
 
 
+def _missing_prompt(target: Target) -> Iterator[Finding]:
+    """Find a column that was filled without the prompt that its model was trained with."""
+    own = known_prompts((target.model or "").partition(":")[2]).document
+    if own and target.document_prompt == "":
+        yield Finding(
+            "note",
+            "missing_prompt",
+            f"{target.table_name}.{target.embedding_column}",
+            f"its texts are embedded without `{own}`, which {target.model} was trained with:"
+            " a search finds less",
+            f"`worker watch {target.table_name} --column {target.embedding_column}"
+            " --document-prompt default` embeds every row again.",
+        )
+
+
 def _call(model: str, dimensions: int | None, settings: Settings) -> Finding:
     try:
         with closing(open_embedder(model, dimensions, settings)) as embedder:
             embedder.probe()
-            width = len(embedder.embed([PROBE]).vectors[0])
+            width = len(embedder.embed([PROBE], "document").vectors[0])
     except SettingsError as problem:
         return Finding("problem", "model_setting", model, problem.cause, problem.hint)
     except ProviderRefused as problem:

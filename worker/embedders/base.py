@@ -15,6 +15,8 @@ NO_CAP = sys.maxsize
 
 Vectors = npt.NDArray[np.float32]
 Measure = Literal["requests", "tokens"]
+Role = Literal["document", "query"]
+"""What a text is: one that is stored to be found, or what somebody searches for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,19 @@ class RateLimitStatus:
     limit: float
     remaining: float
     reset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What a model gets before each text, by its role. Empty: nothing."""
+
+    document: str
+    query: str
+
+    def before(self, texts: Sequence[str], role: Role) -> list[str]:
+        """Return the texts with the prompt of their role in front."""
+        prompt = self.document if role == "document" else self.query
+        return [prompt + text for text in texts] if prompt else list(texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,10 @@ class Embedder(Protocol):
     """The name of the provider, like `openai`. Its models share limits and outages."""
 
     model: str
-    """`provider:model`, as stored beside each vector."""
+    """`provider:model`."""
+
+    prompts: Prompts
+    """What `embed` puts before texts."""
 
     dimensions: int | None
     """The width of the vectors, or None until `probe` has found it."""
@@ -94,8 +112,10 @@ class Embedder(Protocol):
         Raises ProviderRefused or Transient, and may then be called again.
         """
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
+    def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
         """Embed `texts` (one at least, none empty), in their order, in one try.
+
+        Each gets the prompt of its role in front, or the request names the role.
 
         Raises ProviderRefused, Transient, or Rejected if the provider rejects the content of the
         request; it does not say which of several texts is the cause.
@@ -103,3 +123,10 @@ class Embedder(Protocol):
 
     def close(self) -> None:
         """Release connections and memory. The embedder is not used again."""
+
+
+def full_model(embedder: Embedder) -> str:
+    """The full name of a model, as stored beside each vector: `provider:model`, and if it gets a
+    prompt before each document, `#` and the prompt."""
+    prompt = embedder.prompts.document
+    return f"{embedder.model}#{prompt}" if prompt else embedder.model

@@ -28,7 +28,7 @@ from openai import (
 )
 
 from worker.embedders.answers import extract_message, number_in, read_json
-from worker.embedders.base import Embeddings
+from worker.embedders.base import Embeddings, Role
 from worker.embedders.http_client import BoundedClient, Unusable, find_reason
 from worker.embedders.limits import seconds_to_wait
 from worker.errors import (
@@ -186,10 +186,10 @@ class Connection:
             raise self.unusable(type(problem).__name__) from None
         return Reply(answer.content, answer.response.headers)
 
-    def probe(self, embed: Callable[[Sequence[str]], Embeddings]) -> Embeddings:
+    def probe(self, embed: Callable[[Sequence[str], Role], Embeddings]) -> Embeddings:
         """Embed one letter. A rejection of it is about the model, not about a text."""
         try:
-            return embed([A_LETTER])
+            return embed([A_LETTER], "document")
         except Rejected as refusal:
             hint = self.hints.for_the_model()
             raise ProviderRefused(refusal.cause, hint, of_the_model=True) from None

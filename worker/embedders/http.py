@@ -1,5 +1,6 @@
-"""`http:…`: your own endpoint, such as that of a web application. It receives `{"text": "…"}`, and
-answers `{"embedding": […]}`."""
+"""`http:…`: your own endpoint, such as that of a web application. It receives
+`{"text": "…", "role": "document"}`, or "query" for the words of a search, and answers
+`{"embedding": […]}`."""
 
 from __future__ import annotations
 
@@ -8,9 +9,17 @@ from dataclasses import replace
 
 from worker.embedders.addresses import resolve_address
 from worker.embedders.answers import counted, decode_vector, extract_message, read_json, stacked
-from worker.embedders.base import Concurrency, Embeddings, RequestLimits, Vectors
+from worker.embedders.base import (
+    Concurrency,
+    Embeddings,
+    Prompts,
+    RequestLimits,
+    Role,
+    Vectors,
+)
 from worker.embedders.connection import Connection, Hints
 from worker.embedders.limits import allowances
+from worker.embedders.prompts import NONE
 from worker.errors import Rejected
 from worker.settings import Settings
 
@@ -28,8 +37,11 @@ class HttpEmbedder:
     concurrency = Concurrency(first=4, most=32)
     count: Callable[[str], int] | None = None
 
-    def __init__(self, name: str, dimensions: int | None, settings: Settings) -> None:
+    def __init__(
+        self, name: str, dimensions: int | None, settings: Settings, prompts: Prompts = NONE
+    ) -> None:
         self.model = f"{self.provider}:{name}"
+        self.prompts = prompts
         self.dimensions: int | None = None
         self._address = resolve_address(name, settings)
         self._connection = Connection(
@@ -46,16 +58,17 @@ class HttpEmbedder:
         if self.dimensions is None:
             self.dimensions = self._connection.probe(self.embed).vectors.shape[1]
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
-        parts = [self._embed_one(text) for text in texts]
+    def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
+        parts = [self._embed_one(text, role) for text in texts]
         tokens = [part.tokens[0] for part in parts if part.tokens]
         vectors = self._connection.decode(lambda: stacked([part.vectors[0] for part in parts]))
         all_said = len(tokens) == len(texts)
         return Embeddings(vectors, tokens if all_said else None, parts[-1].allowances)
 
-    def _embed_one(self, text: str) -> Embeddings:
+    def _embed_one(self, text: str, role: Role) -> Embeddings:
+        [text] = self.prompts.before([text], role)
         # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-        body = {"text": text.encode("utf-8", "replace").decode()}
+        body = {"text": text.encode("utf-8", "replace").decode(), "role": role}
         try:
             reply = self._connection.post(self._address, body)
         except Rejected as refusal:

@@ -15,7 +15,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders.base import LOCAL_MODEL, Concurrency, Embeddings, RequestLimits, Vectors
+from worker.embedders.base import (
+    LOCAL_MODEL,
+    Concurrency,
+    Embeddings,
+    Prompts,
+    RequestLimits,
+    Role,
+    Vectors,
+)
+from worker.embedders.prompts import NONE
 from worker.errors import SettingsError
 
 DIMENSIONS = 256
@@ -35,7 +44,8 @@ class LocalEmbedder:
     concurrency = Concurrency(first=2, most=2)
     count: Callable[[str], int] | None = None  # it takes any length
 
-    def __init__(self) -> None:
+    def __init__(self, prompts: Prompts = NONE) -> None:
+        self.prompts = prompts
         package = _package_folder()
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
@@ -51,8 +61,10 @@ class LocalEmbedder:
     def probe(self) -> None:
         """Do nothing: everything is known."""
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
+        encoded = self._tokenizer.encode_batch(
+            self.prompts.before(texts, role), add_special_tokens=False
+        )
         token_ids = [np.array(text.ids, dtype=np.intp) for text in encoded]
         vectors = np.stack([self._mean(ids) for ids in token_ids])
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -7,9 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from worker.embedders.answers import decode_vector, extract_message, read_json, shared_out, stacked
-from worker.embedders.base import Concurrency, Embeddings, RequestLimits, Vectors
+from worker.embedders.base import (
+    Concurrency,
+    Embeddings,
+    Prompts,
+    RequestLimits,
+    Role,
+    Vectors,
+)
 from worker.embedders.connection import Connection, Hints, Reply
 from worker.embedders.models import known
+from worker.embedders.prompts import NONE
 from worker.errors import ProviderRefused, Rejected, Transient
 from worker.settings import Settings
 
@@ -31,8 +39,11 @@ class OllamaEmbedder:
     concurrency = Concurrency(first=2, most=8)
     count: Callable[[str], int] | None = None
 
-    def __init__(self, name: str, dimensions: int | None, settings: Settings) -> None:
+    def __init__(
+        self, name: str, dimensions: int | None, settings: Settings, prompts: Prompts = NONE
+    ) -> None:
         self.model = f"{self.provider}:{name}"
+        self.prompts = prompts
         self._name = name
         self._connection = Connection(
             settings.ollama_host,
@@ -51,9 +62,9 @@ class OllamaEmbedder:
         if self.dimensions is None:
             self.dimensions = self._connection.probe(self.embed).vectors.shape[1]
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
+    def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
         # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-        encoded = [text.encode("utf-8", "replace") for text in texts]
+        encoded = [text.encode("utf-8", "replace") for text in self.prompts.before(texts, role)]
         reply = self._ask([text.decode() for text in encoded])
         self._loaded_until = time.monotonic() + KEEP_ALIVE_MINUTES * 60
         vectors, tokens = self._connection.decode(lambda: _decoded(reply.content, len(texts)))

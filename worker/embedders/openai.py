@@ -19,10 +19,11 @@ from worker.embedders.answers import (
     read_json,
     shared_out,
 )
-from worker.embedders.base import Concurrency, Embeddings, RequestLimits
+from worker.embedders.base import Concurrency, Embeddings, Prompts, RequestLimits, Role
 from worker.embedders.connection import Connection, Hints
 from worker.embedders.limits import allowances
 from worker.embedders.models import known
+from worker.embedders.prompts import NONE
 from worker.embedders.tokens import counter
 from worker.errors import ProviderError, ProviderRefused, Rejected, SettingsError, Transient
 from worker.settings import Settings
@@ -50,8 +51,11 @@ class OpenAIEmbedder:
 
     provider = "openai"
 
-    def __init__(self, name: str, dimensions: int | None, settings: Settings) -> None:
+    def __init__(
+        self, name: str, dimensions: int | None, settings: Settings, prompts: Prompts = NONE
+    ) -> None:
         self.model = f"{self.provider}:{name}"
+        self.prompts = prompts
         self._name = name
         self._connection = self._connect(settings)
         self._is_unknown_server = bool(settings.openai_base_url) and not known(name).by_openai
@@ -130,9 +134,9 @@ class OpenAIEmbedder:
                 self._encoding = "base64"
                 raise refusal from None
 
-    def embed(self, texts: Sequence[str]) -> Embeddings:
+    def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
         # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-        encoded = [text.encode("utf-8", "replace") for text in texts]
+        encoded = [text.encode("utf-8", "replace") for text in self.prompts.before(texts, role)]
         lengths = [len(text) for text in encoded]
         body = {"model": self._name, "input": [text.decode() for text in encoded]}
         try:
@@ -178,8 +182,10 @@ class AzureEmbedder(OpenAIEmbedder):
 
     provider = "azure"
 
-    def __init__(self, name: str, dimensions: int | None, settings: Settings) -> None:
-        super().__init__(name, dimensions, replace(settings, openai_base_url=None))
+    def __init__(
+        self, name: str, dimensions: int | None, settings: Settings, prompts: Prompts = NONE
+    ) -> None:
+        super().__init__(name, dimensions, replace(settings, openai_base_url=None), prompts)
 
     def _connect(self, settings: Settings) -> Connection:
         if not settings.azure_openai_endpoint or not settings.azure_openai_api_key:

@@ -5,66 +5,76 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker.embedders.addresses import check_address
-from worker.embedders.base import LOCAL_MODEL, Embedder
+from worker.embedders.base import LOCAL_MODEL, Embedder, Prompts
+from worker.embedders.prompts import chosen_prompts, known_prompts
 from worker.errors import SettingsError
 from worker.settings import Settings
 
 
-def open_embedder(model: str, dimensions: int | None, settings: Settings) -> Embedder:
+def open_embedder(
+    model: str,
+    dimensions: int | None,
+    settings: Settings,
+    document_prompt: str | None = None,
+    query_prompt: str | None = None,
+) -> Embedder:
     """The embedder for `provider:model`, for a column of `dimensions` (None: any width).
 
-    Raises SettingsError if there is no such provider, or it lacks a setting or a package.
+    A prompt that is None is the model's own. Raises SettingsError if there is no such provider, or
+    it lacks a setting or a package.
     """
     check_model(model)
     provider, _, name = model.partition(":")
-    return _PROVIDERS[provider](name, dimensions, settings)
+    prompts = chosen_prompts(known_prompts(name), document_prompt, query_prompt)
+    return _PROVIDERS[provider](name, dimensions, settings, prompts)
 
 
 def check_model(model: str) -> None:
     """Raise SettingsError unless `provider:model` is one that can be opened, given its settings."""
     provider, _, name = model.partition(":")
-    if provider not in _PROVIDERS or not name or (provider == "local" and name != LOCAL_MODEL):
+    if provider == "http":
+        check_address(name)
+    is_local = provider == "local"
+    if provider not in _PROVIDERS or not name or "#" in name or (is_local and name != LOCAL_MODEL):
         raise SettingsError(
             f"there is no embedding model `{model}`",
             f"Give local:{LOCAL_MODEL}, openai:MODEL, azure:DEPLOYMENT, ollama:MODEL or http:URL;"
             " docs/providers.md has an example of each.",
         )
-    if provider == "http":
-        check_address(name)
 
 
-def _open_local(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+def _open_local(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
     from worker.embedders.local import LocalEmbedder
 
-    return LocalEmbedder()
+    return LocalEmbedder(prompts)
 
 
-def _open_openai(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+def _open_openai(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
     from worker.embedders.openai import OpenAIEmbedder
 
-    return OpenAIEmbedder(name, dimensions, settings)
+    return OpenAIEmbedder(name, width, settings, prompts)
 
 
-def _open_azure(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+def _open_azure(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
     from worker.embedders.openai import AzureEmbedder
 
-    return AzureEmbedder(name, dimensions, settings)
+    return AzureEmbedder(name, width, settings, prompts)
 
 
-def _open_ollama(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+def _open_ollama(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
     from worker.embedders.ollama import OllamaEmbedder
 
-    return OllamaEmbedder(name, dimensions, settings)
+    return OllamaEmbedder(name, width, settings, prompts)
 
 
-def _open_http(name: str, dimensions: int | None, settings: Settings) -> Embedder:
+def _open_http(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
     from worker.embedders.http import HttpEmbedder
 
-    return HttpEmbedder(name, dimensions, settings)
+    return HttpEmbedder(name, width, settings, prompts)
 
 
 # Imported when needed: loading a client or a model takes longer than most commands run.
-_PROVIDERS: dict[str, Callable[[str, int | None, Settings], Embedder]] = {
+_PROVIDERS: dict[str, Callable[[str, int | None, Settings, Prompts], Embedder]] = {
     "local": _open_local,
     "openai": _open_openai,
     "azure": _open_azure,

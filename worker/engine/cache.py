@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from worker.embedders.base import full_model
 from worker.engine.models import Model
 from worker.queue import Completion, Job, Queue
 
@@ -21,14 +22,15 @@ class VectorCache:
         width = model.embedder.dimensions or (jobs[0].dimensions if jobs else None)
         if not (self.cap_mb and jobs and width):
             return []
-        found = self.queue.cached(jobs[0].model, width, [job.content_hash for job in jobs])
+        name = full_model(model.embedder)
+        found = self.queue.cached(name, width, [job.content_hash for job in jobs])
         return [
             Completion(job, *found[job.content_hash], cost=0.0)
             for job in jobs
             if job.content_hash in found
         ]
 
-    def keep(self, completions: Sequence[Completion]) -> None:
-        """Store the vectors of one model, even if they cannot be written: they are paid for."""
+    def keep(self, model: str, completions: Sequence[Completion]) -> None:
+        """Store vectors of a model, even if they cannot be written: they are paid for."""
         if self.cap_mb and completions:
-            self.queue.cache(completions[0].job.model, completions, self.cap_mb)
+            self.queue.cache(model, completions, self.cap_mb)

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
+from worker.embedders.base import full_model
 from worker.engine.availability import Availability
 from worker.engine.cache import VectorCache
 from worker.engine.embedding import Outcome
 from worker.engine.in_flight import Answer, InFlight
+from worker.engine.models import Key, Model, key_of
 from worker.engine.progress import Progress, RunStats
 from worker.engine.writing import Writer
 from worker.queue import Completion, Job
@@ -33,10 +35,11 @@ class Collector:
         for column in _by_column(answers):
             self._collect(column)
 
-    def write_cached(self, completions: list[Completion]) -> None:
-        """Write vectors that were found in the cache."""
+    def write_cached(self, model: Model, completions: list[Completion]) -> None:
+        """Write vectors of a model that were found in the cache."""
         self.stats.add_cached(len(completions))
-        self._write([done.job for done in completions], Outcome(completions))
+        outcome = Outcome(completions, model=full_model(model.embedder))
+        self._write([done.job for done in completions], outcome)
 
     def _collect(self, answers: list[Answer]) -> None:
         outcome = Outcome()
@@ -52,7 +55,7 @@ class Collector:
             model.embedder.price,
             outcome.request_times,
         )
-        self.cache.keep(outcome.completions)
+        self.cache.keep(outcome.model, outcome.completions)
         self._write(first, outcome)
         if any(answer.request.is_trial for answer in answers):
             self.availability.end_trial(first[0])
@@ -83,8 +86,8 @@ class Collector:
 
 def _by_column(answers: Iterable[Answer]) -> Iterable[list[Answer]]:
     """Group requests by column, to write them together: some hold only one text."""
-    columns: dict[tuple[int, str], list[Answer]] = defaultdict(list)
+    columns: dict[tuple[int, Key], list[Answer]] = defaultdict(list)
     for answer in answers:
         job = answer.request.jobs[0]
-        columns[job.target_id, job.model].append(answer)
+        columns[job.target_id, key_of(job)].append(answer)
     return columns.values()

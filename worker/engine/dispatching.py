@@ -66,7 +66,7 @@ class Dispatcher:
         """Return the jobs whose vector is not in the cache; complete the others."""
         found = self.cache.find(model, jobs)
         if found:
-            self.collector.write_cached(found)
+            self.collector.write_cached(model, found)
         known = {done.job.lease_key for done in found}
         return [job for job in jobs if job.lease_key not in known]
 

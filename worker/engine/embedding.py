@@ -12,7 +12,7 @@ from threading import Event
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders.base import Embeddings
+from worker.embedders.base import Embeddings, full_model
 from worker.embedders.packing import pack
 from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped
@@ -33,6 +33,7 @@ SHORTEST = 100  # characters; the length is not why a text this short is rejecte
 class Outcome:
     """The results of some jobs. Every job is in one of the four lists.
 
+    `model` is the full name of the model that made the vectors, empty if it made none.
     Jobs in `rejected` will be rejected again. Jobs in `failed` made a provider fail that answers
     other requests: they may work later. `error` is why jobs are `unfinished`: the provider is out,
     or refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
@@ -47,6 +48,7 @@ class Outcome:
     requests: int = 0
     tokens: int | None = None
     request_times: Histogram = field(default_factory=Histogram)
+    model: str = ""
 
     def count(self, embeddings: Embeddings) -> None:
         """Count what an answer cost."""
@@ -55,7 +57,8 @@ class Outcome:
             self.tokens = (self.tokens or 0) + sum(embeddings.tokens)
 
     def add(self, other: Outcome) -> None:
-        """Add the results of other jobs."""
+        """Add the results of other jobs of the same column and model."""
+        self.model = self.model or other.model
         self.completions += other.completions
         self.rejected += other.rejected
         self.failed += other.failed
@@ -115,6 +118,7 @@ class _Embedding:
     def of(self, jobs: Sequence[Job], is_trial: bool) -> Outcome:
         self._waiting = [jobs]
         try:
+            self.outcome.model = full_model(self.model.embedder)
             self._check_width(jobs[0])  # before anything is paid for
             self.model.probe(self.stop, never if is_trial else always)
             self._check_width(jobs[0])
@@ -135,7 +139,7 @@ class _Embedding:
     def _packed(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
         """Pack jobs into requests, within the limits that are known by now."""
         embedder = self.model.embedder
-        packing = pack([job.content for job in jobs], embedder.request_limits, embedder.count)
+        packing = pack(self.model.texts_of(jobs), embedder.request_limits, embedder.count)
         most = embedder.request_limits.tokens_per_text
         for place, tokens in packing.too_long.items():
             cause = f"{embedder.model} takes {most} tokens, and the text has {tokens}"

@@ -11,13 +11,13 @@ from threading import Event
 from typing import TypeVar
 
 from worker.engine.embedding import Outcome, embed
-from worker.engine.models import Model
+from worker.engine.models import Key, Model, key_of
 from worker.queue import Job, LeaseKey
 
 ATTENTION = 0.25  # seconds between two checks of heartbeat and `stop` while a model works
 
 Result = TypeVar("Result")
-Text = tuple[int, str, bytes]
+Text = tuple[int, Key, bytes]
 """Target, model and hash: jobs of the same text are embedded once."""
 
 
@@ -120,4 +120,4 @@ def wait_for_result(future: Future[Result], attend: Callable[[], None]) -> Resul
 
 
 def _text_key(job: Job) -> Text:
-    return job.target_id, job.model, job.content_hash
+    return job.target_id, key_of(job), job.content_hash

@@ -80,8 +80,12 @@ class Model:
         """Pack jobs of one column into requests, `most` in each, within the known limits."""
         request_limits = self.embedder.request_limits
         request_limits = replace(request_limits, items=min(request_limits.items, most))
-        packing = pack([job.content for job in jobs], request_limits)
+        packing = pack(self.texts_of(jobs), request_limits)
         return [[jobs[place] for place in request] for request in packing.requests]
+
+    def texts_of(self, jobs: Sequence[Job]) -> list[str]:
+        """The texts of jobs with their prompt, as the limits of a request count them."""
+        return self.embedder.prompts.before([job.content for job in jobs], "document")
 
     def probe(self, stop: Event, retry: Callable[[Transient], bool]) -> None:
         """Let the embedder find out what only an answer shows, once.
@@ -107,13 +111,13 @@ class Model:
 
         Raises ProviderRefused, Transient, Rejected or Stopped.
         """
-        size = sum(map(size_of, texts))
+        size = sum(map(size_of, texts)) + len(texts) * size_of(self.embedder.prompts.document)
         estimated = tokens_at_most(size)
         limiter = self.provider.limiter
 
         def embed() -> Embeddings:
             began = time.monotonic()
-            embeddings = self.embedder.embed(texts)
+            embeddings = self.embedder.embed(texts, "document")
             if len(embeddings.vectors) != len(texts):
                 cause = f"{self.embedder.model} gave {len(embeddings.vectors)} vectors"
                 raise _bad_answer(f"{cause} for {len(texts)} texts")
@@ -158,14 +162,14 @@ def _bad_answer(cause: str) -> Transient:
     return Transient(cause, error_class="bad_answer", of_the_input=True)
 
 
-OpenEmbedder = Callable[[str, int | None], Embedder]
-Key = tuple[str, int | None]
-"""The name of a model, and the width that is wanted of it."""
+OpenEmbedder = Callable[[str, int | None, str | None], Embedder]
+Key = tuple[str, int | None, str | None]
+"""The name of a model, the width that is wanted of it, and its document prompt (None: its own)."""
 
 
 def key_of(job: Job) -> Key:
     """The model for a job."""
-    return job.model, job.dimensions
+    return job.model, job.dimensions, job.document_prompt
 
 
 @dataclass(slots=True)
@@ -199,9 +203,9 @@ class Models:
             )
         return self._models[key]
 
-    def _open(self, model: str, width: int | None) -> Embedder:
+    def _open(self, model: str, width: int | None, document_prompt: str | None) -> Embedder:
         try:
-            return self.open_embedder(model, width)
+            return self.open_embedder(model, width, document_prompt)
         except WorkerError:
             raise
         except Exception as error:  # of a package or its files

@@ -42,7 +42,7 @@ class Writer:
         self.stats.add_stale(len(outcome.completions) - len(ours))
         at_once = max(BYTES_AT_ONCE // ours[0].vector.nbytes, 1) if ours else 1
         for first in range(0, len(ours), at_once):
-            self._complete(ours[first : first + at_once])
+            self._complete(outcome.model, ours[first : first + at_once])
         for job, refusal in outcome.rejected:
             self._fail(job, refusal.error_class, refusal.cause, None)
         for job, failure in outcome.failed:
@@ -79,13 +79,13 @@ class Writer:
         """Release all jobs that are held, to be due at once."""
         self.release(self.leases.jobs, timedelta(0), reason)
 
-    def _complete(self, completions: Sequence[Completion]) -> None:
+    def _complete(self, model: str, completions: Sequence[Completion]) -> None:
         """Write vectors. A locked row is tried a second time; then its job is released."""
-        reasons = self._try_to_complete(completions)
+        reasons = self._try_to_complete(model, completions)
         locked = [done for done in completions if reasons.get(done.job.id) == "locked"]
         if locked:
             self.stop.wait(SECOND_TRY_AFTER)
-            second = self._try_to_complete(locked)
+            second = self._try_to_complete(model, locked)
             reasons |= {done.job.id: second.get(done.job.id) for done in locked}
         refused: dict[RefusalReason | None, list[Job]] = defaultdict(list)
         for done in completions:
@@ -101,13 +101,13 @@ class Writer:
         )
 
     def _try_to_complete(
-        self, completions: Sequence[Completion]
+        self, model: str, completions: Sequence[Completion]
     ) -> dict[JobId, RefusalReason | None]:
         """Return the jobs that were refused, and why."""
         if not completions:
             return {}
         try:
-            refusals = self.queue.complete(completions[0].job.model, completions)
+            refusals = self.queue.complete(model, completions)
         except Busy:
             return {done.job.id: "locked" for done in completions}
         return {refusal.job_id: refusal.reason for refusal in refusals}

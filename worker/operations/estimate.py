@@ -85,7 +85,9 @@ def _forecasts(
         if not rows:  # this model need not be available
             yield _nothing(estimate, rows)
             continue
-        with closing(open_embedder(estimate.model, estimate.dimensions, settings)) as embedder:
+        with closing(
+            open_embedder(estimate.model, estimate.dimensions, settings, estimate.document_prompt)
+        ) as embedder:
             rate = queue.rate(estimate.model)
             yield _forecast(estimate, rows, embedder, settings, batch, rate)
 
@@ -110,7 +112,8 @@ def _forecast(
 ) -> Forecast:
     sampled = max(min(estimate.row_count or 0, SAMPLE), 1)
     texts = round(rows * len(estimate.bytes) / sampled)
-    mean = sum(estimate.bytes) / max(len(estimate.bytes), 1)
+    prompt = embedder.prompts.document
+    mean = sum(estimate.bytes) / max(len(estimate.bytes), 1) + size_of(prompt)
     tokens = max(round(texts * mean * _tokens_per_byte(estimate.texts, embedder)), texts)
     requests = ceil(texts / _texts_per_request(embedder.request_limits, batch, mean))
     times = [

@@ -84,7 +84,9 @@ class Processing:
             throttles += self.stop_conditions.throttles(queue, scope, composite, stats)
             pipeline = Pipeline(
                 queue=queue,
-                open_embedder=lambda model, width: open_embedder(model, width, self.settings),
+                open_embedder=lambda model, width, prompt: open_embedder(
+                    model, width, self.settings, prompt
+                ),
                 scope=scope,
                 options=self.options,
                 progress=composite,

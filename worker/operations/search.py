@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from worker.embedders.base import Vectors
 from worker.embedders.registry import open_embedder
 from worker.errors import ProviderRefused, SettingsError
 from worker.operations.session import select
@@ -32,17 +33,44 @@ def search_column(
     queue: AdminQueue, settings: Settings, target: Target, words: str, limit: int
 ) -> list[Match]:
     """Embed the words with the model of the target, and find the rows nearest to them."""
+    vector = embed_words(settings, target, words)
+    return queue.search(target, vector, limit, target.model or settings.embedding_model)
+
+
+def embed_query(
+    queue: AdminQueue,
+    settings: Settings,
+    words: str,
+    *,
+    table: str | None = None,
+    column: str | None = None,
+) -> list[float]:
+    """Return the vector of `words` as a query: what the match function of a table takes.
+
+    Raises what `search` raises.
+    """
+    target = _only_target(queue, table, column)
+    vector: list[float] = embed_words(settings, target, words).tolist()
+    return vector
+
+
+def embed_words(settings: Settings, target: Target, words: str) -> Vectors:
+    """Embed words as a query, with the model and the prompt of the target."""
     model = target.model or settings.embedding_model
-    with closing(open_embedder(model, target.dimensions, settings)) as embedder:
+    with closing(
+        open_embedder(
+            model, target.dimensions, settings, target.document_prompt, target.query_prompt
+        )
+    ) as embedder:
         embedder.probe()  # some servers answer only in the encoding that it finds out
-        vector = embedder.embed([words]).vectors[0]
+        vector: Vectors = embedder.embed([words], "query").vectors[0]
     if target.dimensions not in (None, len(vector)):
         raise ProviderRefused(
             f"{model} gives {len(vector)} dimensions, but {target.embedding_column} of"
             f" {target.table_name} holds {target.dimensions}",
             "Search with the model the column was embedded with: set EMBEDDING_MODEL.",
         )
-    return queue.search(target, vector, limit, model)
+    return vector
 
 
 def _only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:

@@ -54,7 +54,9 @@ def run_service(
     ) as composite:
         pipeline = Pipeline(
             queue=queue,
-            open_embedder=lambda model, width: open_embedder(model, width, settings),
+            open_embedder=lambda model, width, prompt: open_embedder(
+                model, width, settings, prompt
+            ),
             scope=scope,
             options=options or run_options(settings),
             progress=composite,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from worker.embedders.prompts import known_prompts
 from worker.embedders.registry import check_model, open_embedder
 from worker.errors import SettingsError
 from worker.queue import Target, WatchOptions, WatchPreview
@@ -69,7 +70,7 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
 
     Raises SettingsError if the column cannot be watched in this way.
     """
-    options = wanted.options
+    options = _with_own_prompt(queue, wanted)
     if wanted.create_column:
         options = options | WatchOptions(dimensions=_width_to_create(queue, settings, wanted))
     preview = queue.preview_watch(
@@ -83,6 +84,16 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
         )
     planned = WatchRequest(wanted.table, wanted.column, wanted.source, options)
     return WatchPlan(queue, planned, preview)
+
+
+def _with_own_prompt(queue: PostgresQueue, wanted: WatchRequest) -> WatchOptions:
+    """Write out what "" means as a document prompt, so that a column that has it is not changed."""
+    options, before = wanted.options, _watched(queue, wanted)
+    is_same_model = before and options.get("model") in (None, "", before.model)
+    if options.get("document_prompt") != "" or not before or not before.model or not is_same_model:
+        return options
+    own = known_prompts(before.model.partition(":")[2]).document
+    return options | WatchOptions(document_prompt=own or "none")
 
 
 def unwatch(queue: PostgresQueue, table: str, column: str) -> None:

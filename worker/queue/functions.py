@@ -24,6 +24,8 @@ _WATCH: Signature = {
     "on_change": "text",
     "on_too_long": "text",
     "match_function": "boolean",
+    "document_prompt": "text",
+    "query_prompt": "text",
 }
 
 FUNCTIONS: Mapping[LiteralString, Signature] = {

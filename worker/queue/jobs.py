@@ -23,10 +23,12 @@ RefusalReason = Literal["lost", "changed", "other_model", "locked", "suspended",
 class Job:
     """A text to embed, and the lease and hash that must come back with its vector.
 
-    `attempts` counts its failures so far. `isolated`: its last workers died while they held it,
-    so nothing else may be in flight in this process. `truncate`: if the text is too long for the
-    model, as much of its beginning as fits is embedded. `waited`: for how many seconds it had been
-    due when it was claimed; None for jobs with a low priority, as from a backfill.
+    `document_prompt`: what the model gets before the text; None: its own prompt, since the column
+    has no vectors yet. `attempts` counts its failures so far. `isolated`: its last workers died
+    while they held it, so nothing else may be in flight in this process. `truncate`: if the text is
+    too long for the model, as much of its beginning as fits is embedded. `waited`: for how many
+    seconds it had been due when it was claimed; None for jobs with a low priority, as from a
+    backfill.
     """
 
     id: JobId
@@ -39,6 +41,7 @@ class Job:
     lease: UUID
     model: str
     dimensions: int | None
+    document_prompt: str | None = None
     attempts: int = 0
     isolated: bool = False
     truncate: bool = False

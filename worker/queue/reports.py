@@ -106,6 +106,7 @@ class Estimate:
     table_name: str
     embedding_column: str
     model: str
+    document_prompt: str | None
     dimensions: int | None
     row_count: int | None
     bytes: list[int]

@@ -18,7 +18,8 @@ class Target:
     """A watched column.
 
     `model` made all of its vectors; None: it has none yet, and gets those of the worker's default.
-    `model_is_default`: nobody chose that model, it was the default of the first worker.
+    `model_is_default`: nobody chose that model, it was the default of the first worker. A prompt
+    that is None is the model's own; "" is none.
     """
 
     table_name: str
@@ -26,6 +27,8 @@ class Target:
     source: str
     filter: str | None
     model: str | None
+    document_prompt: str | None
+    query_prompt: str | None
     model_is_default: bool
     dimensions: int | None
     enabled: bool
@@ -37,13 +40,18 @@ class Target:
 
 
 class WatchOptions(TypedDict, total=False):
-    """The options of watch_embeddings. None keeps what the target has; "" removes it."""
+    """The options of watch_embeddings. None keeps what the target has; "" removes it.
+
+    A prompt that is "none" is none; "" is the model's own.
+    """
 
     model: str | None
     filter: str | None
     dimensions: int | None
     on_too_long: OnTooLong | None
     match_function: bool | None
+    document_prompt: str | None
+    query_prompt: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 // Embeds what is due, with no host but the project itself. docs/apps.md says how to deploy and call it.
 import { createClient } from "npm:@supabase/supabase-js@2";
 
-type Job = { id: number; target_id: number; lease: string; status: string; model: string;
+type Job = { id: number; target_id: number; lease: string; status: string; model: string; document_prompt: string | null;
              content: string; content_hash: string; dimensions: number | null };
+const fullModel = (job: Job) => job.model + (job.document_prompt ? `#${job.document_prompt}` : "");
 class Rejected extends Error {} // the text is to blame, and not the provider
 
 const env = (name: string, otherwise = "") => Deno.env.get(name) ?? otherwise;
@@ -13,12 +14,12 @@ const fail = (jobs: Job[], reason: string, message: string, retry_in?: string) =
   database.rpc("fail_embeddings", { ...held(jobs), class: reason, message, retry_in }).throwOnError();
 
 async function embed(jobs: Job[]): Promise<string[]> {
-  const model = jobs[0].model.replace("openai:", "");
+  const model = jobs[0].model.replace("openai:", ""), prompt = jobs[0].document_prompt ?? "";
   const dimensions = model.startsWith("text-embedding-3") && jobs[0].dimensions || undefined;
   const answer = await fetch(env("OPENAI_BASE_URL", "https://api.openai.com/v1") + "/embeddings", {
     method: "POST", signal: AbortSignal.timeout(10_000),
     headers: { Authorization: `Bearer ${env("OPENAI_API_KEY")}`, "Content-Type": "application/json" },
-    body: JSON.stringify({ model, dimensions, input: jobs.map((job) => job.content) }),
+    body: JSON.stringify({ model, dimensions, input: jobs.map((job) => prompt + job.content) }),
   });
   if ([400, 413, 422].includes(answer.status)) throw new Rejected(await answer.text());
   if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);
@@ -28,7 +29,7 @@ async function embed(jobs: Job[]): Promise<string[]> {
 
 async function complete(jobs: Job[]): Promise<void> {
   try {
-    const made = { vectors: await embed(jobs), hashes: jobs.map((job) => job.content_hash), model: jobs[0].model };
+    const made = { vectors: await embed(jobs), hashes: jobs.map((job) => job.content_hash), model: fullModel(jobs[0]) };
     const { data: refused } = await database.rpc("complete_embeddings", { ...held(jobs), ...made }).throwOnError();
     for (const { id, reason } of refused) if (reason === "changed")
       await fail(jobs.filter((job) => job.id === id), reason, "the text changed without its trigger", "1 minute");

@@ -12,11 +12,13 @@ from worker.cli.options import (
     AsMigration,
     CreateColumn,
     Dimensions,
+    DocumentPrompt,
     EmbeddingColumn,
     Filter,
     MatchFunction,
     Model,
     NoFilter,
+    QueryPrompt,
     Source,
     TableName,
     Truncate,
@@ -43,6 +45,8 @@ def watch(
     create_column: CreateColumn = False,
     dimensions: Dimensions = None,
     truncate: Truncate = None,
+    document_prompt: DocumentPrompt = None,
+    query_prompt: QueryPrompt = None,
     match_function: MatchFunction = None,
     yes: AgreeToEmbed = False,
     sql: AsMigration = False,
@@ -61,6 +65,8 @@ def watch(
         filter="" if no_filter else filter_sql,
         on_too_long=None if truncate is None else "truncate" if truncate else "fail",
         match_function=match_function,
+        document_prompt=_prompt(document_prompt),
+        query_prompt=_prompt(query_prompt),
     )
     joined = ", ".join(source) if source else None
     wanted = watching.WatchRequest(table, column, joined, options, create_column, dimensions)
@@ -77,6 +83,11 @@ def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool) -> None
         target = plan.apply()
     out(f"Watching: {name_of(target)} <- {target.source}")
     say("hint: to embed existing rows, run `worker backfill`, then `worker process`")
+
+
+def _prompt(given: str | None) -> str | None:
+    """Return a prompt as watch_embeddings takes it."""
+    return "" if given == "default" else given or None
 
 
 def _agree(preview: WatchPreview, yes: bool) -> None:
