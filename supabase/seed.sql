@@ -67,7 +67,9 @@ select public.watch_embeddings(
     debounce => '0'::interval,
     on_change => 'keep'::text,
     on_too_long => 'fail'::text,
-    match_function => null::boolean
+    match_function => null::boolean,
+    document_prompt => null::text,
+    query_prompt => null::text
 );
 
 select public.watch_embeddings(
@@ -81,7 +83,9 @@ select public.watch_embeddings(
     debounce => '0'::interval,
     on_change => 'keep'::text,
     on_too_long => 'fail'::text,
-    match_function => null::boolean
+    match_function => null::boolean,
+    document_prompt => null::text,
+    query_prompt => null::text
 );
 
 -- Owners: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed  engineering lead

@@ -166,10 +166,10 @@ begin
     return next;
 end $$;
 
--- Writes vectors (one for each id, in the order of `ids`, all made by `model`: the full name, see
--- embedding.full_model) into their rows and completes their jobs, if both guards hold. Returns the jobs that were refused, with the reason
--- (see embedding.refusals); all others are completed. `tokens`, `truncated_to` and `costs` (US dollars) may be
--- null, as a whole or in part. Raises lock_not_available if the table is locked as a whole.
+-- Writes vectors (one for each id, in the order of `ids`, all made by `model`: its full name, see
+-- embedding.full_model) into their rows and completes their jobs, if both guards hold. Returns the jobs that were
+-- refused, with the reason (see embedding.refusals); all others are completed. `tokens`, `truncated_to` and `costs`
+-- (US dollars) may be null, as a whole or in part. Raises lock_not_available if the table is locked as a whole.
 create function public.complete_embeddings(
     ids bigint[], leases uuid[], hashes bytea[], vectors vector[], model text,
     tokens integer[] default null, truncated_to integer[] default null, costs real[] default null

@@ -629,6 +629,8 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
         "source": "title",
         "filter": "deleted_at is null",
         "model": "openai:m",
+        "document_prompt": None,
+        "query_prompt": None,
         "model_is_default": False,
         "dimensions": 8,
         "enabled": True,

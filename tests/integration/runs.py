@@ -114,7 +114,7 @@ def hand_in(queue: Queue, jobs: Sequence[Job]) -> RunStats:
     leases = Leases()
     leases.hold(jobs)
     writer = Writer(queue, leases, RunStats(), Event())
-    writer.write(jobs, Outcome(completions_of(jobs)))
+    writer.write(jobs, Outcome(jobs[0].model, completions_of(jobs)))
     return writer.stats
 
 

@@ -554,7 +554,8 @@ def test_a_job_that_comes_alone_is_alone_in_its_process(
 
     runs.open_embedder = open_counting
     assert runs.drain().completed == 300
-    calls = opened[0].calls
+    [embedder] = opened
+    calls = embedder.calls
     assert max(beside for _, beside in calls) > 1, "calls overlap"
     place = [suspect.content in texts for texts, _ in calls].index(True)
     assert 1 < place < len(calls) - 1

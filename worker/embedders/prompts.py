@@ -46,7 +46,8 @@ _KNOWN: list[tuple[str, Prompts]] = [
         Prompts("", f"Instruct: {_WEB_SEARCH}\nQuery:"),
     ),
     # https://huggingface.co/BAAI/bge-large-en-v1.5: "the instruction is not needed for passages"
-    (r"bge-(small|base|large)-en(-v1\.5)?", _SEARCH_PASSAGES),
+    # Ollama calls the large one `bge-large`.
+    (r"bge-(small|base|large)-en(-v1\.5)?|bge-large", _SEARCH_PASSAGES),
     # https://huggingface.co/mixedbread-ai/mxbai-embed-large-v1
     (r"mxbai-embed-large(-v1)?", _SEARCH_PASSAGES),
     # https://huggingface.co/Snowflake/snowflake-arctic-embed-m-v1.5: "add a prefix to the query"
@@ -62,10 +63,12 @@ _KNOWN: list[tuple[str, Prompts]] = [
 def known_prompts(name: str) -> Prompts:
     """Return the prompts of a model: NONE unless it is known to have any.
 
-    `name` may have an organisation in front, and what servers append: `:latest`, `:0.6b`, `.gguf`.
+    `name` may have an organisation in front, and what servers add, like `:latest`, `:0.6b-q8_0`,
+    `@q4_k_m`, `.Q8_0.gguf`, `text-embedding-` in front: the size and the quantization of a model
+    change no prompt.
     """
-    model = name.lower().rpartition("/")[2].removesuffix(":latest").removesuffix(".gguf")
-    model = model.removeprefix("text-embedding-").replace(":", "-")  # LM Studio; Ollama
+    model = re.split("[:@]", name.lower().rpartition("/")[2])[0].removeprefix("text-embedding-")
+    model = re.sub(r"([-.](i?q\d\w*|b?f16|fp16|f32))?[-.]gguf$", "", model)
     return next((prompts for shape, prompts in _KNOWN if re.fullmatch(shape, model)), NONE)
 
 

@@ -38,16 +38,16 @@ class Collector:
     def write_cached(self, model: Model, completions: list[Completion]) -> None:
         """Write vectors of a model that were found in the cache."""
         self.stats.add_cached(len(completions))
-        outcome = Outcome(completions, model=full_model(model.embedder))
+        outcome = Outcome(full_model(model.embedder), completions)
         self._write([done.job for done in completions], outcome)
 
     def _collect(self, answers: list[Answer]) -> None:
-        outcome = Outcome()
+        model = answers[0].request.model
+        outcome = Outcome(full_model(model.embedder))
         for answer in answers:
             outcome.add(answer.outcome)
             self._report_batch(answer)
         first = [job for answer in answers for job in answer.request.jobs]
-        model = answers[0].request.model
         self.stats.add_requests(
             first[0].model,
             outcome.requests,

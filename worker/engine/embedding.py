@@ -33,13 +33,14 @@ SHORTEST = 100  # characters; the length is not why a text this short is rejecte
 class Outcome:
     """The results of some jobs. Every job is in one of the four lists.
 
-    `model` is the full name of the model that made the vectors, empty if it made none.
+    `model` is the full name of their model.
     Jobs in `rejected` will be rejected again. Jobs in `failed` made a provider fail that answers
     other requests: they may work later. `error` is why jobs are `unfinished`: the provider is out,
     or refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
     count all answers, also unusable ones; `request_times` is how long answers took.
     """
 
+    model: str
     completions: list[Completion] = field(default_factory=list)
     rejected: list[tuple[Job, Rejected]] = field(default_factory=list)
     failed: list[tuple[Job, Transient | ProviderRefused]] = field(default_factory=list)
@@ -48,7 +49,6 @@ class Outcome:
     requests: int = 0
     tokens: int | None = None
     request_times: Histogram = field(default_factory=Histogram)
-    model: str = ""
 
     def count(self, embeddings: Embeddings) -> None:
         """Count what an answer cost."""
@@ -58,7 +58,6 @@ class Outcome:
 
     def add(self, other: Outcome) -> None:
         """Add the results of other jobs of the same column and model."""
-        self.model = self.model or other.model
         self.completions += other.completions
         self.rejected += other.rejected
         self.failed += other.failed
@@ -105,7 +104,7 @@ def embed(model: Model, jobs: Sequence[Job], stop: Event, *, is_trial: bool = Fa
 class _Embedding:
     model: Model
     stop: Event
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: Outcome = field(init=False)
     _waiting: list[Sequence[Job]] = field(default_factory=list)
     _refused_before: dict[LeaseKey, Rejected] = field(default_factory=dict)
     """Texts that are too long by their token count: they are not sent."""
@@ -115,10 +114,12 @@ class _Embedding:
     _checked_at: float = math.inf
     """When the model was last probed after a failure."""
 
+    def __post_init__(self) -> None:
+        self.outcome = Outcome(full_model(self.model.embedder))
+
     def of(self, jobs: Sequence[Job], is_trial: bool) -> Outcome:
         self._waiting = [jobs]
         try:
-            self.outcome.model = full_model(self.model.embedder)
             self._check_width(jobs[0])  # before anything is paid for
             self.model.probe(self.stop, never if is_trial else always)
             self._check_width(jobs[0])

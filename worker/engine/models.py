@@ -185,9 +185,12 @@ class Models:
     _models: dict[Key, Model] = field(default_factory=dict)
     _breakers: dict[Key | str, Breaker] = field(default_factory=dict)
     _provider_names: dict[Key, str] = field(default_factory=dict)
+    _resolved: dict[Key, Key] = field(default_factory=dict)
+    """The keys of models that were opened with their own prompt, with the prompt that they have."""
 
     def of(self, key: Key, wait_for_result: Callable[[Future[Embedder]], Embedder]) -> Model:
         """Return a model. It is opened in another thread. Raises WorkerError."""
+        key = self._resolved.get(key, key)
         if key not in self._models:
             opener = ThreadPoolExecutor(1, "open")
             try:
@@ -197,11 +200,20 @@ class Models:
                 raise
             finally:
                 opener.shutdown(wait=False)
+            key = self._resolve(key, embedder)
+            if key in self._models:
+                embedder.close()
+                return self._models[key]
             self._provider_names[key] = embedder.provider
             self._models[key] = Model(
                 embedder, self._provider_of(embedder), self._breaker(key, key[0])
             )
         return self._models[key]
+
+    def _resolve(self, key: Key, embedder: Embedder) -> Key:
+        """Note which prompt a model has, so that it is not opened again under that."""
+        self._resolved[key] = key[0], key[1], embedder.prompts.document
+        return self._resolved[key]
 
     def _open(self, model: str, width: int | None, document_prompt: str | None) -> Embedder:
         try:
@@ -223,6 +235,7 @@ class Models:
 
     def open_breakers(self, key: Key) -> list[Breaker]:
         """Return the open breakers of a model: of its provider, and its own."""
+        key = self._resolved.get(key, key)
         keys = (self._provider_names.get(key), key)
         breakers = (self._breakers.get(each) for each in keys if each is not None)
         return [breaker for breaker in breakers if breaker and breaker.is_open]
@@ -256,7 +269,8 @@ class Models:
 
     def has_room(self, key: Key) -> bool:
         """Whether a model accepts more."""
-        return key not in self._models or self._models[key].provider.has_room
+        model = self._models.get(self._resolved.get(key, key))
+        return model is None or model.provider.has_room
 
     def close(self) -> None:
         """Close all models. Requests that are in flight are abandoned."""
