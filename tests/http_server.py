@@ -51,7 +51,10 @@ class Request:
 
     @property
     def texts(self) -> list[str]:
-        given = self.body.get("input", self.body.get("text", []))
+        fields = ("input", "text", "texts", "inputText")
+        given: Any = next((self.body[name] for name in fields if name in self.body), [])
+        if "requests" in self.body:  # as Gemini has them
+            given = [each["content"]["parts"][0]["text"] for each in self.body["requests"]]
         return [given] if isinstance(given, str) else given
 
     @property

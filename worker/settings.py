@@ -27,8 +27,11 @@ MOST_CONCURRENCY = 256  # requests
 MOST_CACHE = 1_000_000  # MB
 MOST_MEMORY = 10_000_000  # MB
 MOST_FAILURES = 999_999_999  # jobs
+MOST_EXTRA = 10_000  # bytes of EMBEDDING_EXTRA_BODY
 OLLAMA_PORT = 11434
 SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
+VENDORS = ("openai", "voyage", "mistral", "jina", "gemini", "cohere", "nvidia", "together")
+"""The providers with a key and a base URL of their own: NAME_API_KEY, NAME_BASE_URL."""
 RETRY_SECONDS = 30.0
 """How long a request to a provider is retried."""
 
@@ -43,11 +46,26 @@ class Settings:
     embedding_model: str = "local:wordllama-256"
     openai_api_key: str | None = field(default=None, repr=False)
     openai_base_url: str | None = field(default=None, repr=False)
+    voyage_api_key: str | None = field(default=None, repr=False)
+    voyage_base_url: str | None = field(default=None, repr=False)
+    mistral_api_key: str | None = field(default=None, repr=False)
+    mistral_base_url: str | None = field(default=None, repr=False)
+    jina_api_key: str | None = field(default=None, repr=False)
+    jina_base_url: str | None = field(default=None, repr=False)
+    gemini_api_key: str | None = field(default=None, repr=False)
+    gemini_base_url: str | None = field(default=None, repr=False)
+    cohere_api_key: str | None = field(default=None, repr=False)
+    cohere_base_url: str | None = field(default=None, repr=False)
+    nvidia_api_key: str | None = field(default=None, repr=False)
+    nvidia_base_url: str | None = field(default=None, repr=False)
+    together_api_key: str | None = field(default=None, repr=False)
+    together_base_url: str | None = field(default=None, repr=False)
     azure_openai_endpoint: str | None = field(default=None, repr=False)
     azure_openai_api_key: str | None = field(default=None, repr=False)
     ollama_host: str = field(default="http://127.0.0.1:11434", repr=False)
     next_public_api_base_url: str | None = field(default=None, repr=False)
     embedding_api_token: str | None = field(default=None, repr=False)
+    embedding_extra_body: Mapping[str, Mapping[str, object]] | None = None
     embedding_rpm: int | None = None
     embedding_tpm: int | None = None
     embedding_max_concurrency: int | None = None
@@ -129,6 +147,10 @@ class Settings:
             if variable not in given  # otherwise its own problem is reported
         ]
 
+    def key_and_base_url(self, vendor: str) -> tuple[str | None, str | None]:
+        """Return the key of one of the VENDORS, and its base URL if it is not the vendor's own."""
+        return getattr(self, f"{vendor}_api_key"), getattr(self, f"{vendor}_base_url")
+
     @property
     def uses_data_api(self) -> bool:
         """Whether the queue uses the Data API: SUPABASE_URL is set, and DATABASE_URL is not."""
@@ -144,8 +166,10 @@ class Settings:
         """Return the missing variables that EMBEDDING_MODEL requires, and why."""
         provider, _, name = self.embedding_model.partition(":")
         of_the_model = {
-            "OPENAI_API_KEY": provider == "openai"
-            and not (self.openai_api_key or self.openai_base_url),
+            f"{vendor.upper()}_API_KEY": provider == vendor
+            and not any(self.key_and_base_url(vendor))
+            for vendor in VENDORS
+        } | {
             "AZURE_OPENAI_ENDPOINT": provider == "azure" and not self.azure_openai_endpoint,
             "AZURE_OPENAI_API_KEY": provider == "azure" and not self.azure_openai_api_key,
             "NEXT_PUBLIC_API_BASE_URL": provider == "http"
@@ -201,6 +225,7 @@ _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
 
 _ALIASES = {  # the second name wins
+    "CO_API_KEY": "COHERE_API_KEY",
     "MAX_EMBEDDING_WORKERS": "EMBEDDING_MAX_CONCURRENCY",
     "NEXT_PUBLIC_SUPABASE_URL": "SUPABASE_URL",
 }
@@ -351,6 +376,26 @@ def _role_in(key: str) -> str | None:
         return None
 
 
+def _no_number(given: str) -> None:
+    raise ValueError  # NaN and Infinity, which are no JSON
+
+
+def _extra_body(given: str) -> Mapping[str, Mapping[str, object]]:
+    try:
+        bodies = json.loads(given, parse_constant=_no_number) if len(given) <= MOST_EXTRA else None
+    except (ValueError, RecursionError):
+        bodies = None
+    extensible = {*VENDORS, "azure"}
+    if not isinstance(bodies, dict) or not all(
+        name in extensible and isinstance(body, dict) for name, body in bodies.items()
+    ):
+        raise ValueError(
+            'must be a JSON object with an object for each provider, like {"voyage": {…}}, of at'
+            f" most {MOST_EXTRA} characters. The providers are {', '.join(sorted(extensible))}"
+        )
+    return bodies
+
+
 def _ollama_host(given: str) -> str:
     # As Ollama itself reads it: a host, with a port or without, with a scheme or without.
     url = given if "://" in given else f"http://{given}"
@@ -377,13 +422,14 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "supabase_url": _project_url,
     "supabase_service_role_key": _secret_key,
     "embedding_model": _model,
-    "openai_api_key": str,
-    "openai_base_url": _http_url,
+    **{f"{vendor}_api_key": str for vendor in VENDORS},
+    **{f"{vendor}_base_url": _http_url for vendor in VENDORS},
     "azure_openai_endpoint": _http_url,
     "azure_openai_api_key": str,
     "ollama_host": _ollama_host,
     "next_public_api_base_url": _http_url,
     "embedding_api_token": str,
+    "embedding_extra_body": _extra_body,
     "embedding_rpm": _whole_number(1, MOST_A_MINUTE),
     "embedding_tpm": _whole_number(1, MOST_A_MINUTE),
     "embedding_max_concurrency": _whole_number(1, MOST_CONCURRENCY),

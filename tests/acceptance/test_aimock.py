@@ -51,12 +51,14 @@ def mocked(model: str, options: list[str]) -> Iterator[dict[str, str]]:
             "AZURE_OPENAI_API_KEY": "0123456789abcdef",
             "AZURE_OPENAI_ENDPOINT": root,
             "OLLAMA_HOST": root,
+            "MISTRAL_BASE_URL": f"{root}/v1",
+            "COHERE_BASE_URL": f"{root}/v2",
         }
 
 
-def made_up(texts: list[str]) -> list[list[float]]:
+def made_up(texts: list[str], width: int) -> list[list[float]]:
     """The vectors that the mock gives to these texts."""
-    asked = {"model": "text-embedding-3-small", "input": texts, "dimensions": WIDTH}
+    asked = {"model": "text-embedding-3-small", "input": texts, "dimensions": width}
     with aimock() as root:
         request = urllib.request.Request(f"{root}/v1/embeddings", json.dumps(asked).encode())
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -72,16 +74,43 @@ def test_every_row_has_the_vector_of_its_text_in_the_end(
 ) -> None:
     fill(notes, NOTES)
     with mocked(model, options) as environment:
-        for _ in range(RUNS):
-            worker("process", **environment)
-            if statuses(notes) == {"completed": NOTES}:
-                break
-            notes.execute("update embedding_queue set available_at = now()")
-    assert statuses(notes) == {"completed": NOTES}
-    found = rows(notes, "select body, embedding::real[] from notes order by id")
-    texts = [body for body, _ in found]
-    right = [vector_for(text, WIDTH) for text in texts] if model == OLLAMA else made_up(texts)
-    assert np.allclose([vector for _, vector in found], right, atol=1e-6)
+        texts, vectors = embedded(notes, worker, environment)
+    is_ours = model == OLLAMA
+    right = [vector_for(text, WIDTH) for text in texts] if is_ours else made_up(texts, WIDTH)
+    assert np.allclose(vectors, right, atol=1e-6)
+
+
+# The mock always gives these widths. It speaks Cohere's dialect, and for all others OpenAI's.
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("options", [CALM, CHAOS], ids=["calm", "chaos"])
+@pytest.mark.parametrize(
+    ("model", "width"), [("mistral:codestral-embed", 1536), ("cohere:embed-v4.0", 1024)]
+)
+def test_every_row_has_the_vector_of_its_text_from_a_vendor(
+    db: Database, worker: Worker, model: str, width: int, options: list[str]
+) -> None:
+    db.execute("create table notes (id bigint primary key, body text)")
+    with mocked(model, options) as environment:
+        column = ["--column", "embedding", "--create-column", "--dimensions", str(width)]
+        result = worker("watch", "notes", "--source", "body", *column, **environment)
+        assert result.returncode == 0, result.stderr
+        fill(db, NOTES)
+        texts, vectors = embedded(db, worker, environment)
+    assert np.allclose(vectors, made_up(texts, width), atol=1e-6)
+
+
+def embedded(
+    db: Database, worker: Worker, environment: dict[str, str]
+) -> tuple[list[str], list[list[float]]]:
+    """Run the worker until all rows have a vector. Return their texts and vectors."""
+    for _ in range(RUNS):
+        worker("process", **environment)
+        if statuses(db) == {"completed": NOTES}:
+            break
+        db.execute("update embedding_queue set available_at = now()")
+    assert statuses(db) == {"completed": NOTES}
+    found = rows(db, "select body, embedding::real[] from notes order by id")
+    return [body for body, _ in found], [vector for _, vector in found]
 
 
 def test_an_answer_of_another_api_than_was_asked_is_never_taken() -> None:

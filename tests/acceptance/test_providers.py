@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from io import StringIO
 from urllib.parse import urlsplit
@@ -16,11 +16,13 @@ from dotenv import dotenv_values
 from tests.acceptance.conftest import refused, statuses
 from tests.app_server import AppServer
 from tests.azure_server import AzureServer
+from tests.bedrock_server import BedrockServer
 from tests.conftest import REPOSITORY, Database, Worker, value
 from tests.http_server import Answer, ModelServer, Request, as_json
 from tests.ollama_server import OllamaServer
 from tests.openai_server import OpenAIServer
 from tests.tei_server import TEIServer
+from tests.vendor_server import VENDORS, VendorServer
 
 DOCUMENT = (REPOSITORY / "docs" / "providers.md").read_text(encoding="utf-8")
 RIGHT, WRONG = "sk-right-9876543210abcdef", "sk-wrong-0123456789abcdef"
@@ -62,6 +64,14 @@ LITELLM = (
 SERVERS: dict[str, Callable[[], ModelServer]] = {
     "OpenAI": lambda: OpenAIServer(RIGHT),
     "Azure OpenAI": lambda: AzureServer(RIGHT),
+    "Voyage": lambda: VendorServer("voyage", RIGHT),
+    "Mistral": lambda: VendorServer("mistral", RIGHT),
+    "Jina": lambda: VendorServer("jina", RIGHT),
+    "Gemini": lambda: VendorServer("gemini", RIGHT),
+    "Cohere": lambda: VendorServer("cohere", RIGHT),
+    "NVIDIA": lambda: VendorServer("nvidia", RIGHT),
+    "Together": lambda: VendorServer("together", RIGHT),
+    "Amazon Bedrock": lambda: BedrockServer(RIGHT),
     "Text Embeddings Inference": lambda: TEIServer(api_key=RIGHT),
     "vLLM": lambda: Compatible({"error": "Unauthorized"}),
     "Infinity": lambda: Compatible({"detail": "Unauthorized"}),
@@ -89,6 +99,10 @@ def followed(title: str, key: str) -> Iterator[dict[str, str]]:
                 given[name] = key
         if isinstance(server, OpenAIServer) and title == "OpenAI":
             given["OPENAI_BASE_URL"] = server.base_url
+        if isinstance(server, VendorServer):
+            given[f"{server.name.upper()}_BASE_URL"] = server.base_url
+        if isinstance(server, BedrockServer):
+            given = server.environment | given
         yield given
 
 
@@ -145,3 +159,51 @@ def test_a_wrong_key_is_told_in_the_words_of_the_recipe(
     [(told, hint)] = re.findall(r"^error: (.*)\nhint: (.*)$", RECIPES[title], re.M)
     assert (without_address(cause), hint) == (without_address(told), hint)
     assert statuses(table) == {"pending": 2}
+
+
+TOO_LONG = [
+    *("OpenAI", "Voyage", "Mistral", "Jina", "Gemini", "Cohere", "NVIDIA", "Amazon Bedrock"),
+    *("Azure OpenAI", "Text Embeddings Inference", "Ollama"),
+]
+
+
+@pytest.mark.parametrize("title", TOO_LONG)
+def test_a_text_that_is_too_long_fails_and_no_part_of_it_is_embedded(
+    title: str, table: Database, worker: Worker
+) -> None:
+    with followed(title, RIGHT) as environment:
+        watch(worker, title, environment)
+        table.execute("insert into notes values (1, 'short'), (2, repeat('long', 140000))")
+        result = worker("process", **environment)
+    assert statuses(table) == {"completed": 1, "failed": 1}, result.stderr
+    assert value(table, "select array_agg(id) from notes where embedding is not null") == [1]
+    error_class = value(table, "select error_class from embedding_queue where record_id = '2'")
+    assert error_class == ("rejected" if title == "Jina" else "too_long")
+
+
+def test_several_providers_work_side_by_side(db: Database, worker: Worker) -> None:
+    db.execute("create table notes (id bigint primary key, body text)")
+    db.execute("insert into notes select id, 'note ' || id from generate_series(1, 30) as id")
+    with ExitStack() as servers:
+        environment: dict[str, str] = {"EMBEDDING_MODEL": "voyage:voyage-4-lite"}
+        running = []
+        for number, name in enumerate(("voyage", "mistral", "jina", "together")):
+            server = servers.enter_context(VendorServer(name, f"key-of-{name}-1234567890"))
+            environment[f"{name.upper()}_API_KEY"] = server.key
+            environment[f"{name.upper()}_BASE_URL"] = server.base_url
+            model = f"{name}:{VENDORS[name].model}"
+            column = ["--column", f"embedding_{number}", "--create-column", "--model", model]
+            result = worker("watch", "notes", "--source", "body", *column, **environment)
+            assert result.returncode == 0, result.stderr
+            running.append(server)
+        assert worker("backfill", **environment).returncode == 0
+        result = worker("process", **environment)
+        assert result.returncode == 0, result.stderr
+        for number, server in enumerate(running):
+            assert {text for texts in server.sent for text in texts} == {
+                f"note {id}" for id in range(1, 31)
+            }
+            column = ["--column", f"embedding_{number}"]
+            found = worker("search", "note 7", "--table", "notes", *column, **environment)
+            assert server.sent[-1][0].endswith("note 7"), found.stderr
+    assert statuses(db) == {"completed": 120}

@@ -83,7 +83,9 @@ def test_the_metadata_give_the_name_the_version_and_the_script(wheel: Path) -> N
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra") or []) == {"embedded", "local", "tiktoken"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {
+        *("bedrock", "embedded", "local", "tiktoken")
+    }
     assert dict(scripts["console_scripts"]) == {"worker": "worker.cli:main"}
 
 

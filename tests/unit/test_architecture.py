@@ -69,6 +69,8 @@ ONLY_IN = {
     "jiter": ["embedders/answers.py"],
     "pybase64": ["embedders/answers.py"],
     "tiktoken": ["embedders/tokens.py"],
+    "boto3": ["embedders/bedrock.py"],
+    "botocore": ["embedders/bedrock.py"],
     "wordllama": ["embedders/local.py"],
     "tokenizers": ["embedders/local.py"],
     "safetensors": ["embedders/local.py"],

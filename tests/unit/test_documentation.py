@@ -14,7 +14,7 @@ import typer
 from dotenv import dotenv_values
 
 from worker import cli, errors
-from worker.embedders.models import MODELS
+from worker.embedders.models import MODELS, ModelInfo
 from worker.engine.events import EVENTS
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -186,14 +186,20 @@ def test_the_table_of_the_doctors_checks_is_complete() -> None:
 # The models, and how they fail
 
 
+def others(about: ModelInfo) -> str:
+    """The dimensions that a model has on request."""
+    fewer = ["any fewer"] if about.shortens else []
+    return ", ".join([*fewer, *(str(w) for w in about.widths if w != about.width)]) or "none"
+
+
 def test_the_table_of_known_models_is_that_of_the_code() -> None:
-    head = ("model", "dimensions", "can be shortened", "tokens a text")
+    head = ("model", "dimensions", "others on request", "tokens a text")
     rows = table(PROVIDERS, *head, "US dollars for a million tokens")
     assert rows == [
         [
             name,
             str(about.width),
-            "yes" if about.shortens else "no",
+            others(about),
             str(about.tokens or "unknown"),
             "none" if about.price is None else f"{about.price:.2f}",
         ]

@@ -18,7 +18,7 @@ from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
 KEY = "sk-test-Zk3vQ8mW1xT6yB0cR5nHd7Lp"
 QUICK = 0.2  # seconds of time-out
 
-PROVIDERS = ["openai", "ollama", "http"]
+PROVIDERS = ["openai", "ollama", "http", "gemini", "cohere"]
 each_provider = pytest.mark.parametrize("provider", PROVIDERS)
 
 
@@ -27,6 +27,8 @@ def settings_for(provider: str, root: str) -> tuple[str, dict[str, Any]]:
     return {
         "openai": ("openai:m", {"openai_base_url": root, "openai_api_key": KEY}),
         "ollama": ("ollama:m", {"ollama_host": root}),
+        "gemini": ("gemini:m", {"gemini_base_url": root, "gemini_api_key": KEY}),
+        "cohere": ("cohere:m", {"cohere_base_url": root, "cohere_api_key": KEY}),
         "http": (
             f"http:{root}/embed",
             {"next_public_api_base_url": root, "embedding_api_token": KEY},
@@ -234,6 +236,10 @@ ODD = {
     "null": "null",
     "a huge element": f'{{"embedding": [{DIGITS}], "embeddings": [[{DIGITS}]]}}',
     "objects as numbers": '{"embedding": [{}], "embeddings": [[{}]], "data": [{}]}',
+    "ragged values": '{"embeddings": [{"values": [[1], [1, 2]]}]}',
+    "no values": '{"embeddings": [{"values": null}]}',
+    "a type without vectors": '{"embeddings": {"float": null, "base64": [{}]}}',
+    "no base64": '{"embeddings": {"base64": ["*"]}, "data": [{"embedding": "*"}]}',
     "ragged": '{"embedding": [[1], [1, 2]], "embeddings": [[[1], [1, 2]]], "data": [[[1], [1,2]]]}',
 }
 
@@ -265,14 +271,14 @@ def test_whatever_an_error_says_it_has_the_class_of_its_status(
 
 
 @pytest.mark.parametrize("problem", [KeyError, MemoryError, RecursionError, UnicodeError, OSError])
-@pytest.mark.parametrize("where", ["_decoded", "shared_out"])
+@pytest.mark.parametrize("where", ["read_json", "shared_out"])
 def test_whatever_goes_wrong_here_is_a_bad_answer(
     opened: Open, monkeypatch: pytest.MonkeyPatch, problem: type[Exception], where: str
 ) -> None:
     def fail(*_: object) -> None:
         raise problem(KEY)
 
-    monkeypatch.setattr(f"worker.embedders.openai.{where}", fail)
+    monkeypatch.setattr(f"worker.embedders.vendor.{where}", fail)
     body = f'{{"data": [{{"embedding": {VECTOR}}}], "usage": {{"total_tokens": 1}}}}'
     with ElsewhereServer() as server:
         server.faults.append(answers(200, body.encode()))
@@ -291,6 +297,8 @@ def test_a_number_of_tokens_that_the_queue_cannot_hold_is_unsaid(opened: Open, t
         "openai": '{"data": [{"index": 0, "embedding": %s}], "usage": {"total_tokens": %s}}',
         "ollama": '{"embeddings": [%s], "prompt_eval_count": %s}',
         "http": '{"embedding": %s, "tokens": %s}',
+        "gemini": '{"embeddings": [{"values": %s}], "usageMetadata": {"promptTokenCount": %s}}',
+        "cohere": '{"embeddings": {"float": [%s]}, "meta": {"billed_units": {"input_tokens": %s}}}',
     }
     for provider, body in bodies.items():
         with ElsewhereServer() as server:

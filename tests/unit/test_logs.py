@@ -15,7 +15,7 @@ from worker.engine.progress import RunStats
 from worker.errors import SettingsError, WorkerError
 from worker.observers.composite import CompositeObserver
 from worker.observers.logs import Log
-from worker.settings import Settings
+from worker.settings import VENDORS, Settings
 
 MINUTE = {
     "completed": 12,
@@ -129,6 +129,12 @@ SECRETS = {
     "OLLAMA_HOST": "http://user:hunter2-ollama@ollama.example:1",
     "NEXT_PUBLIC_API_BASE_URL": "https://user:hunter2-api@api.example",
     "EMBEDDING_API_TOKEN": "hunter2-token",
+    **{
+        f"{vendor.upper()}_{kind}": f"{start}hunter2-{vendor}"
+        for vendor in VENDORS
+        if vendor != "openai"
+        for kind, start in (("API_KEY", ""), ("BASE_URL", "https://u:p@h/"))
+    },
     "NOTIFY_COMMAND": "curl -d @- https://hooks.example/services/hunter2-command",
     "NOTIFY_WEBHOOK_URL": "https://hooks.example/services/hunter2-webhook",
 }

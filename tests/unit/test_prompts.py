@@ -35,6 +35,7 @@ QWEN = Prompts(
         ("bge-large:335m", PASSAGES),
         ("intfloat/e5-large-v2", E5),
         ("intfloat/multilingual-e5-small", E5),
+        ("gemini-embedding-2", Prompts("title: none | text: ", "task: search result | query: ")),
         ("embeddinggemma:300m", Prompts("title: none | text: ", "task: search result | query: ")),
         ("Qwen/Qwen3-Embedding-0.6B", QWEN),
         ("qwen3-embedding:8b", QWEN),
@@ -51,6 +52,7 @@ def test_a_model_is_known_by_the_names_that_servers_give_it(name: str, prompts: 
 @pytest.mark.parametrize(
     "name",
     [
+        *("gemini-embedding-001", "voyage-4", "nvidia/nv-embedqa-e5-v5"),
         *("text-embedding-3-small", "bge-m3", "all-minilm", "wordllama-256", "my-embeddings"),
         *("e5-mistral-7b-instruct", "my-nomic-embed-text", "bge-large-zh-v1.5", "/api/embed"),
     ],

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import Settings, foreign_parameters, unknown_variables, without_password
+from worker.settings import (
+    VENDORS,
+    Settings,
+    foreign_parameters,
+    unknown_variables,
+    without_password,
+)
 
 SECRETS = [setting.name for setting in fields(Settings) if not setting.repr]
 
@@ -42,6 +48,9 @@ def test_every_variable_is_read() -> None:
             "OLLAMA_HOST": "gpu-box",
             "NEXT_PUBLIC_API_BASE_URL": "https://app.example.com",
             "EMBEDDING_API_TOKEN": "token-given",
+            "EMBEDDING_EXTRA_BODY": '{"cohere": {"priority": 5}}',
+            "VOYAGE_API_KEY": "voyage-given",
+            "VOYAGE_BASE_URL": "https://voyage.example.com/v1",
             "EMBEDDING_RPM": "3000",
             "EMBEDDING_TPM": "1000000",
             "EMBEDDING_MAX_CONCURRENCY": "9",
@@ -65,6 +74,9 @@ def test_every_variable_is_read() -> None:
         ollama_host="http://gpu-box:11434",
         next_public_api_base_url="https://app.example.com",
         embedding_api_token="token-given",
+        embedding_extra_body={"cohere": {"priority": 5}},
+        voyage_api_key="voyage-given",
+        voyage_base_url="https://voyage.example.com/v1",
         embedding_rpm=3000,
         embedding_tpm=1_000_000,
         embedding_max_concurrency=9,
@@ -81,7 +93,7 @@ def test_every_variable_is_read() -> None:
 
 def test_there_is_a_variable_for_every_setting() -> None:
     names = {setting.name.upper() for setting in fields(Settings)}
-    others = {"NEXT_PUBLIC_SUPABASE_URL", "MAX_EMBEDDING_WORKERS"}
+    others = {"NEXT_PUBLIC_SUPABASE_URL", "MAX_EMBEDDING_WORKERS", "CO_API_KEY"}
     assert Settings.variables() == names | others
 
 
@@ -89,6 +101,7 @@ def test_the_alias_of_a_variable_is_read_where_the_variable_is_not_set() -> None
     assert Settings.from_mapping({"MAX_EMBEDDING_WORKERS": "4"}).embedding_max_concurrency == 4
     [problem] = problems(MAX_EMBEDDING_WORKERS="0")
     assert problem == "EMBEDDING_MAX_CONCURRENCY must be a whole number from 1 to 256: `0`"
+    assert Settings.from_mapping({"CO_API_KEY": "given"}).cohere_api_key == "given"
     [problem] = problems(NEXT_PUBLIC_SUPABASE_URL="https://supabase.com/dashboard/project/x")
     assert problem.startswith("SUPABASE_URL must be the address of the project")
 
@@ -369,13 +382,48 @@ def test_a_file_that_is_not_utf8_is_an_error_of_settings(tmp_path: Path) -> None
     assert caught.value.hint == "Save it as UTF-8."
 
 
+# The vendors
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_vendor_needs_its_key_or_an_address(vendor: str) -> None:
+    model = f"{vendor}:a-model"
+    [problem] = problems(EMBEDDING_MODEL=model)
+    assert problem == f"{vendor.upper()}_API_KEY is not set, but EMBEDDING_MODEL is {model}"
+    for name, given in (("API_KEY", "given"), ("BASE_URL", "http://127.0.0.1:8000")):
+        settings = Settings.from_mapping(
+            {"EMBEDDING_MODEL": model, f"{vendor.upper()}_{name}": given}
+        )
+        assert given in settings.key_and_base_url(vendor)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "[]",
+        "{",
+        "hunter2",
+        '{"voyage": 1}',
+        '{"hunter2": {}}',
+        '{"ollama": {}}',
+        '{"voyage": {"a": NaN}}',
+        '{"voyage": {"a": "' + "x" * 10_000 + '"}}',
+        '{"voyage": ' + "[" * 9_000,
+    ],
+)
+def test_an_extra_body_is_an_object_of_objects(given: str) -> None:
+    [problem] = problems(EMBEDDING_EXTRA_BODY=given)
+    assert problem.startswith("EMBEDDING_EXTRA_BODY must be a JSON object with an object for each")
+    assert "hunter2" not in problem
+
+
 # Secrets
 
 
 def test_urls_and_keys_are_secret() -> None:
     endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST", "_COMMAND")
     named = {name for name in Settings.variables() if name.endswith(endings)}
-    named -= {"SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "WORKER_METRICS_HOST"}
+    named -= {"SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "WORKER_METRICS_HOST", "CO_API_KEY"}
     assert {name.upper() for name in SECRETS} == named
 
 

@@ -29,7 +29,7 @@ from openai import (
 
 from worker.embedders.answers import extract_message, number_in, read_json
 from worker.embedders.base import Embeddings, Role
-from worker.embedders.http_client import BoundedClient, Unusable, find_reason
+from worker.embedders.http_client import BoundedClient, Signer, Unusable, find_reason
 from worker.embedders.limits import seconds_to_wait
 from worker.errors import (
     ProviderError,
@@ -57,18 +57,36 @@ NO_CREDIT = {"insufficient_quota", "billing_not_active"}  # with 429, as for a r
 
 TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
 TOO_LARGE = {"max_tokens_per_request"}
-# For errors without a code: the messages of OpenAI (also of vLLM), TEI, Ollama and Infinity.
-TOO_LONG_WORDS = re.compile(
-    r"maximum context length is (?P<limit>\d+) tokens(?:\D*(?P<length>\d+)(?: input)? tokens)?"
-    r"|must have less than (?P<tei_limit>\d+) tokens\. Given: (?P<tei_length>\d+)"
-    r"|input length exceeds the context length"
-    r"|should have at most \d+ characters"
-)
+# For errors without a code: the messages of the providers, with both numbers if they are given.
+TOO_LONG_WORDS = [
+    re.compile(words)
+    for words in (
+        # OpenAI, vLLM
+        r"maximum context length is (?P<limit>\d+) tokens(?:\D*(?P<length>\d+)(?: input)? tokens)?",
+        r"must have less than (?P<limit>\d+) tokens\. Given: (?P<length>\d+)",  # TEI
+        r"input length exceeds the context length",  # Ollama
+        r"should have at most \d+ characters",  # Infinity
+        r"does not fit into the model's context window of (?P<limit>\d+) tokens",  # Voyage
+        r"has (?P<length>\d+) tokens, exceeding max (?P<limit>\d+) tokens",  # Mistral
+        r"Input length (?P<length>\d+) exceeds maximum allowed token size (?P<limit>\d+)",  # NVIDIA
+        r"too many tokens: ",  # Cohere
+        # Bedrock: Titan, and Cohere's models, whose limit is one of characters
+        r"Max input tokens: (?P<limit>\d+), request input token count: (?P<length>\d+)",
+        r"expected maxLength: (?P<limit>\d+), actual: (?P<length>\d+)",
+        r"Input is too long for requested model",
+    )
+]
 TOO_LARGE_WORDS = re.compile(
     r"batch size|length limit|too large|tokens per request|maximum request size"
-    r"|should have at most \d+ items",
+    r"|should have at most \d+ items"
+    r"|max allowed tokens per submitted batch"  # Voyage
+    r"|split into more batches|Too many tokens in batch"  # Mistral
+    r"|can contain at most \d+ items"  # Jina
+    r"|at most \d+ requests can be in one batch|payload size exceeds the limit",  # Gemini
     re.IGNORECASE,
 )
+# Gemini answers 400 for a key that is not valid.
+WRONG_KEY_WORDS = re.compile(r"API key (not valid|expired)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +123,8 @@ class Hints:
 @dataclass(slots=True)
 class Connection:
     """Sends any number of requests at once to the server at `base_url`, with the key if there is
-    one.
+    one: as a bearer token, or in the header `key_header`. `sign` changes each request before it is
+    sent.
 
     Raises SettingsError if a header cannot hold the key, the address is not valid, or the
     environment names proxies that cannot be used.
@@ -115,6 +134,8 @@ class Connection:
     key: str | None = field(repr=False)
     timeout: float
     hints: Hints
+    key_header: str | None = None
+    sign: Signer | None = field(default=None, repr=False)
     host: str = field(init=False)
     _http: BoundedClient = field(init=False, repr=False)
     _client: AsyncOpenAI = field(init=False, repr=False)
@@ -127,7 +148,7 @@ class Connection:
                 f"{self.hints.key} holds a space or a character that is not ASCII",
                 "Copy the key again, without quotation marks or line breaks.",
             )
-        self._http = BoundedClient(self.base_url)
+        self._http = BoundedClient(self.base_url, self.sign)
         try:
             self._client = AsyncOpenAI(
                 api_key=self.key or "none",
@@ -144,8 +165,10 @@ class Connection:
                 f"Check {self.hints.address}: it looks like https://host:port/path without spaces.",
             ) from None
         self.host = self._client.base_url.netloc.decode("ascii")
-        # The client needs a key. If there is none, the header that it makes is removed.
-        self._headers = {} if self.key else {"Authorization": Omit()}
+        # The client needs a key. If it is for no bearer token, the header that it makes is removed.
+        self._headers = {} if self.key and not self.key_header else {"Authorization": Omit()}
+        if self.key and self.key_header:
+            self._headers[self.key_header] = self.key
         self._secrets = _secrets(self.key, unquote(urlsplit(self.base_url).password or ""))
 
     def post(self, path: str, body: object, timeout: float | None = None) -> Reply:
@@ -232,9 +255,10 @@ class Connection:
 
     def _failure(self, error: APIStatusError) -> ProviderError:
         """Translate an answer into an error with a hint, by its status and code."""
-        status, codes = error.status_code, _codes(error.body)
+        headers, codes = error.response.headers, _codes(error.body)
         words = extract_message(error.body)[:READ_LENGTH]
-        cause = self.one_line(f"{self.host} answered {status}: {words or 'no message'}")
+        cause = self.one_line(f"{self.host} answered {error.status_code}: {words or 'no message'}")
+        status = self._meaning(error.status_code, words, headers)
         if status == 429 and codes & NO_CREDIT:
             hint = "Check the credit and limits of the account, then start again."
             return ProviderRefused(cause, hint, error_class="out_of_credit")
@@ -243,7 +267,7 @@ class Connection:
         if status in ABOUT_THE_TEXTS or (status == 429 and words.startswith("Request too large")):
             return _rejection(status, codes, words, cause)
         if status in PASSING or status == 429 or not 400 <= status < 500:
-            return _passing(status, cause, seconds_to_wait(error.response.headers, words))
+            return _passing(status, cause, seconds_to_wait(headers, words))
         classes = {401: "unauthorized", 403: "unauthorized", 404: "not_found"}
         return ProviderRefused(
             cause,
@@ -251,6 +275,10 @@ class Connection:
             error_class=classes.get(status, "refused"),
             of_the_model=status == 404 or "model_not_found" in codes,
         )
+
+    def _meaning(self, status: int, words: str, headers: Mapping[str, str]) -> int:
+        """Return the status that an answer should have."""
+        return 401 if status == 400 and WRONG_KEY_WORDS.match(words) else status
 
     def _redirected(self, error: APIStatusError) -> ProviderRefused:
         location = error.response.headers.get("location", "")
@@ -274,7 +302,8 @@ def _passing(status: int, cause: str, wait: float | None) -> Transient:
 
 
 def _rejection(status: int, codes: set[str], words: str, cause: str) -> Rejected:
-    too_long = TOO_LONG_WORDS.search(words)
+    found = (pattern.search(words) for pattern in TOO_LONG_WORDS)
+    too_long = next((numbers for numbers in found if numbers), None)
     if codes & TOO_LARGE or not (codes & TOO_LONG or too_long):
         too_large = codes & TOO_LARGE or status == 413 or TOO_LARGE_WORDS.search(words)
         return Rejected(cause, error_class="too_large" if too_large else "rejected")
@@ -284,8 +313,7 @@ def _rejection(status: int, codes: set[str], words: str, cause: str) -> Rejected
 
 def _share_that_fits(numbers: Mapping[str, str | None]) -> float | None:
     """The share of a text that fits, if the provider reports the limit and the length."""
-    limit = number_in(numbers["limit"] or numbers["tei_limit"])
-    length = number_in(numbers["length"] or numbers["tei_length"])
+    limit, length = number_in(numbers.get("limit")), number_in(numbers.get("length"))
     return limit / length if limit and length and limit < length else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import cache
 from threading import Thread
 from typing import Any, TypeVar
@@ -22,16 +22,20 @@ class Unusable(Exception):
     """An answer was not read to its end. The message says why."""
 
 
+Signer = Callable[[Any], Any]
+"""Returns the request, an object of the client's, with a signature."""
+
+
 class BoundedClient(DefaultAsyncHttpxClient):
-    """For a server at `url`. Reads an answer of at most MOST_BYTES. Follows no redirect, and keeps
-    no cookie.
+    """For a server at `url`, with requests that `sign` signs. Reads an answer of at most
+    MOST_BYTES. Follows no redirect, and keeps no cookie.
 
     Raises SettingsError if the environment names proxies that cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sign: Signer | None = None) -> None:
         with usable_proxies():
-            super().__init__(follow_redirects=False, mounts=direct_mounts(url))
+            super().__init__(follow_redirects=False, mounts=direct_mounts(url), auth=sign)
         self._loop = _loop()
 
     def run(self, work: Coroutine[Any, Any, Result], seconds: float) -> Result:

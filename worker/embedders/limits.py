@@ -13,8 +13,8 @@ MEASURES: tuple[Measure, ...] = ("requests", "tokens")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-TRY_AGAIN = re.compile(  # OpenAI, Azure
-    r"try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)|retry after (\d+) seconds?"
+TRY_AGAIN = re.compile(  # OpenAI, Gemini, Azure
+    r"(?:try again|retry) in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)|retry after (\d+) seconds?"
 )
 
 # The maximum, whatever a provider asks for: another try costs only one request.

@@ -52,10 +52,9 @@ class OllamaEmbedder:
             Hints(address="OLLAMA_HOST", key=None),
         )
         about = known(name)
-        self.dimensions = about.width
-        self._more: dict[str, object] = {}
-        if about.shortens and about.width and dimensions and dimensions < about.width:
-            self.dimensions = self._more["dimensions"] = dimensions
+        asked = about.width_to_ask_for(dimensions)
+        self.dimensions = asked or about.width
+        self._more: dict[str, object] = {"dimensions": asked} if asked else {}
         self._loaded_until = 0.0  # by time.monotonic
 
     def probe(self) -> None:

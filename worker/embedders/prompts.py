@@ -39,6 +39,12 @@ _KNOWN: list[tuple[str, Prompts]] = [
         r"embeddinggemma(-300m)?",
         Prompts("title: none | text: ", "task: search result | query: "),
     ),
+    # https://ai.google.dev/gemini-api/docs/embeddings: unlike the first version, this one takes no
+    # field for the role
+    (
+        r"gemini-embedding-2",
+        Prompts("title: none | text: ", "task: search result | query: "),
+    ),
     # https://huggingface.co/Qwen/Qwen3-Embedding-0.6B, get_detailed_instruct and
     # config_sentence_transformers.json: without a space after `Query:`
     (

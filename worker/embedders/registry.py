@@ -8,7 +8,7 @@ from worker.embedders.addresses import check_address
 from worker.embedders.base import LOCAL_MODEL, Embedder, Prompts
 from worker.embedders.prompts import chosen_prompts, known_prompts
 from worker.errors import SettingsError
-from worker.settings import Settings
+from worker.settings import VENDORS, Settings
 
 
 def open_embedder(
@@ -38,8 +38,8 @@ def check_model(model: str) -> None:
     if provider not in _PROVIDERS or not name or "#" in name or (is_local and name != LOCAL_MODEL):
         raise SettingsError(
             f"there is no embedding model `{model}`",
-            f"Give local:{LOCAL_MODEL}, openai:MODEL, azure:DEPLOYMENT, ollama:MODEL or http:URL;"
-            " docs/providers.md has an example of each.",
+            f"Give one like local:{LOCAL_MODEL} or openai:text-embedding-3-small. The providers are"
+            f" {', '.join(_PROVIDERS)}: docs/providers.md has an example of each.",
         )
 
 
@@ -73,11 +73,36 @@ def _open_http(name: str, width: int | None, settings: Settings, prompts: Prompt
     return HttpEmbedder(name, width, settings, prompts)
 
 
+def _open_gemini(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
+    from worker.embedders.gemini import GeminiEmbedder
+
+    return GeminiEmbedder(name, width, settings, prompts)
+
+
+def _open_bedrock(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
+    from worker.embedders.bedrock import BedrockEmbedder
+
+    return BedrockEmbedder(name, width, settings, prompts)
+
+
+def _opener(vendor: str) -> Callable[[str, int | None, Settings, Prompts], Embedder]:
+    def open_vendor(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
+        from worker.embedders.dialects import DIALECTS
+        from worker.embedders.vendor import VendorEmbedder
+
+        return VendorEmbedder(vendor, DIALECTS[vendor], name, width, settings, prompts)
+
+    return open_vendor
+
+
 # Imported when needed: loading a client or a model takes longer than most commands run.
 _PROVIDERS: dict[str, Callable[[str, int | None, Settings, Prompts], Embedder]] = {
+    **{vendor: _opener(vendor) for vendor in VENDORS},
     "local": _open_local,
     "openai": _open_openai,
     "azure": _open_azure,
+    "gemini": _open_gemini,
+    "bedrock": _open_bedrock,
     "ollama": _open_ollama,
     "http": _open_http,
 }
