@@ -108,6 +108,18 @@ def jobs_for(*texts: str, dimensions: int | None = WIDTH) -> list[Job]:
     ]
 
 
+def test_a_text_is_isolated_for_its_length_only_if_its_tokens_cannot_be_counted(
+    embedder: OpenAIEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = jobs_for("a" * 25_000, "a" * 25_000)  # each may have more than 8191 tokens
+    with ThreadPoolExecutor(1) as pool:
+        model = Model(embedder, Provider("openai", Limiter(embedder.concurrency), pool))
+        monkeypatch.setattr(embedder, "count", None)
+        assert model.requests(jobs, most=10) == [[job] for job in jobs]
+        monkeypatch.setattr(embedder, "count", lambda text: 3125)
+        assert model.requests(jobs, most=10) == [jobs]
+
+
 def numbered(count: int, *, guilty: tuple[int, ...] = ()) -> list[Job]:
     return jobs_for(
         *(f"guilty {number}" if number in guilty else f"text {number}" for number in range(count))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 from typing import TypeVar
 
-from worker.embedders.base import Embedder, Embeddings
+from worker.embedders.base import NO_CAP, Embedder, Embeddings
 from worker.embedders.packing import pack, size_of, tokens_at_most
 from worker.engine.breaker import Breaker
 from worker.engine.histogram import Histogram
@@ -80,6 +80,8 @@ class Model:
         """Pack jobs of one column into requests, `most` in each, within the known limits."""
         request_limits = self.embedder.request_limits
         request_limits = replace(request_limits, items=min(request_limits.items, most))
+        if self.embedder.count:  # `embed` counts tokens, and isolates only what is really too long
+            request_limits = replace(request_limits, tokens_per_text=NO_CAP)
         packing = pack(self.texts_of(jobs), request_limits)
         return [[jobs[place] for place in request] for request in packing.requests]
 
