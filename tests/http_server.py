@@ -226,6 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._respond({})
 
+    do_HEAD = do_GET
+
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length", 0))
         content = self.rfile.read(length)
@@ -246,7 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("content-length", str(len(answer.body)))
         self.end_headers()
-        self.wfile.write(answer.body[: len(answer.body) // 2] if answer.cut else answer.body)
+        if self.command != "HEAD":
+            self.wfile.write(answer.body[: len(answer.body) // 2] if answer.cut else answer.body)
         self.close_connection = self.close_connection or answer.cut
 
     def log_message(self, format: str, *args: Any) -> None:

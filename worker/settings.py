@@ -44,6 +44,7 @@ class Settings:
     supabase_url: str | None = None
     supabase_service_role_key: str | None = field(default=None, repr=False)
     embedding_model: str = "local:wordllama-256"
+    sentence_transformers_models: tuple[str, ...] | None = None
     openai_api_key: str | None = field(default=None, repr=False)
     openai_base_url: str | None = field(default=None, repr=False)
     voyage_api_key: str | None = field(default=None, repr=False)
@@ -409,12 +410,16 @@ def _ollama_host(given: str) -> str:
 
 
 def _model(given: str) -> str:
-    if not re.fullmatch(r"[a-z]+:\S+", given):
+    if not re.fullmatch(r"[a-z-]+:\S+", given):
         raise ValueError(f"must be provider:model, like openai:text-embedding-3-small: `{given}`")
     if given.startswith("http:") and re.search(r"[@?#]", given):
         # The name of a model is shown and stored; what was given may hold a password.
         raise ValueError("may hold no user, password, query or fragment")
     return given
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name for part in given.split(",") if (name := part.strip()))
 
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
@@ -424,6 +429,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "embedding_model": _model,
     **{f"{vendor}_api_key": str for vendor in VENDORS},
     **{f"{vendor}_base_url": _http_url for vendor in VENDORS},
+    "sentence_transformers_models": _names,
     "azure_openai_endpoint": _http_url,
     "azure_openai_api_key": str,
     "ollama_host": _ollama_host,

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
+from importlib.util import find_spec
 from io import StringIO
 from urllib.parse import urlsplit
 
@@ -32,6 +33,8 @@ RECIPES = {
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", DOCUMENT, re.M | re.S)
     if "EMBEDDING_MODEL=" in text
 }
+# This one has no server, and tests/transformers follows it.
+TRANSFORMERS = RECIPES.pop("Sentence Transformers")
 
 
 class Compatible(TEIServer):
@@ -207,3 +210,16 @@ def test_several_providers_work_side_by_side(db: Database, worker: Worker) -> No
             found = worker("search", "note 7", "--table", "notes", *column, **environment)
             assert server.sent[-1][0].endswith("note 7"), found.stderr
     assert statuses(db) == {"completed": 120}
+
+
+@pytest.mark.skipif(bool(find_spec("sentence_transformers")), reason="it is installed")
+def test_a_missing_package_is_told_in_the_words_of_the_recipe(
+    table: Database, worker: Worker
+) -> None:
+    table.execute("alter table notes add embedding vector(384)")
+    table.execute("select watch_embeddings('notes', 'body', 'embedding')")
+    write(table)
+    [model] = re.findall(r"^EMBEDDING_MODEL=(.*)$", TRANSFORMERS, re.M)
+    cause, hint = refused(worker("process", EMBEDDING_MODEL=model), 2)
+    assert f"\nerror: {cause}\nhint: {hint}\n" in TRANSFORMERS
+    assert statuses(table) == {"pending": 2}

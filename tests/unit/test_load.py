@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from worker.engine.throttling import FULL, ThrottleDecision, ThrottleLevel
+from worker.operations import serving
 from worker.queue import DatabaseLoad, Queue
 from worker.settings import Settings
 from worker.throttle import load
@@ -281,3 +282,19 @@ def test_the_database_is_waited_for(world: World, governed: LoadThrottle) -> Non
     assert gears == ["paused"] * 60 + ["slow"] * 40
     world.database = DatabaseLoad(active_sessions=60, max_connections=100)
     assert governed() == FULL
+
+
+@pytest.mark.parametrize(
+    ("model", "is_here"),
+    [
+        ("local:wordllama-256", True),
+        ("sentence-transformers:all-MiniLM-L6-v2", True),
+        ("ollama:all-minilm", False),
+    ],
+)
+def test_a_model_that_runs_in_the_worker_loads_its_host(
+    model: str, is_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "models_in_use", lambda queue, scope: [model])
+    unused: Any = None
+    assert serving._loads_this_host(unused, unused) is is_here

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from worker.embedders.prompts import known_prompts
-from worker.embedders.registry import open_embedder
-from worker.errors import ProviderError, ProviderRefused, SettingsError
+from worker.embedders.registry import open_embedder, own_prompts
+from worker.errors import ProviderError, ProviderRefused, SettingsError, WorkerError
 from worker.queue import Finding, Target, other_model
 from worker.settings import Settings
 
@@ -26,7 +25,7 @@ def inspect_models(targets: Sequence[Target], settings: Settings) -> Iterator[Fi
         if problem := other_model(target, default):
             subject = f"{target.table_name}.{target.embedding_column}"
             yield Finding("problem", "other_model", subject, problem.cause, problem.hint)
-        yield from _missing_prompt(target)
+        yield from _missing_prompt(target, settings)
     wanted = {
         (target.model or default, target.dimensions)
         for target in enabled
@@ -36,9 +35,12 @@ def inspect_models(targets: Sequence[Target], settings: Settings) -> Iterator[Fi
         yield _call(model, dimensions, settings)
 
 
-def _missing_prompt(target: Target) -> Iterator[Finding]:
+def _missing_prompt(target: Target, settings: Settings) -> Iterator[Finding]:
     """Find a column that was filled without the prompt that its model was trained with."""
-    own = known_prompts((target.model or "").partition(":")[2]).document
+    try:
+        own = own_prompts(target.model, settings).document if target.model else ""
+    except WorkerError:  # the call of the model reports it
+        return
     if own and target.document_prompt == "":
         yield Finding(
             "note",

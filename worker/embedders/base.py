@@ -125,6 +125,28 @@ class Embedder(Protocol):
         """Release connections and memory. The embedder is not used again."""
 
 
+class Reranker(Protocol):
+    """A model that judges how well texts answer a query, behind one provider."""
+
+    provider: str
+    """The name of the provider, like `cohere`."""
+
+    model: str
+    """`provider:model`."""
+
+    price: float | None
+    """US dollars for a million tokens, or None if it is not known."""
+
+    def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return a score for each of `texts`, in their order: the higher, the better it answers.
+
+        Raises ProviderRefused, Transient or Rejected.
+        """
+
+    def close(self) -> None:
+        """Release connections and memory. The reranker is not used again."""
+
+
 def full_model(embedder: Embedder) -> str:
     """The full name of a model, as stored beside each vector: `provider:model`, and if it gets a
     prompt before each document, `#` and the prompt."""

@@ -25,8 +25,22 @@ def open_embedder(
     """
     check_model(model)
     provider, _, name = model.partition(":")
-    prompts = chosen_prompts(known_prompts(name), document_prompt, query_prompt)
+    prompts = chosen_prompts(own_prompts(model, settings), document_prompt, query_prompt)
     return _PROVIDERS[provider](name, dimensions, settings, prompts)
+
+
+def own_prompts(model: str, settings: Settings) -> Prompts:
+    """Return the prompts that `provider:model` was trained with.
+
+    Raises as `open_embedder` does, if they are in the files of the model.
+    """
+    provider, _, name = model.partition(":")
+    if provider != "sentence-transformers":
+        return known_prompts(name)
+    from worker.embedders import model_files
+
+    model_files.check_usable(name, settings)
+    return model_files.own_prompts(name)
 
 
 def check_model(model: str) -> None:
@@ -47,6 +61,14 @@ def _open_local(name: str, width: int | None, settings: Settings, prompts: Promp
     from worker.embedders.local import LocalEmbedder
 
     return LocalEmbedder(prompts)
+
+
+def _open_sentence_transformers(
+    name: str, width: int | None, settings: Settings, prompts: Prompts
+) -> Embedder:
+    from worker.embedders.sentence_transformers import SentenceTransformersEmbedder
+
+    return SentenceTransformersEmbedder(name, width, settings, prompts)
 
 
 def _open_openai(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
@@ -99,6 +121,7 @@ def _opener(vendor: str) -> Callable[[str, int | None, Settings, Prompts], Embed
 _PROVIDERS: dict[str, Callable[[str, int | None, Settings, Prompts], Embedder]] = {
     **{vendor: _opener(vendor) for vendor in VENDORS},
     "local": _open_local,
+    "sentence-transformers": _open_sentence_transformers,
     "openai": _open_openai,
     "azure": _open_azure,
     "gemini": _open_gemini,

@@ -97,9 +97,12 @@ def _service_observer(
         yield composite
 
 
+ON_THIS_HOST = ("local:", "sentence-transformers:")
+
+
 def _loads_this_host(queue: AdminQueue, scope: Scope) -> bool:
     """Whether a model in use runs on this machine."""
-    return any(model.startswith("local:") for model in models_in_use(queue, scope))
+    return any(model.startswith(ON_THIS_HOST) for model in models_in_use(queue, scope))
 
 
 def _serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) -> None:

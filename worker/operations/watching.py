@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from worker.embedders.prompts import known_prompts
-from worker.embedders.registry import check_model, open_embedder
+from worker.embedders.registry import check_model, open_embedder, own_prompts
 from worker.errors import SettingsError
 from worker.queue import Target, WatchOptions, WatchPreview
 from worker.queue.postgres import PostgresQueue
@@ -70,7 +69,7 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
 
     Raises SettingsError if the column cannot be watched in this way.
     """
-    options = _with_own_prompt(queue, wanted)
+    options = _with_own_prompt(queue, settings, wanted)
     if wanted.create_column:
         options = options | WatchOptions(dimensions=_width_to_create(queue, settings, wanted))
     preview = queue.preview_watch(
@@ -86,13 +85,15 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
     return WatchPlan(queue, planned, preview)
 
 
-def _with_own_prompt(queue: PostgresQueue, wanted: WatchRequest) -> WatchOptions:
+def _with_own_prompt(
+    queue: PostgresQueue, settings: Settings, wanted: WatchRequest
+) -> WatchOptions:
     """Write out what "" means as a document prompt, so that a column that has it is not changed."""
     options, before = wanted.options, _watched(queue, wanted)
     is_same_model = before and options.get("model") in (None, "", before.model)
     if options.get("document_prompt") != "" or not before or not before.model or not is_same_model:
         return options
-    own = known_prompts(before.model.partition(":")[2]).document
+    own = own_prompts(before.model, settings).document
     return options | WatchOptions(document_prompt=own or "none")
 
 
