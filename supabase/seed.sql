@@ -69,7 +69,8 @@ select public.watch_embeddings(
     on_too_long => 'fail'::text,
     match_function => null::boolean,
     document_prompt => null::text,
-    query_prompt => null::text
+    query_prompt => null::text,
+    language => null::text
 );
 
 select public.watch_embeddings(
@@ -85,7 +86,8 @@ select public.watch_embeddings(
     on_too_long => 'fail'::text,
     match_function => null::boolean,
     document_prompt => null::text,
-    query_prompt => null::text
+    query_prompt => null::text,
+    language => null::text
 );
 
 -- Owners: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed  engineering lead

@@ -3,7 +3,7 @@
 -- Locks: nothing, the table is new.
 -- Undo:  drop table public.embedding_targets;
 --
--- `relation`, `record_id_sql`, `record_match_sql`, `source` and `filter` are pieces of SQL that the functions of
+-- `relation`, `record_id_sql`, `record_match_sql`, `source`, `full_text` and `filter` are pieces of SQL that the functions of
 -- this schema put into their statements. In every statement the only unprefixed names are the columns of the
 -- watched table; `eq_record` is the record id. A role that can write here could therefore run SQL as the owner:
 -- only the owner can.
@@ -20,6 +20,8 @@ create table public.embedding_targets (
     query_prompt text,                             -- ... and before the words of a search; null: what the model is made for
     model_is_default boolean not null default false, -- true: not chosen, but the default of the first worker
     dimensions integer,                            -- width of the column; null: a column without one
+    language text,                                 -- text search configuration of hybrid search; null: vectors only
+    full_text text,                                -- SQL over the row that gives the words of its text, as an index has it
     priority smallint not null default 0,          -- higher values are claimed first; backfill is 10 lower
     debounce interval not null default '0',        -- an edit waits this long, so a burst of them is embedded once
     on_change text not null default 'keep',        -- what an edit does to the old vector: keep | clear

@@ -1,7 +1,7 @@
 -- Why:   a source is SQL of the user that runs with the rights of the owner of this API. So it is checked first, and
 --        Postgres itself determines which columns it reads.
 -- Locks: nothing.
--- Undo:  drop function embedding.columns_read, embedding.check_source, embedding.source_sql;
+-- Undo:  drop function embedding.full_text_sql, embedding.columns_read, embedding.check_source, embedding.source_sql;
 
 -- SQL for the text to embed: one column, several ('title, body': joined by an empty line, without
 -- nulls), or the expression as given. A column may be named by its exact name, or as in SQL.
@@ -146,4 +146,43 @@ exception
                          'outside pg_catalog qualified by their schema.';
 end $$;
 
-select embedding.protect_functions('embedding.source_sql', 'embedding.check_source', 'embedding.columns_read');
+-- SQL for the words of a source in a text search configuration like `english`, as Postgres writes it; null without one.
+-- An index is to hold it, so it must be immutable, which is tried on an empty copy of the table; `concat_ws`, of
+-- several columns, is not. It reads the first 100,000 characters: with those an index never refuses a row as too long.
+-- A hyphen and a slash separate words, which Postgres would read as a minus in E-4711 and as a path in heating/cooling.
+create function embedding.full_text_sql(relation regclass, source text, language text)
+returns text
+language plpgsql
+strict
+set search_path = '', pg_temp
+as $$
+declare
+    bare_name constant name := (select relname from pg_class where oid = relation);
+    columns constant text := substring(source from '^concat_ws\(E''\\n\\n'', (.*)\)$');
+    full_text text;
+begin
+    if not exists (select from pg_ts_config where oid::regconfig::text = language) then
+        raise exception 'there is no text search configuration %', language
+            using errcode = 'undefined_object',
+                  hint = 'Name one as `select oid::regconfig from pg_ts_config` lists them, like english, german or simple.';
+    end if;
+    if columns is not null then
+        source := (select string_agg(format('coalesce(%s::text, '''')', piece[1]), ' || '' '' || ' order by place)
+                     from regexp_matches(columns, '"(?:[^"]|"")+"|[^", ]+', 'g') with ordinality as part (piece, place));
+    end if;
+    execute format('create temporary table %I (like %s)', bare_name, relation);
+    execute format('create index on pg_temp.%I using gin (to_tsvector(%L::regconfig, '
+                   'translate("left"((%s)::text, 100000), ''-/'', ''  '')))', bare_name, language, source);
+    select pg_get_indexdef(indexrelid, 1, false) into full_text
+      from pg_index where indrelid = format('pg_temp.%I', bare_name)::regclass;
+    execute format('drop table pg_temp.%I', bare_name);
+    return full_text;
+exception when invalid_object_definition or feature_not_supported then
+    raise exception 'no index can hold the words of the source of table %: %', public.embedding_table_name(relation), sqlerrm
+        using errcode = sqlstate,
+              hint = 'Give the columns one by one (''title, body''), or join them by || and coalesce: concat, concat_ws '
+                     'and format are not immutable.';
+end $$;
+
+select embedding.protect_functions(
+    'embedding.source_sql', 'embedding.check_source', 'embedding.columns_read', 'embedding.full_text_sql');

@@ -82,8 +82,8 @@ end $$;
 -- Checks the arguments of watch_embeddings, and replaces nulls by what the target has. Raises an error with a hint
 -- if the column cannot be watched in this way.
 create function embedding.plan_watch(
-    relation regclass, source text, embedding_column text, model text, filter text, dimensions integer,
-    priority smallint, debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text
+    relation regclass, source text, embedding_column text, model text, filter text, dimensions integer, priority smallint,
+    debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text, language text
 )
 returns embedding.watch_plan
 language plpgsql
@@ -136,6 +136,8 @@ begin
          where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped);
     select columns, numbers into plan.columns_read, target.column_numbers
       from embedding.columns_read(relation, target.source, target.filter);
+    target.language := nullif(coalesce(plan_watch.language, before.language), '');
+    target.full_text := embedding.full_text_sql(relation, target.source, target.language);
     if target.column_numbers ? target.embedding_column then
         raise exception 'column % cannot be made from itself', target.embedding_column
             using errcode = 'invalid_parameter_value',

@@ -20,7 +20,9 @@
 -- changed nothing.
 --
 -- `match_function` true creates a function `match_<table>` for apps, false drops it; null keeps an existing
--- one in step.
+-- one in step. `language` lets searches use the words of the text as well, in a text search configuration; an empty one
+-- ends that. The index that this needs is built by the statements of embedding_index_statements, since a build
+-- within a transaction would block writers; if it no longer fits, it is dropped here.
 create function public.watch_embeddings(
     relation regclass,
     source text default null,
@@ -34,7 +36,8 @@ create function public.watch_embeddings(
     on_too_long text default null,
     match_function boolean default null,
     document_prompt text default null,
-    query_prompt text default null
+    query_prompt text default null,
+    language text default null
 )
 returns public.embedding_targets
 language plpgsql
@@ -44,7 +47,7 @@ as $$
 declare
     plan embedding.watch_plan := embedding.plan_watch(
         relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt);
+        document_prompt, query_prompt, language);
     target public.embedding_targets := plan.target;
     watched public.embedding_targets;
 begin
@@ -60,12 +63,12 @@ begin
 
     insert into public.embedding_targets as known (
         table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default,
-        dimensions, priority, debounce, on_change, on_too_long,
+        dimensions, priority, debounce, on_change, on_too_long, language, full_text,
         relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
         target.table_name, target.embedding_column, target.source, target.filter, target.model,
-        target.document_prompt, target.query_prompt, target.model_is_default, target.dimensions, target.priority, target.debounce, target.on_change,
-        target.on_too_long, target.relation, target.relation_id, target.column_numbers, target.key_columns,
+        target.document_prompt, target.query_prompt, target.model_is_default, target.dimensions, target.priority,
+        target.debounce, target.on_change, target.on_too_long, target.language, target.full_text, target.relation, target.relation_id, target.column_numbers, target.key_columns,
         target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
@@ -73,6 +76,7 @@ begin
            model_is_default = excluded.model_is_default,
            dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
            on_change = excluded.on_change, on_too_long = excluded.on_too_long,
+           language = excluded.language, full_text = excluded.full_text,
            relation = excluded.relation, relation_id = excluded.relation_id,
            column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
            record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
@@ -84,6 +88,7 @@ begin
     if (plan.before).user_column is distinct from watched.user_column and (plan.before).id is not null then
         perform embedding.refresh_owners(watched);
     end if;
+    perform embedding.drop_full_text_index(plan.before, watched.full_text);
     perform embedding.keep_match_function(watched, match_function);
     if plan.looks_again then
         perform embedding.requeue_target(watched, plan.trusts_vectors);
@@ -111,7 +116,8 @@ begin
       using target.id;
 end $$;
 
--- Stops keeping the column in step: removes its triggers, its match function and its jobs, but not its vectors. It also
+-- Stops keeping the column in step: removes its triggers, its functions, its index over words and its jobs, but not its
+-- vectors. It also
 -- works after the table was dropped or renamed, by the name it was watched under. Returns whether the column was
 -- watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
@@ -133,6 +139,7 @@ begin
     end if;
     perform embedding.drop_functions(target.id);
     perform embedding.keep_match_function(target, false);
+    perform embedding.drop_full_text_index(target);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;
 end $$;

@@ -60,6 +60,7 @@ create function public.preview_watch_embeddings(
     match_function boolean default null,
     document_prompt text default null,
     query_prompt text default null,
+    language text default null,
     default_model text default null,
     out is_watched boolean,
     out width integer,
@@ -72,7 +73,7 @@ as $$
 declare
     plan constant embedding.watch_plan := embedding.plan_watch(
         relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt);
+        document_prompt, query_prompt, language);
 begin
     is_watched := (plan.target).id is not null;
     width := (plan.target).dimensions;
@@ -82,7 +83,7 @@ begin
                               order by place), '{}')
       into changes
       from unnest('{problem,table_name,embedding_column,source,filter,model,document_prompt,query_prompt,model_is_default,'
-                  'dimensions,priority,debounce,on_change,on_too_long}'::text[]) with ordinality as listed (setting, place)
+                  'dimensions,priority,debounce,on_change,on_too_long,language}'::text[]) with ordinality as listed (setting, place)
      cross join lateral (select case when setting like '%prompt' then 'that of the model' end) as unset (is_shown_as)
      cross join lateral (
            select coalesce(to_jsonb(plan.before) ->> setting, is_shown_as),

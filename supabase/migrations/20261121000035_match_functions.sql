@@ -1,7 +1,7 @@
 -- Why:   an app searches a watched table through a function of its own, `match_<table>`.
 -- Locks: nothing.
 -- Undo:  watch_embeddings(..., match_function => false) for each target, then drop function
---        embedding.keep_match_function, embedding.write_match_function, embedding.match_function_name,
+--        embedding.keep_match_function, embedding.match_words_sql, embedding.write_match_function, embedding.match_function_name,
 --        embedding.match_functions;
 
 -- The match functions that watch_embeddings created, known by their comment and their owner: other roles can give
@@ -57,10 +57,9 @@ begin
     return chosen;
 end $$;
 
--- Creates the function that returns the rows nearest to a vector by their keys, with their text (null if it
--- cannot be read) and their cosine similarity, in the form of Supabase's guides. It runs with the rights
--- of its caller, so grants and row level security of the table apply. It orders by the operator itself,
--- in a language that knows the limit when it plans, so that it can use an index over the column.
+-- Creates the function that returns the rows nearest to a vector, and those that have the words of a query, by their keys,
+-- with their text (null if it cannot be read) and their cosine similarity, in the form of Supabase's guides. It runs
+-- with the rights of its caller, so grants and row level security of the table apply.
 create function embedding.write_match_function(target public.embedding_targets, function_name name)
 returns regprocedure
 language plpgsql
@@ -69,55 +68,85 @@ as $$
 declare
     qualified_name constant text := format('%I.%I', (parse_ident(target.relation))[1], function_name);
     bare_name constant name := (parse_ident(target.relation))[2];
-    distance constant text := format(
-        '%I.%I operator(%s.<=>) $1', bare_name, target.embedding_column,
-        (select extnamespace::regnamespace from pg_extension where extname = 'vector'));
     vector_type constant text := (
         select format_type(atttypid, null) from pg_attribute
          where attrelid = target.relation::regclass and attname = target.embedding_column);
-    keys text;     -- docs.id
     outputs text;  -- id bigint
     matched text;  -- docs.id = eq_found.id
     assigned text; -- id := eq_found.id;
 begin
-    select string_agg(format('%I.%I', bare_name, attname), ', ' order by place),
-           string_agg(format('%I %s', attname, format_type(atttypid, null)), ', ' order by place),
+    select string_agg(format('%I %s', attname, format_type(atttypid, null)), ', ' order by place),
            string_agg(format('%1$I.%2$I = eq_found.%2$I', bare_name, attname), ' and ' order by place),
            string_agg(format('%1$I := eq_found.%1$I;', attname), ' ' order by place)
-      into keys, outputs, matched, assigned
+      into outputs, matched, assigned
       from unnest(target.key_columns) with ordinality as key (name, place)
       join pg_attribute on attrelid = target.relation::regclass and attname = key.name;
 
     execute format(
         'create or replace function %s(query_embedding %s, match_count integer default 10, '
-        'match_threshold double precision default -1) '
-        'returns table (%s, content text, similarity double precision) '
-        'language plpgsql stable set search_path = '''', pg_temp as %L',
+        'match_threshold double precision default -1, query_text text default null, '
+        'full_text_weight double precision default 1, rrf_k integer default 50, filter jsonb default null) '
+        'returns table (%s, content text, similarity double precision, '
+        'score double precision, vector_rank integer, text_rank integer) '
+        'language plpgsql stable set search_path = '''', pg_temp set jit = off set work_mem = ''64MB'' as %L',
         qualified_name, vector_type, outputs,
         format($body$
 #variable_conflict use_column
 declare
+    eq_relation constant regclass := %1$L;
+    eq_conditions text;
+    eq_statement text := %2$L;
+    eq_uses_index boolean;
+    eq_scan constant text := current_setting('hnsw.iterative_scan', true);
     eq_found record;
 begin
+    %3$s
+    if query_text is not null and full_text_weight > 0 then
+        %4$s
+    end if;
+    perform set_config('hnsw.iterative_scan', 'strict_order', true) where eq_scan is not null;
     for eq_found in
-        select %1$s, (1 - (%2$s))::double precision as eq_similarity
-          from %3$s
-         where (%4$s) and %2$s <= 1 - $3
-         order by %2$s
-         limit $2
+        execute replace(eq_statement, '/* eq_filter */', eq_conditions)
+          using query_embedding, coalesce(match_count, 10), coalesce(match_threshold, -1), query_text,
+                full_text_weight, greatest(coalesce(rrf_k, 50), 0), false, eq_uses_index
     loop
         begin
-            select (%5$s)::text into content from %3$s where %6$s;
+            select (%5$s)::text into content from %6$s where %7$s;
         exception when others then
             content := null; -- has become unreadable since: one such row must not hide the others
         end;
-        %7$s
-        similarity := eq_found.eq_similarity;
+        %8$s
+        similarity := 1 - eq_found.eq_distance;
+        score := eq_found.eq_score;
+        vector_rank := eq_found.eq_vector_rank;
+        text_rank := eq_found.eq_text_rank;
         return next;
     end loop;
-end $body$, keys, distance, target.relation, coalesce(target.filter, 'true'), target.source, matched, assigned));
-    return format('%s(%s, integer, double precision)', qualified_name, vector_type)::regprocedure;
+    perform set_config('hnsw.iterative_scan', eq_scan, true) where eq_scan is not null;
+end $body$,
+            target.relation, embedding.vector_sql(target),
+            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.filter_sql'::regproc) || ';',
+            embedding.match_words_sql(target), target.source, target.relation, matched, assigned));
+    return format('%s(%s, integer, double precision, text, double precision, integer, jsonb)',
+                  qualified_name, vector_type)::regprocedure;
 end $$;
+
+-- What a match function does when it gets words: it takes the other statement, if the target has a language.
+create function embedding.match_words_sql(target public.embedding_targets)
+returns text
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select case when target.language is null then format(
+        $sql$raise exception '%%', %L using errcode = 'invalid_parameter_value', hint = %L;$sql$,
+        format('column %s of table %s is not set up for full text', target.embedding_column, target.table_name),
+        format('Run `worker watch %s --column %s --hybrid`, or search without words.',
+               target.table_name, target.embedding_column))
+    else format(
+        $sql$eq_uses_index := %s;
+        eq_statement := %L;$sql$, embedding.uses_full_text_index_sql(target), embedding.hybrid_sql(target)) end;
+$$;
 
 -- Creates the match function of a target (true), drops it (false), or keeps an existing one in step with the target
 -- (null). Grants on it stay, unless the types of its key or its vectors change.
@@ -139,7 +168,8 @@ begin
         return;
     end if;
     select name into reserved_name from unnest(target.key_columns) as key (name)
-     where name in ('content', 'similarity', 'query_embedding', 'match_count', 'match_threshold');
+     where name in ('content', 'similarity', 'score', 'vector_rank', 'text_rank', 'query_embedding', 'match_count',
+                    'match_threshold', 'query_text', 'full_text_weight', 'rrf_k', 'filter');
     if reserved_name is not null then
         raise exception 'table % cannot have a match function: its key has a column %', target.table_name, reserved_name
             using errcode = 'duplicate_column',
@@ -164,4 +194,4 @@ end $$;
 
 select embedding.protect_functions(
     'embedding.match_functions', 'embedding.match_function_name', 'embedding.write_match_function',
-    'embedding.keep_match_function');
+    'embedding.match_words_sql', 'embedding.keep_match_function');

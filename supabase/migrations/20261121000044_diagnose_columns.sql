@@ -5,7 +5,7 @@
 --        embedding.diagnose_table_refused, embedding.diagnose_identity_changed, embedding.diagnose_column_changed,
 --        embedding.diagnose_triggers_missing, embedding.diagnose_triggers_disabled, embedding.diagnose_rows_unseen,
 --        embedding.diagnose_match_function_broken, embedding.diagnose_dimensions_above_index,
---        embedding.diagnose_index_invalid, embedding.diagnose_index_during_backfill,
+--        embedding.diagnose_full_text_index_missing, embedding.diagnose_index_invalid, embedding.diagnose_index_during_backfill,
 --        embedding.diagnose_timeout_too_short, embedding.diagnose_failed_jobs; drop view embedding.vector_indexes,
 --        embedding.watched_columns;
 
@@ -236,6 +236,23 @@ as $$
                         where indexes.id = watched.id and indexes.method in ('hnsw', 'ivfflat'));
 $$;
 
+-- A column whose words are searched lacks the index for that.
+create function embedding.diagnose_full_text_index_missing()
+returns setof embedding.finding
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select 'problem', 'full_text_index_missing', watched.name,
+           format('no valid index serves the words of %s, so searches read all of its texts', watched.name),
+           format('Run `worker watch %s --column %s`, or as its owner: %s',
+                  watched.table_name, watched.embedding_column, string_agg(format('`%s`', statement), ', '))
+      from embedding.watched_columns as watched
+     cross join lateral public.embedding_index_statements(watched.table_name, watched.embedding_column, false) as statement
+     where watched.problem is null
+     group by watched.name, watched.table_name, watched.embedding_column;
+$$;
+
 -- The build of an index was interrupted.
 create function embedding.diagnose_index_invalid()
 returns setof embedding.finding
@@ -322,5 +339,5 @@ select embedding.protect_functions(
     'embedding.diagnose_column_changed', 'embedding.diagnose_triggers_missing',
     'embedding.diagnose_triggers_disabled', 'embedding.diagnose_rows_unseen',
     'embedding.diagnose_match_function_broken', 'embedding.diagnose_dimensions_above_index',
-    'embedding.diagnose_index_invalid', 'embedding.diagnose_index_during_backfill',
+    'embedding.diagnose_full_text_index_missing', 'embedding.diagnose_index_invalid', 'embedding.diagnose_index_during_backfill',
     'embedding.diagnose_timeout_too_short', 'embedding.diagnose_failed_jobs');

@@ -30,6 +30,7 @@ as $$
             union all select * from embedding.diagnose_rows_unseen()
             union all select * from embedding.diagnose_match_function_broken()
             union all select * from embedding.diagnose_dimensions_above_index()
+            union all select * from embedding.diagnose_full_text_index_missing()
             union all select * from embedding.diagnose_index_invalid()
             union all select * from embedding.diagnose_index_during_backfill()
             union all select * from embedding.diagnose_timeout_too_short()

@@ -561,6 +561,14 @@ WATCHES = [
     ],
     ["app.docs", "--source", "body", "--column", "vector", "--create-column"],
     ["UPPER", "--source", "body", "--column", "vector", "--create-column", "--match-function"],
+    [
+        *["posts", "--source", "title", "--source", "body", "--column", "it's"],
+        *["--create-column", "--hybrid"],
+    ],
+    [
+        *['"My-Schema"."Weird Table"', "--source", "My Text", "--column", "My Vector"],
+        *["--create-column", "--language", "german"],
+    ],
 ]
 
 
@@ -583,7 +591,9 @@ def test_the_sql_of_watch_runs_as_a_migration_and_equals_running_watch(
             posts,
             "select to_jsonb(target) - 'id' - 'created_at' - 'updated_at',"
             " (select count(*) from pg_trigger where tgrelid = target.relation::regclass),"
-            " (select count(*) from embedding.match_functions())"
+            " (select count(*) from embedding.match_functions()),"
+            " array(select pg_get_indexdef(indexrelid) from pg_index"
+            "        where indrelid = target.relation::regclass and indexprs is not null)"
             " from embedding_targets as target",
         )
 
@@ -599,6 +609,7 @@ def test_the_sql_of_watch_runs_as_a_migration_and_equals_running_watch(
         migration.execute(printed.stdout.encode())
     by_migration = watched()
     assert len(by_migration) == 1
+    assert len(by_migration[0][3]) == ("--hybrid" in arguments or "--language" in arguments)
     undo = printed.stdout.split("-- Undo: ")[1].split("select public.watch_embeddings")[0]
     migration.execute(undo.replace("--", "").encode())
     assert watched() == []
@@ -633,6 +644,7 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
         "query_prompt": None,
         "model_is_default": False,
         "dimensions": 8,
+        "language": None,
         "enabled": True,
         "problem": None,
     }
@@ -697,6 +709,65 @@ def test_search_finds_by_meaning_and_prints_a_line_a_row(
     assert [match["record_id"] for match in found[:3]] == [line.split()[1] for line in lines]
     assert found[0]["content"].startswith("Some 1,900 parcels")
     assert 0 < found[0]["distance"] < found[-1]["distance"] < 2
+
+
+def test_a_column_is_searched_by_words_once_it_is_watched_so(
+    sample: PostgresQueue, worker: Worker
+) -> None:
+    def searched(*arguments: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = one_document(
+            worker("search", "gdansk", "--table", "summaries", "--json", *arguments).stdout
+        )
+        return found
+
+    cause, hint = refused(worker("search", "gdansk", "--table", "summaries", "--text"), 2)
+    assert cause == "column content_embedding of table summaries has no language"
+    assert hint == "Run `worker watch summaries --column content_embedding --hybrid`."
+    assert searched("--vector")[0]["score"] is None
+
+    watch = ["watch", "summaries", "--column", "content_embedding"]
+    result = worker(*watch, "--hybrid")
+    assert result.returncode == 0
+    assert "change: language: none -> english" in result.stderr
+    assert "building the index over the words" in result.stderr
+    assert "full_text_index_missing" not in worker("doctor", "--json").stdout
+    assert "building" not in worker(*watch, "--hybrid").stderr
+
+    by_both, by_words = searched(), searched("--text")
+    assert "Gdansk" in by_both[0]["content"]
+    assert (by_both[0]["text_rank"], len(by_both)) == (1, 5)
+    assert by_both == searched("--hybrid")
+    assert [(match["distance"], match["text_rank"]) for match in by_words] == [(None, 1)]
+    assert all(match["score"] is None for match in searched("--vector"))
+    assert (
+        refused(worker("search", "gdansk", "--hybrid", "--text"), 2)[1] == "Use only one of them."
+    )
+
+    worker(*watch, "--language", "simple")
+    assert worker(*watch, "--hybrid").stderr.startswith("hint")  # keeps its language
+    assert "change: language: simple -> none" in worker(*watch, "--no-hybrid").stderr
+    assert searched()[0]["score"] is None
+    assert refused(worker(*watch, "--no-hybrid", "--language", "simple"), 2)[1] == (
+        "Use only one of them."
+    )
+
+
+def test_a_search_shows_what_its_order_is_made_of(sample: PostgresQueue, worker: Worker) -> None:
+    assert worker("watch", "summaries", "--column", "content_embedding", "--hybrid").returncode == 0
+    search = ["search", "gdansk", "--table", "summaries", "--explain"]
+    heading, *lines = worker(*search, "--limit", "30").stdout.splitlines()
+    assert heading == "score   vector  words  distance"
+    form = r"(0\.\d{4})  +(\d+|-)  +(\d+|-)  ([01]\.\d{4})  [0-9a-f-]{36}  \S.*"
+    found = [match for line in lines if (match := re.fullmatch(form, line))]
+    assert len(found) == len(lines) == 22
+    assert (found[0][3], {match[3] for match in found[1:]}) == ("1", {"-"})
+    [_, line] = worker(*search, "--text").stdout.splitlines()
+    assert re.match(r"0\.0196       -      1  -       [0-9a-f-]{36}  ", line)
+    result = worker("search", "xylophone", "--table", "summaries", "--text")
+    assert (result.stdout, result.stderr) == (
+        "",
+        "Nothing found: no text has one of these words.\n",
+    )
 
 
 def test_search_wants_to_know_where(sample: PostgresQueue, worker: Worker) -> None:

@@ -40,7 +40,7 @@ def test_the_example_of_the_documentation_does_what_it_promises(
     db.execute("insert into docs values (1, 'How to get a refund'), (2, 'Rain in the mountains')")
     lines = run_python(example, tmp_path, database_url).splitlines()
     assert lines[0] == "2 rows embedded"
-    assert [line.split("  ")[1] for line in lines[1:]] == [
+    assert [line.partition("  ")[2] for line in lines[1:]] == [
         "How to get a refund",
         "Rain in the mountains",
     ]

@@ -63,6 +63,7 @@ def test_a_model_gets_documents_and_queries_as_it_was_trained_to(
         "select 1 - distance from search_embeddings('notes', 'embedding', %s::vector)",
         json.dumps(vector),
     )
+    assert found.distance is not None
     assert nearest[0] == pytest.approx(1 - found.distance, abs=1e-6)
 
 

@@ -396,6 +396,14 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "cache_embeddings",
         "cached_embeddings",
         "check_table",
+        "distance_sql",
+        "filter_sql",
+        "hybrid_sql",
+        "keys_sql",
+        "nearest_sql",
+        "text_ranks_sql",
+        "uses_full_text_index_sql",
+        "vector_sql",
         "claim_embeddings",
         "complete_embeddings",
         "control_embeddings",
@@ -587,38 +595,54 @@ CALLED_BY_WORKERS = [
     ),
     *names("embedding", "count_due identity_problem row_count"),
 ]
-CALLED_BY_THE_SERVICE_ROLE = ["embedding.check_table", "public.search_embeddings"]
+CALLED_BY_THE_SERVICE_ROLE = [
+    "public.search_embeddings",
+    *names(
+        "embedding",
+        """
+        check_table distance_sql filter_sql hybrid_sql keys_sql nearest_sql text_ranks_sql
+        uses_full_text_index_sql vector_sql
+        """,
+    ),
+]
 CALLED_BY_NOBODY = [
     *names(
-        "public", "preview_watch_embeddings recount_embeddings unwatch_embeddings watch_embeddings"
+        "public",
+        "embedding_index_statements preview_watch_embeddings recount_embeddings unwatch_embeddings"
+        " watch_embeddings",
     ),
     *names(
         "embedding",
         """
         add_column after_cursor_sql another_row_works blind_spot change_model changed_jobs
-        check_identity check_lengths check_names check_pattern check_source claim claim_in_parts
-        column_width columns_read complete count_jobs count_pending count_to_embed count_usage
-        counts_and counts_since describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
-        diagnose_column_changed diagnose_dimensions_above_index diagnose_failed_jobs
-        diagnose_function_overloaded diagnose_identity_changed diagnose_index_during_backfill
-        diagnose_index_invalid diagnose_isolation diagnose_match_function_broken diagnose_no_targets
+        check_identity check_lengths check_names check_pattern check_source claim
+        claim_in_parts column_width columns_read complete count_jobs count_pending
+        count_to_embed count_usage counts_and counts_since describe_error
+        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_column_changed
+        diagnose_dimensions_above_index diagnose_failed_jobs
+        diagnose_full_text_index_missing diagnose_function_overloaded
+        diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
+        diagnose_isolation diagnose_match_function_broken diagnose_no_targets
         diagnose_read_only diagnose_rows_unseen diagnose_schema_owner diagnose_suspended
         diagnose_table_missing diagnose_table_refused diagnose_timeout_too_short
-        diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version drop_functions
-        drop_triggers due_jobs due_owners due_records due_targets enqueue enqueue_edited
-        enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable failed_jobs
-        failed_since fault_of_table find_target find_target_of finish_jobs first_jobs fix_text_forms
-        fold_counts follow_names forget full_model grant_to growing_pause is_claimable
-        is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
-        jobs_after keep_match_function key_columns key_forms key_too_long key_values_sql lease_jobs
-        let_workers_call let_workers_read list_sql lock_sql make_function make_functions
-        make_triggers match_function_name match_functions may_be_inside may_pass missing_records
-        missing_sql open_for_vectors open_table owner_sql percentile plan_model plan_watch
-        planned_prompt planned_width protect_functions protect_relation queue_by_hand queued_id_sql
-        read_sql readable_texts record_id_sql record_match_sql record_model refresh_owners refusals
-        refuse_row refuse_target requeue_target reset_jobs settle shortened_id source_sql
-        suspend_target table_problem targets_of_jobs text_to_embed texts trigger_sql triggered_table
-        trusts visible_character wake write_match_function write_vectors
+        diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version
+        drop_full_text_index drop_functions drop_triggers due_jobs due_owners due_records
+        due_targets enqueue enqueue_edited enqueue_missing enqueue_new enqueue_sql everyone
+        fail_exhausted fail_unreadable failed_jobs failed_since fault_of_table find_target
+        find_target_of finish_jobs first_jobs fix_text_forms fold_counts follow_names forget
+        full_model full_text_index_name full_text_indexes full_text_sql grant_to
+        growing_pause is_claimable is_of_the_server is_ours is_readable is_rewritten
+        is_timeout is_watched_by_statement jobs_after keep_match_function key_columns
+        key_forms key_too_long key_values_sql lease_jobs let_workers_call let_workers_read
+        list_sql lock_sql make_function make_functions make_triggers match_function_name
+        match_functions match_words_sql may_be_inside may_pass missing_records missing_sql
+        open_for_vectors open_table owner_sql percentile plan_model plan_watch
+        planned_prompt planned_width protect_functions protect_relation queue_by_hand
+        queued_id_sql read_sql readable_texts record_id_sql record_match_sql record_model
+        refresh_owners refusals refuse_row refuse_target requeue_target reset_jobs settle
+        shortened_id source_sql suspend_target table_problem targets_of_jobs text_to_embed
+        texts trigger_sql triggered_table trusts visible_character wake write_match_function
+        write_vectors
         """,
     ),
 ]

@@ -28,6 +28,7 @@ LIKE: dict[str, list[str]] = {
     "integer": ["smallint", "bigint", "numeric", "real"],
     "bigint": ["smallint", "integer", "numeric"],
     "real": ["double precision", "numeric", "integer"],
+    "double precision": ["real", "numeric", "integer"],
     "boolean": ["text"],
     "interval": ["text", "time"],
     "timestamp with time zone": ["timestamp", "date", "text"],
@@ -147,6 +148,10 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.stats(timedelta(hours=1))
     queue.rate("a:b")
     queue.search(target, np.array([1, 2, 3], dtype=np.float32), 1)
+    target = queue.watch("docs", None, "embedding", language="english")
+    for statement in queue.full_text_statements(target):
+        queue.run_script(statement)
+    queue.search(target, None, 1, text="two")
     queue.diagnose()
     usage = Usage(model="a:b", completed=1, failed=0, requests=1, tokens=1, seconds=1.0, cost=None)
     queue.heartbeat(SCOPE, Report("working", completed=1, usage=[usage]))
@@ -186,7 +191,7 @@ def test_the_commands_call_our_functions(
     printed = worker(*watch.split(), "--sql")
     squatted.execute(printed.stdout)
     for command in (
-        "watch docs --source body --column embedding --match-function",
+        "watch docs --source body --column embedding --match-function --hybrid",
         "backfill",
         "process --batch-size 4",
         "status",

@@ -279,7 +279,7 @@ NEAREST = [Match("1", "text 1", 0.0), Match("2", "text 2", 0.4), Match("3", "tex
 
 def search(queue: AdminQueue, target: Target, limit: int = 10) -> list[Match]:
     return [
-        Match(match.record_id, match.content, round(match.distance, 6))
+        Match(match.record_id, match.content, round(match.distance or 0, 6))
         for match in queue.search(target, np.array([5, 0, 0], dtype=np.float32), limit)
     ]
 

@@ -125,8 +125,11 @@ CATALOG: dict[str, Entry] = {
     ),
     "search": Entry(
         "search:search",
-        "Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated.",
-        ('worker search "how do I get my money back" --table docs',),
+        "Show the rows nearest in meaning, with their cosine distance: 0 the same, 1 unrelated.",
+        (
+            'worker search "how do I get my money back" --table docs',
+            'worker search "error E-4711" --text --explain',
+        ),
     ),
     "doctor": Entry(
         "database:doctor",

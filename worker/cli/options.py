@@ -174,6 +174,21 @@ Filter = Annotated[
         help="An SQL condition: embed only rows for which it is true.",
     ),
 ]
+Hybrid = Annotated[
+    bool | None,
+    typer.Option(
+        "--hybrid/--no-hybrid",
+        help="Let searches use the words of the text as well, and build the index for that.",
+    ),
+]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LANGUAGE",
+        help="The text search configuration for the words, like german or simple; implies"
+        " --hybrid (default: english).",
+    ),
+]
 MatchFunction = Annotated[
     bool | None,
     typer.Option(
@@ -220,6 +235,18 @@ Truncate = Annotated[
 
 # search
 
+ByBoth = Annotated[
+    bool,
+    typer.Option(
+        "--hybrid", help="By vectors and words (the default for a column with a language)."
+    ),
+]
+ByVectors = Annotated[bool, typer.Option("--vector", help="By vectors only.")]
+ByWords = Annotated[bool, typer.Option("--text", help="By words only, without a model.")]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Show the score, and the places that it is made of."),
+]
 RowsShown = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, metavar="N", help="How many rows to show.")
 ]

@@ -1,8 +1,10 @@
-"""Finds the rows nearest in meaning to some words."""
+"""Finds the rows nearest in meaning to some words, or that contain them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
+from typing import Any, Literal
 
 from worker.embedders.base import Vectors
 from worker.embedders.registry import open_embedder
@@ -10,6 +12,9 @@ from worker.errors import ProviderRefused, SettingsError
 from worker.operations.session import select
 from worker.queue import AdminQueue, Match, Target
 from worker.settings import Settings
+
+Mode = Literal["hybrid", "vector", "text"]
+"""How to search: by vectors, by the words of the texts, or by both."""
 
 
 def search(
@@ -20,21 +25,30 @@ def search(
     table: str | None = None,
     column: str | None = None,
     limit: int = 5,
+    mode: Mode | None = None,
+    filter: Mapping[str, Any] | None = None,
 ) -> list[Match]:
-    """Return the rows nearest in meaning to `words`, nearest first.
+    """Return the rows that fit `words` best, best first.
 
-    Raises SettingsError unless exactly one watched column has these names, and what its model
-    raises if that cannot be called.
+    `mode`: hybrid if the column has a language, otherwise by vectors. `filter`: only rows with
+    these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. Raises SettingsError unless exactly
+    one watched column has these names, and what its model raises if that cannot be called.
     """
-    return search_column(queue, settings, _only_target(queue, table, column), words, limit)
-
-
-def search_column(
-    queue: AdminQueue, settings: Settings, target: Target, words: str, limit: int
-) -> list[Match]:
-    """Embed the words with the model of the target, and find the rows nearest to them."""
-    vector = embed_words(settings, target, words)
-    return queue.search(target, vector, limit, target.model or settings.embedding_model)
+    target = _only_target(queue, table, column)
+    mode = mode or ("hybrid" if target.language else "vector")
+    if mode != "vector" and not target.language:
+        raise SettingsError(
+            f"column {target.embedding_column} of table {target.table_name} has no language",
+            f"Run `worker watch {target.table_name} --column {target.embedding_column} --hybrid`.",
+        )
+    return queue.search(
+        target,
+        None if mode == "text" else embed_words(settings, target, words),
+        limit,
+        None if mode == "text" else target.model or settings.embedding_model,
+        text=None if mode == "vector" else words.replace("\0", " "),
+        filter=filter,
+    )
 
 
 def embed_query(

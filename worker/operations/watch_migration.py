@@ -27,7 +27,7 @@ def watch_migration(settings: Settings, wanted: WatchRequest) -> str:
             "--sql cannot compare --dimensions with a column that is there",
             "Leave out --dimensions, or add --create-column.",
         )
-    return _migration(wanted, options)
+    return _migration(wanted, options | WatchOptions(language=wanted.language(None)))
 
 
 def _migration(wanted: WatchRequest, options: WatchOptions) -> str:
@@ -50,16 +50,38 @@ def _migration(wanted: WatchRequest, options: WatchOptions) -> str:
         f"{name} => {_literal(value)}::{typed(types[name])}" for name, value in arguments.items()
     )
     relation = f"{_literal(arguments['relation'])}::{typed('regclass')}"
+    name = f"public.embedding_table_name({relation})"
     comment = (
         f"Why:   {column} of {table} is kept in step with its text (embedding-worker).\n"
-        f"Locks: writers to {table} wait for the moment its triggers are made.\n"
+        f"Locks: writers to {table} wait {_until(options)}.\n"
         f"Undo:  select public.unwatch_embeddings(table_name, embedding_column)\n"
         f"         from public.embedding_targets\n"
-        f"        where table_name = public.embedding_table_name({relation})\n"
+        f"        where table_name = {name}\n"
         f"          and embedding_column = {_literal(column)};"
     )
     every_line = re.sub(r"^|(?<=[\r\n])(?!$)", "-- ", comment)  # also where a name has two
-    return f"{every_line}\nselect public.watch_embeddings(\n    {call}\n);"
+    watch = f"{every_line}\nselect public.watch_embeddings(\n    {call}\n);"
+    return watch + (_index(name, wanted.column) if options.get("language") else "")
+
+
+def _index(table: str, column: str) -> str:
+    """Write SQL that builds the index over the words of a column. `table`: SQL for its name."""
+    named = f"{table}, {_literal(column)}::{typed('text')}"
+    return f"""
+do language plpgsql $build$
+declare
+    statement {typed("text")};
+begin
+    for statement in select public.embedding_index_statements({named}, true) loop
+        execute statement;
+    end loop;
+end $build$;"""
+
+
+def _until(options: WatchOptions) -> str:
+    if options.get("language"):
+        return "until the index over its words is built"
+    return "for the moment its triggers are made"
 
 
 def _relation(table: str) -> str:

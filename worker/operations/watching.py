@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -11,12 +12,15 @@ from worker.queue import Target, WatchOptions, WatchPreview
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 
+DEFAULT_LANGUAGE = "english"
+
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
     """A column to watch, and how.
 
-    `create_column`: add the vector column, as wide as the model, or `dimensions` wide.
+    `create_column`: add the vector column, as wide as the model, or `dimensions` wide. `hybrid`:
+    searches use the words of the text as well, in English if it has no other language.
     """
 
     table: str
@@ -25,6 +29,13 @@ class WatchRequest:
     options: WatchOptions = field(default_factory=WatchOptions)
     create_column: bool = False
     dimensions: int | None = None
+    hybrid: bool = False
+
+    def language(self, before: Target | None) -> str | None:
+        """Return the language of the column, as watch_embeddings takes it."""
+        given = self.options.get("language")
+        needs_default = self.hybrid and not given and not (before and before.language)
+        return DEFAULT_LANGUAGE if needs_default else given
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +47,21 @@ class WatchPlan:
     preview: WatchPreview
 
     def apply(self) -> Target:
-        """Watch the column as planned."""
+        """Watch the column as planned. The index over its words is built by `build_index`."""
         wanted = self.request
         return self.queue.watch(wanted.table, wanted.source, wanted.column, **wanted.options)
+
+    def build_index(self, target: Target, on_start: Callable[[], None] = lambda: None) -> None:
+        """Build the index that a column with a language needs, if it is not there.
+
+        It blocks no writers, and may take minutes. `on_start` is called before. If it is
+        interrupted, the next call begins anew.
+        """
+        statements = self.queue.full_text_statements(target)
+        if statements:
+            on_start()
+        for statement in statements:
+            self.queue.run_script(statement)
 
 
 def watch(
@@ -55,13 +78,17 @@ def watch(
     """Keep a vector column in step with `source`, a column or an SQL expression over the row.
 
     On a column that is watched already, only what is given changes. If that makes its vectors
-    unusable, they are cleared and embedded again: `plan_watch` shows this before.
+    unusable, they are cleared and embedded again: `plan_watch` shows this before. With a language
+    in the options, it returns when the index over the words is built.
     """
     options = options or WatchOptions()
     if model := options.get("model"):
         check_model(model)
     request = WatchRequest(table, column, source, options, create_column, dimensions)
-    return plan_watch(queue, settings, request).apply()
+    plan = plan_watch(queue, settings, request)
+    target = plan.apply()
+    plan.build_index(target)
+    return target
 
 
 def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -> WatchPlan:
@@ -69,9 +96,11 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
 
     Raises SettingsError if the column cannot be watched in this way.
     """
-    options = _with_own_prompt(queue, settings, wanted)
+    before = _watched(queue, wanted)
+    options = _with_own_prompt(settings, wanted, before)
+    options = options | WatchOptions(language=wanted.language(before))
     if wanted.create_column:
-        options = options | WatchOptions(dimensions=_width_to_create(queue, settings, wanted))
+        options = options | WatchOptions(dimensions=_width_to_create(before, settings, wanted))
     preview = queue.preview_watch(
         wanted.table, wanted.source, wanted.column, settings.embedding_model, **options
     )
@@ -86,10 +115,10 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
 
 
 def _with_own_prompt(
-    queue: PostgresQueue, settings: Settings, wanted: WatchRequest
+    settings: Settings, wanted: WatchRequest, before: Target | None
 ) -> WatchOptions:
     """Write out what "" means as a document prompt, so that a column that has it is not changed."""
-    options, before = wanted.options, _watched(queue, wanted)
+    options = wanted.options
     is_same_model = before and options.get("model") in (None, "", before.model)
     if options.get("document_prompt") != "" or not before or not before.model or not is_same_model:
         return options
@@ -109,9 +138,9 @@ def unwatch(queue: PostgresQueue, table: str, column: str) -> None:
         )
 
 
-def _width_to_create(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -> int:
+def _width_to_create(before: Target | None, settings: Settings, wanted: WatchRequest) -> int:
     """Return the width of the column: an existing one keeps its width if the model supports it."""
-    before, model = _watched(queue, wanted), wanted.options.get("model")
+    model = wanted.options.get("model")
     present = before.dimensions if before else None
     kept = before.model if before and model is None else None
     return find_width(

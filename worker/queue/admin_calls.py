@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -223,9 +224,15 @@ class AdminCalls(Calls):
     def search(
         self,
         target: Target,
-        vector: npt.NDArray[np.float32],
+        vector: npt.NDArray[np.float32] | None,
         limit: int,
         model: str | None = None,
+        *,
+        text: str | None = None,
+        full_text_weight: float = 1.0,
+        rrf_k: int = 50,
+        filter: Mapping[str, Any] | None = None,
+        exact: bool = False,
     ) -> list[Match]:
         return self._rows(
             Match,
@@ -235,6 +242,11 @@ class AdminCalls(Calls):
             query=vector,
             matches=limit,
             model=model,
+            query_text=text,
+            full_text_weight=full_text_weight,
+            rrf_k=rrf_k,
+            filter=None if filter is None else dict(filter),
+            exact=exact,
         )
 
     def diagnose(self) -> list[Finding]:

@@ -26,6 +26,7 @@ _WATCH: Signature = {
     "match_function": "boolean",
     "document_prompt": "text",
     "query_prompt": "text",
+    "language": "text",
 }
 
 FUNCTIONS: Mapping[LiteralString, Signature] = {
@@ -70,6 +71,11 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "control_embeddings": {"desired_state": "text", "worker": "text"},
     "diagnose_embeddings": {},
     "embedding_database_load": {},
+    "embedding_index_statements": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "blocks_writers": "boolean",
+    },
     "embedding_command": {"worker": "text"},
     "embedding_provider_report": {"provider": "text", "error": "text", "hint": "text"},
     "embedding_rate": {"model": "text"},
@@ -165,6 +171,11 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "query": "vector",
         "matches": "integer",
         "model": "text",
+        "query_text": "text",
+        "full_text_weight": "double precision",
+        "rrf_k": "integer",
+        "filter": "jsonb",
+        "exact": "boolean",
     },
     "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text"},
     "watch_embeddings": _WATCH,

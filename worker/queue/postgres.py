@@ -94,6 +94,17 @@ class PostgresQueue(WorkerCalls, AdminCalls):
             **{name: options.get(name) for name in WatchOptions.__annotations__},
         }
 
+    def full_text_statements(self, target: Target) -> list[str]:
+        """Return the statements that build the index over the words of a column, each to be run
+        outside of a transaction. None if it has one, or no language."""
+        function = "embedding_index_statements"
+        arguments = {
+            "watched_table": target.table_name,
+            "embedding_column": target.embedding_column,
+            "blocks_writers": False,
+        }
+        return [row[function] for row in self._postgres.rows(function, arguments, {function: str})]
+
     def unwatch(self, table: str, column: str) -> bool:
         """Stop keeping `column` in step. False if it was not watched."""
         return bool(

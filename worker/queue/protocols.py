@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -254,13 +254,22 @@ class AdminQueue(Queue, Protocol):
     def search(
         self,
         target: Target,
-        vector: npt.NDArray[np.float32],
+        vector: npt.NDArray[np.float32] | None,
         limit: int,
         model: str | None = None,
+        *,
+        text: str | None = None,
+        full_text_weight: float = 1.0,
+        rrf_k: int = 50,
+        filter: Mapping[str, Any] | None = None,
+        exact: bool = False,
     ) -> list[Match]:
-        """Return the rows nearest to `vector`, nearest first.
+        """Return the rows nearest to `vector`, or with the words of `text`, or both, best first.
 
-        Raises SettingsError if `model`, which made `vector`, is not that of the column.
+        `filter`: only rows with these values; a list of values means any of them. `exact`: compare
+        all vectors, without an index. See search_embeddings in the SQL API. Raises SettingsError if
+        `model`, which made `vector`, is not that of the column, or `text` is given and the column
+        has no language.
         """
 
     def check_schema(self) -> None:

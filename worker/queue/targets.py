@@ -19,7 +19,8 @@ class Target:
 
     `model` made all of its vectors; None: it has none yet, and gets those of the worker's default.
     `model_is_default`: nobody chose that model, it was the default of the first worker. A prompt
-    that is None is the model's own; "" is none.
+    that is None is the model's own; "" is none. `language` is that of the words in searches; None:
+    they use vectors only.
     """
 
     table_name: str
@@ -31,6 +32,7 @@ class Target:
     query_prompt: str | None
     model_is_default: bool
     dimensions: int | None
+    language: str | None
     enabled: bool
     problem: str | None
 
@@ -52,6 +54,7 @@ class WatchOptions(TypedDict, total=False):
     match_function: bool | None
     document_prompt: str | None
     query_prompt: str | None
+    language: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,25 @@ from dataclasses import asdict
 
 from worker.cli.console import out, out_json, say
 from worker.cli.environment import load_settings
-from worker.cli.options import AsJson, Column, RowsShown, Table, Words
+from worker.cli.options import (
+    AsJson,
+    ByBoth,
+    ByVectors,
+    ByWords,
+    Column,
+    Explain,
+    RowsShown,
+    Table,
+    Words,
+)
 from worker.cli.render.text import one_line
 from worker.errors import SettingsError
 from worker.operations import search as searching
 from worker.operations.session import open_queue
 from worker.queue import Match
+
+NO_VECTORS = "Nothing found: no row has a vector yet. `worker status` shows progress."
+NO_WORDS = "Nothing found: no text has one of these words."
 
 
 def search(
@@ -21,26 +34,60 @@ def search(
     table: Table = None,
     column: Column = None,
     limit: RowsShown = 5,
+    hybrid: ByBoth = False,
+    vector: ByVectors = False,
+    text: ByWords = False,
+    explain: Explain = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the rows nearest in meaning, by cosine distance: 0 the same, 1 unrelated."""
+    """Show the rows nearest in meaning, with their cosine distance: 0 the same, 1 unrelated.
+
+    A column with a language (`worker watch --hybrid`) is also searched for the words themselves.
+    """
     if not words.strip():
         raise SettingsError("the search text is empty", 'Give some words: worker search "…".')
     words = words.encode("utf-8", "replace").decode()  # the terminal may have sent invalid UTF-8
-    settings = load_settings(asks_model=True)
+    mode = _mode(hybrid, vector, text)
+    settings = load_settings(asks_model=mode != "text")
     with open_queue(settings) as queue:
-        matches = searching.search(queue, settings, words, table=table, column=column, limit=limit)
+        matches = searching.search(
+            queue, settings, words, table=table, column=column, limit=limit, mode=mode
+        )
     if as_json:
         out_json([asdict(match) for match in matches])
     elif not matches:
-        say("Nothing found: no row has a vector yet. `worker status` shows progress.")
+        say(NO_WORDS if mode == "text" else NO_VECTORS)
     else:
-        print_found(matches)
+        print_found(matches, explain)
 
 
-def print_found(matches: Sequence[Match]) -> None:
-    """Print a line for each row: the distance, the key, and as much of the text as fits."""
+def _mode(hybrid: bool, vector: bool, text: bool) -> searching.Mode | None:
+    if hybrid + vector + text > 1:
+        raise SettingsError(
+            "--hybrid, --vector and --text contradict each other", "Use only one of them."
+        )
+    return "hybrid" if hybrid else "vector" if vector else "text" if text else None
+
+
+def print_found(matches: Sequence[Match], explain: bool = False) -> None:
+    """Print a line for each row: the distance, the key, and as much of the text as fits.
+
+    `explain`: before these, the score, and the places by vector and by words that it is made of.
+    """
     columns = shutil.get_terminal_size((120, 24)).columns
+    if explain:
+        out("score   vector  words  distance")
     for match in matches:
-        head = f"{match.distance:.4f}  {match.record_id}  "
+        head = f"{_figure(match.distance)}  {match.record_id}  "
+        if explain:
+            places = f"{_place(match.vector_rank):>6}  {_place(match.text_rank):>5}"
+            head = f"{_figure(match.score)}  {places}  {head}"
         out(head + one_line(match.content or "(unreadable)", max(columns - len(head), 20)))
+
+
+def _figure(number: float | None) -> str:
+    return "-     " if number is None else f"{number:.4f}"
+
+
+def _place(rank: int | None) -> str:
+    return "-" if rank is None else str(rank)

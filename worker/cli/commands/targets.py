@@ -15,6 +15,8 @@ from worker.cli.options import (
     DocumentPrompt,
     EmbeddingColumn,
     Filter,
+    Hybrid,
+    Language,
     MatchFunction,
     Model,
     NoFilter,
@@ -48,6 +50,8 @@ def watch(
     document_prompt: DocumentPrompt = None,
     query_prompt: QueryPrompt = None,
     match_function: MatchFunction = None,
+    hybrid: Hybrid = None,
+    language: Language = None,
     yes: AgreeToEmbed = False,
     sql: AsMigration = False,
 ) -> None:
@@ -57,6 +61,8 @@ def watch(
     """
     if no_filter and filter_sql is not None:
         raise SettingsError("--filter contradicts --no-filter", "Use only one of them.")
+    if hybrid is False and language is not None:
+        raise SettingsError("--language contradicts --no-hybrid", "Use only one of them.")
     if model not in (None, "default"):
         check_model(model)
     settings = load_settings(asks_model=create_column and not model)
@@ -67,9 +73,12 @@ def watch(
         match_function=match_function,
         document_prompt=_prompt(document_prompt),
         query_prompt=_prompt(query_prompt),
+        language="" if hybrid is False else language or None,
     )
     joined = ", ".join(source) if source else None
-    wanted = watching.WatchRequest(table, column, joined, options, create_column, dimensions)
+    wanted = watching.WatchRequest(
+        table, column, joined, options, create_column, dimensions, hybrid is True
+    )
     if sql:
         out(*watch_migration(settings, wanted).splitlines())
     else:
@@ -81,7 +90,8 @@ def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool) -> None
         plan = watching.plan_watch(queue, settings, wanted)
         _agree(plan.preview, yes)
         target = plan.apply()
-    out(f"Watching: {name_of(target)} <- {target.source}")
+        out(f"Watching: {name_of(target)} <- {target.source}")
+        plan.build_index(target, lambda: say("building the index over the words; writers go on"))
     say("hint: to embed existing rows, run `worker backfill`, then `worker process`")
 
 

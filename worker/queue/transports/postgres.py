@@ -154,6 +154,7 @@ class PostgresTransport:
             register_vector_info(connection, TypeInfo("vector", oid, array_oid))
             connection.adapters.register_loader(oid, _AsArray)
             connection.adapters.register_dumper(_Vectors, _vectors_dumper(oid, array_oid))
+            connection.adapters.register_dumper(_NoVector, _no_vector_dumper(oid))
         self._knows_vectors = connection
 
 
@@ -163,6 +164,17 @@ class _AsArray(Loader):
     def load(self, data: Buffer) -> Vector:
         array: Vector = pgvector.Vector.from_binary(data).to_numpy()
         return array
+
+
+class _NoVector:
+    """The null of type `vector`: of an unknown type it could fit functions of other roles."""
+
+
+class _NoVectorDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: _NoVector) -> None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +207,11 @@ def _vectors_dumper(oid: int, array_oid: int) -> type[_VectorsDumper]:
     return type("", (_VectorsDumper,), {"oid": array_oid, "element_oid": oid})
 
 
+@cache
+def _no_vector_dumper(oid: int) -> type[_NoVectorDumper]:
+    return type("", (_NoVectorDumper,), {"oid": oid})
+
+
 def _is_vector(type_: Any) -> bool:
     return type_ in ("vector", "vector[]") or type_ == Vector
 
@@ -202,13 +219,16 @@ def _is_vector(type_: Any) -> bool:
 def _encoded(function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     types = FUNCTIONS[function]
     return {
-        name: value if value is None else _ENCODERS.get(types[name], _unchanged)(value)
+        name: _encode(types[name], value)
         for name, value in arguments_of(function, arguments).items()
     }
 
 
-def _unchanged(value: Any) -> Any:
-    return value
+def _encode(type_: str, value: Any) -> Any:
+    if value is None:
+        return _NoVector() if type_ == "vector" else None
+    encode = _ENCODERS.get(type_)
+    return value if encode is None else encode(value)
 
 
 def _array(values: Sequence[Any]) -> str:
