@@ -15,11 +15,12 @@ MODULES = sorted(WORKER.rglob("*.py"))
 
 # cli -> operations -> engine -> queue, embedders -> settings, errors
 MAY_IMPORT = {
-    "__init__": {"operations", "engine", "queue", "settings", "errors"},
+    "__init__": {"operations", "evaluation", "engine", "queue", "settings", "errors"},
     "__main__": {"cli"},
     "cli": {
         "operations",
         "observers",
+        "evaluation",
         "engine",
         "queue",
         "database",
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     },
     "operations": {
         "doctor",
+        "evaluation",
         "observers",
         "throttle",
         "engine",
@@ -46,6 +48,7 @@ MAY_IMPORT = {
     "observers": {"engine", "queue", "host", "proxies", "terminal", "settings", "errors"},
     "throttle": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
+    "evaluation": {"errors"},
     "engine": {"queue", "embedders", "host", "settings", "errors"},
     "queue": {"database", "host", "proxies", "settings", "errors"},
     "database": {"settings", "errors"},
