@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worker.engine.progress import Progress as Progress
     from worker.errors import WorkerError as WorkerError
+    from worker.evaluation.judgments import JudgedQuery as JudgedQuery
+    from worker.evaluation.judgments import read_queries as read_queries
     from worker.operations.backfill import backfill as backfill
     from worker.operations.backfill import recheck as recheck
     from worker.operations.diagnosis import diagnose as diagnose
     from worker.operations.estimate import estimate as estimate
+    from worker.operations.evaluate import evaluate as evaluate
     from worker.operations.jobs import list_jobs as list_jobs
     from worker.operations.jobs import reprocess as reprocess
     from worker.operations.jobs import requeue as requeue
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "JudgedQuery": "evaluation.judgments",
     "Progress": "engine.progress",
     "Settings": "settings",
     "StopConditions": "operations.stop_conditions",
@@ -45,11 +49,13 @@ _HOMES = {
     "diagnose": "operations.diagnosis",
     "embed_query": "operations.search",
     "estimate": "operations.estimate",
+    "evaluate": "operations.evaluate",
     "list_jobs": "operations.jobs",
     "migrate": "operations.migrating",
     "open_database": "operations.session",
     "open_queue": "operations.session",
     "process": "operations.processing",
+    "read_queries": "evaluation.judgments",
     "recheck": "operations.backfill",
     "reprocess": "operations.jobs",
     "requeue": "operations.jobs",

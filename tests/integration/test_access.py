@@ -195,6 +195,7 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select watch_embeddings('docs', 'body', 'embedding')",
     "select unwatch_embeddings('docs', 'embedding')",
     "select * from search_embeddings('docs', 'embedding', '[1,2,3]')",
+    "select * from missing_embeddings('docs', 'embedding', '{1}')",
     "select embedding.enqueue(1, array['9'], array[null::uuid])",
     "select embedding.forget(1, array['1'])",
     "select embedding.claim(target, array[1], 'me', '1 min', 'a:b')"
@@ -430,6 +431,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "release_embeddings",
         "reprocess_embeddings",
         "requeue_embeddings",
+        "missing_embeddings",
         "sample_embeddings",
         "search_embeddings",
     }
@@ -530,6 +532,7 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
+    "select * from missing_embeddings('notes', 'embedding', '{1}')",
 ]
 
 
@@ -570,6 +573,9 @@ def test_the_service_role_can_claim_steer_and_search(supabase: Database) -> None
             len(rows(supabase, "select * from search_embeddings('notes', 'embedding', '[1,0,0]')"))
             == 3
         )
+        assert rows(
+            supabase, "select * from missing_embeddings('notes', 'embedding', '{1,9}')"
+        ) == [("9",)]
 
 
 # -- who may call what
@@ -596,6 +602,7 @@ CALLED_BY_WORKERS = [
     *names("embedding", "count_due identity_problem row_count"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [
+    "public.missing_embeddings",
     "public.search_embeddings",
     *names(
         "embedding",

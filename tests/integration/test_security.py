@@ -53,6 +53,7 @@ USES: list[LiteralString] = [
     "select * from reprocess_embeddings('*')",
     "select * from diagnose_embeddings()",
     "select * from search_embeddings('bob.docs', 'embedding', '[1,2,3]')",
+    "select * from missing_embeddings('bob.docs', 'embedding', '{1}')",
     "select backfill_embeddings('bob.docs', 'embedding')",
     "select watch_embeddings('bob.docs', 'body', 'embedding')",
     "select * from claim_embeddings('tests')",

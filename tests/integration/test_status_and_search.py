@@ -339,6 +339,42 @@ def test_an_index_serves_the_search(db: Database, queue: AdminQueue) -> None:
     )
 
 
+def test_an_exact_search_uses_no_index(db: Database, queue: AdminQueue) -> None:
+    target = store(Table(db), queue)
+    db.execute("create index on docs using hnsw (embedding vector_cosine_ops)")
+    db.execute("set enable_seqscan = off")
+    vector = np.array([5, 0, 0], dtype=np.float32)
+    assert [match.record_id for match in queue.search(target, vector, 2, exact=True)] == ["1", "2"]
+    db.execute("select search_embeddings('docs', 'embedding', '[1,2,3]', exact => true)")
+    db.execute("select pg_stat_force_next_flush()")
+    assert (
+        value(db, "select idx_scan from pg_stat_user_indexes where indexrelname ~ 'embedding_idx'")
+        == 0
+    )
+
+
+def test_records_that_no_search_can_find_are_missing(db: Database, queue: AdminQueue) -> None:
+    target = store(Table(db), queue)
+    asked = ["1", "2", "4", "9", "no number", ""]
+    assert queue.missing(target, asked) == {"4", "9", "no number", ""}
+    assert queue.missing(target, []) == set()
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', filter => 'id <> 2')")
+    assert queue.missing(queue.target("docs", "embedding"), asked) == set(asked) - {"1"}
+
+
+def test_records_of_a_composite_key_are_found_by_their_id(db: Database, queue: AdminQueue) -> None:
+    db.execute(
+        "create table parts (lang text, id bigint, body text, embedding vector(3),"
+        " primary key (lang, id))"
+    )
+    db.execute("insert into parts values ('de', 1, 'ein Text', '[1,0,0]')")
+    db.execute("select watch_embeddings('parts', 'body', 'embedding')")
+    target = queue.target("parts", "embedding")
+    [match] = queue.search(target, np.array([1, 0, 0], dtype=np.float32), 1)
+    assert match.record_id == '["de", 1]'
+    assert queue.missing(target, [match.record_id, '["de", 2]']) == {'["de", 2]'}
+
+
 def test_a_search_has_the_rights_of_its_caller(docs: Database) -> None:
     docs.execute("grant execute on function search_embeddings to embedding_worker")
     docs.execute("set role embedding_worker")

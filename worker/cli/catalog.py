@@ -131,6 +131,14 @@ CATALOG: dict[str, Entry] = {
             'worker search "error E-4711" --text --explain',
         ),
     ),
+    "evaluate": Entry(
+        "evaluate:evaluate",
+        "Measure how well searches find the rows that people judged relevant.",
+        (
+            "worker evaluate --queries queries.jsonl --table docs",
+            "worker evaluate --queries topics.tsv --qrels qrels.txt --table docs --k 20",
+        ),
+    ),
     "doctor": Entry(
         "database:doctor",
         "Check connection, schema, columns and models, and print how to fix what is wrong.",

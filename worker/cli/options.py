@@ -252,6 +252,40 @@ RowsShown = Annotated[
 ]
 Words = Annotated[str, typer.Argument(metavar="WORDS", help="The text to search for.")]
 
+# evaluate
+
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The output of an earlier `worker evaluate --json`, to compare this one with.",
+    ),
+]
+Cutoff = Annotated[
+    int,
+    typer.Option("--k", min=1, max=1000, metavar="N", help="Measure the first N rows found."),
+]
+FullTextWeight = Annotated[
+    float,
+    typer.Option(
+        min=0, max=100, metavar="WEIGHT", help="How much words count in the hybrid search."
+    ),
+]
+Qrels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The judgments, as lines of TREC: query id, 0, record id, grade."
+    ),
+]
+Queries = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="The queries, as JSON lines with the ids of relevant rows; with --qrels also as lines"
+        " of an id, a tab and a text.",
+    ),
+]
+
 # migrate, init, psql
 
 CopyTo = Annotated[

@@ -38,9 +38,13 @@ class Prompts:
     document: str
     query: str
 
+    def of(self, role: Role) -> str:
+        """Return the prompt of a role."""
+        return self.document if role == "document" else self.query
+
     def before(self, texts: Sequence[str], role: Role) -> list[str]:
         """Return the texts with the prompt of their role in front."""
-        prompt = self.document if role == "document" else self.query
+        prompt = self.of(role)
         return [prompt + text for text in texts] if prompt else list(texts)
 
 

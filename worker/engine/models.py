@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 from typing import TypeVar
 
-from worker.embedders.base import NO_CAP, Embedder, Embeddings
+from worker.embedders.base import NO_CAP, Embedder, Embeddings, Role
 from worker.embedders.packing import pack, size_of, tokens_at_most
 from worker.engine.breaker import Breaker
 from worker.engine.histogram import Histogram
@@ -108,18 +108,19 @@ class Model:
         stop: Event,
         times: Histogram,
         retry: Callable[[Transient], bool] = never,
+        role: Role = "document",
     ) -> Embeddings:
         """Embed `texts`, and retry if `retry` says so. `times` counts how long an answer took.
 
         Raises ProviderRefused, Transient, Rejected or Stopped.
         """
-        size = sum(map(size_of, texts)) + len(texts) * size_of(self.embedder.prompts.document)
+        size = sum(map(size_of, texts)) + len(texts) * size_of(self.embedder.prompts.of(role))
         estimated = tokens_at_most(size)
         limiter = self.provider.limiter
 
         def embed() -> Embeddings:
             began = time.monotonic()
-            embeddings = self.embedder.embed(texts, "document")
+            embeddings = self.embedder.embed(texts, role)
             if len(embeddings.vectors) != len(texts):
                 cause = f"{self.embedder.model} gave {len(embeddings.vectors)} vectors"
                 raise _bad_answer(f"{cause} for {len(texts)} texts")

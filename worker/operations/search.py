@@ -34,7 +34,7 @@ def search(
     these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. Raises SettingsError unless exactly
     one watched column has these names, and what its model raises if that cannot be called.
     """
-    target = _only_target(queue, table, column)
+    target = only_target(queue, table, column)
     mode = mode or ("hybrid" if target.language else "vector")
     if mode != "vector" and not target.language:
         raise SettingsError(
@@ -63,7 +63,7 @@ def embed_query(
 
     Raises what `search` raises.
     """
-    target = _only_target(queue, table, column)
+    target = only_target(queue, table, column)
     vector: list[float] = embed_words(settings, target, words).tolist()
     return vector
 
@@ -78,16 +78,22 @@ def embed_words(settings: Settings, target: Target, words: str) -> Vectors:
     ) as embedder:
         embedder.probe()  # some servers answer only in the encoding that it finds out
         vector: Vectors = embedder.embed([words], "query").vectors[0]
-    if target.dimensions not in (None, len(vector)):
-        raise ProviderRefused(
-            f"{model} gives {len(vector)} dimensions, but {target.embedding_column} of"
-            f" {target.table_name} holds {target.dimensions}",
-            "Search with the model the column was embedded with: set EMBEDDING_MODEL.",
-        )
+    check_width(target, model, len(vector))
     return vector
 
 
-def _only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:
+def check_width(target: Target, model: str, width: int) -> None:
+    """Raise ProviderRefused if the vectors of a model do not fit the column."""
+    if target.dimensions not in (None, width):
+        raise ProviderRefused(
+            f"{model} gives {width} dimensions, but {target.embedding_column} of"
+            f" {target.table_name} holds {target.dimensions}",
+            "Search with the model the column was embedded with: set EMBEDDING_MODEL.",
+        )
+
+
+def only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:
+    """Return the watched column of these names. Raises SettingsError if it is not exactly one."""
     targets = select(queue, table, column).targets
     if not targets:
         raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")

@@ -249,6 +249,18 @@ class AdminCalls(Calls):
             exact=exact,
         )
 
+    def missing(self, target: Target, record_ids: Sequence[str]) -> set[str]:
+        rows = self._transport.rows(
+            "missing_embeddings",
+            {
+                "watched_table": target.table_name,
+                "embedding_column": target.embedding_column,
+                "record_ids": list(record_ids),
+            },
+            {"record_id": str},
+        )
+        return {row["record_id"] for row in rows}
+
     def diagnose(self) -> list[Finding]:
         columns = {"check_name": str, **columns_of(Finding)}
         del columns["check"]

@@ -123,6 +123,11 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "max_rows": "integer",
         "preview_characters": "integer",
     },
+    "missing_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "record_ids": "text[]",
+    },
     "poll_embeddings": {
         "worker": "text",
         "default_model": "text",

@@ -272,6 +272,9 @@ class AdminQueue(Queue, Protocol):
         has no language.
         """
 
+    def missing(self, target: Target, record_ids: Sequence[str]) -> set[str]:
+        """Return the ids among these that no row with a vector has."""
+
     def check_schema(self) -> None:
         """Raise SchemaError unless the database has the SQL API in this worker's version."""
 

@@ -38,9 +38,9 @@ def dollars(cost: float | None) -> str:
     return "<$0.0001" if cost < 0.0001 else f"${cost:.4f}"
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: `1 row`, `2 rows`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def rounded_down(percent: float) -> float:

@@ -1,0 +1,244 @@
+"""Measures how well the searches of a column find what people judged relevant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, field
+from statistics import fmean
+from threading import Event
+
+import numpy as np
+
+from worker.embedders.base import Embedder, Vectors
+from worker.embedders.packing import pack
+from worker.embedders.registry import open_embedder
+from worker.engine.histogram import Histogram
+from worker.engine.models import Model, Models
+from worker.engine.retry import always
+from worker.errors import Rejected, SettingsError, StatementTimeout
+from worker.evaluation.baseline import check_baseline, differences_from
+from worker.evaluation.judgments import JudgedQuery
+from worker.evaluation.scores import Difference, QueryScore, Score, compare
+from worker.operations.processing import run_options
+from worker.operations.search import check_width, only_target
+from worker.queue import AdminQueue, Match, Target
+from worker.settings import Settings
+
+TIE = 1e-6  # between two distances: an index may return either row
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The result of an evaluation, for the first `k` records of each search.
+
+    `queries` count; `unjudged` have no relevant record, and do not. Of the `relevant` records,
+    `missing` do not exist or have no vector. `index_recall`: the share of the `k` nearest rows that
+    the vector search returns; None: comparing all vectors took too long. `cost` in US dollars;
+    None: not known.
+    """
+
+    column: str
+    model: str
+    k: int
+    queries: int
+    unjudged: int
+    relevant: int
+    missing: int
+    scores: list[Score]
+    differences: list[Difference]
+    index_recall: float | None
+    tokens: int | None
+    cost: float | None
+    by_query: list[QueryScore]
+
+
+def evaluate(
+    queue: AdminQueue,
+    settings: Settings,
+    queries: Sequence[JudgedQuery],
+    *,
+    table: str | None = None,
+    column: str | None = None,
+    k: int = 10,
+    full_text_weight: float = 1.0,
+    baseline: Sequence[QueryScore] = (),
+    on_query: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Search for each query in every way that the column offers, and measure what is found.
+
+    `full_text_weight` is that of the hybrid search. With `by_query` of an earlier evaluation as
+    `baseline`, each search is compared with that as well. `on_query` is called after every query,
+    with how many are done. Raises SettingsError unless exactly one watched column has these names
+    and it has relevant records, and what its model raises if that cannot be called.
+    """
+    target = only_target(queue, table, column)
+    judged = [query for query in queries if query.grades]
+    check_baseline(baseline, judged)
+    relevant, missing = _count_relevant(queue, target, judged)
+    embedded = _embed(settings, target, [query.text for query in judged])
+    searches = _Searches(queue, target, embedded.model, k, full_text_weight)
+    searches.run_all(judged, embedded.vectors, on_query)
+    compared = compare(judged, searches.rankings, k)
+    return Evaluation(
+        column=f"{target.table_name}.{target.embedding_column}",
+        model=embedded.model,
+        k=k,
+        queries=len(judged),
+        unjudged=len(queries) - len(judged),
+        relevant=relevant,
+        missing=missing,
+        scores=compared.scores,
+        differences=compared.differences + differences_from(baseline, compared.by_query),
+        index_recall=searches.index_recall,
+        tokens=embedded.tokens,
+        cost=embedded.cost,
+        by_query=compared.by_query,
+    )
+
+
+def _count_relevant(
+    queue: AdminQueue, target: Target, queries: Sequence[JudgedQuery]
+) -> tuple[int, int]:
+    """Count the relevant records, and those among them that no vector search can find.
+
+    Raises SettingsError if nothing can be found.
+    """
+    relevant = sorted({record for query in queries for record in query.grades})
+    if not relevant:
+        raise SettingsError(
+            "no query has a relevant record",
+            "Judge some records with a grade above 0. In qrels, use the ids of the queries.",
+        )
+    missing = queue.missing(target, relevant)
+    if len(missing) == len(relevant):
+        raise SettingsError(
+            f"no relevant record has a vector in {target.embedding_column} of {target.table_name}:"
+            f" the ids are like {relevant[0]}",
+            "Use the keys of the rows as text, as in embedding_queue.record_id; `worker status`"
+            " shows whether the rows are embedded.",
+        )
+    return len(relevant), len(missing)
+
+
+# -- the queries as vectors
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    model: str
+    vectors: Vectors
+    tokens: int | None
+    cost: float | None
+
+
+def _embed(settings: Settings, target: Target, queries: Sequence[str]) -> _Embedded:
+    """Embed queries with the model of the column, in as few requests as its limits allow."""
+    name = target.model or settings.embedding_model
+
+    def open_model(model: str, width: int | None, document_prompt: str | None) -> Embedder:
+        return open_embedder(model, width, settings, document_prompt, target.query_prompt)
+
+    with closing(Models(open_model, run_options(settings).limits)) as models:
+        key = (name, target.dimensions, target.document_prompt)
+        model = models.of(key, Future.result)
+        model.probe(Event(), always)
+        vectors, tokens = _ask(model, queries)
+    price = model.embedder.price
+    cost = None if tokens is None or price is None else tokens * price / 1e6
+    check_width(target, name, vectors.shape[1])
+    return _Embedded(name, vectors, tokens, cost)
+
+
+def _ask(model: Model, queries: Sequence[str]) -> tuple[Vectors, int | None]:
+    """Return the vectors of the queries, and the tokens they took (None: not known)."""
+    limits = model.embedder.request_limits
+    packing = pack(model.embedder.prompts.before(queries, "query"), limits, model.embedder.count)
+    for place, tokens in packing.too_long.items():
+        cause = f"the model takes {limits.tokens_per_text} tokens, and the query has {tokens}"
+        raise _refused(f"{cause}: {queries[place][:40]}…")
+    vectors: dict[int, Vectors] = {}
+    tokens_taken: int | None = 0
+    for places in packing.requests:
+        texts = [queries[place] for place in places]
+        try:
+            answer = model.ask(texts, Event(), Histogram(), always, "query")
+        except Rejected as refusal:
+            raise _refused(refusal.cause) from None
+        vectors.update(zip(places, answer.vectors, strict=True))
+        if tokens_taken is not None:
+            tokens_taken = None if answer.tokens is None else tokens_taken + sum(answer.tokens)
+    return np.stack([vectors[place] for place in range(len(queries))]), tokens_taken
+
+
+def _refused(cause: str) -> SettingsError:
+    return SettingsError(f"a query cannot be embedded: {cause}", "Shorten it, or leave it out.")
+
+
+# -- the searches
+
+
+@dataclass(slots=True)
+class _Searches:
+    """The kinds of search that a column offers, and what they found for each query."""
+
+    queue: AdminQueue
+    target: Target
+    model: str
+    k: int
+    full_text_weight: float
+    rankings: dict[str, list[list[str]]] = field(default_factory=dict)
+    _shares: list[float] = field(default_factory=list)
+    """Of the nearest rows, how many the vector search returned, for each query."""
+    _is_too_slow: bool = False
+    """Whether comparing all vectors takes longer than a statement may take."""
+
+    def run_all(
+        self, queries: Sequence[JudgedQuery], vectors: Vectors, on_query: Callable[[int], None]
+    ) -> None:
+        """Search for every query."""
+        for number, (query, vector) in enumerate(zip(queries, vectors, strict=True), start=1):
+            self._run(query.text, vector)
+            on_query(number)
+
+    def _run(self, words: str, vector: Vectors) -> None:
+        nearest = self._by_vector(vector)
+        self._keep("vector", nearest)
+        self._compare_with_exact(vector, nearest)
+        if self.target.language:
+            self._keep("text", self.queue.search(self.target, None, self.k, text=words))
+            self._keep("hybrid", self._by_both(words, vector))
+
+    @property
+    def index_recall(self) -> float | None:
+        """The mean share of the nearest rows that the vector search returned."""
+        return None if self._is_too_slow or not self._shares else fmean(self._shares)
+
+    def _by_vector(self, vector: Vectors, *, exact: bool = False) -> list[Match]:
+        return self.queue.search(self.target, vector, self.k, self.model, exact=exact)
+
+    def _by_both(self, words: str, vector: Vectors) -> list[Match]:
+        return self.queue.search(
+            self.target,
+            vector,
+            self.k,
+            self.model,
+            text=words,
+            full_text_weight=self.full_text_weight,
+        )
+
+    def _keep(self, search: str, found: Sequence[Match]) -> None:
+        self.rankings.setdefault(search, []).append([match.record_id for match in found])
+
+    def _compare_with_exact(self, vector: Vectors, found: Sequence[Match]) -> None:
+        if self._is_too_slow:
+            return
+        try:
+            exact = [match.distance or 0.0 for match in self._by_vector(vector, exact=True)]
+        except StatementTimeout:
+            self._is_too_slow = True
+            return
+        if exact:
+            hits = sum((match.distance or 0.0) <= exact[-1] + TIE for match in found)
+            self._shares.append(min(hits / len(exact), 1.0))
