@@ -6,13 +6,9 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from supabase import create_client
-from supabase.lib.client_options import SyncClientOptions
 
 from tests.acceptance.conftest import MODEL, WIDTH, fill, statuses
 from tests.conftest import IN_CI, REPOSITORY, Database, rows
@@ -244,26 +240,10 @@ def test_a_signed_in_user_changes_no_job(project: Project, notes: Database, tmp_
     assert statuses(notes) == {"pending": 2}
 
 
-def test_a_signed_in_user_searches_their_own_rows_by_supabase_js(
-    project: Project, notes: Database, tmp_path: Path
-) -> None:
-    snippet, _ = snippets("ts", "match_notes")
-    notes.execute("alter table notes alter embedding set default '[1,0,0,0,0,0,0,0]'")
-    around = f"""
-    const embedding = [1, 0, 0, 0, 0, 0, 0, 0];
-    {snippet}
-    console.log(JSON.stringify(found ?? error));
-    """
-    said = run_javascript(compiled(SIGN_UP + around, tmp_path), tmp_path, **environment(project))
-    [only] = json.loads(said)
-    assert (only["id"], only["content"], only["similarity"]) == (2, "of anna", 1)
-
-
 def test_a_signed_in_user_searches_for_words_and_gets_as_many_rows_as_they_ask_for(
     project: Project, notes: Database, tmp_path: Path
 ) -> None:
     """Of 20,000 notes the user has 20, in the distance, and there is an index over the vectors."""
-    [snippet] = snippets("ts", "query_text")
     notes.execute("alter table notes add column folder text default 'inbox'")
     notes.execute(
         "select public.watch_embeddings('public.notes', 'body', 'embedding', language => 'english')"
@@ -280,19 +260,22 @@ def test_a_signed_in_user_searches_for_words_and_gets_as_many_rows_as_they_ask_f
     ):
         notes.execute(statement)
     notes.execute("analyze notes")
-    around = f"""
+    around = """
     const user_id = (await supabase.auth.getUser()).data.user!.id;
-    const own = [...Array(20).keys()].map((n) => ({{
+    const own = [...Array(20).keys()].map((n) => ({
         user_id, body: n == 13 ? "error E-4711" : "note " + n,
         embedding: JSON.stringify([-1, 0, 0, 0, 0, 0, 0, n]),
-    }}));
+    }));
     const inserted = await supabase.from("notes").insert(own);
     if (inserted.error) throw inserted.error;
     const embedding = [1, 0, 0, 0, 0, 0, 0, 0];
-    {snippet}
-    const asked = {{ query_embedding: JSON.stringify(embedding), match_count: 15 }};
+    const { data: hits, error: problem } = await supabase.rpc("match_notes", {
+        query_embedding: JSON.stringify(embedding), query_text: "error E-4711", match_count: 5,
+        filter: { folder: ["inbox", "archive"] },
+    });
+    const asked = { query_embedding: JSON.stringify(embedding), match_count: 15 };
     const all = await supabase.rpc("match_notes", asked);
-    const words = {{ query_embedding: null, query_text: "4711" }};
+    const words = { query_embedding: null, query_text: "4711" };
     const byWords = await supabase.rpc("match_notes", words);
     const found = [hits ?? problem, all.data ?? all.error, byWords.data ?? byWords.error];
     console.log(JSON.stringify(found));
@@ -305,27 +288,6 @@ def test_a_signed_in_user_searches_for_words_and_gets_as_many_rows_as_they_ask_f
         f"note {n}" for n in range(20)
     }
     assert [row["content"] for row in by_words] == ["error E-4711"]
-
-
-def test_the_service_searches_all_rows_by_supabase_py(project: Project, notes: Database) -> None:
-    [snippet] = snippets("python", "match_notes")
-    fill(notes, 3)
-    notes.execute("update notes set embedding = '[1,1,0,0,0,0,0,0]' where id < 3")
-    notes.execute("update notes set embedding = '[0,1,0,0,0,0,0,0]' where id = 3")
-    with httpx.Client() as http:  # which the client would open itself, and leave open
-        options = SyncClientOptions(httpx_client=http)
-        names: dict[str, Any] = {
-            "supabase": create_client(project.url, project.secret_key, options),
-            "json": json,
-            "embedding": [1.0, *[0.0] * 7],
-        }
-        exec(snippet, names)
-    found = names["found"].data
-    assert sorted((row["id"], row["content"]) for row in found) == [
-        (1, "note number 1"),
-        (2, "note number 2"),
-    ]
-    assert [row["similarity"] for row in found] == pytest.approx([0.5**0.5] * 2)
 
 
 # -- what the Supabase CLI says of it
