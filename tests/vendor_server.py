@@ -182,6 +182,29 @@ VENDORS = {
 }
 
 
+# A model, the fields of a request, the name of the results, and what is charged.
+RERANKERS: dict[str, tuple[str, set[str], str, Body]] = {
+    "cohere": (
+        "rerank-v4.0-fast",
+        {"top_n", "max_tokens_per_doc"},
+        "results",
+        {"meta": {"billed_units": {"search_units": 1}}},
+    ),
+    "voyage": (
+        "rerank-2.5",
+        {"top_k", "return_documents", "truncation"},
+        "data",
+        {"usage": {"total_tokens": 1000}},
+    ),
+    "jina": (
+        "jina-reranker-m0",
+        {"top_n", "return_documents"},
+        "results",
+        {"usage": {"total_tokens": 1000}},
+    ),
+}
+
+
 class VendorServer(ModelServer):
     """The API of a vendor at `base_url`, for its `key`."""
 
@@ -216,6 +239,8 @@ class VendorServer(ModelServer):
         if self.name == "gemini" and request.path.endswith(":countTokens"):
             text = request.body["contents"][0]["parts"][0]["text"]
             return Answer(200, as_json({"totalTokens": tokens_in(text)}))
+        if self.name in RERANKERS and request.path == f"{self.vendor.base}/rerank":
+            return self._reranked(request)
         if request.path != self.vendor.path:
             return self._refusal(404, f"nothing is at {request.path}")
         return self._wrong_options(request) or self._wrong_size(request) or self._vectors(request)
@@ -262,6 +287,24 @@ class VendorServer(ModelServer):
         coded = [in_base64(vector) if asks_base64 else vector.tolist() for vector in vectors]
         total = sum(map(tokens_in, texts))
         return Answer(200, as_json(self._written(coded, total)))
+
+    def _reranked(self, request: Request) -> Answer:
+        """Score each document by how many words of the query it has, best first."""
+        body, (model, fields, results, units) = request.body, RERANKERS[self.name]
+        if unknown := body.keys() - fields - {"model", "query", "documents"}:
+            return self._refusal(422, f"unknown fields: {', '.join(sorted(unknown))}")
+        if body["model"] != model:
+            return self._refusal(404, f"model {body['model']} does not exist")
+        words = set(body["query"].lower().split())
+        scores = [
+            len(words & set(text.lower().split())) / max(len(words), 1)
+            for text in body["documents"]
+        ]
+        items = [
+            {"index": index, "relevance_score": score}
+            for index, score in sorted(enumerate(scores), key=lambda item: -item[1])
+        ]
+        return Answer(200, as_json({results: items, **units}))
 
     def _written(self, coded: list[Any], total: int) -> Any:
         if self.name == "gemini":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from worker.operations.migrating import migrate as migrate
     from worker.operations.processing import process as process
     from worker.operations.processing import run_options as run_options
+    from worker.operations.reranking import rerank as rerank
     from worker.operations.search import embed_query as embed_query
     from worker.operations.search import search as search
     from worker.operations.serving import run_service as run_service
@@ -59,6 +60,7 @@ _HOMES = {
     "recheck": "operations.backfill",
     "reprocess": "operations.jobs",
     "requeue": "operations.jobs",
+    "rerank": "operations.reranking",
     "run_options": "operations.processing",
     "run_service": "operations.serving",
     "search": "operations.search",

@@ -9,9 +9,10 @@ import sentence_transformers
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from worker.embedders.base import Reranker
+from worker.embedders.registry import open_reranker
 from worker.embedders.sentence_transformers import CrossEncoder
 from worker.errors import ProviderRefused, SettingsError
+from worker.settings import Settings
 
 QUERY = "how do I get my money back"
 TEXTS = ["Refunds are made within ten days.", "Rain in the mountains", "a text " * 1000]
@@ -37,7 +38,7 @@ def reranker(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_text_gets_the_score_that_the_library_gives_it(reranker: Path) -> None:
-    encoder: Reranker = CrossEncoder(str(reranker))
+    encoder = open_reranker(f"sentence-transformers:{reranker}", Settings())
     assert encoder.model == f"sentence-transformers:{reranker}"
     scores = encoder.rerank(QUERY, TEXTS)
     library = sentence_transformers.CrossEncoder(str(reranker))
@@ -45,6 +46,7 @@ def test_each_text_gets_the_score_that_the_library_gives_it(reranker: Path) -> N
     assert scores == pytest.approx(expected, abs=1e-5)
     assert len(set(scores)) == len(TEXTS)
     assert encoder.rerank(QUERY, []) == []
+    assert encoder.spent == 0
     encoder.close()
 
 

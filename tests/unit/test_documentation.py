@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 
 from worker import cli, errors
 from worker.embedders.models import MODELS, ModelInfo
+from worker.embedders.rerankers import PRICES
 from worker.engine.events import EVENTS
 from worker.errors import WorkerError
 from worker.settings import Settings
@@ -205,6 +206,17 @@ def test_the_table_of_known_models_is_that_of_the_code() -> None:
         ]
         for name, about in MODELS.items()
     ]
+
+
+def test_the_table_of_rerankers_is_that_of_the_code() -> None:
+    assert {
+        name.partition(":")[2]: cost for name, cost in table(PROVIDERS, "reranker", "US dollars")
+    } == {
+        name: f"{price.search:.4f} for a search"
+        if price.search
+        else f"{price.tokens:.2f} for a million tokens"
+        for name, price in PRICES.items()
+    }
 
 
 def test_the_table_of_error_classes_is_complete() -> None:

@@ -7,15 +7,20 @@ from importlib.util import find_spec
 import pytest
 
 from tests.unit.conftest import Open
-from worker.embedders.sentence_transformers import CrossEncoder, _batches
+from worker.embedders.registry import open_reranker
+from worker.embedders.sentence_transformers import _batches
 from worker.errors import SettingsError
+from worker.settings import Settings
 
 MODEL = "sentence-transformers:BAAI/bge-small-en-v1.5"
 
 
 @pytest.mark.skipif(bool(find_spec("sentence_transformers")), reason="it is installed")
 def test_a_missing_package_says_how_to_install_it(opened: Open) -> None:
-    for open_model in (lambda: opened(MODEL, embedding_model=MODEL), lambda: CrossEncoder("a/b")):
+    for open_model in (
+        lambda: opened(MODEL, embedding_model=MODEL),
+        lambda: open_reranker("sentence-transformers:a/b", Settings()),
+    ):
         with pytest.raises(SettingsError, match="not installed") as caught:
             open_model()
         hint = str(caught.value.hint)

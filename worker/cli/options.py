@@ -247,6 +247,14 @@ Explain = Annotated[
     bool,
     typer.Option("--explain", help="Show the score, and the places that it is made of."),
 ]
+RerankedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--rerank",
+        metavar="PROVIDER:MODEL",
+        help="Let this reranker, like cohere:rerank-v4.0-fast, put the best 50 rows in order.",
+    ),
+]
 RowsShown = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, metavar="N", help="How many rows to show.")
 ]

@@ -138,8 +138,8 @@ class Reranker(Protocol):
     model: str
     """`provider:model`."""
 
-    price: float | None
-    """US dollars for a million tokens, or None if it is not known."""
+    spent: float | None
+    """US dollars that its answers cost so far, or None if that is not known."""
 
     def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
         """Return a score for each of `texts`, in their order: the higher, the better it answers.

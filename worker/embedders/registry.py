@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker.embedders.addresses import check_address
-from worker.embedders.base import LOCAL_MODEL, Embedder, Prompts
+from worker.embedders.base import LOCAL_MODEL, Embedder, Prompts, Reranker
 from worker.embedders.prompts import chosen_prompts, known_prompts
 from worker.errors import SettingsError
 from worker.settings import VENDORS, Settings
@@ -55,6 +55,27 @@ def check_model(model: str) -> None:
             f"Give one like local:{LOCAL_MODEL} or openai:text-embedding-3-small. The providers are"
             f" {', '.join(_PROVIDERS)}: docs/providers.md has an example of each.",
         )
+
+
+def open_reranker(model: str, settings: Settings) -> Reranker:
+    """The reranker for `provider:model`.
+
+    Raises SettingsError if there is no such provider, or it lacks a setting or a package.
+    """
+    from worker.embedders.model_files import PROVIDER
+    from worker.embedders.rerankers import FIELDS, VendorReranker
+    from worker.embedders.sentence_transformers import CrossEncoder
+
+    provider, _, name = model.partition(":")
+    providers = (*FIELDS, PROVIDER)
+    if provider not in providers or not name:
+        raise SettingsError(
+            f"there is no reranker `{model}`",
+            f"Give one of {', '.join(providers)}, like cohere:rerank-v4.0-fast.",
+        )
+    if provider == PROVIDER:
+        return CrossEncoder(name)
+    return VendorReranker(provider, name, settings)
 
 
 def _open_local(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:

@@ -227,9 +227,9 @@ class CrossEncoder:
     """
 
     provider = PROVIDER
-    price: float | None = 0.0
 
     def __init__(self, name: str) -> None:
+        self.spent: float | None = 0.0
         check_installed()
         self.model = f"{PROVIDER}:{name}"
         self._encoder = _loaded("CrossEncoder", name, cores=CORES)  # somebody waits for it

@@ -68,20 +68,7 @@ class VendorEmbedder:
             self._fields[dialect.width] = asked
 
     def _connect(self, settings: Settings) -> Connection:
-        key, base_url = settings.key_and_base_url(self.provider)
-        variable = self.provider.upper()
-        if not key and not base_url:
-            raise SettingsError(
-                f"{variable}_API_KEY is not set",
-                f"Set it, or set {variable}_BASE_URL to a server that needs no key.",
-            )
-        return Connection(
-            base_url or self._dialect.base_url,
-            key,
-            settings.embedding_timeout_seconds,
-            Hints(address=f"{variable}_BASE_URL if it is set", key=f"{variable}_API_KEY"),
-            self._dialect.key_header,
-        )
+        return vendor_connection(self.provider, self._dialect, settings)
 
     def probe(self) -> None:
         if self.dimensions is None:
@@ -128,6 +115,27 @@ class VendorEmbedder:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def vendor_connection(provider: str, dialect: Dialect, settings: Settings) -> Connection:
+    """Connect to a vendor, or to what its base URL names.
+
+    Raises SettingsError if there is no usable key, and no address that might need none.
+    """
+    key, base_url = settings.key_and_base_url(provider)
+    variable = provider.upper()
+    if not key and not base_url:
+        raise SettingsError(
+            f"{variable}_API_KEY is not set",
+            f"Set it, or set {variable}_BASE_URL to a server that needs no key.",
+        )
+    return Connection(
+        base_url or dialect.base_url,
+        key,
+        settings.embedding_timeout_seconds,
+        Hints(address=f"{variable}_BASE_URL if it is set", key=f"{variable}_API_KEY"),
+        dialect.key_header,
+    )
 
 
 def _extra(provider: str, dialect: Dialect, settings: Settings) -> Mapping[str, object]:

@@ -15,15 +15,19 @@ from worker.cli.options import (
     ByWords,
     Column,
     Explain,
+    RerankedBy,
     RowsShown,
     Table,
     Words,
 )
-from worker.cli.render.text import one_line
+from worker.cli.render.text import counted, dollars, one_line
 from worker.errors import SettingsError
+from worker.operations import reranking
 from worker.operations import search as searching
+from worker.operations.reranking import CANDIDATES
 from worker.operations.session import open_queue
 from worker.queue import Match
+from worker.settings import Settings
 
 NO_VECTORS = "Nothing found: no row has a vector yet. `worker status` shows progress."
 NO_WORDS = "Nothing found: no text has one of these words."
@@ -38,6 +42,7 @@ def search(
     vector: ByVectors = False,
     text: ByWords = False,
     explain: Explain = False,
+    rerank: RerankedBy = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the rows nearest in meaning, with their cosine distance: 0 the same, 1 unrelated.
@@ -50,15 +55,25 @@ def search(
     mode = _mode(hybrid, vector, text)
     settings = load_settings(asks_model=mode != "text")
     with open_queue(settings) as queue:
+        most = max(limit, CANDIDATES) if rerank else limit
         matches = searching.search(
-            queue, settings, words, table=table, column=column, limit=limit, mode=mode
+            queue, settings, words, table=table, column=column, limit=most, mode=mode
         )
+    if rerank:
+        matches = _reranked(settings, rerank, words, matches)[:limit]
     if as_json:
         out_json([asdict(match) for match in matches])
     elif not matches:
         say(NO_WORDS if mode == "text" else NO_VECTORS)
     else:
         print_found(matches, explain)
+
+
+def _reranked(settings: Settings, model: str, words: str, matches: Sequence[Match]) -> list[Match]:
+    found = reranking.rerank(settings, model, words, matches)
+    if matches:
+        say(f"{model} read {counted(len(matches), 'row')}. Cost: {dollars(found.cost)}")
+    return found.matches
 
 
 def _mode(hybrid: bool, vector: bool, text: bool) -> searching.Mode | None:
