@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import worker as api
 from tests.acceptance.conftest import refused
 from tests.conftest import Database, Worker
+from tests.openai_server import rate_limited
 from tests.vendor_server import RERANKERS, VendorServer
 from worker.queue import Match
 from worker.settings import Settings
@@ -86,3 +88,50 @@ def test_rows_without_a_text_come_last_and_without_rows_nothing_is_paid() -> Non
         assert api.rerank(settings, model, "a note", [gone]).matches == [gone]
         assert api.rerank(settings, model, "a note", []).cost == 0
         assert len(server.requests) == 1
+
+
+def test_an_evaluation_measures_what_a_reranker_adds(
+    texts: Database, worker: Worker, tmp_path: Path
+) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text(
+        '{"query": "how to bake bread at home", "relevant": ["42"]}\n'
+        '{"query": "a note about bread 7", "relevant": ["7"]}\n'
+    )
+    command = ["evaluate", "--queries", str(file), "--rerank", "cohere:rerank-v4.0-fast"]
+    with VendorServer("cohere") as server:
+        server.faults.append(rate_limited(**{"Retry-After": "0"}))
+        result = worker(*command, "--json", **environment(server))
+        assert [len(request.body["documents"]) for request in server.requests] == [50] * 3
+        shown = worker(*command, **environment(server)).stdout
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["reranker"], found["rerank_cost"]) == ("cohere:rerank-v4.0-fast", 0.004)
+    assert [score["search"] for score in found["scores"]] == ["vector", "reranked"]
+    assert found["scores"][1]["ndcg"]["mean"] == 1
+    [difference] = found["differences"]
+    assert (difference["search"], difference["other"]) == ("reranked", "vector")
+    assert "\nreranked by cohere:rerank-v4.0-fast: $0.0040\n" in shown
+
+
+def test_an_evaluation_by_both_reranks_what_both_found(
+    texts: Database, worker: Worker, tmp_path: Path
+) -> None:
+    assert worker("watch", "notes", "--column", "embedding", "--hybrid").returncode == 0
+    file = tmp_path / "queries.jsonl"
+    file.write_text('{"query": "bake", "relevant": ["42"]}\n')
+    options = ["--queries", str(file), "--rerank", "voyage:rerank-2.5", "--json"]
+    with VendorServer("voyage") as server:
+        found = json.loads(worker("evaluate", *options, **environment(server)).stdout)
+    searches = [score["search"] for score in found["scores"]]
+    assert searches == ["vector", "text", "hybrid", "reranked"]
+    assert found["by_query"][0]["ndcg"]["reranked"] == 1
+
+
+def test_an_evaluation_without_the_key_of_the_reranker_pays_nothing(
+    texts: Database, worker: Worker, tmp_path: Path
+) -> None:
+    file = tmp_path / "queries.jsonl"
+    file.write_text('{"query": "bake", "relevant": ["42"]}\n')
+    options = ["--queries", str(file), "--rerank", "jina:jina-reranker-m0"]
+    assert refused(worker("evaluate", *options), 2)[0] == "JINA_API_KEY is not set"

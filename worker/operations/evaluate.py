@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
 from threading import Event
 
 import numpy as np
 
-from worker.embedders.base import Embedder, Vectors
+from worker.embedders.base import Concurrency, Embedder, Reranker, Vectors
 from worker.embedders.packing import pack
-from worker.embedders.registry import open_embedder
+from worker.embedders.registry import open_embedder, open_reranker
 from worker.engine.histogram import Histogram
+from worker.engine.limiter import Limiter
 from worker.engine.models import Model, Models
-from worker.engine.retry import always
+from worker.engine.retry import always, with_retries
 from worker.errors import Rejected, SettingsError, StatementTimeout
 from worker.evaluation.baseline import check_baseline, differences_from
 from worker.evaluation.judgments import JudgedQuery
 from worker.evaluation.scores import Difference, QueryScore, Score, compare
 from worker.operations.processing import run_options
+from worker.operations.reranking import CANDIDATES, reorder
 from worker.operations.search import check_width, only_target
 from worker.queue import AdminQueue, Match, Target
 from worker.settings import Settings
@@ -35,8 +37,8 @@ class Evaluation:
 
     `queries` count; `unjudged` have no relevant record, and do not. Of the `relevant` records,
     `missing` do not exist or have no vector. `index_recall`: the share of the `k` nearest rows that
-    the vector search returns; None: comparing all vectors took too long. `cost` in US dollars;
-    None: not known.
+    the vector search returns; None: comparing all vectors took too long. `cost`, of the model, and
+    `rerank_cost`, of the `reranker` if there is one, in US dollars; None: not known.
     """
 
     column: str
@@ -51,6 +53,8 @@ class Evaluation:
     index_recall: float | None
     tokens: int | None
     cost: float | None
+    reranker: str | None
+    rerank_cost: float | None
     by_query: list[QueryScore]
 
 
@@ -63,23 +67,27 @@ def evaluate(
     column: str | None = None,
     k: int = 10,
     full_text_weight: float = 1.0,
+    rerank: str | None = None,
     baseline: Sequence[QueryScore] = (),
     on_query: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Search for each query in every way that the column offers, and measure what is found.
 
-    `full_text_weight` is that of the hybrid search. With `by_query` of an earlier evaluation as
-    `baseline`, each search is compared with that as well. `on_query` is called after every query,
-    with how many are done. Raises SettingsError unless exactly one watched column has these names
-    and it has relevant records, and what its model raises if that cannot be called.
+    `full_text_weight` is that of the hybrid search. With `rerank`, a reranker like
+    `cohere:rerank-v4.0-fast`, the search that it puts in order is measured as well. With
+    `by_query` of an earlier evaluation as `baseline`, each search is compared with that as well.
+    `on_query` is called after every query, with how many are done. Raises SettingsError unless
+    exactly one watched column has these names and it has relevant records, and what its model or
+    the reranker raises if that cannot be called.
     """
     target = only_target(queue, table, column)
     judged = [query for query in queries if query.grades]
     check_baseline(baseline, judged)
     relevant, missing = _count_relevant(queue, target, judged)
-    embedded = _embed(settings, target, [query.text for query in judged])
-    searches = _Searches(queue, target, embedded.model, k, full_text_weight)
-    searches.run_all(judged, embedded.vectors, on_query)
+    with _opened(rerank, settings) as reranker:
+        embedded = _embed(settings, target, [query.text for query in judged])
+        searches = _Searches(queue, target, embedded.model, k, full_text_weight, reranker)
+        searches.run_all(judged, embedded.vectors, on_query)
     compared = compare(judged, searches.rankings, k)
     return Evaluation(
         column=f"{target.table_name}.{target.embedding_column}",
@@ -94,6 +102,8 @@ def evaluate(
         index_recall=searches.index_recall,
         tokens=embedded.tokens,
         cost=embedded.cost,
+        reranker=rerank,
+        rerank_cost=reranker.spent if reranker else 0.0,
         by_query=compared.by_query,
     )
 
@@ -179,6 +189,15 @@ def _refused(cause: str) -> SettingsError:
 # -- the searches
 
 
+@contextmanager
+def _opened(model: str | None, settings: Settings) -> Iterator[Reranker | None]:
+    if model is None:
+        yield None
+        return
+    with closing(open_reranker(model, settings)) as reranker:
+        yield reranker
+
+
 @dataclass(slots=True)
 class _Searches:
     """The kinds of search that a column offers, and what they found for each query."""
@@ -188,11 +207,13 @@ class _Searches:
     model: str
     k: int
     full_text_weight: float
+    reranker: Reranker | None
     rankings: dict[str, list[list[str]]] = field(default_factory=dict)
     _shares: list[float] = field(default_factory=list)
     """Of the nearest rows, how many the vector search returned, for each query."""
     _is_too_slow: bool = False
     """Whether comparing all vectors takes longer than a statement may take."""
+    _limiter: Limiter = field(default_factory=lambda: Limiter(Concurrency(first=1, most=1)))
 
     def run_all(
         self, queries: Sequence[JudgedQuery], vectors: Vectors, on_query: Callable[[int], None]
@@ -203,30 +224,43 @@ class _Searches:
             on_query(number)
 
     def _run(self, words: str, vector: Vectors) -> None:
-        nearest = self._by_vector(vector)
+        nearest = self._by_vector(vector, self.k)
         self._keep("vector", nearest)
         self._compare_with_exact(vector, nearest)
         if self.target.language:
             self._keep("text", self.queue.search(self.target, None, self.k, text=words))
-            self._keep("hybrid", self._by_both(words, vector))
+            self._keep("hybrid", self._by_both(words, vector, self.k))
+        if self.reranker:
+            self._keep("reranked", self._reranked(self.reranker, words, vector))
 
     @property
     def index_recall(self) -> float | None:
         """The mean share of the nearest rows that the vector search returned."""
         return None if self._is_too_slow or not self._shares else fmean(self._shares)
 
-    def _by_vector(self, vector: Vectors, *, exact: bool = False) -> list[Match]:
-        return self.queue.search(self.target, vector, self.k, self.model, exact=exact)
+    def _by_vector(self, vector: Vectors, limit: int, *, exact: bool = False) -> list[Match]:
+        return self.queue.search(self.target, vector, limit, self.model, exact=exact)
 
-    def _by_both(self, words: str, vector: Vectors) -> list[Match]:
+    def _by_both(self, words: str, vector: Vectors, limit: int) -> list[Match]:
         return self.queue.search(
             self.target,
             vector,
-            self.k,
+            limit,
             self.model,
             text=words,
             full_text_weight=self.full_text_weight,
         )
+
+    def _reranked(self, reranker: Reranker, words: str, vector: Vectors) -> list[Match]:
+        """Let the reranker put in order what `worker search` would give it."""
+        limit = max(self.k, CANDIDATES)
+        by_both = bool(self.target.language)
+        found = self._by_both(words, vector, limit) if by_both else self._by_vector(vector, limit)
+
+        def score(query: str, texts: Sequence[str]) -> list[float]:
+            return with_retries(lambda: reranker.rerank(query, texts), self._limiter, Event())
+
+        return reorder(score, words, found)
 
     def _keep(self, search: str, found: Sequence[Match]) -> None:
         self.rankings.setdefault(search, []).append([match.record_id for match in found])
@@ -235,7 +269,7 @@ class _Searches:
         if self._is_too_slow:
             return
         try:
-            exact = [match.distance or 0.0 for match in self._by_vector(vector, exact=True)]
+            exact = [match.distance or 0.0 for match in self._by_vector(vector, self.k, exact=True)]
         except StatementTimeout:
             self._is_too_slow = True
             return

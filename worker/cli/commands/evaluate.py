@@ -12,6 +12,7 @@ from worker.cli.options import (
     FullTextWeight,
     Qrels,
     Queries,
+    RerankedBy,
     Table,
 )
 from worker.cli.render.evaluation import print_evaluation
@@ -28,6 +29,7 @@ def evaluate(
     column: Column = None,
     k: Cutoff = 10,
     full_text_weight: FullTextWeight = 1.0,
+    rerank: RerankedBy = None,
     baseline: Baseline = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,6 +47,7 @@ def evaluate(
             column=column,
             k=k,
             full_text_weight=full_text_weight,
+            rerank=rerank,
             baseline=earlier,
             on_query=lambda done: progress.say(f"searched for {done} of {len(judged)} queries"),
         )

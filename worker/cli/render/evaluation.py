@@ -30,7 +30,10 @@ def print_evaluation(found: Evaluation, *, as_json: bool) -> None:
 def _print(found: Evaluation) -> None:
     tokens = "tokens not known" if found.tokens is None else counted(found.tokens, "token")
     out(f"{counted(found.queries, 'query', 'queries')} in {found.column}")
-    out(f"embedded by {found.model}: {tokens}, {dollars(found.cost)}", "")
+    out(f"embedded by {found.model}: {tokens}, {dollars(found.cost)}")
+    if found.reranker:
+        out(f"reranked by {found.reranker}: {dollars(found.rerank_cost)}")
+    out("")
     out_table(
         ["search", f"nDCG@{found.k}", "95 % interval", f"recall@{found.k}", f"MRR@{found.k}"],
         [
