@@ -1,9 +1,10 @@
 -- Why:   people and apps find rows by the meaning of some words and, where a column has a language, by the words
 --        themselves. The statements are written here once, for search_embeddings and for the match functions.
 -- Locks: nothing.
--- Undo:  drop function public.search_embeddings, embedding.uses_full_text_index_sql, embedding.filter_sql,
---        embedding.hybrid_sql, embedding.text_ranks_sql, embedding.vector_sql, embedding.nearest_sql,
---        embedding.keys_sql, embedding.distance_sql;
+-- Undo:  drop function public.search_embeddings, public.embedding_index_statements, embedding.drop_full_text_index,
+--        embedding.full_text_indexes, embedding.full_text_index_name, embedding.uses_full_text_index_sql,
+--        embedding.filter_sql, embedding.hybrid_sql, embedding.text_ranks_sql, embedding.vector_sql,
+--        embedding.nearest_sql, embedding.keys_sql, embedding.distance_sql;
 --
 -- The statements have parameters: $1 the vector of the query, $2 how many rows, $3 the least similarity, $4 the words
 -- of the query, $5 the weight of full text, $6 the constant of the fusion, $7 true: compare all vectors, $8 whether an

@@ -70,6 +70,18 @@ def vectors(db: Database, query: LiteralString) -> dict[Any, list[float] | None]
     return {key: parsed(vector) for key, vector in rows(db, query)}
 
 
+def models(db: Database) -> list[str]:
+    """The models of the vectors of `docs.embedding`."""
+    return [
+        model
+        for (model,) in rows(
+            db,
+            "select distinct model from embedding_queue join docs on record_id = docs.id::text"
+            " where embedding_column = 'embedding' and embedding is not null order by 1",
+        )
+    ]
+
+
 def refusal(db: Database, statement: LiteralString) -> tuple[str, str]:
     """The sentence and the hint with which a statement is refused."""
     with pytest.raises(psycopg.Error) as problem:

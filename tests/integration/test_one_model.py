@@ -11,23 +11,11 @@ import pytest
 
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, complete, insert
-from tests.integration.tables import Connect, embed, embed_all, jobs, vector_of
+from tests.integration.tables import Connect, embed, embed_all, jobs, models, vector_of
 from worker.errors import SettingsError
 from worker.queue import AdminQueue
 
 OTHER = replace(SCOPE, worker="other", default_model="other:model")
-
-
-def models(db: Database) -> list[str]:
-    """The models of the vectors of `docs.embedding`."""
-    return [
-        model
-        for (model,) in rows(
-            db,
-            "select distinct model from embedding_queue join docs on record_id = docs.id::text"
-            " where embedding_column = 'embedding' and embedding is not null order by 1",
-        )
-    ]
 
 
 def target(db: Database) -> tuple[object, ...]:

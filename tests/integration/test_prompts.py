@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Database, rows
 from tests.integration.jobs import SCOPE, claim, insert, vector_of
-from tests.integration.tables import refusal
+from tests.integration.tables import models, refusal
 from worker.queue import AdminQueue, Completion, Job, RefusalReason
 
 PROMPTED = "test:model#text: "
@@ -24,18 +24,6 @@ def embed(queue: AdminQueue, jobs: list[Job], model: str = PROMPTED) -> list[Ref
 def prompts(db: Database) -> tuple[object, ...]:
     [found] = rows(db, "select document_prompt, query_prompt from embedding_targets")
     return found
-
-
-def models(db: Database) -> list[str]:
-    """The models of the vectors that are there."""
-    return [
-        model
-        for (model,) in rows(
-            db,
-            "select distinct model from embedding_queue join docs on record_id = docs.id::text"
-            " where embedding is not null order by 1",
-        )
-    ]
 
 
 def watch(db: Database, arguments: str) -> None:

@@ -151,6 +151,17 @@ class Reranker(Protocol):
         """Release connections and memory. The reranker is not used again."""
 
 
+def well_formed(text: str) -> str:
+    """Return a text with `?` for each lone surrogate, which has no UTF-8. Only the command line can
+    hold one."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def cost_of(tokens: int | None, price: float | None) -> float | None:
+    """Return US dollars, at a price for a million tokens; None if one of them is not known."""
+    return None if tokens is None or price is None else tokens * price / 1e6
+
+
 def full_model(embedder: Embedder) -> str:
     """The full name of a model, as stored beside each vector: `provider:model`, and if it gets a
     prompt before each document, `#` and the prompt."""

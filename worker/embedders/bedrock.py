@@ -22,7 +22,7 @@ from worker.embedders.answers import (
 )
 from worker.embedders.base import Embeddings, Prompts, RequestLimits, Vectors
 from worker.embedders.connection import Connection, Hints, Reply
-from worker.embedders.dialects import Dialect, Fields, read_cohere
+from worker.embedders.dialects import DIALECTS, Dialect, Fields
 from worker.embedders.models import without_region
 from worker.embedders.prompts import NONE
 from worker.embedders.vendor import VendorEmbedder
@@ -66,17 +66,12 @@ FAMILIES = {
         write=_write_titan,
         read=_read_titan,
     ),
-    "cohere.embed-": Dialect(
+    "cohere.embed-": replace(
+        DIALECTS["cohere"],
         base_url="",
         path=PATH,
-        limits=RequestLimits(items=96, bytes=1_000_000),
-        role="input_type",
-        document="search_document",
-        query="search_query",
-        width="output_dimension",
         fixed={"embedding_types": ["float"], "truncate": "NONE"},
         write=_write_cohere,
-        read=read_cohere,
     ),
 }
 

@@ -2,8 +2,9 @@
 `nvidia:`, `together:`, and that of OpenAI itself.
 
 Each was read in the vendor's own reference and client in November 2026; the comments name them.
-No dialect lets a server truncate a text silently: it is told not to, or (Gemini) the tokens are
-counted before, or (Together) docs/providers.md says so.
+No text is truncated silently. Requests forbid it; Gemini's API has no field for that, so the worker
+counts the tokens of long texts first. Together does not document what it does with a long text:
+docs/providers.md says so.
 """
 
 from __future__ import annotations

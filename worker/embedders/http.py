@@ -16,6 +16,7 @@ from worker.embedders.base import (
     RequestLimits,
     Role,
     Vectors,
+    well_formed,
 )
 from worker.embedders.connection import Connection, Hints
 from worker.embedders.limits import allowances
@@ -67,8 +68,7 @@ class HttpEmbedder:
 
     def _embed_one(self, text: str, role: Role) -> Embeddings:
         [text] = self.prompts.before([text], role)
-        # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-        body = {"text": text.encode("utf-8", "replace").decode(), "role": role}
+        body = {"text": well_formed(text), "role": role}
         try:
             reply = self._connection.post(self._address, body)
         except Rejected as refusal:

@@ -28,7 +28,7 @@ class ModelInfo:
     by_openai: bool = False
 
     def width_to_ask_for(self, column: int | None) -> int | None:
-        """Return the dimensions to ask for, for a column of so many; None: do not ask.
+        """Return the dimensions to request for a `column` that is this wide; None: request none.
 
         A width that the model does not offer is not asked for: every text would be rejected for
         it, while comparing `dimensions` with the column reports the error once.

@@ -14,9 +14,11 @@ from worker.embedders.base import (
     RequestLimits,
     Role,
     Vectors,
+    well_formed,
 )
 from worker.embedders.connection import Connection, Hints, Reply
 from worker.embedders.models import known
+from worker.embedders.packing import size_of
 from worker.embedders.prompts import NONE
 from worker.errors import ProviderRefused, Rejected, Transient
 from worker.settings import Settings
@@ -62,12 +64,11 @@ class OllamaEmbedder:
             self.dimensions = self._connection.probe(self.embed).vectors.shape[1]
 
     def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
-        # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-        encoded = [text.encode("utf-8", "replace") for text in self.prompts.before(texts, role)]
-        reply = self._ask([text.decode() for text in encoded])
+        prompted = [well_formed(text) for text in self.prompts.before(texts, role)]
+        reply = self._ask(prompted)
         self._loaded_until = time.monotonic() + KEEP_ALIVE_MINUTES * 60
         vectors, tokens = self._connection.decode(lambda: _decoded(reply.content, len(texts)))
-        return Embeddings(vectors, shared_out(tokens, [len(text) for text in encoded]))
+        return Embeddings(vectors, shared_out(tokens, [size_of(text) for text in prompted]))
 
     def _ask(self, texts: list[str]) -> Reply:
         body = {

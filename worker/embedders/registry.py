@@ -140,7 +140,7 @@ def _opener(vendor: str) -> Callable[[str, int | None, Settings, Prompts], Embed
 
 # Imported when needed: loading a client or a model takes longer than most commands run.
 _PROVIDERS: dict[str, Callable[[str, int | None, Settings, Prompts], Embedder]] = {
-    **{vendor: _opener(vendor) for vendor in VENDORS},
+    **{vendor: _opener(vendor) for vendor in VENDORS},  # openai and gemini have their own, below
     "local": _open_local,
     "sentence-transformers": _open_sentence_transformers,
     "openai": _open_openai,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.embedders.answers import extract_message, read_json
+from worker.embedders.base import well_formed
 from worker.embedders.dialects import DIALECTS
 from worker.embedders.vendor import vendor_connection
 from worker.settings import Settings
@@ -60,8 +61,8 @@ class VendorReranker:
 
         Only the beginning of a long text is read. Raises ProviderRefused, Transient or Rejected.
         """
-        documents = [_well_formed(text[:MOST_CHARACTERS]) for text in texts]
-        body = {"model": self._name, "query": _well_formed(query), "documents": documents}
+        documents = [well_formed(text[:MOST_CHARACTERS]) for text in texts]
+        body = {"model": self._name, "query": well_formed(query), "documents": documents}
         reply = self._connection.post("/rerank", {**body, **FIELDS[self.provider]})
         answer = self._connection.decode(lambda: read_json(reply.content))
         scores = self._connection.decode(lambda: _scores_in(answer, len(texts)))
@@ -103,8 +104,3 @@ def _score_in(item: object) -> tuple[int, float]:
             if type(index) is int and type(score) is not bool and math.isfinite(score):
                 return index, float(score)
     raise ValueError("an item without `index` and `relevance_score`")
-
-
-def _well_formed(text: str) -> str:
-    # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-    return text.encode("utf-8", "replace").decode()

@@ -24,6 +24,7 @@ from worker.embedders.base import (
     RequestLimits,
     Role,
     Vectors,
+    well_formed,
 )
 from worker.embedders.model_files import (
     PROVIDER,
@@ -184,9 +185,8 @@ class SentenceTransformersEmbedder:
 
     def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
         transformer = self._in_use()
-        # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        prompt = self.prompts.document if role == "document" else self.prompts.query
+        clean = [well_formed(text) for text in texts]
+        prompt = self.prompts.of(role)
         lengths = transformer.count(self.prompts.before(clean, role))
         self._check_lengths(lengths)
         vectors: list[Vectors] = [np.empty(0, np.float32)] * len(texts)
@@ -257,7 +257,7 @@ def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
 
 
 def _loaded(kind: Kind, name: str, cores: int) -> Any:
-    """Load a model of a class of the library. From now on, torch uses so many cores for a batch.
+    """Load a model of a class of the library. Afterwards torch uses `cores` cores for each batch.
 
     Raises ProviderRefused if it cannot be loaded, and what its download raises.
     """

@@ -8,11 +8,19 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from worker.embedders.answers import extract_message, number_in, read_json, shared_out
-from worker.embedders.base import Concurrency, Embeddings, Prompts, RequestLimits, Role
+from worker.embedders.base import (
+    Concurrency,
+    Embeddings,
+    Prompts,
+    RequestLimits,
+    Role,
+    well_formed,
+)
 from worker.embedders.connection import Connection, Hints, Reply
 from worker.embedders.dialects import Dialect
 from worker.embedders.limits import allowances
 from worker.embedders.models import known
+from worker.embedders.packing import size_of
 from worker.embedders.prompts import NONE
 from worker.errors import Rejected, SettingsError
 from worker.settings import Settings
@@ -75,11 +83,10 @@ class VendorEmbedder:
             self.dimensions = self._connection.probe(self.embed).vectors.shape[1]
 
     def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
-        # A lone surrogate, which only the command line can hold, has no UTF-8 and becomes `?`.
-        encoded = [text.encode("utf-8", "replace") for text in self.prompts.before(texts, role)]
-        lengths = [len(text) for text in encoded]
+        prompted = [well_formed(text) for text in self.prompts.before(texts, role)]
+        lengths = [size_of(text) for text in prompted]
         fields = {**self._fields, **(self._dialect.role_fields(role) if self._has_roles else {})}
-        body = self._dialect.write(self._name, [text.decode() for text in encoded], fields)
+        body = self._dialect.write(self._name, prompted, fields)
         try:
             reply = self._connection.post(self._path, body)
         except Rejected as refusal:

@@ -12,7 +12,7 @@ from threading import Event
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders.base import Embeddings, full_model
+from worker.embedders.base import Embeddings, cost_of, full_model
 from worker.embedders.packing import pack
 from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped
@@ -198,7 +198,7 @@ class _Embedding:
         ):
             if is_usable:
                 shortened = len(text) if len(text) < len(job.content) else None
-                cost = _cost(count, self.model.embedder.price)
+                cost = cost_of(count, self.model.embedder.price)
                 self.outcome.completions.append(Completion(job, vector, count, shortened, cost))
             else:
                 useless.append(job)
@@ -277,11 +277,6 @@ def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
     """Halve a request that failed. Return nothing if it has only one job."""
     middle = len(request) // 2
     return [request[:middle], request[middle:]] if middle else []
-
-
-def _cost(tokens: int | None, price: float | None) -> float | None:
-    """US dollars, at a price for a million tokens."""
-    return None if tokens is None or price is None else tokens * price / 1e6
 
 
 def _usable(embeddings: Embeddings) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
 
-from worker.embedders.base import Embedder, RequestLimits
+from worker.embedders.base import Embedder, RequestLimits, cost_of
 from worker.embedders.packing import size_of, tokens_at_most
 from worker.embedders.registry import open_embedder
 from worker.engine.options import TEXTS_A_REQUEST
@@ -128,15 +128,9 @@ def _forecast(
         texts,
         tokens,
         requests,
-        _cost(tokens, embedder.price),
+        cost_of(tokens, embedder.price) if tokens else 0.0,
         max((time for time in times if time is not None), default=None) if texts else 0.0,
     )
-
-
-def _cost(tokens: int, price: float | None) -> float | None:
-    if not tokens:
-        return 0.0
-    return None if price is None else tokens * price / 1e6
 
 
 def _tokens_per_byte(texts: list[str], embedder: Embedder) -> float:

@@ -11,7 +11,7 @@ from threading import Event
 
 import numpy as np
 
-from worker.embedders.base import Concurrency, Embedder, Reranker, Vectors
+from worker.embedders.base import Concurrency, Embedder, Reranker, Vectors, cost_of
 from worker.embedders.packing import pack
 from worker.embedders.registry import open_embedder, open_reranker
 from worker.engine.histogram import Histogram
@@ -155,10 +155,8 @@ def _embed(settings: Settings, target: Target, queries: Sequence[str]) -> _Embed
         model = models.of(key, Future.result)
         model.probe(Event(), always)
         vectors, tokens = _ask(model, queries)
-    price = model.embedder.price
-    cost = None if tokens is None or price is None else tokens * price / 1e6
     check_width(target, name, vectors.shape[1])
-    return _Embedded(name, vectors, tokens, cost)
+    return _Embedded(name, vectors, tokens, cost_of(tokens, model.embedder.price))
 
 
 def _ask(model: Model, queries: Sequence[str]) -> tuple[Vectors, int | None]:

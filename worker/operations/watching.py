@@ -54,8 +54,8 @@ class WatchPlan:
     def build_index(self, target: Target, on_start: Callable[[], None] = lambda: None) -> None:
         """Build the index that a column with a language needs, if it is not there.
 
-        It blocks no writers, and may take minutes. `on_start` is called before. If it is
-        interrupted, the next call begins anew.
+        It blocks no writers, and may take minutes. `on_start` is called before. After an
+        interruption, the next call starts the build again.
         """
         statements = self.queue.full_text_statements(target)
         if statements:

@@ -21,6 +21,7 @@ from worker.cli.options import (
     Words,
 )
 from worker.cli.render.text import counted, dollars, one_line
+from worker.embedders.base import well_formed
 from worker.errors import SettingsError
 from worker.operations import reranking
 from worker.operations import search as searching
@@ -51,7 +52,7 @@ def search(
     """
     if not words.strip():
         raise SettingsError("the search text is empty", 'Give some words: worker search "…".')
-    words = words.encode("utf-8", "replace").decode()  # the terminal may have sent invalid UTF-8
+    words = well_formed(words)  # the terminal may have sent invalid UTF-8
     mode = _mode(hybrid, vector, text)
     settings = load_settings(asks_model=mode != "text")
     with open_queue(settings) as queue:
