@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, Server, TemplateOf, rows, value
 from tests.integration.tables import acting_as, create_role, refusal
 from worker.errors import SettingsError
 from worker.queue import AdminQueue, Target
@@ -43,9 +43,7 @@ def build_index(db: Database) -> int:
     return len(statements)
 
 
-@pytest.fixture
-def texts(docs: Database) -> Database:
-    """A table `docs` with a language, its index, and texts at growing angles to [1,0,0]."""
+def create_texts(docs: Database) -> None:
     docs.execute(
         "insert into docs values"
         " (1, 'The printer refuses to print', 0, '[1,0,0]'),"
@@ -57,6 +55,41 @@ def texts(docs: Database) -> Database:
     docs.execute(WATCH)
     assert build_index(docs) == 1
     docs.execute("analyze docs")
+
+
+def create_tenants(db: Database) -> None:
+    db.execute(
+        "create table docs (id bigint primary key, body text, tenant_id integer, lang varchar(2))"
+    )
+    db.execute(
+        "select watch_embeddings('docs', 'body', 'embedding', dimensions => 3,"
+        " language => 'english', match_function => true)"
+    )
+    db.execute(
+        "insert into docs select i, 'text number ' || i, case when i % 1000 = 0 then 7 else 0 end,"
+        "  case when i % 2000 = 0 then 'de' when i % 3 = 0 then null else 'en' end,"
+        "  array[case when i % 1000 = 0 then -1 else 1 end, sin(i) / 2, cos(i) / 3]::vector"
+        " from generate_series(1, 20000) as i"
+    )
+    db.execute("create index nearest on docs using hnsw (embedding vector_cosine_ops)")
+    build_index(db)
+    db.execute("analyze docs")
+
+
+@pytest.fixture
+def template(
+    request: pytest.FixtureRequest, server: Server, template: str, template_of: TemplateOf
+) -> str:
+    """The database that a test begins with: its rows and indexes are made once, and cloned."""
+    for fixture, create in {"texts": create_texts, "tenants": create_tenants}.items():
+        if fixture in request.fixturenames:
+            return template_of(server.url, create, template)
+    return template
+
+
+@pytest.fixture
+def texts(docs: Database) -> Database:
+    """A table `docs` with a language, its index, and texts at growing angles to [1,0,0]."""
     return docs
 
 
@@ -248,22 +281,6 @@ def test_a_common_word_chooses_no_row_where_a_rare_one_does(docs: Database) -> N
 @pytest.fixture
 def tenants(db: Database) -> Database:
     """20,000 rows, with the nearest of tenant 0, and 20 rows in the distance of tenant 7."""
-    db.execute(
-        "create table docs (id bigint primary key, body text, tenant_id integer, lang varchar(2))"
-    )
-    db.execute(
-        "select watch_embeddings('docs', 'body', 'embedding', dimensions => 3,"
-        " language => 'english', match_function => true)"
-    )
-    db.execute(
-        "insert into docs select i, 'text number ' || i, case when i % 1000 = 0 then 7 else 0 end,"
-        "  case when i % 2000 = 0 then 'de' when i % 3 = 0 then null else 'en' end,"
-        "  array[case when i % 1000 = 0 then -1 else 1 end, sin(i) / 2, cos(i) / 3]::vector"
-        " from generate_series(1, 20000) as i"
-    )
-    db.execute("create index nearest on docs using hnsw (embedding vector_cosine_ops)")
-    build_index(db)
-    db.execute("analyze docs")
     return db
 
 
