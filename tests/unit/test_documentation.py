@@ -14,6 +14,7 @@ import typer
 from dotenv import dotenv_values
 
 from worker import cli, errors
+from worker.database.migrations import migrations
 from worker.embedders.models import MODELS, ModelInfo
 from worker.embedders.rerankers import PRICES
 from worker.engine.events import EVENTS
@@ -260,6 +261,16 @@ def test_the_architecture_names_files_that_exist() -> None:
         assert any(list((REPOSITORY / part).rglob(name)) for part in ("worker", "tests")), name
     for folder in re.findall(r"`(worker/\w+)/", text):
         assert (REPOSITORY / folder).is_dir(), folder
+
+
+def test_the_docs_list_the_migrations_to_the_last_one() -> None:
+    docs = "".join((REPOSITORY / "docs" / name).read_text() for name in ("cli.md", "supabase.md"))
+    last = migrations()[-1]
+    copied = (
+        f"{len(migrations()):04}_{last.copy_name}.sql\n.env\n{len(migrations())} migrations copied"
+    )
+    assert docs.count(copied) == docs.count(" migrations copied") == 2
+    assert f"…\n{last.version}  {last.name} " in docs
 
 
 # The events

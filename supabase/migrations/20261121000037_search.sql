@@ -1,0 +1,89 @@
+-- Why:   people search any watched column by its name, as `worker search` does.
+-- Locks: nothing.
+-- Undo:  drop function public.search_embeddings;
+
+-- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
+select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
+
+-- The rows of a watched column nearest to `query` by cosine distance, nearest first, with their text (null if it cannot
+-- be read). With `query_text`, in a column that has a language, also those that have its words, best first; without
+-- `query` only those. The arguments are those of the match functions (embedding.write_match_function). Runs with the
+-- rights of the caller, so grants and row level security of the table apply. With the `model` that made `query`, raises
+-- if the column holds vectors of another one. `exact` compares all vectors, without an index.
+create function public.search_embeddings(
+    watched_table text, embedding_column text, query vector, matches integer default 5, model text default null,
+    query_text text default null, full_text_weight double precision default 1, rrf_k integer default 50,
+    filter jsonb default null, exact boolean default false
+)
+returns table (
+    record_id text, content text, distance double precision,
+    score double precision, vector_rank integer, text_rank integer
+)
+language plpgsql
+stable
+set search_path = '', pg_temp
+set jit = off
+set work_mem = '64MB'
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+    identity_problem text;
+    uses_words constant boolean := query_text is not null and full_text_weight > 0;
+    uses_index boolean;
+    scan constant text := current_setting('hnsw.iterative_scan', true);
+    found_one record;
+begin
+    select * into target from public.embedding_targets as watched
+     where watched.table_name = watched_table
+       and watched.embedding_column = search_embeddings.embedding_column;
+    identity_problem := embedding.identity_problem(target);
+    if identity_problem is not null then
+        raise exception using errcode = 'undefined_object', message = identity_problem;
+    elsif target.id is null then
+        raise exception 'column % of table % is not watched', search_embeddings.embedding_column, watched_table
+            using errcode = 'undefined_object',
+                  hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
+    elsif target.model <> search_embeddings.model then
+        raise exception 'column % of table % holds vectors of %, not of %',
+                        target.embedding_column, target.table_name, target.model, search_embeddings.model
+            using errcode = 'invalid_parameter_value',
+                  hint = format('Embed the query with %s.', target.model);
+    elsif uses_words and target.language is null then
+        raise exception 'column % of table % is not set up for full text', target.embedding_column, target.table_name
+            using errcode = 'invalid_parameter_value',
+                  hint = format('Run `worker watch %s --column %s --hybrid`, or search without words.',
+                                target.table_name, target.embedding_column);
+    end if;
+    if has_schema_privilege('embedding', 'usage') then -- the owner, a superuser, service_role
+        perform embedding.check_table(target.relation);
+    end if;
+    if uses_words then
+        execute 'select ' || embedding.uses_full_text_index_sql(target) into uses_index;
+    end if;
+    perform set_config('hnsw.iterative_scan', 'strict_order', true) where scan is not null;
+    for found_one in
+        execute replace(case when uses_words then embedding.hybrid_sql(target) else embedding.vector_sql(target) end,
+                        '/* eq_filter */', embedding.filter_sql(target.relation, filter))
+        using query, coalesce(matches, 5), -1::double precision, query_text, full_text_weight,
+              greatest(coalesce(rrf_k, 50), 0), exact, uses_index
+    loop
+        record_id := found_one.eq_record;
+        distance := found_one.eq_distance;
+        score := found_one.eq_score;
+        vector_rank := found_one.eq_vector_rank;
+        text_rank := found_one.eq_text_rank;
+        begin
+            execute format('select (%s)::text from (select $1 as eq_record) as eq_found, %s where %s',
+                           target.source, target.relation, target.record_match_sql)
+               into content using record_id;
+        exception when others then
+            content := null; -- has become unreadable since: one such row must not hide the others
+        end;
+        return next;
+    end loop;
+    perform set_config('hnsw.iterative_scan', scan, true) where scan is not null;
+end $$;
+
+select embedding.protect_functions('public.search_embeddings');
+select embedding.grant_to('service_role', 'execute on function public.search_embeddings');
