@@ -124,22 +124,23 @@ eq_word as materialized (
      where eq_one.eq_lexeme is not null
 ), eq_candidate as materialized (
     (select eq_record from eq_hit join eq_rarity using (eq_lexeme) group by eq_record
-      order by sum(eq_idf) filter (where eq_is_rare) desc nulls last, sum(eq_idf) desc limit greatest($2, 200))
+      order by sum(eq_idf) filter (where eq_is_rare) desc nulls last, sum(eq_idf) desc limit greatest($2, 100))
     union
     select eq_record from eq_near
     union
     select %1$s from %3$s
      where not $8 and ($1 is null or (select count(*) from eq_first) < 5000) and (%4$s) /* eq_filter */
 ), eq_text as materialized (
-    select eq_record, %5$s as eq_words from eq_candidate join %3$s on %2$s
-), eq_long as materialized (
-    select eq_record, eq_words, eq_length / nullif(avg(eq_length) over (), 0) as eq_length, count(*) over () as eq_texts
-      from eq_text
-     cross join lateral (select sum(cardinality(positions)) as eq_length from unnest(eq_words)) as eq_counted
+    select eq_record, eq_counts, eq_length / nullif(avg(eq_length) over (), 0) as eq_length, count(*) over () as eq_texts
+      from eq_candidate join %3$s on %2$s
+     cross join lateral (
+           select sum(cardinality(positions)) as eq_length,
+                  jsonb_object_agg(eq_lexeme, cardinality(positions)) filter (where eq_lexeme is not null) as eq_counts
+             from unnest(%5$s) left join eq_word on eq_lexeme = lexeme) as eq_counted
 ), eq_term as materialized (
     select eq_record, eq_lexeme, eq_texts,
-           cardinality(positions) / (cardinality(positions) + 1.2 * (0.25 + 0.75 * eq_length)) as eq_share
-      from eq_long cross join lateral unnest(eq_words) join eq_word on eq_lexeme = lexeme
+           eq_count::integer / (eq_count::integer + 1.2 * (0.25 + 0.75 * eq_length)) as eq_share
+      from eq_text cross join lateral jsonb_each_text(eq_counts) as eq_one (eq_lexeme, eq_count)
 ), eq_matched as materialized (
     select eq_record, row_number() over (order by sum(eq_share * eq_idf) desc, eq_record) as eq_rank
       from eq_term
@@ -174,7 +175,7 @@ select eq_record, %3$s, %4$s as eq_distance, eq_score,
        eq_vector_rank::integer as eq_vector_rank, eq_text_rank::integer as eq_text_rank
   from eq_fused join %5$s on %6$s
  order by eq_score desc, eq_text_rank$sql$,
-        embedding.nearest_sql(target, 'case when $8 then greatest($2, 100) else greatest($2, 1000) end'),
+        embedding.nearest_sql(target, 'case when $8 then greatest($2, 50) else greatest($2, 1000) end'),
         embedding.text_ranks_sql(target), embedding.keys_sql(target), embedding.distance_sql(target), target.relation,
         target.record_match_sql);
 $$;
