@@ -29,7 +29,7 @@ as $$
 declare
     target public.embedding_targets;
     identity_problem text;
-    uses_words constant boolean := query_text is not null and full_text_weight > 0;
+    uses_words constant boolean := query_text is not null and coalesce(full_text_weight, 1) > 0;
     uses_index boolean;
     scan constant text := current_setting('hnsw.iterative_scan', true);
     found_one record;
@@ -55,6 +55,8 @@ begin
                   hint = format('Run `worker watch %s --column %s --hybrid`, or search without words.',
                                 target.table_name, target.embedding_column);
     end if;
+    perform embedding.check_search(
+        target.relation, target.embedding_column, query::real[], matches, null, full_text_weight, rrf_k);
     if has_schema_privilege('embedding', 'usage') then -- the owner, a superuser, service_role
         perform embedding.check_table(target.relation);
     end if;
@@ -65,8 +67,8 @@ begin
     for found_one in
         execute replace(case when uses_words then embedding.hybrid_sql(target) else embedding.vector_sql(target) end,
                         '/* eq_filter */', embedding.filter_sql(target.relation, filter))
-        using query, coalesce(matches, 5), -1::double precision, query_text, full_text_weight,
-              greatest(coalesce(rrf_k, 50), 0), exact, uses_index
+        using query, coalesce(matches, 5), -1::double precision, query_text, coalesce(full_text_weight, 1),
+              coalesce(rrf_k, 50), exact, uses_index
     loop
         record_id := found_one.eq_record;
         distance := found_one.eq_distance;

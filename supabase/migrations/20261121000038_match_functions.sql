@@ -94,6 +94,7 @@ begin
 #variable_conflict use_column
 declare
     eq_relation constant regclass := %1$L;
+    eq_column constant name := %9$L;
     eq_conditions text;
     eq_statement text := %2$L;
     eq_uses_index boolean;
@@ -101,14 +102,14 @@ declare
     eq_found record;
 begin
     %3$s
-    if query_text is not null and full_text_weight > 0 then
+    if query_text is not null and coalesce(full_text_weight, 1) > 0 then
         %4$s
     end if;
     perform set_config('hnsw.iterative_scan', 'strict_order', true) where eq_scan is not null;
     for eq_found in
         execute replace(eq_statement, '/* eq_filter */', eq_conditions)
           using query_embedding, coalesce(match_count, 10), coalesce(match_threshold, -1), query_text,
-                full_text_weight, greatest(coalesce(rrf_k, 50), 0), false, eq_uses_index
+                coalesce(full_text_weight, 1), coalesce(rrf_k, 50), false, eq_uses_index
     loop
         begin
             select (%5$s)::text into content from %6$s where %7$s;
@@ -125,8 +126,10 @@ begin
     perform set_config('hnsw.iterative_scan', eq_scan, true) where eq_scan is not null;
 end $body$,
             target.relation, embedding.vector_sql(target),
-            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.filter_sql'::regproc) || ';',
-            embedding.match_words_sql(target), target.source, target.relation, matched, assigned));
+            (select string_agg(btrim(prosrc, E' \n') || ';', E'\n    ' order by proname) from pg_proc
+              where oid in ('embedding.check_search'::regproc, 'embedding.filter_sql'::regproc)),
+            embedding.match_words_sql(target), target.source, target.relation, matched, assigned,
+            target.embedding_column));
     return format('%s(%s, integer, double precision, text, double precision, integer, jsonb)',
                   qualified_name, vector_type)::regprocedure;
 end $$;

@@ -396,6 +396,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "backfill_embeddings",
         "cache_embeddings",
         "cached_embeddings",
+        "check_search",
         "check_table",
         "distance_sql",
         "filter_sql",
@@ -607,8 +608,8 @@ CALLED_BY_THE_SERVICE_ROLE = [
     *names(
         "embedding",
         """
-        check_table distance_sql filter_sql hybrid_sql keys_sql nearest_sql text_ranks_sql
-        uses_full_text_index_sql vector_sql
+        check_search check_table distance_sql filter_sql hybrid_sql keys_sql nearest_sql
+        text_ranks_sql uses_full_text_index_sql vector_sql
         """,
     ),
 ]

@@ -32,6 +32,13 @@ WORDS: LiteralString = (
     "to_tsvector('english'::regconfig, translate(\"left\"(body, 100000), '-/'::text, '  '::text))"
 )
 HYBRID: LiteralString = "select id from match_docs('[1,0,0]', 10, query_text => %s)"
+BOTH: tuple[LiteralString, ...] = (
+    "select * from match_docs('[1,0,0]', ",
+    "select * from search_embeddings('docs', 'embedding', '[1,0,0]', ",
+)
+FILTER_HINT = (
+    'A filter is an object of columns and values, like {"tenant_id": 5, "lang": ["en", "de"]}.'
+)
 BY_WORDS: LiteralString = "select id from match_docs(null, 10, query_text => %s)"
 
 
@@ -351,6 +358,7 @@ def test_a_filter_leaves_as_many_rows_as_are_asked_for(tenants: Database) -> Non
         ({"tenant_id": "7", "lang": "de"}, "tenant_id = 7 and lang = 'de'"),
         ({"tenant_id": [6, 7], "lang": ["de", "en"]}, "tenant_id = 7 and lang is not null"),
         ({"tenant_id": 7, "lang": None}, "tenant_id = 7 and lang is null"),
+        ({"tenant_id": 7, "lang": ["de", None]}, "tenant_id = 7 and lang is distinct from 'en'"),
         ({"id": []}, "false"),
         ({"lang": "den"}, "false"),
         ({"lang": "x' or true --"}, "false"),
@@ -384,14 +392,148 @@ def test_a_filter_names_columns_of_the_table(tenants: Database) -> None:
     )
     assert sentence == "the filter names a column tenant that table public.docs does not have"
     assert '{"tenant_id": 5, "lang": ["en", "de"]}' in hint
-    assert (
-        "invalid input syntax"
-        in (
-            refusal(
-                tenants, "select * from match_docs('[1,0,0]', filter => '{\"tenant_id\": \"a\"}')"
-            )[0]
-        )
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ("[]", "the filter is not a JSON object: []"),
+        ("7", "the filter is not a JSON object: 7"),
+        ('"tenant_id = 7"', 'the filter is not a JSON object: "tenant_id = 7"'),
+        ('"[7]"', 'the filter is not a JSON object: "[7]"'),
+        *[
+            (
+                json.dumps({"tenant_id": wrong}),
+                f"the filter cannot compare column tenant_id of type integer with {shown}",
+            )
+            for wrong, shown in [
+                ("a", '"a"'),
+                ("", '""'),
+                (1.5, "1.5"),
+                (True, "true"),
+                (10**10, "10000000000"),
+                ({"a": 1}, '{"a": 1}'),
+                ([7, "a"], '[7, "a"]'),
+                ([[7]], "[[7]]"),
+                ("x" * 50, '"' + "x" * 39),
+            ]
+        ],
+        ('{"tags": "a"}', 'the filter cannot compare column tags of type text[] with "a"'),
+        ('{"tags": ["a"]}', 'the filter cannot compare column tags of type text[] with ["a"]'),
+        ('{"meta": 1}', "the filter cannot compare column meta of type json with 1"),
+    ],
+)
+def test_a_filter_that_cannot_be_used_is_refused(
+    docs: Database, given: LiteralString, cause: str
+) -> None:
+    docs.execute("alter table docs add tenant_id integer, add tags text[], add meta json")
+    docs.execute(WATCH)
+    for search in BOTH:
+        sentence, hint = refusal(docs, search + "filter => '" + given + "')")
+        assert sentence == cause
+        assert hint.endswith((FILTER_HINT, "A column of json or of arrays cannot be used."))
+
+
+def test_a_filter_may_be_sent_as_a_string(texts: Database) -> None:
+    for search in BOTH:
+        assert len(rows(texts, search + """filter => '"{\\"id\\": [1, 3]}"')""")) == 2
+        assert len(rows(texts, search + "filter => 'null')")) == 4
+
+
+def test_a_filter_compares_a_domain_as_its_base_type(texts: Database) -> None:
+    texts.execute("create domain positive as integer check (value > 0)")
+    texts.execute("alter table docs add tenant_id positive")
+    texts.execute("update docs set tenant_id = 5 where id = 3")
+    query: LiteralString = "select id from match_docs('[1,0,0]', filter => %s)"
+    assert ids(texts, query, '{"tenant_id": 5}') == [3]
+    assert ids(texts, query, '{"tenant_id": -5}') == []
+
+
+# -- arguments that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("argument", "cause", "cure"),
+    [
+        ("{count} => -1", "the number of rows cannot be -1", "Ask for 0 rows or more."),
+        *[
+            (
+                "full_text_weight => '" + wrong + "'",
+                "full_text_weight cannot be " + wrong,
+                "Give 0 or more; 1 is the default.",
+            )
+            for wrong in ("-0.5", "NaN", "Infinity")
+        ],
+        ("rrf_k => -7", "rrf_k cannot be -7", "Give 0 or more; 50 is the default."),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused(
+    texts: Database, argument: str, cause: str, cure: str
+) -> None:
+    for search, count in zip(BOTH, ("match_count", "matches"), strict=True):
+        statement = search + argument.format(count=count) + ")"
+        assert refusal(texts, statement) == (cause, cure)
+
+
+def test_a_threshold_that_is_no_number_is_refused(texts: Database) -> None:
+    statement: LiteralString = "select * from match_docs('[1,0,0]', match_threshold => 'NaN')"
+    assert refusal(texts, statement) == (
+        "match_threshold cannot be NaN",
+        "Give a similarity from -1 to 1.",
     )
+
+
+def test_null_is_the_default_of_every_number(texts: Database) -> None:
+    search: LiteralString = "select * from match_docs('[1,0,0]', query_text => 'printing'"
+    nulls: LiteralString = (
+        ", match_count => null, match_threshold => null, full_text_weight => null, rrf_k => null)"
+    )
+    assert rows(texts, search + nulls) == rows(texts, search + ")")
+    named: LiteralString = (
+        "select * from search_embeddings('docs', 'embedding', '[1,0,0]', query_text => 'printing'"
+    )
+    some: LiteralString = ", matches => null, full_text_weight => null, rrf_k => null)"
+    assert rows(texts, named + some) == rows(texts, named + ")")
+
+
+def test_more_rows_than_there_are_can_be_asked_for(texts: Database) -> None:
+    assert ids(texts, "select id from match_docs('[1,0,0]', 2147483647)") == [1, 2, 3, 5]
+    both: LiteralString = "select id from match_docs('[1,0,0]', %s, query_text => 'e-4711')"
+    assert set(ids(texts, both, 2147483647)) == {1, 2, 3, 4, 5}
+    assert ids(texts, both, 0) == []
+
+
+@pytest.mark.parametrize("type_of_column", ["vector", "halfvec"])
+def test_a_vector_of_another_width_is_refused(
+    docs: Database, type_of_column: LiteralString
+) -> None:
+    docs.execute("alter table docs alter embedding type " + type_of_column + "(3)")
+    docs.execute(WATCH)
+    for search in BOTH:
+        assert refusal(docs, search.replace("1,0,0", "1,0") + "filter => null)") == (
+            "the vector of the query has 2 dimensions, and those of column embedding of table"
+            " public.docs have 3",
+            "Embed the query with the model of the column.",
+        )
+
+
+def test_bad_arguments_of_a_search_over_the_api_say_what_to_do(
+    texts: Database, queue: AdminQueue
+) -> None:
+    target = queue.target("docs", "embedding")
+    vector = np.array([1, 0, 0], dtype=np.float32)
+    bad: list[dict[str, Any]] = [
+        {"limit": -1},
+        {"full_text_weight": float("nan"), "text": "a"},
+        {"rrf_k": -1},
+        {"filter": {"nothing": 1}},
+        {"filter": {"views": "a"}},
+        {"vector": np.array([1, 0], dtype=np.float32)},
+    ]
+    for arguments in bad:
+        with pytest.raises(SettingsError) as problem:
+            queue.search(target, **{"vector": vector, "limit": 5, **arguments})
+        assert problem.value.hint
 
 
 @pytest.mark.over_a_connection  # Supabase Lite grants all to everybody

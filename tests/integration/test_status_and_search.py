@@ -391,14 +391,6 @@ def test_a_search_in_a_column_that_nobody_watches_is_refused(docs: Database) -> 
     )
 
 
-def test_a_vector_of_another_width_is_refused(docs: Database, queue: AdminQueue) -> None:
-    docs.execute("insert into docs values (1, 'one')")
-    embed_all(queue)
-    assert refusal(docs, "select * from search_embeddings('docs', 'embedding', '[1,2]')")[0] == (
-        "different vector dimensions 3 and 2"
-    )
-
-
 @pytest.fixture
 def with_extensions(
     empty_db: Database, empty_database_url: str
