@@ -71,13 +71,20 @@ def test_the_searches_of_a_help_centre_are_measured(help_centre: Database, worke
     [score] = document["scores"]
     assert score["search"] == "vector"
     assert 0.5 < score["ndcg"]["low"] < score["ndcg"]["mean"] < score["ndcg"]["high"] < 1
-    assert document["index_recall"] == 1
+    assert (document["has_vector_index"], document["index_recall"]) == (False, None)
     assert (document["cost"], document["tokens"] > 107) == (0, True)
 
     shown = worker("evaluate", "--queries", str(QUERIES))
     assert (shown.stderr, shown.returncode) == ("", 0)
     assert shown.stdout.startswith("107 queries in articles.embedding\n")
     assert f"vector    {score['ndcg']['mean']:.3f}  {score['ndcg']['low']:.3f} to" in shown.stdout
+    assert "index recall: there is no vector index, all vectors are compared\n" in shown.stdout
+
+    help_centre.execute("create index on articles using hnsw (embedding vector_cosine_ops)")
+    result = worker("evaluate", "--queries", str(QUERIES), "--json")
+    document = one_document(result.stdout)
+    assert (document["has_vector_index"], document["index_recall"]) == (True, 1)
+    shown = worker("evaluate", "--queries", str(QUERIES))
     assert "index recall: 100.0% of the nearest 10 rows\n" in shown.stdout
 
 
@@ -338,6 +345,7 @@ def test_an_exact_search_that_takes_too_long_is_not_tried_again(
     known: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries = [api.JudgedQuery(str(number), "note number 2", {"2": 1}) for number in (1, 2)]
+    known.execute("create index on notes using hnsw (embedding vector_cosine_ops)")
     tried: list[bool] = []
     with api.open_queue(settings) as queue:
         search = queue.search

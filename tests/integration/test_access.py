@@ -196,6 +196,7 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select unwatch_embeddings('docs', 'embedding')",
     "select * from search_embeddings('docs', 'embedding', '[1,2,3]')",
     "select * from missing_embeddings('docs', 'embedding', '{1}')",
+    "select embedding_has_vector_index('docs', 'embedding')",
     "select embedding.enqueue(1, array['9'], array[null::uuid])",
     "select embedding.forget(1, array['1'])",
     "select embedding.claim(target, array[1], 'me', '1 min', 'a:b')"
@@ -417,6 +418,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_command",
         "embedding_provider_report",
         "embedding_rate",
+        "embedding_has_vector_index",
         "row_count",
         "embedding_schema_version",
         "embedding_stats",
@@ -534,6 +536,7 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from recheck_embeddings()",
     "select * from search_embeddings('notes', 'embedding', '[1,2,3]')",
     "select * from missing_embeddings('notes', 'embedding', '{1}')",
+    "select embedding_has_vector_index('notes', 'embedding')",
 ]
 
 
@@ -603,6 +606,7 @@ CALLED_BY_WORKERS = [
     *names("embedding", "count_due identity_problem row_count"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [
+    "public.embedding_has_vector_index",
     "public.missing_embeddings",
     "public.search_embeddings",
     *names(

@@ -153,6 +153,7 @@ def use_everything(queue: PostgresQueue) -> None:
         queue.run_script(statement)
     queue.search(target, None, 1, text="two")
     queue.missing(target, ["1"])
+    queue.has_vector_index(target)
     queue.diagnose()
     usage = Usage(model="a:b", completed=1, failed=0, requests=1, tokens=1, seconds=1.0, cost=None)
     queue.heartbeat(SCOPE, Report("working", completed=1, usage=[usage]))

@@ -353,6 +353,27 @@ def test_an_exact_search_uses_no_index(db: Database, queue: AdminQueue) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("index", "has"),
+    [
+        ("hnsw (embedding vector_cosine_ops)", True),
+        ("ivfflat (embedding vector_cosine_ops)", True),
+        ("hnsw (embedding vector_l2_ops)", False),
+        ("hnsw ((embedding::halfvec(3)) halfvec_cosine_ops)", False),
+        ("btree (body)", False),
+    ],
+)
+def test_an_index_for_the_distance_of_searches_is_known(
+    db: Database, queue: AdminQueue, index: LiteralString, has: bool
+) -> None:
+    target = store(Table(db), queue)
+    assert not queue.has_vector_index(target)
+    db.execute("create index mine on docs using " + index)
+    assert queue.has_vector_index(target) is has
+    db.execute("update pg_index set indisvalid = false where indexrelid = 'mine'::regclass")
+    assert not queue.has_vector_index(target)
+
+
 def test_records_that_no_search_can_find_are_missing(db: Database, queue: AdminQueue) -> None:
     target = store(Table(db), queue)
     asked = ["1", "2", "4", "9", "no number", ""]

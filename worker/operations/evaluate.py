@@ -37,8 +37,9 @@ class Evaluation:
 
     `queries` count; `unjudged` have no relevant record, and do not. Of the `relevant` records,
     `missing` do not exist or have no vector. `index_recall`: the share of the `k` nearest rows that
-    the vector search returns; None: comparing all vectors took too long. `cost`, of the model, and
-    `rerank_cost`, of the `reranker` if there is one, in US dollars; None: not known.
+    the vector search returns; None: there is no vector index, or comparing all vectors took too
+    long. `cost`, of the model, and `rerank_cost`, of the `reranker` if there is one, in US dollars;
+    None: not known.
     """
 
     column: str
@@ -50,6 +51,7 @@ class Evaluation:
     missing: int
     scores: list[Score]
     differences: list[Difference]
+    has_vector_index: bool
     index_recall: float | None
     tokens: int | None
     cost: float | None
@@ -86,7 +88,10 @@ def evaluate(
     relevant, missing = _count_relevant(queue, target, judged)
     with _opened(rerank, settings) as reranker:
         embedded = _embed(settings, target, [query.text for query in judged])
-        searches = _Searches(queue, target, embedded.model, k, full_text_weight, reranker)
+        has_index = queue.has_vector_index(target)
+        searches = _Searches(
+            queue, target, embedded.model, k, full_text_weight, reranker, has_index
+        )
         searches.run_all(judged, embedded.vectors, on_query)
     compared = compare(judged, searches.rankings, k)
     return Evaluation(
@@ -99,6 +104,7 @@ def evaluate(
         missing=missing,
         scores=compared.scores,
         differences=compared.differences + differences_from(baseline, compared.by_query),
+        has_vector_index=has_index,
         index_recall=searches.index_recall,
         tokens=embedded.tokens,
         cost=embedded.cost,
@@ -206,6 +212,7 @@ class _Searches:
     k: int
     full_text_weight: float
     reranker: Reranker | None
+    has_vector_index: bool
     rankings: dict[str, list[list[str]]] = field(default_factory=dict)
     _shares: list[float] = field(default_factory=list)
     """Of the nearest rows, how many the vector search returned, for each query."""
@@ -264,7 +271,7 @@ class _Searches:
         self.rankings.setdefault(search, []).append([match.record_id for match in found])
 
     def _compare_with_exact(self, vector: Vectors, found: Sequence[Match]) -> None:
-        if self._is_too_slow:
+        if self._is_too_slow or not self.has_vector_index:
             return
         try:
             exact = [match.distance or 0.0 for match in self._by_vector(vector, self.k, exact=True)]

@@ -261,6 +261,15 @@ class AdminCalls(Calls):
         )
         return {row["record_id"] for row in rows}
 
+    def has_vector_index(self, target: Target) -> bool:
+        return bool(
+            self._call(
+                "embedding_has_vector_index",
+                watched_table=target.table_name,
+                embedding_column=target.embedding_column,
+            )
+        )
+
     def diagnose(self) -> list[Finding]:
         columns = {"check_name": str, **columns_of(Finding)}
         del columns["check"]

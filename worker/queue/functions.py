@@ -71,6 +71,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "control_embeddings": {"desired_state": "text", "worker": "text"},
     "diagnose_embeddings": {},
     "embedding_database_load": {},
+    "embedding_has_vector_index": {"watched_table": "text", "embedding_column": "text"},
     "embedding_index_statements": {
         "watched_table": "text",
         "embedding_column": "text",

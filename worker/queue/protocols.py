@@ -275,6 +275,9 @@ class AdminQueue(Queue, Protocol):
     def missing(self, target: Target, record_ids: Sequence[str]) -> set[str]:
         """Return the ids among these that no row with a vector has."""
 
+    def has_vector_index(self, target: Target) -> bool:
+        """Whether a search can use an index over the vectors of a column."""
+
     def check_schema(self) -> None:
         """Raise SchemaError unless the database has the SQL API in this worker's version."""
 

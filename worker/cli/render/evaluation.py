@@ -63,6 +63,8 @@ def _difference(difference: Difference, k: int) -> str:
 
 
 def _index_recall(found: Evaluation) -> str:
+    if not found.has_vector_index:
+        return "index recall: there is no vector index, all vectors are compared"
     if found.index_recall is None:
         return "index recall: not known, comparing all vectors takes too long"
     share = rounded_down(100 * found.index_recall)

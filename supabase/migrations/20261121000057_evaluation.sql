@@ -1,6 +1,7 @@
--- Why:   an evaluation says how many of the records that people judged relevant no search can find.
+-- Why:   an evaluation says how many of the records that people judged relevant no search can find, and whether an index
+--        can have missed some.
 -- Locks: nothing.
--- Undo:  drop function public.missing_embeddings;
+-- Undo:  drop function public.embedding_has_vector_index, public.missing_embeddings;
 
 -- The ids among `record_ids` that no row with a vector has, among the rows that a search looks at. Runs with
 -- the rights of the caller.
@@ -32,5 +33,24 @@ begin
         using record_ids;
 end $$;
 
-select embedding.protect_functions('public.missing_embeddings');
-select embedding.grant_to('service_role', 'execute on function public.missing_embeddings');
+-- Whether a search can use an index over the vectors of a column: one for the cosine distance, of any extension.
+create function public.embedding_has_vector_index(watched_table text, embedding_column text)
+returns boolean
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select exists (
+        select from public.embedding_targets as target
+          join pg_attribute as attribute
+            on attribute.attrelid = to_regclass(target.relation) and attribute.attname = target.embedding_column
+          join pg_index as index
+            on index.indrelid = attribute.attrelid and index.indkey[0] = attribute.attnum and index.indisvalid
+          join pg_opclass as operators on operators.oid = index.indclass[0] and operators.opcname ~ '_cosine_ops$'
+         where target.table_name = watched_table
+           and target.embedding_column = embedding_has_vector_index.embedding_column);
+$$;
+
+select embedding.protect_functions('public.missing_embeddings', 'public.embedding_has_vector_index');
+select embedding.grant_to('service_role', 'execute on function '
+    'public.missing_embeddings, public.embedding_has_vector_index');
