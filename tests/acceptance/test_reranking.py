@@ -70,8 +70,9 @@ def test_a_reranker_that_refuses_ends_the_search(texts: Database, worker: Worker
         cause, hint = refused(worker(*options, "cohere:rerank-v4.0-fast", **wrong), 4)
         assert cause.endswith(" answered 401: invalid api token")
         assert hint == "Check COHERE_API_KEY, then start again."
-    cause, _ = refused(worker(*options, "openai:gpt"), 2)
-    assert cause == "there is no reranker `openai:gpt`"
+    for unknown in ("openai:gpt", ""):
+        cause, _ = refused(worker(*options, unknown), 2)
+        assert cause == f"there is no reranker `{unknown}`"
     cause, _ = refused(worker(*options, "cohere:rerank-v4.0-fast"), 2)
     assert cause == "COHERE_API_KEY is not set"
 

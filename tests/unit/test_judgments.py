@@ -89,7 +89,7 @@ GOOD = '{"query": "refund", "relevant": ["12"]}\n'
         ('{"query": "x"}', "queries, line 1: it has no `relevant`, and there is no --qrels"),
         (
             '{"query": "  ", "relevant": ["1"]}',
-            "queries, line 1: the query is no text, or an empty one:   ",
+            'queries, line 1: the query is no text, or an empty one: "  "',
         ),
         (
             '{"query": 5, "relevant": ["1"]}',
@@ -103,8 +103,8 @@ GOOD = '{"query": "refund", "relevant": ["12"]}\n'
         ('{"query": "x", "relevant": [true]}', "queries, line 1: this is not an id: true"),
         ('{"query": "x", "relevant": [1.5]}', "queries, line 1: this is not an id: 1.5"),
         (
-            '{"query": "x", "relevant": {"1": "high"}}',
-            "queries, line 1: the grade is not a whole number: high",
+            '{"query": "x", "relevant": {"1": "2"}}',
+            'queries, line 1: the grade is not a whole number: "2"',
         ),
         (
             '{"query": "x", "relevant": {"1": NaN}}',
@@ -129,7 +129,7 @@ GOOD = '{"query": "refund", "relevant": ["12"]}\n'
         ),
         (
             '{"query": "x", "relevant": ["\\ud800"]}',
-            "queries, line 1: it is not valid text: \ud800",
+            'queries, line 1: it is not valid text: "\\ud800"',
         ),
         (GOOD.encode() + b'{"query": "caf\xe9"}', "queries, line 2: it is not UTF-8"),
         (GOOD.encode("utf-16"), "queries, line 1: it is not UTF-8"),
@@ -172,7 +172,7 @@ def test_a_judgment_that_cannot_be_used_is_named(
     [
         ("words without an id\n", "it is neither a JSON object nor an id, a tab and a text"),
         ("\twords\n", "it is neither a JSON object nor an id, a tab and a text"),
-        ("q1\t \n", "the query is no text, or an empty one:  "),
+        ("q1\t \n", 'the query is no text, or an empty one: " "'),
         ('{"query": "x"}', "it has no `id`, which --qrels needs"),
         (
             '{"id": 1, "query": "x", "relevant": []}',

@@ -72,7 +72,7 @@ def _distinct(
         query = query if query.id else replace(query, id=str(number))
         if first.setdefault(query.id, number) != number:
             raise _unusable(
-                path, number, f"the id {_shown(query.id)} is that of line {first[query.id]}", hint
+                path, number, f"the id {_cut(query.id)} is that of line {first[query.id]}", hint
             )
         queries.append(query)
     return queries
@@ -85,7 +85,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         query, record, grade = _parsed(path, number, line, _judgment, QRELS_HINT)
         of_query = grades.setdefault(query, {})
         if of_query.setdefault(record, grade) != grade:
-            problem = f"an earlier line gives record {_shown(record)} the grade {of_query[record]}"
+            problem = f"an earlier line gives record {_cut(record)} the grade {of_query[record]}"
             raise _unusable(path, number, problem, QRELS_HINT)
     if not grades:
         raise SettingsError(f"{path} is empty", QRELS_HINT)
@@ -166,7 +166,7 @@ def _judgment(line: str) -> tuple[str, str, int]:
         raise ValueError("it does not have four fields")
     record, grade = rest
     if not re.fullmatch(r"[+-]?[0-9]{1,9}", grade):
-        raise ValueError(f"the grade is not a whole number: {_shown(grade)}")
+        raise ValueError(f"the grade is not a whole number: {_cut(grade)}")
     return _text(fields[0]), _text(record), int(grade)
 
 
@@ -229,6 +229,9 @@ def _text(given: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return the beginning of a value."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    """Return the beginning of a value, as JSON: a text is in quotes, which tells "2" from 2."""
+    return _cut(json.dumps(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"

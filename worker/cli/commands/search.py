@@ -56,11 +56,11 @@ def search(
     mode = _mode(hybrid, vector, text)
     settings = load_settings(asks_model=mode != "text")
     with open_queue(settings) as queue:
-        most = max(limit, CANDIDATES) if rerank else limit
+        most = max(limit, CANDIDATES) if rerank is not None else limit
         matches = searching.search(
             queue, settings, words, table=table, column=column, limit=most, mode=mode
         )
-    if rerank:
+    if rerank is not None:
         matches = _reranked(settings, rerank, words, matches)[:limit]
     if as_json:
         out_json([asdict(match) for match in matches])
