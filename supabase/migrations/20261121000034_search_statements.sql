@@ -8,7 +8,8 @@
 -- of the query, $5 the weight of full text, $6 the constant of the fusion, $7 true: compare all vectors, $8 whether an
 -- index over the words can be used. They return the keys with eq_record, eq_distance, eq_score, eq_vector_rank and
 -- eq_text_rank. The conditions of a caller (embedding.filter_sql) take the place of /* eq_filter */. They are planned
--- at each call, with the values of their parameters.
+-- at each call, with the values of their parameters. Their functions turn off synchronize_seqscans, with which the first
+-- rows of a large table would be others at each call.
 
 -- The cosine distance of a row (0 the same direction, 1 unrelated, 2 opposite). One type on both sides: for two types,
 -- an operator of another role could be the best match.

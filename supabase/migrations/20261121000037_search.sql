@@ -24,6 +24,7 @@ stable
 set search_path = '', pg_temp
 set jit = off
 set work_mem = '64MB'
+set synchronize_seqscans = off
 as $$
 #variable_conflict use_column
 declare

@@ -88,7 +88,8 @@ begin
         'full_text_weight double precision default 1, rrf_k integer default 50, filter jsonb default null) '
         'returns table (%s, content text, similarity double precision, '
         'score double precision, vector_rank integer, text_rank integer) '
-        'language plpgsql stable set search_path = '''', pg_temp set jit = off set work_mem = ''64MB'' as %L',
+        'language plpgsql stable set search_path = '''', pg_temp set jit = off set work_mem = ''64MB'' '
+        'set synchronize_seqscans = off as %L',
         qualified_name, vector_type, outputs,
         format($body$
 #variable_conflict use_column

@@ -282,6 +282,23 @@ def test_a_common_word_chooses_no_row_where_a_rare_one_does(docs: Database) -> N
     assert len(ids(docs, BY_WORDS, "usual")) == 10
 
 
+def test_a_search_in_a_large_table_finds_the_same_when_it_is_repeated(docs: Database) -> None:
+    """Postgres begins a scan of a table above a quarter of its buffers where another one ended."""
+    docs.execute("alter table docs add filler text")
+    docs.execute(
+        "insert into docs (id, body, filler) select i, case when i <= 10 then 'rare'"
+        " when i % 5 = 0 then 'one two three four five six' else 'other' end, repeat('x', 900)"
+        " from generate_series(1, 40000) as i"
+    )
+    docs.execute(WATCH)
+    build_index(docs)
+    query: LiteralString = (
+        "select id from match_docs(null, 1, query_text => 'rare one two three four five six')"
+    )
+    [first, *others] = [ids(docs, query) for _ in range(5)]
+    assert others == [first] * 4
+
+
 # -- filters, tenants, and the rights of the caller
 
 
