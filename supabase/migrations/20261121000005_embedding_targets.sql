@@ -3,7 +3,8 @@
 -- Locks: nothing, the table is new.
 -- Undo:  drop table public.embedding_targets;
 --
--- `relation`, `record_id_sql`, `record_match_sql`, `source`, `full_text` and `filter` are pieces of SQL that the functions of
+-- `relation`, `record_id_sql`, `record_match_sql`, `source`, `context`, `full_text`, `filter` and the names of the tables of
+-- chunks are pieces of SQL that the functions of
 -- this schema put into their statements. In every statement the only unprefixed names are the columns of the
 -- watched table; `eq_record` is the record id. A role that can write here could therefore run SQL as the owner:
 -- only the owner can.
@@ -22,6 +23,14 @@ create table public.embedding_targets (
     dimensions integer,                            -- width of the column; null: a column without one
     language text,                                 -- text search configuration of hybrid search; null: vectors only
     full_text text,                                -- SQL over the row that gives the words of its text, as an index has it
+    context text,                                  -- SQL over the row that gives what is put before each chunk of its text
+    chunk_format text,                             -- how the text is cut into chunks; null: it is embedded as a whole
+    chunk_size integer,                            -- the longest chunk, in ...
+    chunk_unit text,                               -- ... characters | tokens
+    max_chunks integer,                            -- a text with more fails
+    chunks_relation text,                          -- `public.docs_chunks`, quoted: the chunks and their vectors, ...
+    places_relation text,                          -- `public.docs_chunk_places`: where they are in the texts, ...
+    passages_relation text,                        -- `public.docs_passages`: the view of both
     priority smallint not null default 0,          -- higher values are claimed first; backfill is 10 lower
     debounce interval not null default '0',        -- an edit waits this long, so a burst of them is embedded once
     on_change text not null default 'keep',        -- what an edit does to the old vector: keep | clear
@@ -42,6 +51,11 @@ create table public.embedding_targets (
     constraint embedding_targets_one_per_column unique (table_name, embedding_column),
     constraint embedding_targets_known_on_change check (on_change in ('keep', 'clear')),
     constraint embedding_targets_known_on_too_long check (on_too_long in ('fail', 'truncate')),
+    constraint embedding_targets_known_chunk_format check (chunk_format in ('markdown', 'text', 'html', 'code')),
+    constraint embedding_targets_known_chunk_unit check (chunk_unit in ('characters', 'tokens')),
+    constraint embedding_targets_chunks_complete check (
+        num_nulls(chunk_format, chunk_size, chunk_unit, max_chunks, chunks_relation, places_relation, passages_relation)
+        in (0, 7)),
     constraint embedding_targets_width_above_zero check (dimensions > 0),
     constraint embedding_targets_attempts_above_zero check (max_attempts > 0)
 );

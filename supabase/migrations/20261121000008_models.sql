@@ -56,14 +56,16 @@ set search_path = '', pg_temp
 as $$
 begin
     new.model_is_default := new.model_is_default and old.model is not distinct from new.model;
-    if to_regclass(new.relation) is not null and exists (
-        select from public.embedding_queue as job
-         where job.target_id = new.id
-           and (job.model <> embedding.full_model(new)
-                or job.model is not null and (old.dimensions <> new.dimensions or new.document_prompt is null))
+    if to_regclass(new.relation) is not null and (
+        new.chunk_format is not null -- no job has the model of a vector that is stored before its text is complete
+        or exists (
+            select from public.embedding_queue as job
+             where job.target_id = new.id
+               and (job.model <> embedding.full_model(new)
+                    or job.model is not null and (old.dimensions <> new.dimensions or new.document_prompt is null)))
     ) then
         execute format('lock table %s in exclusive mode', new.relation);
-        execute format('update %1$s set %2$I = null where %2$I is not null', new.relation, new.embedding_column);
+        perform embedding.clear_all(new);
         perform embedding.requeue_target(new, true);
     end if;
     return new;

@@ -35,7 +35,7 @@ begin
          where $2 is null
             or eq_content collate pg_catalog."default" %5$s $2 or eq_record collate pg_catalog."default" %5$s $2
         $sql$,
-        target.source, target.relation, target.record_match_sql, coalesce(target.filter, 'true'),
+        embedding.text_sql(target), target.relation, target.record_match_sql, coalesce(target.filter, 'true'),
         case when starts_with(pattern, '~') then '~' else 'like' end)
     using ids,
           case when starts_with(pattern, '~') then substr(pattern, 2)

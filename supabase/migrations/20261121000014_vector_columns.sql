@@ -1,6 +1,11 @@
 -- Why:   the column of the vectors must have the width of its target. A missing column is added with the right type.
+--        The vectors of a text in chunks are in a table of its own (see embedding.make_chunk_tables). The statements of
+--        the queue get the pieces of SQL that differ from here.
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
--- Undo:  drop function embedding.add_column, embedding.planned_width, embedding.column_width;
+--        embedding.clear_all writes every row that has a vector.
+-- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_vector_sql,
+--        embedding.same_key_sql, embedding.text_sql, embedding.add_column, embedding.vector_type, embedding.planned_width,
+--        embedding.column_width;
 
 -- The width of a vector column (null: it has none). Raises if the column does not exist or is not of a vector
 -- type.
@@ -58,11 +63,12 @@ begin
     return width;
 end $$;
 
--- Adds the vector column. Above 2000 dimensions it is a halfvec, since an index over `vector` ends there.
--- An index over `halfvec` ends at 4000: a search in a wider column would read all of it.
-create function embedding.add_column(relation regclass, embedding_column text, dimensions integer)
-returns void
+-- The type of a vector column that is added. Above 2000 dimensions it is a halfvec, since an index over `vector` ends
+-- there. An index over `halfvec` ends at 4000: a search in a wider column would read all of it.
+create function embedding.vector_type(dimensions integer)
+returns text
 language plpgsql
+stable
 set search_path = '', pg_temp
 as $$
 begin
@@ -72,9 +78,107 @@ begin
                   hint = 'Give a number from 1 to 4000, to which the model can shorten its vectors '
                          '(on the command line: --dimensions).';
     end if;
-    execute format('alter table %s add column %I %s.%I(%s)', relation, embedding_column,
-                   (select extnamespace::regnamespace from pg_extension where extname = 'vector'),
-                   case when dimensions <= 2000 then 'vector' else 'halfvec' end, dimensions);
+    return format('%s.%I(%s)', (select extnamespace::regnamespace from pg_extension where extname = 'vector'),
+                  case when dimensions <= 2000 then 'vector' else 'halfvec' end, dimensions);
 end $$;
 
-select embedding.protect_functions('embedding.column_width', 'embedding.planned_width', 'embedding.add_column');
+-- Adds the vector column.
+create function embedding.add_column(relation regclass, embedding_column text, dimensions integer)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    execute format('alter table %s add column %I %s', relation, embedding_column, embedding.vector_type(dimensions));
+end $$;
+
+-- SQL for the text of a row that a worker gets. That of a text in chunks begins with its context, which ends with a unit
+-- separator.
+create function embedding.text_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.chunk_format is null then target.source else format(
+        'case when (%1$s)::text collate "C" ~ %2$L then %3$s || e''\x1f'' || (%1$s)::text end', target.source,
+        embedding.visible_character(),
+        coalesce(format('coalesce(translate((%s)::text, e''\x1f'', '' ''), '''')', target.context), '''''')) end;
+$$;
+
+-- The condition that a row of another table, which has the same key columns, belongs to a row of the watched table.
+create function embedding.same_key_sql(target public.embedding_targets, other text)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select string_agg(format('%I.%I = %I.%2$I', (parse_ident(other))[2], name, (parse_ident(target.relation))[2]),
+                      ' and ' order by place)
+      from unnest(target.key_columns) with ordinality as key (name, place);
+$$;
+
+-- The condition that a row has its vector, or its text has chunks that a search finds.
+create function embedding.has_vector_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.chunk_format is null
+                then format('%I.%I is not null', (parse_ident(target.relation))[2], target.embedding_column)
+                else format('exists (select from %s where %s)', target.places_relation,
+                            embedding.same_key_sql(target, target.places_relation)) end;
+$$;
+
+-- The assignment or statement by which a BEFORE trigger of a row removes what is made from its old text.
+create function embedding.clear_row_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.chunk_format is null then format('new.%I := null', target.embedding_column)
+                else format('delete from %s where (%s) = (%s)', target.places_relation,
+                            string_agg(format('%I.%I', (parse_ident(target.places_relation))[2], name), ', ' order by place),
+                            string_agg(format('old.%I', name), ', ' order by place)) end
+      from unnest(target.key_columns) with ordinality as key (name, place);
+$$;
+
+-- The part of a statement that removes the vectors of the rows eq_locked (eq_record, eq_verdict) with nothing to embed.
+create function embedding.clear_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.chunk_format is null then format(
+        'eq_cleared as (update %s set %I = null from eq_locked where eq_verdict <> ''ready'' and %s)',
+        target.relation, target.embedding_column, target.record_match_sql)
+    else format(
+        'eq_cleared as (delete from %1$s using eq_locked, %3$s where eq_verdict <> ''ready'' and %4$s and %5$s), '
+        'eq_unplaced as (delete from %2$s using eq_locked, %3$s where eq_verdict <> ''ready'' and %4$s and %6$s)',
+        target.chunks_relation, target.places_relation, target.relation, target.record_match_sql,
+        embedding.same_key_sql(target, target.chunks_relation),
+        embedding.same_key_sql(target, target.places_relation)) end;
+$$;
+
+-- Removes all vectors of a target, whose table the caller has locked.
+create function embedding.clear_all(target public.embedding_targets)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    if target.chunk_format is null then
+        execute format('update %1$s set %2$I = null where %2$I is not null', target.relation, target.embedding_column);
+    else
+        execute format('delete from %s', target.places_relation);
+        execute format('delete from %s', target.chunks_relation);
+    end if;
+end $$;
+
+select embedding.protect_functions(
+    'embedding.column_width', 'embedding.planned_width', 'embedding.vector_type', 'embedding.add_column',
+    'embedding.text_sql', 'embedding.same_key_sql', 'embedding.has_vector_sql', 'embedding.clear_row_sql',
+    'embedding.clear_sql', 'embedding.clear_all');

@@ -59,7 +59,7 @@ begin
             begin
                 if tg_level = 'ROW' then
                     if tg_when = 'BEFORE' then
-                        new.%5$I := null;
+                        %5$s;
                         return new;
                     end if;
                     if tg_op <> 'INSERT' then
@@ -108,7 +108,7 @@ begin
         embedding.record_id_sql(target.relation::regclass, 'old', target.key_columns),
         embedding.record_id_sql(target.relation::regclass, 'new', target.key_columns),
         embedding.record_id_sql(target.relation::regclass, 'changed', target.key_columns),
-        target.embedding_column,
+        embedding.clear_row_sql(target),
         (select string_agg(format('changed.%I', name), ', ' order by ordinal)
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
         embedding.owner_sql('changed', target.user_column),

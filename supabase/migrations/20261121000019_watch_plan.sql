@@ -1,7 +1,7 @@
 -- Why:   watch_embeddings checks everything before it changes anything, and the preview shows the same plan.
 -- Locks: nothing.
 -- Undo:  drop function embedding.plan_watch, embedding.plan_model, embedding.planned_prompt,
---        embedding.check_names; drop type embedding.watch_plan;
+--        embedding.check_names; drop type embedding.chunk_settings, embedding.watch_plan;
 
 -- Raises if the table or one of its columns has a name that the statements of the queue use themselves.
 create function embedding.check_names(relation regclass)
@@ -34,6 +34,11 @@ create type embedding.watch_plan as (
     columns_read text[],
     looks_again boolean,
     trusts_vectors boolean
+);
+
+-- What watch_embeddings gets about chunks. A null keeps what the target has.
+create type embedding.chunk_settings as (
+    chunks boolean, context text, format text, chunk_size integer, chunk_unit text, max_chunks integer
 );
 
 -- The prompt of a target, null for that of the model, by what watch_embeddings gets: null keeps the present one, '' is
@@ -83,7 +88,8 @@ end $$;
 -- if the column cannot be watched in this way.
 create function embedding.plan_watch(
     relation regclass, source text, embedding_column text, model text, filter text, dimensions integer, priority smallint,
-    debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text, language text
+    debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text, language text,
+    chunk_settings embedding.chunk_settings
 )
 returns embedding.watch_plan
 language plpgsql
@@ -131,13 +137,14 @@ begin
     target.key_columns := embedding.key_columns(relation);
     target.record_id_sql := embedding.record_id_sql(relation, bare_name, target.key_columns);
     target.record_match_sql := embedding.record_match_sql(relation, target.key_columns);
+    target := embedding.plan_chunks(before, target, chunk_settings);
     target.user_column := (
         select attname from pg_attribute
          where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped);
     select columns, numbers into plan.columns_read, target.column_numbers
-      from embedding.columns_read(relation, target.source, target.filter);
+      from embedding.columns_read(relation, embedding.text_sql(target), target.filter);
     target.language := nullif(coalesce(plan_watch.language, before.language), '');
-    target.full_text := embedding.full_text_sql(relation, target.source, target.language);
+    target.full_text := embedding.planned_full_text(target);
     if target.column_numbers ? target.embedding_column then
         raise exception 'column % cannot be made from itself', target.embedding_column
             using errcode = 'invalid_parameter_value',
@@ -147,11 +154,19 @@ begin
         select jsonb_object_agg(attname, attnum) from pg_attribute
          where attrelid = relation
            and attname = any (target.key_columns || target.user_column || target.embedding_column));
-    target.dimensions := embedding.planned_width(relation, target.embedding_column, plan_watch.dimensions);
+    target.dimensions := case
+        when target.chunk_format is null
+            then embedding.planned_width(relation, target.embedding_column, plan_watch.dimensions)
+        else embedding.planned_chunk_width(target, plan_watch.dimensions) end;
 
     plan.before := before;
     plan.trusts_vectors := coalesce(
-        case when before.relation_id = relation
+        case when target.chunk_format is not null
+             then to_regclass(target.chunks_relation) is not null
+                  and (before.context, before.chunk_format, before.chunk_size, before.chunk_unit, before.max_chunks)
+                      is not distinct from
+                      (target.context, target.chunk_format, target.chunk_size, target.chunk_unit, target.max_chunks)
+             when before.relation_id = relation
              then before.column_numbers -> before.embedding_column = target.column_numbers -> target.embedding_column
              else embedding.triggered_table(before.id) = relation end, false);
     plan.looks_again := not plan.trusts_vectors

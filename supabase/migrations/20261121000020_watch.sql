@@ -23,6 +23,10 @@
 -- one in step. `language` lets searches use the words of the text as well, in a text search configuration; an empty one
 -- ends that. The index that this needs is built by the statements of embedding_index_statements, since a build
 -- within a transaction would block writers; if it no longer fits, it is dropped here.
+--
+-- With `chunks` the text is embedded in chunks of at most `chunk_size` characters, or tokens as `chunk_unit` says, cut as
+-- `format` needs it (markdown, text, html, code), each with the `context` before it, an SQL expression or columns like
+-- `source`. Tables for them are made beside the table (embedding.make_chunk_tables); a text with more than `max_chunks` fails.
 create function public.watch_embeddings(
     relation regclass,
     source text default null,
@@ -37,7 +41,13 @@ create function public.watch_embeddings(
     match_function boolean default null,
     document_prompt text default null,
     query_prompt text default null,
-    language text default null
+    language text default null,
+    chunks boolean default null,
+    context text default null,
+    format text default null,
+    chunk_size integer default null,
+    chunk_unit text default null,
+    max_chunks integer default null
 )
 returns public.embedding_targets
 language plpgsql
@@ -47,11 +57,17 @@ as $$
 declare
     plan embedding.watch_plan := embedding.plan_watch(
         relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt, language);
+        document_prompt, query_prompt, language,
+        row(chunks, context, format, chunk_size, chunk_unit, max_chunks)::embedding.chunk_settings);
     target public.embedding_targets := plan.target;
     watched public.embedding_targets;
 begin
-    if not target.column_numbers ? target.embedding_column then
+    if target.chunk_format is not null then
+        if to_regclass(target.chunks_relation) is null then
+            perform embedding.make_chunk_tables(target);
+            target.full_text := embedding.planned_full_text(target);
+        end if;
+    elsif not target.column_numbers ? target.embedding_column then
         perform embedding.add_column(relation, target.embedding_column, target.dimensions);
         target.column_numbers := target.column_numbers || (
             select jsonb_build_object(attname, attnum) from pg_attribute
@@ -63,12 +79,14 @@ begin
 
     insert into public.embedding_targets as known (
         table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default,
-        dimensions, priority, debounce, on_change, on_too_long, language, full_text,
-        relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
+        dimensions, priority, debounce, on_change, on_too_long, language, full_text, context, chunk_format, chunk_size,
+        chunk_unit, max_chunks, chunks_relation, places_relation, passages_relation, relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
         target.table_name, target.embedding_column, target.source, target.filter, target.model,
         target.document_prompt, target.query_prompt, target.model_is_default, target.dimensions, target.priority,
-        target.debounce, target.on_change, target.on_too_long, target.language, target.full_text, target.relation, target.relation_id, target.column_numbers, target.key_columns,
+        target.debounce, target.on_change, target.on_too_long, target.language, target.full_text, target.context,
+        target.chunk_format, target.chunk_size, target.chunk_unit, target.max_chunks, target.chunks_relation,
+        target.places_relation, target.passages_relation, target.relation, target.relation_id, target.column_numbers, target.key_columns,
         target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
@@ -76,7 +94,10 @@ begin
            model_is_default = excluded.model_is_default,
            dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
            on_change = excluded.on_change, on_too_long = excluded.on_too_long,
-           language = excluded.language, full_text = excluded.full_text,
+           language = excluded.language, full_text = excluded.full_text, context = excluded.context,
+           chunk_format = excluded.chunk_format, chunk_size = excluded.chunk_size, chunk_unit = excluded.chunk_unit,
+           max_chunks = excluded.max_chunks, chunks_relation = excluded.chunks_relation,
+           places_relation = excluded.places_relation, passages_relation = excluded.passages_relation,
            relation = excluded.relation, relation_id = excluded.relation_id,
            column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
            record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
@@ -117,8 +138,7 @@ begin
 end $$;
 
 -- Stops keeping the column in step: removes its triggers, its functions, its index over words and its jobs, but not its
--- vectors. It also
--- works after the table was dropped or renamed, by the name it was watched under. Returns whether the column was
+-- vectors; only those of a text in chunks go with their tables. It also works after the table was dropped or renamed, by the name it was watched under. Returns whether the column was
 -- watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
 returns boolean
@@ -140,6 +160,7 @@ begin
     perform embedding.drop_functions(target.id);
     perform embedding.keep_match_function(target, false);
     perform embedding.drop_full_text_index(target);
+    perform embedding.drop_chunk_tables(target);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;
 end $$;

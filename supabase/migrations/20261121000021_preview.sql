@@ -26,10 +26,9 @@ begin
            and ($3 and eq_has_vector and eq_model = $4
                 and eq_hash = sha256(convert_to(eq_text, 'UTF8'))) is not true
         $sql$,
-        target.source,
-        case when target.column_numbers ? target.embedding_column
-             then format('%I.%I is not null', (parse_ident(target.relation))[2], target.embedding_column)
-             else 'false' end,
+        embedding.text_sql(target),
+        case when target.column_numbers ? target.embedding_column or to_regclass(target.places_relation) is not null
+             then embedding.has_vector_sql(target) else 'false' end,
         target.relation, target.record_match_sql, coalesce(target.filter, 'true'))
        into records
       using target.id, embedding.visible_character(), plan.trusts_vectors,
@@ -61,6 +60,12 @@ create function public.preview_watch_embeddings(
     document_prompt text default null,
     query_prompt text default null,
     language text default null,
+    chunks boolean default null,
+    context text default null,
+    format text default null,
+    chunk_size integer default null,
+    chunk_unit text default null,
+    max_chunks integer default null,
     default_model text default null,
     out is_watched boolean,
     out width integer,
@@ -73,7 +78,8 @@ as $$
 declare
     plan constant embedding.watch_plan := embedding.plan_watch(
         relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt, language);
+        document_prompt, query_prompt, language,
+        row(chunks, context, format, chunk_size, chunk_unit, max_chunks)::embedding.chunk_settings);
 begin
     is_watched := (plan.target).id is not null;
     width := (plan.target).dimensions;
@@ -83,7 +89,7 @@ begin
                               order by place), '{}')
       into changes
       from unnest('{problem,table_name,embedding_column,source,filter,model,document_prompt,query_prompt,model_is_default,'
-                  'dimensions,priority,debounce,on_change,on_too_long,language}'::text[]) with ordinality as listed (setting, place)
+                  'dimensions,priority,debounce,on_change,on_too_long,language,context,chunk_format,chunk_size,chunk_unit,max_chunks}'::text[]) with ordinality as listed (setting, place)
      cross join lateral (select case when setting like '%prompt' then 'that of the model' end) as unset (is_shown_as)
      cross join lateral (
            select coalesce(to_jsonb(plan.before) ->> setting, is_shown_as),

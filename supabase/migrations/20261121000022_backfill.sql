@@ -50,10 +50,10 @@ language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select format('%I.%I is null and (%s) and (select true from public.embedding_queue as eq_job '
+    select format('not (%s) and (%s) and (select true from public.embedding_queue as eq_job '
                   'where eq_job.record_id = %s and eq_job.target_id = %s and eq_job.status <> ''completed'' '
                   'limit 1) is null',
-                  (parse_ident(target.relation))[2], target.embedding_column,
+                  embedding.has_vector_sql(target),
                   case when row_by_row and target.filter is not null
                        then format('embedding.may_be_inside((select eq_target from public.embedding_targets as eq_target '
                                    'where eq_target.id = %s), %s)', target.id, target.record_id_sql)

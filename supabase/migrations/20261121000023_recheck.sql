@@ -26,14 +26,14 @@ begin
                      where id = any ($1) and status in ('completed', 'skipped')) as eq_job
               left join lateral (
                     select coalesce((%1$s), false) as eq_inside, (%2$s)::text as eq_text,
-                           %3$I.%4$I is not null as eq_has_vector
-                      from %5$s where %6$s) as eq_found on true
+                           %3$s as eq_has_vector
+                      from %4$s where %5$s) as eq_found on true
              where eq_inside is not true
                 or case eq_status when 'skipped' then eq_text collate "C" ~ $2
                                   else not eq_has_vector or eq_old_model <> $3
                                        or eq_old_hash is distinct from sha256(convert_to(eq_text, 'UTF8')) end)
         $sql$,
-        coalesce(target.filter, 'true'), target.source, (parse_ident(target.relation))[2], target.embedding_column,
+        coalesce(target.filter, 'true'), embedding.text_sql(target), embedding.has_vector_sql(target),
         target.relation, target.record_match_sql)
        into changed using ids, embedding.visible_character(), embedding.full_model(target);
     return changed;

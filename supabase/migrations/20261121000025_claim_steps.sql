@@ -1,8 +1,9 @@
 -- Why:   the steps of a claim: lease, read, judge, settle.
 -- Locks: row locks on the jobs and, without waiting, on rows that lose their vector or that another session may be
 --        writing, for the length of the call.
--- Undo:  drop function embedding.claim, embedding.settle, embedding.read_sql, embedding.lease_jobs,
---        embedding.fail_exhausted; drop type embedding.claimed_job, embedding.judged_job;
+-- Undo:  drop function embedding.claim, embedding.stored_chunks, embedding.chunking, embedding.claim_documents,
+--        embedding.settle, embedding.read_sql, embedding.lease_jobs, embedding.fail_exhausted;
+--        drop type embedding.claimed_job, embedding.judged_job;
 --
 -- The steps are separate statements, under READ COMMITTED, so that the texts are read with a snapshot younger than
 -- the lease: a single statement could return the new job with the old text.
@@ -17,7 +18,7 @@
 create type embedding.claimed_job as (
     id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
     content text, content_hash bytea, lease uuid, model text, document_prompt text, dimensions integer, attempts smallint,
-    isolated boolean, truncate boolean, waited double precision
+    isolated boolean, truncate boolean, waited double precision, chunking jsonb, stored bytea[]
 );
 
 -- A leased job with its row. `verdict`: `ready` to be embedded, or why not. `is_open`: the row has to be locked before
@@ -47,7 +48,7 @@ begin
        and (job.abandoned_claims >= target.max_attempts or job.unwritten >= 2 * target.max_attempts)
     returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
               null::bytea, null::uuid, null::text, null::text, null::integer, job.attempts, false, false,
-              null::double precision;
+              null::double precision, null::jsonb, null::bytea[];
 end $$;
 
 -- Leases the jobs to a worker, except those that embedding.fail_exhausted fails. Returns the lease and how many have it.
@@ -99,7 +100,7 @@ begin
                     offset 0) as eq_job
               left join lateral (
                     select true as eq_exists, coalesce((%1$s), false) as eq_inside, (%2$s)::text as eq_text,
-                           %3$I.%4$I is not null as eq_has_vector, %3$I.xmax <> 0 as eq_touched
+                           %3$s as eq_has_vector, %4$I.xmax <> 0 as eq_touched
                       from %5$s
                      where %6$s
                     offset 0) as eq_found on true
@@ -114,8 +115,8 @@ begin
                                 else 'ready' end as eq_verdict
                     offset 0) as eq_judged;
         end $body$,
-        coalesce(target.filter, 'true'), target.source, (parse_ident(target.relation))[2], target.embedding_column,
-        target.relation, target.record_match_sql, embedding.visible_character());
+        coalesce(target.filter, 'true'), embedding.text_sql(target), embedding.has_vector_sql(target),
+        (parse_ident(target.relation))[2], target.relation, target.record_match_sql, embedding.visible_character());
 end $$;
 
 -- Settles judged jobs that are not simply ready, except those whose row is locked: clears vectors, and drops, ends or
@@ -137,9 +138,7 @@ begin
               from eq_judged join %1$s on %2$s
              where eq_open
                for no key update of %3$I skip locked
-        ), eq_cleared as (
-            update %1$s set %4$I = null from eq_locked where eq_verdict <> 'ready' and %2$s
-        ), eq_settled as materialized (
+        ), %4$s, eq_settled as materialized (
             select eq_id,
                    case when eq_open and eq_id not in (select eq_id from eq_locked) then 'pending'
                         when eq_verdict in ('gone', 'outside') then 'dropped'
@@ -175,10 +174,65 @@ begin
         )
         select array_agg(eq_id), array_agg(eq_status) from eq_settled
         $sql$,
-        target.relation, target.record_match_sql, (parse_ident(target.relation))[2], target.embedding_column)
+        target.relation, target.record_match_sql, (parse_ident(target.relation))[2], embedding.clear_sql(target))
        into ids, statuses
       using judged, array(select job.id from unnest(judged) as job);
     set constraints all immediate; -- a deferred trigger raises its error now, not at the commit
+end $$;
+
+-- Claims texts in chunks one by one, until they have 4,000,000 characters. The other jobs are left as they are.
+create function embedding.claim_documents(
+    target public.embedding_targets, ids bigint[], claimer text, lease_for interval, default_model text
+)
+returns setof embedding.claimed_job
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    most constant integer := 4000000;
+    characters bigint := 0;
+    document embedding.claimed_job;
+begin
+    for place in 1 .. cardinality(ids) loop
+        for document in
+            select * from embedding.claim(target, ids[place:place], claimer, lease_for, default_model)
+        loop
+            return next document;
+            characters := characters + coalesce(length(document.content), 0);
+        end loop;
+        exit when characters >= most;
+    end loop;
+end $$;
+
+-- How a worker has to cut texts into chunks.
+create function embedding.chunking(target public.embedding_targets)
+returns jsonb
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select jsonb_build_object('format', target.chunk_format, 'size', target.chunk_size, 'unit', target.chunk_unit,
+                              'most', target.max_chunks);
+$$;
+
+-- The hashes of the chunks of a record whose vectors are stored.
+create function embedding.stored_chunks(target public.embedding_targets, record_id text)
+returns bytea[]
+language plpgsql
+set search_path = '', pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    hashes bytea[];
+begin
+    execute format('select array(select %I.hash from (select $1 as eq_record) as eq_job, %s, %s where %s and %s)',
+                   (parse_ident(target.chunks_relation))[2], target.relation, target.chunks_relation,
+                   target.record_match_sql, embedding.same_key_sql(target, target.chunks_relation))
+       into hashes
+      using record_id;
+    return hashes;
 end $$;
 
 -- Claims the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
@@ -201,6 +255,10 @@ declare
     settled_ids bigint[];
     statuses text[];
 begin
+    if target.chunk_format is not null and cardinality(ids) > 1 then
+        return query select * from embedding.claim_documents(target, ids, claimer, lease_for, default_model);
+        return;
+    end if;
     select lease.fence, lease.leased into fence, leased
       from embedding.lease_jobs(target, ids, claimer, lease_for) as lease;
     if leased < cardinality(ids) then
@@ -224,10 +282,13 @@ begin
            job.content_hash, fence, coalesce(target.model, default_model), target.document_prompt, target.dimensions,
            job.attempts,
            job.abandoned_claims > 1 and job.abandoned_claims >= target.max_attempts,
-           target.on_too_long = 'truncate', job.waited
+           target.on_too_long = 'truncate', job.waited,
+           case when target.chunk_format is not null then embedding.chunking(target) end,
+           case when target.chunk_format is not null then embedding.stored_chunks(target, job.record_id) end
       from unnest(judged) as job
       left join unnest(settled_ids, statuses) as settled (id, status) on settled.id = job.id;
 end $$;
 
 select embedding.protect_functions(
-    'embedding.fail_exhausted', 'embedding.lease_jobs', 'embedding.read_sql', 'embedding.settle', 'embedding.claim');
+    'embedding.fail_exhausted', 'embedding.lease_jobs', 'embedding.claim_documents', 'embedding.chunking',
+    'embedding.stored_chunks', 'embedding.read_sql', 'embedding.settle', 'embedding.claim');

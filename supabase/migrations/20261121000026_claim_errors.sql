@@ -35,8 +35,11 @@ begin
                 with eq_free as materialized (
                     select eq_record from (select $1 as eq_record) as eq_job, %1$s where %2$s
                        for no key update of %3$I skip locked)
-                update %1$s set %4$I = %3$I.%4$I from eq_free where %2$s
-                $sql$, target.relation, target.record_match_sql, bare_name, target.embedding_column)
+                %4$s
+                $sql$, target.relation, target.record_match_sql, bare_name,
+                case when target.chunk_format is not null then 'select from eq_free' -- the row itself is not written
+                     else format('update %1$s set %3$I = %2$I.%3$I from eq_free where %4$s', target.relation, bare_name,
+                                 target.embedding_column, target.record_match_sql) end)
               using record;
             raise exception using errcode = 'EQ000';
         exception
@@ -68,7 +71,9 @@ begin
         return case when is_of_schema then error_text else sqlerrm end;
     end;
     begin
-        width := embedding.column_width(target.relation::regclass, target.embedding_column);
+        width := case when target.chunk_format is null
+                      then embedding.column_width(target.relation::regclass, target.embedding_column)
+                      else embedding.column_width(target.chunks_relation::regclass, 'embedding') end;
     exception when others then
         return sqlerrm; -- no longer a vector
     end;
@@ -100,7 +105,7 @@ as $$
      where job.id = any (ids)
     returning job.id, job.target_id, job.status, job.table_name, job.record_id, job.embedding_column,
               null::text, null::bytea, null::uuid, null::text, null::text, null::integer, job.attempts, false, false,
-              null::double precision;
+              null::double precision, null::jsonb, null::bytea[];
 $$;
 
 -- Claims jobs, some of which cannot be read or cannot lose their vector: only those fail. Halving finds them.

@@ -41,7 +41,7 @@ begin
                      where id = any ($1) and content is null) as eq_job on eq_job = eq_id
               join %1$s on %2$s
              where sha256(convert_to((%3$s)::text, 'UTF8')) is distinct from eq_hash)
-        $sql$, target.relation, target.record_match_sql, target.source)
+        $sql$, target.relation, target.record_match_sql, embedding.text_sql(target))
        into rewritten
       using ids, hashes;
     return rewritten;
@@ -86,7 +86,7 @@ begin
               into places, records
               from eq_job;
         end $body$,
-        target.id, coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql,
+        target.id, coalesce(target.filter, 'true'), embedding.text_sql(target), target.relation, target.record_match_sql,
         (parse_ident(target.relation))[2]);
 end $$;
 

@@ -43,7 +43,7 @@ begin
                 select (%1$s) and sha256(convert_to((%2$s)::text, 'UTF8')) = eq_given.eq_hash as eq_same
                   from %3$s where %4$s) as eq_row on true
          where eq_job.eq_done is not true
-        $sql$, coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
+        $sql$, coalesce(target.filter, 'true'), embedding.text_sql(target), target.relation, target.record_match_sql)
     using ids, leases, hashes, model, coalesce(embedding.full_model(target), model);
 end $$;
 
@@ -193,6 +193,10 @@ declare
 begin
     perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
     for target in select * from embedding.targets_of_jobs(ids) loop
+        if target.chunk_format is not null then
+            raise exception 'column % of table % is embedded in chunks', target.embedding_column, target.table_name
+                using errcode = 'invalid_parameter_value', hint = 'Call stage_chunks, then complete_documents.';
+        end if;
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
         for try in 1 .. 3 loop

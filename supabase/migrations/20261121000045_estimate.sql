@@ -59,20 +59,19 @@ begin
     execute format($sql$
         select convert_from(convert_to(eq_content, 'UTF8'), 'UTF8') -- raises if it is no text: SQL_ASCII
           from (select coalesce(eq_given, (%1$s)::text) as eq_content, eq_old_hash, eq_old_model,
-                       %2$I.%3$I is not null as eq_has_vector
+                       %2$s as eq_has_vector
                   from (select $1 as eq_record) as eq_asked
                   left join lateral (
                         select content as eq_given, content_hash as eq_old_hash, model as eq_old_model
                           from public.embedding_queue
                          where record_id = eq_record and target_id = $2) as eq_job on true
-                 cross join %4$s
-                 where %5$s and (%6$s)) as eq_found
+                 cross join %3$s
+                 where %4$s and (%5$s)) as eq_found
          where eq_content collate "C" ~ $3
            and (eq_has_vector and eq_old_model = $4 and eq_old_hash = sha256(convert_to(eq_content, 'UTF8')))
                is not true
         $sql$,
-        target.source, (parse_ident(target.relation))[2], target.embedding_column, target.relation,
-        target.record_match_sql, coalesce(target.filter, 'true'))
+        embedding.text_sql(target), embedding.has_vector_sql(target), target.relation, target.record_match_sql, coalesce(target.filter, 'true'))
        into content
       using record_id, target.id, embedding.visible_character(), embedding.full_model(target, default_model);
     return content;

@@ -27,8 +27,8 @@ begin
     end if;
     return query execute format(
         'select eq_asked.eq_id from unnest($1) as eq_asked (eq_id) '
-        ' where not exists (select from %1$s where %2$s = eq_asked.eq_id and %3$I.%4$I is not null and (%5$s))',
-        target.relation, target.record_id_sql, (parse_ident(target.relation))[2], target.embedding_column,
+        ' where not exists (select from %1$s where %2$s = eq_asked.eq_id and %3$s and (%4$s))',
+        target.relation, target.record_id_sql, embedding.has_vector_sql(target),
         coalesce(target.filter, 'true'))
         using record_ids;
 end $$;

@@ -1,0 +1,140 @@
+-- Why:   a vector of a chunk is stored as soon as it is paid for, in small transactions: a text of thousands of chunks
+--        needs no long one, and a worker that is killed pays for little again.
+-- Locks: KEY SHARE row locks on the rows whose chunks are stored, for the length of the call: what the foreign key takes.
+--        It waits for none: it reports what another session holds.
+-- Undo:  drop function public.stage_chunks, embedding.stage, embedding.lock_documents,
+--        embedding.check_chunked;
+
+-- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
+select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
+
+-- Raises unless a target is in chunks.
+create function embedding.check_chunked(target public.embedding_targets)
+returns void
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    if target.chunk_format is null then
+        raise exception 'column % of table % is not embedded in chunks', target.embedding_column, target.table_name
+            using errcode = 'invalid_parameter_value', hint = 'Call complete_embeddings.';
+    end if;
+end $$;
+
+-- Locks the rows of jobs that are still leased, in a row lock mode. Returns each of the jobs with the record id of its
+-- locked row, or with the reason why there is none: `lost` or `locked`.
+create function embedding.lock_documents(
+    target public.embedding_targets, ids bigint[], leases uuid[], lock_mode text
+)
+returns table (id bigint, record_id text, reason text)
+language plpgsql
+set search_path = '', pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    return query execute format($sql$
+        select eq_given.eq_id, case when eq_locked.eq_free then eq_job.eq_record end,
+               case when eq_found.eq_exists is null then 'lost' when eq_locked.eq_free is null then 'locked' end
+          from (select distinct * from unnest($1, $2)) as eq_given (eq_id, eq_lease)
+          left join lateral (
+                select record_id as eq_record from public.embedding_queue
+                 where id = eq_id and lease = eq_lease offset 0) as eq_job on true
+          left join lateral (select true as eq_exists from %1$s where %2$s offset 0) as eq_found on true
+          left join lateral (
+                select true as eq_free from %1$s where %2$s for %3$s of %4$I skip locked) as eq_locked on true
+        $sql$, target.relation, target.record_match_sql, lock_mode, (parse_ident(target.relation))[2])
+    using ids, leases;
+end $$;
+
+-- Stores chunks of a target whose jobs are still leased. Returns the other jobs, with the reason.
+create function embedding.stage(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], contents text[], contexts text[],
+    vectors vector[]
+)
+returns table (id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+    refused_ids bigint[];
+    reasons text[];
+    locked_ids bigint[];
+    records text[];
+begin
+    select array_agg(document.id) filter (where document.reason is not null),
+           array_agg(document.reason) filter (where document.reason is not null),
+           array_agg(document.id) filter (where document.reason is null),
+           array_agg(document.record_id) filter (where document.reason is null)
+      into refused_ids, reasons, locked_ids, records
+      from embedding.lock_documents(target, ids, leases, 'key share') as document;
+    execute format($sql$
+        insert into %1$s (%2$s, hash, content, context, embedding)
+        select %3$s, eq_hash, eq_content, eq_context, eq_vector
+          from unnest($1, $2) as eq_locked (eq_id, eq_record)
+          join unnest($3, $4, $5, $6, $7) as eq_chunk (eq_chunk_id, eq_hash, eq_content, eq_context, eq_vector)
+            on eq_chunk_id = eq_id
+        on conflict do nothing -- an earlier call stored it
+        $sql$,
+        target.chunks_relation,
+        (select string_agg(quote_ident(name), ', ' order by place)
+           from unnest(target.key_columns) with ordinality as key (name, place)),
+        array_to_string(embedding.key_values_sql(target.relation::regclass, target.key_columns, 'eq_record'), ', '))
+      using locked_ids, records, ids, hashes, contents, contexts, vectors;
+    return query select * from unnest(refused_ids, reasons);
+end $$;
+
+-- Stores the vectors of chunks, all made by `model` (its full name, see embedding.full_model), with what a search returns:
+-- the content of each chunk, and what its model got before that. `ids` and `leases` have an element for each chunk, those of the job
+-- of its text. A chunk that is stored already stays as it is. No search finds a chunk before complete_documents. Returns the
+-- jobs whose chunks were not stored, with a reason of complete_embeddings.
+create function public.stage_chunks(
+    ids bigint[], leases uuid[], hashes bytea[], contents text[], contexts text[], vectors vector[], model text
+)
+returns table (id bigint, reason text)
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+    fault text;
+    context text;
+begin
+    for target in select * from embedding.targets_of_jobs(ids) loop
+        perform embedding.check_chunked(target);
+        select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
+          from embedding.open_for_vectors(target, ids, leases, model) as opened;
+        if fault is null and model <> embedding.full_model(target) then
+            return query
+            select job.id, 'other_model' from public.embedding_queue as job
+             where job.target_id = target.id and job.id = any (ids);
+            continue;
+        elsif fault is null then
+            begin
+                return query select * from embedding.stage(target, ids, leases, hashes, contents, contexts, vectors);
+            exception when others then
+                get stacked diagnostics context = pg_exception_context;
+                fault := case when not embedding.may_pass(sqlstate) and not embedding.is_of_the_server(sqlstate, context)
+                              then embedding.fault_of_table(target, sqlstate, embedding.describe_error(sqlstate, sqlerrm, context)) end;
+                if fault is null then
+                    raise;
+                end if;
+            end;
+        end if;
+        if fault is not null then
+            return query select * from embedding.refuse_target(target, ids, leases, fault);
+        end if;
+    end loop;
+    return query
+    select distinct given.id, 'lost' from unnest(ids) as given (id)
+     where not exists (select from public.embedding_queue as job where job.id = given.id);
+end $$;
+
+select embedding.protect_functions('embedding.check_chunked', 'embedding.lock_documents', 'embedding.stage');
+select embedding.let_workers_call('public.stage_chunks');
