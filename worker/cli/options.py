@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from worker.queue import ChunkFormat, ChunkUnit
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE
 
 # Options of several commands
@@ -141,11 +142,31 @@ Worker = Annotated[
 
 # watch, unwatch
 
+AgreeToDrop = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before the chunks of a text are dropped.")
+]
 AgreeToEmbed = Annotated[
     bool, typer.Option("--yes", help="Do not ask before rows are embedded again.")
 ]
 AsMigration = Annotated[
     bool, typer.Option("--sql", help="Print a migration to commit, and change nothing.")
+]
+Chunks = Annotated[
+    bool,
+    typer.Option("--chunks", help="Embed the text in chunks, which a search finds one by one."),
+]
+ChunkSize = Annotated[
+    int | None,
+    typer.Option(
+        min=50, max=100_000, metavar="N", help="The longest chunk (default: 1250, or 300 tokens)."
+    ),
+]
+Context = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="A column like the title, or an SQL expression, to put before each chunk.",
+    ),
 ]
 CreateColumn = Annotated[
     bool,
@@ -173,6 +194,10 @@ Filter = Annotated[
         metavar="SQL",
         help="An SQL condition: embed only rows for which it is true.",
     ),
+]
+FormatOfText = Annotated[
+    ChunkFormat | None,
+    typer.Option("--format", help="Where the text can be cut (default: markdown)."),
 ]
 Hybrid = Annotated[
     bool | None,
@@ -203,6 +228,16 @@ Model = Annotated[
         help="provider:model (default: the model of its vectors, or the worker's EMBEDDING_MODEL).",
     ),
 ]
+MostChunks = Annotated[
+    int | None,
+    typer.Option(
+        "--max-chunks",
+        min=1,
+        max=1_000_000,
+        metavar="N",
+        help="A text of more chunks fails (default: 20000).",
+    ),
+]
 NoFilter = Annotated[
     bool, typer.Option("--no-filter", help="Remove the filter of a watched column.")
 ]
@@ -220,6 +255,10 @@ Source = Annotated[
         help="The column to embed, or an SQL expression over the row. May be given several"
         " times: the texts are joined by an empty line. Required the first time.",
     ),
+]
+SizeIn = Annotated[
+    ChunkUnit | None,
+    typer.Option("--chunk-unit", help="What --chunk-size counts (default: characters)."),
 ]
 TableName = Annotated[
     str, typer.Argument(metavar="TABLE", help="The table, with its schema if it is not public.")

@@ -18,7 +18,7 @@ def watch_migration(settings: Settings, wanted: WatchRequest) -> str:
     Raises SettingsError if that needs a database, or if SQL cannot hold a text.
     """
     options = wanted.options
-    if wanted.create_column:
+    if wanted.needs_width:
         model = options.get("model") or settings.embedding_model
         width = find_width(model, wanted.dimensions, None, settings)
         options = options | WatchOptions(dimensions=width)

@@ -31,6 +31,11 @@ class WatchRequest:
     dimensions: int | None = None
     hybrid: bool = False
 
+    @property
+    def needs_width(self) -> bool:
+        """Whether vectors get a new place, which needs the width of the model."""
+        return self.create_column or bool(self.options.get("chunks"))
+
     def language(self, before: Target | None) -> str | None:
         """Return the language of the column, as watch_embeddings takes it."""
         given = self.options.get("language")
@@ -99,7 +104,7 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
     before = _watched(queue, wanted)
     options = _with_own_prompt(settings, wanted, before)
     options = options | WatchOptions(language=wanted.language(before))
-    if wanted.create_column:
+    if wanted.needs_width:
         options = options | WatchOptions(dimensions=_width_to_create(before, settings, wanted))
     preview = queue.preview_watch(
         wanted.table, wanted.source, wanted.column, settings.embedding_model, **options

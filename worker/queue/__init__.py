@@ -30,7 +30,15 @@ from worker.queue.reports import (
     TargetStatus,
 )
 from worker.queue.search import Match
-from worker.queue.targets import OnTooLong, Target, WatchOptions, WatchPreview, other_model
+from worker.queue.targets import (
+    ChunkFormat,
+    ChunkUnit,
+    OnTooLong,
+    Target,
+    WatchOptions,
+    WatchPreview,
+    other_model,
+)
 from worker.queue.workers import (
     Command,
     DesiredState,
@@ -45,6 +53,8 @@ from worker.queue.workers import (
 __all__ = [
     "AdminQueue",
     "Cached",
+    "ChunkFormat",
+    "ChunkUnit",
     "Claim",
     "Command",
     "Completion",

@@ -27,6 +27,12 @@ _WATCH: Signature = {
     "document_prompt": "text",
     "query_prompt": "text",
     "language": "text",
+    "chunks": "boolean",
+    "context": "text",
+    "format": "text",
+    "chunk_size": "integer",
+    "chunk_unit": "text",
+    "max_chunks": "integer",
 }
 
 FUNCTIONS: Mapping[LiteralString, Signature] = {

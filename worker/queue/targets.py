@@ -9,6 +9,8 @@ from typing import Literal, TypedDict
 from worker.errors import Busy, DatabaseError, SettingsError, Unreachable
 
 OnTooLong = Literal["fail", "truncate"]
+ChunkFormat = Literal["markdown", "text", "html", "code"]
+ChunkUnit = Literal["characters", "tokens"]
 NAMELESS = "''"
 """How an empty name is shown, most likely from a variable of a script that is not set."""
 
@@ -20,7 +22,8 @@ class Target:
     `model` made all of its vectors; None: it has none yet, and gets those of the worker's default.
     `model_is_default`: nobody chose that model, it was the default of the first worker. A prompt
     that is None is the model's own; "" is none. `language` is that of the words in searches; None:
-    they use vectors only.
+    they use vectors only. A target in chunks has a `chunk_format`, and chunks of at most
+    `chunk_size` characters or tokens; `context` is SQL for what is put before each.
     """
 
     table_name: str
@@ -33,6 +36,11 @@ class Target:
     model_is_default: bool
     dimensions: int | None
     language: str | None
+    context: str | None
+    chunk_format: ChunkFormat | None
+    chunk_size: int | None
+    chunk_unit: ChunkUnit | None
+    max_chunks: int | None
     enabled: bool
     problem: str | None
 
@@ -55,6 +63,12 @@ class WatchOptions(TypedDict, total=False):
     document_prompt: str | None
     query_prompt: str | None
     language: str | None
+    chunks: bool | None
+    context: str | None
+    format: ChunkFormat | None
+    chunk_size: int | None
+    chunk_unit: ChunkUnit | None
+    max_chunks: int | None
 
 
 @dataclass(frozen=True, slots=True)

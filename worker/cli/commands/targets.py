@@ -7,20 +7,27 @@ from dataclasses import asdict
 from worker.cli.console import confirmed, out, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
+    AgreeToDrop,
     AgreeToEmbed,
     AsJson,
     AsMigration,
+    Chunks,
+    ChunkSize,
+    Context,
     CreateColumn,
     Dimensions,
     DocumentPrompt,
     EmbeddingColumn,
     Filter,
+    FormatOfText,
     Hybrid,
     Language,
     MatchFunction,
     Model,
+    MostChunks,
     NoFilter,
     QueryPrompt,
+    SizeIn,
     Source,
     TableName,
     Truncate,
@@ -39,7 +46,7 @@ from worker.terminal import printable
 
 def watch(
     table: TableName,
-    column: EmbeddingColumn,
+    column: EmbeddingColumn = "embedding",
     source: Source = None,
     model: Model = None,
     filter_sql: Filter = None,
@@ -52,6 +59,12 @@ def watch(
     match_function: MatchFunction = None,
     hybrid: Hybrid = None,
     language: Language = None,
+    chunks: Chunks = False,
+    context: Context = None,
+    format: FormatOfText = None,
+    chunk_size: ChunkSize = None,
+    chunk_unit: SizeIn = None,
+    max_chunks: MostChunks = None,
     yes: AgreeToEmbed = False,
     sql: AsMigration = False,
 ) -> None:
@@ -65,7 +78,7 @@ def watch(
         raise SettingsError("--language contradicts --no-hybrid", "Use only one of them.")
     if model not in (None, "default"):
         check_model(model)
-    settings = load_settings(asks_model=create_column and not model)
+    settings = load_settings(asks_model=(create_column or chunks) and not model)
     options = WatchOptions(
         model="" if model == "default" else model,
         filter="" if no_filter else filter_sql,
@@ -74,10 +87,15 @@ def watch(
         document_prompt=_prompt(document_prompt),
         query_prompt=_prompt(query_prompt),
         language="" if hybrid is False else language or None,
+        chunks=chunks or None,
+        context=_joined(context),
+        format=format,
+        chunk_size=chunk_size,
+        chunk_unit=chunk_unit,
+        max_chunks=max_chunks,
     )
-    joined = ", ".join(source) if source else None
     wanted = watching.WatchRequest(
-        table, column, joined, options, create_column, dimensions, hybrid is True
+        table, column, _joined(source), options, create_column, dimensions, hybrid is True
     )
     if sql:
         out(*watch_migration(settings, wanted).splitlines())
@@ -93,6 +111,11 @@ def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool) -> None
         out(f"Watching: {name_of(target)} <- {target.source}")
         plan.build_index(target, lambda: say("building the index over the words; writers go on"))
     say("hint: to embed existing rows, run `worker backfill`, then `worker process`")
+
+
+def _joined(columns: list[str] | None) -> str | None:
+    """Return what was given several times as watch_embeddings takes it."""
+    return ", ".join(columns) if columns else None
 
 
 def _prompt(given: str | None) -> str | None:
@@ -115,9 +138,23 @@ def _agree(preview: WatchPreview, yes: bool) -> None:
         )
 
 
-def unwatch(table: TableName, column: EmbeddingColumn) -> None:
-    """Stop keeping a column in step. Its vectors stay."""
+def _agree_to_drop(target: Target) -> None:
+    """Raises SettingsError unless the person agrees to drop the chunks and their vectors."""
+    question = f"The chunks of {name_of(target)} and their vectors will be dropped. Continue?"
+    if not confirmed(question):
+        raise SettingsError(
+            f"the chunks of {name_of(target)} and their vectors would be dropped, so nothing was"
+            " changed",
+            "Add --yes to agree.",
+        )
+
+
+def unwatch(table: TableName, column: EmbeddingColumn, yes: AgreeToDrop = False) -> None:
+    """Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped."""
     with open_database(load_settings()) as queue:
+        found = queue.targets(table, column)
+        if found and found[0].chunk_format and not yes:
+            _agree_to_drop(found[0])
         watching.unwatch(queue, table, column)
     out(f"Unwatched: {table}.{column}")
 
