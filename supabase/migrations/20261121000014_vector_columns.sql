@@ -4,7 +4,7 @@
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 --        embedding.clear_all writes every row that has a vector.
 -- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_vector_sql,
---        embedding.same_key_sql, embedding.text_sql, embedding.add_column, embedding.vector_type, embedding.planned_width,
+--        embedding.same_key_sql, embedding.as_stored, embedding.text_sql, embedding.add_column, embedding.vector_type, embedding.planned_width,
 --        embedding.column_width;
 
 -- The width of a vector column (null: it has none). Raises if the column does not exist or is not of a vector
@@ -106,6 +106,29 @@ as $$
         coalesce(format('coalesce(translate((%s)::text, e''\x1f'', '' ''), '''')', target.context), '''''')) end;
 $$;
 
+-- The target as if the table that holds its vectors were watched: for a text in chunks that of its chunks, whose rows
+-- have the key of the text and the hash of the chunk. Nothing changes for other targets, or if that table is missing.
+create function embedding.as_stored(target public.embedding_targets)
+returns public.embedding_targets
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    if to_regclass(target.chunks_relation) is null then
+        return target;
+    end if;
+    target.relation := target.chunks_relation;
+    target.embedding_column := 'embedding';
+    target.key_columns := target.key_columns || 'hash'::text;
+    target.record_id_sql := embedding.record_id_sql(
+        target.relation::regclass, (parse_ident(target.relation))[2], target.key_columns);
+    target.record_match_sql := embedding.record_match_sql(target.relation::regclass, target.key_columns);
+    target.source := 'content';
+    target.filter := null;
+    return target;
+end $$;
+
 -- The condition that a row of another table, which has the same key columns, belongs to a row of the watched table.
 create function embedding.same_key_sql(target public.embedding_targets, other text)
 returns text
@@ -180,5 +203,5 @@ end $$;
 
 select embedding.protect_functions(
     'embedding.column_width', 'embedding.planned_width', 'embedding.vector_type', 'embedding.add_column',
-    'embedding.text_sql', 'embedding.same_key_sql', 'embedding.has_vector_sql', 'embedding.clear_row_sql',
+    'embedding.text_sql', 'embedding.as_stored', 'embedding.same_key_sql', 'embedding.has_vector_sql', 'embedding.clear_row_sql',
     'embedding.clear_sql', 'embedding.clear_all');

@@ -60,7 +60,7 @@ declare
     ours regclass;
 begin
     if before.full_text is distinct from drop_full_text_index.full_text then
-        for ours in select index from embedding.full_text_indexes(before) where fits and is_ours loop
+        for ours in select index from embedding.full_text_indexes(embedding.as_stored(before)) where fits and is_ours loop
             execute format('drop index %s', ours);
         end loop;
     end if;
@@ -78,7 +78,8 @@ stable
 set search_path = '', pg_temp
 as $$
     select wanted.statement
-      from public.embedding_targets as target
+      from public.embedding_targets as watched
+     cross join lateral embedding.as_stored(watched) as target
       join pg_class as class on class.oid = to_regclass(target.relation)
      cross join lateral (select case when class.relkind = 'r' and not blocks_writers then ' concurrently ' else ' ' end) as build (how)
      cross join lateral (
@@ -86,7 +87,7 @@ as $$
             union all
            select 2, format('create index%s%I on %s using gin (%s)', how, embedding.full_text_index_name(target),
                             target.relation, target.full_text)) as wanted (place, statement)
-     where target.table_name = watched_table and target.embedding_column = embedding_index_statements.embedding_column
+     where watched.table_name = watched_table and watched.embedding_column = embedding_index_statements.embedding_column
        and target.language is not null
        and not exists (select from embedding.full_text_indexes(target) as fitting where fitting.fits and fitting.is_usable)
      order by wanted.place;

@@ -9,15 +9,17 @@ select set_config('search_path', extnamespace::regnamespace::text, true) from pg
 -- be read). With `query_text`, in a column that has a language, also those that have its words, best first; without
 -- `query` only those. The arguments are those of the match functions (embedding.write_match_function). Runs with the
 -- rights of the caller, so grants and row level security of the table apply. With the `model` that made `query`, raises
--- if the column holds vectors of another one. `exact` compares all vectors, without an index.
+-- if the column holds vectors of another one. `exact` compares all vectors, without an index. In texts in chunks it finds
+-- passages, at most `per_document` of each text, with their place in it.
 create function public.search_embeddings(
     watched_table text, embedding_column text, query vector, matches integer default 5, model text default null,
     query_text text default null, full_text_weight double precision default 1, rrf_k integer default 50,
-    filter jsonb default null, exact boolean default false
+    filter jsonb default null, exact boolean default false, per_document integer default 1
 )
 returns table (
     record_id text, content text, distance double precision,
-    score double precision, vector_rank integer, text_rank integer
+    score double precision, vector_rank integer, text_rank integer,
+    page integer, heading_path text, first_char integer, last_char integer
 )
 language plpgsql
 stable
@@ -61,10 +63,18 @@ begin
     if has_schema_privilege('embedding', 'usage') then -- the owner, a superuser, service_role
         perform embedding.check_table(target.relation);
     end if;
+    perform set_config('hnsw.iterative_scan', 'strict_order', true) where scan is not null;
+    if target.chunk_format is not null then
+        return query
+        select * from embedding.search_passages(
+            target, query, coalesce(matches, 5), query_text, full_text_weight, greatest(coalesce(rrf_k, 50), 0), filter,
+            exact, per_document);
+        perform set_config('hnsw.iterative_scan', scan, true) where scan is not null;
+        return;
+    end if;
     if uses_words then
         execute 'select ' || embedding.uses_full_text_index_sql(target) into uses_index;
     end if;
-    perform set_config('hnsw.iterative_scan', 'strict_order', true) where scan is not null;
     for found_one in
         execute replace(case when uses_words then embedding.hybrid_sql(target) else embedding.vector_sql(target) end,
                         '/* eq_filter */', embedding.filter_sql(target.relation, filter))

@@ -75,6 +75,9 @@ declare
     matched text;  -- docs.id = eq_found.id
     assigned text; -- id := eq_found.id;
 begin
+    if target.chunk_format is not null then
+        return embedding.write_passage_match_function(target, function_name);
+    end if;
     select string_agg(format('%I %s', attname, format_type(atttypid, null)), ', ' order by place),
            string_agg(format('%1$I.%2$I = eq_found.%2$I', bare_name, attname), ' and ' order by place),
            string_agg(format('%1$I := eq_found.%1$I;', attname), ' ' order by place)
@@ -138,19 +141,24 @@ end $$;
 -- What a match function does when it gets words: it takes the other statement, if the target has a language.
 create function embedding.match_words_sql(target public.embedding_targets)
 returns text
-language sql
+language plpgsql
 stable
 set search_path = '', pg_temp
 as $$
-    select case when target.language is null then format(
+declare
+    stored constant public.embedding_targets := embedding.as_stored(target);
+begin
+    return case when target.language is null then format(
         $sql$raise exception '%%', %L using errcode = 'invalid_parameter_value', hint = %L;$sql$,
         format('column %s of table %s is not set up for full text', target.embedding_column, target.table_name),
         format('Run `worker watch %s --column %s --hybrid`, or search without words.',
                target.table_name, target.embedding_column))
     else format(
         $sql$eq_uses_index := %s;
-        eq_statement := %L;$sql$, embedding.uses_full_text_index_sql(target), embedding.hybrid_sql(target)) end;
-$$;
+        eq_statement := %L;$sql$, embedding.uses_full_text_index_sql(stored),
+        case when target.chunk_format is null then embedding.hybrid_sql(target)
+             else embedding.passages_sql(target, embedding.hybrid_sql(stored)) end) end;
+end $$;
 
 -- Creates the match function of a target (true), drops it (false), or keeps an existing one in step with the target
 -- (null). Grants on it stay, unless the types of its key or its vectors change.
@@ -173,7 +181,8 @@ begin
     end if;
     select name into reserved_name from unnest(target.key_columns) as key (name)
      where name in ('content', 'similarity', 'score', 'vector_rank', 'text_rank', 'query_embedding', 'match_count',
-                    'match_threshold', 'query_text', 'full_text_weight', 'rrf_k', 'filter');
+                    'match_threshold', 'query_text', 'full_text_weight', 'rrf_k', 'filter', 'per_document', 'page',
+                    'heading_path', 'first_char', 'last_char');
     if reserved_name is not null then
         raise exception 'table % cannot have a match function: its key has a column %', target.table_name, reserved_name
             using errcode = 'duplicate_column',

@@ -16,15 +16,19 @@ as
 select target.id,
        format('%s.%I', target.table_name, target.embedding_column) as name,
        target.table_name, target.embedding_column, target.relation, target.dimensions, target.problem,
-       class.oid as relation_id, attribute.attnum, type.typname as type,
+       class.oid as relation_id, vectors.oid as vectors_id, attribute.attnum, type.typname as type,
        nullif(attribute.atttypmod, -1) as width,
        to_regproc(format('embedding.trigger_%s', target.id))::oid as trigger_function
   from public.embedding_targets as target
  cross join lateral parse_ident(target.relation) as part
   left join pg_namespace as namespace on namespace.nspname = part[1]
   left join pg_class as class on class.relnamespace = namespace.oid and class.relname = part[2]
+  left join lateral (
+        select case when target.chunk_format is null then class.oid else to_regclass(target.chunks_relation) end,
+               case when target.chunk_format is null then target.embedding_column else 'embedding' end
+       ) as vectors (oid, column_name) on true
   left join pg_attribute as attribute
-    on attribute.attrelid = class.oid and attribute.attname = target.embedding_column
+    on attribute.attrelid = vectors.oid and attribute.attname = vectors.column_name
    and attribute.attnum > 0 and not attribute.attisdropped
   left join pg_type as type on type.oid = attribute.atttypid;
 
@@ -35,13 +39,13 @@ as
 select watched.id, watched.name, index.indrelid, index.indisvalid, class.relkind, method.amname as method,
        index.indexrelid::regclass::text as index_name
   from embedding.watched_columns as watched
-  join pg_index as index on index.indrelid = watched.relation_id
+  join pg_index as index on index.indrelid = watched.vectors_id
   join pg_class as class on class.oid = index.indexrelid
   join pg_am as method on method.oid = class.relam
  where exists (select from pg_depend as dependency
                 where dependency.classid = 'pg_class'::regclass and dependency.objid = index.indexrelid
                   and dependency.refclassid = 'pg_class'::regclass
-                  and dependency.refobjid = watched.relation_id
+                  and dependency.refobjid = watched.vectors_id
                   and dependency.refobjsubid = watched.attnum);
 
 -- No column is watched.
