@@ -286,6 +286,15 @@ Explain = Annotated[
     bool,
     typer.Option("--explain", help="Show the score, and the places that it is made of."),
 ]
+PassagesPerDocument = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=1000,
+        metavar="N",
+        help="How many passages of one text to show, where texts are in chunks.",
+    ),
+]
 RerankedBy = Annotated[
     str | None,
     typer.Option(

@@ -27,11 +27,13 @@ def search(
     limit: int = 5,
     mode: Mode | None = None,
     filter: Mapping[str, Any] | None = None,
+    per_document: int = 1,
 ) -> list[Match]:
     """Return the rows that fit `words` best, best first.
 
     `mode`: hybrid if the column has a language, otherwise by vectors. `filter`: only rows with
-    these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. Raises SettingsError unless exactly
+    these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. In texts in chunks it finds
+    passages, at most `per_document` of each text. Raises SettingsError unless exactly
     one watched column has these names, and what its model raises if that cannot be called.
     """
     target = only_target(queue, table, column)
@@ -48,6 +50,7 @@ def search(
         None if mode == "text" else target.model or settings.embedding_model,
         text=None if mode == "vector" else words.replace("\0", " "),
         filter=filter,
+        per_document=per_document,
     )
 
 

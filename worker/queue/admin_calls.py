@@ -233,6 +233,7 @@ class AdminCalls(Calls):
         rrf_k: int = 50,
         filter: Mapping[str, Any] | None = None,
         exact: bool = False,
+        per_document: int = 1,
     ) -> list[Match]:
         return self._rows(
             Match,
@@ -247,6 +248,7 @@ class AdminCalls(Calls):
             rrf_k=rrf_k,
             filter=None if filter is None else dict(filter),
             exact=exact,
+            per_document=per_document,
         )
 
     def missing(self, target: Target, record_ids: Sequence[str]) -> set[str]:

@@ -188,6 +188,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "rrf_k": "integer",
         "filter": "jsonb",
         "exact": "boolean",
+        "per_document": "integer",
     },
     "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text"},
     "watch_embeddings": _WATCH,

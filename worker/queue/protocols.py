@@ -263,13 +263,14 @@ class AdminQueue(Queue, Protocol):
         rrf_k: int = 50,
         filter: Mapping[str, Any] | None = None,
         exact: bool = False,
+        per_document: int = 1,
     ) -> list[Match]:
         """Return the rows nearest to `vector`, or with the words of `text`, or both, best first.
 
         `filter`: only rows with these values; a list of values means any of them. `exact`: compare
-        all vectors, without an index. See search_embeddings in the SQL API. Raises SettingsError if
-        `model`, which made `vector`, is not that of the column, or `text` is given and the column
-        has no language.
+        all vectors, without an index. `per_document`: the most passages of one text, where texts
+        are in chunks. See search_embeddings in the SQL API. Raises SettingsError if `model`, which
+        made `vector`, is not that of the column, or `text` is given and the column has no language.
         """
 
     def missing(self, target: Target, record_ids: Sequence[str]) -> set[str]:

@@ -15,6 +15,7 @@ from worker.cli.options import (
     ByWords,
     Column,
     Explain,
+    PassagesPerDocument,
     RerankedBy,
     RowsShown,
     Table,
@@ -44,6 +45,7 @@ def search(
     text: ByWords = False,
     explain: Explain = False,
     rerank: RerankedBy = None,
+    per_document: PassagesPerDocument = 1,
     as_json: AsJson = False,
 ) -> None:
     """Show the rows nearest in meaning, with their cosine distance: 0 the same, 1 unrelated.
@@ -58,7 +60,14 @@ def search(
     with open_queue(settings) as queue:
         most = max(limit, CANDIDATES) if rerank is not None else limit
         matches = searching.search(
-            queue, settings, words, table=table, column=column, limit=most, mode=mode
+            queue,
+            settings,
+            words,
+            table=table,
+            column=column,
+            limit=most,
+            mode=mode,
+            per_document=per_document,
         )
     if rerank is not None:
         matches = _reranked(settings, rerank, words, matches)[:limit]
@@ -86,7 +95,7 @@ def _mode(hybrid: bool, vector: bool, text: bool) -> searching.Mode | None:
 
 
 def print_found(matches: Sequence[Match], explain: bool = False) -> None:
-    """Print a line for each row: the distance, the key, and as much of the text as fits.
+    """Print a line for each row: the distance, the key, and its text or passage as it fits.
 
     `explain`: before these, the score, and the places by vector and by words that it is made of.
     """
@@ -98,7 +107,16 @@ def print_found(matches: Sequence[Match], explain: bool = False) -> None:
         if explain:
             places = f"{_place(match.vector_rank):>6}  {_place(match.text_rank):>5}"
             head = f"{_figure(match.score)}  {places}  {head}"
+        head += _place_in_text(match)
         out(head + one_line(match.content or "(unreadable)", max(columns - len(head), 20)))
+
+
+def _place_in_text(match: Match) -> str:
+    """Where a passage is in its text: its page and its headings, if it has any."""
+    page = f"page {match.page}" if match.page else ""
+    headings = one_line(match.heading_path, 40) if match.heading_path else ""
+    places = ", ".join(filter(None, [page, headings]))
+    return f"[{places}] " if places else ""
 
 
 def _figure(number: float | None) -> str:
