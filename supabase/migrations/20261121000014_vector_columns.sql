@@ -103,7 +103,8 @@ as $$
     select case when target.chunk_format is null then target.source else format(
         'case when (%1$s)::text collate "C" ~ %2$L then %3$s || e''\x1f'' || (%1$s)::text end', target.source,
         embedding.visible_character(),
-        coalesce(format('coalesce(translate((%s)::text, e''\x1f'', '' ''), '''')', target.context), '''''')) end;
+        case when target.context is null then ''''''
+             else format('coalesce(translate((%s)::text, e''\x1f'', '' ''), '''')', target.context) end) end;
 $$;
 
 -- The target as if the table that holds its vectors were watched: for a text in chunks that of its chunks, whose rows
