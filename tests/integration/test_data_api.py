@@ -18,10 +18,20 @@ from postgrest import APIError
 from psycopg import sql
 
 from tests.conftest import Database, Server, rows, value
-from tests.integration.jobs import SCOPE, claim, complete, insert, vector_of
+from tests.integration.jobs import SCOPE, claim, claim_one, complete, insert, vector_of
 from tests.supabase_project import data_api
 from worker.errors import DatabaseError, SchemaError, SettingsError, Unreachable
-from worker.queue import AdminQueue, Completion, Report, Usage
+from worker.queue import (
+    AdminQueue,
+    Chunk,
+    Chunking,
+    Completion,
+    DocumentCompletion,
+    Place,
+    Refusal,
+    Report,
+    Usage,
+)
 from worker.queue.data_api import DataApiQueue
 from worker.queue.transports.rest import Rest, translate_api_error
 
@@ -106,6 +116,39 @@ def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: AdminQ
         queue.search(queue_target(queue), vector_of(jobs[3]), 1)[0].record_id == jobs[3].record_id
     )
     assert queue.estimate("test:model", None, None, False)[0].row_count == 1
+
+
+@pytest.mark.usefixtures("as_postgrest")
+def test_postgrest_understands_what_a_worker_sends_of_documents(
+    db: Database, queue: AdminQueue
+) -> None:
+    db.execute("create table docs (id bigint primary key, body text)")
+    db.execute(
+        "select watch_embeddings('docs', 'body', 'embedding', dimensions => 3, chunks => true)"
+    )
+    db.execute("insert into docs values (1, 'one two')")
+    job = claim_one(queue)
+    assert (job.chunking, job.stored) == (Chunking("markdown", 1250, "characters", 20000), [])
+    places = [Place(b"1", 0, 4, None, None), Place(b"2", 4, 7, 2, 'a "word" {with} \\ signs')]
+    chunks = [Chunk.of(job, place, place.heading_path, "text") for place in places]
+    staged = [Completion(chunk, vector_of(chunk), 7) for chunk in chunks]
+    assert queue.stage("test:model", staged[:1]) == []
+    queue.release([job])
+    again = claim_one(queue)
+    assert again.stored == [b"1"]
+    assert queue.stage("test:model", staged[1:]) == [Refusal(job.id, "lost")]
+    chunk = Chunk.of(again, places[1], places[1].heading_path, "text")
+    assert queue.stage("test:model", [Completion(chunk, vector_of(chunk), 7)]) == []
+    documents = [DocumentCompletion(again, places, 1, 7, 0.5)]
+    assert queue.complete_documents("test:model", documents) == []
+    found = "select position, first_char, last_char, page, heading_path, hash from docs_passages"
+    assert rows(db, found + " order by position") == [
+        (position, place.first_char, place.last_char, place.page, place.heading_path, place.hash)
+        for position, place in enumerate(places)
+    ]
+    assert rows(db, "select context, content from docs_passages order by position") == [
+        (place.heading_path, "text") for place in places
+    ]
 
 
 def queue_target(queue: AdminQueue) -> Any:

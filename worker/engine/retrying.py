@@ -61,6 +61,8 @@ class RetryingQueue:
     claim = _retried(Queue.claim)
     extend = _retried(Queue.extend)
     complete = _retried(Queue.complete)
+    stage = _retried(Queue.stage)
+    complete_documents = _retried(Queue.complete_documents)
     fail = _retried(Queue.fail)
     release = _retried(Queue.release)
     heartbeat = _retried(Queue.heartbeat)

@@ -2,12 +2,16 @@
 
 from worker.queue.cache import Cached
 from worker.queue.jobs import (
+    Chunk,
+    Chunking,
     Claim,
     Completion,
+    DocumentCompletion,
     Job,
     JobId,
     LeaseKey,
     ListedJob,
+    Place,
     Rechecked,
     Refusal,
     RefusalReason,
@@ -15,6 +19,7 @@ from worker.queue.jobs import (
     Requeued,
     Scope,
     SettledStatus,
+    TextKey,
 )
 from worker.queue.protocols import AdminQueue, Queue
 from worker.queue.reports import (
@@ -53,13 +58,16 @@ from worker.queue.workers import (
 __all__ = [
     "AdminQueue",
     "Cached",
+    "Chunk",
     "ChunkFormat",
     "ChunkUnit",
+    "Chunking",
     "Claim",
     "Command",
     "Completion",
     "DatabaseLoad",
     "DesiredState",
+    "DocumentCompletion",
     "Estimate",
     "Failure",
     "Finding",
@@ -70,6 +78,7 @@ __all__ = [
     "ListedJob",
     "Match",
     "OnTooLong",
+    "Place",
     "Queue",
     "QueueProgress",
     "Rechecked",
@@ -87,6 +96,7 @@ __all__ = [
     "Target",
     "TargetCoverage",
     "TargetStatus",
+    "TextKey",
     "Usage",
     "WatchOptions",
     "WatchPreview",

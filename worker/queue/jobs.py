@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, Self
 from uuid import UUID
 
 import numpy as np
@@ -15,8 +15,35 @@ import numpy.typing as npt
 
 JobId = NewType("JobId", int)
 LeaseKey = tuple[JobId, UUID]
+TextKey = tuple[JobId, UUID, bytes]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
-RefusalReason = Literal["lost", "changed", "other_model", "locked", "suspended", "unwritable"]
+RefusalReason = Literal[
+    "lost", "changed", "other_model", "locked", "suspended", "unwritable", "unstaged"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How a document is split: its format, the most `unit`s of a chunk, the most chunks."""
+
+    format: str
+    size: int
+    unit: str
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chunk is in its document, and the hash of its text.
+
+    The characters from `first_char` (counted from 0) to `last_char`, which is not included.
+    """
+
+    hash: bytes
+    first_char: int
+    last_char: int
+    page: int | None
+    heading_path: str | None
 
 
 @dataclass(slots=True)  # frozen, it would take four times as long to create, for every row
@@ -29,6 +56,10 @@ class Job:
     too long for the model, as much of its beginning as fits is embedded. `waited`: for how many
     seconds it had been due when it was claimed; None for jobs with a low priority, as from a
     backfill.
+
+    If it has a `chunking`, it is a document: its text is embedded in chunks. `stored` has the
+    hashes of the chunks that have their vectors. `content` is what is put before each chunk, the
+    character U+001F, and the text.
     """
 
     id: JobId
@@ -46,6 +77,8 @@ class Job:
     isolated: bool = False
     truncate: bool = False
     waited: float | None = field(default=None, compare=False)
+    chunking: Chunking | None = None
+    stored: list[bytes] | None = None
     claimed_at: float = field(default_factory=time.monotonic, compare=False)
 
     @property
@@ -57,6 +90,38 @@ class Job:
     def lease_key(self) -> LeaseKey:
         """Identifies this claim among all claims of the job."""
         return self.id, self.lease
+
+    @property
+    def text_key(self) -> TextKey:
+        """Identifies this text among all that are in flight, also of the same document."""
+        return self.id, self.lease, self.content_hash
+
+
+_OF_JOBS = [each.name for each in fields(Job)]
+
+
+@dataclass(slots=True, kw_only=True)
+class Chunk(Job):
+    """A chunk of a document: what a job is for a model.
+
+    It has the id and the lease of its document. `content` is what the model gets: `context`, if
+    there is any, and the part of the text at `place`.
+    """
+
+    place: Place
+    context: str | None
+
+    @classmethod
+    def of(cls, document: Job, place: Place, context: str | None, content: str) -> Self:
+        """Return the chunk at a place of a document, by its context and the part of the text."""
+        shared = {name: getattr(document, name) for name in _OF_JOBS}
+        shared |= {"content": (context or "") + content, "content_hash": place.hash}
+        return cls(**shared, place=place, context=context)
+
+    @property
+    def own_content(self) -> str:
+        """The part of the text, without the context."""
+        return self.content[len(self.context or "") :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +139,8 @@ class Claim:
     def of(cls, rows: Sequence[dict[str, Any]]) -> Claim:
         """Create a claim from the rows of claim_embeddings. Removes their status."""
         statuses = [row.pop("status") for row in rows]
+        for row in rows:
+            row["chunking"] = row["chunking"] and Chunking(**row["chunking"])
         return cls(
             jobs=[
                 Job(**row)
@@ -104,14 +171,30 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentCompletion:
+    """The places of the chunks of a document, in the order of its text. All of them are stored.
+
+    `embedded`: for how many of them a vector was made now, with these `tokens` and this `cost`;
+    None: not known.
+    """
+
+    job: Job
+    places: Sequence[Place]
+    embedded: int
+    tokens: int | None
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
-    """A completion that the database did not take, and why.
+    """A completion, or chunks of a job, that the database did not take, and why.
 
     lost: another worker or an edit took the lease; the vector is stale. changed: the row changed
     without its trigger. other_model: the column now holds vectors of another model; the job is
     released. locked: another session holds the row or the job; a retry may succeed.
     suspended: the table has changed, and the target waits until somebody fixes it.
     unwritable: the table does not let this row be written; the job is failed.
+    unstaged: a chunk of the document has no stored vector any more.
     """
 
     job_id: JobId

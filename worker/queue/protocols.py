@@ -14,6 +14,7 @@ from worker.queue.cache import Cached
 from worker.queue.jobs import (
     Claim,
     Completion,
+    DocumentCompletion,
     Job,
     LeaseKey,
     ListedJob,
@@ -68,6 +69,18 @@ class Queue(Protocol):
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
         """Write vectors made by `model` and complete their jobs. Returns those that are refused."""
+
+    def stage(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        """Store vectors of chunks, made by `model`, until their documents are completed.
+
+        Returns the refused documents, each once. Chunks that are stored already are left alone.
+        """
+
+    def complete_documents(
+        self, model: str, completions: Sequence[DocumentCompletion]
+    ) -> list[Refusal]:
+        """Complete documents whose chunks are stored: from now on searches find these chunks, and
+        no others. Returns the documents that are refused."""
 
     def fail(
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
 from worker.host import resident_mb
 from worker.queue.cache import Cached, whole
 from worker.queue.calls import Calls
-from worker.queue.jobs import Claim, Completion, Job, JobId, LeaseKey, Refusal, Scope
+from worker.queue.jobs import (
+    Chunk,
+    Claim,
+    Completion,
+    DocumentCompletion,
+    Job,
+    JobId,
+    LeaseKey,
+    Refusal,
+    Scope,
+)
 from worker.queue.reports import DatabaseLoad
 from worker.queue.transports import Vector, columns_of
 from worker.queue.workers import Command, Report
@@ -24,6 +34,8 @@ CLAIMED = {
     for name, type_ in {**columns_of(Job), "status": str}.items()
     if name != "claimed_at"  # is set by our own clock
 }
+
+Completed = TypeVar("Completed", Completion, DocumentCompletion)
 
 POLLED = {**columns_of(Command), "due": bool}
 
@@ -51,31 +63,38 @@ class WorkerCalls(Calls):
         return {(JobId(row["id"]), row["lease"]) for row in lost}
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
-        refused: list[Refusal] = []
-        while completions:
-            refusals, completions = self._portion.within_time(
-                len(completions), partial(self._complete, model, completions)
-            )
-            refused += refusals
-        return refused
+        return self._write("complete_embeddings", _completion_arguments, model, completions)
 
-    def _complete(
-        self, model: str, completions: Sequence[Completion], most: int
-    ) -> tuple[list[Refusal], Sequence[Completion]]:
-        """Write at most `most` completions. Return the refusals, and the remaining completions."""
-        completions, rest = completions[:most], completions[most:]
-        refused = self._transport.rows(
-            "complete_embeddings",
-            {
-                **_ids_and_leases([completion.job for completion in completions]),
-                **_hashes_and_vectors(completions),
-                "model": model,
-                "truncated_to": [completion.truncated_to for completion in completions],
-                "costs": [completion.cost for completion in completions],
-            },
-            {"id": int, "reason": str},
-        )
-        return [Refusal(JobId(row["id"]), row["reason"]) for row in refused], rest
+    def stage(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
+        return self._write("stage_chunks", _chunk_arguments, model, completions)
+
+    def complete_documents(
+        self, model: str, completions: Sequence[DocumentCompletion]
+    ) -> list[Refusal]:
+        return self._write("complete_documents", _document_arguments, model, completions)
+
+    def _write(
+        self,
+        function: LiteralString,
+        arguments_of: Callable[[Sequence[Completed]], dict[str, Any]],
+        model: str,
+        completions: Sequence[Completed],
+    ) -> list[Refusal]:
+        """Write completions by a function of the SQL API, as many at once as it takes in time."""
+        refused: list[Refusal] = []
+
+        def write(most: int) -> Sequence[Completed]:
+            """Write at most `most` completions. Return the remaining ones."""
+            arguments = arguments_of(completions[:most])
+            rows = self._transport.rows(
+                function, {**arguments, "model": model}, {"id": int, "reason": str}
+            )
+            refused.extend(Refusal(JobId(row["id"]), row["reason"]) for row in rows)
+            return completions[most:]
+
+        while completions:
+            completions = self._portion.within_time(len(completions), write)
+        return refused
 
     def fail(
         self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
@@ -179,6 +198,42 @@ def _worker_and_scope(scope: Scope, except_targets: Collection[int]) -> dict[str
 
 def _ids_and_leases(jobs: Sequence[Job]) -> dict[str, Any]:
     return {"ids": [job.id for job in jobs], "leases": [job.lease for job in jobs]}
+
+
+def _completion_arguments(completions: Sequence[Completion]) -> dict[str, Any]:
+    return {
+        **_ids_and_leases([completion.job for completion in completions]),
+        **_hashes_and_vectors(completions),
+        "truncated_to": [completion.truncated_to for completion in completions],
+        "costs": [completion.cost for completion in completions],
+    }
+
+
+def _chunk_arguments(completions: Sequence[Completion]) -> dict[str, Any]:
+    chunks = [done.job for done in completions if isinstance(done.job, Chunk)]
+    return {
+        **_ids_and_leases(chunks),
+        "hashes": [chunk.content_hash for chunk in chunks],
+        "contents": [chunk.own_content for chunk in chunks],
+        "contexts": [chunk.context for chunk in chunks],
+        "vectors": [completion.vector for completion in completions],
+    }
+
+
+def _document_arguments(completions: Sequence[DocumentCompletion]) -> dict[str, Any]:
+    places = [(done.job.id, place) for done in completions for place in done.places]
+    return {
+        **_ids_and_leases([completion.job for completion in completions]),
+        "hashes": [completion.job.content_hash for completion in completions],
+        "tokens": [completion.tokens for completion in completions],
+        "costs": [completion.cost for completion in completions],
+        "place_ids": [job_id for job_id, _ in places],
+        "place_hashes": [place.hash for _, place in places],
+        "first_chars": [place.first_char for _, place in places],
+        "last_chars": [place.last_char for _, place in places],
+        "pages": [place.page for _, place in places],
+        "heading_paths": [place.heading_path for _, place in places],
+    }
 
 
 def _hashes_and_vectors(completions: Sequence[Completion]) -> dict[str, Any]:

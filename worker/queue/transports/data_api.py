@@ -134,5 +134,6 @@ _DECODERS: Sequence[tuple[Any, Callable[[Any], Any]]] = (
     (float, float),
     (UUID, UUID),
     (bytes, _bytes),
+    (list[bytes], lambda values: [_bytes(value) for value in values]),
     (Vector, _vector),
 )

@@ -236,6 +236,13 @@ def _array(values: Sequence[Any]) -> str:
     return "{" + orjson.dumps(values).decode()[1:-1] + "}"
 
 
+def _text_array(values: Sequence[str | None]) -> str:
+    def quoted(value: str) -> str:
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    return "{" + ",".join("null" if value is None else quoted(value) for value in values) + "}"
+
+
 # By the type of an argument in SQL, for values that psycopg does not know or is slow with.
 _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "jsonb": Jsonb,
@@ -243,6 +250,7 @@ _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "integer[]": _array,
     "real[]": _array,
     "uuid[]": _array,
+    "text[]": _text_array,
     "bytea[]": bytea_array,
     "vector[]": _Vectors,
 }
