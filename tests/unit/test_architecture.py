@@ -13,7 +13,7 @@ import pytest
 WORKER = Path(__file__).parents[2] / "worker"
 MODULES = sorted(WORKER.rglob("*.py"))
 
-# cli -> operations -> engine -> queue, embedders -> settings, errors
+# cli -> operations -> chunking -> engine -> queue, embedders -> settings, errors
 MAY_IMPORT = {
     "__init__": {"operations", "evaluation", "engine", "queue", "settings", "errors"},
     "__main__": {"cli"},
@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "errors",
     },
     "operations": {
+        "chunking",
         "doctor",
         "evaluation",
         "observers",
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "throttle": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
     "evaluation": {"errors"},
+    "chunking": {"engine", "queue", "embedders", "settings", "errors"},
     "engine": {"queue", "embedders", "host", "settings", "errors"},
     "queue": {"database", "host", "proxies", "settings", "errors"},
     "database": {"settings", "errors"},
@@ -71,6 +73,7 @@ ONLY_IN = {
     "openai": ["embedders/connection.py", "embedders/http_client.py"],
     "jiter": ["embedders/answers.py"],
     "pybase64": ["embedders/answers.py"],
+    "regex": ["chunking/window.py"],
     "tiktoken": ["embedders/tokens.py"],
     "boto3": ["embedders/bedrock.py"],
     "botocore": ["embedders/bedrock.py"],
