@@ -13,6 +13,7 @@ import pytest
 from benchmarks import pgai
 from benchmarks.__main__ import main
 from tests.conftest import REPOSITORY
+from tests.documents import KINDS
 
 pytestmark = pytest.mark.timeout(1200)  # each starts up to ten processes, slowly on a busy machine
 
@@ -63,3 +64,12 @@ def test_rivals_that_cannot_be_installed_are_skipped_with_a_reason(
     reason = stderr.splitlines()[-1]
     assert reason.startswith(f"pgai {pgai.VERSION} could not be installed, so nothing was compared")
     assert not pgai.is_installed()
+
+
+def test_splitting_is_measured_for_each_kind_of_document(tmp_path: Path) -> None:
+    found = figures(tmp_path, "chunks", "--only", "splitting")
+    rates = [figure for figure in found if figure["unit"] == "MB/s"]
+    assert {figure["what"] for figure in rates if figure["limits"]} == set(KINDS)
+    assert all(figure["measured"] > 0 for figure in rates)
+    assert sum(figure["unit"] == "chunks" for figure in found) == 4 * len(KINDS)
+    assert [figure["measured"] > 1 for figure in found if figure["unit"] == "MB"] == [True]
