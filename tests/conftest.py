@@ -56,6 +56,7 @@ VARIANTS = {"pg18": "18", "pgbouncer": "18", "data_api": "project"} | (
 CONTRACT = (
     "test_backfill",
     "test_cache",
+    "test_chunk_engine",
     "test_claim",
     "test_complete",
     "test_database_load",

@@ -21,6 +21,7 @@ from tests.acceptance.conftest import statuses
 from tests.chaos.conftest import wait_until_due
 from tests.command_line import fork_server
 from tests.conftest import Database, rows, value
+from worker.chunking.documents import split_document
 from worker.embedders.registry import open_embedder
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import RunStats
@@ -34,12 +35,18 @@ WORKERS = 4
 ROLLED_BACK = 0.02  # the share of transactions behind which a TRUNCATE is tried and taken back
 
 
+@pytest.fixture(params=[False, True], ids=["as a whole", "in chunks"])
+def in_chunks(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def notes(db: Database) -> Database:
+def notes(db: Database, in_chunks: bool) -> Database:
     db.execute("create table notes (id integer primary key, body text, deleted_at timestamptz)")
     db.execute(
         "select watch_embeddings('notes', 'body', 'embedding', dimensions => 256,"
-        " filter => 'deleted_at is null')"
+        " filter => 'deleted_at is null', chunks => %s, chunk_size => %s)",
+        [in_chunks, 50 if in_chunks else None],
     )
     db.execute("insert into notes select i, 'note ' || i from generate_series(1, %s) i", [RECORDS])
     return db
@@ -48,6 +55,7 @@ def notes(db: Database) -> Database:
 @pytest.mark.timeout(300)
 def test_no_vector_differs_from_its_text_after_edits_and_kills_without_pause(
     notes: Database,
+    in_chunks: bool,
     database_url: str,
     full: bool,
     record_property: Callable[[str, object], None],
@@ -61,7 +69,7 @@ def test_no_vector_differs_from_its_text_after_edits_and_kills_without_pause(
             wait_until_due(notes)
             drainer.drain()
     assert statuses(notes).keys() <= {"completed", "skipped"}
-    assert differing(notes) == []
+    assert (differing_in_chunks(notes) if in_chunks else differing(notes)) == []
     jobs = rows(notes, "select record_id from embedding_queue order by record_id")
     living = "select id::text from notes where deleted_at is null order by id::text"
     assert jobs == rows(notes, living)
@@ -115,14 +123,21 @@ def edit(url: str, over: Event, seed: int) -> Counter[str]:
                     connection,
                     kind,
                     dice.choice([record, -record]),
-                    f"{seed} wrote {edits.total()}",
+                    written(seed, edits.total()),
                 )
                 edits[kind] += 1
             connection.commit()
             if dice.random() < ROLLED_BACK:
                 with connection.transaction(force_rollback=True):
-                    connection.execute("truncate notes")
+                    connection.execute("truncate notes cascade")
     return edits
+
+
+def written(seed: int, number: int) -> str:
+    """A text of some paragraphs, of which the next text by the same editor has most."""
+    return "\n\n".join(
+        f"{seed} wrote this in paragraph {number // divisor * divisor}" for divisor in (27, 9, 3, 1)
+    )
 
 
 UPSERT = (
@@ -221,6 +236,7 @@ class Drainer:
         return Pipeline(
             queue=self._queue,
             open_embedder=lambda model, width, prompt: self._embedder,
+            split=split_document,
             scope=Scope(f"race {os.getpid()}", timedelta(seconds=2), self._embedder.model),
             options=RunOptions(batch_size=10),
             progress=self,
@@ -254,3 +270,29 @@ def differing(notes: Database) -> list[int]:
             wrong.append(record)
     assert len(found) == value(notes, "select count(*) from notes")
     return wrong
+
+
+def differing_in_chunks(notes: Database) -> list[int]:
+    """The records whose passages are not their text, or have vectors that are not theirs."""
+    embedder = open_embedder("local:wordllama-256", 256, Settings())
+    texts: dict[int, str] = {
+        record: body if alive and body.strip() else ""
+        for record, alive, body in rows(notes, "select id, deleted_at is null, body from notes")
+    }
+    found = dict.fromkeys(texts, "")
+    wrong = []
+    for record, content, vector in rows(
+        notes,
+        "select place.id, content, chunk.embedding::real[] from notes_chunk_places as place"
+        " left join notes_chunks as chunk using (id, hash) order by place.id, position",
+    ):
+        right = embedder.embed([content], "document").vectors[0]
+        if not np.allclose(vector, right, atol=1e-5):
+            wrong.append(record)
+        found[record] += content
+    unneeded = (
+        "select id from notes_chunks where (id, hash) not in"
+        " (select id, hash from notes_chunk_places)"
+    )
+    wrong += [record for (record,) in rows(notes, unneeded)]
+    return wrong + [record for record in texts if found[record] != texts[record]]

@@ -17,6 +17,7 @@ from tests.acceptance.conftest import Held
 from tests.conftest import Database, rows
 from tests.integration.tables import completions_of
 from tests.openai_server import OpenAIServer, vector_for
+from worker.chunking.documents import split_document
 from worker.embedders.base import Embedder
 from worker.embedders.registry import open_embedder
 from worker.engine import retry
@@ -25,6 +26,7 @@ from worker.engine.heartbeat import Leases
 from worker.engine.models import OpenEmbedder
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import Progress, RunStats
+from worker.engine.splitting import Split
 from worker.engine.throttling import FULL, Throttle
 from worker.engine.writing import Writer
 from worker.queue import Job, Queue, Scope
@@ -63,6 +65,7 @@ class Runs:
     """Another than that of the server."""
     open_embedder: OpenEmbedder | None = None
     """Opens models instead of `open`."""
+    split: Split = split_document
 
     def new(
         self,
@@ -78,6 +81,7 @@ class Runs:
         return Pipeline(
             queue=self.queue,
             open_embedder=self.open_embedder or self.open,
+            split=self.split,
             scope=scope,
             options=RunOptions(batch_size=batch_size, grace=grace, **options),
             progress=progress or Remarks(),

@@ -140,7 +140,8 @@ def test_postgrest_understands_what_a_worker_sends_of_documents(
     chunk = Chunk.of(again, places[1], places[1].heading_path, "text")
     assert queue.stage("test:model", [Completion(chunk, vector_of(chunk), 7)]) == []
     documents = [DocumentCompletion(again, places, 1, 7, 0.5)]
-    assert queue.complete_documents("test:model", documents) == []
+    for _ in range(2):  # the answer may have been lost
+        assert queue.complete_documents("test:model", documents) == []
     found = "select position, first_char, last_char, page, heading_path, hash from docs_passages"
     assert rows(db, found + " order by position") == [
         (position, place.first_char, place.last_char, place.page, place.heading_path, place.hash)

@@ -26,6 +26,7 @@ from tests.openai_server import (
     wrong_width,
     zeros,
 )
+from worker.chunking.documents import split_document
 from worker.embedders.base import Embedder
 from worker.embedders.registry import open_embedder
 from worker.engine import writing
@@ -89,6 +90,7 @@ def pipeline(queue: AdminQueue, openai: OpenAIServer) -> NewPipeline:
         return Pipeline(
             queue=queue,
             open_embedder=open_model,
+            split=split_document,
             scope=SCOPE,
             options=options,
             progress=Watcher(then),

@@ -33,7 +33,7 @@ def test_of_equal_texts_the_first_is_sent_and_the_others_come_out_with_it() -> N
     late = handed_out(5, "same")
     assert in_flight.take_in([late]) == []
     assert (in_flight.jobs, in_flight.characters) == (5, 20)
-    assert in_flight.take_out([first]) == {first.lease_key: [twin, late]}
+    assert in_flight.take_out([first]) == {first.text_key: [twin, late]}
     assert in_flight.take_out([another, elsewhere]) == {}
     assert (in_flight.jobs, in_flight.characters) == (0, 0)
 
@@ -44,5 +44,5 @@ def test_a_job_that_is_claimed_again_is_in_hand_under_both_of_its_leases() -> No
     assert in_flight.take_in([before]) == [before]
     assert in_flight.take_in([again, twin]) == [again]
     assert in_flight.jobs == 3
-    assert in_flight.take_out([before, again]) == {again.lease_key: [twin]}
+    assert in_flight.take_out([before, again]) == {again.text_key: [twin]}
     assert in_flight.jobs == 0

@@ -165,5 +165,9 @@ def cost_of(tokens: int | None, price: float | None) -> float | None:
 def full_model(embedder: Embedder) -> str:
     """The full name of a model, as stored beside each vector: `provider:model`, and if it gets a
     prompt before each document, `#` and the prompt."""
-    prompt = embedder.prompts.document
-    return f"{embedder.model}#{prompt}" if prompt else embedder.model
+    return with_prompt(embedder.model, embedder.prompts.document)
+
+
+def with_prompt(model: str, document_prompt: str) -> str:
+    """The full name of `provider:model`, if this is what it gets before each document."""
+    return f"{model}#{document_prompt}" if document_prompt else model

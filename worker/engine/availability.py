@@ -60,6 +60,10 @@ class Availability:
         found = self.models.error_of(key_of(job))
         return found[1] if found else None
 
+    def has_room(self, job: Job) -> bool:
+        """Whether the model of a job accepts more."""
+        return self.models.has_room(key_of(job))
+
     def begin_trial(self, job: Job) -> bool:
         """Let the model of a job be tried again, if its pause is over. Returns whether it is."""
         may_try = self._may_try(key_of(job))

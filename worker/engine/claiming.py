@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from worker.engine.availability import Availability
+from worker.engine.documents import Documents
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.in_flight import InFlight
 from worker.engine.models import Models
@@ -35,6 +36,7 @@ class ClaimBudget:
     throttle: RunThrottle
     models: Models
     in_flight: InFlight
+    documents: Documents
     stats: RunStats
     stop: Event
     _at_once: int = field(init=False)
@@ -58,11 +60,10 @@ class ClaimBudget:
     @property
     def jobs(self) -> int:
         """How many jobs may be claimed next; not above zero: none."""
-        if self.stop.is_set() or not self.throttle.allows_claims:
+        if not self.is_allowed or self.documents.are_enough:
             return 0
-        is_fixed = self.options.batch_size or self.throttle.is_slow
-        jobs = self.options.texts_a_request if is_fixed else self._at_once
-        in_hand = self.in_flight.jobs
+        jobs = self.options.texts_a_request if self._is_fixed else self._at_once
+        in_hand = self.in_flight.jobs + self.documents.count
         if self.throttle.decision.at_most is not None:
             jobs = min(jobs, self.throttle.decision.at_most - in_hand)
         if self.options.limit is not None:
@@ -70,12 +71,27 @@ class ClaimBudget:
         return jobs
 
     @property
+    def chunks(self) -> int:
+        """How many chunks of documents may be sent next."""
+        return self.options.texts_a_request if self._is_fixed else CLAIMED_AT_ONCE
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether anything may be claimed or sent at all."""
+        return self.throttle.allows_claims and not self.stop.is_set()
+
+    @property
+    def _is_fixed(self) -> bool:
+        return bool(self.options.batch_size) or self.throttle.is_slow
+
+    @property
     def has_room(self) -> bool:
         """Whether more may be in flight, and some provider accepts more."""
         if not self.in_flight.has_requests:
             return True
         most = max(MOST_JOBS, 4 * (self.options.batch_size or 0))
-        is_full = self.in_flight.jobs >= most or self.in_flight.characters > MOST_CHARACTERS
+        in_hand = self.in_flight.jobs + self.documents.count
+        is_full = in_hand >= most or self.in_flight.characters > MOST_CHARACTERS
         return not (self.throttle.is_slow or is_full) and self.models.have_room
 
 

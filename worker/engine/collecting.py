@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from worker.embedders.base import full_model
 from worker.engine.availability import Availability
 from worker.engine.cache import VectorCache
+from worker.engine.documents import Documents
 from worker.engine.embedding import Outcome
 from worker.engine.in_flight import Answer, InFlight
 from worker.engine.models import Key, Model, key_of
 from worker.engine.progress import Progress, RunStats
 from worker.engine.writing import Writer
-from worker.queue import Completion, Job
+from worker.errors import WorkerError
+from worker.queue import Chunk, Completion, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Collector:
     availability: Availability
     cache: VectorCache
     writer: Writer
+    documents: Documents
     stats: RunStats
     progress: Progress
 
@@ -40,6 +43,11 @@ class Collector:
         self.stats.add_cached(len(completions))
         outcome = Outcome(full_model(model.embedder), completions)
         self._write([done.job for done in completions], outcome)
+
+    def write_unsent(self, jobs: Sequence[Job], error: WorkerError) -> None:
+        """Write that jobs cannot be sent."""
+        outcome = Outcome(jobs[0].model, unfinished=list(jobs), error=error)
+        self._destination(jobs).write(jobs, outcome)
 
     def _collect(self, answers: list[Answer]) -> None:
         model = answers[0].request.model
@@ -66,8 +74,11 @@ class Collector:
         """Write the outcome of these texts, for all jobs that have them."""
         duplicates = self.in_flight.take_out(first)
         jobs = [*first, *chain.from_iterable(duplicates.values())]
-        self.writer.write(jobs, outcome.shared(duplicates))
+        self._destination(jobs).write(jobs, outcome.shared(duplicates))
         self.progress.update(self.stats)
+
+    def _destination(self, jobs: Sequence[Job]) -> Writer | Documents:
+        return self.documents if isinstance(jobs[0], Chunk) else self.writer
 
     def _report_batch(self, answer: Answer) -> None:
         request, outcome = answer.request, answer.outcome
@@ -77,7 +88,8 @@ class Collector:
             table=job.table_name,
             column=job.embedding_column,
             model=job.model,
-            jobs=len(request.jobs),
+            jobs=len({job.lease_key for job in request.jobs}),
+            texts=len(request.jobs),
             requests=outcome.requests,
             tokens=outcome.tokens,
             seconds=time.monotonic() - request.began,
@@ -86,8 +98,8 @@ class Collector:
 
 def _by_column(answers: Iterable[Answer]) -> Iterable[list[Answer]]:
     """Group requests by column, to write them together: some hold only one text."""
-    columns: dict[tuple[int, Key], list[Answer]] = defaultdict(list)
+    columns: dict[tuple[int, Key, type[Job]], list[Answer]] = defaultdict(list)
     for answer in answers:
         job = answer.request.jobs[0]
-        columns[job.target_id, key_of(job)].append(answer)
+        columns[job.target_id, key_of(job), type(job)].append(answer)
     return columns.values()

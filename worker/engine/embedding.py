@@ -18,8 +18,8 @@ from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped
 from worker.engine.models import Model
 from worker.engine.retry import always, is_rate_limit, never
-from worker.errors import ProviderRefused, Rejected, Transient
-from worker.queue import Completion, Job, LeaseKey
+from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
+from worker.queue import Completion, Job, TextKey
 
 DEFAULT_SHARE = 0.5  # of a text that is too long, if the provider does not say how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
@@ -35,9 +35,10 @@ class Outcome:
 
     `model` is the full name of their model.
     Jobs in `rejected` will be rejected again. Jobs in `failed` made a provider fail that answers
-    other requests: they may work later. `error` is why jobs are `unfinished`: the provider is out,
-    or refuses all calls; None if the run was stopped before they were sent. `requests` and `tokens`
-    count all answers, also unusable ones; `request_times` is how long answers took.
+    other requests: they may work later. `error` is why jobs are `unfinished`: the model cannot be
+    opened, or the provider is out, or refuses all calls; None if the run was stopped before they
+    were sent. `requests` and `tokens` count all answers, also unusable ones; `request_times` is how
+    long answers took.
     """
 
     model: str
@@ -45,7 +46,7 @@ class Outcome:
     rejected: list[tuple[Job, Rejected]] = field(default_factory=list)
     failed: list[tuple[Job, Transient | ProviderRefused]] = field(default_factory=list)
     unfinished: list[Job] = field(default_factory=list)
-    error: Transient | ProviderRefused | None = None
+    error: WorkerError | None = None
     requests: int = 0
     tokens: int | None = None
     request_times: Histogram = field(default_factory=Histogram)
@@ -68,13 +69,13 @@ class Outcome:
         if other.tokens is not None:
             self.tokens = (self.tokens or 0) + other.tokens
 
-    def shared(self, duplicates: Mapping[LeaseKey, list[Job]]) -> Outcome:
+    def shared(self, duplicates: Mapping[TextKey, list[Job]]) -> Outcome:
         """Return these results for all jobs with the same texts; only one of each is paid."""
         if not duplicates:
             return self
 
         def with_duplicates(job: Job) -> list[Job]:
-            return [job, *duplicates.get(job.lease_key, ())]
+            return [job, *duplicates.get(job.text_key, ())]
 
         return replace(
             self,
@@ -106,10 +107,10 @@ class _Embedding:
     stop: Event
     outcome: Outcome = field(init=False)
     _waiting: list[Sequence[Job]] = field(default_factory=list)
-    _refused_before: dict[LeaseKey, Rejected] = field(default_factory=dict)
+    _refused_before: dict[TextKey, Rejected] = field(default_factory=dict)
     """Texts that are too long by their token count: they are not sent."""
-    _doubted: set[LeaseKey] = field(default_factory=set)
-    _suspects: Counter[LeaseKey] = field(default_factory=Counter)
+    _doubted: set[TextKey] = field(default_factory=set)
+    _suspects: Counter[TextKey] = field(default_factory=Counter)
     """Jobs of requests that made the provider fail, and how often each did so alone."""
     _checked_at: float = math.inf
     """When the model was last probed after a failure."""
@@ -145,7 +146,7 @@ class _Embedding:
         for place, tokens in packing.too_long.items():
             cause = f"{embedder.model} takes {most} tokens, and the text has {tokens}"
             refusal = Rejected(cause, error_class="too_long", share=most / tokens)
-            self._refused_before[jobs[place].lease_key] = refusal
+            self._refused_before[jobs[place].text_key] = refusal
         requests = [*packing.requests, *([place] for place in packing.too_long)]
         return [[jobs[place] for place in request] for request in requests]
 
@@ -168,12 +169,12 @@ class _Embedding:
         """Halve a request that makes the provider fail. An isolated job is failed only after
         several failures: one may be chance."""
         if len(request) > 1:
-            self._suspects.update({job.lease_key: 0 for job in request})
+            self._suspects.update({job.text_key: 0 for job in request})
             self._waiting[:1] = _halves(request)
             return
         [job] = request
-        self._suspects[job.lease_key] += 1
-        if self._suspects[job.lease_key] >= BLAMED_AFTER:
+        self._suspects[job.text_key] += 1
+        if self._suspects[job.text_key] >= BLAMED_AFTER:
             self.outcome.failed.append((job, failure))
             del self._waiting[0]
 
@@ -181,9 +182,9 @@ class _Embedding:
         """Complete the jobs that get a vector. Return the jobs whose vector is unusable."""
         texts = [job.content for job in jobs]
         try:
-            if jobs[0].lease_key in self._refused_before:
-                raise self._refused_before[jobs[0].lease_key]
-            embeddings = self._call(texts, is_suspect=jobs[0].lease_key in self._suspects)
+            if jobs[0].text_key in self._refused_before:
+                raise self._refused_before[jobs[0].text_key]
+            embeddings = self._call(texts, is_suspect=jobs[0].text_key in self._suspects)
         except Rejected as refusal:
             if len(jobs) > 1 or refusal.error_class != "too_long" or not jobs[0].truncate:
                 raise
@@ -252,11 +253,11 @@ class _Embedding:
     def _once_more(self, useless: list[Job]) -> list[Sequence[Job]]:
         """Return a second request for jobs with an unusable vector, unless it is their second."""
         for job in useless:
-            if job.lease_key in self._doubted:
+            if job.text_key in self._doubted:
                 message = f"{job.model} gives a vector of zeros, or one containing NaN or infinity"
                 self.outcome.rejected.append((job, Rejected(message, error_class="bad_vector")))
-        again = [job for job in useless if job.lease_key not in self._doubted]
-        self._doubted |= {job.lease_key for job in again}
+        again = [job for job in useless if job.text_key not in self._doubted]
+        self._doubted |= {job.text_key for job in again}
         return [again] if again else []
 
     def _check_width(self, job: Job, width: int | None = None) -> None:

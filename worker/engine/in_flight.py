@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from worker.engine.embedding import Outcome, embed
 from worker.engine.models import Key, Model, key_of
-from worker.queue import Job, LeaseKey
+from worker.queue import Chunk, Job, TextKey
 
 ATTENTION = 0.25  # seconds between two checks of heartbeat and `stop` while a model works
 
@@ -48,6 +48,7 @@ class InFlight:
     """
 
     jobs: int = 0
+    """Without documents, whose chunks are here instead."""
     characters: int = 0
     began: float = 0.0
     """When the oldest batch was sent that may still be in flight."""
@@ -66,7 +67,7 @@ class InFlight:
         self._count(jobs, 1)
         first = []
         for job in jobs:
-            text = _text_key(job)
+            text = _text_of(job)
             if text in self._duplicates:
                 self._duplicates[text].append(job)
             else:
@@ -74,7 +75,7 @@ class InFlight:
                 first.append(job)
         return first
 
-    def take_out(self, first: Sequence[Job]) -> dict[LeaseKey, list[Job]]:
+    def take_out(self, first: Sequence[Job]) -> dict[TextKey, list[Job]]:
         """Remove jobs that `take_in` returned, and all jobs that wait for their texts.
 
         Return the jobs that waited, by the job whose text they waited for.
@@ -82,8 +83,8 @@ class InFlight:
         self._count(first, -1)
         duplicates = {}
         for job in first:
-            if waiting := self._duplicates.pop(_text_key(job)):
-                duplicates[job.lease_key] = waiting
+            if waiting := self._duplicates.pop(_text_of(job)):
+                duplicates[job.text_key] = waiting
                 self._count(waiting, -1)
         return duplicates
 
@@ -92,9 +93,9 @@ class InFlight:
         embedding = partial(embed, request.model, request.jobs, stop, is_trial=request.is_trial)
         self._requests[request.model.provider.submit(embedding)] = request
 
-    def wait(self) -> list[Answer]:
+    def wait(self, seconds: float = ATTENTION) -> list[Answer]:
         """Wait a moment for a request to end. Returns all that have ended."""
-        finished, _ = wait(self._requests, ATTENTION, FIRST_COMPLETED)
+        finished, _ = wait(self._requests, seconds, FIRST_COMPLETED)
         return [self._answer(future) for future in finished]
 
     def abandon(self) -> None:
@@ -107,11 +108,11 @@ class InFlight:
         return Answer(request, future.result())
 
     def _count(self, jobs: Sequence[Job], sign: int) -> None:
-        self.jobs += sign * len(jobs)
+        self.jobs += sign * sum(not isinstance(job, Chunk) for job in jobs)
         self.characters += sign * sum(len(job.content) for job in jobs)
 
 
-def wait_for_result(future: Future[Result], attend: Callable[[], None]) -> Result:
+def wait_for_result(future: Future[Result], attend: Callable[[], object]) -> Result:
     """Wait for the result of another thread, and call `attend` meanwhile."""
     while not future.done():
         wait([future], ATTENTION)
@@ -119,5 +120,5 @@ def wait_for_result(future: Future[Result], attend: Callable[[], None]) -> Resul
     return future.result()
 
 
-def _text_key(job: Job) -> Text:
+def _text_of(job: Job) -> Text:
     return job.target_id, key_of(job), job.content_hash

@@ -18,14 +18,16 @@ from worker.engine.cache import VectorCache
 from worker.engine.claiming import ClaimBudget, Claimer
 from worker.engine.collecting import Collector
 from worker.engine.dispatching import Dispatcher
+from worker.engine.documents import Documents
 from worker.engine.heartbeat import Activity, Heartbeat, Leases
-from worker.engine.in_flight import InFlight
+from worker.engine.in_flight import ATTENTION, InFlight
 from worker.engine.models import Models, OpenEmbedder
 from worker.engine.options import RunOptions
 from worker.engine.progress import Progress, RunStats
 from worker.engine.retrying import RECONNECT_TIMEOUT, RetryingQueue, pause
+from worker.engine.splitting import Split, Splitter
 from worker.engine.throttling import FULL, RunThrottle, Throttle, ThrottleDecision
-from worker.engine.writing import Writer
+from worker.engine.writing import STOPPED, Release, Writer
 from worker.errors import WorkerError
 from worker.queue import Claim, Command, Queue, Scope, WorkerState
 
@@ -44,6 +46,7 @@ class Pipeline:
 
     queue: InitVar[Queue]
     open_embedder: InitVar[OpenEmbedder]
+    split: InitVar[Split]
     scope: Scope
     options: RunOptions
     progress: Progress
@@ -61,14 +64,18 @@ class Pipeline:
     _budget: ClaimBudget = field(init=False)
     _claimer: Claimer = field(init=False)
     _writer: Writer = field(init=False)
+    _documents: Documents = field(init=False)
+    _splitter: Splitter = field(init=False)
     _collector: Collector = field(init=False)
     _dispatcher: Dispatcher = field(init=False)
+    _is_turn_of_claims: bool = False
     _stopped_at: float | None = None
 
     def __post_init__(
         self,
         queue: Queue,
         open_embedder: OpenEmbedder,
+        split: Split,
         throttle: Throttle,
         reconnect_timeout: float,
     ) -> None:
@@ -86,22 +93,24 @@ class Pipeline:
         )
         self._models = Models(open_embedder, self.options.limits)
         self._availability = Availability(self._models, self.retrying_queue, self.progress)
-        self._connect_steps()
+        self._connect_steps(split)
 
-    def _connect_steps(self) -> None:
-        """Create the steps of a job: claim, dispatch, collect, write."""
+    def _connect_steps(self, split: Split) -> None:
+        """Create the steps of a job: claim, split, dispatch, collect, write."""
         queue, heartbeat, stats, stop = self.retrying_queue, self._heartbeat, self.stats, self.stop
         models, availability, in_flight = self._models, self._availability, self._in_flight
         cache = VectorCache(queue, self.options.cache_mb)
         writer = self._writer = Writer(queue, heartbeat.leases, stats, stop)
+        documents = self._documents = Documents(writer, availability)
         collector = self._collector = Collector(
-            in_flight, availability, cache, writer, stats, self.progress
+            in_flight, availability, cache, writer, documents, stats, self.progress
         )
-        self._dispatcher = Dispatcher(
+        dispatcher = self._dispatcher = Dispatcher(
             models, availability, in_flight, cache, collector, writer, self.options, stop, self.beat
         )
+        self._splitter = Splitter(split, dispatcher, documents, writer, self._collect)
         budget = self._budget = ClaimBudget(
-            self.options, self._throttle, models, in_flight, stats, stop
+            self.options, self._throttle, models, in_flight, documents, stats, stop
         )
         self._claimer = Claimer(
             queue, self.scope, budget, availability, heartbeat, stats, stop, self.beat
@@ -137,19 +146,38 @@ class Pipeline:
 
     def work(self) -> None:
         """Work as `drain` does, within `attended`. May be called again when more is due."""
-        while self._claim_ahead() or self._in_flight.has_requests:
+        while self._send_ahead() or self._in_flight.has_requests:
             self._write_behind()
 
-    def _claim_ahead(self) -> bool:
-        """Claim until requests are full. False if nothing is due, or nothing may be claimed."""
+    def _send_ahead(self) -> bool:
+        """Claim, and send chunks of documents that are in hand, in turns until requests are full.
+        False if nothing is due, or nothing may be claimed."""
         self._update_throttle()
-        while self._budget.jobs > 0 and self._budget.has_room:
-            claim = self._claimer.claim()
-            if not claim:
-                return False
+        is_due = has_chunks = True
+        while self._budget.has_room and (is_due or has_chunks):
+            self._is_turn_of_claims = not self._is_turn_of_claims
+            if self._is_turn_of_claims:
+                is_due = self._claim()
+            else:
+                has_chunks = self._send_chunks()
+        return is_due and self._budget.jobs > 0
+
+    def _claim(self) -> bool:
+        """Claim once. Returns whether anything was due, and might be claimed."""
+        claim = self._claimer.claim() if self._budget.jobs > 0 else None
+        if claim:
             self._take_up(claim)
             self._update_throttle()
-        return self._budget.jobs > 0
+        return bool(claim)
+
+    def _send_chunks(self) -> bool:
+        """Send chunks of documents in hand, if any wait, or release these documents if nothing may
+        be sent. Returns whether any were sent."""
+        if not self._budget.is_allowed:
+            paused = Release(self._throttle.decision.cause or "its worker was paused")
+            self._documents.release_waiting(STOPPED if self.stop.is_set() else paused)
+            return False
+        return self._documents.feed(self._dispatcher.send, self._budget.chunks)
 
     def _take_up(self, claim: Claim) -> None:
         if not claim.jobs:
@@ -161,26 +189,35 @@ class Pipeline:
         is_isolated = claim.jobs[0].isolated
         if is_isolated:  # jobs in flight beside it would be lost with it if it kills the process
             self._write_all()
-        self._dispatcher.dispatch(claim.jobs)
+        if claim.jobs[0].chunking:
+            self._splitter.take_up(claim.jobs)
+        else:
+            self._dispatcher.dispatch(claim.jobs)
         if is_isolated:
             self._write_all()
 
     def _write_all(self) -> None:
-        while self._in_flight.has_requests:
+        while (self._budget.has_room and self._send_chunks()) or self._in_flight.has_requests:
             self._write_behind()
 
     def _write_behind(self) -> None:
         """Wait a moment for a request to end, and write its results."""
-        answers = self._in_flight.wait()
-        self.beat()
-        self._collector.collect(answers)
-        has_ended = bool(answers) and not self._in_flight.has_requests
-        if has_ended and self._throttle.is_slow and self._budget.jobs > 0:
+        has_ended = self._collect(ATTENTION) and not self._in_flight.has_requests
+        has_more = self._documents.have_chunks or self._budget.jobs > 0
+        if has_ended and self._throttle.is_slow and has_more:
             seconds = self._throttle.pause_after(time.monotonic() - self._in_flight.began)
             pause(seconds, self.stop, self.beat)
         if self._is_out_of_grace():
-            self._writer.release_all("its worker was stopped")
+            self._writer.release_all()
             self._in_flight.abandon()
+            self._documents.abandon()
+
+    def _collect(self, seconds: float = 0.0) -> bool:
+        """Write the results of requests that end within some seconds. Returns whether any did."""
+        answers = self._in_flight.wait(seconds)
+        self.beat()
+        self._collector.collect(answers)
+        return bool(answers)
 
     def _update_throttle(self) -> None:
         self.retrying_queue.until_answered(self._throttle.update)

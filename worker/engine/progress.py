@@ -47,6 +47,8 @@ class RunStats:
     stale: int = 0  # edited or taken over while it was embedded: its vector was discarded
     released: int = 0  # due again later
     cached: int = 0  # texts whose vector was in the cache
+    passages_embedded: int = 0  # whose vector was stored
+    passages_reused: int = 0  # of completed documents, that needed no new vector
     models: defaultdict[str, ModelUsage] = field(default_factory=lambda: defaultdict(ModelUsage))
     started: float = field(default_factory=time.monotonic)
     rested: float = 0.0  # seconds in which there was nothing to do, or nothing allowed
@@ -150,6 +152,14 @@ class RunStats:
     def add_cached(self, texts: int) -> None:
         """Count texts whose vector was in the cache."""
         self.cached += texts
+
+    def add_staged(self, passages: int) -> None:
+        """Count passages whose vector was stored."""
+        self.passages_embedded += passages
+
+    def add_reused(self, passages: int) -> None:
+        """Count passages that needed no new vector."""
+        self.passages_reused += passages
 
     def add_rest(self, seconds: float) -> None:
         """Count time in which there was nothing to do, or nothing allowed."""

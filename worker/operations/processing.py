@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from threading import Event
 
+from worker.chunking.documents import split_document
 from worker.embedders.registry import open_embedder
 from worker.engine.models import ProviderLimits
 from worker.engine.pipeline import Pipeline, RunOptions
@@ -87,6 +88,7 @@ class Processing:
                 open_embedder=lambda model, width, prompt: open_embedder(
                     model, width, self.settings, prompt
                 ),
+                split=split_document,
                 scope=scope,
                 options=self.options,
                 progress=composite,

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from math import inf
 from threading import Event
 
+from worker.chunking.documents import split_document
 from worker.embedders.registry import open_embedder
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import Progress, RunStats
@@ -57,6 +58,7 @@ def run_service(
             open_embedder=lambda model, width, prompt: open_embedder(
                 model, width, settings, prompt
             ),
+            split=split_document,
             scope=scope,
             options=options or run_options(settings),
             progress=composite,
