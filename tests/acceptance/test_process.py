@@ -43,6 +43,8 @@ FIELDS = [
     "elapsed_seconds",
     "rows_per_second",
     "cached",
+    "passages_embedded",
+    "passages_reused",
     "requests",
     "tokens",
     "cost",

@@ -51,7 +51,7 @@ def stats(**counts: Any) -> RunStats:
 def metrics() -> Metrics:
     """Of a worker to which everything happened that metrics tell of."""
     metrics = Metrics()
-    metrics.update(stats(completed=3, failed=1, cached=2))
+    metrics.update(stats(completed=3, failed=1, cached=2, passages_reused=7))
     metrics.event("worker_started", **STARTED)
     metrics.event("batch_done", **BATCH)
     metrics.event("minute_passed", completed=3, failed=1, pending=5, rss_mb=90.0)
@@ -72,6 +72,8 @@ def test_the_counts_of_a_run_are_told(metrics: Metrics) -> None:
     assert of(metrics, "jobs_total", outcome="failed") == 1
     assert of(metrics, "jobs_total", outcome="stale") == 0
     assert of(metrics, "cached_texts_total") == 2
+    assert of(metrics, "passages_total", outcome="embedded") == 0
+    assert of(metrics, "passages_total", outcome="reused") == 7
     assert of(metrics, "requests_total", model="a:b") == 2
     assert of(metrics, "tokens_total", model="a:b") == 70
     assert of(metrics, "cost_usd_total", model="a:b") == 0.5

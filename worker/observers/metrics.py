@@ -61,6 +61,7 @@ class Metrics:
         for outcome in OUTCOMES:
             self._jobs.labels(outcome)
         self._cached = self._counter("cached_texts", "Texts whose vector was in the cache")
+        self._passages = self._counter("passages", "Passages of documents, by outcome", "outcome")
         self._requests = self._counter("requests", "Requests to a model", "model")
         self._tokens = self._counter("tokens", "Tokens that a model has read", "model")
         self._cost = self._counter("cost_usd", "Cost in US dollars, if known", "model")
@@ -102,6 +103,8 @@ class Metrics:
         for outcome in OUTCOMES:
             self._count(self._jobs.labels(outcome), getattr(stats, outcome))
         self._count(self._cached, stats.cached)
+        self._count(self._passages.labels("embedded"), stats.passages_embedded)
+        self._count(self._passages.labels("reused"), stats.passages_reused)
         for model, spent in stats.models.items():
             self._count(self._requests.labels(model), spent.requests)
             if spent.tokens is not None:

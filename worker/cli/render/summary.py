@@ -28,6 +28,8 @@ def print_summary(result: RunResult, as_json: bool) -> None:
                 "elapsed_seconds": round(stats.elapsed, 3),
                 "rows_per_second": round(stats.rows_per_second, 1),
                 "cached": stats.cached,
+                "passages_embedded": stats.passages_embedded,
+                "passages_reused": stats.passages_reused,
                 "requests": stats.requests,
                 "tokens": stats.tokens,
                 "cost": stats.cost,
@@ -53,6 +55,8 @@ def print_summary(result: RunResult, as_json: bool) -> None:
             out(f"{name}: {count} ({meaning})")
     out(f"Elapsed: {stats.elapsed:.1f} s")
     out(f"Rows per second: {stats.rows_per_second:.0f}")
+    if stats.passages_embedded or stats.passages_reused:
+        out(f"Passages: {stats.passages_embedded} embedded, {stats.passages_reused} reused")
     if stats.cached:
         out(f"From the cache: {stats.cached}")
     if stats.requests:
