@@ -70,7 +70,13 @@ select public.watch_embeddings(
     match_function => null::boolean,
     document_prompt => null::text,
     query_prompt => null::text,
-    language => null::text
+    language => null::text,
+    chunks => null::boolean,
+    context => null::text,
+    format => null::text,
+    chunk_size => null::integer,
+    chunk_unit => null::text,
+    max_chunks => null::integer
 );
 
 select public.watch_embeddings(
@@ -87,7 +93,13 @@ select public.watch_embeddings(
     match_function => null::boolean,
     document_prompt => null::text,
     query_prompt => null::text,
-    language => null::text
+    language => null::text,
+    chunks => null::boolean,
+    context => null::text,
+    format => null::text,
+    chunk_size => null::integer,
+    chunk_unit => null::text,
+    max_chunks => null::integer
 );
 
 -- Owners: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed  engineering lead

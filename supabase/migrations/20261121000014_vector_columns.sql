@@ -163,10 +163,10 @@ immutable
 set search_path = '', pg_temp
 as $$
     select case when target.chunk_format is null then format('new.%I := null', target.embedding_column)
-                else format('delete from %s where (%s) = (%s)', target.places_relation,
-                            string_agg(format('%I.%I', (parse_ident(target.places_relation))[2], name), ', ' order by place),
-                            string_agg(format('old.%I', name), ', ' order by place)) end
-      from unnest(target.key_columns) with ordinality as key (name, place);
+                else (select format('delete from %s where %s', target.places_relation,
+                                    string_agg(format('%I.%I = old.%2$I', (parse_ident(target.places_relation))[2], name),
+                                               ' and ' order by place))
+                        from unnest(target.key_columns) with ordinality as key (name, place)) end;
 $$;
 
 -- The part of a statement that removes the vectors of the rows eq_locked (eq_record, eq_verdict) with nothing to embed.

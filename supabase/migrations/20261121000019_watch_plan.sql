@@ -1,7 +1,8 @@
 -- Why:   watch_embeddings checks everything before it changes anything, and the preview shows the same plan.
 -- Locks: nothing.
--- Undo:  drop function embedding.plan_watch, embedding.plan_model, embedding.planned_prompt,
---        embedding.check_names; drop type embedding.chunk_settings, embedding.watch_plan;
+-- Undo:  drop function embedding.plan_watch, embedding.trusts_vectors, embedding.plan_table, embedding.plan_settings,
+--        embedding.plan_model, embedding.planned_prompt, embedding.check_names; drop type embedding.wanted_target,
+--        embedding.watch_plan;
 
 -- Raises if the table or one of its columns has a name that the statements of the queue use themselves.
 create function embedding.check_names(relation regclass)
@@ -36,8 +37,10 @@ create type embedding.watch_plan as (
     trusts_vectors boolean
 );
 
--- What watch_embeddings gets about chunks. A null keeps what the target has.
-create type embedding.chunk_settings as (
+-- What watch_embeddings gets about a target. A null keeps what the target has.
+create type embedding.wanted_target as (
+    source text, embedding_column text, model text, filter text, dimensions integer, priority smallint,
+    debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text, language text,
     chunks boolean, context text, format text, chunk_size integer, chunk_unit text, max_chunks integer
 );
 
@@ -57,10 +60,8 @@ begin
     return case when wanted is null then present when wanted = 'none' then '' else nullif(wanted, '') end;
 end $$;
 
--- The target with the model and the prompts that watch_embeddings gets. Another model forgets the prompts.
-create function embedding.plan_model(
-    before public.embedding_targets, model text, document_prompt text, query_prompt text
-)
+-- The target with the wanted model and prompts. Another model forgets the prompts.
+create function embedding.plan_model(before public.embedding_targets, wanted embedding.wanted_target)
 returns public.embedding_targets
 language plpgsql
 immutable
@@ -69,28 +70,98 @@ as $$
 declare
     target public.embedding_targets := before;
 begin
-    if model ~ '#' then
+    if wanted.model ~ '#' then
         raise exception 'the name of a model cannot contain #'
             using errcode = 'invalid_parameter_value', hint = 'Give its prompt as document_prompt.';
     end if;
-    target.model := coalesce(nullif(plan_model.model, ''), before.model);
-    target.model_is_default := target.model is not null and coalesce(plan_model.model = '', before.model_is_default, false);
+    target.model := coalesce(nullif(wanted.model, ''), before.model);
+    target.model_is_default := target.model is not null and coalesce(wanted.model = '', before.model_is_default, false);
     if before.model <> target.model then
         target.document_prompt := null;
         target.query_prompt := null;
     end if;
-    target.document_prompt := embedding.planned_prompt(plan_model.document_prompt, target.document_prompt);
-    target.query_prompt := embedding.planned_prompt(plan_model.query_prompt, target.query_prompt);
+    target.document_prompt := embedding.planned_prompt(wanted.document_prompt, target.document_prompt);
+    target.query_prompt := embedding.planned_prompt(wanted.query_prompt, target.query_prompt);
     return target;
 end $$;
 
--- Checks the arguments of watch_embeddings, and replaces nulls by what the target has. Raises an error with a hint
--- if the column cannot be watched in this way.
-create function embedding.plan_watch(
-    relation regclass, source text, embedding_column text, model text, filter text, dimensions integer, priority smallint,
-    debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text, language text,
-    chunk_settings embedding.chunk_settings
+-- The target with the wanted settings, for a table that may be watched. Raises if its column or its source is not given.
+create function embedding.plan_settings(
+    relation regclass, before public.embedding_targets, wanted embedding.wanted_target
 )
+returns public.embedding_targets
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    target public.embedding_targets := embedding.plan_model(before, wanted);
+begin
+    target.problem := null;
+    target.table_name := public.embedding_table_name(relation);
+    target.embedding_column := wanted.embedding_column;
+    target.source := coalesce(embedding.source_sql(relation, wanted.source), before.source);
+    target.filter := nullif(coalesce(wanted.filter, before.filter), '');
+    target.priority := coalesce(wanted.priority, before.priority, 0);
+    target.debounce := coalesce(wanted.debounce, before.debounce, '0');
+    target.on_change := coalesce(wanted.on_change, before.on_change, 'keep');
+    target.on_too_long := coalesce(wanted.on_too_long, before.on_too_long, 'fail');
+    target.language := nullif(coalesce(wanted.language, before.language), '');
+    if target.embedding_column is null then
+        raise exception 'the embedding column is not given'
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Name it: watch_embeddings(table, source, embedding_column).';
+    elsif target.source is null then
+        raise exception 'column % of table % is not watched yet', target.embedding_column, target.table_name
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Give its source: a column, several, or an SQL expression (on the command line: --source).';
+    end if;
+    return target;
+end $$;
+
+-- The target with the names and numbers of its table and of its columns, as they are now.
+create function embedding.plan_table(relation regclass, target public.embedding_targets)
+returns public.embedding_targets
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    bare_name name;
+begin
+    select relname, format('%I.%I', nspname, relname) into bare_name, target.relation
+      from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = plan_table.relation;
+    target.relation_id := relation;
+    target.key_columns := embedding.key_columns(relation);
+    target.record_id_sql := embedding.record_id_sql(relation, bare_name, target.key_columns);
+    target.record_match_sql := embedding.record_match_sql(relation, target.key_columns);
+    target.user_column := (
+        select attname from pg_attribute
+         where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped);
+    return target;
+end $$;
+
+-- Whether the vectors that a target has stay valid with a plan, as far as text and model are the same.
+create function embedding.trusts_vectors(before public.embedding_targets, target public.embedding_targets)
+returns boolean
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return coalesce(
+        case when target.chunk_format is not null then
+                  to_regclass(target.chunks_relation) is not null
+                  and (before.context, before.chunk_format, before.chunk_size, before.chunk_unit, before.max_chunks)
+                      is not distinct from
+                      (target.context, target.chunk_format, target.chunk_size, target.chunk_unit, target.max_chunks)
+             when before.relation_id = target.relation_id then
+                  before.column_numbers -> before.embedding_column = target.column_numbers -> target.embedding_column
+             else embedding.triggered_table(before.id) = target.relation_id end, false);
+end $$;
+
+-- Checks what is wanted, and replaces nulls by what the target has. Raises an error with a hint if the column cannot be
+-- watched in this way.
+create function embedding.plan_watch(relation regclass, wanted embedding.wanted_target)
 returns embedding.watch_plan
 language plpgsql
 set search_path = '', pg_temp
@@ -100,7 +171,6 @@ declare
     plan embedding.watch_plan;
     before public.embedding_targets;
     target public.embedding_targets;
-    bare_name constant name := (select relname from pg_class where oid = relation);
     cause text;
     hint text;
 begin
@@ -109,41 +179,13 @@ begin
     for cause, hint in select * from embedding.blind_spot(relation, null, false) limit 1 loop
         raise exception '%', cause using errcode = 'wrong_object_type', hint = hint;
     end loop;
-    select * into before from embedding.find_target_of(relation, plan_watch.embedding_column);
+    select * into before from embedding.find_target_of(relation, wanted.embedding_column);
     before.problem := coalesce(before.problem, embedding.identity_problem(before));
-    target := embedding.plan_model(before, plan_watch.model, plan_watch.document_prompt, plan_watch.query_prompt);
-    target.problem := null;
-    target.table_name := public.embedding_table_name(relation);
-    target.embedding_column := plan_watch.embedding_column;
-    target.source := coalesce(embedding.source_sql(relation, plan_watch.source), before.source);
-    target.filter := nullif(coalesce(plan_watch.filter, before.filter), '');
-    target.priority := coalesce(plan_watch.priority, before.priority, 0);
-    target.debounce := coalesce(plan_watch.debounce, before.debounce, '0');
-    target.on_change := coalesce(plan_watch.on_change, before.on_change, 'keep');
-    target.on_too_long := coalesce(plan_watch.on_too_long, before.on_too_long, 'fail');
-    if plan_watch.embedding_column is null then
-        raise exception 'the embedding column is not given'
-            using errcode = 'invalid_parameter_value',
-                  hint = 'Name it: watch_embeddings(table, source, embedding_column).';
-    elsif target.source is null then
-        raise exception 'column % of table % is not watched yet', plan_watch.embedding_column, target.table_name
-            using errcode = 'invalid_parameter_value',
-                  hint = 'Give its source: a column, several, or an SQL expression (on the command line: --source).';
-    end if;
-
-    target.relation := (select format('%I.%I', nspname, bare_name) from pg_class
-                          join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = relation);
-    target.relation_id := relation;
-    target.key_columns := embedding.key_columns(relation);
-    target.record_id_sql := embedding.record_id_sql(relation, bare_name, target.key_columns);
-    target.record_match_sql := embedding.record_match_sql(relation, target.key_columns);
-    target := embedding.plan_chunks(before, target, chunk_settings);
-    target.user_column := (
-        select attname from pg_attribute
-         where attrelid = relation and attname = 'user_id' and atttypid = 'uuid'::regtype and not attisdropped);
+    target := embedding.plan_settings(relation, before, wanted);
+    target := embedding.plan_table(relation, target);
+    target := embedding.plan_chunks(before, target, wanted);
     select columns, numbers into plan.columns_read, target.column_numbers
       from embedding.columns_read(relation, embedding.text_sql(target), target.filter);
-    target.language := nullif(coalesce(plan_watch.language, before.language), '');
     target.full_text := embedding.planned_full_text(target);
     if target.column_numbers ? target.embedding_column then
         raise exception 'column % cannot be made from itself', target.embedding_column
@@ -156,19 +198,11 @@ begin
            and attname = any (target.key_columns || target.user_column || target.embedding_column));
     target.dimensions := case
         when target.chunk_format is null
-            then embedding.planned_width(relation, target.embedding_column, plan_watch.dimensions)
-        else embedding.planned_chunk_width(target, plan_watch.dimensions) end;
+            then embedding.planned_width(relation, target.embedding_column, wanted.dimensions)
+        else embedding.planned_chunk_width(target, wanted.dimensions) end;
 
     plan.before := before;
-    plan.trusts_vectors := coalesce(
-        case when target.chunk_format is not null
-             then to_regclass(target.chunks_relation) is not null
-                  and (before.context, before.chunk_format, before.chunk_size, before.chunk_unit, before.max_chunks)
-                      is not distinct from
-                      (target.context, target.chunk_format, target.chunk_size, target.chunk_unit, target.max_chunks)
-             when before.relation_id = relation
-             then before.column_numbers -> before.embedding_column = target.column_numbers -> target.embedding_column
-             else embedding.triggered_table(before.id) = relation end, false);
+    plan.trusts_vectors := embedding.trusts_vectors(before, target);
     plan.looks_again := not plan.trusts_vectors
         or (before.source, before.filter, before.model, before.document_prompt, before.record_match_sql, before.problem)
            is distinct from (target.source, target.filter, target.model, target.document_prompt,
@@ -178,4 +212,4 @@ begin
 end $$;
 
 select embedding.protect_functions('embedding.check_names', 'embedding.planned_prompt', 'embedding.plan_model',
-    'embedding.plan_watch');
+    'embedding.plan_settings', 'embedding.plan_table', 'embedding.trusts_vectors', 'embedding.plan_watch');

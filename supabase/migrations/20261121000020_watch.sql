@@ -3,9 +3,48 @@
 -- Locks: the migration nothing. A call of watch_embeddings takes SHARE ROW EXCLUSIVE on the table while its
 --        triggers are created (writers wait, readers do not), and ACCESS EXCLUSIVE if it has to add the column.
 -- Undo:  select unwatch_embeddings(table, column) for each target, then drop function public.watch_embeddings,
---        public.unwatch_embeddings, embedding.refresh_owners;
+--        public.unwatch_embeddings, embedding.refresh_owners, embedding.store_target;
 --
 -- Everything here runs with the rights of the caller, who must own the table.
+
+-- Inserts a target, or updates it, and returns it as it is stored.
+create function embedding.store_target(target public.embedding_targets)
+returns public.embedding_targets
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    stored public.embedding_targets;
+begin
+    insert into public.embedding_targets as known (
+        table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default, dimensions,
+        priority, debounce, on_change, on_too_long, language, full_text, context, chunk_format, chunk_size, chunk_unit,
+        max_chunks, chunks_relation, places_relation, passages_relation, relation, relation_id, column_numbers,
+        key_columns, record_id_sql, record_match_sql, user_column)
+    values (
+        target.table_name, target.embedding_column, target.source, target.filter, target.model, target.document_prompt,
+        target.query_prompt, target.model_is_default, target.dimensions, target.priority, target.debounce,
+        target.on_change, target.on_too_long, target.language, target.full_text, target.context, target.chunk_format,
+        target.chunk_size, target.chunk_unit, target.max_chunks, target.chunks_relation, target.places_relation,
+        target.passages_relation, target.relation, target.relation_id, target.column_numbers, target.key_columns,
+        target.record_id_sql, target.record_match_sql, target.user_column)
+    on conflict on constraint embedding_targets_one_per_column do update
+       set source = excluded.source, filter = excluded.filter, model = excluded.model,
+           document_prompt = excluded.document_prompt, query_prompt = excluded.query_prompt,
+           model_is_default = excluded.model_is_default, dimensions = excluded.dimensions, priority = excluded.priority,
+           debounce = excluded.debounce, on_change = excluded.on_change, on_too_long = excluded.on_too_long,
+           language = excluded.language, full_text = excluded.full_text, context = excluded.context,
+           chunk_format = excluded.chunk_format, chunk_size = excluded.chunk_size, chunk_unit = excluded.chunk_unit,
+           max_chunks = excluded.max_chunks, chunks_relation = excluded.chunks_relation,
+           places_relation = excluded.places_relation, passages_relation = excluded.passages_relation,
+           relation = excluded.relation, relation_id = excluded.relation_id,
+           column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
+           record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
+           user_column = excluded.user_column, problem = null, updated_at = now(),
+           backfill_cursor = case when known.key_columns = excluded.key_columns then known.backfill_cursor end
+    returning known.* into stored;
+    return stored;
+end $$;
 
 -- Keeps `embedding_column` in step with `source` (a column, several, or an SQL expression over the
 -- row), for the rows for which `filter` is true. Rows that are already there are enqueued by
@@ -55,10 +94,10 @@ set search_path = '', pg_temp
 as $$
 #variable_conflict use_column
 declare
-    plan embedding.watch_plan := embedding.plan_watch(
-        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt, language,
-        row(chunks, context, format, chunk_size, chunk_unit, max_chunks)::embedding.chunk_settings);
+    plan embedding.watch_plan := embedding.plan_watch(relation, row(
+        source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
+        document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks
+    )::embedding.wanted_target);
     target public.embedding_targets := plan.target;
     watched public.embedding_targets;
 begin
@@ -77,34 +116,7 @@ begin
         perform embedding.follow_names(target.id, target.table_name, target.embedding_column);
     end if;
 
-    insert into public.embedding_targets as known (
-        table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default,
-        dimensions, priority, debounce, on_change, on_too_long, language, full_text, context, chunk_format, chunk_size,
-        chunk_unit, max_chunks, chunks_relation, places_relation, passages_relation, relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
-    values (
-        target.table_name, target.embedding_column, target.source, target.filter, target.model,
-        target.document_prompt, target.query_prompt, target.model_is_default, target.dimensions, target.priority,
-        target.debounce, target.on_change, target.on_too_long, target.language, target.full_text, target.context,
-        target.chunk_format, target.chunk_size, target.chunk_unit, target.max_chunks, target.chunks_relation,
-        target.places_relation, target.passages_relation, target.relation, target.relation_id, target.column_numbers, target.key_columns,
-        target.record_id_sql, target.record_match_sql, target.user_column)
-    on conflict on constraint embedding_targets_one_per_column do update
-       set source = excluded.source, filter = excluded.filter, model = excluded.model,
-           document_prompt = excluded.document_prompt, query_prompt = excluded.query_prompt,
-           model_is_default = excluded.model_is_default,
-           dimensions = excluded.dimensions, priority = excluded.priority, debounce = excluded.debounce,
-           on_change = excluded.on_change, on_too_long = excluded.on_too_long,
-           language = excluded.language, full_text = excluded.full_text, context = excluded.context,
-           chunk_format = excluded.chunk_format, chunk_size = excluded.chunk_size, chunk_unit = excluded.chunk_unit,
-           max_chunks = excluded.max_chunks, chunks_relation = excluded.chunks_relation,
-           places_relation = excluded.places_relation, passages_relation = excluded.passages_relation,
-           relation = excluded.relation, relation_id = excluded.relation_id,
-           column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
-           record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
-           user_column = excluded.user_column, problem = null, updated_at = now(),
-           backfill_cursor = case when known.key_columns = excluded.key_columns then known.backfill_cursor end
-    returning known.* into watched;
-
+    watched := embedding.store_target(target);
     perform embedding.make_triggers(watched, plan.columns_read);
     if (plan.before).user_column is distinct from watched.user_column and (plan.before).id is not null then
         perform embedding.refresh_owners(watched);
@@ -138,8 +150,8 @@ begin
 end $$;
 
 -- Stops keeping the column in step: removes its triggers, its functions, its index over words and its jobs, but not its
--- vectors; only those of a text in chunks go with their tables. It also works after the table was dropped or renamed, by the name it was watched under. Returns whether the column was
--- watched.
+-- vectors; only those of a text in chunks go with their tables. It also works after the table was dropped or renamed, by
+-- the name it was watched under. Returns whether the column was watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
 returns boolean
 language plpgsql
@@ -166,4 +178,4 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'public.watch_embeddings', 'public.unwatch_embeddings', 'embedding.refresh_owners');
+    'embedding.store_target', 'public.watch_embeddings', 'public.unwatch_embeddings', 'embedding.refresh_owners');

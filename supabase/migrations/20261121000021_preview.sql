@@ -76,10 +76,10 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    plan constant embedding.watch_plan := embedding.plan_watch(
-        relation, source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt, language,
-        row(chunks, context, format, chunk_size, chunk_unit, max_chunks)::embedding.chunk_settings);
+    plan constant embedding.watch_plan := embedding.plan_watch(relation, row(
+        source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
+        document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks
+    )::embedding.wanted_target);
 begin
     is_watched := (plan.target).id is not null;
     width := (plan.target).dimensions;

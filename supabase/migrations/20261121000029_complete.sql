@@ -1,7 +1,7 @@
 -- Why:   a worker writes its vectors with `complete_embeddings`, which returns the jobs that it refuses, and why.
 -- Locks: what embedding.complete locks. It waits for nothing: it reports what another session holds.
 -- Undo:  drop function public.complete_embeddings, embedding.refuse_row, embedding.refuse_target,
---        embedding.open_for_vectors, embedding.targets_of_jobs, embedding.check_lengths, embedding.is_readable,
+--        embedding.open_for_vectors, embedding.targets_of_jobs, embedding.check_in_chunks, embedding.check_lengths, embedding.is_readable,
 --        embedding.refusals;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
@@ -80,6 +80,23 @@ begin
        or cardinality(ids) <> cardinality(costs) then
         raise exception 'ids, leases, hashes, vectors, tokens, truncated_to and costs must be of one length'
             using errcode = 'invalid_parameter_value';
+    end if;
+end $$;
+
+-- Raises unless a target is in chunks, or is not.
+create function embedding.check_in_chunks(target public.embedding_targets, expected boolean)
+returns void
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    if (target.chunk_format is not null) <> expected then
+        raise exception 'column % of table % is embedded %', target.embedding_column, target.table_name,
+                        case when expected then 'as a whole' else 'in chunks' end
+            using errcode = 'invalid_parameter_value',
+                  hint = case when expected then 'Call complete_embeddings.'
+                              else 'Call stage_chunks, then complete_documents.' end;
     end if;
 end $$;
 
@@ -193,10 +210,7 @@ declare
 begin
     perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
     for target in select * from embedding.targets_of_jobs(ids) loop
-        if target.chunk_format is not null then
-            raise exception 'column % of table % is embedded in chunks', target.embedding_column, target.table_name
-                using errcode = 'invalid_parameter_value', hint = 'Call stage_chunks, then complete_documents.';
-        end if;
+        perform embedding.check_in_chunks(target, false);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
         for try in 1 .. 3 loop
@@ -255,7 +269,6 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.refusals', 'embedding.is_readable', 'embedding.check_lengths', 'embedding.targets_of_jobs',
-    'embedding.open_for_vectors',
-    'embedding.refuse_target', 'embedding.refuse_row');
+    'embedding.refusals', 'embedding.is_readable', 'embedding.check_lengths', 'embedding.check_in_chunks',
+    'embedding.targets_of_jobs', 'embedding.open_for_vectors', 'embedding.refuse_target', 'embedding.refuse_row');
 select embedding.let_workers_call('public.complete_embeddings');

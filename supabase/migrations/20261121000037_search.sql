@@ -1,9 +1,45 @@
 -- Why:   people search any watched column by its name, as `worker search` does.
 -- Locks: nothing.
--- Undo:  drop function public.search_embeddings;
+-- Undo:  drop function public.search_embeddings, embedding.find_searched;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
+
+-- The target that a search names. Raises if it cannot be searched with vectors of `model`, or by words.
+create function embedding.find_searched(watched_table text, embedding_column text, model text, uses_words boolean)
+returns public.embedding_targets
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+    identity_problem text;
+begin
+    select * into target from public.embedding_targets as watched
+     where watched.table_name = watched_table
+       and watched.embedding_column = find_searched.embedding_column;
+    identity_problem := embedding.identity_problem(target);
+    if identity_problem is not null then
+        raise exception using errcode = 'undefined_object', message = identity_problem;
+    elsif target.id is null then
+        raise exception 'column % of table % is not watched', find_searched.embedding_column, watched_table
+            using errcode = 'undefined_object',
+                  hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
+    elsif target.model <> find_searched.model then
+        raise exception 'column % of table % holds vectors of %, not of %',
+                        target.embedding_column, target.table_name, target.model, find_searched.model
+            using errcode = 'invalid_parameter_value',
+                  hint = format('Embed the query with %s.', target.model);
+    elsif uses_words and target.language is null then
+        raise exception 'column % of table % is not set up for full text', target.embedding_column, target.table_name
+            using errcode = 'invalid_parameter_value',
+                  hint = format('Run `worker watch %s --column %s --hybrid`, or search without words.',
+                                target.table_name, target.embedding_column);
+    end if;
+    return target;
+end $$;
 
 -- The rows of a watched column nearest to `query` by cosine distance, nearest first, with their text (null if it cannot
 -- be read). With `query_text`, in a column that has a language, also those that have its words, best first; without
@@ -31,35 +67,16 @@ as $$
 #variable_conflict use_column
 declare
     target public.embedding_targets;
-    identity_problem text;
+    stored public.embedding_targets;
     uses_words constant boolean := query_text is not null and coalesce(full_text_weight, 1) > 0;
     uses_index boolean;
     scan constant text := current_setting('hnsw.iterative_scan', true);
     found_one record;
 begin
-    select * into target from public.embedding_targets as watched
-     where watched.table_name = watched_table
-       and watched.embedding_column = search_embeddings.embedding_column;
-    identity_problem := embedding.identity_problem(target);
-    if identity_problem is not null then
-        raise exception using errcode = 'undefined_object', message = identity_problem;
-    elsif target.id is null then
-        raise exception 'column % of table % is not watched', search_embeddings.embedding_column, watched_table
-            using errcode = 'undefined_object',
-                  hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
-    elsif target.model <> search_embeddings.model then
-        raise exception 'column % of table % holds vectors of %, not of %',
-                        target.embedding_column, target.table_name, target.model, search_embeddings.model
-            using errcode = 'invalid_parameter_value',
-                  hint = format('Embed the query with %s.', target.model);
-    elsif uses_words and target.language is null then
-        raise exception 'column % of table % is not set up for full text', target.embedding_column, target.table_name
-            using errcode = 'invalid_parameter_value',
-                  hint = format('Run `worker watch %s --column %s --hybrid`, or search without words.',
-                                target.table_name, target.embedding_column);
-    end if;
+    target := embedding.find_searched(watched_table, embedding_column, model, uses_words);
+    stored := embedding.as_stored(target);
     perform embedding.check_search(
-        target.relation, target.embedding_column, query::real[], matches, null, full_text_weight, rrf_k);
+        stored.relation, stored.embedding_column, query::real[], matches, null, full_text_weight, rrf_k);
     if has_schema_privilege('embedding', 'usage') then -- the owner, a superuser, service_role
         perform embedding.check_table(target.relation);
     end if;
@@ -67,8 +84,8 @@ begin
     if target.chunk_format is not null then
         return query
         select * from embedding.search_passages(
-            target, query, coalesce(matches, 5), query_text, full_text_weight, greatest(coalesce(rrf_k, 50), 0), filter,
-            exact, per_document);
+            target, query, coalesce(matches, 5), query_text, coalesce(full_text_weight, 1), coalesce(rrf_k, 50), filter, exact,
+            per_document);
         perform set_config('hnsw.iterative_scan', scan, true) where scan is not null;
         return;
     end if;
@@ -98,5 +115,5 @@ begin
     perform set_config('hnsw.iterative_scan', scan, true) where scan is not null;
 end $$;
 
-select embedding.protect_functions('public.search_embeddings');
-select embedding.grant_to('service_role', 'execute on function public.search_embeddings');
+select embedding.protect_functions('embedding.find_searched', 'public.search_embeddings');
+select embedding.grant_to('service_role', 'execute on function embedding.find_searched, public.search_embeddings');

@@ -41,16 +41,17 @@ stable
 set search_path = '', pg_temp
 as $$
     select exists (
-        select from public.embedding_targets as target
+        select from public.embedding_targets as watched
+         cross join lateral embedding.as_stored(watched) as target
           join pg_attribute as attribute
             on attribute.attrelid = to_regclass(target.relation) and attribute.attname = target.embedding_column
           join pg_index as index
             on index.indrelid = attribute.attrelid and index.indkey[0] = attribute.attnum and index.indisvalid
           join pg_opclass as operators on operators.oid = index.indclass[0] and operators.opcname ~ '_cosine_ops$'
-         where target.table_name = watched_table
-           and target.embedding_column = embedding_has_vector_index.embedding_column);
+         where watched.table_name = watched_table
+           and watched.embedding_column = embedding_has_vector_index.embedding_column);
 $$;
 
 select embedding.protect_functions('public.missing_embeddings', 'public.embedding_has_vector_index');
 select embedding.grant_to('service_role', 'execute on function '
-    'public.missing_embeddings, public.embedding_has_vector_index');
+    'public.missing_embeddings, public.embedding_has_vector_index, embedding.has_vector_sql');

@@ -68,7 +68,7 @@ end $$;
 
 -- The target with the settings for chunks, of a table that its other fields name. Raises if they do not fit.
 create function embedding.plan_chunks(
-    before public.embedding_targets, target public.embedding_targets, given embedding.chunk_settings
+    before public.embedding_targets, target public.embedding_targets, wanted embedding.wanted_target
 )
 returns public.embedding_targets
 language plpgsql
@@ -78,14 +78,14 @@ as $$
 declare
     is_in_chunks constant boolean := before.chunk_format is not null;
 begin
-    if before.id is not null and given.chunks <> is_in_chunks then
+    if before.id is not null and wanted.chunks <> is_in_chunks then
         raise exception 'column % of table % is embedded %', target.embedding_column, target.table_name,
                         case when is_in_chunks then 'in chunks' else 'as a whole' end
             using errcode = 'invalid_parameter_value',
                   hint = format('Run `worker unwatch %s --column %s` first, or give another name to the column.',
                                 target.table_name, target.embedding_column);
-    elsif not coalesce(given.chunks, is_in_chunks) then
-        if num_nonnulls(given.context, given.format, given.chunk_size, given.chunk_unit, given.max_chunks) > 0 then
+    elsif not coalesce(wanted.chunks, is_in_chunks) then
+        if num_nonnulls(wanted.context, wanted.format, wanted.chunk_size, wanted.chunk_unit, wanted.max_chunks) > 0 then
             raise exception 'a context, a format and a size of chunks are only for texts in chunks'
                 using errcode = 'invalid_parameter_value',
                       hint = 'Give `chunks => true` as well (on the command line: --chunks).';
@@ -93,13 +93,13 @@ begin
         return target;
     end if;
     perform embedding.check_chunk_key(target.relation::regclass, target.key_columns);
-    target.context := case when given.context is null then before.context
-                           else embedding.source_sql(target.relation::regclass, nullif(given.context, '')) end;
-    target.chunk_format := coalesce(given.format, before.chunk_format, 'markdown');
-    target.chunk_unit := coalesce(given.chunk_unit, before.chunk_unit, 'characters');
-    target.chunk_size := coalesce(given.chunk_size, before.chunk_size,
+    target.context := case when wanted.context is null then before.context
+                           else embedding.source_sql(target.relation::regclass, nullif(wanted.context, '')) end;
+    target.chunk_format := coalesce(wanted.format, before.chunk_format, 'markdown');
+    target.chunk_unit := coalesce(wanted.chunk_unit, before.chunk_unit, 'characters');
+    target.chunk_size := coalesce(wanted.chunk_size, before.chunk_size,
                                   case target.chunk_unit when 'tokens' then 300 else 1250 end);
-    target.max_chunks := coalesce(given.max_chunks, before.max_chunks, 20000);
+    target.max_chunks := coalesce(wanted.max_chunks, before.max_chunks, 20000);
     if target.chunk_format <> all ('{markdown,text,html,code}') or target.chunk_unit <> all ('{characters,tokens}') then
         raise exception 'there is no format % of chunks, or no unit %', target.chunk_format, target.chunk_unit
             using errcode = 'invalid_parameter_value',

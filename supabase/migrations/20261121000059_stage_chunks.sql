@@ -2,25 +2,10 @@
 --        needs no long one, and a worker that is killed pays for little again.
 -- Locks: KEY SHARE row locks on the rows whose chunks are stored, for the length of the call: what the foreign key takes.
 --        It waits for none: it reports what another session holds.
--- Undo:  drop function public.stage_chunks, embedding.stage, embedding.lock_documents,
---        embedding.check_chunked;
+-- Undo:  drop function public.stage_chunks, embedding.stage, embedding.lock_documents;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
-
--- Raises unless a target is in chunks.
-create function embedding.check_chunked(target public.embedding_targets)
-returns void
-language plpgsql
-immutable
-set search_path = '', pg_temp
-as $$
-begin
-    if target.chunk_format is null then
-        raise exception 'column % of table % is not embedded in chunks', target.embedding_column, target.table_name
-            using errcode = 'invalid_parameter_value', hint = 'Call complete_embeddings.';
-    end if;
-end $$;
 
 -- Locks the rows of jobs that are still leased, in a row lock mode. Returns each of the jobs with the record id of its
 -- locked row, or with the reason why there is none: `lost` or `locked`.
@@ -107,7 +92,7 @@ declare
     context text;
 begin
     for target in select * from embedding.targets_of_jobs(ids) loop
-        perform embedding.check_chunked(target);
+        perform embedding.check_in_chunks(target, true);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
         if fault is null and model <> embedding.full_model(target) then
@@ -136,5 +121,5 @@ begin
      where not exists (select from public.embedding_queue as job where job.id = given.id);
 end $$;
 
-select embedding.protect_functions('embedding.check_chunked', 'embedding.lock_documents', 'embedding.stage');
+select embedding.protect_functions('embedding.lock_documents', 'embedding.stage');
 select embedding.let_workers_call('public.stage_chunks');

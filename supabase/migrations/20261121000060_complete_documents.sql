@@ -138,7 +138,7 @@ declare
     context text;
 begin
     for target in select * from embedding.targets_of_jobs(ids) loop
-        perform embedding.check_chunked(target);
+        perform embedding.check_in_chunks(target, true);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
         if fault is null then

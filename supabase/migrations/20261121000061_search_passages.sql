@@ -78,14 +78,15 @@ stable
 set search_path = '', pg_temp
 as $$
 declare
-    eq_asked integer := greatest(4 * eq_wanted, 40);
+    eq_asked bigint := greatest(4 * eq_wanted::bigint, 40);
     eq_chunks bigint;
 begin
     loop
         execute eq_statement into eq_passages, eq_chunks
           using query_embedding, eq_asked, eq_threshold, query_text, full_text_weight, eq_rrf_k, eq_exact, eq_uses_index,
                 greatest(coalesce(per_document, 1), 1);
-        exit when jsonb_array_length(eq_passages) >= eq_wanted or eq_chunks < eq_asked or eq_asked >= 100000;
+        exit when jsonb_array_length(eq_passages) >= eq_wanted or eq_chunks < eq_asked
+               or eq_asked >= greatest(100000, 4 * eq_wanted::bigint);
         eq_asked := eq_asked * 5;
     end loop;
 end $$;
@@ -157,7 +158,8 @@ begin
         'returns table (%s, content text, similarity double precision, '
         'score double precision, vector_rank integer, text_rank integer, '
         'page integer, heading_path text, first_char integer, last_char integer) '
-        'language plpgsql stable set search_path = '''', pg_temp set jit = off set work_mem = ''64MB'' as %L',
+        'language plpgsql stable set search_path = '''', pg_temp set jit = off set work_mem = ''64MB'' '
+        'set synchronize_seqscans = off as %L',
         qualified_name, vector_type, outputs,
         format($body$
 #variable_conflict use_column
@@ -165,7 +167,7 @@ declare
     eq_relation constant regclass := %1$L;
     eq_wanted constant integer := coalesce(match_count, 10);
     eq_threshold constant double precision := coalesce(match_threshold, -1);
-    eq_rrf_k constant integer := greatest(coalesce(rrf_k, 50), 0);
+    eq_rrf_k constant integer := coalesce(rrf_k, 50);
     eq_exact constant boolean := false;
     eq_conditions text;
     eq_statement text := %2$L;
@@ -173,6 +175,13 @@ declare
     eq_scan constant text := current_setting('hnsw.iterative_scan', true);
     eq_passages jsonb;
 begin
+    declare
+        eq_relation constant regclass := %9$L;
+        eq_column constant name := 'embedding';
+    begin
+        %10$s
+    end;
+    full_text_weight := coalesce(full_text_weight, 1);
     %3$s
     if eq_conditions <> '' then
         eq_conditions := replace(%4$L, 'eq_conditions', eq_conditions);
@@ -195,7 +204,9 @@ end $body$,
             target.relation, embedding.passages_sql(target, embedding.vector_sql(stored)),
             (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.filter_sql'::regproc) || ';',
             embedding.row_conditions(target, 'eq_conditions'),
-            embedding.match_words_sql(target), (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.find_passages'::regproc) || ';', found, outputs));
+            embedding.match_words_sql(target), (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.find_passages'::regproc) || ';', found, outputs,
+            target.chunks_relation,
+            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.check_search'::regproc) || ';'));
     return format('%s(%s, integer, double precision, text, double precision, integer, jsonb, integer)',
                   qualified_name, vector_type)::regprocedure;
 end $$;

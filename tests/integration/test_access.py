@@ -394,32 +394,25 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         )
     } == {
         "announce_embedding_event",
+        "as_stored",
         "backfill_embeddings",
         "cache_embeddings",
         "cached_embeddings",
         "check_search",
         "check_table",
-        "distance_sql",
-        "filter_sql",
-        "hybrid_sql",
-        "keys_sql",
-        "nearest_sql",
-        "text_ranks_sql",
-        "uses_full_text_index_sql",
-        "vector_sql",
         "claim_embeddings",
+        "complete_documents",
         "complete_embeddings",
         "control_embeddings",
+        "count_due",
         "count_due_embeddings",
         "diagnose_embeddings",
-        "count_due",
-        "embedding_database_load",
-        "identity_problem",
+        "distance_sql",
         "embedding_command",
+        "embedding_database_load",
         "embedding_provider_report",
         "embedding_rate",
         "embedding_has_vector_index",
-        "row_count",
         "embedding_schema_version",
         "embedding_stats",
         "embedding_table_name",
@@ -428,15 +421,36 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "estimate_embeddings",
         "extend_embeddings",
         "fail_embeddings",
+        "filter_sql",
+        "find_passages",
+        "find_searched",
+        "has_vector_sql",
+        "hybrid_sql",
+        "identity_problem",
+        "key_forms",
+        "key_values_sql",
+        "keys_sql",
         "list_embeddings",
+        "missing_embeddings",
+        "nearest_sql",
+        "passages_sql",
         "poll_embeddings",
         "recheck_embeddings",
+        "record_id_sql",
+        "record_match_sql",
         "release_embeddings",
         "reprocess_embeddings",
         "requeue_embeddings",
-        "missing_embeddings",
+        "row_conditions",
+        "row_count",
+        "same_key_sql",
         "sample_embeddings",
         "search_embeddings",
+        "search_passages",
+        "stage_chunks",
+        "text_ranks_sql",
+        "uses_full_text_index_sql",
+        "vector_sql",
     }
 
 
@@ -595,12 +609,13 @@ CALLED_BY_WORKERS = [
         "public",
         """
         announce_embedding_event backfill_embeddings cache_embeddings cached_embeddings
-        claim_embeddings complete_embeddings control_embeddings count_due_embeddings
-        diagnose_embeddings embedding_command embedding_database_load embedding_provider_report
-        embedding_rate embedding_schema_version embedding_stats embedding_table_name
-        embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
-        extend_embeddings fail_embeddings list_embeddings poll_embeddings recheck_embeddings
-        release_embeddings reprocess_embeddings requeue_embeddings sample_embeddings
+        claim_embeddings complete_documents complete_embeddings control_embeddings
+        count_due_embeddings diagnose_embeddings embedding_command embedding_database_load
+        embedding_provider_report embedding_rate embedding_schema_version embedding_stats
+        embedding_table_name embedding_worker_deregister embedding_worker_heartbeat
+        estimate_embeddings extend_embeddings fail_embeddings list_embeddings
+        poll_embeddings recheck_embeddings release_embeddings reprocess_embeddings
+        requeue_embeddings sample_embeddings stage_chunks
         """,
     ),
     *names("embedding", "count_due identity_problem row_count"),
@@ -612,7 +627,9 @@ CALLED_BY_THE_SERVICE_ROLE = [
     *names(
         "embedding",
         """
-        check_search check_table distance_sql filter_sql hybrid_sql keys_sql nearest_sql
+        as_stored check_search check_table distance_sql filter_sql find_passages find_searched
+        has_vector_sql hybrid_sql key_forms key_values_sql keys_sql nearest_sql passages_sql
+        record_id_sql record_match_sql row_conditions same_key_sql search_passages
         text_ranks_sql uses_full_text_index_sql vector_sql
         """,
     ),
@@ -627,34 +644,38 @@ CALLED_BY_NOBODY = [
         "embedding",
         """
         add_column after_cursor_sql another_row_works blind_spot change_model changed_jobs
-        check_identity check_lengths check_names check_pattern check_source claim
-        claim_in_parts column_width columns_read complete count_jobs count_pending
-        count_to_embed count_usage counts_and counts_since describe_error
-        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_column_changed
-        diagnose_dimensions_above_index diagnose_failed_jobs
+        check_chunk_key check_identity check_in_chunks check_lengths check_names
+        check_pattern check_source chunking claim claim_documents claim_in_parts clear_all
+        clear_row_sql clear_sql column_width columns_read complete complete_in_chunks
+        count_jobs count_pending count_to_embed count_usage counts_and counts_since
+        describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
+        diagnose_column_changed diagnose_dimensions_above_index diagnose_failed_jobs
         diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
         diagnose_isolation diagnose_match_function_broken diagnose_no_targets
         diagnose_read_only diagnose_rows_unseen diagnose_schema_owner diagnose_suspended
         diagnose_table_missing diagnose_table_refused diagnose_timeout_too_short
         diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version
-        drop_full_text_index drop_functions drop_triggers due_jobs due_owners due_records
-        due_targets enqueue enqueue_edited enqueue_missing enqueue_new enqueue_sql everyone
-        fail_exhausted fail_unreadable failed_jobs failed_since fault_of_table find_target
-        find_target_of finish_jobs first_jobs fix_text_forms fold_counts follow_names forget
-        full_model full_text_index_name full_text_indexes full_text_sql grant_to
-        growing_pause is_claimable is_of_the_server is_ours is_readable is_rewritten
-        is_timeout is_watched_by_statement jobs_after keep_match_function key_columns
-        key_forms key_too_long key_values_sql lease_jobs let_workers_call let_workers_read
-        list_sql lock_sql make_function make_functions make_triggers match_function_name
-        match_functions match_words_sql may_be_inside may_pass missing_records missing_sql
-        open_for_vectors open_table owner_sql percentile plan_model plan_watch
+        drop_chunk_tables drop_full_text_index drop_functions drop_triggers due_jobs
+        due_owners due_records due_targets enqueue enqueue_edited enqueue_missing
+        enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable failed_jobs
+        failed_since fault_of_table find_target find_target_of finish_jobs first_jobs
+        fix_text_forms fold_counts follow_names forget full_model full_text_index_name
+        full_text_indexes full_text_sql grant_to growing_pause is_claimable is_of_the_server
+        is_ours is_readable is_rewritten is_timeout is_watched_by_statement jobs_after
+        keep_match_function key_columns key_too_long lease_jobs let_readers_read
+        let_workers_call let_workers_read list_sql lock_documents lock_sql make_chunk_tables
+        make_function make_functions make_triggers match_function_name match_functions
+        match_words_sql may_be_inside may_pass missing_records missing_sql name_chunk_tables
+        open_for_vectors open_table owner_sql percentile plan_chunks plan_model
+        plan_settings plan_table plan_watch planned_chunk_width planned_full_text
         planned_prompt planned_width protect_functions protect_relation queue_by_hand
-        queued_id_sql read_sql readable_texts record_id_sql record_match_sql record_model
-        refresh_owners refusals refuse_row refuse_target requeue_target reset_jobs settle
-        shortened_id source_sql suspend_target table_problem targets_of_jobs text_to_embed
-        texts trigger_sql triggered_table trusts visible_character wake write_match_function
-        write_vectors
+        queued_id_sql read_sql readable_texts record_model refresh_owners refusals
+        refuse_row refuse_target replace_places requeue_target reset_jobs settle
+        shortened_id source_sql stage store_target stored_chunks suspend_target
+        table_problem targets_of_jobs text_sql text_to_embed texts trigger_sql
+        triggered_table trusts trusts_vectors unstaged vector_type visible_character wake
+        write_match_function write_passage_match_function write_vectors
         """,
     ),
 ]

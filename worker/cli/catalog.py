@@ -115,7 +115,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "unwatch": Entry(
         "targets:unwatch",
-        "Stop keeping a column in step. Its vectors stay.",
+        "Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped.",
         ("worker unwatch docs --column embedding",),
     ),
     "targets": Entry(
