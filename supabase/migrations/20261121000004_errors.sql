@@ -26,7 +26,7 @@ as $$
                 and error_state !~ '^42(601|602|622|703|704|883|P01)$' -- of a name that is made from a value
                 then error_text
            else format('%s (SQLSTATE %s)', regexp_replace(error_text, '(["\u00ab\u00bb\u201e\u201c\u201d]|0x).*', '"..."'), error_state)
-           end || case when routine.name !~ '^(embedding\.|public\.(claim|complete)_embeddings$)'
+           end || case when routine.name !~ '^(embedding\.|public\.((claim|complete)_embeddings|stage_chunks|complete_documents)$)'
                        then format(' in function %s', routine.name) else '' end
       from (select (regexp_match(context, '^(?:PL/\w+|SQL) function "?([^\s("]+)', 'n'))[1]) as routine (name);
 $$;

@@ -3,9 +3,9 @@
 --        the queue get the pieces of SQL that differ from here.
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 --        embedding.clear_all writes every row that has a vector.
--- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_vector_sql,
---        embedding.same_key_sql, embedding.as_stored, embedding.text_sql, embedding.add_column, embedding.vector_type, embedding.planned_width,
---        embedding.column_width;
+-- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_stored_sql,
+--        embedding.has_vector_sql, embedding.same_key_sql, embedding.as_stored, embedding.text_sql, embedding.add_column,
+--        embedding.vector_type, embedding.planned_width, embedding.column_width;
 
 -- The width of a vector column (null: it has none). Raises if the column does not exist or is not of a vector
 -- type.
@@ -155,6 +155,18 @@ as $$
                             embedding.same_key_sql(target, target.places_relation)) end;
 $$;
 
+-- The condition that something is stored for a row: its vector, or chunks of its text, even if no search finds them yet.
+create function embedding.has_stored_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.chunk_format is null then embedding.has_vector_sql(target)
+                else format('exists (select from %s where %s)', target.chunks_relation,
+                            embedding.same_key_sql(target, target.chunks_relation)) end;
+$$;
+
 -- The assignment or statement by which a BEFORE trigger of a row removes what is made from its old text.
 create function embedding.clear_row_sql(target public.embedding_targets)
 returns text
@@ -204,5 +216,5 @@ end $$;
 
 select embedding.protect_functions(
     'embedding.column_width', 'embedding.planned_width', 'embedding.vector_type', 'embedding.add_column',
-    'embedding.text_sql', 'embedding.as_stored', 'embedding.same_key_sql', 'embedding.has_vector_sql', 'embedding.clear_row_sql',
-    'embedding.clear_sql', 'embedding.clear_all');
+    'embedding.text_sql', 'embedding.as_stored', 'embedding.same_key_sql', 'embedding.has_vector_sql',
+    'embedding.has_stored_sql', 'embedding.clear_row_sql', 'embedding.clear_sql', 'embedding.clear_all');

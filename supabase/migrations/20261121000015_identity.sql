@@ -20,7 +20,8 @@ as $$
 $$;
 
 -- Why a target must not be worked on: its table or one of its columns is not the one that was watched under that
--- name, since it was renamed, or dropped and created again. Null: nothing has changed, or the table is missing. All
+-- name, since it was renamed, or dropped and created again; or the tables of its chunks are missing. Null: nothing has
+-- changed, or the table is missing. All
 -- SQL of a target uses names, so it would read another text or write into the column of another model. A restored
 -- dump has other numbers, but has our triggers: then the names count.
 create function embedding.identity_problem(target public.embedding_targets)
@@ -54,6 +55,13 @@ begin
           left join pg_attribute as present on present.attrelid = present_id and present.attname = known.name
          where present.attnum is distinct from known.number::smallint
          order by present.attname is null desc, known.name
+         limit 1;
+    end if;
+    if problem is null and target.chunk_format is not null then
+        select format('%s, which holds the chunks of %s, is missing', made.name, target.table_name)
+          into problem
+          from unnest(array[target.chunks_relation, target.places_relation]) as made (name)
+         where to_regclass(made.name) is null
          limit 1;
     end if;
     return problem || format('; run `worker watch %s --column %s`', target.table_name, target.embedding_column);
@@ -92,6 +100,11 @@ begin
     execute format('lock table only %s in %s mode nowait', target.relation, lock_mode);
     perform embedding.check_table(target.relation);
     perform embedding.check_identity(target);
+    if target.chunk_format is not null then
+        execute format('lock table only %s, %s in %s mode nowait', target.chunks_relation, target.places_relation, lock_mode);
+        perform embedding.check_table(target.chunks_relation);
+        perform embedding.check_table(target.places_relation);
+    end if;
 end $$;
 
 select embedding.protect_functions('embedding.triggered_table', 'embedding.check_identity', 'embedding.open_table');

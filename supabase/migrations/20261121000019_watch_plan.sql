@@ -150,7 +150,7 @@ as $$
 begin
     return coalesce(
         case when target.chunk_format is not null then
-                  to_regclass(target.chunks_relation) is not null
+                  num_nulls(to_regclass(target.chunks_relation), to_regclass(target.places_relation)) = 0
                   and (before.context, before.chunk_format, before.chunk_size, before.chunk_unit, before.max_chunks)
                       is not distinct from
                       (target.context, target.chunk_format, target.chunk_size, target.chunk_unit, target.max_chunks)
@@ -179,6 +179,9 @@ begin
     for cause, hint in select * from embedding.blind_spot(relation, null, false) limit 1 loop
         raise exception '%', cause using errcode = 'wrong_object_type', hint = hint;
     end loop;
+    if wanted.chunks then -- no column of the table holds them
+        wanted.embedding_column := coalesce(wanted.embedding_column, 'embedding');
+    end if;
     select * into before from embedding.find_target_of(relation, wanted.embedding_column);
     before.problem := coalesce(before.problem, embedding.identity_problem(before));
     target := embedding.plan_settings(relation, before, wanted);
@@ -187,7 +190,7 @@ begin
     select columns, numbers into plan.columns_read, target.column_numbers
       from embedding.columns_read(relation, embedding.text_sql(target), target.filter);
     target.full_text := embedding.planned_full_text(target);
-    if target.column_numbers ? target.embedding_column then
+    if target.chunk_format is null and target.column_numbers ? target.embedding_column then
         raise exception 'column % cannot be made from itself', target.embedding_column
             using errcode = 'invalid_parameter_value',
                   hint = 'The source and the filter must not read the embedding column.';
@@ -195,7 +198,8 @@ begin
     target.column_numbers := target.column_numbers || (
         select jsonb_object_agg(attname, attnum) from pg_attribute
          where attrelid = relation
-           and attname = any (target.key_columns || target.user_column || target.embedding_column));
+           and attname = any (target.key_columns || target.user_column
+                              || case when target.chunk_format is null then target.embedding_column end));
     target.dimensions := case
         when target.chunk_format is null
             then embedding.planned_width(relation, target.embedding_column, wanted.dimensions)

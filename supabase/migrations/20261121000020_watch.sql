@@ -102,10 +102,8 @@ declare
     watched public.embedding_targets;
 begin
     if target.chunk_format is not null then
-        if to_regclass(target.chunks_relation) is null then
-            perform embedding.make_chunk_tables(target);
-            target.full_text := embedding.planned_full_text(target);
-        end if;
+        perform embedding.make_chunk_tables(target);
+        target.full_text := embedding.planned_full_text(target);
     elsif not target.column_numbers ? target.embedding_column then
         perform embedding.add_column(relation, target.embedding_column, target.dimensions);
         target.column_numbers := target.column_numbers || (

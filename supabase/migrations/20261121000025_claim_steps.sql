@@ -87,7 +87,7 @@ begin
         begin
             return query
             select eq_id, eq_record, eq_attempts, eq_abandoned, eq_waited, eq_content, eq_hash, eq_verdict,
-                   eq_verdict in ('outside', 'empty') and eq_has_vector or eq_verdict = 'ready' and eq_touched
+                   eq_verdict in ('outside', 'empty') and eq_has_stored or eq_verdict = 'ready' and eq_touched
               from unnest(ids) as eq_given (eq_id)
              cross join lateral (
                     select record_id as eq_record, content as eq_by_hand, attempts as eq_attempts,
@@ -100,7 +100,7 @@ begin
                     offset 0) as eq_job
               left join lateral (
                     select true as eq_exists, coalesce((%1$s), false) as eq_inside, (%2$s)::text as eq_text,
-                           %3$s as eq_has_vector, %4$I.xmax <> 0 as eq_touched
+                           %3$s as eq_has_vector, %8$s as eq_has_stored, %4$I.xmax <> 0 as eq_touched
                       from %5$s
                      where %6$s
                     offset 0) as eq_found on true
@@ -116,7 +116,8 @@ begin
                     offset 0) as eq_judged;
         end $body$,
         coalesce(target.filter, 'true'), embedding.text_sql(target), embedding.has_vector_sql(target),
-        (parse_ident(target.relation))[2], target.relation, target.record_match_sql, embedding.visible_character());
+        (parse_ident(target.relation))[2], target.relation, target.record_match_sql, embedding.visible_character(),
+        embedding.has_stored_sql(target));
 end $$;
 
 -- Settles judged jobs that are not simply ready, except those whose row is locked: clears vectors, and drops, ends or

@@ -29,7 +29,8 @@ begin
     foreach record in array records loop
         begin
             execute format('select (%s), (%s)::text from (select $1 as eq_record) as eq_job, %s where %s',
-                           coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
+                           coalesce(target.filter, 'true'), embedding.text_sql(target), target.relation,
+                           target.record_match_sql)
               using record;
             execute format($sql$
                 with eq_free as materialized (

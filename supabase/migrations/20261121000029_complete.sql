@@ -55,31 +55,24 @@ set search_path = '', pg_temp
 as $$
 begin
     execute format('select (%1$s), (%2$s)::text from (select $1 as eq_record) as eq_job, %3$s where %4$s',
-                   coalesce(target.filter, 'true'), target.source, target.relation, target.record_match_sql)
+                   coalesce(target.filter, 'true'), embedding.text_sql(target), target.relation, target.record_match_sql)
       using (select job.record_id from public.embedding_queue as job where job.id = is_readable.id);
     return true;
 exception when others or query_canceled or assert_failure then
     return false;
 end $$;
 
--- Raises unless the arguments of complete_embeddings have the same length; optional ones may be null.
-create function embedding.check_lengths(
-    ids bigint[], leases uuid[], hashes bytea[], vectors vector[], tokens integer[], truncated_to integer[], costs real[]
-)
+-- Raises unless arrays have the same length. Optional ones may be null.
+create function embedding.check_lengths(names text, lengths integer[], optional_lengths integer[])
 returns void
 language plpgsql
 immutable
 set search_path = '', pg_temp
 as $$
 begin
-    if cardinality(ids) is distinct from cardinality(leases)
-       or cardinality(ids) is distinct from cardinality(hashes)
-       or cardinality(ids) is distinct from cardinality(vectors)
-       or cardinality(ids) <> cardinality(tokens)
-       or cardinality(ids) <> cardinality(truncated_to)
-       or cardinality(ids) <> cardinality(costs) then
-        raise exception 'ids, leases, hashes, vectors, tokens, truncated_to and costs must be of one length'
-            using errcode = 'invalid_parameter_value';
+    if array_position(lengths, null) is not null
+       or (select count(distinct length) from unnest(lengths || optional_lengths) as given (length)) > 1 then
+        raise exception '% must be of one length', names using errcode = 'invalid_parameter_value';
     end if;
 end $$;
 
@@ -208,7 +201,10 @@ declare
     cause text;
     context text;
 begin
-    perform embedding.check_lengths(ids, leases, hashes, vectors, tokens, truncated_to, costs);
+    perform embedding.check_lengths(
+        'ids, leases, hashes, vectors, tokens, truncated_to and costs',
+        array[cardinality(ids), cardinality(leases), cardinality(hashes), cardinality(vectors)],
+        array[cardinality(tokens), cardinality(truncated_to), cardinality(costs)]);
     for target in select * from embedding.targets_of_jobs(ids) loop
         perform embedding.check_in_chunks(target, false);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
@@ -242,20 +238,17 @@ begin
                     raise; -- the timeout of this statement is used up: the caller has to write fewer
                 end if;
             end;
-            exit when state is null or cardinality(ids) > 1
-                   or not embedding.may_pass(state) or embedding.is_timeout(state);
+            exit when state is null or middle > 0 or not embedding.may_pass(state) or embedding.is_timeout(state);
         end loop;
         if fault is not null then
             return query select * from embedding.refuse_target(target, ids, leases, fault);
         elsif state is not null and middle > 0 then -- some row cannot be read or written: halving finds it
             return query
-            select * from public.complete_embeddings(
-                ids[:middle], leases[:middle], hashes[:middle], vectors[:middle],
-                model, tokens[:middle], truncated_to[:middle], costs[:middle])
-            union all
-            select * from public.complete_embeddings(
-                ids[middle + 1:], leases[middle + 1:], hashes[middle + 1:], vectors[middle + 1:],
-                model, tokens[middle + 1:], truncated_to[middle + 1:], costs[middle + 1:]);
+            select half.*
+              from (values (1, middle), (middle + 1, cardinality(ids))) as part (first, last)
+             cross join lateral public.complete_embeddings(
+                       ids[first:last], leases[first:last], hashes[first:last], vectors[first:last], model,
+                       tokens[first:last], truncated_to[first:last], costs[first:last]) as half;
             return;
         elsif state is not null then
             return query select * from embedding.refuse_row(target, ids[1], leases[1], vectors[1], state, cause);

@@ -7,11 +7,9 @@
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
--- Locks the rows of jobs that are still leased, in a row lock mode. Returns each of the jobs with the record id of its
--- locked row, or with the reason why there is none: `lost` or `locked`.
-create function embedding.lock_documents(
-    target public.embedding_targets, ids bigint[], leases uuid[], lock_mode text
-)
+-- Locks the rows of those of the given jobs that are of a target and still leased. Returns each job of the target with the
+-- record id of its locked row, or with the reason why there is none: `lost` or `locked`.
+create function embedding.lock_documents(target public.embedding_targets, ids bigint[], leases uuid[])
 returns table (id bigint, record_id text, reason text)
 language plpgsql
 set search_path = '', pg_temp
@@ -21,20 +19,21 @@ set jit = off
 as $$
 begin
     return query execute format($sql$
-        select eq_given.eq_id, case when eq_locked.eq_free then eq_job.eq_record end,
-               case when eq_found.eq_exists is null then 'lost' when eq_locked.eq_free is null then 'locked' end
+        select eq_id, case when eq_free then eq_record end,
+               case when not eq_held or eq_exists is null then 'lost' when eq_free is null then 'locked' end
           from (select distinct * from unnest($1, $2)) as eq_given (eq_id, eq_lease)
-          left join lateral (
-                select record_id as eq_record from public.embedding_queue
-                 where id = eq_id and lease = eq_lease offset 0) as eq_job on true
+         cross join lateral (
+                select record_id as eq_record, coalesce(lease = eq_lease, false) as eq_held
+                  from public.embedding_queue where id = eq_id and target_id = $3 offset 0) as eq_job
           left join lateral (select true as eq_exists from %1$s where %2$s offset 0) as eq_found on true
           left join lateral (
-                select true as eq_free from %1$s where %2$s for %3$s of %4$I skip locked) as eq_locked on true
-        $sql$, target.relation, target.record_match_sql, lock_mode, (parse_ident(target.relation))[2])
-    using ids, leases;
+                select true as eq_free from %1$s where %2$s and eq_held for key share of %3$I skip locked) as eq_locked on true
+        $sql$, target.relation, target.record_match_sql, (parse_ident(target.relation))[2])
+    using ids, leases, target.id;
 end $$;
 
--- Stores chunks of a target whose jobs are still leased. Returns the other jobs, with the reason.
+-- Stores chunks of a target whose jobs are still leased. Returns the other jobs, with the reason. If a job loses its lease
+-- meanwhile, its text may be completed before these chunks are visible, which would then stay: so it begins anew.
 create function embedding.stage(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], contents text[], contexts text[],
     vectors vector[]
@@ -45,18 +44,7 @@ set search_path = '', pg_temp
 set lock_timeout = '100ms'
 as $$
 declare
-    refused_ids bigint[];
-    reasons text[];
-    locked_ids bigint[];
-    records text[];
-begin
-    select array_agg(document.id) filter (where document.reason is not null),
-           array_agg(document.reason) filter (where document.reason is not null),
-           array_agg(document.id) filter (where document.reason is null),
-           array_agg(document.record_id) filter (where document.reason is null)
-      into refused_ids, reasons, locked_ids, records
-      from embedding.lock_documents(target, ids, leases, 'key share') as document;
-    execute format($sql$
+    insertion constant text := format($sql$
         insert into %1$s (%2$s, hash, content, context, embedding)
         select %3$s, eq_hash, eq_content, eq_context, eq_vector
           from unnest($1, $2) as eq_locked (eq_id, eq_record)
@@ -67,9 +55,28 @@ begin
         target.chunks_relation,
         (select string_agg(quote_ident(name), ', ' order by place)
            from unnest(target.key_columns) with ordinality as key (name, place)),
-        array_to_string(embedding.key_values_sql(target.relation::regclass, target.key_columns, 'eq_record'), ', '))
-      using locked_ids, records, ids, hashes, contents, contexts, vectors;
-    return query select * from unnest(refused_ids, reasons);
+        array_to_string(embedding.key_values_sql(target.relation::regclass, target.key_columns, 'eq_record'), ', '));
+    documents jsonb;
+    locked_ids bigint[];
+    records text[];
+begin
+    loop
+        begin
+            select jsonb_agg(document) filter (where document.reason is not null),
+                   array_agg(document.id) filter (where document.reason is null),
+                   array_agg(document.record_id) filter (where document.reason is null)
+              into documents, locked_ids, records
+              from embedding.lock_documents(target, ids, leases) as document;
+            execute insertion using locked_ids, records, ids, hashes, contents, contexts, vectors;
+            exit when not exists (
+                select from unnest(ids, leases) as given (id, lease)
+                  join public.embedding_queue as job on job.id = given.id
+                 where given.id = any (locked_ids) and job.lease is distinct from given.lease);
+            raise exception using errcode = 'EQ000';
+        exception when sqlstate 'EQ000' then null;
+        end;
+    end loop;
+    return query select * from jsonb_to_recordset(documents) as refused (id bigint, reason text);
 end $$;
 
 -- Stores the vectors of chunks, all made by `model` (its full name, see embedding.full_model), with what a search returns:
@@ -91,29 +98,34 @@ declare
     fault text;
     context text;
 begin
+    perform embedding.check_lengths(
+        'ids, leases, hashes, contents, contexts and vectors',
+        array[cardinality(ids), cardinality(leases), cardinality(hashes), cardinality(contents), cardinality(vectors)],
+        array[cardinality(contexts)]);
     for target in select * from embedding.targets_of_jobs(ids) loop
         perform embedding.check_in_chunks(target, true);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
-        if fault is null and model <> embedding.full_model(target) then
-            return query
-            select job.id, 'other_model' from public.embedding_queue as job
-             where job.target_id = target.id and job.id = any (ids);
-            continue;
-        elsif fault is null then
-            begin
+        begin
+            if fault is null and model = coalesce(embedding.full_model(target), model) then
                 return query select * from embedding.stage(target, ids, leases, hashes, contents, contexts, vectors);
-            exception when others then
-                get stacked diagnostics context = pg_exception_context;
-                fault := case when not embedding.may_pass(sqlstate) and not embedding.is_of_the_server(sqlstate, context)
-                              then embedding.fault_of_table(target, sqlstate, embedding.describe_error(sqlstate, sqlerrm, context)) end;
-                if fault is null then
-                    raise;
-                end if;
-            end;
-        end if;
+            elsif fault is null then
+                return query
+                select job.id, 'other_model' from public.embedding_queue as job
+                 where job.target_id = target.id and job.id = any (ids);
+            end if;
+        exception when others then
+            get stacked diagnostics context = pg_exception_context;
+            if not embedding.may_pass(sqlstate) then
+                fault := embedding.fault_of_table(
+                    target, sqlstate, embedding.describe_error(sqlstate, sqlerrm, context));
+            end if;
+            if fault is null then
+                raise;
+            end if;
+        end;
         if fault is not null then
-            return query select * from embedding.refuse_target(target, ids, leases, fault);
+            return query select distinct * from embedding.refuse_target(target, ids, leases, fault);
         end if;
     end loop;
     return query

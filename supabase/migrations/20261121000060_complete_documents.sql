@@ -134,15 +134,26 @@ declare
     target public.embedding_targets;
     done bigint[];
     missing bigint[];
+    middle constant integer := cardinality(ids) / 2;
     fault text;
+    state text;
+    cause text;
     context text;
 begin
+    perform embedding.check_lengths(
+        'ids, leases, hashes, tokens and costs', array[cardinality(ids), cardinality(leases), cardinality(hashes)],
+        array[cardinality(tokens), cardinality(costs)]);
+    perform embedding.check_lengths(
+        'place_ids, place_hashes, first_chars, last_chars, pages and heading_paths',
+        array[cardinality(place_ids), cardinality(place_hashes), cardinality(first_chars), cardinality(last_chars)],
+        array[cardinality(pages), cardinality(heading_paths)]);
     for target in select * from embedding.targets_of_jobs(ids) loop
         perform embedding.check_in_chunks(target, true);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
-        if fault is null then
-            begin
+        state := null;
+        begin
+            if fault is null then
                 select completed.done, completed.missing into done, missing
                   from embedding.complete_in_chunks(
                            target, ids, leases, hashes, model, tokens, costs,
@@ -152,17 +163,31 @@ begin
                   from embedding.refusals(target, ids, leases, hashes, model) as refused
                   join public.embedding_queue as job on job.id = refused.id and job.target_id = target.id
                  where refused.id <> all (done);
-            exception when others then
-                get stacked diagnostics context = pg_exception_context;
-                fault := case when not embedding.may_pass(sqlstate) and not embedding.is_of_the_server(sqlstate, context)
-                              then embedding.fault_of_table(target, sqlstate, embedding.describe_error(sqlstate, sqlerrm, context)) end;
-                if fault is null then
-                    raise;
-                end if;
-            end;
-        end if;
+            end if;
+        exception when others or query_canceled or assert_failure then
+            state := sqlstate;
+            get stacked diagnostics context = pg_exception_context;
+            cause := embedding.describe_error(sqlstate, sqlerrm, context);
+            if embedding.is_of_the_server(state, context) or embedding.is_timeout(state) and middle > 0 then
+                raise;
+            elsif not embedding.may_pass(state) then
+                fault := embedding.fault_of_table(target, state, cause);
+            end if;
+        end;
         if fault is not null then
             return query select * from embedding.refuse_target(target, ids, leases, fault);
+        elsif state is not null and middle > 0 then -- some row cannot be read or written: halving finds it
+            return query
+            select half.*
+              from (values (1, middle), (middle + 1, cardinality(ids))) as part (first, last)
+             cross join lateral public.complete_documents(
+                       ids[first:last], leases[first:last], hashes[first:last], model, tokens[first:last],
+                       costs[first:last], place_ids, place_hashes, first_chars, last_chars, pages, heading_paths) as half;
+            return;
+        elsif embedding.may_pass(state) and not embedding.is_timeout(state) then
+            return query select ids[1], 'locked';
+        elsif state is not null then
+            return query select * from embedding.refuse_row(target, ids[1], leases[1], null, state, cause);
         end if;
     end loop;
     return query

@@ -112,6 +112,7 @@ declare
     statement text := case when uses_words then embedding.hybrid_sql(stored) else embedding.vector_sql(stored) end;
     uses_index boolean;
 begin
+    eq_conditions := eq_conditions || coalesce(' and (' || target.filter || ')', '');
     if eq_conditions <> '' then
         eq_conditions := embedding.row_conditions(target, eq_conditions);
     end if;
@@ -175,14 +176,12 @@ declare
     eq_scan constant text := current_setting('hnsw.iterative_scan', true);
     eq_passages jsonb;
 begin
-    declare
-        eq_relation constant regclass := %9$L;
-        eq_column constant name := 'embedding';
-    begin
+    declare eq_relation constant regclass := %9$L; eq_column constant name := 'embedding'; begin
         %10$s
     end;
     full_text_weight := coalesce(full_text_weight, 1);
     %3$s
+    eq_conditions := eq_conditions || %11$L;
     if eq_conditions <> '' then
         eq_conditions := replace(%4$L, 'eq_conditions', eq_conditions);
     end if;
@@ -204,9 +203,11 @@ end $body$,
             target.relation, embedding.passages_sql(target, embedding.vector_sql(stored)),
             (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.filter_sql'::regproc) || ';',
             embedding.row_conditions(target, 'eq_conditions'),
-            embedding.match_words_sql(target), (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.find_passages'::regproc) || ';', found, outputs,
-            target.chunks_relation,
-            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.check_search'::regproc) || ';'));
+            embedding.match_words_sql(target),
+            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.find_passages'::regproc) || ';',
+            found, outputs, target.chunks_relation,
+            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.check_search'::regproc) || ';',
+            coalesce(' and (' || target.filter || ')', '')));
     return format('%s(%s, integer, double precision, text, double precision, integer, jsonb, integer)',
                   qualified_name, vector_type)::regprocedure;
 end $$;

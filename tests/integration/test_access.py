@@ -20,6 +20,7 @@ from tests.conftest import (
     rows,
     value,
 )
+from tests.integration.chunks import embed as embed_chunks
 from tests.integration.tables import (
     Table,
     acting_as,
@@ -596,6 +597,30 @@ def test_the_service_role_can_claim_steer_and_search(supabase: Database) -> None
         ) == [("9",)]
 
 
+def test_the_service_role_searches_texts_in_chunks(supabase: Database) -> None:
+    supabase.execute("create table docs (id bigint primary key, body text, tenant integer)")
+    supabase.execute(
+        "select watch_embeddings('docs', 'body', dimensions => 3, chunks => true,"
+        " language => 'english', filter => 'tenant > 0')"
+    )
+    supabase.execute("insert into docs values (1, 'One. Two.', 1), (2, '', 1)")
+    supabase.execute("update embedding_targets set enabled = table_name = 'docs'")
+    with acting_as(supabase, "service_role"):
+        supabase.execute("set search_path = public, extensions")
+        embed_chunks(supabase)
+        for query in (
+            "select record_id from search_embeddings('docs', 'embedding', '[1,2,3]',"
+            """ query_text => 'one', filter => '{"tenant": 1}')""",
+            "select id::text from docs_passages where position = 1",
+        ):
+            assert rows(supabase, query) == [("1",)]
+        assert rows(supabase, "select * from missing_embeddings('docs', 'embedding', '{1,2}')") == [
+            ("2",)
+        ]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            supabase.execute("delete from docs_chunks")
+
+
 # -- who may call what
 
 
@@ -661,14 +686,14 @@ CALLED_BY_NOBODY = [
         enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable failed_jobs
         failed_since fault_of_table find_target find_target_of finish_jobs first_jobs
         fix_text_forms fold_counts follow_names forget full_model full_text_index_name
-        full_text_indexes full_text_sql grant_to growing_pause is_claimable is_of_the_server
-        is_ours is_readable is_rewritten is_timeout is_watched_by_statement jobs_after
-        keep_match_function key_columns key_too_long lease_jobs let_readers_read
-        let_workers_call let_workers_read list_sql lock_documents lock_sql make_chunk_tables
-        make_function make_functions make_triggers match_function_name match_functions
-        match_words_sql may_be_inside may_pass missing_records missing_sql name_chunk_tables
-        open_for_vectors open_table owner_sql percentile plan_chunks plan_model
-        plan_settings plan_table plan_watch planned_chunk_width planned_full_text
+        full_text_indexes full_text_sql grant_to growing_pause has_stored_sql is_claimable
+        is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
+        jobs_after keep_match_function key_columns key_too_long lease_jobs let_readers_read
+        let_workers_call let_workers_read list_sql lock_documents lock_sql make_chunk_table
+        make_chunk_tables make_function make_functions make_triggers match_function_name
+        match_functions match_words_sql may_be_inside may_pass missing_records missing_sql
+        name_chunk_tables open_for_vectors open_table owner_sql percentile plan_chunks
+        plan_model plan_settings plan_table plan_watch planned_chunk_width planned_full_text
         planned_prompt planned_width protect_functions protect_relation queue_by_hand
         queued_id_sql read_sql readable_texts record_model refresh_owners refusals
         refuse_row refuse_target replace_places requeue_target reset_jobs settle

@@ -1,10 +1,11 @@
-"""Plans that a session keeps read tables by index, though the tables were small before."""
+"""Plans read tables by index, though the tables were small when they were made or analyzed."""
 
 from __future__ import annotations
 
 from psycopg import sql
 
 from tests.conftest import Database, value
+from tests.integration import chunks
 from tests.integration.jobs import claim
 from tests.integration.tables import embed, embed_all
 from worker.queue.postgres import PostgresQueue
@@ -48,3 +49,51 @@ def test_a_table_that_has_grown_is_read_by_index(docs: Database, queue: Postgres
         assert embed(queue, jobs) == []
         assert sequential_reads(session) == before
     assert len(jobs) == 5
+
+
+def reads_of_chunks(db: Database) -> int:
+    """How many rows of the tables of chunks this session has read, and not reported yet."""
+    return int(
+        value(
+            db,
+            "select sum(seq_tup_read + idx_tup_fetch) from pg_stat_xact_user_tables"
+            " where relname in ('docs_chunks', 'docs_chunk_places')",
+        )
+    )
+
+
+def test_a_text_in_chunks_is_worked_on_without_reading_the_others(db: Database) -> None:
+    chunks.create_chunked(db)
+    for table in ("docs", "docs_chunks", "docs_chunk_places", "embedding_queue"):
+        db.execute(
+            sql.SQL("alter table {} set (autovacuum_enabled = off)").format(sql.Identifier(table))
+        )
+    db.execute("vacuum analyze docs, docs_chunks, docs_chunk_places, embedding_queue")
+    for row in range(1, 9):
+        db.execute("insert into docs (id, body) values (%s, 'One. Two.')", [row])
+        chunks.embed(db)
+    db.execute("set session_replication_role = replica")  # these texts wait for nobody
+    db.execute(
+        "insert into docs (id, body) select i, 'text' from generate_series(100, %s) as i",
+        [100 + MANY],
+    )
+    db.execute("reset session_replication_role")
+    db.execute(
+        "insert into docs_chunks select id, 'x', 'text', null, '[1,2,3]' from docs where id >= 100"
+    )
+    db.execute("insert into docs_chunk_places select id, 0, 'x', 0, 4 from docs where id >= 100")
+    db.execute("update docs set body = 'One. Three.' where id in (1, 2)")
+    with db.transaction():
+        before = reads_of_chunks(db)
+        documents = chunks.claim(db)
+        for document in documents:
+            assert chunks.stage(db, document) == []
+        assert chunks.complete(db, *documents) == []
+        assert reads_of_chunks(db) - before < 100
+    assert len(documents) == 2
+    assert chunks.passages(db)[:4] == [
+        (1, 0, "One. "),
+        (1, 1, "Three."),
+        (2, 0, "One. "),
+        (2, 1, "Three."),
+    ]
