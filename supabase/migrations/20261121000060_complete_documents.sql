@@ -158,11 +158,13 @@ begin
                   from embedding.complete_in_chunks(
                            target, ids, leases, hashes, model, tokens, costs,
                            place_ids, place_hashes, first_chars, last_chars, pages, heading_paths) as completed;
-                return query
-                select refused.id, case when refused.id = any (missing) then 'unstaged' else refused.reason end
-                  from embedding.refusals(target, ids, leases, hashes, model) as refused
-                  join public.embedding_queue as job on job.id = refused.id and job.target_id = target.id
-                 where refused.id <> all (done);
+                if cardinality(done) < cardinality(ids) then -- it hashes their texts again
+                    return query
+                    select refused.id, case when refused.id = any (missing) then 'unstaged' else refused.reason end
+                      from embedding.refusals(target, ids, leases, hashes, model) as refused
+                      join public.embedding_queue as job on job.id = refused.id and job.target_id = target.id
+                     where refused.id <> all (done);
+                end if;
             end if;
         exception when others or query_canceled or assert_failure then
             state := sqlstate;

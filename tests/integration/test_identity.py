@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import LiteralString
@@ -16,6 +18,7 @@ import psycopg
 import pytest
 
 from tests.conftest import REPOSITORY, Database, Server, rows, value
+from tests.integration import chunks
 from tests.integration.jobs import claim, insert
 from tests.integration.runs import hand_in
 from tests.integration.tables import embed_all, jobs, refusal, vector_of, vectors
@@ -279,6 +282,24 @@ def test_a_column_that_nobody_reads_may_be_renamed(docs: Database, queue: Postgr
     assert embed_all(queue) == ["text 1"]
 
 
+@contextmanager
+def dumped_and_restored(
+    db: Database, server: Server, database: str, empty_database: str, tmp_path: Path
+) -> Iterator[Database]:
+    """A copy of the database, made by pg_dump and psql, in which its tables have other numbers."""
+    programs = Path(value(db, "select setting from pg_config where name = 'BINDIR'"))
+    dump = tmp_path / "dump.sql"
+    subprocess.run(
+        [programs / "pg_dump", "--file", dump, server.direct_url_of(database)], check=True
+    )
+    restored_url = server.direct_url_of(empty_database)
+    quietly = ["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--output", os.devnull]
+    with psycopg.connect(restored_url, autocommit=True) as restored:
+        restored.execute("create table first (id bigint primary key)")
+        subprocess.run([programs / "psql", *quietly, "--file", dump, restored_url], check=True)
+        yield restored
+
+
 def test_a_restored_dump_goes_on_where_it_was(
     docs: Database,
     queue: PostgresQueue,
@@ -297,34 +318,12 @@ def test_a_restored_dump_goes_on_where_it_was(
     docs.execute("update docs set title = 'edited' where id = 1")
     docs.execute("drop table later")
 
-    programs = Path(value(docs, "select setting from pg_config where name = 'BINDIR'"))
-    dump = tmp_path / "dump.sql"
-    subprocess.run(
-        [programs / "pg_dump", "--file", dump, server.direct_url_of(database)], check=True
-    )
-    restored_url = server.direct_url_of(empty_database)
-    with psycopg.connect(restored_url, autocommit=True) as restored:
-        restored.execute("create table first (id bigint primary key)")
-        subprocess.run(
-            [
-                programs / "psql",
-                "--quiet",
-                "--no-psqlrc",
-                "--set",
-                "ON_ERROR_STOP=1",
-                "--output",
-                os.devnull,
-                "--file",
-                dump,
-                restored_url,
-            ],
-            check=True,
-        )
+    with dumped_and_restored(docs, server, database, empty_database, tmp_path) as restored:
         numbers: LiteralString = "select relation_id, column_numbers from embedding_targets"
         assert rows(restored, numbers) == rows(docs, numbers)
         assert not value(restored, "select relation_id = 'docs'::regclass from embedding_targets")
         assert value(restored, "select problem from embedding_status") is None
-        with PostgresQueue(restored_url, "tests") as fresh:
+        with PostgresQueue(server.direct_url_of(empty_database), "tests") as fresh:
             assert embed_all(fresh) == ["text 1\n\nedited"]
             assert value(restored, "select relation_id = 'docs'::regclass from embedding_targets")
             restored.execute("alter table docs rename body to x")
@@ -333,6 +332,24 @@ def test_a_restored_dump_goes_on_where_it_was(
             restored.execute("update docs set body = 'wrong'")
             assert claim(fresh) == [], "the new numbers are known"
             assert "column docs.body is not the one" in problem(restored)
+
+
+def test_texts_in_chunks_of_a_restored_dump_go_on_where_they_were(
+    db: Database, server: Server, database: str, empty_database: str, tmp_path: Path
+) -> None:
+    chunks.create_chunked(db)
+    db.execute("insert into docs (id, body) values (1, 'One. Two.'), (2, 'Three.')")
+    chunks.embed(db)
+    db.execute("update docs set body = 'One. Four.' where id = 1")
+    document = chunks.claim_one(db)
+    chunks.stage(db, document)
+    db.execute("update embedding_queue set status = 'pending' where status = 'processing'")
+    with dumped_and_restored(db, server, database, empty_database, tmp_path) as restored:
+        assert chunks.passages(restored) == chunks.passages(db)
+        assert chunks.embed(restored) == []  # what was staged is there
+        assert chunks.passages(restored) == [(1, 0, "One. "), (1, 1, "Four."), (2, 0, "Three.")]
+        restored.execute("delete from docs where id = 2")
+        assert chunks.faults(restored) == {}
 
 
 def test_a_restored_dump_can_be_watched_again_at_no_cost(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import LiteralString
 from uuid import uuid4
@@ -17,7 +18,7 @@ from tests.integration.jobs import SCOPE
 from tests.integration.tables import completions_of, create_role, embed
 from worker.database.migrations import scheduled, seed
 from worker.errors import SchemaError
-from worker.queue import Report, Usage
+from worker.queue import Chunk, Completion, DocumentCompletion, Place, Report, Usage
 from worker.queue.functions import FUNCTIONS
 from worker.queue.postgres import PostgresQueue
 
@@ -125,6 +126,20 @@ def called(db: Database, mine: bool) -> set[str]:
     }
 
 
+def use_chunks(queue: PostgresQueue) -> None:
+    """Embed a text in one chunk, by each method of the queue for that, and search for it."""
+    target = queue.watch("long", "body", "embedding", dimensions=3, chunks=True)
+    assert queue.backfill(target, 1) == 1
+    [job] = queue.claim(replace(SCOPE, table="long"), 1).jobs
+    place = Place(job.content_hash, 0, 3, None, None)
+    chunk = Chunk.of(job, place, None, "one")
+    vector = np.array([1, 2, 3], dtype=np.float32)
+    assert queue.stage(job.model, [Completion(chunk, vector, None)]) == []
+    assert queue.complete_documents(job.model, [DocumentCompletion(job, [place], 1, 1, None)]) == []
+    assert [match.content for match in queue.search(target, vector, 1)] == ["one"]
+    queue.unwatch("long", "embedding")
+
+
 def use_everything(queue: PostgresQueue) -> None:
     """Call each function of the SQL API, by each method of the queue."""
     queue.check_schema()
@@ -154,6 +169,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.search(target, None, 1, text="two")
     queue.missing(target, ["1"])
     queue.has_vector_index(target)
+    use_chunks(queue)
     queue.diagnose()
     usage = Usage(model="a:b", completed=1, failed=0, requests=1, tokens=1, seconds=1.0, cost=None)
     queue.heartbeat(SCOPE, Report("working", completed=1, usage=[usage]))
@@ -175,6 +191,8 @@ def use_everything(queue: PostgresQueue) -> None:
 def test_the_queue_calls_our_functions(squatted: Database, database_url: str) -> None:
     squatted.execute("create table docs (id bigint primary key, body text)")
     squatted.execute("create table squatted (id bigint primary key)")
+    squatted.execute("create table long (id bigint primary key, body text)")
+    squatted.execute("insert into long values (1, 'one')")
     squatted.execute("insert into docs values (1, 'one'), (2, 'two'), (3, 'three')")
     with PostgresQueue(database_url, "tests") as queue:
         use_everything(queue)
