@@ -107,10 +107,9 @@ CATALOG: dict[str, Entry] = {
         "targets:watch",
         "Keep a vector column in step with the text of its row.",
         (
-            "worker watch docs --source body --column embedding --create-column",
-            "worker watch docs --source title --source body --column embedding",
-            "worker watch docs --source body --column embedding"
-            " --filter 'deleted_at is null' --sql",
+            "worker watch docs --source title --source body --create-column",
+            "worker watch docs --source body --chunks --context title --hybrid",
+            "worker watch docs --source body --create-column --filter 'deleted_at is null' --sql",
         ),
     ),
     "unwatch": Entry(
@@ -129,6 +128,7 @@ CATALOG: dict[str, Entry] = {
         (
             'worker search "how do I get my money back" --table docs',
             'worker search "error E-4711" --text --explain',
+            'worker search "when is it refunded" --table manuals --per-document 3',
         ),
     ),
     "evaluate": Entry(

@@ -52,9 +52,7 @@ def search(
 
     A column with a language (`worker watch --hybrid`) is also searched for the words themselves.
     """
-    if not words.strip():
-        raise SettingsError("the search text is empty", 'Give some words: worker search "…".')
-    words = well_formed(words)  # the terminal may have sent invalid UTF-8
+    words = _checked(words)
     mode = _mode(hybrid, vector, text)
     settings = load_settings(asks_model=mode != "text")
     with open_queue(settings) as queue:
@@ -73,10 +71,16 @@ def search(
         matches = _reranked(settings, rerank, words, matches)[:limit]
     if as_json:
         out_json([asdict(match) for match in matches])
-    elif not matches:
-        say(NO_WORDS if mode == "text" else NO_VECTORS)
-    else:
+    elif matches:
         print_found(matches, explain)
+    else:
+        say(NO_WORDS if mode == "text" else NO_VECTORS)
+
+
+def _checked(words: str) -> str:
+    if not words.strip():
+        raise SettingsError("the search text is empty", 'Give some words: worker search "…".')
+    return well_formed(words)  # the terminal may have sent invalid UTF-8
 
 
 def _reranked(settings: Settings, model: str, words: str, matches: Sequence[Match]) -> list[Match]:

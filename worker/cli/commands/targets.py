@@ -150,7 +150,7 @@ def _agree_to_drop(target: Target) -> None:
 
 
 def unwatch(table: TableName, column: EmbeddingColumn, yes: AgreeToDrop = False) -> None:
-    """Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped."""
+    """Stop keeping a column in step. Its vectors stay; those of chunks are dropped."""
     with open_database(load_settings()) as queue:
         found = queue.targets(table, column)
         if found and found[0].chunk_format and not yes:
