@@ -1,6 +1,7 @@
 -- Why:   people see the progress of the columns, and what is wrong, at one glance.
 -- Locks: nothing.
--- Undo:  drop view public.embedding_failures, public.embedding_status; drop function embedding.row_count;
+-- Undo:  drop view public.embedding_failures, public.embedding_status; drop function embedding.passage_count,
+--        embedding.stored_count, embedding.row_count;
 
 -- The rows of a target inside its filter, which should have a vector or be skipped. They are counted if the table is
 -- small, or was never analyzed, which autovacuum does within minutes. Otherwise the planner estimates them from the
@@ -42,10 +43,55 @@ exception
         exact := false;
 end $$;
 
+-- The rows of a table of chunks. They are counted if its primary key is small, which is what is read. Otherwise the planner
+-- estimates them.
+create function embedding.stored_count(relation text, out rows bigint, out exact boolean)
+language plpgsql
+volatile -- or Postgres refuses EXPLAIN
+set search_path = '', pg_temp
+as $$
+declare
+    small constant bigint := 16 * 1024 * 1024; -- bytes: 200,000 chunks, or 500,000 places
+    plan json;
+begin
+    perform embedding.check_table(relation);
+    exact := (select pg_relation_size(indexrelid) <= small from pg_index
+               where indrelid = relation::regclass and indisprimary);
+    if exact then
+        execute format('select count(*) from %s', relation) into rows;
+    else
+        execute format('explain (format json) select from %s', relation) into plan;
+        rows := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
+    end if;
+end $$;
+
+-- The passages of a target in chunks, which a search finds, and its chunks, of which some may wait for the rest of their text.
+-- Null for other targets, and if a table is missing.
+create function embedding.passage_count(target_id integer, out passages bigint, out chunks bigint, out exact boolean)
+language plpgsql
+volatile
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+declare
+    target public.embedding_targets;
+begin
+    select * into target from public.embedding_targets as watched where watched.id = target_id;
+    if target.chunk_format is not null then
+        select placed.rows, stored.rows, placed.exact and stored.exact into passages, chunks, exact
+          from embedding.stored_count(target.places_relation) as placed,
+               embedding.stored_count(target.chunks_relation) as stored;
+    end if;
+exception
+    when others then -- an error of one target must not hide the others
+        exact := false;
+end $$;
+
 -- One row for each target. `coverage` is the percentage of rows with something to embed that have their
 -- vector; null if there are none. The numbers of jobs are always exact.
 --
--- Rows and due jobs are counted only for a query that selects their columns: Postgres leaves out a left join of an
+-- Rows, passages and due jobs are counted only for a query that selects their columns: Postgres leaves out a left join of an
 -- aggregate that is not used.
 create view public.embedding_status
 with (security_invoker = true)
@@ -57,6 +103,9 @@ select target.table_name,
        coalesce(target.problem, embedding.identity_problem(target)) as problem,
        counted.rows,
        counted.exact as rows_exact,
+       in_chunks.passages,
+       in_chunks.chunks,
+       in_chunks.exact as passages_exact,
        job.pending,
        job.processing,
        job.completed,
@@ -81,6 +130,9 @@ select target.table_name,
          from embedding.row_count(
                   target.id, job.pending + job.processing + job.completed + job.failed + job.skipped) as counted
        ) as counted on true
+  left join lateral (
+       select max(found.passages) as passages, max(found.chunks) as chunks, bool_and(found.exact) as exact
+         from embedding.passage_count(target.id) as found) as in_chunks on true
   left join lateral (
        select max(due.due) as due, max(due.oldest_due) as oldest_due, bool_and(due.due_exact) as due_exact
          from embedding.count_due(target.id, job.pending) as due) as soon on true;
@@ -117,5 +169,6 @@ select target.table_name,
 
 select embedding.let_workers_read('public.embedding_status');
 select embedding.let_workers_read('public.embedding_failures');
-select embedding.let_workers_call('embedding.row_count');
+select embedding.protect_functions('embedding.stored_count');
+select embedding.let_workers_call('embedding.row_count', 'embedding.passage_count');
 select embedding.fix_text_forms('embedding.row_count(integer, bigint)'); -- it evaluates the filter

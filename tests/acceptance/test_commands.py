@@ -253,6 +253,9 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
         "failed": 2,
         "skipped": 1,
         "coverage": 50.0,
+        "passages": None,
+        "chunks": None,
+        "passages_exact": None,
         "due": 1,
         "due_exact": True,
     }
@@ -621,20 +624,31 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
     posts.execute(
         "select watch_embeddings('posts', 'title', 'vector', model => 'openai:m',"
         " filter => 'deleted_at is null', dimensions => 8),"
-        " watch_embeddings('posts', 'title, body', 'both', dimensions => 8)"
+        " watch_embeddings('posts', 'title, body', 'both', dimensions => 8),"
+        " watch_embeddings('posts', 'body', 'parts', dimensions => 8, chunks => true,"
+        " context => 'title', format => 'html', chunk_size => 200, chunk_unit => 'tokens')"
     )
     result = worker("targets")
     assert (result.stderr, result.returncode) == ("", 0)
     lines = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
     assert lines == [
-        ["table", "column", "source", "filter", "model", "width"],
-        ["posts", "both", "concat_ws(E'\\n\\n', title, body)", "-", "(default)", "8"],
-        ["posts", "vector", "title", "deleted_at is null", "openai:m", "8"],
+        ["table", "column", "source", "filter", "model", "width", "chunks"],
+        ["posts", "both", "concat_ws(E'\\n\\n', title, body)", "-", "(default)", "8", "-"],
+        ["posts", "parts", "body", "-", "(default)", "8", "html 200 tokens"],
+        ["posts", "vector", "title", "deleted_at is null", "openai:m", "8", "-"],
     ]
     found = one_document(worker("targets", "--json").stdout)
     for target in found:
         assert list(target) == documented_fields("## worker targets", "With `--json`")
-    assert found[1] == {
+    chunks = {name: setting for name, setting in found[1].items() if "chunk" in name}
+    assert chunks == {
+        "chunk_format": "html",
+        "chunk_size": 200,
+        "chunk_unit": "tokens",
+        "max_chunks": 20000,
+    }
+    assert found[1]["context"] == "title"
+    assert found[2] == {
         "table_name": "posts",
         "embedding_column": "vector",
         "source": "title",
@@ -645,6 +659,8 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
         "model_is_default": False,
         "dimensions": 8,
         "language": None,
+        "context": None,
+        **dict.fromkeys(chunks),
         "enabled": True,
         "problem": None,
     }

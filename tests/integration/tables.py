@@ -52,6 +52,21 @@ def embed_all(queue: AdminQueue) -> list[str]:
     return sorted(texts)
 
 
+def store_passages(db: Database, key: int, *passages: str) -> None:
+    """Store passages of a row of `docs`, as a worker does."""
+    for text in set(passages):
+        db.execute(
+            "insert into docs_chunks values (%s, sha256(%s), %s, null, '[1,2,3]')",
+            [key, text.encode(), text],
+        )
+    for position, text in enumerate(passages):
+        db.execute(
+            "insert into docs_chunk_places (id, position, hash, first_char, last_char)"
+            " values (%s, %s, sha256(%s), 0, 1)",
+            [key, position, text.encode()],
+        )
+
+
 # -- what a test looks at
 
 

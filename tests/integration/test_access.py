@@ -434,6 +434,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "list_embeddings",
         "missing_embeddings",
         "nearest_sql",
+        "passage_count",
         "passages_sql",
         "poll_embeddings",
         "recheck_embeddings",
@@ -643,7 +644,7 @@ CALLED_BY_WORKERS = [
         requeue_embeddings sample_embeddings stage_chunks
         """,
     ),
-    *names("embedding", "count_due identity_problem row_count"),
+    *names("embedding", "count_due identity_problem passage_count row_count"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [
     "public.embedding_has_vector_index",

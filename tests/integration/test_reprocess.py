@@ -45,6 +45,18 @@ def embedded(docs: Database, queue: AdminQueue) -> Database:
     return docs
 
 
+def test_a_text_in_chunks_is_matched_without_its_context(
+    manuals: Database, queue: AdminQueue
+) -> None:
+    manuals.execute("select backfill_embeddings('docs', 'embedding')")
+    patterns = ("one two one", "*one", "First*", "~^one$")
+    assert [reprocess(queue, pattern, dry_run=True) for pattern in patterns] == [1, 2, 0, 1]
+    assert [job.preview for job in queue.list_jobs(("pending",), None, None, 2)] == [
+        "one two one",
+        "one",
+    ]
+
+
 @pytest.mark.parametrize(
     ("pattern", "records"),
     [

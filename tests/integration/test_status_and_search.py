@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Database, migrate, rows, value
 from tests.integration.jobs import SCOPE, claim, insert
-from tests.integration.tables import Table, embed, embed_all, refusal
+from tests.integration.tables import Table, embed, embed_all, refusal, store_passages
 from worker.errors import WorkerError
 from worker.queue import AdminQueue, Match, Target, TargetStatus
 from worker.queue.data_api import DataApiQueue
@@ -24,6 +24,12 @@ def status(queue: AdminQueue) -> TargetStatus:
 
 
 # -- status
+
+
+def counts(queue: AdminQueue) -> tuple[int | None, int | None, bool | None]:
+    found = status(queue)
+    return found.passages, found.chunks, found.passages_exact
+
 
 COUNT_DUE: LiteralString = "select count_due_embeddings()"
 
@@ -43,6 +49,9 @@ def test_a_table_without_rows_has_no_coverage(docs: Database, queue: AdminQueue)
         failed=0,
         skipped=0,
         coverage=None,
+        passages=None,
+        chunks=None,
+        passages_exact=None,
         due=0,
         oldest_due=None,
         due_exact=True,
@@ -172,6 +181,9 @@ def refuse_to_count(db: Database, function: LiteralString) -> None:
         "count_due(target_id integer, pending bigint, out due bigint,"
         " out oldest_due timestamptz, out due_exact boolean)"
         if function == "count_due"
+        else "passage_count(target_id integer, out passages bigint, out chunks bigint,"
+        " out exact boolean)"
+        if function == "passage_count"
         else "row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)"
     )
     db.execute(
@@ -196,6 +208,44 @@ def test_rows_are_counted_only_for_who_asks_for_them(docs: Database, queue: Admi
         queue.coverage()
     assert queue.count_due(SCOPE) == 2
     assert rows(docs, "select pending, due from embedding_progress") == [(2, 2)]
+
+
+def test_passages_and_stored_chunks_are_counted(manuals: Database, queue: AdminQueue) -> None:
+    assert counts(queue) == (0, 0, True)
+    store_passages(manuals, 1, "one", "two", "one")
+    store_passages(manuals, 2, "one")
+    manuals.execute("insert into docs_chunks values (2, 'staged', 'three', null, '[1,2,3]')")
+    assert counts(queue) == (4, 4, True)
+    manuals.execute("delete from docs where id = 1")
+    assert counts(queue) == (1, 2, True)
+
+
+def test_passages_are_counted_only_for_who_asks_for_them(
+    manuals: Database, queue: AdminQueue
+) -> None:
+    refuse_to_count(manuals, "passage_count")
+    with pytest.raises(WorkerError, match="counted"):
+        queue.status()
+    assert [found.rows for found in queue.coverage()] == [2]
+
+
+def test_many_passages_are_estimated(manuals: Database, queue: AdminQueue) -> None:
+    manuals.execute("alter table docs_chunk_places disable trigger all")
+    manuals.execute(
+        "insert into docs_chunk_places (id, position, hash, first_char, last_char)"
+        " select 1, i, '', i, i + 1 from generate_series(1, 600000) i"
+    )
+    manuals.execute("analyze docs_chunk_places")
+    passages, chunks, exact = counts(queue)
+    assert passages == pytest.approx(600_000, rel=0.1)
+    assert (chunks, exact) == (0, False)
+
+
+def test_missing_tables_of_chunks_do_not_hide_the_status(
+    manuals: Database, queue: AdminQueue
+) -> None:
+    manuals.execute("drop table docs_chunks cascade")
+    assert (status(queue).rows, *counts(queue)) == (2, None, None, False)
 
 
 def test_a_table_that_is_gone_does_not_hide_the_others(docs: Database, queue: AdminQueue) -> None:

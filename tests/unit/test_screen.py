@@ -45,6 +45,9 @@ COLUMN = TargetStatus(
     failed=0,
     skipped=0,
     coverage=100.0,
+    passages=None,
+    chunks=None,
+    passages_exact=None,
     due=0,
     oldest_due=None,
     due_exact=True,
@@ -213,6 +216,15 @@ def test_wide_characters_keep_the_columns_in_line() -> None:
     wide = replace(COLUMN, table_name="文書の一覧表")
     _, first, second, *_ = shown(replace(LOOK, columns=[COLUMN, wide]))
     assert cell_len(first) == cell_len(second)
+
+
+def test_passages_are_shown_if_a_column_has_any() -> None:
+    few = replace(COLUMN, table_name="few", passages=0, chunks=4, passages_exact=True)
+    many = replace(few, table_name="many", passages=2_000_000, passages_exact=False)
+    head, *lines = shown(replace(LOOK, columns=[COLUMN, few, many]))[:4]
+    assert head.split()[-1] == "passages"
+    assert [line.split()[-1] for line in lines] == ["-", "0", "~2000000"]
+    assert "passages" not in shown(LOOK)[0]
 
 
 @pytest.mark.parametrize(

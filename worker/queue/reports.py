@@ -14,7 +14,9 @@ class TargetStatus:
     """The progress of a watched column. `rows` and `coverage` are None if they are not known.
 
     Unless `rows_exact`, `rows` is an estimate of the planner. Unless `due_exact`, more than `due`
-    may be due, and the oldest may be older.
+    may be due, and the oldest may be older. A column in chunks has `passages`, which a search
+    finds, and `chunks`, some of which may wait for the rest of their text; unless
+    `passages_exact`, both are estimates.
     """
 
     table_name: str
@@ -30,6 +32,9 @@ class TargetStatus:
     failed: int
     skipped: int
     coverage: float | None
+    passages: int | None
+    chunks: int | None
+    passages_exact: bool | None
     due: int
     oldest_due: datetime | None
     due_exact: bool

@@ -56,14 +56,13 @@ def search(
     mode = _mode(hybrid, vector, text)
     settings = load_settings(asks_model=mode != "text")
     with open_queue(settings) as queue:
-        most = max(limit, CANDIDATES) if rerank is not None else limit
         matches = searching.search(
             queue,
             settings,
             words,
             table=table,
             column=column,
-            limit=most,
+            limit=max(limit, CANDIDATES) if rerank is not None else limit,
             mode=mode,
             per_document=per_document,
         )

@@ -150,7 +150,7 @@ def _agree_to_drop(target: Target) -> None:
 
 
 def unwatch(table: TableName, column: EmbeddingColumn, yes: AgreeToDrop = False) -> None:
-    """Stop keeping a column in step. Its vectors stay; those of chunks are dropped."""
+    """Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped."""
     with open_database(load_settings()) as queue:
         found = queue.targets(table, column)
         if found and found[0].chunk_format and not yes:
@@ -170,7 +170,7 @@ def targets(as_json: AsJson = False) -> None:
         say(NOTHING_WATCHED)
         return
     out_table(
-        ["table", "column", "source", "filter", "model", "width"],
+        ["table", "column", "source", "filter", "model", "width", "chunks"],
         [
             (
                 target.table_name,
@@ -179,10 +179,19 @@ def targets(as_json: AsJson = False) -> None:
                 target.filter and one_line(target.filter, 30),
                 _format_model(target),
                 target.dimensions,
+                _format_chunks(target),
             )
             for target in found
         ],
     )
+
+
+def _format_chunks(target: Target) -> str | None:
+    """The format and the size of the chunks of a column in chunks."""
+    if target.chunk_format is None:
+        return None
+    unit = " tokens" if target.chunk_unit == "tokens" else ""
+    return f"{target.chunk_format} {target.chunk_size}{unit}"
 
 
 def _format_model(target: Target) -> str:

@@ -96,7 +96,7 @@ def _columns(snapshot: StatusSnapshot, width: int) -> Section:
     columns = sorted(snapshot.columns, key=_is_at_rest)
     heads = ["column", "pending", "active", "done", "failed", "skipped", "coverage", "due"]
     rows = [
-        (
+        [
             name_of(column),
             column.pending,
             column.processing,
@@ -105,9 +105,13 @@ def _columns(snapshot: StatusSnapshot, width: int) -> Section:
             column.skipped,
             _coverage(column),
             column.oldest_due and age(column.oldest_due, snapshot.at),
-        )
+        ]
         for column in columns
     ]
+    if any(column.passages is not None for column in columns):
+        heads.append("passages")
+        for row, column in zip(rows, columns, strict=True):
+            row.append(_passages(column))
     shown = range(len(heads)) if width >= WHOLE else MOST_IMPORTANT
     table = _table(
         [heads[i] for i in shown], [[row[i] for i in shown] for row in rows], width, yielding=0
@@ -120,6 +124,11 @@ def _coverage(column: TargetStatus) -> str | None:
         return None
     about = "" if column.rows_exact else "~"
     return f"{block_bar(column.coverage, BAR)} {f'{about}{rounded_down(column.coverage)}%':>6}"
+
+
+def _passages(column: TargetStatus) -> str | None:
+    about = "" if column.passages_exact else "~"
+    return None if column.passages is None else f"{about}{column.passages}"
 
 
 def _is_at_rest(column: TargetStatus) -> bool:
