@@ -119,7 +119,8 @@ as $$
       from embedding.watched_columns as watched
       join public.embedding_targets as target using (id)
      cross join lateral embedding.identity_problem(target) as identity (problem)
-     where watched.problem is null and watched.attnum is not null and identity.problem is not null;
+     where watched.problem is null and watched.attnum is not null and identity.problem is not null
+       and num_nulls(target.places_relation, to_regclass(target.places_relation)) <> 1; -- that is a finding of its own
 $$;
 
 -- A column is missing, or no longer holds the vectors that it was watched with.
@@ -137,7 +138,7 @@ as $$
                             coalesce(watched.width::text, 'any'), coalesce(watched.dimensions::text, 'any')) end,
            'Change it back, or run `worker watch` for the column as it should be.'
       from embedding.watched_columns as watched
-     where watched.relation_id is not null
+     where watched.relation_id is not null and watched.vectors_id is not null -- or its table is missing
        and (watched.attnum is null or watched.type not in ('vector', 'halfvec')
             or watched.width is distinct from watched.dimensions);
 $$;
@@ -314,8 +315,10 @@ as $$
        and not exists (select from embedding.vector_indexes as indexes
                         where indexes.id = watched.id and indexes.indisvalid
                           and indexes.method in ('hnsw', 'ivfflat'))
-       and exists (select from public.embedding_queue
-                    where target_id = watched.id and status = 'completed' offset 10000);
+       and (exists (select from public.embedding_queue
+                     where target_id = watched.id and status = 'completed' offset 10000)
+            or exists (select from pg_class
+                        where oid = watched.vectors_id and oid <> watched.relation_id and reltuples > 10000));
 $$;
 
 -- Jobs have failed.

@@ -7,12 +7,14 @@
 -- not use, raises no error.
 create function public.diagnose_embeddings()
 returns table (level text, check_name text, subject text, cause text, hint text)
-language sql
+language plpgsql -- later files define some of the checks
 stable
 security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
+begin
+    return query
     select found.level, found.check_name, found.subject, found.cause, found.hint
       from (select * from embedding.diagnose_vector_version()
             union all select * from embedding.diagnose_read_only()
@@ -25,6 +27,9 @@ as $$
             union all select * from embedding.diagnose_function_overloaded()
             union all select * from embedding.diagnose_identity_changed()
             union all select * from embedding.diagnose_column_changed()
+            union all select * from embedding.diagnose_chunk_tables_missing()
+            union all select * from embedding.diagnose_chunks_unprotected()
+            union all select * from embedding.diagnose_chunk_rights()
             union all select * from embedding.diagnose_triggers_missing()
             union all select * from embedding.diagnose_triggers_disabled()
             union all select * from embedding.diagnose_rows_unseen()
@@ -38,6 +43,6 @@ as $$
             union all select * from embedding.diagnose_autovacuum_off()
             union all select * from embedding.diagnose_autovacuum_behind()) as found
      order by array_position('{problem,warning,note}', found.level), found.subject, found.check_name;
-$$;
+end $$;
 
 select embedding.let_workers_call('public.diagnose_embeddings');

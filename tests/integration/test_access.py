@@ -675,6 +675,7 @@ CALLED_BY_NOBODY = [
         clear_row_sql clear_sql column_width columns_read complete complete_in_chunks
         count_jobs count_pending count_to_embed count_usage counts_and counts_since
         describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
+        diagnose_chunk_rights diagnose_chunk_tables_missing diagnose_chunks_unprotected
         diagnose_column_changed diagnose_dimensions_above_index diagnose_failed_jobs
         diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
@@ -698,7 +699,7 @@ CALLED_BY_NOBODY = [
         planned_prompt planned_width protect_functions protect_relation queue_by_hand
         queued_id_sql read_sql readable_texts record_model refresh_owners refusals
         refuse_row refuse_target replace_places requeue_target reset_jobs settle
-        shortened_id source_sql stage store_target stored_chunks suspend_target
+        shortened_id source_sql stage store_target stored_chunks stored_count suspend_target
         table_problem targets_of_jobs text_sql text_to_embed texts trigger_sql
         triggered_table trusts trusts_vectors unstaged vector_type visible_character wake
         write_match_function write_passage_match_function write_vectors

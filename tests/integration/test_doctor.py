@@ -13,7 +13,7 @@ from psycopg import sql
 
 from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import insert
-from tests.integration.tables import Table, acting_as, embed_all
+from tests.integration.tables import Table, acting_as, create_role, embed_all
 from worker.queue import AdminQueue
 
 
@@ -421,3 +421,104 @@ def test_problems_come_first_and_notes_last(docs: Database) -> None:
     docs.execute("update pg_extension set extversion = '0.8.0' where extname = 'vector'")
     docs.execute("drop trigger embedding_insert_1 on docs")
     assert [level for level, _, _ in diagnosis(docs)] == ["problem", "warning", "note"]
+
+
+# -- texts in chunks
+
+
+@pytest.fixture
+def read_by(manuals: Database) -> Database:
+    """A table whose texts are in chunks, with a role that reads it, and row-level security."""
+    create_role(manuals, "reader")
+    manuals.execute("alter table docs enable row level security")
+    manuals.execute("grant select on docs to reader")
+    manuals.execute("grant insert on docs to public")
+    manuals.execute("select watch_embeddings('docs', embedding_column => 'embedding')")
+    assert diagnosis(manuals) == []
+    return manuals
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("drop table docs_chunks cascade", "public.docs_chunks and public.docs_passages"),
+        ("drop view docs_passages", "public.docs_passages"),
+        ("alter table docs_chunk_places rename to elsewhere", "public.docs_chunk_places"),
+    ],
+)
+def test_a_table_of_chunks_that_is_missing(
+    manuals: Database, change: LiteralString, missing: str
+) -> None:
+    manuals.execute(change)
+    assert diagnosis(manuals) == [("problem", "chunk_tables_missing", "docs.embedding")]
+    cause, hint = explanation(manuals, "chunk_tables_missing")
+    assert cause == f"{missing} no longer exists"
+    assert "`worker watch docs --column embedding`" in hint
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("alter table docs_chunks disable row level security", "docs_chunks"),
+        ("alter table docs_chunk_places disable row level security", "docs_chunk_places"),
+        ("alter view docs_passages reset (security_invoker)", "docs_passages"),
+    ],
+)
+def test_passages_that_are_shown_to_those_who_may_not_see_their_row(
+    read_by: Database, change: LiteralString, part: str
+) -> None:
+    read_by.execute(change)
+    assert diagnosis(read_by) == [("problem", "chunks_unprotected", "docs.embedding")]
+    cause, hint = explanation(read_by, "chunks_unprotected")
+    assert cause == f"docs has row-level security, but public.{part} shows passages of all rows"
+    run(read_by, *quoted(hint))
+    assert diagnosis(read_by) == []
+
+
+def test_without_row_level_security_all_passages_may_be_shown(manuals: Database) -> None:
+    manuals.execute("alter table docs_chunks disable row level security")
+    assert diagnosis(manuals) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "cause"),
+    [
+        ("revoke select on docs from reader", "problem", "reader may not read all of docs, but"),
+        (
+            "revoke select on docs from reader; grant select (id, body) on docs to reader",
+            "problem",
+            "reader may not read all of docs, but",  # not the title, which is the context
+        ),
+        ("grant select on docs to public", "warning", "public may read docs, but not"),
+        ("revoke select on docs_chunks from reader", "warning", "reader may read docs, but not"),
+    ],
+)
+def test_rights_on_passages_that_differ_from_those_on_their_texts(
+    read_by: Database, change: LiteralString, level: str, cause: str
+) -> None:
+    read_by.execute(change)
+    assert diagnosis(read_by) == [(level, "chunk_rights", "docs.embedding")]
+    assert explanation(read_by, "chunk_rights")[0].startswith(cause)
+    read_by.execute("select watch_embeddings('docs', embedding_column => 'embedding')")
+    assert diagnosis(read_by) == []
+
+
+def test_rights_on_other_columns_are_none_of_ours(read_by: Database) -> None:
+    read_by.execute("alter table docs add note text")
+    read_by.execute("revoke select on docs from reader")
+    read_by.execute("grant select (id, title, body) on docs to reader")
+    assert diagnosis(read_by) == []
+
+
+def test_many_chunks_without_an_index_in_a_session_with_a_short_timeout(manuals: Database) -> None:
+    manuals.execute("alter table docs_chunks disable trigger all")
+    manuals.execute(
+        "insert into docs_chunks (id, hash, content, embedding)"
+        " select 1, sha256(i::text::bytea), '', '[1,2,3]' from generate_series(1, 10001) i"
+    )
+    manuals.execute("set statement_timeout = '2min'")
+    assert diagnosis(manuals) == []
+    manuals.execute("analyze docs_chunks")
+    assert diagnosis(manuals) == [("warning", "timeout_too_short", "docs.embedding")]
+    manuals.execute("create index on docs_chunks using hnsw (embedding vector_cosine_ops)")
+    assert diagnosis(manuals) == []
