@@ -59,6 +59,29 @@ def test_a_dry_run_prints_a_line_for_each_column_and_the_cost(
     assert (time, result.stderr, result.returncode) == ("-", NO_TIME, 0)
 
 
+def test_a_text_in_chunks_is_estimated_by_its_chunks_with_their_context(
+    db: Database, worker: Worker, with_openai: dict[str, str]
+) -> None:
+    db.execute("create table manuals (id bigint primary key, title text, body text)")
+    db.execute(
+        "select watch_embeddings('manuals', 'body', 'embedding', dimensions => 8, chunks => true,"
+        " context => 'title', chunk_size => 200)"
+    )
+    db.execute(  # the second text is longer than what is read of it
+        "insert into manuals select i, repeat('The long title. ', 20), string_agg(format("
+        "'Paragraph %s of %s is here, and says a little about things.', j, i), e'\n\n')"
+        " from generate_series(1, 2) i, generate_series(1, 40 * i * i * i) j group by i"
+    )
+    db.execute("insert into manuals values (3, 'A title without a text', ' ')")
+    [found] = forecasts(worker, "process", **with_openai)
+    done = json.loads(worker("process", "--json", **with_openai).stdout)
+    assert found["rows"] == 3
+    assert done["passages_embedded"] > 100
+    assert found["texts"] == pytest.approx(done["passages_embedded"], rel=0.05)
+    assert found["tokens"] == pytest.approx(done["tokens"], rel=0.1)
+    assert found["requests"] == pytest.approx(done["requests"], abs=1)
+
+
 def test_a_dry_run_of_several_columns_ends_with_a_line_for_all(
     notes: Database, worker: Worker, with_openai: dict[str, str]
 ) -> None:

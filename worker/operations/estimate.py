@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
 
+from worker.chunking.documents import split_document
 from worker.embedders.base import Embedder, RequestLimits, cost_of
 from worker.embedders.packing import size_of, tokens_at_most
 from worker.embedders.registry import open_embedder
 from worker.engine.options import TEXTS_A_REQUEST
+from worker.engine.splitting import estimate_tokens
 from worker.operations.session import select
-from worker.queue import AdminQueue, Estimate, Target
+from worker.queue import AdminQueue, Chunking, Estimate, Target
 from worker.settings import Settings
 
 SAMPLE = 200  # rows at most, of each column
@@ -26,8 +28,9 @@ Number = TypeVar("Number", int, float)
 class Forecast:
     """An estimate of what it takes to embed a column. None: not known.
 
-    `rows` of which `texts` need a call; `cost` in US dollars; `seconds` for one worker, by what was
-    measured with the model in the last week, and by the limits of the settings.
+    `texts` that a model gets for `rows`: a row that needs no call has none, and one in chunks has
+    one for each chunk. `cost` in US dollars; `seconds` for one worker, by what was measured with
+    the model in the last week, and by the limits of the settings.
     """
 
     column: str
@@ -66,7 +69,10 @@ def estimate(
     selection = select(queue, table, column)
     estimates = queue.estimate(settings.embedding_model, selection.table, column, missing)
     batch = batch_size or settings.embedding_batch_size or TEXTS_A_REQUEST
-    forecasts = _forecasts(queue, settings, estimates, batch, limit)
+    chunkings = {
+        _column(target): chunking for target in selection.targets if (chunking := _chunking(target))
+    }
+    forecasts = _forecasts(queue, settings, estimates, chunkings, batch, limit)
     return Estimation(selection.targets, list(forecasts))
 
 
@@ -74,6 +80,7 @@ def _forecasts(
     queue: AdminQueue,
     settings: Settings,
     estimates: Iterable[Estimate],
+    chunkings: Mapping[str, Chunking],
     batch: int,
     limit: int | None,
 ) -> Iterable[Forecast]:
@@ -89,7 +96,8 @@ def _forecasts(
             open_embedder(estimate.model, estimate.dimensions, settings, estimate.document_prompt)
         ) as embedder:
             rate = queue.rate(estimate.model)
-            yield _forecast(estimate, rows, embedder, settings, batch, rate)
+            sample = _sample(estimate, chunkings.get(_column(estimate)), embedder)
+            yield _forecast(estimate, rows, sample, embedder, settings, batch, rate)
 
 
 def _nothing(estimate: Estimate, rows: int | None) -> Forecast:
@@ -98,26 +106,60 @@ def _nothing(estimate: Estimate, rows: int | None) -> Forecast:
     return Forecast(_column(estimate), estimate.model, rows, 0, 0, 0, known, known)
 
 
-def _column(estimate: Estimate) -> str:
-    return f"{estimate.table_name}.{estimate.embedding_column}"
+def _column(of: Estimate | Target) -> str:
+    return f"{of.table_name}.{of.embedding_column}"
+
+
+def _chunking(target: Target) -> Chunking | None:
+    """How the texts of a column are split; None: they are not."""
+    form, unit = target.chunk_format, target.chunk_unit
+    if form is None or unit is None or target.chunk_size is None or target.max_chunks is None:
+        return None
+    return Chunking(form, target.chunk_size, unit, target.max_chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What a model would get for the rows of a sample: `texts` of `bytes` together, and some of
+    them."""
+
+    texts: float
+    bytes: float
+    examples: Sequence[str]
+
+
+def _sample(estimate: Estimate, chunking: Chunking | None, embedder: Embedder) -> _Sample:
+    """Split the texts of a column in chunks, as far as they are known: the rest is alike."""
+    if not chunking:
+        return _Sample(len(estimate.bytes), sum(estimate.bytes), estimate.texts)
+    count = embedder.count or estimate_tokens
+    texts, bytes_, examples = 0.0, 0.0, list[str]()
+    for beginning, length in zip(estimate.texts, estimate.bytes, strict=True):
+        document = split_document(beginning, chunking, count)
+        chunks = ["".join(filter(None, document.chunk_at(place))) for place in document.places]
+        scale = length / size_of(beginning)
+        texts += scale * len(chunks)
+        bytes_ += scale * sum(map(size_of, chunks))
+        examples += chunks
+    return _Sample(texts, bytes_, examples)
 
 
 def _forecast(
     estimate: Estimate,
     rows: int,
+    sample: _Sample,
     embedder: Embedder,
     settings: Settings,
     batch: int,
     rate: float | None,
 ) -> Forecast:
-    sampled = max(min(estimate.row_count or 0, SAMPLE), 1)
-    texts = round(rows * len(estimate.bytes) / sampled)
-    prompt = embedder.prompts.document
-    mean = sum(estimate.bytes) / max(len(estimate.bytes), 1) + size_of(prompt)
-    tokens = max(round(texts * mean * _tokens_per_byte(estimate.texts, embedder)), texts)
+    share = rows / max(min(estimate.row_count or 0, SAMPLE), 1)
+    texts = round(share * sample.texts)
+    mean = sample.bytes / max(sample.texts, 1) + size_of(embedder.prompts.document)
+    tokens = max(round(texts * mean * _tokens_per_byte(sample.examples, embedder)), texts)
     requests = ceil(texts / _texts_per_request(embedder.request_limits, batch, mean))
     times = [
-        texts / rate if rate else None,
+        share * len(estimate.bytes) / rate if rate else None,
         60 * requests / settings.embedding_rpm if settings.embedding_rpm else None,
         60 * tokens / settings.embedding_tpm if settings.embedding_tpm else None,
     ]
@@ -133,7 +175,7 @@ def _forecast(
     )
 
 
-def _tokens_per_byte(texts: list[str], embedder: Embedder) -> float:
+def _tokens_per_byte(texts: Sequence[str], embedder: Embedder) -> float:
     if not embedder.count or not texts:
         return 1 / BYTES_PER_TOKEN
     return sum(map(embedder.count, texts)) / sum(map(size_of, texts))
