@@ -109,6 +109,11 @@ as $$
 declare
     problem record;
 begin
+    if to_regclass(relation) is null then
+        raise exception 'table % no longer exists', relation
+            using errcode = 'undefined_table',
+                  hint = 'If it was renamed, run `worker watch` for its column; if it was dropped, `worker unwatch`.';
+    end if;
     select * into problem from embedding.table_problem(relation::regclass);
     if problem.cause is not null then
         raise exception '%', problem.cause using errcode = 'insufficient_privilege', hint = problem.hint;

@@ -143,6 +143,7 @@ begin
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
     end if;
     perform embedding.check_table(target.relation);
+    perform embedding.check_identity(target);
     loop
         begin
             found_rows := embedding.enqueue_missing(target, batch, false);

@@ -23,8 +23,9 @@ stable
 set search_path = '', pg_temp
 as $$
     select 'problem', 'chunk_tables_missing', made.name,
-           format('%s no longer exists', string_agg(made.made, ' and ' order by made.made)),
-           format('Run `worker watch %s --column %s`: it creates what is missing, and its texts are embedded again.',
+           format('%s no longer exist%s', string_agg(made.made, ' and ' order by made.made),
+                  case when count(*) = 1 then 's' end),
+           format('Run `worker watch %s --column %s`: it creates what is missing.',
                   made.table_name, made.embedding_column)
       from embedding.chunk_relations as made
      where made.made_id is null

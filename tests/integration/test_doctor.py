@@ -439,20 +439,26 @@ def read_by(manuals: Database) -> Database:
 
 
 @pytest.mark.parametrize(
-    ("change", "missing"),
+    ("change", "said"),
     [
-        ("drop table docs_chunks cascade", "public.docs_chunks and public.docs_passages"),
-        ("drop view docs_passages", "public.docs_passages"),
-        ("alter table docs_chunk_places rename to elsewhere", "public.docs_chunk_places"),
+        (
+            "drop table docs_chunks cascade",
+            "public.docs_chunks and public.docs_passages no longer exist",
+        ),
+        ("drop view docs_passages", "public.docs_passages no longer exists"),
+        (
+            "alter table docs_chunk_places rename to elsewhere",
+            "public.docs_chunk_places no longer exists",
+        ),
     ],
 )
 def test_a_table_of_chunks_that_is_missing(
-    manuals: Database, change: LiteralString, missing: str
+    manuals: Database, change: LiteralString, said: str
 ) -> None:
     manuals.execute(change)
     assert diagnosis(manuals) == [("problem", "chunk_tables_missing", "docs.embedding")]
     cause, hint = explanation(manuals, "chunk_tables_missing")
-    assert cause == f"{missing} no longer exists"
+    assert cause == said
     assert "`worker watch docs --column embedding`" in hint
 
 
