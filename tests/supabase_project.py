@@ -71,12 +71,16 @@ $$;
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Where a project is reached, and its keys. `database_url` leads to its Postgres over TCP."""
+    """Where a project is reached, and its keys. `database` leads to its Postgres over TCP."""
 
     url: str
     secret_key: str
     publishable_key: str
-    database_url: str
+    database: TcpProxy
+
+    @property
+    def database_url(self) -> str:
+        return _short(self.database.url)
 
 
 def supabase_is_here() -> bool:
@@ -94,7 +98,7 @@ def make_project(database_url: str) -> None:
 def over_tcp(database_url: str) -> Iterator[str]:
     """Yield a URL on 127.0.0.1 for a database that has only a socket: node and the CLI want one."""
     with TcpProxy(database_url) as proxy:
-        yield proxy.url.split("&")[0]
+        yield _short(proxy.url)
 
 
 def supabase_cli(
@@ -133,16 +137,19 @@ def data_api(database_url: str) -> Iterator[Project]:
 
     Stopped on leaving.
     """
-    with over_tcp(database_url) as url, tempfile.TemporaryDirectory() as folder:
+    with TcpProxy(database_url) as database, tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         project = Project(
-            f"http://127.0.0.1:{port}", "sb_secret_" + "s" * 22, "sb_publishable_" + "p" * 22, url
+            url=f"http://127.0.0.1:{port}",
+            secret_key="sb_secret_" + "s" * 22,
+            publishable_key="sb_publishable_" + "p" * 22,
+            database=database,
         )
         configuration = Path(folder, "supabase/config.toml")
         configuration.parent.mkdir()
         configuration.write_text(
             f'project_id = "tests"\n[api]\nport = {port}\n'
-            f'[db]\ndriver = "postgres"\nurl = "{url}"\n'
+            f'[db]\ndriver = "postgres"\nurl = "{project.database_url}"\n'
             f'[auth]\npublishable_key = "{project.publishable_key}"\n'
             f'secret_key = "{project.secret_key}"\n'
             "[auth.email]\nenable_confirmations = false\n"
@@ -164,6 +171,10 @@ def data_api(database_url: str) -> Iterator[Project]:
                 yield project
             finally:
                 process.kill()  # it has nothing to lose
+
+
+def _short(url: str) -> str:
+    return url.split("&")[0]
 
 
 def _environment(home: Path) -> dict[str, str]:

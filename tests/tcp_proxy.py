@@ -14,10 +14,10 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Self
 
 from psycopg.conninfo import conninfo_to_dict
@@ -60,6 +60,7 @@ class TcpProxy:
         self._cuts: deque[Cut] = deque()
         self._connections: list[_Connection] = []
         self._threads: list[Thread] = []
+        self._door = Lock()  # open while connections are let in
         self._flowing = Event()
         self._flowing.set()
         self.swallowed = Event()
@@ -88,6 +89,15 @@ class TcpProxy:
         for connection in self._connections:
             connection.cut()
 
+    @contextmanager
+    def hung_up(self) -> Iterator[None]:
+        """Without a connection: the client has closed each one there was, and new ones wait."""
+        with self._door:
+            for connection in self._connections:
+                connection.hang_up()
+            self._connections.clear()
+            yield
+
     def refuse(self) -> None:
         """Cut every connection, and refuse new ones."""
         with suppress(OSError):  # where a listener cannot be shut down, closing it is enough
@@ -114,9 +124,10 @@ class TcpProxy:
         with suppress(OSError):  # refused from now on
             while True:
                 client, _ = listener.accept()
-                connection = _Connection(self, client, _connected(self._address))
-                self._connections.append(connection)
-                self._start(Thread(target=connection.run))
+                with self._door:
+                    connection = _Connection(self, client, _connected(self._address))
+                    self._connections.append(connection)
+                    self._start(Thread(target=connection.run))
 
     def _start(self, thread: Thread) -> None:
         self._threads.append(thread)
@@ -146,6 +157,7 @@ class _Connection:
         self._client = client
         self._server = server
         self._cut: Cut | None = None
+        self._ended = Event()
 
     def run(self) -> None:
         """Hand on what both sides send, until one of them has enough."""
@@ -155,6 +167,12 @@ class _Connection:
         answering.join()
         self._client.close()
         self._server.close()
+        self._ended.set()
+
+    def hang_up(self) -> None:
+        """Tell the client that this was all, and wait until it has closed its side as well."""
+        self._end_answers()
+        self._ended.wait()
 
     def cut(self) -> None:
         for side in (self._client, self._server):
@@ -183,7 +201,11 @@ class _Connection:
             if cut and end == READY:
                 self._end(cut)
                 return
-        self.cut()
+        self._end_answers()
+
+    def _end_answers(self) -> None:
+        with suppress(OSError):  # the client has gone
+            self._client.shutdown(socket.SHUT_WR)
 
     def _end(self, cut: Cut) -> None:
         self.cut()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
@@ -16,16 +15,7 @@ from supabase.lib.client_options import SyncClientOptions
 
 import worker
 from tests.acceptance.conftest import MODEL
-from tests.conftest import (
-    IN_CI,
-    OWN_PROJECT,
-    REPOSITORY,
-    Database,
-    Server,
-    new_database,
-    rows,
-    run_worker,
-)
+from tests.conftest import IN_CI, REPOSITORY, Database, rows, run_worker
 from tests.openai_server import OpenAIServer
 from tests.supabase_project import NO_SUPABASE, Project, data_api, supabase_is_here
 from tests.typescript import compiled, run_javascript
@@ -43,16 +33,6 @@ def snippet(language: str, having: str) -> LiteralString:
     found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
     [only] = [each for each in found if having in each]
     return cast(LiteralString, only)  # it is the text of a file of ours
-
-
-@pytest.fixture(scope="module")
-def project_api(project_server: Server) -> Iterator[Project]:
-    """A Data API of its own: Supabase Lite keeps the tables that it has seen first."""
-    with (
-        new_database(project_server.url, name=OWN_PROJECT) as name,
-        data_api(project_server.url_of(name)) as project,
-    ):
-        yield project
 
 
 @pytest.fixture

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.openai_server import OpenAIServer
+from tests.tcp_proxy import TcpProxy
 
 
 def ask(server: OpenAIServer) -> tuple[int, dict[str, str], Any]:
@@ -71,3 +76,42 @@ def test_an_allowance_can_be_changed_while_the_server_runs() -> None:
         assert [ask(server)[0] for _ in range(5)] == [200] * 5
         server.rpm, server.burst = 60, 2
         assert [ask(server)[0] for _ in range(3)] == [200, 200, 429]
+
+
+@pytest.mark.parametrize("database_is_first", [False, True])
+def test_a_proxy_hangs_up_until_its_clients_have_closed_and_lets_nobody_in_meanwhile(
+    database_is_first: bool,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as database, ThreadPoolExecutor() as pool:
+        url = f"postgresql://me@127.0.0.1:{database.getsockname()[1]}/any"
+        with TcpProxy(url) as proxy, connected(proxy) as first, database.accept()[0] as served:
+            if database_is_first:
+                served.close()
+                assert first.recv(1) == b""
+            hung_up, over = Event(), Event()
+            hanging_up = pool.submit(hang_up, proxy, hung_up, over)
+            assert first.recv(1) == b""
+            assert not hung_up.is_set()
+            first.close()
+            assert hung_up.wait(10)
+            with connected(proxy) as second:
+                second.sendall(b"hello")
+                database.settimeout(0.1)
+                with pytest.raises(TimeoutError):
+                    database.accept()
+                over.set()
+                hanging_up.result(10)
+                database.settimeout(10)
+                with database.accept()[0] as served:
+                    assert served.recv(5) == b"hello"
+
+
+def connected(proxy: TcpProxy) -> socket.socket:
+    target = conninfo_to_dict(proxy.url)
+    return socket.create_connection((str(target["host"]), int(str(target["port"]))))
+
+
+def hang_up(proxy: TcpProxy, hung_up: Event, over: Event) -> None:
+    with proxy.hung_up():
+        hung_up.set()
+        assert over.wait(10)
