@@ -14,7 +14,6 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
 from itertools import chain, repeat
 from typing import Self
 
@@ -111,9 +110,11 @@ def in_chunks(piece: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(piece), piece)
 
 
-@cache
 def bomb(window: int, megabytes: int = 128) -> list[bytes]:
-    """This many megabytes of spaces, packed by zlib with these `wbits`."""
+    """This many megabytes of spaces, packed by zlib with these `wbits`, without their end."""
     packer = zlib.compressobj(9, zlib.DEFLATED, window)
-    packed = [packer.compress(b" " * MEGABYTE) for _ in range(megabytes)]
-    return [piece for piece in [*packed, packer.flush()] if piece]
+    # After a full flush, the same text is packed as the same bytes.
+    first, other = (
+        packer.compress(b" " * MEGABYTE) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)
+    )
+    return [first, *[other] * (megabytes - 1)]
