@@ -20,7 +20,7 @@ as $$
 $$;
 
 -- Why a target must not be worked on: its table or one of its columns is not the one that was watched under that
--- name, since it was renamed, or dropped and created again; or the tables of its chunks are missing. Null: nothing has
+-- name, since it was renamed, or dropped and created again; or the tables of its chunks are missing or not tied to it. Null: nothing has
 -- changed, or the table is missing. All
 -- SQL of a target uses names, so it would read another text or write into the column of another model. A restored
 -- dump has other numbers, but has our triggers: then the names count.
@@ -58,10 +58,12 @@ begin
          limit 1;
     end if;
     if problem is null and target.chunk_format is not null then
-        select format('%s, which holds the chunks of %s, is missing', made.name, target.table_name)
+        select format(case when to_regclass(made.name) is null then '%s, which holds the chunks of %s, is missing'
+                           else '%s has lost its foreign key to %s' end, made.name, target.table_name)
           into problem
           from unnest(array[target.chunks_relation, target.places_relation]) as made (name)
-         where to_regclass(made.name) is null
+         where not exists (select from pg_constraint
+                            where contype = 'f' and conrelid = to_regclass(made.name) and confrelid = present_id)
          limit 1;
     end if;
     return problem || format('; run `worker watch %s --column %s`', target.table_name, target.embedding_column);

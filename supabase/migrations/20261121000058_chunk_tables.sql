@@ -3,7 +3,8 @@
 -- Locks: the migration nothing. embedding.make_chunk_tables takes SHARE ROW EXCLUSIVE on the watched table (writers
 --        wait, readers do not), and embedding.drop_chunk_tables ACCESS EXCLUSIVE, until the transaction ends.
 -- Undo:  unwatch_embeddings for each target in chunks, then drop function embedding.drop_chunk_tables,
---        embedding.make_chunk_tables, embedding.make_chunk_table, embedding.let_readers_read, embedding.planned_full_text,
+--        embedding.make_chunk_tables, embedding.tie_chunk_table, embedding.make_chunk_table, embedding.let_readers_read,
+--        embedding.planned_full_text,
 --        embedding.planned_chunk_width, embedding.plan_chunks, embedding.name_chunk_tables, embedding.check_chunk_key;
 --
 -- A chunk is known by the hash of everything that a model gets for it: a text that is edited keeps the vectors of all
@@ -201,7 +202,7 @@ begin
 end $$;
 
 -- Creates the table of the chunks of a target, or that of their places: the columns of the key, then others. It belongs to the
--- owner of the watched table, its rows go and move with theirs, and row-level security shows them to those who see theirs.
+-- owner of the watched table, and row-level security shows its rows to those who see the rows they are made from.
 create function embedding.make_chunk_table(target public.embedding_targets, made text, columns text, key_column text)
 returns void
 language plpgsql
@@ -221,14 +222,34 @@ begin
       from unnest(target.key_columns) with ordinality as key (name, place)
       join pg_attribute on attrelid = watched.oid and attname = name;
     execute format(
-        'create %s table %s (%s, %s, primary key (%s, %s), '
-        'foreign key (%5$s) references %7$s (%5$s) on update cascade on delete cascade)',
-        case watched.relpersistence when 'u' then 'unlogged' end, made, key_definitions, columns, keys, key_column,
-        target.relation);
+        'create %s table %s (%s, %s, primary key (%s, %s))',
+        case watched.relpersistence when 'u' then 'unlogged' end, made, key_definitions, columns, keys, key_column);
     execute format('alter table %s owner to %s', made, watched.relowner::regrole);
     execute format('alter table %s enable row level security', made);
     execute format('create policy of_the_row on %s for select using (exists (select from %s where %s))',
                    made, target.relation, embedding.same_key_sql(target, made));
+end $$;
+
+-- Lets the rows of a table of chunks go and move with those of the watched table. A foreign key is gone if the primary key of
+-- the watched table was dropped with `cascade`.
+create function embedding.tie_chunk_table(target public.embedding_targets, made text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    keys constant text := (select string_agg(format('%I', name), ', ' order by place)
+                             from unnest(target.key_columns) with ordinality as key (name, place));
+begin
+    if not exists (
+        select from pg_constraint
+         where contype = 'f' and conrelid = made::regclass and confrelid = target.relation::regclass
+    ) then
+        execute format('delete from %s where not exists (select from %s where %s)',
+                       made, target.relation, embedding.same_key_sql(target, made));
+        execute format('alter table %1$s add foreign key (%2$s) references %3$s (%2$s) on update cascade on delete cascade',
+                       made, keys, target.relation);
+    end if;
 end $$;
 
 -- Creates the tables of the chunks of a target and the view of its passages, as far as they are missing, and lets those who
@@ -257,6 +278,8 @@ begin
         execute format('create index on %s (%s, hash)', target.places_relation, keys);
         is_complete := false;
     end if;
+    perform embedding.tie_chunk_table(target, target.chunks_relation);
+    perform embedding.tie_chunk_table(target, target.places_relation);
     if not is_complete then
         execute format(
             'create or replace view %s with (security_invoker = true) as select %s, place.position, place.first_char, '
@@ -289,4 +312,4 @@ end $$;
 select embedding.protect_functions(
     'embedding.check_chunk_key', 'embedding.name_chunk_tables', 'embedding.plan_chunks',
     'embedding.planned_chunk_width', 'embedding.planned_full_text', 'embedding.let_readers_read',
-    'embedding.make_chunk_table', 'embedding.make_chunk_tables', 'embedding.drop_chunk_tables');
+    'embedding.make_chunk_table', 'embedding.tie_chunk_table', 'embedding.make_chunk_tables', 'embedding.drop_chunk_tables');

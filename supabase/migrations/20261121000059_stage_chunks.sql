@@ -70,7 +70,7 @@ begin
             execute insertion using locked_ids, records, ids, hashes, contents, contexts, vectors;
             exit when not exists (
                 select from unnest(ids, leases) as given (id, lease)
-                  join public.embedding_queue as job on job.id = given.id
+                  left join public.embedding_queue as job on job.id = given.id
                  where given.id = any (locked_ids) and job.lease is distinct from given.lease);
             raise exception using errcode = 'EQ000';
         exception when sqlstate 'EQ000' then null;

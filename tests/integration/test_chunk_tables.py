@@ -1247,6 +1247,27 @@ def test_a_missing_table_of_chunks_suspends_and_watch_makes_it_again(
     assert passages(docs) == [(1, 0, "One. "), (1, 1, "Four.")]
 
 
+@pytest.mark.parametrize("change", ["id = 5", "body = 'Three.'"])
+def test_chunks_without_their_foreign_key_suspend_and_watch_ties_them_again(
+    docs: Database, change: LiteralString
+) -> None:
+    docs.execute("insert into docs (id, body) values (1, 'One.'), (2, 'Two.'), (3, 'Gone.')")
+    embed(docs)
+    docs.execute("alter table docs drop constraint docs_pkey cascade, add primary key (id)")
+    docs.execute("delete from docs where id = 3")
+    docs.execute(f"update docs set {change} where id = 1")
+    assert claim(docs) == []
+    assert problem(docs) == (
+        "public.docs_chunks has lost its foreign key to docs; run `worker watch docs"
+        " --column embedding`"
+    )
+    docs.execute("select watch_embeddings('docs', embedding_column => 'embedding')")
+    embed(docs)
+    assert faults(docs) == {}
+    docs.execute("delete from docs")
+    assert rows(docs, "select from docs_chunks") == []
+
+
 def test_a_missing_view_is_made_again(docs: Database) -> None:
     docs.execute("insert into docs (id, body) values (1, 'One. Two.')")
     docs.execute("drop view docs_passages")
