@@ -1,12 +1,15 @@
 -- Why:     sample data, so that semantic search can be tried in plain words before any table of your own
---          is watched: 33 sessions of a software company (meetings and customer support) and 22 summaries.
--- Creates: public.sessions and public.summaries, an index, row level security with a policy each, two watches
---          (which add the columns title_embedding and content_embedding, and the triggers), and the rows.
--- Locks:   nothing but these two tables. Row level security and the watches take a brief exclusive lock on
+--          is watched: 33 sessions of a software company (meetings and customer support), 22 summaries, and the
+--          handbook of a small shop: 5 long texts, embedded in chunks.
+-- Creates: public.sessions, public.summaries and public.handbook, an index, row level security with a policy each, three
+--          watches (which add the columns title_embedding and content_embedding, the tables handbook_chunks and
+--          handbook_chunk_places with the view handbook_passages, and the triggers), and the rows.
+-- Locks:   nothing but these tables. Row level security and the watches take a brief exclusive lock on
 --          them, the index blocks writes to public.summaries while it is built over a few rows.
--- Undo:    select public.unwatch_embeddings('summaries', 'content_embedding');
+-- Undo:    select public.unwatch_embeddings('handbook', 'embedding');
+--          select public.unwatch_embeddings('summaries', 'content_embedding');
 --          select public.unwatch_embeddings('sessions', 'title_embedding');
---          drop table public.summaries, public.sessions;
+--          drop table public.handbook, public.summaries, public.sessions;
 --
 -- May be run again: what exists is left as it is, edited rows included.
 
@@ -30,13 +33,20 @@ create table if not exists public.summaries (
     created_at timestamptz not null default now()
 );
 
+create table if not exists public.handbook (
+    id integer primary key,
+    title text not null,
+    body text not null
+);
+
 create index if not exists summaries_session_id on public.summaries (session_id);
 
 -- Tables in `public` can be reached over Supabase's Data API. With row level security, nobody reads or writes
 -- these but their owner and the roles that bypass it (superusers, `service_role`); and on Supabase a signed-in
--- user reads their own rows.
+-- user reads their own rows, and the handbook.
 alter table public.sessions enable row level security;
 alter table public.summaries enable row level security;
+alter table public.handbook enable row level security;
 
 do $$
 declare
@@ -51,6 +61,9 @@ begin
         execute format('create policy owners_read on public.%I for select to authenticated '
                        'using (user_id = (select auth.uid()))', sample);
     end loop;
+    grant select on public.handbook to authenticated;
+    drop policy if exists all_read on public.handbook;
+    create policy all_read on public.handbook for select to authenticated using (true);
 end $$;
 
 -- The watches come before the rows, so that the triggers enqueue the rows as they arrive.
@@ -99,6 +112,29 @@ select public.watch_embeddings(
     format => null::text,
     chunk_size => null::integer,
     chunk_unit => null::text,
+    max_chunks => null::integer
+);
+
+select public.watch_embeddings(
+    relation => 'public.handbook'::regclass,
+    source => 'body'::text,
+    embedding_column => 'embedding'::text,
+    model => null::text,
+    filter => null::text,
+    dimensions => 256,
+    priority => 0::smallint,
+    debounce => '0'::interval,
+    on_change => 'keep'::text,
+    on_too_long => 'fail'::text,
+    match_function => null::boolean,
+    document_prompt => null::text,
+    query_prompt => null::text,
+    language => null::text,
+    chunks => true,
+    context => 'title'::text,
+    format => 'markdown'::text,
+    chunk_size => 800,
+    chunk_unit => 'characters'::text,
     max_chunks => null::integer
 );
 
@@ -346,4 +382,246 @@ He declined three months free of charge, and the agent did not press. Usage had 
         'After nineteen years, and as employee number four, our bookkeeper retires on 30 November. The lunch is on Thursday the 26th in the Greek restaurant on the corner, which has kept its upper room for 45 people. The founder will speak for five minutes and has promised to tell the story of the first pay day, when salaries were carried over from the bank in a biscuit tin. Colleagues put 730 euros in the envelope. It pays for a rail pass through Norway, a wish she has mentioned every winter, and a bound album with a page from each team. Her husband and both daughters are invited as a surprise. She has already trained her successor on the year-end closing and offers to answer questions by phone until Easter, though everyone agreed to leave her in peace.',
         null
     )
+on conflict (id) do nothing;
+
+insert into public.handbook (id, title, body)
+values
+    (1, 'Returns and refunds', $text$This chapter says what we do when somebody brings or sends something back. Read it once in full before your first day at the counter. Most customers who return something are not angry, they bought the wrong size, and how we treat them decides whether they buy the right size from us or from somebody else.
+
+## How long customers have
+
+Everything that is unused may come back within 30 days of the day it was handed over. For an online order the 30 days begin when the parcel arrives, not when it was ordered. The carrier's page shows the day of delivery, and the till can look it up by the order number.
+
+From 1 November to 24 December the period is longer: whatever was bought in these weeks may come back until 31 January. People buy presents early, and nobody should have to unwrap one before Christmas to find out whether it fits.
+
+After the period, we still look at the case. If the article is in the shop's current range and could be sold as new, the shift lead may give a voucher for the price that it has today. There is no right to that, so do not promise it on the telephone.
+
+## What cannot be returned
+
+Some goods cannot be sold again once they have left the shop:
+
+- Stove fuel and gas cartridges, because we cannot know how they were stored.
+- Food, water purification tablets and first aid supplies whose seal is broken.
+- Underwear, socks and head torches with a mouthpiece, if they were worn.
+- Ropes, harnesses, helmets and everything else that holds a person. This rule has no exception, not even for a rope in its wrapping. We cannot see what happened to it, and the next customer would trust it with their life.
+- Articles that were cut, engraved or made to measure.
+
+A broken article is another matter: it goes by the chapter on warranty, however old or worn it is.
+
+## At the counter
+
+Ask for the receipt, but do not insist on it. With the customer's card number, telephone number or the card they paid with, the till finds the sale within two years. If nothing is found, and we do sell the article, offer a voucher for the lowest price of the last six months.
+
+Look at the article in front of the customer and say what you see. Boots that were tried on at home on a carpet are unused; boots with grass in the sole are not. If you are unsure, fetch the shift lead, and do not discuss it in front of the queue.
+
+Then press Return on the till, scan the article, and choose a reason. The reason matters: the buyer reads the list every month, and a jacket that comes back five times as "sleeves too short" is not ordered again.
+
+## Refunds
+
+The money goes back the way it came. A card payment is refunded to the same card and reaches the customer within three to five working days, depending on the bank; we cannot make that faster. Cash is refunded in cash up to 200 euros, and above that by bank transfer. What was paid with a gift card goes back onto a gift card, including the part of a payment that was made with one.
+
+For goods that were sent back by post, we refund the price and the cheapest delivery within 14 days of the day the parcel arrives here. In practice it takes two days: the returns shelf has to be empty every Tuesday and Friday evening.
+
+If an article was on offer, we refund what was paid, not what it costs today. If three were bought for the price of two and one comes back, the customer pays the usual price for the two that they keep, and gets the rest. The till works this out, but be ready to explain it.
+
+## Returns by post
+
+Every parcel contains a form and a label. The label is free for orders above 60 euros; below that it costs 4.50 euros, which we take off the refund. Customers who have lost the label print another one from their account, under Orders.
+
+Unpack returns on the long table, one at a time, and put the form into the tray before you open the next. Photograph everything that arrives damaged, with the box, before you move it. Carriers pay only if the photographs show the packaging, and only within seven days.
+
+If a parcel holds something that is not ours, which happens about once a month, keep it for six weeks, write to the sender twice, and then give it to the charity shop in Mill Street.
+
+## Exchanges
+
+An exchange is a return and a sale in one, and the till treats it so. If the customer wants the same article in another size that we do not have here, reserve it from the other shop or from the web store, and send it at no charge. Never send somebody away to look for it themselves.$text$),
+    (2, 'Shipping and delivery', $text$We pack online orders in the room behind the counter, between the hours when the shop is busy. About forty parcels leave us on a normal day, and three times as many in the weeks before Christmas. This chapter says when they leave, with whom, and what to do when one does not arrive.
+
+## When orders leave the shop
+
+An order that is paid by 14:00 on a working day is packed and handed over the same day. What comes later leaves on the next working day. The van of the parcel service arrives at 16:30 and waits for ten minutes at most, so the last parcel has to be closed at a quarter past four.
+
+On Saturdays we pack what was ordered on Friday afternoon, and the driver comes at noon. On Sundays and public holidays nothing leaves. If an order has to wait for an article, the system writes to the customer by itself; a second delay on the same order is a reason to telephone.
+
+## What delivery costs
+
+Within the country, delivery costs 4.90 euros and is free from 75 euros on. Bulky goods, which are tents for more than four people, sledges and folding boats, cost 19 euros whatever the order is worth, because the parcel service does not take them and a freight company does.
+
+To neighbouring countries a parcel costs 11.90 euros, to the rest of the European Union 16.90 euros. We do not ship gas, fuel or bear spray across any border. To islands without a bridge, add 5 euros; the shop page knows the post codes.
+
+Customers may collect an order at the counter, free of charge, from two hours after the confirmation. We keep it for ten days. Ask for the order number or for a document with the name on it, and let the customer look into the bag before they leave.
+
+## How long it takes
+
+A parcel within the country arrives on the next working day in nine cases out of ten, and within three days in nearly all others. Abroad it is three to seven working days. These figures are measured, not promised, and the confirmation says so.
+
+Express is possible for parcels below ten kilos, if the order is there by noon. It costs 14.50 euros, and the carrier refunds that if it arrives after noon of the next day. Apply for the refund in the carrier's portal; the customer gets it back from us on the same day, without having to ask.
+
+## Packing
+
+Use the smallest box that closes without force. Boots go into their own carton, inside another one: half of our customers use the carton for years. Poles go into the long tubes by the window, with the tips wrapped. Nothing with a point, such as an ice axe or a peg hammer, is packed without its guard, or without a piece of cardboard taped over it.
+
+Fill the space with the shredded paper from the cutter in the cellar. We stopped using plastic in spring, and customers noticed within a week. Only down jackets are packed in a bag, since one wet parcel has cost us more than all of these bags together.
+
+Put the delivery note on top, print facing up, and close the box with paper tape, twice along the seam. The label belongs on the largest side and must not go around an edge, because the scanner of the parcel service then refuses it.
+
+## When a parcel does not arrive
+
+First look at the tracking page. "In delivery" for more than two days usually means a wrong house number, and the driver brings it back to the depot. Telephone the customer, correct the address in the portal, and the parcel goes out again the next morning.
+
+If nothing has moved for five working days, open a search with the carrier. Do not let the customer wait for its result, which takes up to three weeks. Send the order a second time on the same day, if all of it is in stock, or refund it. The search is our affair, and the loss is insured up to 500 euros for each parcel. An order above that is sent in two parcels or with extra insurance.
+
+If the tracking says "delivered" and the customer has nothing, ask about neighbours, the garage and the paper bin, in that order and without a tone. In the first such case at an address we send a second parcel at once. From the second case on, delivery to that address needs a signature.
+
+## Damaged on the way
+
+Ask for two photographs, of the article and of the box, and send a replacement without waiting for the damaged one to come back. Small things need not be returned at all. Enter the case in the carrier's portal within seven days: after that, nobody pays.
+
+## Large orders
+
+Schools, scout groups and mountain clubs order by mail and pay by invoice within 30 days. From 1,000 euros on, our own van brings the goods within 50 kilometres, usually on a Wednesday. Two people drive, because the last time one person carried twenty rucksacks up to a youth hostel, he was away for a week.$text$),
+    (3, 'Warranty and repairs', $text$Things break. Whether we meant to sell them or not, a part of what we sell comes back with a hole, a bent pole or a zip that no longer closes. We repair what can be repaired, since that is cheaper than a new one, and since it is the reason why some customers drive past two larger shops to reach us.
+
+## What the law says, and what we do
+
+Every article has a legal warranty of two years against faults that it had when we sold it. In the first twelve months, we assume that a fault was there from the start; after that, the customer would have to show it. We do not argue about that. If a seam opens after twenty months on a tent that was used on ten weekends, it is a fault.
+
+Beyond the law, makers give guarantees of their own. The rucksacks of two of our makers are repaired for as long as they exist, by whoever owns them. Stoves have five years, sleeping mats three, head torches three, down one. The list hangs inside the door of the workshop, and the supplier's page has the conditions.
+
+Wear is no fault. Soles that are worn down, reflective prints that fade, a waterproof coating that gives up after eight years: these are the ends of normal lives. Offer a repair at our prices instead, and say what it costs before you take the article.
+
+## Taking in a repair
+
+Fill in a ticket for each article, not for each customer. Write what the customer says in their own words, and below that what you see. "Leaks" is not enough: where, after how long, in what rain? Half of the leaking tents are dry in our bathtub and were pitched with the inner tent touching the outer one.
+
+Note the telephone number and whether the customer needs the article by a certain day. Give them the lower part of the ticket. Nothing is accepted wet or dirty, except on the day it happened; a muddy jacket cannot be sewn, and washing it costs 12 euros.
+
+If it is a case of warranty, enter the number of the sale. If the maker has to decide, say so: it takes three to six weeks, and we lend a replacement of the same kind during that time, if there is one on the shelf for loans.
+
+## Prices of our own repairs
+
+| repair | price in euros | usually ready |
+|---|---|---|
+| patch on a tent, jacket or mat | 15 | the next day |
+| new slider on a zip | 9 | while the customer waits |
+| new zip in a jacket | 45 | one week |
+| new zip in a sleeping bag | 60 | two weeks |
+| tent pole, one segment | 12 | while the customer waits |
+| new elastic in a set of poles | 18 | the next day |
+| service of a liquid fuel stove | 25 | two days |
+| resoling boots | 85 | four weeks |
+| washing and proofing a jacket | 19 | two days |
+| washing a down sleeping bag | 49 | one week |
+
+Members of the mountain club pay ten per cent less. If a repair would cost more than half of what the article is worth, telephone before you begin.
+
+## In the workshop
+
+The order of the tickets is the order of the work, except for the red ones: somebody leaves tomorrow. There should never be more than three red tickets. If there are, something is wrong with how we take them in.
+
+Patches on silicone-coated fabric hold with silicone glue only, and on polyurethane only with the other one. Rub the edge with alcohol and wait. If the glue beads up, it is the wrong one. Both tubes look alike, so the caps are painted.
+
+A slider that no longer closes the teeth is worn out, not the zip. Squeeze it gently with the pliers, once; if that does not help, replace it. Two sizes, 5 and 8, cover nine of ten zips.
+
+Stoves are never lit in the workshop. Test them in the yard, on the stone bench, with the extinguisher within reach and nobody smoking. After every service, write the date onto the bottom of the stove with the engraver.
+
+## What we do not repair
+
+We do not mend climbing ropes, slings, harnesses or helmets, and we do not say whether one is still safe. Cut up what customers leave with us for the bin, so that nobody takes it out again. Avalanche transceivers go to the maker, who also updates them, every three years at the latest.
+
+## Giving it back
+
+Telephone or write when the article is ready, the same day. Show the repair to the customer and let them try it. Repairs that nobody has collected after three months get a letter; after a year the article is sold for the price of the repair, at the spring market, and the customer gets what is above that if they ever come back.$text$),
+    (4, 'A day in the shop', $text$This chapter is for everybody who opens, closes or stands behind the counter. It does not say how to sell a rucksack. For that, stand beside Ines for two mornings.
+
+## Opening
+
+The first shift begins at 8:30, the shop opens at 9:30. Whoever has the key switches the alarm off within 40 seconds; the code is yours alone, and if you mistype it three times, the guard company telephones. Say the word of the month, or they will send somebody, and that costs us 90 euros.
+
+Then, in this order: the lights, the heating, the till, the music, the door mat. Count the drawer before the first customer, together with a second person if there is one. It holds 250 euros in the morning, with at least 40 in coins. Write the sum into the blue book and sign it, even if it is right.
+
+Look at the three shelves by the door. What is empty there is filled first, because it is what people see from the street. Check the temperature of the fridge with the trail food, and throw out the flowers when they need it.
+
+## At the till
+
+Greet people when they come in, then leave them alone for a minute. Nobody behind the till reads on their phone. When the queue is longer than three people, ring the bell once, and whoever is nearest opens the second till.
+
+Card payments need no signature below 50 euros. If the terminal is offline, it stores up to ten payments; after that, take cash or hold the goods, but do not write down card numbers, on paper or anywhere else. Hundreds and larger notes go through the lamp in front of the customer, every one of them, so that nobody feels picked out.
+
+A discount above ten per cent needs the shift lead. Staff buy at purchase price plus ten per cent, but do not serve themselves: somebody else scans the goods.
+
+If the drawer is out by more than 10 euros in the evening, nobody has to pay for it. Write it down, with what you remember. It is nearly always a note that was given out twice, and the cameras show it.
+
+## Fitting boots
+
+Measure both feet, standing, in the socks that will be worn, in the afternoon if the customer has the choice: feet grow by half a size during a day. Start one size above the street shoe. Let people walk down the ramp for two minutes. If the toes touch the front, it is over, whatever the boot looks like.
+
+Nobody leaves with new boots without hearing three sentences: wear them at home on the carpet for an evening, since then we take them back; wear them on three short walks before a long one; and wax, no oil, on leather.
+
+## Tents and the roof
+
+Tents are pitched on the roof, if there is no wind and a customer seriously wants to see one. Two people go up, never a customer alone. The railing is high enough for adults and not for children. The key to the roof hangs behind the calendar, and it has to hang there again in the evening.
+
+## Complaints
+
+Listen until the end. Repeat in one sentence what you have understood. Then say what you can do, not what you cannot. If you cannot do anything yourself, say who can, and when that person will call; and see to it that they do.
+
+If somebody shouts, you may end the conversation. Say that you would like to help and cannot do so like this, and fetch a colleague. Nobody who works here has to be insulted, and no sale is worth it.
+
+## Emergencies
+
+The first aid box is under the counter, a larger one in the workshop. There are three extinguishers: at the door, beside the workshop bench, and at the head of the cellar stairs. In a fire, people come first: everybody goes out by the front door and meets at the fountain. The last one out calls 112, from outside.
+
+If somebody steals, do not run after them. Note what they wore, and which way they went. A jacket is insured, and you are not replaceable.
+
+If water comes into the cellar, which it does after long rain, switch on the pump by the red handle, lift the cartons on the lowest shelf onto the pallet, and call the landlord. His number is on the pump.
+
+## Closing
+
+The door closes at 18:30, on Saturdays at 16:00. Customers who are inside are served to the end, without looks at the clock. Count the drawer, take out everything above 250 euros, and put it into the safe with the slip from the till.
+
+Vacuum the carpet, take the boots from the ramp back to their cartons, and switch off the irons and the glue gun in the workshop: touch the plugs, do not only look. Then the music, the heating to 15 degrees, the lights, the alarm. You have 40 seconds again.$text$),
+    (5, 'Accounts, cards and data', $text$Customers trust us with their names, their addresses and the size of their feet. This chapter says what we store, who may see it, and what happens with the cards that we sell and give away.
+
+## Customer accounts
+
+An account belongs to one person. It has a name, an address, a telephone number if the customer likes, the orders of the last ten years, and the notes that we make: the size of a foot, the back length for a rucksack, an allergy to down. Write only what you would read out to the customer, because they can ask for it and then they will get it, word for word.
+
+Somebody who cannot sign in gets a new link from the button under the form. It works for one hour. If the mail does not arrive, look whether the address has a typing error, which you can see under Accounts, and correct it only after the customer has named an order that we know. We never set a password for anybody, and never ask for one.
+
+Two accounts of one person can be merged by the office, on Mondays. The orders and the points of both are kept. That cannot be undone, so let the customer confirm it in writing.
+
+## The club card
+
+The card is free and collects one point for each euro, except for books, vouchers and goods on sale. At 300 points the customer gets a voucher of 15 euros, by mail or on paper. Points are kept for three years after the last purchase, then they are gone, and we write a month before.
+
+A card that was forgotten at home is no problem: the till finds it by name and post code. Points for a purchase without the card can be added within 14 days, with the receipt. Do not add a customer's purchase to your own card. It has happened, it is theft, and it was the last day for that colleague.
+
+Members get a mail four times a year, not more, and each has a line to unsubscribe. Who unsubscribes keeps the card and the points.
+
+## Gift cards
+
+Gift cards are sold for any sum from 10 to 500 euros, at the till and in the web store. They are valid until the end of the third year after the year of the sale. A card can be used in parts, and the rest stays on it. It is not paid out, with one exception: below 5 euros the customer may have the coins.
+
+A lost card can be blocked and replaced if the buyer has the receipt or paid with a card that we can look up. Without either, we cannot know who is speaking; say so kindly. If the balance at the till is not what the customer expects, print the list of its uses, which has the day, the hour and the sum of each.
+
+Several gift cards may be combined in one purchase, up to five. They cannot be used to buy other gift cards.
+
+## Cameras
+
+Two cameras record the till and the door, none the fitting room or the workshop. The recordings are kept for 72 hours and then overwritten. Only the owner and the shift lead may watch them, always together, and only for a reason that is written into the black book before. Police get a copy against a receipt, and nobody else does, not even somebody whose bicycle was stolen in front of the window.
+
+## Questions about data
+
+Everybody may ask what we have stored about them, and have it corrected or deleted. Take the request at the counter or by mail, note the day, and pass it to the office the same day: we have one month to answer, and we want to need a week. Ask for something that only the customer would know, such as the last order. Do not ask for a copy of a passport.
+
+Invoices must be kept for ten years, whatever the customer wishes, so a deleted account leaves its invoices behind, locked away from the till. Everything else goes: notes, sizes, points, and the address in the list of the newsletter.
+
+If you send a mail with somebody's data to the wrong person, or lose a phone with the mail of the shop on it, tell the owner at once, also at night. There are 72 hours in which we have to report it. You will not be blamed for the mistake, but for keeping it to yourself.
+
+## Passwords and machines
+
+Each of us has an account of our own for the till, the web store and the mail. Lock the screen when you leave it, also for a minute. The wireless network called Tarn is for us, the one called Tarn Guests for everybody else; the tablets of the children belong in the second.
+
+Nobody from the bank, the till company or the parcel service ever needs your password. If somebody on the telephone says so, hang up and tell the others. Memory sticks that lie in the yard are not plugged in to see whose they are.$text$)
 on conflict (id) do nothing;

@@ -17,7 +17,9 @@ from tests.acceptance.conftest import MODEL, Ask, fill, refused, statuses
 from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
 from tests.integration.tables import embed_all
 from tests.openai_server import OpenAIServer
+from worker.cli.commands.search import print_found
 from worker.database.migrations import migrations, seed
+from worker.queue import Match
 from worker.queue.postgres import PostgresQueue
 
 
@@ -705,6 +707,41 @@ def sample(queue: PostgresQueue, worker: Worker) -> PostgresQueue:
     return queue
 
 
+def test_search_finds_passages_and_prints_their_place(
+    sample: PostgresQueue, worker: Worker
+) -> None:
+    command = ("search", "how do I get my money back", "--table", "handbook")
+    first, *others = worker(*command).stdout.splitlines()
+    assert re.match(r"0\.\d{4}  1  \[Refunds\] The money goes back the way it came\.", first)
+    assert len(others) == 4, "one of each text"
+    several = [
+        line.split()[1]
+        for line in worker(*command, "--per-document", "3", "--limit", "8").stdout.splitlines()
+    ]
+    assert max(several.count(key) for key in several) == 3
+    best = one_document(worker(*command, "--limit", "1", "--json").stdout)[0]
+    assert best["content"].startswith("## Refunds\n\nThe money goes back")
+    assert best["last_char"] - best["first_char"] == len(best["content"])
+    assert (best["heading_path"], best["page"]) == ("Refunds", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("# One\n\n## Two\n\ntext", "## Two text"),
+        ("# One\n", "# One"),
+        ("text\n\n# One\n\nmore", "text # One more"),
+        ("#!shebang\ntext", "#!shebang text"),
+        ("# " * 100_000, "# # #"),  # in no time
+    ],
+)
+def test_search_shows_a_passage_without_the_heading_at_its_beginning(
+    content: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_found([Match("1", content, 0.5, heading_path="One")])
+    assert capsys.readouterr().out.removeprefix("0.5000  1  [One] ").startswith(said)
+
+
 def test_search_finds_by_meaning_and_prints_a_line_a_row(
     sample: PostgresQueue, worker: Worker
 ) -> None:
@@ -789,7 +826,8 @@ def test_a_search_shows_what_its_order_is_made_of(sample: PostgresQueue, worker:
 def test_search_wants_to_know_where(sample: PostgresQueue, worker: Worker) -> None:
     cause, hint = refused(worker("search", "words"), 2)
     assert cause == (
-        "several columns are watched: sessions.title_embedding, summaries.content_embedding"
+        "several columns are watched: handbook.embedding, sessions.title_embedding,"
+        " summaries.content_embedding"
     )
     assert hint == "Give --table and --column."
     assert worker("search", "words", "--column", "title_embedding").returncode == 0

@@ -27,11 +27,12 @@ BEST_MATCHES = {
     "shipments are delayed": "Some 1,900 parcels have been standing in trailers",
     "we were charged twice": "The bookkeeper at Marlow found two identical payments",
     "disaster recovery": "Restore drill from the nightly backup",
+    "how do I get my money back": "[Refunds] The money goes back the way it came.",
 }
 
 SUMMARY = """\
 === PROCESSING SUMMARY ===
-Total records processed: 55
+Total records processed: 60
 Total errors: 0
 Success rate: 100.0%
 """

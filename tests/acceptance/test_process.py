@@ -80,12 +80,13 @@ def test_the_summary_is_that_of_the_issue(queue: PostgresQueue, worker: Worker) 
     result = worker("process")
     assert re.fullmatch(
         r"=== PROCESSING SUMMARY ===\n"
-        r"Total records processed: 55\n"
+        r"Total records processed: 60\n"
         r"Total errors: 0\n"
         r"Success rate: 100\.0%\n"
         r"Elapsed: \d+\.\d s\n"
         r"Rows per second: \d+\n"
-        r"Requests: [12]\n"
+        r"Passages: 41 embedded, 0 reused\n"
+        r"Requests: [123]\n"
         r"Tokens: \d+\n",
         result.stdout,
     )

@@ -53,17 +53,21 @@ def found_by_set_up(
         " (7, 'en', 'WL-1042 at another shop', 'The same error, and a tablet as well.'),"
         " (5, 'sv', 'Fel WL-1042', 'En surfplatta.')"
     )
-    for line in snippet("console", "worker watch articles").splitlines():
+    return run_all(snippet("console", "worker watch articles"), tmp_path, with_openai_and_project)
+
+
+def run_all(commands: str, folder: Path, environment: dict[str, str]) -> list[str]:
+    """Run the commands of a snippet. Returns what the last one prints."""
+    for line in commands.splitlines():
         for command in line.removeprefix("$ ").split(" && "):
-            arguments = shlex.split(command)[1:]
-            result = run_worker(*arguments, cwd=tmp_path, environment=with_openai_and_project)
+            result = run_worker(*shlex.split(command)[1:], cwd=folder, environment=environment)
             assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
 
 @pytest.fixture
 def articles(found_by_set_up: list[str], owner: Database) -> Database:
-    owner.execute(snippet("sql", "using hnsw"))
+    owner.execute(snippet("sql", "on articles using hnsw"))
     return owner
 
 
@@ -110,6 +114,8 @@ import { createClient } from "@supabase/supabase-js";
 declare const process: { env: Record<string, string> };
 const { SUPABASE_URL, PUBLISHABLE_KEY } = process.env;
 const supabase = createClient(SUPABASE_URL, PUBLISHABLE_KEY, { auth: { persistSession: false } });
+"""
+CREDENTIALS = """
 const credentials = { email: "anna@example.com", password: "correct horse battery" };
 """
 SIGN_UP = """
@@ -133,10 +139,17 @@ def test_a_signed_in_user_finds_the_rows_of_their_tenant_by_supabase_js(
         "PUBLISHABLE_KEY": project.publishable_key,
         "OPENAI_API_KEY": openai.api_key,
     }
-    anna = run_javascript(compiled(CLIENT + SIGN_UP, tmp_path), tmp_path, **environment).strip()
+    anna = run_javascript(
+        compiled(CLIENT + CREDENTIALS + SIGN_UP, tmp_path), tmp_path, **environment
+    ).strip()
     articles.execute(snippet("sql", "create policy"))
     articles.execute("insert into members values (%s, 5)", [anna])
-    app = CLIENT + SIGN_IN + snippet("ts", "match_articles").replace(OPENAI, openai.base_url)
+    app = (
+        CLIENT
+        + CREDENTIALS
+        + SIGN_IN
+        + snippet("ts", "match_articles").replace(OPENAI, openai.base_url)
+    )
     said = run_javascript(compiled(app + SEARCH, tmp_path), tmp_path, **environment)
     found: list[dict[str, Any]] = json.loads(said)
     assert [row["id"] for row in found][-1] == 2
@@ -185,3 +198,87 @@ def test_its_queries_are_those_that_the_command_reads(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_text(snippet("json", "relevant"))
     assert [len(query.grades) for query in worker.read_queries(path)] == [2, 2]
+
+
+# Documents in chunks
+
+FILLER = "Some words follow that do not matter for the search. " * 15
+MANUAL = f"""# Orders
+
+Press Order. {FILLER}
+
+# Returns
+
+## Refunds
+
+Press Refund, and the money is back within 14 days. {FILLER}
+"""
+WANTED = "Refund money back"
+
+
+@pytest.fixture
+def found_in_manuals(
+    owner: Database, with_openai_and_project: dict[str, str], tmp_path: Path
+) -> list[str]:
+    """The table of long texts of the page, set up as it says: what its search then prints."""
+    owner.execute(snippet("sql", "create table manuals"))
+    owner.execute(
+        "insert into manuals (tenant_id, title, body) values (5, 'Tills', %s), (7, 'Scales', 'x')",
+        [MANUAL],
+    )
+    return run_all(snippet("console", "--table manuals\n"), tmp_path, with_openai_and_project)
+
+
+@pytest.fixture
+def manuals(found_in_manuals: list[str], owner: Database) -> Database:
+    owner.execute(snippet("sql", "on manuals_chunks using hnsw"))
+    return owner
+
+
+def test_a_search_finds_the_passage_after_the_set_up(found_in_manuals: list[str]) -> None:
+    assert re.match(r"[01]\.\d+  1  \[Returns\] ## Refunds Press Refund, and", found_in_manuals[0])
+    assert len(found_in_manuals) == 2
+
+
+def test_passages_are_searched_in_sql_and_shown_with_their_neighbors(
+    manuals: Database, settings: Settings
+) -> None:
+    with worker.open_queue(settings) as queue:
+        vector = json.dumps(worker.embed_query(queue, settings, WANTED, table="manuals"))
+    statement = re.sub(r"\$\d", "%s", snippet("sql", "per_document => 2"))
+    found = rows(manuals, statement, vector, WANTED)
+    assert found[0][0] == 1
+    assert found[0][1].startswith("# Returns")
+    assert [id for id, *_ in found] == [1, 1, 2]
+    around = re.sub(r"\$(\d)", r"%(p\1)s", snippet("sql", "from manuals_passages"))
+    [(content,)] = manuals.execute(
+        around, {"p1": 1, "p2": len(MANUAL) - 20, "p3": len(MANUAL) - 10}
+    ).fetchall()
+    assert MANUAL.endswith(content)
+    assert "14 days" in content
+
+
+def test_passages_are_found_by_supabase_js_and_in_python(
+    project: Project, manuals: Database, settings: Settings, openai: OpenAIServer, tmp_path: Path
+) -> None:
+    app = snippet("ts", "match_articles") + snippet("ts", "match_manuals")
+    program = (
+        CLIENT
+        + "const openaiKey = process.env.OPENAI_API_KEY;\n"
+        + app.replace(OPENAI, openai.base_url)
+        + f'console.log(JSON.stringify(await searchPassages("{WANTED}")));\n'
+    )
+    with data_api(project.database_url) as fresh:  # which knows the new function
+        environment = {
+            "SUPABASE_URL": fresh.url,
+            "PUBLISHABLE_KEY": fresh.secret_key,  # of a server of the app
+            "OPENAI_API_KEY": openai.api_key,
+        }
+        said = run_javascript(compiled(program, tmp_path), tmp_path, **environment)
+    found = json.loads(said)
+    names: dict[str, Any] = {"settings": settings, "words": WANTED, "worker": worker}
+    exec(snippet("python", "per_document"), names)
+    assert [row["first_char"] for row in found] == [
+        passage.first_char for passage in names["passages"]
+    ]
+    assert found[0]["heading_path"] == names["passages"][0].heading_path

@@ -109,5 +109,5 @@ def test_what_the_wheel_unpacks_to_shows_the_demo(wheel: Path) -> None:
         environment = {"WORKER_DATA_DIR": f"{name}/data", "PYTHONPATH": str(site)}
         result = run_worker("demo", cwd=Path(name), environment=environment)
     assert result.returncode == 0, result.stderr
-    assert "Total records processed: 55" in result.stdout
+    assert "Total records processed: 60" in result.stdout
     assert "worker search" in result.stderr

@@ -29,6 +29,7 @@ SEARCHES = (
     ("summaries", "content_embedding", "shipments are delayed"),
     ("summaries", "content_embedding", "we were charged twice"),
     ("sessions", "title_embedding", "disaster recovery"),
+    ("handbook", "embedding", "how do I get my money back"),
 )
 
 
@@ -45,12 +46,12 @@ def demo() -> int:
         say("1. The migrations")
         if not migrate(queue, on_applied=print_applied):
             say("(already applied)")
-        say("", "2. The sample tables: 33 sessions and 22 summaries, watched by triggers")
+        say("", "2. The sample tables: 33 sessions, 22 summaries and a handbook of 5 long texts")
         queue.run_script(seed())
         scope = resolve_scope(queue, settings, None, None)
         if not queue.count_due(scope):
             say("(already embedded: requeued, to embed them again)")
-            for table in ("sessions", "summaries"):
+            for table in ("sessions", "summaries", "handbook"):
                 queue.requeue(status=None, table=table)
         say("", "3. worker process")
         result = process_visibly(Processing(queue, settings, scope, RunOptions()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from worker.queue import Match
 from worker.settings import Settings
 
 NO_VECTORS = "Nothing found: no row has a vector yet. `worker status` shows progress."
+HEADING = re.compile(r"\A\s*+#++ [^\n]*+\n(?=.*\S)", re.DOTALL)
 NO_WORDS = "Nothing found: no text has one of these words."
 
 
@@ -111,7 +113,14 @@ def print_found(matches: Sequence[Match], explain: bool = False) -> None:
             places = f"{_place(match.vector_rank):>6}  {_place(match.text_rank):>5}"
             head = f"{_figure(match.score)}  {places}  {head}"
         head += _place_in_text(match)
-        out(head + one_line(match.content or "(unreadable)", max(columns - len(head), 20)))
+        out(head + one_line(_shown(match) or "(unreadable)", max(columns - len(head), 20)))
+
+
+def _shown(match: Match) -> str | None:
+    """The text of a match, without a heading of Markdown that is shown as its place."""
+    if not (match.content and match.heading_path):
+        return match.content
+    return HEADING.sub("", match.content)
 
 
 def _place_in_text(match: Match) -> str:
