@@ -27,15 +27,28 @@ def run_python(code: str, folder: Path, database_url: str) -> str:
     return result.stdout
 
 
+def examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text("utf-8"), re.S)
+
+
+def test_the_example_with_passages_finds_them(
+    db: Database, database_url: str, tmp_path: Path
+) -> None:
+    db.execute("create table manuals (id bigint primary key, title text, body text)")
+    body = "# Rain\n\nIt rains in the mountains.\n\n# Refunds\n\nHow to get a refund."
+    db.execute("insert into manuals values (1, 'Help', %s), (2, 'None', 'x')", [body])
+    before = (
+        "import os, worker\nsettings = worker.Settings.load(os.environ)\nwords = 'get a refund'\n"
+    )
+    said = run_python(before + examples("docs/python.md")[1], tmp_path, database_url)
+    assert said.startswith("1, Rain: # Rain")
+
+
 def test_the_example_of_the_documentation_does_what_it_promises(
     db: Database, database_url: str, tmp_path: Path
 ) -> None:
-    examples = [
-        re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text("utf-8"), re.S)
-        for page in ("README.md", "docs/python.md")
-    ]
-    assert examples[0] == examples[1]
-    [[example], _] = examples
+    [example], [same, _] = (examples(page) for page in ("README.md", "docs/python.md"))
+    assert example == same
     db.execute("create table docs (id bigint primary key, body text)")
     db.execute("insert into docs values (1, 'How to get a refund'), (2, 'Rain in the mountains')")
     lines = run_python(example, tmp_path, database_url).splitlines()
