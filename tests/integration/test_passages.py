@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, LiteralString
 
+import psycopg
 import pytest
 from psycopg import sql
 
@@ -210,3 +211,37 @@ def test_words_and_vectors_find_together(docs: Database) -> None:
         "select record_id, vector_rank, text_rank from search_embeddings('docs', 'embedding',"
         " '[1,0,0]', query_text => 'animals')",
     ) == [("2", 3, 1), ("1", 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (", {count} => -1", "the number of rows cannot be -1"),
+        (", rrf_k => -1", "rrf_k cannot be -1"),
+        (", full_text_weight => 'NaN'", "full_text_weight cannot be NaN"),
+        (", filter => '[]'", "the filter is not a JSON object: []"),
+        (
+            """, filter => '{"colour": 1}'""",
+            "the filter names a column colour that table docs does not have",
+        ),
+    ],
+)
+def test_what_a_search_cannot_use_is_refused(
+    docs: Database, find: str, arguments: str, cause: str
+) -> None:
+    name = "match_count" if find == MATCH else "matches"
+    message, hint = refused(docs, find, arguments.replace("{count}", name))
+    assert (message.replace("public.", ""), bool(hint)) == (cause, True)
+
+
+def test_a_vector_of_another_width_is_refused(docs: Database, find: str) -> None:
+    message, hint = refused(docs, find.replace("[1,0,0]", "[1,0]"), "")
+    assert message.startswith("the vector of the query has 2 dimensions, and those of column")
+    assert hint == "Embed the query with the model of the column."
+
+
+def refused(docs: Database, find: str, arguments: str) -> tuple[str, str]:
+    with pytest.raises(psycopg.Error) as problem:
+        found(docs, find, arguments)
+    diagnosis = problem.value.diag
+    return diagnosis.message_primary or "", diagnosis.message_hint or ""
