@@ -7,6 +7,9 @@ import gc
 import os
 import sys
 
+LARGE = 2**20  # bytes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
+
 
 def resident_mb() -> float:
     """The memory of this process that is in RAM now, in MB (2**20 bytes).
@@ -22,6 +25,16 @@ def resident_mb() -> float:
 
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def return_large_blocks() -> None:
+    """From now on return a block of LARGE or more to the machine as soon as it is freed (Linux with
+    glibc). Otherwise glibc, once it has freed one of up to 32 MB, keeps later ones for itself: a
+    worker that has had a long text in hand would keep its memory."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, LARGE)
+        mallopt(M_TRIM_THRESHOLD, 2 * LARGE)
 
 
 def release_memory() -> None:

@@ -25,6 +25,7 @@ MAY_IMPORT = {
         "queue",
         "database",
         "embedders",
+        "host",
         "terminal",
         "durations",
         "settings",

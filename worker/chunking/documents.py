@@ -42,6 +42,7 @@ def split_document(
     """
     before, separator, after = content.partition(END_OF_CONTEXT)
     title, text = (before, after) if separator else ("", before)
+    del content, before, after  # from here on, a long text is held once
     options = SplitOptions(
         format=cast(Format, chunking.format),
         chunk_size=chunking.size,

@@ -11,6 +11,7 @@ import worker
 from worker.cli.console import out, report, say
 from worker.cli.group import CommandGroup
 from worker.errors import SettingsError
+from worker.host import return_large_blocks
 from worker.terminal import prepare_streams
 
 # The error that the parser raises. Newer versions of typer vendor click, and export this alone.
@@ -46,6 +47,7 @@ def root(
 def main() -> None:
     """Run the command line. It exits with the codes that docs/cli.md lists."""
     prepare_streams()
+    return_large_blocks()
     try:
         code = app(standalone_mode=False)
     except UsageError as problem:

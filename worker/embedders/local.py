@@ -50,8 +50,10 @@ class LocalEmbedder:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
-        weights = load_file(package / "weights" / "l2_supercat_256.safetensors")
-        self._rows: npt.NDArray[np.float32] = weights["embedding.weight"].astype(np.float32)
+        # no name is given to the weights of half the size, so that they are freed at once
+        self._rows: npt.NDArray[np.float32] = load_file(
+            package / "weights" / "l2_supercat_256.safetensors"
+        )["embedding.weight"].astype(np.float32)
         self._tokenizer = Tokenizer.from_file(
             str(package / "tokenizers" / "l2_supercat_tokenizer_config.json")
         )

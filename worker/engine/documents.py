@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Protocol
 
 from worker.engine.availability import Availability
@@ -36,7 +36,7 @@ from worker.queue import (
 )
 
 # Until no more documents are claimed.
-MOST_CHARACTERS = 8_000_000  # of the texts of all documents in hand
+MOST_CHARACTERS = 8_000_000  # of their texts
 MOST_WAITING = 400  # documents that have chunks to send
 CHARACTERS_IN_FLIGHT = 4_000_000  # of their chunks
 CHUNKS_A_TURN = 100  # of one document, until it is the turn of another
@@ -65,9 +65,10 @@ class Document:
     used, and is tried with one of its chunks."""
 
     job: Job
-    split: SplitText
+    split: InitVar[SplitText]
     model: str
     is_trial: bool
+    places: Sequence[Place] = field(init=False)
     waiting: deque[Place] = field(init=False)
     """One place of each chunk that is neither stored nor in flight."""
     in_flight: int = 0
@@ -75,24 +76,35 @@ class Document:
     tokens: int | None = 0
     cost: float | None = 0.0
     ending: Ending | None = None
+    _split: SplitText | None = field(init=False)
+    """None when no chunk waits, so that a long text is freed."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, split: SplitText) -> None:
         stored = set(self.job.stored or ())
-        chunks = {place.hash: place for place in self.split.places}
+        self.places = split.places
+        chunks = {place.hash: place for place in self.places}
         self.waiting = deque(place for hash_, place in chunks.items() if hash_ not in stored)
+        self._split = split if self.waiting else None
 
     @property
     def is_settled(self) -> bool:
         return not (self.waiting or self.in_flight)
 
+    @property
+    def characters(self) -> int:
+        """The length of the text as long as it is needed."""
+        return len(self._split.text) if self._split else 0
+
     def take(self, most: int, characters: int) -> list[Chunk]:
         """Return the next chunks, which are in flight from now on: at most `most`, until they have
         so many `characters`."""
         chunks: list[Chunk] = []
-        while self.waiting and len(chunks) < most and characters > 0:
+        while self._split and len(chunks) < most and characters > 0:
             place = self.waiting.popleft()
-            chunks.append(Chunk.of(self.job, place, *self.split.chunk_at(place)))
+            chunks.append(Chunk.of(self.job, place, *self._split.chunk_at(place)))
             characters -= len(chunks[-1].content)
+            if not self.waiting:
+                self._split = None
         self.in_flight += len(chunks)
         return chunks
 
@@ -108,14 +120,13 @@ class Document:
         """Send no more chunks. The document ends when those in flight are back, whose vectors are
         stored: they are paid for. Of several endings, a failure counts, and one for good most."""
         self.waiting.clear()
+        self._split = None
         if self.ending is None or _weight(ending) > _weight(self.ending):
             self.ending = ending
 
     @property
     def completion(self) -> DocumentCompletion:
-        return DocumentCompletion(
-            self.job, self.split.places, self.embedded, self.tokens, self.cost
-        )
+        return DocumentCompletion(self.job, self.places, self.embedded, self.tokens, self.cost)
 
 
 @dataclass(slots=True)
@@ -127,10 +138,8 @@ class Documents:
     _in_hand: dict[LeaseKey, Document] = field(default_factory=dict)
     _waiting: dict[LeaseKey, Document] = field(default_factory=dict)
     """Those that have chunks to send, the next one first."""
-    _characters: int = 0
-    """Of the texts of those in hand."""
     _characters_in_flight: int = 0
-    """Of their chunks."""
+    """Of chunks."""
 
     @property
     def count(self) -> int:
@@ -144,13 +153,13 @@ class Documents:
     @property
     def are_enough(self) -> bool:
         """Whether no more should be claimed now."""
-        return self._characters > MOST_CHARACTERS or len(self._waiting) >= MOST_WAITING
+        characters = sum(document.characters for document in self._waiting.values())
+        return characters > MOST_CHARACTERS or len(self._waiting) >= MOST_WAITING
 
     def add(self, documents: Sequence[Document]) -> None:
         """Add documents. Those without new chunks are completed."""
         for document in documents:
             self._in_hand[document.job.lease_key] = document
-            self._characters += len(document.split.text)
             if document.waiting:
                 self._waiting[document.job.lease_key] = document
         self._settle(documents)
@@ -257,7 +266,6 @@ class Documents:
                 self._waiting.pop(document.job.lease_key, None)
             if document.is_settled:
                 del self._in_hand[document.job.lease_key]
-                self._characters -= len(document.split.text)
                 if document.is_trial:  # it may not have been sent
                     self.availability.end_trial(document.job)
                 if document.ending:

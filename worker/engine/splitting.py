@@ -64,11 +64,10 @@ class Splitter:
 
     def _split(self, job: Job, count: CountTokens) -> SplitText | Failure:
         """Split a document. From then on only the result holds its text."""
-        content, job.content = job.content, ""
         chunking = job.chunking
         assert chunking is not None
         try:
-            result = self.split(content, chunking, count)
+            result = self.split(_taken_from(job), chunking, count)
         except Exception as error:  # its message may repeat the text
             cause = f"the text cannot be split: {type(error).__name__}"
             return Failure("not_split", cause)
@@ -84,6 +83,11 @@ class Splitter:
 def estimate_tokens(text: str) -> int:
     """Estimate the tokens of a text, rather too high than too low: for models that cannot count."""
     return tokens_at_most(size_of(text))
+
+
+def _taken_from(job: Job) -> str:
+    content, job.content = job.content, ""
+    return content
 
 
 def _in_tokens(job: Job) -> bool:
