@@ -1,8 +1,6 @@
-"""How fast long texts become chunks, how many chunks an edit changes, and what memory that takes.
+"""How fast long texts become chunks with vectors, what an edit changes, and what memory that takes.
 
-The limit of a rate is a regular expression that finds the words of the same text. The limit of the
-memory is a process that only holds the text. A text is in the memory of Python with one byte for
-each character of ASCII, so megabytes are millions of characters here.
+Texts are ASCII, so megabytes are millions of characters here.
 """
 
 from __future__ import annotations
@@ -16,7 +14,9 @@ from dataclasses import dataclass, replace
 from random import Random
 from statistics import median, quantiles
 
-from benchmarks.database import Server
+from benchmarks import documents
+from benchmarks.database import NARROW, Database, Server
+from benchmarks.queue import OF_LOCAL_MODEL
 from benchmarks.report import Figure
 from benchmarks.usage import usage
 from tests.documents import KINDS, Document, document, edited, edited_at_the_top, text_of
@@ -27,6 +27,8 @@ WORDS = re.compile(r"\S+\s*")
 SEED = 20_261_130
 SLOWEST = 0.1  # of the limit
 MILLION = 1_000_000
+CHUNKS_OF_SMALL = 3
+LONGEST_SWAP = 500.0  # milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +41,33 @@ class Size:
     odd: int = MILLION  # characters of each odd text
     repetitions: int = 3
     held: tuple[int, ...] = (1, 16)  # millions of characters
+    small_documents: int = 2_000  # of 3 chunks
+    chunks: int = 5_000  # of a large document
+    swaps: int = 5
+    whole: tuple[int, int] = (1, 16)  # millions of characters
 
 
 FULL = Size()
-QUICK = Size(characters=60_000, edits=20, tops=3, odd=20_000, repetitions=1, held=(1,))
+QUICK = Size(
+    characters=60_000,
+    edits=20,
+    tops=3,
+    odd=20_000,
+    repetitions=1,
+    held=(1,),
+    small_documents=60,
+    chunks=300,
+    swaps=2,
+    whole=(1, 2),
+)
 
 
 def splitting(server: Server, size: Size) -> Iterator[Figure]:
-    """The splitter alone. It needs no database."""
+    """The splitter alone. It needs no database.
+
+    The limit of a rate is a regular expression that finds the words of the same text. The limit of
+    the memory is a process that only holds the text.
+    """
     for kind in KINDS:
         paragraphs = document(kind, size.characters, SEED)
         text = text_of(kind, paragraphs)
@@ -59,7 +80,74 @@ def splitting(server: Server, size: Size) -> Iterator[Figure]:
         yield memory(millions)
 
 
-GROUPS = {"splitting": splitting}
+def storing(server: Server, size: Size) -> Iterator[Figure]:
+    """Documents whose vectors are staged and which are completed over the SQL API, compared with a
+    COPY of the same rows."""
+    for what, count, chunks in (
+        ("small documents", size.small_documents, CHUNKS_OF_SMALL),
+        ("a large document", 1, size.chunks),
+    ):
+        texts = [documents.manual(chunks, SEED + number) for number in range(count)]
+        with server.database(NARROW) as database:
+            documents.create_tables(database)
+            runs = [documents.store(database, texts) for _ in range(size.repetitions)]
+        chunks = runs[0].chunks
+        megabytes = sum(map(len, texts)) / MILLION
+        for unit, amount in (("chunks", chunks), ("documents", count), ("MB", megabytes)):
+            yield Figure(
+                what=f"storing: {what}, {chunks / count:,.1f} chunks each",
+                unit=f"{unit}/s",
+                samples=[amount / run.seconds for run in runs],
+                limits=[amount / run.copying for run in runs],
+            )
+
+
+def swap(server: Server, size: Size) -> Iterator[Figure]:
+    """The passages of a long document are replaced after a sentence was inserted at its top."""
+    with server.database(NARROW) as database:
+        documents.create_tables(database)
+        chunks = documents.store(database, [documents.manual(size.chunks, SEED)]).chunks
+        yield from swaps(f"swap: {chunks:,} chunks", database, size)
+        documents.index_vectors(database)
+        yield from swaps(f"swap: {chunks:,} chunks, HNSW index", database, size)
+
+
+def swaps(what: str, database: Database, size: Size) -> Iterator[Figure]:
+    """Compare with DELETE and COPY of the same places in a bare table."""
+    runs = [documents.swap(database, SEED + number) for number in range(size.swaps)]
+    times = [run.milliseconds for run in runs]
+    yield Figure(what=f"{what}, completing", unit="ms", samples=times, at_most=LONGEST_SWAP)
+    bare = [run.bare for run in runs]
+    yield Figure(what=f"{what}, against bare places", unit="ms", samples=times, limits=bare)
+    waits = [max(run.longest_wait for run in runs)]
+    yield Figure(what=f"{what}, longest edit", unit="ms", samples=waits, at_most=LONGEST_SWAP)
+    new = [max(run.new for run in runs)]
+    yield Figure(what=f"{what}, embedded", unit="chunks", samples=new, at_most=3)
+
+
+def whole(server: Server, size: Size) -> Iterator[Figure]:
+    """A worker with the local model, compared with a process that embeds the same text without a
+    database."""
+    with server.database(OF_LOCAL_MODEL) as database:
+        documents.create_tables(database)
+        runs = {each: documents.run_worker(database, each) for each in size.whole}
+    for megabytes, run in runs.items():
+        yield Figure(
+            what=f"whole: {megabytes} MB",
+            unit="MB/s",
+            samples=[megabytes / run.seconds],
+            limits=[megabytes / documents.run_alone(megabytes).seconds],
+        )
+    short, long = size.whole
+    what = f"whole: memory of a worker, {long} MB"
+    small, large = [runs[short].peak], [runs[long].peak]
+    yield Figure(
+        what=f"{what} against {short}", unit="MB", samples=large, limits=small, at_most=1.5
+    )
+    yield Figure(what=what, unit="MB", samples=large, at_most=200)
+
+
+GROUPS = {"splitting": splitting, "storing": storing, "swap": swap, "whole": whole}
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:

@@ -73,3 +73,23 @@ def test_splitting_is_measured_for_each_kind_of_document(tmp_path: Path) -> None
     assert all(figure["measured"] > 0 for figure in rates)
     assert sum(figure["unit"] == "chunks" for figure in found) == 4 * len(KINDS)
     assert [figure["measured"] > 1 for figure in found if figure["unit"] == "MB"] == [True]
+
+
+def test_storing_is_compared_with_a_copy_of_the_same_rows(tmp_path: Path) -> None:
+    found = figures(tmp_path, "chunks", "--only", "storing")
+    assert [figure["unit"] for figure in found] == ["chunks/s", "documents/s", "MB/s"] * 2
+    assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
+
+
+def test_a_swap_is_measured_with_and_without_an_index(tmp_path: Path) -> None:
+    found = figures(tmp_path, "chunks", "--only", "swap")
+    assert sum("HNSW index" in figure["what"] for figure in found) == len(found) / 2 == 4
+    embedded = [figure for figure in found if figure["unit"] == "chunks"]
+    assert [figure["verdict"] for figure in embedded] == ["ok", "ok"]
+    assert all(figure["measured"] > 0 for figure in found)
+
+
+def test_a_worker_embeds_a_long_document_in_little_more_memory(tmp_path: Path) -> None:
+    found = figures(tmp_path, "chunks", "--only", "whole")
+    assert [figure["unit"] for figure in found] == ["MB/s", "MB/s", "MB", "MB"]
+    assert [figure["verdict"] for figure in found[2:]] == ["ok", "ok"]
