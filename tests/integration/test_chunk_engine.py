@@ -90,6 +90,21 @@ def test_any_text_arrives_as_it_is(docs: Database, runs: Runs) -> None:
     assert is_consistent(docs)
 
 
+def test_a_text_given_by_hand_may_have_the_separator_of_a_context(
+    docs: Database, runs: Runs
+) -> None:
+    write(docs, 1, "a text")
+    write(docs, 2, "one\x1fof the row")
+    docs.execute(
+        "update embedding_queue set content = e'one\\x1fgiven by hand' where record_id = '1'"
+    )
+    assert runs.drain().completed == 2
+    assert rows(docs, "select context, content from docs_passages order by id") == [
+        (None, "one\x1fgiven by hand"),
+        (None, "one\x1fof the row"),
+    ]
+
+
 def test_tokens_and_cost_are_those_of_all_chunks(docs: Database, runs: Runs) -> None:
     write(docs, 1, document(30))
     write(docs, 2, document(5, about="the house"))
@@ -238,6 +253,19 @@ def test_a_chunk_that_breaks_the_provider_fails_its_document_once(
     failed = "select attempts, error_class from embedding_queue where record_id = '1'"
     assert rows(docs, failed) == [(5, "provider_error")]
     assert chunks(docs) == 8 + 7
+
+
+@pytest.mark.over_a_connection
+def test_a_model_that_rejects_every_chunk_is_not_asked_for_each(
+    docs: Database, runs: Runs, openai: OpenAIServer
+) -> None:
+    openai.reject = lambda text: "garden" in text
+    write(docs, 1, document(300))
+    write(docs, 2, document(3, about="the house"))
+    stats = runs.drain(batch_size=100)
+    assert (stats.completed, stats.failed) == (1, 1)
+    assert len(openai.requests) <= 60  # 3 requests of 100 chunks, and halves of them
+    assert is_consistent(docs)
 
 
 @pytest.mark.over_a_connection

@@ -19,13 +19,14 @@ from worker.engine.limiter import Stopped
 from worker.engine.models import Model
 from worker.engine.retry import always, is_rate_limit, never
 from worker.errors import ProviderRefused, Rejected, Transient, WorkerError
-from worker.queue import Completion, Job, TextKey
+from worker.queue import Completion, Job, LeaseKey, TextKey
 
 DEFAULT_SHARE = 0.5  # of a text that is too long, if the provider does not say how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
 PROBE_TEXT = "a"  # a text that makes no provider fail
 PROBES = 5  # without an answer, until the model counts as out
 BLAMED_AFTER = 3  # failures of an isolated job, while probes are answered
+MOST_REJECTED = 3  # chunks of a document in one request, until its others are not sent
 SHORTEST = 100  # characters; the length is not why a text this short is rejected
 
 
@@ -36,9 +37,9 @@ class Outcome:
     `model` is the full name of their model.
     Jobs in `rejected` will be rejected again. Jobs in `failed` made a provider fail that answers
     other requests: they may work later. `error` is why jobs are `unfinished`: the model cannot be
-    opened, or the provider is out, or refuses all calls; None if the run was stopped before they
-    were sent. `requests` and `tokens` count all answers, also unusable ones; `request_times` is how
-    long answers took.
+    opened, or the provider is out, or refuses all calls; None if they were not sent, because the
+    run was stopped or other chunks of their document were rejected. `requests` and `tokens` count
+    all answers, also unusable ones; `request_times` is how long answers took.
     """
 
     model: str
@@ -112,6 +113,9 @@ class _Embedding:
     _doubted: set[TextKey] = field(default_factory=set)
     _suspects: Counter[TextKey] = field(default_factory=Counter)
     """Jobs of requests that made the provider fail, and how often each did so alone."""
+    _rejections: Counter[LeaseKey] = field(default_factory=Counter)
+    """How many texts of each job were rejected: a document has many."""
+    _given_up: list[Job] = field(default_factory=list)
     _checked_at: float = math.inf
     """When the model was last probed after a failure."""
 
@@ -135,7 +139,8 @@ class _Embedding:
                 self.model.fail(error, self._checked_at)
         except Stopped:
             pass
-        self.outcome.unfinished = [job for request in self._waiting for job in request]
+        waiting = [job for request in self._waiting for job in request]
+        self.outcome.unfinished = [*self._given_up, *waiting]
         return self.outcome
 
     def _packed(self, jobs: Sequence[Job]) -> list[Sequence[Job]]:
@@ -155,15 +160,31 @@ class _Embedding:
         try:
             useless = self._send(request)
         except Rejected as refusal:
-            if len(request) == 1:
-                self.outcome.rejected.append((request[0], refusal))
             self._waiting[:1] = _halves(request)
+            if len(request) == 1:
+                self._reject(request[0], refusal)
         except (Transient, ProviderRefused) as failure:
             if self.stop.is_set() or not self._answers_others(request[0], failure):
                 raise
             self._suspect(request, failure)
         else:
             self._waiting[:1] = self._once_more(useless)
+
+    def _reject(self, job: Job, refusal: Rejected) -> None:
+        """Record a rejection. A document of which some chunks were rejected fails anyway, and a
+        model that rejects them all would be asked for each of them."""
+        self.outcome.rejected.append((job, refusal))
+        self._rejections[job.lease_key] += 1
+        if self._rejections[job.lease_key] == MOST_REJECTED:
+            self._give_up(job.lease_key)
+
+    def _give_up(self, document: LeaseKey) -> None:
+        """Send no more chunks of a document."""
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            others = [job for job in request if job.lease_key != document]
+            self._given_up += [job for job in request if job.lease_key == document]
+            self._waiting += [others] if others else []
 
     def _suspect(self, request: Sequence[Job], failure: Transient | ProviderRefused) -> None:
         """Halve a request that makes the provider fail. An isolated job is failed only after
