@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -88,6 +89,40 @@ def test_any_text_arrives_as_it_is(docs: Database, runs: Runs) -> None:
         ('"',),
     ]
     assert is_consistent(docs)
+
+
+ODD = {
+    "no punctuation": "".join(map(chr, range(0x4E00, 0x5200))),
+    "base64": b64encode(bytes(range(256)) * 4).decode(),
+    "one letter": "a" * 3000,
+    "white space around a letter": "\n" * 500 + "x" + " \r\n" * 300,
+    "control characters": "".join(map(chr, range(1, 32))) * 20 + "\x7f\x85",
+    "separators": "one\x1ftwo\x1e" * 60,
+    "not characters": "\ufeff\ufffe\uffff\U0010ffff\u202e\u200b\u2028 " * 60,
+    "emoji": "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea" * 100,
+    "accents": "\u0301" * 500 + "e\u0301 " * 100,
+    "line ends": "one\r\ntwo\rthree\n\r\n" * 60,
+    "open fence": "```\n" + "code\n" * 200,
+    "quotes": "\\\"'{},NULL" * 100,
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_the_passages_of_an_odd_text_are_all_of_it_but_white_space(
+    docs: Database, runs: Runs, text: str
+) -> None:
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', context => 'title')")
+    docs.execute("insert into docs values (1, %s, %s)", [text, text])
+    assert runs.drain().completed == 1
+    reached = 0
+    for first, last, content in rows(
+        docs, "select first_char, last_char, content from docs_passages order by position"
+    ):
+        assert not text[reached:first].strip()
+        assert content == text[first:last]
+        assert len(content) <= 100
+        reached = last
+    assert not text[reached:].strip()
 
 
 def test_a_text_given_by_hand_may_have_the_separator_of_a_context(
