@@ -4,8 +4,8 @@
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 --        embedding.clear_all writes every row that has a vector.
 -- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_stored_sql,
---        embedding.has_vector_sql, embedding.same_key_sql, embedding.as_stored, embedding.text_sql, embedding.add_column,
---        embedding.vector_type, embedding.planned_width, embedding.column_width;
+--        embedding.has_vector_sql, embedding.same_key_sql, embedding.as_stored, embedding.text_by_hand_sql, embedding.text_sql,
+--        embedding.add_column, embedding.vector_type, embedding.planned_width, embedding.column_width;
 
 -- The width of a vector column (null: it has none). Raises if the column does not exist or is not of a vector
 -- type.
@@ -92,8 +92,8 @@ begin
     execute format('alter table %s add column %I %s', relation, embedding_column, embedding.vector_type(dimensions));
 end $$;
 
--- SQL for the text of a row that a worker gets. That of a text in chunks begins with its context, which ends with a unit
--- separator.
+-- SQL for the text of a row that a worker gets. That of a text in chunks begins with its context, at most 500 characters
+-- since each chunk gets it, which ends with a unit separator.
 create function embedding.text_sql(target public.embedding_targets)
 returns text
 language sql
@@ -104,7 +104,19 @@ as $$
         'case when (%1$s)::text collate "C" ~ %2$L then %3$s || e''\x1f'' || (%1$s)::text end', target.source,
         embedding.visible_character(),
         case when target.context is null then ''''''
-             else format('coalesce(translate((%s)::text, e''\x1f'', '' ''), '''')', target.context) end) end;
+             else format('coalesce(translate("left"((%s)::text, 500), e''\x1f'', '' ''), '''')', target.context) end) end;
+$$;
+
+-- SQL for the text of a job that was given by hand, eq_by_hand, as a worker gets it: one in chunks has no context.
+create function embedding.text_by_hand_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.chunk_format is null then 'eq_by_hand' else format(
+        'case when eq_by_hand collate "C" ~ %L then e''\x1f'' || eq_by_hand else eq_by_hand end',
+        embedding.visible_character()) end;
 $$;
 
 -- The target as if the table that holds its vectors were watched: for a text in chunks that of its chunks, whose rows
@@ -216,5 +228,6 @@ end $$;
 
 select embedding.protect_functions(
     'embedding.column_width', 'embedding.planned_width', 'embedding.vector_type', 'embedding.add_column',
-    'embedding.text_sql', 'embedding.as_stored', 'embedding.same_key_sql', 'embedding.has_vector_sql',
-    'embedding.has_stored_sql', 'embedding.clear_row_sql', 'embedding.clear_sql', 'embedding.clear_all');
+    'embedding.text_sql', 'embedding.text_by_hand_sql', 'embedding.as_stored', 'embedding.same_key_sql',
+    'embedding.has_vector_sql', 'embedding.has_stored_sql', 'embedding.clear_row_sql', 'embedding.clear_sql',
+    'embedding.clear_all');

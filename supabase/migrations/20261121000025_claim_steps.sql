@@ -104,7 +104,7 @@ begin
                       from %5$s
                      where %6$s
                     offset 0) as eq_found on true
-             cross join lateral (select coalesce(eq_by_hand, eq_text) as eq_content offset 0) as eq_chosen
+             cross join lateral (select coalesce(%9$s, eq_text) as eq_content offset 0) as eq_chosen
              cross join lateral (select sha256(convert_to(eq_content, 'UTF8')) as eq_hash offset 0) as eq_hashed
              cross join lateral (
                     select case when eq_exists is null then 'gone'
@@ -117,7 +117,7 @@ begin
         end $body$,
         coalesce(target.filter, 'true'), embedding.text_sql(target), embedding.has_vector_sql(target),
         (parse_ident(target.relation))[2], target.relation, target.record_match_sql, embedding.visible_character(),
-        embedding.has_stored_sql(target));
+        embedding.has_stored_sql(target), embedding.text_by_hand_sql(target));
 end $$;
 
 -- Settles judged jobs that are not simply ready, except those whose row is locked: clears vectors, and drops, ends or
@@ -198,9 +198,6 @@ begin
         for document in
             select * from embedding.claim(target, ids[place:place], claimer, lease_for, default_model)
         loop
-            if exists (select from public.embedding_queue as job where job.id = document.id and job.content is not null) then
-                document.content := e'\x1f' || document.content; -- given by hand: it has no context
-            end if;
             return next document;
             characters := characters + coalesce(length(document.content), 0);
         end loop;

@@ -700,7 +700,7 @@ CALLED_BY_NOBODY = [
         queued_id_sql read_sql readable_texts record_model refresh_owners refusals
         refuse_row refuse_target replace_places requeue_target reset_jobs settle
         shortened_id source_sql stage store_target stored_chunks stored_count suspend_target
-        table_problem targets_of_jobs text_sql text_to_embed texts tie_chunk_table
+        table_problem targets_of_jobs text_by_hand_sql text_sql text_to_embed texts tie_chunk_table
         trigger_sql triggered_table trusts trusts_vectors unstaged vector_type
         visible_character wake write_match_function write_passage_match_function
         write_vectors

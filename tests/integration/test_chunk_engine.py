@@ -138,6 +138,14 @@ def test_a_text_given_by_hand_may_have_the_separator_of_a_context(
         (None, "one\x1fgiven by hand"),
         (None, "one\x1fof the row"),
     ]
+    docs.execute(
+        "update embedding_queue set status = 'pending', content = e'one\\x1fand again'"
+        " where record_id = '1'"
+    )
+    assert runs.drain().completed == 1
+    assert rows(docs, "select context, content from docs_passages where id = 1") == [
+        (None, "one\x1fand again")
+    ]
 
 
 def test_tokens_and_cost_are_those_of_all_chunks(docs: Database, runs: Runs) -> None:

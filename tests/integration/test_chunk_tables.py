@@ -377,6 +377,14 @@ def test_a_claim_says_how_to_split_and_puts_the_context_first(docs: Database) ->
     assert first.stored == second.stored == []
 
 
+def test_a_context_is_bounded(docs: Database) -> None:
+    docs.execute(
+        "select watch_embeddings('docs', embedding_column => 'embedding', context => 'title')"
+    )
+    docs.execute("insert into docs (id, title, body) values (1, repeat('long ', 1000), 'One. ')")
+    assert claim_one(docs).content == "long " * 100 + "\x1fOne. "
+
+
 def test_a_context_can_be_taken_away(docs: Database) -> None:
     docs.execute(
         "select watch_embeddings('docs', embedding_column => 'embedding', context => 'title')"
@@ -882,7 +890,7 @@ def test_a_text_by_hand_is_split_as_it_is(docs: Database) -> None:
     embed(docs)
     docs.execute("update embedding_queue set status = 'pending', content = 'By hand. Two. '")
     document = claim_one(docs)
-    assert document.content == "By hand. Two. "
+    assert document.content == "\x1fBy hand. Two. "
     assert stage(docs, document) == []
     assert complete(docs, document) == []
     assert passages(docs) == [(1, 0, "By hand. "), (1, 1, "Two. ")]
