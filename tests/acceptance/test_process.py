@@ -18,7 +18,7 @@ import pytest
 
 from tests.acceptance.conftest import Held, Start, fill, refused, statuses
 from tests.command_line import Command
-from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker
+from tests.conftest import REPOSITORY, Database, Worker, eventually, rows, run_worker, value
 from tests.openai_server import (
     Answer,
     OpenAIServer,
@@ -497,6 +497,11 @@ def test_a_killed_worker_loses_nothing(
     process.kill()
     process.wait()
     assert statuses(notes) == {"processing": 5}
+    # its last heartbeat may still be on its way
+    sessions = (
+        "select count(*) from pg_stat_activity where split_part(application_name, ':', 2) = %s"
+    )
+    eventually(lambda: value(notes, sessions, str(process.pid)) == 0, within=30)
     # as when EMBEDDING_LEASE_SECONDS have passed
     notes.execute("update embedding_queue set lease_expires_at = now()")
     assert worker("process", **with_openai).returncode == 0
