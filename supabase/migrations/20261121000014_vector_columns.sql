@@ -4,8 +4,9 @@
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 --        embedding.clear_all writes every row that has a vector.
 -- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_stored_sql,
---        embedding.has_vector_sql, embedding.same_key_sql, embedding.as_stored, embedding.text_by_hand_sql, embedding.text_sql,
---        embedding.add_column, embedding.vector_type, embedding.planned_width, embedding.column_width;
+--        embedding.has_vector_sql, embedding.same_key_sql, embedding.key_list, embedding.as_stored,
+--        embedding.text_by_hand_sql, embedding.text_sql, embedding.add_column, embedding.vector_type,
+--        embedding.planned_width, embedding.column_width;
 
 -- The width of a vector column (null: it has none). Raises if the column does not exist or is not of a vector
 -- type.
@@ -142,6 +143,17 @@ begin
     return target;
 end $$;
 
+-- The columns of a key, as a statement lists them.
+create function embedding.key_list(key_columns text[])
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select string_agg(quote_ident(name), ', ' order by place)
+      from unnest(key_columns) with ordinality as key (name, place);
+$$;
+
 -- The condition that a row of another table, which has the same key columns, belongs to a row of the watched table.
 create function embedding.same_key_sql(target public.embedding_targets, other text)
 returns text
@@ -228,6 +240,6 @@ end $$;
 
 select embedding.protect_functions(
     'embedding.column_width', 'embedding.planned_width', 'embedding.vector_type', 'embedding.add_column',
-    'embedding.text_sql', 'embedding.text_by_hand_sql', 'embedding.as_stored', 'embedding.same_key_sql',
+    'embedding.text_sql', 'embedding.text_by_hand_sql', 'embedding.as_stored', 'embedding.key_list', 'embedding.same_key_sql',
     'embedding.has_vector_sql', 'embedding.has_stored_sql', 'embedding.clear_row_sql', 'embedding.clear_sql',
     'embedding.clear_all');

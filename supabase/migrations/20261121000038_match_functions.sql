@@ -1,8 +1,8 @@
 -- Why:   an app searches a watched table through a function of its own, `match_<table>`.
 -- Locks: nothing.
 -- Undo:  watch_embeddings(..., match_function => false) for each target, then drop function
---        embedding.keep_match_function, embedding.match_words_sql, embedding.write_match_function, embedding.match_function_name,
---        embedding.match_functions;
+--        embedding.keep_match_function, embedding.match_words_sql, embedding.write_match_function, embedding.body_of,
+--        embedding.match_function_name, embedding.match_functions;
 
 -- The match functions that watch_embeddings created, known by their comment and their owner: other roles can give
 -- their functions the same comment.
@@ -56,6 +56,14 @@ begin
     end if;
     return chosen;
 end $$;
+
+-- The body of a function, as a block in a match function: callers of those have no rights on this schema.
+create function embedding.body_of(routine regproc)
+returns text
+language sql
+stable
+set search_path = '', pg_temp
+as $$ select btrim(prosrc, E' \n') || ';' from pg_proc where oid = routine $$;
 
 -- Creates the function that returns the rows nearest to a vector, and those that have the words of a query, by their keys,
 -- with their text (null if it cannot be read) and their cosine similarity, in the form of Supabase's guides. It runs
@@ -130,8 +138,7 @@ begin
     perform set_config('hnsw.iterative_scan', eq_scan, true) where eq_scan is not null;
 end $body$,
             target.relation, embedding.vector_sql(target),
-            (select string_agg(btrim(prosrc, E' \n') || ';', E'\n    ' order by proname) from pg_proc
-              where oid in ('embedding.check_search'::regproc, 'embedding.filter_sql'::regproc)),
+            embedding.body_of('embedding.check_search') || E'\n    ' || embedding.body_of('embedding.filter_sql'),
             embedding.match_words_sql(target), target.source, target.relation, matched, assigned,
             target.embedding_column));
     return format('%s(%s, integer, double precision, text, double precision, integer, jsonb)',
@@ -206,5 +213,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.match_functions', 'embedding.match_function_name', 'embedding.write_match_function',
+    'embedding.match_functions', 'embedding.match_function_name', 'embedding.body_of', 'embedding.write_match_function',
     'embedding.match_words_sql', 'embedding.keep_match_function');

@@ -211,19 +211,18 @@ as $$
 declare
     watched pg_class;
     key_definitions text;
-    keys text;
 begin
     select * into watched from pg_class where oid = target.relation::regclass;
     select string_agg(format('%I %s%s not null', name, format_type(atttypid, atttypmod),
                              (select format(' collate %s', oid::regcollation) from pg_collation
-                               where oid = attcollation and collname <> 'default')), ', ' order by place),
-           string_agg(format('%I', name), ', ' order by place)
-      into key_definitions, keys
+                               where oid = attcollation and collname <> 'default')), ', ' order by place)
+      into key_definitions
       from unnest(target.key_columns) with ordinality as key (name, place)
       join pg_attribute on attrelid = watched.oid and attname = name;
     execute format(
         'create %s table %s (%s, %s, primary key (%s, %s))',
-        case watched.relpersistence when 'u' then 'unlogged' end, made, key_definitions, columns, keys, key_column);
+        case watched.relpersistence when 'u' then 'unlogged' end, made, key_definitions, columns,
+        embedding.key_list(target.key_columns), key_column);
     execute format('alter table %s owner to %s', made, watched.relowner::regrole);
     execute format('alter table %s enable row level security', made);
     execute format('create policy of_the_row on %s for select using (exists (select from %s where %s))',
@@ -238,8 +237,7 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    keys constant text := (select string_agg(format('%I', name), ', ' order by place)
-                             from unnest(target.key_columns) with ordinality as key (name, place));
+    keys constant text := embedding.key_list(target.key_columns);
 begin
     if not exists (
         select from pg_constraint
@@ -260,8 +258,7 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    keys constant text := (select string_agg(format('%I', name), ', ' order by place)
-                             from unnest(target.key_columns) with ordinality as key (name, place));
+    keys constant text := embedding.key_list(target.key_columns);
     is_complete boolean := to_regclass(target.passages_relation) is not null;
     made text;
 begin

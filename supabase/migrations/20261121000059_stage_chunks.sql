@@ -33,7 +33,7 @@ begin
 end $$;
 
 -- Stores chunks of a target whose jobs are still leased. Returns the other jobs, with the reason. If a job loses its lease
--- meanwhile, its text may be completed before these chunks are visible, which would then stay: so it begins anew.
+-- meanwhile, its text may be completed before these chunks are visible, and they would stay for ever: so it starts again.
 create function embedding.stage(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], contents text[], contexts text[],
     vectors vector[]
@@ -53,8 +53,7 @@ declare
         on conflict do nothing -- an earlier call stored it
         $sql$,
         target.chunks_relation,
-        (select string_agg(quote_ident(name), ', ' order by place)
-           from unnest(target.key_columns) with ordinality as key (name, place)),
+        embedding.key_list(target.key_columns),
         array_to_string(embedding.key_values_sql(target.relation::regclass, target.key_columns, 'eq_record'), ', '));
     documents jsonb;
     locked_ids bigint[];

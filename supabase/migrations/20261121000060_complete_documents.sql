@@ -46,8 +46,7 @@ as $$
 declare
     of_chunks constant text := embedding.record_match_sql(target.chunks_relation::regclass, target.key_columns);
     of_places constant text := embedding.record_match_sql(target.places_relation::regclass, target.key_columns);
-    keys constant text := (select string_agg(quote_ident(name), ', ' order by place)
-                             from unnest(target.key_columns) with ordinality as key (name, place));
+    keys constant text := embedding.key_list(target.key_columns);
 begin
     execute format('delete from %s using unnest($1) as eq_job (eq_record) where %s', target.places_relation, of_places)
       using records;
@@ -62,12 +61,9 @@ begin
       using ids, records, place_ids, place_hashes, first_chars, last_chars, pages, heading_paths;
     execute format($sql$
         delete from %1$s using unnest($1) as eq_job (eq_record)
-         where %2$s and not exists (select from %3$s as eq_place where (%4$s) = (%5$s))
+         where %2$s and not exists (select from %3$s where %4$s)
         $sql$, target.chunks_relation, of_chunks, target.places_relation,
-        (select string_agg(format('eq_place.%I', name), ', ' order by place)
-           from unnest(target.key_columns || 'hash'::text) with ordinality as key (name, place)),
-        (select string_agg(format('%I.%I', (parse_ident(target.chunks_relation))[2], name), ', ' order by place)
-           from unnest(target.key_columns || 'hash'::text) with ordinality as key (name, place)))
+        embedding.same_key_sql(embedding.as_stored(target), target.places_relation))
       using records;
 end $$;
 

@@ -201,12 +201,12 @@ begin
      limit eq_wanted;
 end $body$,
             target.relation, embedding.passages_sql(target, embedding.vector_sql(stored)),
-            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.filter_sql'::regproc) || ';',
+            embedding.body_of('embedding.filter_sql'),
             embedding.row_conditions(target, 'eq_conditions'),
             embedding.match_words_sql(target),
-            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.find_passages'::regproc) || ';',
+            embedding.body_of('embedding.find_passages'),
             found, outputs, target.chunks_relation,
-            (select btrim(prosrc, E' \n') from pg_proc where oid = 'embedding.check_search'::regproc) || ';',
+            embedding.body_of('embedding.check_search'),
             coalesce(' and (' || target.filter || ')', '')));
     return format('%s(%s, integer, double precision, text, double precision, integer, jsonb, integer)',
                   qualified_name, vector_type)::regprocedure;

@@ -669,7 +669,7 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        add_column after_cursor_sql another_row_works blind_spot change_model changed_jobs
+        add_column after_cursor_sql another_row_works blind_spot body_of change_model changed_jobs
         check_chunk_key check_identity check_in_chunks check_lengths check_names
         check_pattern check_source chunking claim claim_documents claim_in_parts clear_all
         clear_row_sql clear_sql column_width columns_read complete complete_in_chunks
@@ -690,7 +690,7 @@ CALLED_BY_NOBODY = [
         fix_text_forms fold_counts follow_names forget full_model full_text_index_name
         full_text_indexes full_text_sql grant_to growing_pause has_stored_sql is_claimable
         is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
-        jobs_after keep_match_function key_columns key_too_long lease_jobs let_readers_read
+        jobs_after keep_match_function key_columns key_list key_too_long lease_jobs let_readers_read
         let_workers_call let_workers_read list_sql lock_documents lock_sql make_chunk_table
         make_chunk_tables make_function make_functions make_triggers match_function_name
         match_functions match_words_sql may_be_inside may_pass missing_records missing_sql

@@ -96,8 +96,8 @@ class Document:
         return len(self._split.text) if self._split else 0
 
     def take(self, most: int, characters: int) -> list[Chunk]:
-        """Return the next chunks, which are in flight from now on: at most `most`, until they have
-        so many `characters`."""
+        """Return the next chunks, at most `most`; no more once they have `characters` characters.
+        They are in flight from now on."""
         chunks: list[Chunk] = []
         while self._split and len(chunks) < most and characters > 0:
             place = self.waiting.popleft()
