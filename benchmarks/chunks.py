@@ -20,8 +20,9 @@ from benchmarks.queue import OF_LOCAL_MODEL
 from benchmarks.report import Figure
 from benchmarks.usage import usage
 from tests.documents import KINDS, Document, document, edited, edited_at_the_top, text_of
-from worker.chunking.options import Format, SplitOptions
+from worker.chunking.options import SplitOptions
 from worker.chunking.splitter import split
+from worker.queue import ChunkFormat
 
 WORDS = re.compile(r"\S+\s*")
 SEED = 20_261_130
@@ -74,7 +75,7 @@ def splitting(server: Server, size: Size) -> Iterator[Figure]:
         yield rate(kind, text, KINDS[kind][0], size.repetitions, SLOWEST)
         yield from stability(kind, paragraphs, size)
     for what, text in odd_texts(size.odd):
-        format: Format = "html" if "<" in what else "markdown"
+        format: ChunkFormat = "html" if "<" in what else "markdown"
         yield replace(rate(f"{what}, as {format}", text, format, 1), limits=())
     for millions in size.held:
         yield memory(millions)
@@ -157,7 +158,7 @@ def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[F
 
 
 def rate(
-    what: str, text: str, format: Format, repetitions: int, at_least: float | None = None
+    what: str, text: str, format: ChunkFormat, repetitions: int, at_least: float | None = None
 ) -> Figure:
     """Measure in CPU time, because the limit takes much less time than other programs."""
     samples, limits = [], []
@@ -192,7 +193,7 @@ def stability(kind: str, paragraphs: Document, size: Size) -> Iterator[Figure]:
         yield Figure(what=f"{kind}, new after {name}", unit="chunks", samples=[found], at_most=most)
 
 
-def contents(text: str, format: Format) -> set[str]:
+def contents(text: str, format: ChunkFormat) -> set[str]:
     chunks = split(text, SplitOptions(format=format))
     return {text[chunk.first_char : chunk.last_char] for chunk in chunks}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from worker.chunking.options import Format
+from worker.queue import ChunkFormat
 
 SUBJECTS = "the worker|a queue|each index|this table|the old server|a second replica|your client"
 VERBS = "reads|keeps|replaces|measures|refuses|copies|waits for|reports|forgets|compresses"
@@ -69,7 +69,7 @@ def code(random: Random) -> str:
     return "\n".join([f"def {names[0]}({names[1]}):", *body, f"    return {names[2]}"])
 
 
-KINDS: dict[str, tuple[Format, Callable[[Random], str], str]] = {
+KINDS: dict[str, tuple[ChunkFormat, Callable[[Random], str], str]] = {
     "Markdown": ("markdown", markdown, "\n\n"),
     "prose": ("text", prose, "\n\n"),
     "text without blank lines": ("text", prose, "\n"),

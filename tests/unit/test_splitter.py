@@ -12,9 +12,10 @@ import pytest
 import regex
 
 from tests.documents import KINDS, code, document, prose, sentence, text_of
-from worker.chunking.options import Format, SplitOptions
+from worker.chunking.options import SplitOptions
 from worker.chunking.splitter import SPLITTER_VERSION, Chunk, split
 from worker.errors import SettingsError
+from worker.queue import ChunkFormat
 
 SIZE = 1250  # the default
 SEED = 20_261_130
@@ -75,14 +76,14 @@ PIECES = [
     *CLUSTERS,
 ]
 
-formats = pytest.mark.parametrize("format", get_args(Format))
+formats = pytest.mark.parametrize("format", get_args(ChunkFormat))
 
 
 def contents(text: str, chunks: list[Chunk]) -> list[str]:
     return [text[chunk.first_char : chunk.last_char] for chunk in chunks]
 
 
-def split_up(text: str, format: Format = "markdown", size: int = SIZE) -> list[str]:
+def split_up(text: str, format: ChunkFormat = "markdown", size: int = SIZE) -> list[str]:
     """The contents of the chunks of a text."""
     return contents(text, list(split(text, SplitOptions(format=format, chunk_size=size))))
 
@@ -107,7 +108,7 @@ def soups(count: int) -> Iterator[tuple[str, int]]:
 
 
 @formats
-def test_the_chunks_of_any_text_are_the_text_and_none_is_too_long(format: Format) -> None:
+def test_the_chunks_of_any_text_are_the_text_and_none_is_too_long(format: ChunkFormat) -> None:
     for text, size in soups(40):
         options = SplitOptions(format=format, chunk_size=size)
         chunks = list(split(text, options))
@@ -119,7 +120,7 @@ def test_the_chunks_of_any_text_are_the_text_and_none_is_too_long(format: Format
 
 
 @formats
-def test_no_chunk_of_any_text_ends_in_a_character_that_fits_in_a_chunk(format: Format) -> None:
+def test_no_chunk_of_any_text_ends_in_a_character_that_fits_in_a_chunk(format: ChunkFormat) -> None:
     for text, size in soups(40):
         chunks = list(split(text, SplitOptions(format=format, chunk_size=size)))
         ends = {chunk.last_char for chunk in chunks}
@@ -142,7 +143,7 @@ def test_an_endless_character_is_cut() -> None:
 
 
 @formats
-def test_endless_texts_are_split(format: Format) -> None:
+def test_endless_texts_are_split(format: ChunkFormat) -> None:
     random = Random(SEED)
     chinese = "".join(chr(random.randrange(0x4E00, 0x9FFF)) for _ in range(9_000))
     repeated = [
@@ -318,7 +319,7 @@ def test_a_heading_stays_with_the_beginning_of_a_long_fence(before: int) -> None
         ("code", "# A\n\n{}", ""),
     ],
 )
-def test_a_chunk_has_the_headings_above_it(format: Format, text: str, path: str) -> None:
+def test_a_chunk_has_the_headings_above_it(format: ChunkFormat, text: str, path: str) -> None:
     chunks = list(split(text.format("Some words. " * 300), SplitOptions(format=format)))
     assert chunks[-1].heading_path == path
 
@@ -337,7 +338,7 @@ def test_a_path_is_short() -> None:
 
 
 @formats
-def test_a_page_ends_at_a_form_feed(format: Format) -> None:
+def test_a_page_ends_at_a_form_feed(format: ChunkFormat) -> None:
     random = Random(SEED)
     text = "\f".join(prose(random).ljust(600) + "\n\n" + sentence(random) for _ in range(20))
     chunks = list(split(text, SplitOptions(format=format)))
@@ -355,7 +356,7 @@ def test_a_text_of_white_space_has_no_chunks(text: str) -> None:
 
 
 @formats
-def test_white_space_belongs_to_the_chunk_before_it(format: Format) -> None:
+def test_white_space_belongs_to_the_chunk_before_it(format: ChunkFormat) -> None:
     text = "\n\n".join("Some words. " * 60 + "\n" * 200 for _ in range(9))
     chunks = list(split(text, SplitOptions(format=format)))
     assert not any(chunk.blank for chunk in chunks)
@@ -388,7 +389,7 @@ def at_the_end(text: str) -> int:
 
 @pytest.mark.parametrize("count", [words, pairs, at_the_end, len])
 @formats
-def test_no_chunk_has_too_many_tokens(format: Format, count: Callable[[str], int]) -> None:
+def test_no_chunk_has_too_many_tokens(format: ChunkFormat, count: Callable[[str], int]) -> None:
     for kind in KINDS:
         text = text_of(kind, document(kind, 8_000, SEED))
         options = SplitOptions(

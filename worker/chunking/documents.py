@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
-from typing import cast
 
-from worker.chunking.options import Format, SplitOptions, Unit
+from worker.chunking.options import SplitOptions
 from worker.chunking.splitter import SPLITTER_VERSION, split
 from worker.queue import Chunking, Place
 
@@ -44,9 +43,9 @@ def split_document(
     title, text = (before, after) if separator else ("", before)
     del content, before, after  # from here on, a long text is held once
     options = SplitOptions(
-        format=cast(Format, chunking.format),
+        format=chunking.format,
         chunk_size=chunking.size,
-        chunk_unit=cast(Unit, chunking.unit),
+        chunk_unit=chunking.unit,
         count_tokens=count_tokens,
     )
     document = SplitDocument(title, text)

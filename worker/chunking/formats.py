@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html import unescape
 
-from worker.chunking.options import Format
 from worker.chunking.outline import LONGEST_PATH, Mark
+from worker.queue import ChunkFormat
 
 LONGEST_LINE = 10_000  # characters: of a longer line, only these are looked at
 LONGEST_HEADING = 1_000  # characters of HTML
@@ -167,7 +167,7 @@ def _html_heading(text: str, tag: re.Match[str]) -> Mark | None:
 
 
 CODE = Rules((PAGE, UNINDENTED_BLANK, UNINDENTED_LINE, CLAUSE, SPACE), no_marks)
-RULES: Mapping[Format, Rules] = {
+RULES: Mapping[ChunkFormat, Rules] = {
     "markdown": Rules((PAGE, BLANK_LINES, *IN_PROSE), markdown_marks),
     "text": Rules((PAGE, BLANK_LINES, *IN_PROSE), no_marks),
     "html": Rules((PAGE, BLOCK, BLANK_LINES, *IN_PROSE), html_marks),

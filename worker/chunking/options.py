@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from worker.errors import SettingsError
-
-Format = Literal["markdown", "text", "html", "code"]
-Unit = Literal["characters", "tokens"]
+from worker.queue import ChunkFormat, ChunkUnit
 
 SMALLEST = 16  # characters or tokens: no tokenizer of bytes needs more for one character
 CHARACTERS_PER_TOKEN = 8  # at most, in a chunk: some tokenizers count no white space
@@ -23,16 +21,16 @@ class SplitOptions:
     Raises SettingsError if an option cannot be used.
     """
 
-    format: Format = "markdown"
+    format: ChunkFormat = "markdown"
     chunk_size: int = 1250
-    chunk_unit: Unit = "characters"
+    chunk_unit: ChunkUnit = "characters"
     count_tokens: Callable[[str], int] | None = None
 
     def __post_init__(self) -> None:
-        if self.format not in get_args(Format):
-            known = ", ".join(get_args(Format))
+        if self.format not in get_args(ChunkFormat):
+            known = ", ".join(get_args(ChunkFormat))
             raise SettingsError(f"unknown format: `{self.format}`", f"Use one of {known}.")
-        if self.chunk_unit not in get_args(Unit):
+        if self.chunk_unit not in get_args(ChunkUnit):
             raise SettingsError(
                 f"unknown unit: `{self.chunk_unit}`", "Use `characters` or `tokens`."
             )

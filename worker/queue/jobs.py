@@ -13,6 +13,8 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from worker.queue.targets import ChunkFormat, ChunkUnit
+
 JobId = NewType("JobId", int)
 LeaseKey = tuple[JobId, UUID]
 TextKey = tuple[JobId, UUID, bytes]
@@ -26,9 +28,9 @@ RefusalReason = Literal[
 class Chunking:
     """How a document is split: its format, the most `unit`s of a chunk, the most chunks."""
 
-    format: str
+    format: ChunkFormat
     size: int
-    unit: str
+    unit: ChunkUnit
     most: int
 
 
