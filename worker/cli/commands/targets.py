@@ -152,9 +152,9 @@ def _agree_to_drop(target: Target) -> None:
 def unwatch(table: TableName, column: EmbeddingColumn, yes: AgreeToDrop = False) -> None:
     """Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped."""
     with open_database(load_settings()) as queue:
-        found = queue.targets(table, column)
-        if found and found[0].chunk_format and not yes:
-            _agree_to_drop(found[0])
+        target = queue.target(table, column)
+        if target.chunk_format and not yes:
+            _agree_to_drop(target)
         watching.unwatch(queue, table, column)
     out(f"Unwatched: {table}.{column}")
 
