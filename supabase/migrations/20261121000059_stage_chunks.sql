@@ -2,7 +2,8 @@
 --        needs no long one, and a worker that is killed pays for little again.
 -- Locks: KEY SHARE row locks on the rows whose chunks are stored, for the length of the call: what the foreign key takes.
 --        It waits for none: it reports what another session holds.
--- Undo:  drop function public.stage_chunks, embedding.stage, embedding.lock_documents;
+-- Undo:  drop function public.stage_chunks, embedding.stage_in_parts, embedding.refuse_documents, embedding.stage,
+--        embedding.lock_documents;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
@@ -78,6 +79,68 @@ begin
     return query select * from jsonb_to_recordset(documents) as refused (id bigint, reason text);
 end $$;
 
+-- Refuses the jobs of a target whose chunks or places could not be written: all of them because of a fault of its table, or the
+-- first because of an error. Raises if the vector of its chunk is the cause.
+create function embedding.refuse_documents(
+    target public.embedding_targets, ids bigint[], leases uuid[], vector vector, fault text, error_state text, cause text
+)
+returns table (id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    if fault is not null then
+        return query select * from embedding.refuse_target(target, ids, leases, fault);
+    elsif embedding.may_pass(error_state) and not embedding.is_timeout(error_state) then
+        return query select ids[1], 'locked';
+    else
+        return query select * from embedding.refuse_row(target, ids[1], leases[1], vector, error_state, cause);
+    end if;
+end $$;
+
+-- Stores chunks of a target, some of which a constraint or a trigger of their table may refuse: halving finds them, and only
+-- their documents are refused.
+create function embedding.stage_in_parts(
+    target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], contents text[], contexts text[],
+    vectors vector[]
+)
+returns table (id bigint, reason text)
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+declare
+    middle constant integer := cardinality(ids) / 2;
+    fault text;
+    state text;
+    cause text;
+    context text;
+begin
+    begin
+        return query select * from embedding.stage(target, ids, leases, hashes, contents, contexts, vectors);
+        return;
+    exception when others or query_canceled or assert_failure then
+        state := sqlstate;
+        get stacked diagnostics context = pg_exception_context;
+        cause := embedding.describe_error(sqlstate, sqlerrm, context);
+        if embedding.is_of_the_server(state, context) or embedding.is_timeout(state) and middle > 0 then
+            raise;
+        elsif not embedding.may_pass(state) then
+            fault := embedding.fault_of_table(target, state, cause);
+        end if;
+    end;
+    if fault is null and middle > 0 then
+        return query
+        select half.*
+          from (values (1, middle), (middle + 1, cardinality(ids))) as part (first, last)
+         cross join lateral embedding.stage_in_parts(
+                   target, ids[first:last], leases[first:last], hashes[first:last], contents[first:last],
+                   contexts[first:last], vectors[first:last]) as half;
+    else
+        return query select * from embedding.refuse_documents(target, ids, leases, vectors[1], fault, state, cause);
+    end if;
+end $$;
+
 -- Stores the vectors of chunks, all made by `model` (its full name, see embedding.full_model), with what a search returns:
 -- the content of each chunk, and what its model got before that. `ids` and `leases` have an element for each chunk, those of the job
 -- of its text. A chunk that is stored already stays as it is. No search finds a chunk before complete_documents. Returns the
@@ -95,7 +158,6 @@ as $$
 declare
     target public.embedding_targets;
     fault text;
-    context text;
 begin
     perform embedding.check_lengths(
         'ids, leases, hashes, contents, contexts and vectors',
@@ -105,26 +167,17 @@ begin
         perform embedding.check_in_chunks(target, true);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
           from embedding.open_for_vectors(target, ids, leases, model) as opened;
-        begin
-            if fault is null and model = coalesce(embedding.full_model(target), model) then
-                return query select * from embedding.stage(target, ids, leases, hashes, contents, contexts, vectors);
-            elsif fault is null then
-                return query
-                select job.id, 'other_model' from public.embedding_queue as job
-                 where job.target_id = target.id and job.id = any (ids);
-            end if;
-        exception when others then
-            get stacked diagnostics context = pg_exception_context;
-            if not embedding.may_pass(sqlstate) then
-                fault := embedding.fault_of_table(
-                    target, sqlstate, embedding.describe_error(sqlstate, sqlerrm, context));
-            end if;
-            if fault is null then
-                raise;
-            end if;
-        end;
         if fault is not null then
             return query select distinct * from embedding.refuse_target(target, ids, leases, fault);
+        elsif model = coalesce(embedding.full_model(target), model) then
+            return query -- each once: a job that was failed for one of its chunks has lost its lease for the others
+            select distinct on (refused.id) refused.*
+              from embedding.stage_in_parts(target, ids, leases, hashes, contents, contexts, vectors) as refused
+             order by refused.id, refused.reason = 'lost', refused.reason <> 'unwritable';
+        else
+            return query
+            select job.id, 'other_model' from public.embedding_queue as job
+             where job.target_id = target.id and job.id = any (ids);
         end if;
     end loop;
     return query
@@ -132,5 +185,6 @@ begin
      where not exists (select from public.embedding_queue as job where job.id = given.id);
 end $$;
 
-select embedding.protect_functions('embedding.lock_documents', 'embedding.stage');
+select embedding.protect_functions(
+    'embedding.lock_documents', 'embedding.stage', 'embedding.refuse_documents', 'embedding.stage_in_parts');
 select embedding.let_workers_call('public.stage_chunks');

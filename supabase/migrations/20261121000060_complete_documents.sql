@@ -172,9 +172,7 @@ begin
                 fault := embedding.fault_of_table(target, state, cause);
             end if;
         end;
-        if fault is not null then
-            return query select * from embedding.refuse_target(target, ids, leases, fault);
-        elsif state is not null and middle > 0 then -- some row cannot be read or written: halving finds it
+        if fault is null and state is not null and middle > 0 then -- some row cannot be read or written: halving finds it
             return query
             select half.*
               from (values (1, middle), (middle + 1, cardinality(ids))) as part (first, last)
@@ -182,10 +180,8 @@ begin
                        ids[first:last], leases[first:last], hashes[first:last], model, tokens[first:last],
                        costs[first:last], place_ids, place_hashes, first_chars, last_chars, pages, heading_paths) as half;
             return;
-        elsif embedding.may_pass(state) and not embedding.is_timeout(state) then
-            return query select ids[1], 'locked';
-        elsif state is not null then
-            return query select * from embedding.refuse_row(target, ids[1], leases[1], null, state, cause);
+        elsif num_nonnulls(fault, state) > 0 then
+            return query select * from embedding.refuse_documents(target, ids, leases, null, fault, state, cause);
         end if;
     end loop;
     return query

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, LiteralString
@@ -89,15 +89,25 @@ def stage(
 ) -> Refusals:
     """Stage chunks of a document: all that are not stored, unless others are given."""
     chunks = document.unstored if chunks is None else chunks
+    return stage_all(db, [(document, chunk) for chunk in chunks], model=model)
+
+
+def stage_all(
+    db: Database,
+    chunks: Sequence[tuple[Document, Chunk]],
+    vectors: Mapping[str, str] | None = None,
+    model: str = MODEL,
+) -> Refusals:
+    """Stage chunks of several documents, with `vectors` by content instead of their own."""
     return rows(
         db,
         "select * from stage_chunks(%s, %s, %s, %s, %s, %s::text[]::vector[], %s)",
-        [document.id] * len(chunks),
-        [document.lease] * len(chunks),
-        [chunk.hash for chunk in chunks],
-        [chunk.content for chunk in chunks],
-        [chunk.context or None for chunk in chunks],
-        [str(vector_of(chunk.content)) for chunk in chunks],
+        [document.id for document, _ in chunks],
+        [document.lease for document, _ in chunks],
+        [chunk.hash for _, chunk in chunks],
+        [chunk.content for _, chunk in chunks],
+        [chunk.context or None for _, chunk in chunks],
+        [(vectors or {}).get(chunk.content, str(vector_of(chunk.content))) for _, chunk in chunks],
         model,
     )
 

@@ -669,12 +669,12 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        add_column after_cursor_sql another_row_works blind_spot body_of change_model changed_jobs
-        check_chunk_key check_identity check_in_chunks check_lengths check_names
-        check_pattern check_source chunking claim claim_documents claim_in_parts clear_all
-        clear_row_sql clear_sql column_width columns_read complete complete_in_chunks
-        count_jobs count_pending count_to_embed count_usage counts_and counts_since
-        describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
+        add_column after_cursor_sql another_row_works blind_spot body_of change_model
+        changed_jobs check_chunk_key check_identity check_in_chunks check_lengths
+        check_names check_pattern check_source chunking claim claim_documents claim_in_parts
+        clear_all clear_row_sql clear_sql column_width columns_read complete
+        complete_in_chunks count_jobs count_pending count_to_embed count_usage counts_and
+        counts_since describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
         diagnose_chunk_rights diagnose_chunk_tables_missing diagnose_chunks_unprotected
         diagnose_column_changed diagnose_dimensions_above_index diagnose_failed_jobs
         diagnose_full_text_index_missing diagnose_function_overloaded
@@ -690,20 +690,20 @@ CALLED_BY_NOBODY = [
         fix_text_forms fold_counts follow_names forget full_model full_text_index_name
         full_text_indexes full_text_sql grant_to growing_pause has_stored_sql is_claimable
         is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
-        jobs_after keep_match_function key_columns key_list key_too_long lease_jobs let_readers_read
-        let_workers_call let_workers_read list_sql lock_documents lock_sql make_chunk_table
-        make_chunk_tables make_function make_functions make_triggers match_function_name
-        match_functions match_words_sql may_be_inside may_pass missing_records missing_sql
-        name_chunk_tables open_for_vectors open_table owner_sql percentile plan_chunks
-        plan_model plan_settings plan_table plan_watch planned_chunk_width planned_full_text
-        planned_prompt planned_width protect_functions protect_relation queue_by_hand
-        queued_id_sql read_sql readable_texts record_model refresh_owners refusals
-        refuse_row refuse_target replace_places requeue_target reset_jobs settle
-        shortened_id source_sql stage store_target stored_chunks stored_count suspend_target
-        table_problem targets_of_jobs text_by_hand_sql text_sql text_to_embed texts tie_chunk_table
-        trigger_sql triggered_table trusts trusts_vectors unstaged vector_type
-        visible_character wake write_match_function write_passage_match_function
-        write_vectors
+        jobs_after keep_match_function key_columns key_list key_too_long lease_jobs
+        let_readers_read let_workers_call let_workers_read list_sql lock_documents lock_sql
+        make_chunk_table make_chunk_tables make_function make_functions make_triggers
+        match_function_name match_functions match_words_sql may_be_inside may_pass
+        missing_records missing_sql name_chunk_tables open_for_vectors open_table owner_sql
+        percentile plan_chunks plan_model plan_settings plan_table plan_watch
+        planned_chunk_width planned_full_text planned_prompt planned_width protect_functions
+        protect_relation queue_by_hand queued_id_sql read_sql readable_texts record_model
+        refresh_owners refusals refuse_documents refuse_row refuse_target replace_places
+        requeue_target reset_jobs settle shortened_id source_sql stage stage_in_parts
+        store_target stored_chunks stored_count suspend_target table_problem targets_of_jobs
+        text_by_hand_sql text_sql text_to_embed texts tie_chunk_table trigger_sql
+        triggered_table trusts trusts_vectors unstaged vector_type visible_character wake
+        write_match_function write_passage_match_function write_vectors
         """,
     ),
 ]

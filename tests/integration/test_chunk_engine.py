@@ -284,6 +284,25 @@ def test_a_refused_chunk_fails_its_document_and_the_others_are_kept(
 
 
 @pytest.mark.over_a_connection
+def test_a_chunk_that_its_table_refuses_fails_its_document_and_the_worker_goes_on(
+    docs: Database, runs: Runs, openai: OpenAIServer
+) -> None:
+    docs.execute("alter table docs_chunks add check (content not like '%poison%')")
+    write(docs, 1, document(8).replace(paragraph(8), paragraph(8, about="poison")))
+    write(docs, 2, document(3, about="the house"))
+    stats = runs.drain(batch_size=100)
+    assert (stats.completed, stats.failed) == (1, 1)
+    [(error_class, message)] = rows(docs, FAILURE)
+    assert error_class == "unwritable"
+    assert "docs_chunks_content_check" in message
+    openai.requests.clear()
+    write(docs, 1, document(8))
+    assert runs.drain().completed == 1
+    assert len(sent(openai)) == 1
+    assert is_consistent(docs)
+
+
+@pytest.mark.over_a_connection
 def test_a_chunk_that_breaks_the_provider_fails_its_document_once(
     docs: Database, runs: Runs, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

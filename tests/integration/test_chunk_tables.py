@@ -24,6 +24,7 @@ from tests.integration.chunks import (
     faults,
     passages,
     stage,
+    stage_all,
 )
 from tests.integration.jobs import expire_leases
 from tests.integration.tables import acting_as, create_role, embed_all, refusal, vector_of
@@ -1062,6 +1063,62 @@ def test_a_wrong_vector_is_the_fault_of_the_caller(docs: Database) -> None:
             [document.chunks[0].hash],
         )
     assert problem(docs) is None
+
+
+# -- chunks that cannot be written
+
+REFUSE_POISON: dict[str, LiteralString] = {
+    "constraint": "alter table docs_chunks add check (content not like '%poison%')",
+    "trigger": "create function refuse() returns trigger language plpgsql as $$ begin"
+    " if new.content like '%poison%' then raise sqlstate '42883'; end if; return new; end $$;"
+    " create trigger refuse before insert on docs_chunks for each row execute function refuse()",
+}
+
+
+@pytest.mark.parametrize("refuse", REFUSE_POISON.values(), ids=list(REFUSE_POISON))
+def test_a_chunk_that_its_table_refuses_fails_its_text_alone(
+    docs: Database, refuse: LiteralString
+) -> None:
+    docs.execute(refuse)
+    docs.execute(
+        "insert into docs (id, body) values (1, 'One. Two.'),"
+        " (2, 'Three. A poison. Four. poison.'), (3, 'Five. Six.')"
+    )
+    documents = claim(docs)
+    chunks = [(document, chunk) for document in documents for chunk in document.chunks]
+    assert stage_all(docs, chunks) == [(documents[1].id, "unwritable")]
+    assert complete(docs, *documents) == [(documents[1].id, "lost")]
+    assert rows(
+        docs, "select record_id, error_class from embedding_queue where status = 'failed'"
+    ) == [("2", "unwritable")]
+    assert [content for _, _, content in passages(docs)] == ["One. ", "Two.", "Five. ", "Six."]
+    assert problem(docs) is None
+    docs.execute("update docs set body = 'Three. A cure.' where id = 2")
+    assert embed(docs) == ["A cure."]
+    assert faults(docs) == {}
+
+
+def test_a_number_that_is_too_large_for_the_column_fails_its_text_alone(docs: Database) -> None:
+    docs.execute("alter table docs_chunks alter column embedding type halfvec(3)")
+    docs.execute("insert into docs (id, body) values (1, 'One. Two.'), (2, 'Three. Four.')")
+    documents = claim(docs)
+    chunks = [(document, chunk) for document in documents for chunk in document.chunks]
+    assert stage_all(docs, chunks, {"Three. ": "[1,1e6,1]"}) == [(documents[1].id, "unwritable")]
+    assert complete(docs, documents[0]) == []
+    assert problem(docs) is None
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "57014"])
+def test_a_chunk_whose_error_may_pass_is_tried_again(docs: Database, sqlstate: str) -> None:
+    docs.execute(REFUSE_POISON["trigger"].replace("42883", sqlstate).encode())
+    docs.execute("insert into docs (id, body) values (1, 'A poison. One.'), (2, 'Two.')")
+    documents = claim(docs)
+    chunks = [(document, chunk) for document in documents for chunk in document.chunks]
+    assert stage_all(docs, chunks) == [(documents[0].id, "locked")]
+    docs.execute("drop trigger refuse on docs_chunks")
+    assert stage_all(docs, chunks) == []
+    assert complete(docs, *documents) == []
+    assert faults(docs) == {}
 
 
 # -- models
