@@ -48,13 +48,16 @@ end $$;
 
 -- The next jobs after the job `after_id`, in the order of their ids, at most `batch` (null: all), and the last id that
 -- was checked (null: there are no more). If few jobs are of the table or the column, a call ends without a full batch
--- after it has checked twenty times as many jobs, so that it is short in any case.
+-- after it has checked twenty times as many jobs, so that it is short in any case. The plan is pinned: with statistics from
+-- when the queue was empty, the planner would read and sort all of it.
 create function embedding.jobs_after(
     after_id bigint, batch integer, only_table text, only_column text, out ids bigint[], out looked_to bigint
 )
 language plpgsql
 stable
 set search_path = '', pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 begin
     looked_to := (select max(next.id)
