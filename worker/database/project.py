@@ -54,7 +54,7 @@ def _new_contents(
     folder: Path, wanted: Sequence[Migration], copies: dict[str, Path]
 ) -> dict[Path, str]:
     """Return the files to write, with their contents."""
-    versions = _versions_after([_version(path) for path in folder.glob("*_*.sql")])
+    versions = _versions_after([_version(path) for path in folder.glob("*_*.sql")], len(wanted))
     contents = {}
     for migration in wanted:
         name = migration.copy_name
@@ -74,14 +74,14 @@ def _version(path: Path) -> str:
     return path.stem.split("_", 1)[0]
 
 
-def _versions_after(known: Sequence[str]) -> Iterator[str]:
-    """Yield versions as the Supabase CLI makes them: times, after all known versions."""
+def _versions_after(known: Sequence[str], most: int) -> Iterator[str]:
+    """Yield `most` versions as the Supabase CLI makes them: times, after all known versions."""
     newest = max([version for version in known if _is_moment(version)], default="")
     # in the past, so that the next `supabase migration new` gets a later version
-    moment = datetime.now(UTC) - timedelta(minutes=1)
+    moment = datetime.now(UTC) - timedelta(seconds=most + 1)
     if newest > moment.strftime(VERSION):
         moment = datetime.strptime(newest, VERSION)
-    while True:
+    for _ in range(most):
         moment += timedelta(seconds=1)
         yield moment.strftime(VERSION)
 
