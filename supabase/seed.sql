@@ -89,7 +89,10 @@ select public.watch_embeddings(
     format => null::text,
     chunk_size => null::integer,
     chunk_unit => null::text,
-    max_chunks => null::integer
+    max_chunks => null::integer,
+    enhance => null::pg_catalog.text,
+    enhance_prompt => null::pg_catalog.text,
+    enhance_on_failure => null::pg_catalog.text
 );
 
 select public.watch_embeddings(
@@ -112,7 +115,10 @@ select public.watch_embeddings(
     format => null::text,
     chunk_size => null::integer,
     chunk_unit => null::text,
-    max_chunks => null::integer
+    max_chunks => null::integer,
+    enhance => null::pg_catalog.text,
+    enhance_prompt => null::pg_catalog.text,
+    enhance_on_failure => null::pg_catalog.text
 );
 
 select public.watch_embeddings(
@@ -135,7 +141,10 @@ select public.watch_embeddings(
     format => 'markdown'::text,
     chunk_size => 800,
     chunk_unit => 'characters'::text,
-    max_chunks => null::integer
+    max_chunks => null::integer,
+    enhance => null::pg_catalog.text,
+    enhance_prompt => null::pg_catalog.text,
+    enhance_on_failure => null::pg_catalog.text
 );
 
 -- Owners: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed  engineering lead

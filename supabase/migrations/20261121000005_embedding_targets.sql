@@ -28,6 +28,10 @@ create table public.embedding_targets (
     chunk_size integer,                            -- the longest chunk, in ...
     chunk_unit text,                               -- ... characters | tokens
     max_chunks integer,                            -- a text with more fails
+    enhance_model text,                            -- `provider:model` of the chat model that writes what is embedded with or
+                                                   -- instead of the text; null: none
+    enhance_prompt text,                           -- its instructions
+    enhance_on_failure text,                       -- if it fails: wait | raw (embed the text without it meanwhile)
     chunks_relation text,                          -- `public.docs_chunks`, quoted: the chunks and their vectors, ...
     places_relation text,                          -- `public.docs_chunk_places`: where they are in the texts, ...
     passages_relation text,                        -- `public.docs_passages`: the view of both
@@ -51,6 +55,9 @@ create table public.embedding_targets (
     constraint embedding_targets_one_per_column unique (table_name, embedding_column),
     constraint embedding_targets_known_on_change check (on_change in ('keep', 'clear')),
     constraint embedding_targets_known_on_too_long check (on_too_long in ('fail', 'truncate')),
+    constraint embedding_targets_known_on_failure check (enhance_on_failure in ('wait', 'raw')),
+    constraint embedding_targets_enhanced_in_full
+        check (num_nulls(enhance_model, enhance_prompt, enhance_on_failure) in (0, 3)),
     constraint embedding_targets_known_chunk_format check (chunk_format in ('markdown', 'text', 'html', 'code')),
     constraint embedding_targets_known_chunk_unit check (chunk_unit in ('characters', 'tokens')),
     constraint embedding_targets_chunks_complete check (

@@ -31,6 +31,8 @@ create table public.embedding_queue (
     tokens integer,
     cost real,                                     -- US dollars that were paid for it; null: not known
     truncated_to integer,                          -- only that many characters were embedded; null: all of them
+    unenhanced text,                               -- error class of the chat model without whose text it was embedded; null:
+                                                   -- it was not
     completed_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),

@@ -41,7 +41,8 @@ create type embedding.watch_plan as (
 create type embedding.wanted_target as (
     source text, embedding_column text, model text, filter text, dimensions integer, priority smallint,
     debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text, language text,
-    chunks boolean, context text, format text, chunk_size integer, chunk_unit text, max_chunks integer
+    chunks boolean, context text, format text, chunk_size integer, chunk_unit text, max_chunks integer,
+    enhance text, enhance_prompt text, enhance_on_failure text
 );
 
 -- The prompt of a target, null for that of the model, by what watch_embeddings gets: null keeps the present one, '' is
@@ -140,7 +141,8 @@ begin
     return target;
 end $$;
 
--- Whether the vectors that a target has stay valid with a plan, as far as text and model are the same.
+-- Whether the vectors that a target has stay valid with a plan, as far as text and model are the same. Those that were made
+-- with another chat model or by another prompt do not.
 create function embedding.trusts_vectors(before public.embedding_targets, target public.embedding_targets)
 returns boolean
 language plpgsql
@@ -148,6 +150,9 @@ stable
 set search_path = '', pg_temp
 as $$
 begin
+    if (before.enhance_model, before.enhance_prompt) is distinct from (target.enhance_model, target.enhance_prompt) then
+        return false;
+    end if;
     return coalesce(
         case when target.chunk_format is not null then
                   num_nulls(to_regclass(target.chunks_relation), to_regclass(target.places_relation)) = 0
@@ -187,6 +192,7 @@ begin
     target := embedding.plan_settings(relation, before, wanted);
     target := embedding.plan_table(relation, target);
     target := embedding.plan_chunks(before, target, wanted);
+    target := embedding.plan_enhancement(before, target, wanted);
     select columns, numbers into plan.columns_read, target.column_numbers
       from embedding.columns_read(relation, embedding.text_sql(target), target.filter);
     target.full_text := embedding.planned_full_text(target);

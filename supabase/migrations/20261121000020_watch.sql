@@ -19,14 +19,14 @@ begin
     insert into public.embedding_targets as known (
         table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default, dimensions,
         priority, debounce, on_change, on_too_long, language, full_text, context, chunk_format, chunk_size, chunk_unit,
-        max_chunks, chunks_relation, places_relation, passages_relation, relation, relation_id, column_numbers,
-        key_columns, record_id_sql, record_match_sql, user_column)
+        max_chunks, enhance_model, enhance_prompt, enhance_on_failure, chunks_relation, places_relation, passages_relation,
+        relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
         target.table_name, target.embedding_column, target.source, target.filter, target.model, target.document_prompt,
         target.query_prompt, target.model_is_default, target.dimensions, target.priority, target.debounce,
         target.on_change, target.on_too_long, target.language, target.full_text, target.context, target.chunk_format,
-        target.chunk_size, target.chunk_unit, target.max_chunks, target.chunks_relation, target.places_relation,
-        target.passages_relation, target.relation, target.relation_id, target.column_numbers, target.key_columns,
+        target.chunk_size, target.chunk_unit, target.max_chunks, target.enhance_model, target.enhance_prompt,
+        target.enhance_on_failure, target.chunks_relation, target.places_relation, target.passages_relation, target.relation, target.relation_id, target.column_numbers, target.key_columns,
         target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
@@ -35,7 +35,9 @@ begin
            debounce = excluded.debounce, on_change = excluded.on_change, on_too_long = excluded.on_too_long,
            language = excluded.language, full_text = excluded.full_text, context = excluded.context,
            chunk_format = excluded.chunk_format, chunk_size = excluded.chunk_size, chunk_unit = excluded.chunk_unit,
-           max_chunks = excluded.max_chunks, chunks_relation = excluded.chunks_relation,
+           max_chunks = excluded.max_chunks, enhance_model = excluded.enhance_model,
+           enhance_prompt = excluded.enhance_prompt, enhance_on_failure = excluded.enhance_on_failure,
+           chunks_relation = excluded.chunks_relation,
            places_relation = excluded.places_relation, passages_relation = excluded.passages_relation,
            relation = excluded.relation, relation_id = excluded.relation_id,
            column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
@@ -66,6 +68,11 @@ end $$;
 -- With `chunks` the text is embedded in chunks of at most `chunk_size` characters, or tokens as `chunk_unit` says, cut as
 -- `format` needs it (markdown, text, html, code), each with the `context` before it, an SQL expression or columns like
 -- `source`. Tables for them are made beside the table (embedding.make_chunk_tables); a text with more than `max_chunks` fails.
+--
+-- With `enhance`, a chat model (`provider:model`) writes context for each chunk, or a description of a whole text that is
+-- embedded instead of it, by `enhance_prompt` (an empty one is embedding.default_enhance_prompt). `enhance_on_failure`: `wait`
+-- leaves the text pending until the chat model works, `raw` embeds it without, and again later. An empty `enhance` ends that.
+-- Another chat model or prompt makes all records pending, to be embedded again.
 create function public.watch_embeddings(
     relation regclass,
     source text default null,
@@ -86,7 +93,10 @@ create function public.watch_embeddings(
     format text default null,
     chunk_size integer default null,
     chunk_unit text default null,
-    max_chunks integer default null
+    max_chunks integer default null,
+    enhance text default null,
+    enhance_prompt text default null,
+    enhance_on_failure text default null
 )
 returns public.embedding_targets
 language plpgsql
@@ -96,7 +106,8 @@ as $$
 declare
     plan embedding.watch_plan := embedding.plan_watch(relation, row(
         source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks
+        document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks,
+        enhance, enhance_prompt, enhance_on_failure
     )::embedding.wanted_target);
     target public.embedding_targets := plan.target;
     watched public.embedding_targets;

@@ -18,12 +18,12 @@ begin
     end if;
     execute format($sql$
         select count(*)
-          from (select record_id as eq_record, content_hash as eq_hash, model as eq_model
+          from (select record_id as eq_record, content_hash as eq_hash, model as eq_model, unenhanced as eq_unenhanced
                   from public.embedding_queue where target_id = $1 and status <> 'pending') as eq_job
          cross join lateral (
                select (%1$s)::text as eq_text, %2$s as eq_has_vector from %3$s where %4$s and (%5$s)) as eq_row
          where eq_text collate "C" ~ $2
-           and ($3 and eq_has_vector and eq_model = $4
+           and ($3 and eq_has_vector and eq_model = $4 and eq_unenhanced is null
                 and eq_hash = sha256(convert_to(eq_text, 'UTF8'))) is not true
         $sql$,
         embedding.text_sql(target),
@@ -66,6 +66,9 @@ create function public.preview_watch_embeddings(
     chunk_size integer default null,
     chunk_unit text default null,
     max_chunks integer default null,
+    enhance text default null,
+    enhance_prompt text default null,
+    enhance_on_failure text default null,
     default_model text default null,
     out is_watched boolean,
     out width integer,
@@ -78,7 +81,8 @@ as $$
 declare
     plan constant embedding.watch_plan := embedding.plan_watch(relation, row(
         source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
-        document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks
+        document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks,
+        enhance, enhance_prompt, enhance_on_failure
     )::embedding.wanted_target);
 begin
     is_watched := (plan.target).id is not null;
@@ -89,8 +93,9 @@ begin
                               order by place), '{}')
       into changes
       from unnest('{problem,table_name,embedding_column,source,filter,model,document_prompt,query_prompt,model_is_default,'
-                  'dimensions,priority,debounce,on_change,on_too_long,language,context,chunk_format,chunk_size,chunk_unit,max_chunks}'::text[]) with ordinality as listed (setting, place)
-     cross join lateral (select case when setting like '%prompt' then 'that of the model' end) as unset (is_shown_as)
+                  'dimensions,priority,debounce,on_change,on_too_long,language,context,chunk_format,chunk_size,chunk_unit,max_chunks,'
+                  'enhance_model,enhance_prompt,enhance_on_failure}'::text[]) with ordinality as listed (setting, place)
+     cross join lateral (select case when setting ~ '^(document|query)_prompt$' then 'that of the model' end) as unset (is_shown_as)
      cross join lateral (
            select coalesce(to_jsonb(plan.before) ->> setting, is_shown_as),
                   coalesce(to_jsonb(plan.target) ->> setting, is_shown_as)) as value (was, becomes)

@@ -18,14 +18,14 @@
 create type embedding.claimed_job as (
     id bigint, target_id integer, status text, table_name text, record_id text, embedding_column text,
     content text, content_hash bytea, lease uuid, model text, document_prompt text, dimensions integer, attempts smallint,
-    isolated boolean, truncate boolean, waited double precision, chunking jsonb, stored bytea[]
+    isolated boolean, truncate boolean, waited double precision, chunking jsonb, stored bytea[], enhancement jsonb, unenhanced boolean
 );
 
 -- A leased job with its row. `verdict`: `ready` to be embedded, or why not. `is_open`: the row has to be locked before
--- the job is settled.
+-- the job is settled. `unenhanced`: its vector was made from this text by this model, but without its chat model.
 create type embedding.judged_job as (
     id bigint, record_id text, attempts smallint, abandoned_claims smallint, waited double precision,
-    content text, content_hash bytea, verdict text, is_open boolean
+    content text, content_hash bytea, verdict text, is_open boolean, unenhanced boolean
 );
 
 -- Fails the jobs that were claimed, or embedded, too often without an end.
@@ -48,7 +48,7 @@ begin
        and (job.abandoned_claims >= target.max_attempts or job.unwritten >= 2 * target.max_attempts)
     returning job.id, job.target_id, 'failed', job.table_name, job.record_id, job.embedding_column, null::text,
               null::bytea, null::uuid, null::text, null::text, null::integer, job.attempts, false, false,
-              null::double precision, null::jsonb, null::bytea[];
+              null::double precision, null::jsonb, null::bytea[], null::jsonb, false;
 end $$;
 
 -- Leases the jobs to a worker, except those that embedding.fail_exhausted fails. Returns the lease and how many have it.
@@ -87,11 +87,13 @@ begin
         begin
             return query
             select eq_id, eq_record, eq_attempts, eq_abandoned, eq_waited, eq_content, eq_hash, eq_verdict,
-                   eq_verdict in ('outside', 'empty') and eq_has_stored or eq_verdict = 'ready' and eq_touched
+                   eq_verdict in ('outside', 'empty') and eq_has_stored or eq_verdict = 'ready' and eq_touched,
+                   eq_verdict = 'ready' and eq_is_same
               from unnest(ids) as eq_given (eq_id)
              cross join lateral (
                     select record_id as eq_record, content as eq_by_hand, attempts as eq_attempts,
                            abandoned_claims as eq_abandoned, content_hash as eq_old_hash, model as eq_old_model,
+                           unenhanced as eq_unenhanced,
                            case when priority >= live_priority and isfinite(available_at)
                                 then extract(epoch from clock_timestamp() - available_at)::double precision
                            end as eq_waited
@@ -107,11 +109,14 @@ begin
              cross join lateral (select coalesce(%9$s, eq_text) as eq_content offset 0) as eq_chosen
              cross join lateral (select sha256(convert_to(eq_content, 'UTF8')) as eq_hash offset 0) as eq_hashed
              cross join lateral (
+                    select coalesce(eq_has_vector and eq_hash = eq_old_hash and eq_old_model = current_model, false)
+                           as eq_is_same
+                    offset 0) as eq_compared
+             cross join lateral (
                     select case when eq_exists is null then 'gone'
                                 when not eq_inside then 'outside'
                                 when eq_content is null or eq_content collate "C" !~ %7$L then 'empty'
-                                when eq_has_vector and eq_hash = eq_old_hash and eq_old_model = current_model
-                                    then 'unchanged'
+                                when eq_is_same and eq_unenhanced is null then 'unchanged'
                                 else 'ready' end as eq_verdict
                     offset 0) as eq_judged;
         end $body$,
@@ -168,6 +173,7 @@ begin
                    tokens = case when eq_status = 'skipped' then null else tokens end,
                    cost = case when eq_status = 'skipped' then null else cost end,
                    truncated_to = case when eq_status = 'skipped' then null else truncated_to end,
+                   unenhanced = case when eq_status = 'skipped' then null else unenhanced end,
                    completed_at = case when eq_status = 'pending' then completed_at else now() end,
                    updated_at = now()
               from eq_settled
@@ -285,7 +291,8 @@ begin
            job.abandoned_claims > 1 and job.abandoned_claims >= target.max_attempts,
            target.on_too_long = 'truncate', job.waited,
            case when target.chunk_format is not null then embedding.chunking(target) end,
-           case when target.chunk_format is not null then embedding.stored_chunks(target, job.record_id) end
+           case when target.chunk_format is not null then embedding.stored_chunks(target, job.record_id) end,
+           case when target.enhance_model is not null then embedding.enhancement(target) end, job.unenhanced
       from unnest(judged) as job
       left join unnest(settled_ids, statuses) as settled (id, status) on settled.id = job.id;
 end $$;

@@ -106,7 +106,7 @@ as $$
      where job.id = any (ids)
     returning job.id, job.target_id, job.status, job.table_name, job.record_id, job.embedding_column,
               null::text, null::bytea, null::uuid, null::text, null::text, null::integer, job.attempts, false, false,
-              null::double precision, null::jsonb, null::bytea[];
+              null::double precision, null::jsonb, null::bytea[], null::jsonb, false;
 $$;
 
 -- Claims jobs, some of which cannot be read or cannot lose their vector: only those fail. Halving finds them.

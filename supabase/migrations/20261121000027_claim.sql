@@ -10,7 +10,9 @@
 --               `document_prompt`: what the model gets before the text, null if that is not decided yet;
 --               `isolated`: with nothing else in flight in this process; `truncate`: if it is too long,
 --               as much of its beginning as the model takes; `waited`: for how many seconds it has been
---               due, null for jobs below the priority of their target, as from a backfill
+--               due, null for jobs below the priority of their target, as from a backfill;
+--               `enhancement`: the model, the prompt and on_failure of the chat model; `unenhanced`: the stored vector is of
+--               this text and model, but was made without what the chat model had to write
 --   completed   text and model are those of the stored vector: nothing to do
 --   skipped     nothing to embed: the vector is null
 --   dropped     the record is deleted or outside the filter: its job and its vector are removed

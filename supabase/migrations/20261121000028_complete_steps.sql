@@ -116,9 +116,11 @@ begin
     set constraints all immediate; -- a deferred trigger raises its error now, not at the commit
 end $$;
 
--- Completes locked jobs. Raises if one of them has lost its lease.
+-- Completes locked jobs. Raises if one of them has lost its lease. Those that are `unenhanced` are marked, and with a time in
+-- `again_in` pending again after it: with a text that was given by hand, if there is one.
 create function embedding.finish_jobs(
-    ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], truncated_to integer[], costs real[]
+    ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], truncated_to integer[], costs real[],
+    unenhanced text[], again_in interval[]
 )
 returns void
 language plpgsql
@@ -132,12 +134,19 @@ declare
     finished integer;
 begin
     update public.embedding_queue as job
-       set status = 'completed', content = null, attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
-           lease = null, lease_expires_at = null, worker = null, error_message = null, error_class = null,
+       set status = case when given.pause is null then 'completed' else 'pending' end,
+           available_at = coalesce(clock_timestamp() + given.pause, job.available_at),
+           error_class = case when given.pause is not null then 'not_enhanced' end,
+           error_message = 'embedded without the text of its chat model: ' || case when given.pause is not null then given.class end,
+           content = case when given.pause is not null then job.content end,
+           attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
+           lease = null, lease_expires_at = null, worker = null,
            content_hash = given.hash, model = finish_jobs.model, tokens = given.tokens, cost = given.cost,
-           truncated_to = given.truncated_to, completed_at = clock_timestamp(), updated_at = now()
-      from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs)
-           as given (id, lease, hash, tokens, truncated_to, cost)
+           truncated_to = given.truncated_to, unenhanced = given.class, completed_at = clock_timestamp(), updated_at = now()
+      from (select of_job.*, case when of_job.class is not null then of_job.again_in end as pause
+              from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs, finish_jobs.unenhanced,
+                          finish_jobs.again_in)
+                   as of_job (id, lease, hash, tokens, truncated_to, cost, class, again_in)) as given
      where job.id = given.id and job.lease = given.lease;
     get diagnostics finished = row_count;
     if finished <> cardinality(ids) then -- although they are locked
@@ -153,7 +162,7 @@ end $$;
 -- ends this wait before Postgres detects a deadlock and aborts the transaction of the user.
 create function embedding.complete(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], vectors vector[],
-    model text, tokens integer[], truncated_to integer[], costs real[]
+    model text, tokens integer[], truncated_to integer[], costs real[], unenhanced text[], again_in interval[]
 )
 returns bigint[]
 language plpgsql
@@ -175,14 +184,15 @@ begin
         select array_agg(given.id order by place), array_agg(given.lease order by place),
                array_agg(given.hash order by place), array_agg(given.vector order by place),
                array_agg(given.tokens order by place), array_agg(given.truncated_to order by place),
-               array_agg(given.cost order by place)
-          into ids, leases, hashes, vectors, tokens, truncated_to, costs
-          from unnest(ids, leases, hashes, vectors, tokens, truncated_to, costs)
-               with ordinality as given (id, lease, hash, vector, tokens, truncated_to, cost, place)
+               array_agg(given.cost order by place), array_agg(given.class order by place),
+               array_agg(given.again_in order by place)
+          into ids, leases, hashes, vectors, tokens, truncated_to, costs, unenhanced, again_in
+          from unnest(ids, leases, hashes, vectors, tokens, truncated_to, costs, unenhanced, again_in)
+               with ordinality as given (id, lease, hash, vector, tokens, truncated_to, cost, class, again_in, place)
          where place = any (places);
     end if;
     perform embedding.write_vectors(target, records, vectors, ids, hashes);
-    perform embedding.finish_jobs(ids, leases, hashes, model, tokens, truncated_to, costs);
+    perform embedding.finish_jobs(ids, leases, hashes, model, tokens, truncated_to, costs, unenhanced, again_in);
     return ids;
 end $$;
 

@@ -179,10 +179,13 @@ end $$;
 -- Writes vectors (one for each id, in the order of `ids`, all made by `model`: its full name, see
 -- embedding.full_model) into their rows and completes their jobs, if both guards hold. Returns the jobs that were
 -- refused, with the reason (see embedding.refusals); all others are completed. `tokens`, `truncated_to` and `costs`
--- (US dollars) may be null, as a whole or in part. Raises lock_not_available if the table is locked as a whole.
+-- (US dollars) may be null, as a whole or in part. So may `unenhanced`: the error class of the chat model without whose text a
+-- vector was made, and `again_in`: the time after which such a job is pending again. Raises lock_not_available if the table is
+-- locked as a whole.
 create function public.complete_embeddings(
     ids bigint[], leases uuid[], hashes bytea[], vectors vector[], model text,
-    tokens integer[] default null, truncated_to integer[] default null, costs real[] default null
+    tokens integer[] default null, truncated_to integer[] default null, costs real[] default null,
+    unenhanced text[] default null, again_in interval[] default null
 )
 returns table (id bigint, reason text)
 language plpgsql
@@ -202,9 +205,9 @@ declare
     context text;
 begin
     perform embedding.check_lengths(
-        'ids, leases, hashes, vectors, tokens, truncated_to and costs',
+        'ids, leases, hashes, vectors, tokens, truncated_to, costs, unenhanced and again_in',
         array[cardinality(ids), cardinality(leases), cardinality(hashes), cardinality(vectors)],
-        array[cardinality(tokens), cardinality(truncated_to), cardinality(costs)]);
+        array[cardinality(tokens), cardinality(truncated_to), cardinality(costs), cardinality(unenhanced), cardinality(again_in)]);
     for target in select * from embedding.targets_of_jobs(ids) loop
         perform embedding.check_in_chunks(target, false);
         select opened.fault, opened.model, opened.document_prompt into fault, target.model, target.document_prompt
@@ -215,14 +218,13 @@ begin
                 -- raises if it is no longer a vector column: a text column would accept vectors as well
                 perform embedding.column_width(target.relation::regclass, target.embedding_column);
                 acknowledged := embedding.complete(
-                    target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs);
+                    target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs, unenhanced, again_in);
                 if cardinality(done) + cardinality(acknowledged) < cardinality(ids) then
                     return query
                     select refused.id, refused.reason
                       from embedding.refusals(target, ids, leases, hashes, model) as refused
-                     where refused.id <> all (done || acknowledged)
-                       and refused.id in (select job.id from public.embedding_queue as job
-                                           where job.target_id = target.id);
+                      join public.embedding_queue as job on job.id = refused.id and job.target_id = target.id
+                     where refused.id <> all (done || acknowledged);
                 end if;
                 done := done || acknowledged;
                 state := null;
@@ -247,8 +249,8 @@ begin
             select half.*
               from (values (1, middle), (middle + 1, cardinality(ids))) as part (first, last)
              cross join lateral public.complete_embeddings(
-                       ids[first:last], leases[first:last], hashes[first:last], vectors[first:last], model,
-                       tokens[first:last], truncated_to[first:last], costs[first:last]) as half;
+                       ids[first:last], leases[first:last], hashes[first:last], vectors[first:last], model, tokens[first:last],
+                       truncated_to[first:last], costs[first:last], unenhanced[first:last], again_in[first:last]) as half;
             return;
         elsif state is not null then
             return query select * from embedding.refuse_row(target, ids[1], leases[1], vectors[1], state, cause);

@@ -276,7 +276,7 @@ def test_status_documents_every_class_of_failure() -> None:
     assignments = re.findall(r"error_class ?(?::?=|: str =) ?(?!=)(?:case .*? then )?(.*)", written)
     used = set(re.findall(r"['\"](\w+)['\"]", " ".join(assignments)))
     used |= set(re.findall(r'"(too_long|changed)"', written))
-    assert used <= documented | {"locked"}
+    assert used <= documented | {"locked", "not_enhanced"}  # of pending jobs
     assert {"unreadable", "no_answer", "rejected", "bad_vector"} <= used
 
 
@@ -663,6 +663,9 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
         "language": None,
         "context": None,
         **dict.fromkeys(chunks),
+        "enhance_model": None,
+        "enhance_prompt": None,
+        "enhance_on_failure": None,
         "enabled": True,
         "problem": None,
     }

@@ -182,7 +182,7 @@ def theirs(project_server: Server, template_of: TemplateOf, tmp_path: Path) -> I
 
 
 def test_push_applies_the_folder_and_then_the_worker_finds_nothing_to_do(this: Project) -> None:
-    assert "Applying migration 20261121000055_schema_version.sql" in this.supabase("db", "push")
+    assert "Applying migration 20261121000056_schema_version.sql" in this.supabase("db", "push")
     assert "up to date" in this.supabase("db", "push")
     assert this.is_all_applied()
     assert this.listed() == {version: version for version in this.applied()}
@@ -481,6 +481,7 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
     assert this.findings() == EXPLAINED - {VECTOR_IN_PUBLIC}
     this.worked("process", EMBEDDING_CACHE_MB="1")
     assert {about for _, about in this.findings()} == {
+        "embedding_enhancements_oldest",
         "embedding_queue_failed",
         "embedding_queue_owner",
         "summaries_session_id",

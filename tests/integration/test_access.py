@@ -154,6 +154,8 @@ def test_a_worker_can_do_its_work(hired: Database) -> None:
     assert rows(hired, "select content_hash, tokens from cached_embeddings('a:b', 3, '{x,y}')") == [
         (b"x", 7)
     ]
+    hired.execute("select cache_enhancements('{x}', '{words}', 1)")
+    assert rows(hired, "select * from cached_enhancements('{x,y}')") == [(b"x", "words")]
     assert value(hired, "select row_count from estimate_embeddings('a:b')") == 3
     assert rows(hired, "select * from diagnose_embeddings()") == []
     assert value(hired, "select embedding_schema_version()") >= 1
@@ -210,6 +212,9 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select * from embedding_cache",
     "delete from embedding_cache",
     "select nextval('embedding.cache_kib')",
+    "select * from embedding_enhancements",
+    "delete from embedding_enhancements",
+    "select nextval('embedding.enhancement_kib')",
 ]
 
 
@@ -280,6 +285,8 @@ CALLS: list[LiteralString] = [
     "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
     "select * from cached_embeddings('a:b', 3, '{x}')",
+    "select cache_enhancements('{x}', '{words}', 1)",
+    "select * from cached_enhancements('{x}')",
     "select * from estimate_embeddings('a:b')",
     "select * from estimate_embeddings('a:b', missing => true)",
     "select * from list_embeddings()",
@@ -398,7 +405,9 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "as_stored",
         "backfill_embeddings",
         "cache_embeddings",
+        "cache_enhancements",
         "cached_embeddings",
+        "cached_enhancements",
         "check_search",
         "check_table",
         "claim_embeddings",
@@ -469,6 +478,7 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_usage",
     "select * from embedding_providers",
     "select * from embedding_cache",
+    "select * from embedding_enhancements",
     "select * from embedding_control",
     "select * from embedding_progress",
     "select control_embeddings('pause')",
@@ -541,6 +551,7 @@ FOR_USERS_CLOSED: list[LiteralString] = [
     "select * from embedding_usage",
     "select * from embedding_providers",
     "select * from embedding_cache",
+    "select * from embedding_enhancements",
     "select * from claim_embeddings('me')",
     "select * from cached_embeddings('a:b', 3, '{x}')",
     "select * from estimate_embeddings('a:b')",
@@ -634,14 +645,15 @@ CALLED_BY_WORKERS = [
     *names(
         "public",
         """
-        announce_embedding_event backfill_embeddings cache_embeddings cached_embeddings
-        claim_embeddings complete_documents complete_embeddings control_embeddings
-        count_due_embeddings diagnose_embeddings embedding_command embedding_database_load
-        embedding_provider_report embedding_rate embedding_schema_version embedding_stats
-        embedding_table_name embedding_worker_deregister embedding_worker_heartbeat
-        estimate_embeddings extend_embeddings fail_embeddings list_embeddings
-        poll_embeddings recheck_embeddings release_embeddings reprocess_embeddings
-        requeue_embeddings sample_embeddings stage_chunks
+        announce_embedding_event backfill_embeddings cache_embeddings cache_enhancements
+        cached_embeddings cached_enhancements claim_embeddings complete_documents
+        complete_embeddings control_embeddings count_due_embeddings diagnose_embeddings
+        embedding_command embedding_database_load embedding_provider_report
+        embedding_rate embedding_schema_version embedding_stats embedding_table_name
+        embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
+        extend_embeddings fail_embeddings list_embeddings poll_embeddings
+        recheck_embeddings release_embeddings reprocess_embeddings requeue_embeddings
+        sample_embeddings stage_chunks
         """,
     ),
     *names("embedding", "count_due identity_problem passage_count row_count"),
@@ -674,36 +686,37 @@ CALLED_BY_NOBODY = [
         check_names check_pattern check_source chunking claim claim_documents claim_in_parts
         clear_all clear_row_sql clear_sql column_width columns_read complete
         complete_in_chunks count_jobs count_pending count_to_embed count_usage counts_and
-        counts_since describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
-        diagnose_chunk_rights diagnose_chunk_tables_missing diagnose_chunks_unprotected
-        diagnose_column_changed diagnose_dimensions_above_index diagnose_failed_jobs
-        diagnose_full_text_index_missing diagnose_function_overloaded
+        counts_since default_enhance_prompt describe_error diagnose_autovacuum_behind
+        diagnose_autovacuum_off diagnose_chunk_rights diagnose_chunk_tables_missing
+        diagnose_chunks_unprotected diagnose_column_changed diagnose_dimensions_above_index
+        diagnose_failed_jobs diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
         diagnose_isolation diagnose_match_function_broken diagnose_no_targets
         diagnose_read_only diagnose_rows_unseen diagnose_schema_owner diagnose_suspended
         diagnose_table_missing diagnose_table_refused diagnose_timeout_too_short
         diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version
         drop_chunk_tables drop_full_text_index drop_functions drop_triggers due_jobs
-        due_owners due_records due_targets enqueue enqueue_edited enqueue_missing
-        enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable failed_jobs
-        failed_since fault_of_table find_target find_target_of finish_jobs first_jobs
-        fix_text_forms fold_counts follow_names forget full_model full_text_index_name
-        full_text_indexes full_text_sql grant_to growing_pause has_stored_sql is_claimable
-        is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
-        jobs_after keep_match_function key_columns key_list key_too_long lease_jobs
-        let_readers_read let_workers_call let_workers_read list_sql lock_documents lock_sql
-        make_chunk_table make_chunk_tables make_function make_functions make_triggers
-        match_function_name match_functions match_words_sql may_be_inside may_pass
-        missing_records missing_sql name_chunk_tables open_for_vectors open_table owner_sql
-        percentile plan_chunks plan_model plan_settings plan_table plan_watch
-        planned_chunk_width planned_full_text planned_prompt planned_width protect_functions
-        protect_relation queue_by_hand queued_id_sql read_sql readable_texts record_model
-        refresh_owners refusals refuse_documents refuse_row refuse_target replace_places
-        requeue_target reset_jobs settle shortened_id source_sql stage stage_in_parts
-        store_target stored_chunks stored_count suspend_target table_problem targets_of_jobs
-        text_by_hand_sql text_sql text_to_embed texts tie_chunk_table trigger_sql
-        triggered_table trusts trusts_vectors unstaged vector_type visible_character wake
-        write_match_function write_passage_match_function write_vectors
+        due_owners due_records due_targets enhancement enqueue enqueue_edited
+        enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable
+        failed_jobs failed_since fault_of_table find_target find_target_of finish_jobs
+        first_jobs fix_text_forms fold_counts follow_names forget full_model
+        full_text_index_name full_text_indexes full_text_sql grant_to growing_pause
+        has_stored_sql is_claimable is_of_the_server is_ours is_readable is_rewritten
+        is_timeout is_watched_by_statement jobs_after keep_match_function key_columns
+        key_list key_too_long lease_jobs let_readers_read let_workers_call let_workers_read
+        list_sql lock_documents lock_sql make_chunk_table make_chunk_tables make_function
+        make_functions make_triggers match_function_name match_functions match_words_sql
+        may_be_inside may_pass missing_records missing_sql name_chunk_tables
+        open_for_vectors open_table owner_sql percentile plan_chunks plan_enhancement
+        plan_model plan_settings plan_table plan_watch planned_chunk_width planned_full_text
+        planned_prompt planned_width protect_functions protect_relation queue_by_hand
+        queued_id_sql read_sql readable_texts record_model refresh_owners refusals
+        refuse_documents refuse_row refuse_target replace_places requeue_target reset_jobs
+        settle shortened_id source_sql stage stage_in_parts store_target stored_chunks
+        stored_count suspend_target table_problem targets_of_jobs text_by_hand_sql text_sql
+        text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
+        trusts_vectors unstaged vector_type visible_character wake write_match_function
+        write_passage_match_function write_vectors
         """,
     ),
 ]
@@ -758,6 +771,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_cache", True),
         ("embedding_control", True),
         ("embedding_counts", True),
+        ("embedding_enhancements", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_targets", True),

@@ -593,7 +593,12 @@ def test_the_calls_for_texts_as_a_whole_and_in_chunks_name_each_other(docs: Data
         (
             "select complete_documents('{1}', '{}', '{}', 'a:b', null, null, '{}', '{}', '{}',"
             " '{}', null, null)",
-            "ids, leases, hashes, tokens and costs must be of one length",
+            "ids, leases, hashes, tokens, costs, unenhanced and again_in must be of one length",
+        ),
+        (
+            "select complete_documents('{}', '{}', '{}', 'a:b', null, null, '{}', '{}', '{}',"
+            " '{}', null, null, '{rejected}')",
+            "ids, leases, hashes, tokens, costs, unenhanced and again_in must be of one length",
         ),
         (
             "select complete_documents('{}', '{}', '{}', 'a:b', null, null, '{1}', '{}', '{}',"

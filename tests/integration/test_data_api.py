@@ -107,6 +107,9 @@ def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: AdminQ
     queue.cache("test:model", [Completion(jobs[2], vector_of(jobs[2]), 7)], 1)
     [(vector, tokens)] = queue.cached("test:model", 3, [jobs[2].content_hash, b"\0"]).values()
     assert (vector.tolist(), tokens) == (vector_of(jobs[2]).tolist(), 7)
+    written = {b"1": 'a "word" {with} \\ signs', b"\0": "ä\n二"}
+    queue.cache_enhancements(written, 1)
+    assert queue.cached_enhancements([b"1", b"\0", b"2"]) == written
     queue.heartbeat(SCOPE, Report("working", 2, 1, [Usage("test:model", 2, 1, 1, 7, 0.5, 0.25)]))
     queue.report_provider("test", "out", None)
     assert queue.rate("test:model") == 8.0
@@ -139,6 +142,13 @@ def test_postgrest_understands_what_a_worker_sends_of_documents(
     assert queue.stage("test:model", staged[1:]) == [Refusal(job.id, "lost")]
     chunk = Chunk.of(again, places[1], places[1].heading_path, "text")
     assert queue.stage("test:model", [Completion(chunk, vector_of(chunk), 7)]) == []
+    unenhanced = DocumentCompletion(again, places, 1, 7, 0.5, "timed_out", timedelta(seconds=1.5))
+    assert queue.complete_documents("test:model", [unenhanced]) == []
+    pause = "select extract(epoch from available_at - completed_at)::real from embedding_queue"
+    assert value(db, pause) == pytest.approx(1.5, abs=0.1)
+    db.execute("update embedding_queue set available_at = now()")
+    again = claim_one(queue)
+    assert again.unenhanced
     documents = [DocumentCompletion(again, places, 1, 7, 0.5)]
     for _ in range(2):  # the answer may have been lost
         assert queue.complete_documents("test:model", documents) == []

@@ -152,6 +152,8 @@ def use_everything(queue: PostgresQueue) -> None:
     assert embed(queue, [job]) == []
     queue.cache("a:b", completions_of([job]), 1)
     queue.cached("a:b", 3, [job.content_hash])
+    queue.cache_enhancements({b"x": "words"}, 1)
+    assert queue.cached_enhancements([b"x"]) == {b"x": "words"}
     assert queue.fail([second], "rejected", "why") == 1
     queue.release([third])
     assert queue.requeue(status="failed").requeued == 1

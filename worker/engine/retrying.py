@@ -76,6 +76,8 @@ class RetryingQueue:
     announce = _retried(Queue.announce)
     cached = _retried(Queue.cached)
     cache = _retried(Queue.cache)
+    cached_enhancements = _retried(Queue.cached_enhancements)
+    cache_enhancements = _retried(Queue.cache_enhancements)
 
     def until_answered(self, call: Callable[[], Result]) -> Result:
         """Repeat `call` until the database answers, and return its result."""

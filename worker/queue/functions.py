@@ -33,6 +33,9 @@ _WATCH: Signature = {
     "chunk_size": "integer",
     "chunk_unit": "text",
     "max_chunks": "integer",
+    "enhance": "text",
+    "enhance_prompt": "text",
+    "enhance_on_failure": "text",
 }
 
 FUNCTIONS: Mapping[LiteralString, Signature] = {
@@ -54,7 +57,9 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "tokens": "integer[]",
         "cap_mb": "integer",
     },
+    "cache_enhancements": {"keys": "bytea[]", "contents": "text[]", "cap_mb": "integer"},
     "cached_embeddings": {"model": "text", "dimensions": "integer", "hashes": "bytea[]"},
+    "cached_enhancements": {"keys": "bytea[]"},
     "claim_embeddings": {
         "worker": "text",
         "batch": "integer",
@@ -73,6 +78,8 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "tokens": "integer[]",
         "truncated_to": "integer[]",
         "costs": "real[]",
+        "unenhanced": "text[]",
+        "again_in": "interval[]",
     },
     "complete_documents": {
         "ids": "bigint[]",
@@ -87,6 +94,8 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "last_chars": "integer[]",
         "pages": "integer[]",
         "heading_paths": "text[]",
+        "unenhanced": "text[]",
+        "again_in": "interval[]",
     },
     "control_embeddings": {"desired_state": "text", "worker": "text"},
     "diagnose_embeddings": {},

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from worker.queue.targets import ChunkFormat, ChunkUnit
+from worker.queue.targets import ChunkFormat, ChunkUnit, OnFailure
 
 JobId = NewType("JobId", int)
 LeaseKey = tuple[JobId, UUID]
@@ -32,6 +32,19 @@ class Chunking:
     size: int
     unit: ChunkUnit
     most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enhancement:
+    """The chat model that enhances a text, its instructions, and what happens if it fails.
+
+    wait: the text is embedded when the chat model works. raw: it is embedded without, and again
+    later.
+    """
+
+    model: str
+    prompt: str
+    on_failure: OnFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,9 @@ class Job:
     If it has a `chunking`, it is a document: its text is embedded in chunks. `stored` has the
     hashes of the chunks that have their vectors. `content` is what is put before each chunk, the
     character U+001F, and the text.
+
+    If it has an `enhancement`, a chat model writes what is embedded with or instead of the text.
+    `unenhanced`: the stored vector is of this text and model, but was made without that.
     """
 
     id: JobId
@@ -81,6 +97,8 @@ class Job:
     waited: float | None = field(default=None, compare=False)
     chunking: Chunking | None = None
     stored: list[bytes] | None = None
+    enhancement: Enhancement | None = None
+    unenhanced: bool = False
     claimed_at: float = field(default_factory=time.monotonic, compare=False)
 
     @property
@@ -143,6 +161,7 @@ class Claim:
         statuses = [row.pop("status") for row in rows]
         for row in rows:
             row["chunking"] = row["chunking"] and Chunking(**row["chunking"])
+            row["enhancement"] = row["enhancement"] and Enhancement(**row["enhancement"])
         return cls(
             jobs=[
                 Job(**row)
@@ -162,7 +181,8 @@ class Completion:
     """A vector for a job, the number of tokens it took if that is known, and what it cost.
 
     `cost` in US dollars; None: the price is not known. `truncated_to`: how many characters of the
-    text were embedded, if not all of them.
+    text were embedded, if not all of them. `unenhanced`: the error class of the chat model without
+    whose text it was made; the job is then due again `again_in` that time (None: it is completed).
     """
 
     job: Job
@@ -170,6 +190,8 @@ class Completion:
     tokens: int | None
     truncated_to: int | None = None
     cost: float | None = None
+    unenhanced: str | None = None
+    again_in: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +199,7 @@ class DocumentCompletion:
     """The places of the chunks of a document, in the order of its text. All of them are stored.
 
     `embedded`: for how many of them a vector was made now, with these `tokens` and this `cost`;
-    None: not known.
+    None: not known. `unenhanced` and `again_in` as in a Completion.
     """
 
     job: Job
@@ -185,6 +207,8 @@ class DocumentCompletion:
     embedded: int
     tokens: int | None
     cost: float | None
+    unenhanced: str | None = None
+    again_in: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,10 @@ class Queue(Protocol):
         """
 
     def complete(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
-        """Write vectors made by `model` and complete their jobs. Returns those that are refused."""
+        """Write vectors made by `model` and complete their jobs. Returns those that are refused.
+
+        A job that is `unenhanced` is marked, and pending again if it has a time in `again_in`.
+        """
 
     def stage(self, model: str, completions: Sequence[Completion]) -> list[Refusal]:
         """Store vectors of chunks, made by `model`, until their documents are completed.
@@ -143,6 +146,12 @@ class Queue(Protocol):
 
         Vectors of truncated texts are left out: another column may need the whole text.
         """
+
+    def cached_enhancements(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """Return what chat models wrote earlier, as far as it is cached under these keys."""
+
+    def cache_enhancements(self, contents: Mapping[bytes, str], cap_mb: int) -> None:
+        """Put what chat models wrote into the cache, and remove the oldest above `cap_mb` MiB."""
 
 
 class AdminQueue(Queue, Protocol):

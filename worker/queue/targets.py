@@ -11,6 +11,7 @@ from worker.errors import Busy, DatabaseError, SettingsError, Unreachable
 OnTooLong = Literal["fail", "truncate"]
 ChunkFormat = Literal["markdown", "text", "html", "code"]
 ChunkUnit = Literal["characters", "tokens"]
+OnFailure = Literal["wait", "raw"]
 NAMELESS = "''"
 """How an empty name is shown, most likely from a variable of a script that is not set."""
 
@@ -23,7 +24,9 @@ class Target:
     `model_is_default`: nobody chose that model, it was the default of the first worker. A prompt
     that is None is the model's own; "" is none. `language` is that of the words in searches; None:
     they use vectors only. A target in chunks has a `chunk_format`, and chunks of at most
-    `chunk_size` characters or tokens; `context` is SQL for what is put before each.
+    `chunk_size` characters or tokens; `context` is SQL for what is put before each. If it has an
+    `enhance_model`, that chat model writes, by `enhance_prompt`, what is embedded with or instead
+    of the text.
     """
 
     table_name: str
@@ -41,6 +44,9 @@ class Target:
     chunk_size: int | None
     chunk_unit: ChunkUnit | None
     max_chunks: int | None
+    enhance_model: str | None
+    enhance_prompt: str | None
+    enhance_on_failure: OnFailure | None
     enabled: bool
     problem: str | None
 
@@ -52,7 +58,8 @@ class Target:
 class WatchOptions(TypedDict, total=False):
     """The options of watch_embeddings. None keeps what the target has; "" removes it.
 
-    A prompt that is "none" is none; "" is the model's own.
+    A prompt that is "none" is none; "" is the model's own. `enhance` is a chat model; an
+    `enhance_prompt` that is "" is the default.
     """
 
     model: str | None
@@ -69,6 +76,9 @@ class WatchOptions(TypedDict, total=False):
     chunk_size: int | None
     chunk_unit: ChunkUnit | None
     max_chunks: int | None
+    enhance: str | None
+    enhance_prompt: str | None
+    enhance_on_failure: OnFailure | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -184,6 +184,21 @@ class WorkerCalls(Calls):
                 "cache_embeddings", model=model, **_hashes_and_vectors(completions), cap_mb=cap_mb
             )
 
+    def cached_enhancements(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        found = self._transport.rows(
+            "cached_enhancements", {"keys": list(keys)}, {"key": bytes, "content": str}
+        )
+        return {row["key"]: row["content"] for row in found}
+
+    def cache_enhancements(self, contents: Mapping[bytes, str], cap_mb: int) -> None:
+        if contents:
+            self._call(
+                "cache_enhancements",
+                keys=list(contents),
+                contents=[self._transport.storable(content) for content in contents.values()],
+                cap_mb=cap_mb,
+            )
+
 
 def _worker_and_scope(scope: Scope, except_targets: Collection[int]) -> dict[str, Any]:
     """Return who asks for jobs, and for which."""
@@ -206,6 +221,7 @@ def _completion_arguments(completions: Sequence[Completion]) -> dict[str, Any]:
         **_hashes_and_vectors(completions),
         "truncated_to": [completion.truncated_to for completion in completions],
         "costs": [completion.cost for completion in completions],
+        **_unenhanced(completions),
     }
 
 
@@ -233,6 +249,14 @@ def _document_arguments(completions: Sequence[DocumentCompletion]) -> dict[str, 
         "last_chars": [place.last_char for _, place in places],
         "pages": [place.page for _, place in places],
         "heading_paths": [place.heading_path for _, place in places],
+        **_unenhanced(completions),
+    }
+
+
+def _unenhanced(completions: Sequence[Completion | DocumentCompletion]) -> dict[str, Any]:
+    return {
+        "unenhanced": [completion.unenhanced for completion in completions],
+        "again_in": [completion.again_in for completion in completions],
     }
 
 

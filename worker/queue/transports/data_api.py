@@ -86,6 +86,7 @@ def _decimals(vector: Vector) -> str:
 # By the type of an argument in SQL, for values that JSON cannot express.
 _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "interval": _interval,
+    "interval[]": lambda times: [time if time is None else _interval(time) for time in times],
     "timestamp with time zone": datetime.isoformat,
     "uuid": str,
     "uuid[]": lambda values: [str(value) for value in values],

@@ -46,7 +46,7 @@ as $$
 $$;
 
 -- The text that a model would get for a record. Null if it would get none: the row is missing or outside the
--- filter, there is nothing to embed, or its vector was made from this text by this model.
+-- filter, there is nothing to embed, or its vector was made from this text by this model, and enhanced if it has to be.
 create function embedding.text_to_embed(target public.embedding_targets, record_id text, default_model text)
 returns text
 language plpgsql
@@ -58,18 +58,19 @@ declare
 begin
     execute format($sql$
         select convert_from(convert_to(eq_content, 'UTF8'), 'UTF8') -- raises if it is no text: SQL_ASCII
-          from (select coalesce(eq_given, (%1$s)::text) as eq_content, eq_old_hash, eq_old_model,
+          from (select coalesce(eq_given, (%1$s)::text) as eq_content, eq_old_hash, eq_old_model, eq_unenhanced,
                        %2$s as eq_has_vector
                   from (select $1 as eq_record) as eq_asked
                   left join lateral (
-                        select content as eq_given, content_hash as eq_old_hash, model as eq_old_model
+                        select content as eq_given, content_hash as eq_old_hash, model as eq_old_model,
+                               unenhanced as eq_unenhanced
                           from public.embedding_queue
                          where record_id = eq_record and target_id = $2) as eq_job on true
                  cross join %3$s
                  where %4$s and (%5$s)) as eq_found
          where eq_content collate "C" ~ $3
-           and (eq_has_vector and eq_old_model = $4 and eq_old_hash = sha256(convert_to(eq_content, 'UTF8')))
-               is not true
+           and (eq_has_vector and eq_old_model = $4 and eq_unenhanced is null
+                and eq_old_hash = sha256(convert_to(eq_content, 'UTF8'))) is not true
         $sql$,
         embedding.text_sql(target), embedding.has_vector_sql(target), target.relation, target.record_match_sql, coalesce(target.filter, 'true'))
        into content

@@ -72,7 +72,7 @@ end $$;
 create function embedding.complete_in_chunks(
     target public.embedding_targets, ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], costs real[],
     place_ids bigint[], place_hashes bytea[], first_chars integer[], last_chars integer[], pages integer[],
-    heading_paths text[], out done bigint[], out missing bigint[]
+    heading_paths text[], unenhanced text[], again_in interval[], out done bigint[], out missing bigint[]
 )
 language plpgsql
 set search_path = '', pg_temp
@@ -95,29 +95,32 @@ begin
     missing := embedding.unstaged(
         target, array(select ids[place] from unnest(places) as locked (place)), records, place_ids, place_hashes);
     select array_agg(given.id order by place), array_agg(given.lease order by place), array_agg(given.hash order by place),
-           array_agg(given.tokens order by place), array_agg(given.cost order by place), array_agg(locked.record order by place)
-      into ids, leases, hashes, tokens, costs, records
-      from unnest(ids, leases, hashes, tokens, costs) with ordinality as given (id, lease, hash, tokens, cost, place)
+           array_agg(given.tokens order by place), array_agg(given.cost order by place), array_agg(given.class order by place),
+           array_agg(given.again_in order by place), array_agg(locked.record order by place)
+      into ids, leases, hashes, tokens, costs, unenhanced, again_in, records
+      from unnest(ids, leases, hashes, tokens, costs, unenhanced, again_in)
+           with ordinality as given (id, lease, hash, tokens, cost, class, again_in, place)
       join unnest(places, records) as locked (place, record) using (place)
      where given.id <> all (missing);
     if ids is not null then
         perform embedding.replace_places(
             target, ids, records, place_ids, place_hashes, first_chars, last_chars, pages, heading_paths);
-        perform embedding.finish_jobs(ids, leases, hashes, model, tokens, null, costs);
+        perform embedding.finish_jobs(ids, leases, hashes, model, tokens, null, costs, unenhanced, again_in);
         done := ids;
     end if;
 end $$;
 
--- Completes the jobs of texts in chunks: `ids`, `leases`, `hashes`, `tokens` and `costs` have one element for each text, and the
--- other arrays one for each passage, in the order of the texts. `place_ids`: the job of its text; `place_hashes`: its chunk, which
--- stage_chunks has stored; `first_chars` and `last_chars`: from which character, counted from 0, and before which one; `pages` and
--- `heading_paths` may be null. A text without a passage has nothing that a search could find. Returns the jobs that were refused,
--- with a reason of complete_embeddings, or `unstaged`: a chunk is not stored, since another session removed it. All
--- others are completed. Raises lock_not_available if the table is locked as a whole.
+-- Completes the jobs of texts in chunks: `ids`, `leases`, `hashes`, `tokens`, `costs`, `unenhanced` and `again_in` (see
+-- complete_embeddings) have one element for each text, and the other arrays one for each passage, in the order of the texts.
+-- `place_ids`: the job of its text; `place_hashes`: its chunk, which stage_chunks has stored; `first_chars` and `last_chars`:
+-- from which character, counted from 0, and before which one; `pages` and `heading_paths` may be null. A text without a passage
+-- has nothing that a search could find. Returns the jobs that were refused, with a reason of complete_embeddings, or `unstaged`:
+-- a chunk is not stored, since another session removed it. All others are completed. Raises lock_not_available if the table is
+-- locked as a whole.
 create function public.complete_documents(
     ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], costs real[],
     place_ids bigint[], place_hashes bytea[], first_chars integer[], last_chars integer[], pages integer[],
-    heading_paths text[]
+    heading_paths text[], unenhanced text[] default null, again_in interval[] default null
 )
 returns table (id bigint, reason text)
 language plpgsql
@@ -137,8 +140,9 @@ declare
     context text;
 begin
     perform embedding.check_lengths(
-        'ids, leases, hashes, tokens and costs', array[cardinality(ids), cardinality(leases), cardinality(hashes)],
-        array[cardinality(tokens), cardinality(costs)]);
+        'ids, leases, hashes, tokens, costs, unenhanced and again_in',
+        array[cardinality(ids), cardinality(leases), cardinality(hashes)],
+        array[cardinality(tokens), cardinality(costs), cardinality(unenhanced), cardinality(again_in)]);
     perform embedding.check_lengths(
         'place_ids, place_hashes, first_chars, last_chars, pages and heading_paths',
         array[cardinality(place_ids), cardinality(place_hashes), cardinality(first_chars), cardinality(last_chars)],
@@ -153,7 +157,8 @@ begin
                 select completed.done, completed.missing into done, missing
                   from embedding.complete_in_chunks(
                            target, ids, leases, hashes, model, tokens, costs,
-                           place_ids, place_hashes, first_chars, last_chars, pages, heading_paths) as completed;
+                           place_ids, place_hashes, first_chars, last_chars, pages, heading_paths, unenhanced,
+                           again_in) as completed;
                 if cardinality(done) < cardinality(ids) then -- it hashes their texts again
                     return query
                     select refused.id, case when refused.id = any (missing) then 'unstaged' else refused.reason end
@@ -178,7 +183,8 @@ begin
               from (values (1, middle), (middle + 1, cardinality(ids))) as part (first, last)
              cross join lateral public.complete_documents(
                        ids[first:last], leases[first:last], hashes[first:last], model, tokens[first:last],
-                       costs[first:last], place_ids, place_hashes, first_chars, last_chars, pages, heading_paths) as half;
+                       costs[first:last], place_ids, place_hashes, first_chars, last_chars, pages, heading_paths,
+                       unenhanced[first:last], again_in[first:last]) as half;
             return;
         elsif num_nonnulls(fault, state) > 0 then
             return query select * from embedding.refuse_documents(target, ids, leases, null, fault, state, cause);

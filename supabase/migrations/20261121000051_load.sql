@@ -38,7 +38,8 @@ begin
               join pg_class as class on vacuum.relid in (class.oid, class.reltoastrelid)
               join (select target.relation, target.table_name from public.embedding_targets as target
                     union all values ('public.embedding_queue', 'embedding_queue'),
-                                     ('public.embedding_cache', 'embedding_cache')) as vacuumed (relation, name)
+                                     ('public.embedding_cache', 'embedding_cache'),
+                                     ('public.embedding_enhancements', 'embedding_enhancements')) as vacuumed (relation, name)
                 on class.oid = to_regclass(vacuumed.relation)
              where vacuum.datid = (select oid from pg_database where datname = current_database())
              order by vacuumed.name
