@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from worker.embedders.answers import decode_vector, extract_message, read_json, shared_out, stacked
 from worker.embedders.base import (
@@ -31,6 +32,35 @@ NOT_PULLED = re.compile(r"try pulling it first|model .* not found")
 CRASHED = re.compile(r"answered 400: .*(\bEOF\b|\bNaN\b|\bconnection\b|\brunner\b)")
 
 
+@dataclass(slots=True)
+class OllamaConnection(Connection):
+    """A connection to an Ollama. It waits longer while a model is loaded, and understands what
+    Ollama says of errors."""
+
+    loaded_until: float = field(default=0.0, init=False)
+    """By time.monotonic."""
+
+    def ask(self, path: str, body: Mapping[str, object], texts: int = 1) -> Reply:
+        """Send a request about this many texts, as `post` does."""
+        loading = time.monotonic() > self.loaded_until
+        seconds = max(self.timeout, LOADING_SECONDS) if loading else self.timeout
+        try:
+            reply = self.post(path, {**body, "keep_alive": f"{KEEP_ALIVE_MINUTES}m"}, seconds)
+        except ProviderRefused as refusal:
+            if NOT_PULLED.search(refusal.cause):
+                pull = f"ollama pull {body['model']}"
+                refusal.hint = f"Run `{pull}` at {self.hints.address}, then start again."
+            raise
+        except Rejected as refusal:
+            if refusal.error_class == "rejected" and CRASHED.search(refusal.cause):
+                raise Transient(refusal.cause, of_the_input=True) from None
+            if refusal.error_class == "too_large" and texts == 1:
+                raise Rejected(refusal.cause, error_class="too_long") from None
+            raise
+        self.loaded_until = time.monotonic() + KEEP_ALIVE_MINUTES * 60
+        return reply
+
+
 class OllamaEmbedder:
     """The model `name` of the Ollama at OLLAMA_HOST, at the width of the column if the model is
     known to have a smaller one."""
@@ -47,7 +77,7 @@ class OllamaEmbedder:
         self.model = f"{self.provider}:{name}"
         self.prompts = prompts
         self._name = name
-        self._connection = Connection(
+        self._connection = OllamaConnection(
             settings.ollama_host,
             None,
             settings.embedding_timeout_seconds,
@@ -57,7 +87,6 @@ class OllamaEmbedder:
         asked = about.width_to_ask_for(dimensions)
         self.dimensions = asked or about.width
         self._more: dict[str, object] = {"dimensions": asked} if asked else {}
-        self._loaded_until = 0.0  # by time.monotonic
 
     def probe(self) -> None:
         if self.dimensions is None:
@@ -65,33 +94,10 @@ class OllamaEmbedder:
 
     def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
         prompted = [well_formed(text) for text in self.prompts.before(texts, role)]
-        reply = self._ask(prompted)
-        self._loaded_until = time.monotonic() + KEEP_ALIVE_MINUTES * 60
+        body = {"model": self._name, "input": prompted, "truncate": False, **self._more}
+        reply = self._connection.ask("/api/embed", body, len(prompted))
         vectors, tokens = self._connection.decode(lambda: _decoded(reply.content, len(texts)))
         return Embeddings(vectors, shared_out(tokens, [size_of(text) for text in prompted]))
-
-    def _ask(self, texts: list[str]) -> Reply:
-        body = {
-            "model": self._name,
-            "input": texts,
-            "truncate": False,
-            "keep_alive": f"{KEEP_ALIVE_MINUTES}m",
-        }
-        seconds = self._connection.timeout
-        if time.monotonic() > self._loaded_until:
-            seconds = max(seconds, LOADING_SECONDS)
-        try:
-            return self._connection.post("/api/embed", body | self._more, seconds)
-        except ProviderRefused as refusal:
-            if NOT_PULLED.search(refusal.cause):
-                refusal.hint = f"Run `ollama pull {self._name}` at OLLAMA_HOST, then start again."
-            raise
-        except Rejected as refusal:
-            if refusal.error_class == "rejected" and CRASHED.search(refusal.cause):
-                raise Transient(refusal.cause, of_the_input=True) from None
-            if refusal.error_class == "too_large" and len(texts) == 1:
-                raise Rejected(refusal.cause, error_class="too_long") from None
-            raise
 
     def close(self) -> None:
         self._connection.close()
