@@ -64,6 +64,10 @@ class Settings:
     azure_openai_endpoint: str | None = field(default=None, repr=False)
     azure_openai_api_key: str | None = field(default=None, repr=False)
     ollama_host: str = field(default="http://127.0.0.1:11434", repr=False)
+    enable_llm_enhancement: bool = False
+    ollama_llm_base_url: str | None = field(default=None, repr=False)
+    ollama_llm_model: str | None = None
+    enhancement_cache_mb: int = 64
     next_public_api_base_url: str | None = field(default=None, repr=False)
     embedding_api_token: str | None = field(default=None, repr=False)
     embedding_extra_body: Mapping[str, Mapping[str, object]] | None = None
@@ -159,9 +163,12 @@ class Settings:
 
     def _missing(self) -> dict[str, str]:
         """Return the missing variables that the given ones require, and why."""
+        missing = {}
         if self.uses_data_api and not self.supabase_service_role_key:
-            return {"SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_URL is, and DATABASE_URL is not"}
-        return {}
+            missing["SUPABASE_SERVICE_ROLE_KEY"] = "SUPABASE_URL is, and DATABASE_URL is not"
+        if self.enable_llm_enhancement and not self.ollama_llm_model:
+            missing["OLLAMA_LLM_MODEL"] = "ENABLE_LLM_ENHANCEMENT is true"
+        return missing
 
     def _missing_for_the_model(self) -> dict[str, str]:
         """Return the missing variables that EMBEDDING_MODEL requires, and why."""
@@ -409,6 +416,18 @@ def _ollama_host(given: str) -> str:
     return (url if has_port else f"http://{parts.netloc}:{OLLAMA_PORT}{parts.path}").rstrip("/")
 
 
+def _ollama_llm_base_url(given: str) -> str:
+    # Guides for OpenAI's client add /v1, and some add /api: requests go to neither of them.
+    return re.sub(r"(?<!/)/(v1|api)$", "", _ollama_host(given))
+
+
+def _ollama_model(given: str) -> str:
+    name = given.removeprefix("ollama:")
+    if not re.fullmatch(r"[\w./:@-]+", name, re.ASCII):
+        raise ValueError(f"must be the name of a model of Ollama, like gemma3:12b: `{given}`")
+    return name
+
+
 def _model(given: str) -> str:
     if not re.fullmatch(r"[a-z-]+:\S+", given):
         raise ValueError(f"must be provider:model, like openai:text-embedding-3-small: `{given}`")
@@ -433,6 +452,10 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "azure_openai_endpoint": _http_url,
     "azure_openai_api_key": str,
     "ollama_host": _ollama_host,
+    "enable_llm_enhancement": _yes_or_no,
+    "ollama_llm_base_url": _ollama_llm_base_url,
+    "ollama_llm_model": _ollama_model,
+    "enhancement_cache_mb": _whole_number(0, MOST_CACHE),
     "next_public_api_base_url": _http_url,
     "embedding_api_token": str,
     "embedding_extra_body": _extra_body,

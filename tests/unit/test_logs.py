@@ -127,6 +127,7 @@ SECRETS = {
     "AZURE_OPENAI_ENDPOINT": "https://user:hunter2-azure@azure.example",
     "AZURE_OPENAI_API_KEY": "hunter2-azure-key",
     "OLLAMA_HOST": "http://user:hunter2-ollama@ollama.example:1",
+    "OLLAMA_LLM_BASE_URL": "http://user:hunter2-chat@ollama.example:1/v1",
     "NEXT_PUBLIC_API_BASE_URL": "https://user:hunter2-api@api.example",
     "EMBEDDING_API_TOKEN": "hunter2-token",
     **{

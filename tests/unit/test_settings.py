@@ -46,6 +46,10 @@ def test_every_variable_is_read() -> None:
             "AZURE_OPENAI_ENDPOINT": "https://given.openai.azure.com",
             "AZURE_OPENAI_API_KEY": "azure-given",
             "OLLAMA_HOST": "gpu-box",
+            "ENABLE_LLM_ENHANCEMENT": "true",
+            "OLLAMA_LLM_BASE_URL": "http://chat-box:8080/v1",
+            "OLLAMA_LLM_MODEL": "gemma3:12b",
+            "ENHANCEMENT_CACHE_MB": "0",
             "NEXT_PUBLIC_API_BASE_URL": "https://app.example.com",
             "EMBEDDING_API_TOKEN": "token-given",
             "EMBEDDING_EXTRA_BODY": '{"cohere": {"priority": 5}}',
@@ -72,6 +76,10 @@ def test_every_variable_is_read() -> None:
         azure_openai_endpoint="https://given.openai.azure.com",
         azure_openai_api_key="azure-given",
         ollama_host="http://gpu-box:11434",
+        enable_llm_enhancement=True,
+        ollama_llm_base_url="http://chat-box:8080",
+        ollama_llm_model="gemma3:12b",
+        enhancement_cache_mb=0,
         next_public_api_base_url="https://app.example.com",
         embedding_api_token="token-given",
         embedding_extra_body={"cohere": {"priority": 5}},
@@ -218,6 +226,49 @@ def test_what_is_no_host_of_ollama_is_not_repeated(given: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("http://gpu-box:11434", "http://gpu-box:11434"),
+        ("http://gpu-box:11434/v1", "http://gpu-box:11434"),
+        ("http://gpu-box:11434/v1/", "http://gpu-box:11434"),
+        ("http://gpu-box:11434/api", "http://gpu-box:11434"),
+        ("https://example.com/ollama/api/", "https://example.com/ollama"),
+        ("https://example.com/v1/ollama", "https://example.com/v1/ollama"),
+        ("http://api", "http://api"),
+        ("https://example.com/my-api", "https://example.com/my-api"),
+        ("gpu-box/v1", "http://gpu-box:11434"),
+        ("0.0.0.0:8080/api", "http://127.0.0.1:8080"),
+    ],
+)
+def test_the_address_for_chat_models_is_one_of_ollama_without_the_path_of_its_apis(
+    given: str, read: str
+) -> None:
+    assert Settings.from_mapping({"OLLAMA_LLM_BASE_URL": given}).ollama_llm_base_url == read
+
+
+@pytest.mark.parametrize("given", ["ftp://gpu-box", "gpu-box:port/v1", "http://", "[::"])
+def test_what_is_no_address_for_chat_models_is_not_repeated(given: str) -> None:
+    assert problems(OLLAMA_LLM_BASE_URL=given) == [
+        "OLLAMA_LLM_BASE_URL must be an address like http://127.0.0.1:11434"
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", ["gemma3", "gemma3:12b", "hf.co/unsloth/Qwen3-8B-GGUF:Q4_K_M", "ollama:gemma3:12b"]
+)
+def test_a_chat_model_is_named_as_ollama_names_it(given: str) -> None:
+    read = Settings.from_mapping({"OLLAMA_LLM_MODEL": given}).ollama_llm_model
+    assert read == given.removeprefix("ollama:")
+
+
+@pytest.mark.parametrize("given", ["two words", "a#b", "ollama:", "a\x00b", "gémma"])
+def test_what_is_no_name_of_a_chat_model_is_repeated_with_an_example(given: str) -> None:
+    assert problems(OLLAMA_LLM_MODEL=given) == [
+        f"OLLAMA_LLM_MODEL must be the name of a model of Ollama, like gemma3:12b: `{given}`"
+    ]
+
+
 def test_all_that_is_malformed_is_told_at_once() -> None:
     malformed = {
         "DATABASE_URL": "host=localhost",
@@ -267,6 +318,15 @@ def test_an_endpoint_of_your_own_without_a_host_needs_one() -> None:
     assert problem.startswith("NEXT_PUBLIC_API_BASE_URL is not set, but EMBEDDING_MODEL is http:/")
     Settings.from_mapping(relative | {"NEXT_PUBLIC_API_BASE_URL": "https://app.example.com"})
     Settings.from_mapping({"EMBEDDING_MODEL": "http:https://app.example.com/api"})
+
+
+def test_enhancement_by_default_needs_a_chat_model() -> None:
+    [problem] = problems(ENABLE_LLM_ENHANCEMENT="true")
+    assert problem == "OLLAMA_LLM_MODEL is not set, but ENABLE_LLM_ENHANCEMENT is true"
+    Settings.from_mapping({"ENABLE_LLM_ENHANCEMENT": "true", "OLLAMA_LLM_MODEL": "gemma3"})
+    Settings.from_mapping({"ENABLE_LLM_ENHANCEMENT": "false"})
+    [problem] = problems(ENABLE_LLM_ENHANCEMENT="true", OLLAMA_LLM_MODEL="two words")
+    assert problem.startswith("OLLAMA_LLM_MODEL must be the name of a model")
 
 
 def test_a_lease_must_leave_room_for_three_heartbeats() -> None:
