@@ -3,17 +3,18 @@
     with aimock("--chaos-ratelimit", "0.2") as root:
         environment = {"OPENAI_BASE_URL": f"{root}/v1"}
 
-Without fixtures it makes up a vector for each text, the same each time.
+It makes up a vector for each text, the same each time. A chat model answers as its `fixtures` say.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,16 +28,16 @@ def aimock_is_here() -> bool:
 
 
 @contextmanager
-def aimock(*options: str) -> Iterator[str]:
+def aimock(*options: str, fixtures: Sequence[object] = ()) -> Iterator[str]:
     """Yield the address of one that was started with these options, on a port of its own.
 
     Stopped on leaving.
     """
     assert aimock_is_here(), NO_AIMOCK
     with tempfile.TemporaryDirectory(prefix="embedding-worker-aimock-") as folder:
-        fixtures = Path(folder, "fixtures.json")
-        fixtures.write_text('{"fixtures": []}')
-        command = ["node", str(PROGRAM), "--port", "0", "--fixtures", str(fixtures), *options]
+        file = Path(folder, "fixtures.json")
+        file.write_text(json.dumps({"fixtures": fixtures}))
+        command = ["node", str(PROGRAM), "--port", "0", "--fixtures", str(file), *options]
         log = Path(folder, "log")
         with (
             log.open("wb") as output,

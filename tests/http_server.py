@@ -35,6 +35,12 @@ def vector_for(text: str, dimensions: int) -> Vector:
     return (noise / np.linalg.norm(noise)).astype(np.float32)
 
 
+def text_for(prompt: str, data: str) -> str:
+    """What every stand-in of a chat model writes, the same on every machine."""
+    about, by = (shake_256(text.encode()).hexdigest(4) for text in (data, prompt))
+    return f"This is about {about}, as {by} demands."
+
+
 def tokens_in(text: str) -> int:
     """What `text` counts for in usage and against limits."""
     return -(-len(text.encode()) // 4)
@@ -55,6 +61,8 @@ class Request:
         given: Any = next((self.body[name] for name in fields if name in self.body), [])
         if "requests" in self.body:  # as Gemini has them
             given = [each["content"]["parts"][0]["text"] for each in self.body["requests"]]
+        if "messages" in self.body:
+            given = [each["content"] for each in self.body["messages"]]
         return [given] if isinstance(given, str) else given
 
     @property

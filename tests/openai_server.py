@@ -1,4 +1,5 @@
-"""A stand-in for the paid HTTP API: OpenAI's embeddings endpoint, as documented, on this machine.
+"""A stand-in for the paid HTTP API: OpenAI's embeddings and chat endpoints, as documented, on this
+machine.
 
     with OpenAIServer() as server:
         server.faults += [rate_limited(**{"retry-after": "2"}), hang]
@@ -34,6 +35,7 @@ from tests.http_server import (
     hang,
     in_base64,
     not_json,
+    text_for,
     tokens_in,
     vector_for,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "Vector",
     "answers",
     "as_lists",
+    "completion",
     "cut_short",
     "error_with_status_200",
     "hang",
@@ -58,6 +61,7 @@ __all__ = [
     "out_of_quota",
     "rate_limited",
     "server_error",
+    "text_for",
     "tokens_in",
     "too_few_items",
     "unavailable",
@@ -75,6 +79,10 @@ WIDTHS = {
     "text-embedding-3-large": 3072,
     "text-embedding-ada-002": 1536,
 }
+# The chat models, and how many tokens each spends on its reasoning.
+CHAT_MODELS = {"gpt-4o-mini": 0, "gpt-4.1-nano": 0, "gpt-5-mini": 1500}
+CHAT_CONTEXT = 128_000
+CHAT = "/v1/chat/completions"
 MAX_ITEMS = 2048
 MAX_TOKENS_PER_TEXT = 8192
 MAX_TOKENS_PER_REQUEST = 300_000
@@ -210,11 +218,13 @@ class OpenAIServer(ModelServer):
         }
 
     def due(self, request: Request) -> Answer:
+        refusal = self._wrong_key(request) or _wrong_path(request) or self._over_the_limit(request)
+        if refusal:
+            return refusal
+        if request.path == CHAT:
+            return _wrong_chat(request) or self._rejected(request) or _completion(request)
         return (
-            self._wrong_key(request)
-            or _wrong_path(request)
-            or self._over_the_limit(request)
-            or _wrong_model(request)
+            _wrong_model(request)
             or _wrong_input(request)
             or self._rejected(request)
             or _embeddings(request)
@@ -278,19 +288,85 @@ class OpenAIServer(ModelServer):
 
 
 def _wrong_path(request: Request) -> Answer | None:
-    if request.path == "/v1/embeddings":
+    if request.path in ("/v1/embeddings", CHAT):
         return None
     return _refusal(404, f"Invalid URL ({request.method} {request.path})")
+
+
+def _no_such_model(model: object) -> Answer:
+    return _refusal(
+        404,
+        f"The model `{model}` does not exist or you do not have access to it.",
+        code="model_not_found",
+    )
+
+
+def _wrong_chat(request: Request) -> Answer | None:
+    """What a chat is refused for. A model that reasons takes only the newer name of the limit, and
+    no temperature of its own."""
+    body, model = request.body, request.body.get("model")
+    if model in WIDTHS:
+        return _refusal(404, "This is not a chat model and thus not supported in this endpoint.")
+    if model not in CHAT_MODELS:
+        return _no_such_model(model)
+    if CHAT_MODELS[model] and "max_tokens" in body:
+        message = (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
+            " 'max_completion_tokens' instead."
+        )
+        return _refusal(400, message, code="unsupported_parameter", param="max_tokens")
+    if CHAT_MODELS[model] and body.get("temperature", 1) != 1:
+        message = (
+            "Unsupported value: 'temperature' does not support 0 with this model. Only the default"
+            " (1) value is supported."
+        )
+        return _refusal(400, message, code="unsupported_value", param="temperature")
+    tokens = sum(map(tokens_in, request.texts))
+    if tokens <= CHAT_CONTEXT:
+        return None
+    return _refusal(
+        400,
+        f"This model's maximum context length is {CHAT_CONTEXT} tokens. However, your messages"
+        f" resulted in {tokens} tokens. Please reduce the length of the messages.",
+        code="context_length_exceeded",
+        param="messages",
+    )
+
+
+def _completion(request: Request) -> Answer:
+    body = request.body
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or CHAT_CONTEXT
+    reasoning = min(CHAT_MODELS[body["model"]], limit)
+    text = text_for(*request.texts)
+    is_cut = reasoning + tokens_in(text) > limit
+    text = text.encode()[: 4 * (limit - reasoning)].decode(errors="ignore")
+    read, written = sum(map(tokens_in, request.texts)), reasoning + tokens_in(text)
+    return Answer(200, as_json(completion(text, "length" if is_cut else "stop", read, written)))
+
+
+def completion(
+    text: str | None, finish_reason: str = "stop", read: int = 9, written: int = 9
+) -> dict[str, Any]:
+    """The body of an answer of a chat model."""
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return {
+        "id": "chatcmpl-made-up",
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        ],
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+        },
+    }
 
 
 def _wrong_model(request: Request) -> Answer | None:
     model, dimensions = request.body.get("model"), request.body.get("dimensions")
     if model not in WIDTHS:
-        return _refusal(
-            404,
-            f"The model `{model}` does not exist or you do not have access to it.",
-            code="model_not_found",
-        )
+        return _no_such_model(model)
     if dimensions is None:
         return None
     if not model.startswith("text-embedding-3-"):
@@ -334,13 +410,19 @@ def _embeddings(request: Request) -> Answer:
 
 
 def _refusal(
-    status: int, message: str, kind: str = "invalid_request_error", code: str | None = None
+    status: int,
+    message: str,
+    kind: str = "invalid_request_error",
+    code: str | None = None,
+    param: str | None = None,
 ) -> Answer:
-    return Answer(status, as_json(_error(message, kind, code)))
+    return Answer(status, as_json(_error(message, kind, code, param)))
 
 
-def _error(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def _error(
+    message: str, kind: str, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def _masked(key: str) -> str:

@@ -124,17 +124,25 @@ class Transient(ProviderError):
 class Rejected(ProviderError):
     """The provider refuses this input, by `error_class`:
 
-    rejected    for its content
-    too_long    a text is longer than the model takes
-    too_large   there is too much in one request; half of it may do
-    bad_vector  its vector for the text is unusable
+    rejected      for its content
+    too_long      a text is longer than the model takes
+    too_large     there is too much in one request; half of it may do
+    bad_vector    its vector for the text is unusable
+    empty_answer  a chat model wrote no visible text
 
     `share` is how much of a text that is too long the model would take, if the provider says so.
+    `unsupported` is the field of the request that the model does not support, likewise.
     """
 
     def __init__(
-        self, cause: str, *, error_class: str = "rejected", share: float | None = None
+        self,
+        cause: str,
+        *,
+        error_class: str = "rejected",
+        share: float | None = None,
+        unsupported: str | None = None,
     ) -> None:
         super().__init__(cause)
         self.error_class = error_class
         self.share = share
+        self.unsupported = unsupported

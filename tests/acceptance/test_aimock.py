@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import pytest
@@ -19,8 +19,9 @@ from tests.aimock import NO_AIMOCK, aimock, aimock_is_here
 from tests.conftest import IN_CI, Database, Worker, rows
 from tests.ollama_server import OllamaServer
 from tests.openai_server import vector_for
-from worker.embedders.registry import open_embedder
-from worker.errors import Transient
+from worker.embedders.base import ChatModel
+from worker.embedders.registry import open_chat_model, open_embedder
+from worker.errors import ProviderRefused, Transient
 from worker.settings import Settings
 
 pytestmark = pytest.mark.skipif(not aimock_is_here() and not IN_CI, reason=NO_AIMOCK)
@@ -120,3 +121,33 @@ def test_an_answer_of_another_api_than_was_asked_is_never_taken() -> None:
             embedder.embed(["first", "second"], "document")
         embedder.close()
     assert caught.value.error_class == "bad_answer"
+
+
+CHAT = [{"match": {"userMessage": '"the data"'}, "response": {"content": "A note\non\tdata. "}}]
+
+
+@pytest.mark.parametrize("model", ["openai:gpt-4o-mini", "ollama:gemma3:12b"])
+def test_a_chat_model_answers_and_its_misbehaviour_has_the_class_of_its_kind(model: str) -> None:
+    with aimock(fixtures=CHAT) as root, asking(model, root) as chat:
+        answer = chat.answer("Describe it.", '{"text": "the data"}')
+        assert answer.text == "A note\non data."
+        with pytest.raises(ProviderRefused, match="answered 404"):
+            chat.answer("Describe it.", "what no fixture knows")
+    for fault, error_class in (
+        ("ratelimit", "rate_limited"),
+        ("drop", "provider_error"),
+        ("malformed", "bad_answer"),
+        ("disconnect", "unreachable"),
+    ):
+        with aimock(f"--chaos-{fault}", "1", fixtures=CHAT) as root, asking(model, root) as chat:
+            with pytest.raises(Transient) as caught:
+                chat.answer("Describe it.", '{"text": "the data"}')
+            assert caught.value.error_class == error_class
+
+
+@contextmanager
+def asking(model: str, root: str) -> Iterator[ChatModel]:
+    """The chat model whose server is at this address."""
+    settings = Settings(openai_base_url=f"{root}/v1", ollama_llm_base_url=root)
+    with closing(open_chat_model(model, settings)) as chat:
+        yield chat

@@ -15,7 +15,7 @@ from dotenv import dotenv_values
 
 from worker import cli, errors
 from worker.database.migrations import migrations
-from worker.embedders.models import MODELS, ModelInfo
+from worker.embedders.models import CHAT_PRICES, MODELS, ModelInfo
 from worker.embedders.rerankers import PRICES
 from worker.engine.events import EVENTS
 from worker.errors import WorkerError
@@ -220,6 +220,14 @@ def test_the_table_of_rerankers_is_that_of_the_code() -> None:
     }
 
 
+def test_the_table_of_prices_of_chat_models_is_that_of_the_code() -> None:
+    rows = table(PROVIDERS, "chat model", "US dollars for a million tokens read", "written")
+    assert rows == [
+        [f"openai:{name}", f"{price.read:.2f}", f"{price.written:.2f}"]
+        for name, price in CHAT_PRICES.items()
+    ]
+
+
 def test_the_table_of_error_classes_is_complete() -> None:
     described = re.findall(r"^    ([a-z]\w+)  +\w", str(errors.Transient.__doc__), re.M)
     described += re.findall(r"^    ([a-z]\w+)  +\w", str(errors.Rejected.__doc__), re.M)
@@ -233,7 +241,7 @@ def test_the_table_of_error_classes_is_complete() -> None:
         "wrong_width",
         "not_configured",
     }
-    assert len(described) == 10
+    assert len(described) == 11
     assert classes == {row[0] for row in table(PROVIDERS, "class", "when", "what the worker does")}
 
 

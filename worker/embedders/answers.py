@@ -1,4 +1,4 @@
-"""Reads an answer: its vectors, tokens and messages.
+"""Reads an answer: its vectors, texts, tokens and messages.
 
 The clients have decoders, but these accept answers with missing or reordered items, and take
 several times as long.
@@ -7,6 +7,7 @@ several times as long.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -15,10 +16,14 @@ import jiter
 import numpy as np
 import pybase64
 
-from worker.embedders.base import Vectors
+from worker.embedders.base import Vectors, well_formed
 
 MOST_TOKENS = 2**31 - 1  # what the queue can hold
 MOST_WORDS = 20_000  # bytes of an answer that is not JSON
+MOST_CHARACTERS = 2000  # of a text that a chat model wrote
+END_OF_REASONING = "</think>"
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+LAST_WORD = re.compile(r"\s\S{0,99}\Z")  # what is longer is of a language without spaces
 
 
 def read_json(content: bytes) -> Any:
@@ -50,6 +55,22 @@ def number_in(words: str | None) -> int | None:
 def counted(number: object) -> int | None:
     """Return `number` if it is a token count that the queue can hold, else None."""
     return number if type(number) is int and 0 <= number <= MOST_TOKENS else None
+
+
+def written_text(content: str, is_cut: bool = False) -> str:
+    """Return what a chat model wrote, without its reasoning; empty without a visible character.
+
+    Control characters become spaces, except for line breaks. A text that `is_cut`, or longer than
+    MOST_CHARACTERS, ends after its last whole word.
+    """
+    text = content.rpartition(END_OF_REASONING)[2].lstrip()
+    if text.startswith("<think>"):  # cut while it reasoned
+        return ""
+    text = well_formed(text[: 2 * MOST_CHARACTERS]).replace("\r\n", "\n")
+    text = CONTROL_CHARACTERS.sub(" ", text).strip()
+    if is_cut or len(text) > MOST_CHARACTERS:
+        text = LAST_WORD.sub("", text[: MOST_CHARACTERS + 1])[:MOST_CHARACTERS].rstrip()
+    return text if any(c.isprintable() and not c.isspace() for c in text) else ""
 
 
 def indexed_vectors(items: Sequence[object], count: int) -> Vectors:

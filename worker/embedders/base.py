@@ -1,4 +1,4 @@
-"""The interface of every provider, texts in and vectors out, and its types."""
+"""The interfaces of embedders, rerankers and chat models, and their types."""
 
 from __future__ import annotations
 
@@ -83,6 +83,24 @@ class Concurrency:
     most: int
 
 
+@dataclass(frozen=True, slots=True)
+class ChatPrice:
+    """US dollars for a million tokens that a chat model reads, and for a million that it writes."""
+
+    read: float
+    written: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """What a chat model wrote, and how many tokens it read and wrote; None if it does not say."""
+
+    text: str
+    read: int | None
+    written: int | None
+    allowances: Mapping[Measure, RateLimitStatus] = field(default_factory=dict)
+
+
 class Embedder(Protocol):
     """A model behind one provider. Used by several threads at once."""
 
@@ -151,6 +169,31 @@ class Reranker(Protocol):
         """Release connections and memory. The reranker is not used again."""
 
 
+class ChatModel(Protocol):
+    """A model that writes a text about what it is given. Used by several threads at once."""
+
+    provider: str
+    """Like `openai chat`: its limits and outages are not those of the embedding models."""
+
+    model: str
+    """`provider:model`."""
+
+    price: ChatPrice | None
+    """None if it is not known."""
+
+    concurrency: Concurrency
+
+    def answer(self, prompt: str, data: str) -> ChatAnswer:
+        """Return what the model writes about `data` by the instructions of `prompt`.
+
+        The text has no control characters but line breaks, and 2000 characters at most. Raises
+        ProviderRefused, Transient, or Rejected, also if the answer has no visible text.
+        """
+
+    def close(self) -> None:
+        """Release connections. The chat model is not used again."""
+
+
 def well_formed(text: str) -> str:
     """Return a text with `?` for each lone surrogate, which has no UTF-8. Only the command line can
     hold one."""
@@ -160,6 +203,13 @@ def well_formed(text: str) -> str:
 def cost_of(tokens: int | None, price: float | None) -> float | None:
     """Return US dollars, at a price for a million tokens; None if one of them is not known."""
     return None if tokens is None or price is None else tokens * price / 1e6
+
+
+def chat_cost(answer: ChatAnswer, price: ChatPrice | None) -> float | None:
+    """Return US dollars for an answer of a chat model; None if its tokens or price are unknown."""
+    if price is None or answer.read is None or answer.written is None:
+        return None
+    return (answer.read * price.read + answer.written * price.written) / 1e6
 
 
 def full_model(embedder: Embedder) -> str:

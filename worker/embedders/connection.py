@@ -55,7 +55,10 @@ ABOUT_THE_TEXTS = {400, 413, 422}
 PASSING = {408: "timed_out", 409: "overloaded", 424: "provider_error", 425: "overloaded"}
 NO_CREDIT = {"insufficient_quota", "billing_not_active"}  # with 429, as for a rate limit
 
-TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
+TOO_LONG = {
+    *("context_length_exceeded", "string_above_max_length"),
+    "exceed_context_size_error",  # llama.cpp
+}
 TOO_LARGE = {"max_tokens_per_request"}
 # For errors without a code: the messages of the providers, with both numbers if they are given.
 TOO_LONG_WORDS = [
@@ -74,6 +77,7 @@ TOO_LONG_WORDS = [
         r"Max input tokens: (?P<limit>\d+), request input token count: (?P<length>\d+)",
         r"expected maxLength: (?P<limit>\d+), actual: (?P<length>\d+)",
         r"Input is too long for requested model",
+        r"loaded with context length of only",  # chat models in LM Studio
     )
 ]
 TOO_LARGE_WORDS = re.compile(
@@ -84,6 +88,11 @@ TOO_LARGE_WORDS = re.compile(
     r"|can contain at most \d+ items"  # Jina
     r"|at most \d+ requests can be in one batch|payload size exceeds the limit",  # Gemini
     re.IGNORECASE,
+)
+UNSUPPORTED = {"unsupported_value", "unsupported_parameter"}
+UNSUPPORTED_WORDS = re.compile(
+    r"Unsupported (?:value|parameter): '(\w+)'"  # OpenAI, through a server that leaves out codes
+    r"|don't support (\w+)=|does not support parameters: \['(\w+)'"  # LiteLLM
 )
 # Gemini answers 400 for a key that is not valid.
 WRONG_KEY_WORDS = re.compile(r"API key (not valid|expired)\b")
@@ -265,7 +274,9 @@ class Connection:
         if error.response.has_redirect_location:
             return self._redirected(error)
         if status in ABOUT_THE_TEXTS or (status == 429 and words.startswith("Request too large")):
-            return _rejection(status, codes, words, cause)
+            refusal = _rejection(status, codes, words, cause)
+            refusal.unsupported = _unsupported_field(error.body, codes, words)
+            return refusal
         if status in PASSING or status == 429 or not 400 <= status < 500:
             return _passing(status, cause, seconds_to_wait(headers, words))
         classes = {401: "unauthorized", 403: "unauthorized", 404: "not_found"}
@@ -309,6 +320,14 @@ def _rejection(status: int, codes: set[str], words: str, cause: str) -> Rejected
         return Rejected(cause, error_class="too_large" if too_large else "rejected")
     share = _share_that_fits(too_long.groupdict()) if too_long else None
     return Rejected(cause, error_class="too_long", share=share)
+
+
+def _unsupported_field(body: object, codes: set[str], words: str) -> str | None:
+    match body:
+        case {"param": str(name)} if codes & UNSUPPORTED:
+            return name
+    found = UNSUPPORTED_WORDS.search(words)
+    return next(filter(None, found.groups()), None) if found else None
 
 
 def _share_that_fits(numbers: Mapping[str, str | None]) -> float | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from worker.embedders.base import ChatPrice
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -113,6 +115,28 @@ MODELS = {
     "cohere.embed-english-v3": ModelInfo(1024, 512, price=0.10),
     "cohere.embed-multilingual-v3": ModelInfo(1024, 512, price=0.10),
 }
+
+
+# openai.com/api/pricing, November 2026, for text that is in no cache and in no batch
+CHAT_PRICES = {
+    "gpt-4o-mini": ChatPrice(0.15, 0.60),
+    "gpt-4o": ChatPrice(2.50, 10.00),
+    "gpt-4o-2024-05-13": ChatPrice(5.00, 15.00),  # all other versions with a date cost the same
+    "gpt-4.1": ChatPrice(2.00, 8.00),
+    "gpt-4.1-mini": ChatPrice(0.40, 1.60),
+    "gpt-4.1-nano": ChatPrice(0.10, 0.40),
+    "gpt-5": ChatPrice(1.25, 10.00),
+    "gpt-5-mini": ChatPrice(0.25, 2.00),
+    "gpt-5-nano": ChatPrice(0.05, 0.40),
+}
+
+
+def chat_price(name: str) -> ChatPrice | None:
+    """Return the price of a chat model of OpenAI, also for `organisation/name` and a name with a
+    date; None if it is not known."""
+    model = name.lower().rpartition("/")[2]
+    undated = re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model)
+    return CHAT_PRICES.get(model) or CHAT_PRICES.get(undated)
 
 
 def known(name: str) -> ModelInfo:

@@ -1,14 +1,16 @@
-"""Opens the embedder of a model by its name, `provider:model`."""
+"""Opens the embedder, reranker or chat model of a name, `provider:model`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from worker.embedders.addresses import check_address
-from worker.embedders.base import LOCAL_MODEL, Embedder, Prompts, Reranker
+from worker.embedders.base import LOCAL_MODEL, ChatModel, Embedder, Prompts, Reranker
 from worker.embedders.prompts import chosen_prompts, known_prompts
 from worker.errors import SettingsError
 from worker.settings import VENDORS, Settings
+
+CHAT_PROVIDERS = ("openai", "ollama")
 
 
 def open_embedder(
@@ -76,6 +78,29 @@ def open_reranker(model: str, settings: Settings) -> Reranker:
     if provider == PROVIDER:
         return CrossEncoder(name)
     return VendorReranker(provider, name, settings)
+
+
+def open_chat_model(model: str, settings: Settings) -> ChatModel:
+    """The chat model for `provider:model`.
+
+    Raises SettingsError if there is no such provider, or it lacks a setting.
+    """
+    from worker.embedders.chat_models import OllamaChat, OpenAIChat
+
+    check_chat_model(model)
+    provider, _, name = model.partition(":")
+    return OpenAIChat(name, settings) if provider == "openai" else OllamaChat(name, settings)
+
+
+def check_chat_model(model: str) -> None:
+    """Raise SettingsError unless `provider:model` is one that can be opened, given its settings."""
+    provider, _, name = model.partition(":")
+    if provider not in CHAT_PROVIDERS or not name:
+        raise SettingsError(
+            f"there is no chat model `{model}`",
+            f"The providers are {' and '.join(CHAT_PROVIDERS)}. Give one like openai:gpt-4o-mini or"
+            " ollama:gemma3:12b.",
+        )
 
 
 def _open_local(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
