@@ -291,7 +291,7 @@ def embed_alone(megabytes: int) -> None:
     split = split_document(long_text(megabytes), chunking, estimate_tokens)
     for first in range(0, len(split.places), BATCH):
         chunks = [split.chunk_at(place) for place in split.places[first : first + BATCH]]
-        embedder.embed([(context or "") + content for context, content in chunks], "document")
+        embedder.embed([(chunk.context or "") + chunk.content for chunk in chunks], "document")
 
 
 def long_text(megabytes: int) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -16,14 +17,15 @@ import pytest
 from tests.acceptance.conftest import Held
 from tests.conftest import Database, rows
 from tests.integration.tables import completions_of
+from tests.ollama_server import OllamaServer
 from tests.openai_server import OpenAIServer, vector_for
 from worker.chunking.documents import split_document
 from worker.embedders.base import Embedder
-from worker.embedders.registry import open_embedder
+from worker.embedders.registry import open_chat_model, open_embedder
 from worker.engine import retry
 from worker.engine.embedding import Outcome
 from worker.engine.heartbeat import Leases
-from worker.engine.models import OpenEmbedder
+from worker.engine.models import OpenChatModel, OpenEmbedder
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import Progress, RunStats
 from worker.engine.splitting import Split
@@ -66,6 +68,10 @@ class Runs:
     open_embedder: OpenEmbedder | None = None
     """Opens models instead of `open`."""
     split: Split = split_document
+    open_chat_model: OpenChatModel | None = None
+    """Opens chat models instead of the stand-ins."""
+    ollama: OllamaServer | None = None
+    """Has the chat models `ollama:...`."""
 
     def new(
         self,
@@ -87,18 +93,24 @@ class Runs:
             progress=progress or Remarks(),
             stop=stop or Event(),
             throttle=throttle,
+            open_chat_model=self.open_chat_model
+            or partial(open_chat_model, settings=self.settings),
         )
 
     def drain(self, batch_size: int = 10, **options: Any) -> RunStats:
         return self.new(batch_size, **options).drain()
 
     def open(self, model: str, width: int | None, prompt: str | None = None) -> Embedder:
+        return open_embedder(model, width, self.settings, prompt)
+
+    @property
+    def settings(self) -> Settings:
         settings = Settings(
             openai_api_key=self.key or self.server.api_key,
             openai_base_url=self.server.base_url,
             embedding_timeout_seconds=self.timeout,
         )
-        return open_embedder(model, width, settings, prompt)
+        return replace(settings, ollama_host=self.ollama.root) if self.ollama else settings
 
 
 @contextmanager

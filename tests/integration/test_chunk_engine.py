@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -30,13 +31,10 @@ from worker.chunking.documents import split_document
 from worker.embedders.base import Embedder
 from worker.engine import breaker, documents
 from worker.engine.documents import SplitText
-from worker.engine.in_flight import Answer as RequestAnswer
-from worker.engine.in_flight import InFlight
-from worker.engine.models import ProviderLimits
-from worker.engine.splitting import CountTokens
+from worker.engine.in_flight import Ended, InFlight
+from worker.engine.providers import ProviderLimits
 from worker.engine.throttling import FULL, ThrottleDecision
 from worker.errors import SettingsError
-from worker.queue import Chunking
 
 ALWAYS = 1_000_000  # faults
 eventually = partial(conftest.eventually, within=LONG)
@@ -361,10 +359,10 @@ def test_a_chunk_that_is_too_long_is_truncated_if_the_target_says_so(
 
 @pytest.mark.over_a_connection
 def test_a_document_that_cannot_be_split_fails_alone(docs: Database, runs: Runs) -> None:
-    def split(content: str, chunking: Chunking, count: CountTokens) -> SplitText:
+    def split(content: str, *options: Any) -> SplitText:
         if "odd" in content:
             raise ZeroDivisionError(content)
-        return split_document(content, chunking, count)
+        return split_document(content, *options)
 
     runs.split = split
     write(docs, 1, document(5))
@@ -591,7 +589,7 @@ def test_what_is_in_flight_is_bounded_by_characters(
     in_flight: list[int] = []
     wait = InFlight.wait
 
-    def noted(self: InFlight, seconds: float) -> list[RequestAnswer]:
+    def noted(self: InFlight, seconds: float) -> Ended:
         in_flight.append(self.characters)
         return wait(self, seconds)
 
@@ -625,10 +623,10 @@ def test_answers_are_written_while_another_document_is_split(
 ) -> None:
     other = connect()
 
-    def split(content: str, chunking: Chunking, count: CountTokens) -> SplitText:
+    def split(content: str, *options: Any) -> SplitText:
         if "the house" in content:
             eventually(lambda: chunks(other) == 1)
-        return split_document(content, chunking, count)
+        return split_document(content, *options)
 
     runs.split = split
     write(docs, 1, document(1))

@@ -25,6 +25,7 @@ from worker.queue import (
     AdminQueue,
     Chunk,
     Chunking,
+    ChunkText,
     Completion,
     DocumentCompletion,
     Place,
@@ -133,14 +134,14 @@ def test_postgrest_understands_what_a_worker_sends_of_documents(
     job = claim_one(queue)
     assert (job.chunking, job.stored) == (Chunking("markdown", 1250, "characters", 20000), [])
     places = [Place(b"1", 0, 4, None, None), Place(b"2", 4, 7, 2, 'a "word" {with} \\ signs')]
-    chunks = [Chunk.of(job, place, place.heading_path, "text") for place in places]
+    chunks = [Chunk.of(job, place, ChunkText(place.heading_path, "text")) for place in places]
     staged = [Completion(chunk, vector_of(chunk), 7) for chunk in chunks]
     assert queue.stage("test:model", staged[:1]) == []
     queue.release([job])
     again = claim_one(queue)
     assert again.stored == [b"1"]
     assert queue.stage("test:model", staged[1:]) == [Refusal(job.id, "lost")]
-    chunk = Chunk.of(again, places[1], places[1].heading_path, "text")
+    chunk = Chunk.of(again, places[1], ChunkText(places[1].heading_path, "text"))
     assert queue.stage("test:model", [Completion(chunk, vector_of(chunk), 7)]) == []
     unenhanced = DocumentCompletion(again, places, 1, 7, 0.5, "timed_out", timedelta(seconds=1.5))
     assert queue.complete_documents("test:model", [unenhanced]) == []

@@ -17,8 +17,10 @@ from tests.integration.test_counts import wrong_counts
 from worker.queue import (
     AdminQueue,
     Chunk,
+    ChunkText,
     Completion,
     DocumentCompletion,
+    Enhanced,
     Enhancement,
     Job,
     Place,
@@ -78,7 +80,7 @@ def complete_each(
 ) -> list[Refusal]:
     vector = np.array([1, 2, 3], dtype=np.float32)
     whole = [
-        Completion(job, vector, 7, None, 0.5, unenhanced, again_in)
+        Completion(unenhanced_job(job, unenhanced, again_in), vector, 7, None, 0.5)
         for job, unenhanced, again_in in marked
         if not job.chunking
     ]
@@ -88,9 +90,16 @@ def complete_each(
         if job.chunking:
             text = job.content.partition("\x1f")[2]
             place = Place(sha256(text.encode()).digest(), 0, len(text), None, None)
-            refused += queue.stage(MODEL, [Completion(Chunk.of(job, place, None, text), vector, 7)])
+            refused += queue.stage(
+                MODEL, [Completion(Chunk.of(job, place, ChunkText(None, text)), vector, 7)]
+            )
             documents.append(DocumentCompletion(job, [place], 1, 7, 0.5, unenhanced, again_in))
     return refused + (queue.complete_documents(MODEL, documents) if documents else [])
+
+
+def unenhanced_job(job: Job, failure: str | None, again_in: timedelta | None) -> Job:
+    """A job for which the chat model failed, if it did."""
+    return job.with_enhancement(Enhanced(None, 0.0, None, failure, again_in)) if failure else job
 
 
 def come_due(db: Database) -> None:

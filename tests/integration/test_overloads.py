@@ -18,7 +18,7 @@ from tests.integration.jobs import SCOPE
 from tests.integration.tables import completions_of, create_role, embed
 from worker.database.migrations import scheduled, seed
 from worker.errors import SchemaError
-from worker.queue import Chunk, Completion, DocumentCompletion, Place, Report, Usage
+from worker.queue import Chunk, ChunkText, Completion, DocumentCompletion, Place, Report, Usage
 from worker.queue.functions import FUNCTIONS
 from worker.queue.postgres import PostgresQueue
 
@@ -132,7 +132,7 @@ def use_chunks(queue: PostgresQueue) -> None:
     assert queue.backfill(target, 1) == 1
     [job] = queue.claim(replace(SCOPE, table="long"), 1).jobs
     place = Place(job.content_hash, 0, 3, None, None)
-    chunk = Chunk.of(job, place, None, "one")
+    chunk = Chunk.of(job, place, ChunkText(None, "one"))
     vector = np.array([1, 2, 3], dtype=np.float32)
     assert queue.stage(job.model, [Completion(chunk, vector, None)]) == []
     assert queue.complete_documents(job.model, [DocumentCompletion(job, [place], 1, 1, None)]) == []

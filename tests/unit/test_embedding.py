@@ -35,7 +35,8 @@ from worker.embedders.openai import OpenAIEmbedder
 from worker.engine import embedding, limiter, retry
 from worker.engine.embedding import BLAMED_AFTER, PROBES, Outcome
 from worker.engine.limiter import Limiter
-from worker.engine.models import Model, Provider
+from worker.engine.models import Model
+from worker.engine.providers import Provider
 from worker.errors import ProviderRefused, Transient
 from worker.queue import Job, JobId
 from worker.settings import Settings
@@ -79,7 +80,7 @@ def embed(embedder: Embedder, jobs: list[Job], stop: Event) -> Outcome:
     """As in a run, with a provider of which nothing is known yet."""
     with ThreadPoolExecutor(1) as pool:
         provider = Provider("openai", Limiter(embedder.concurrency), pool)
-        return embedding.embed(Model(embedder, provider), jobs, stop)
+        return embedding.embed(Model(embedder=embedder, provider=provider), jobs, stop)
 
 
 def embedder_for(
@@ -113,7 +114,9 @@ def test_a_text_is_isolated_for_its_length_only_if_its_tokens_cannot_be_counted(
 ) -> None:
     jobs = jobs_for("a" * 25_000, "a" * 25_000)  # each may have more than 8191 tokens
     with ThreadPoolExecutor(1) as pool:
-        model = Model(embedder, Provider("openai", Limiter(embedder.concurrency), pool))
+        model = Model(
+            embedder=embedder, provider=Provider("openai", Limiter(embedder.concurrency), pool)
+        )
         monkeypatch.setattr(embedder, "count", None)
         assert model.requests(jobs, most=10) == [[job] for job in jobs]
         monkeypatch.setattr(embedder, "count", lambda text: 3125)

@@ -11,7 +11,7 @@ from weakref import ref
 import pytest
 
 from worker.engine.documents import Document
-from worker.queue import Job, JobId, Place
+from worker.queue import ChunkText, Job, JobId, Place
 
 RETURNED = """
 from worker.host import resident_mb, return_large_blocks
@@ -46,8 +46,8 @@ class Split:
         for first in range(0, len(self.text), 10):
             self.places.append(Place(b"%d" % first, first, first + 10, None, None))
 
-    def chunk_at(self, place: Place) -> tuple[str | None, str]:
-        return None, self.text[place.first_char : place.last_char]
+    def chunk_at(self, place: Place) -> ChunkText:
+        return ChunkText(None, self.text[place.first_char : place.last_char])
 
 
 def test_a_text_is_freed_with_its_last_chunk_that_waits() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from worker.embedders.base import cost_of
 from worker.engine.progress import RunStats
 from worker.queue import SettledStatus
 
@@ -53,10 +54,10 @@ def test_each_way_in_which_a_claim_settles_a_job_has_its_count() -> None:
 
 def test_tokens_are_added_up_where_they_are_known() -> None:
     stats = RunStats()
-    stats.models["a:silent"].add(1, None, 0.02)
+    stats.models["a:silent"].add(1, None, None)
     before = stats.tokens
     for tokens in (0, 5, None, 7):
-        stats.models["a:one"].add(1, tokens, 0.02)
+        stats.models["a:one"].add(1, tokens, 0.0)
     assert (before, stats.tokens, stats.requests) == (None, 12, 5)
 
 
@@ -75,7 +76,7 @@ def test_what_it_cost_is_known_if_all_prices_and_tokens_are(
 ) -> None:
     stats = RunStats()
     for model, tokens, price in asked:
-        stats.models[model].add(1, tokens, price)
+        stats.models[model].add(1, tokens, cost_of(tokens, price))
     assert stats.cost == pytest.approx(cost)
 
 

@@ -19,7 +19,8 @@ def split(content: str, chunking: Chunking = CHUNKING) -> SplitDocument:
 
 def strings(document: SplitDocument) -> list[str]:
     """What a model gets for each chunk."""
-    return [(before or "") + part for before, part in map(document.chunk_at, document.places)]
+    chunks = map(document.chunk_at, document.places)
+    return [(chunk.context or "") + chunk.content for chunk in chunks]
 
 
 def test_a_chunk_begins_with_the_title_and_the_headings() -> None:
@@ -30,7 +31,7 @@ def test_a_chunk_begins_with_the_title_and_the_headings() -> None:
 @pytest.mark.parametrize("before", ["", END_OF_CONTEXT])
 def test_without_a_title_and_headings_it_is_the_text_alone(before: str) -> None:
     document = split(f"{before}{SENTENCE}\n\n{SENTENCE}")
-    assert [document.chunk_at(place)[0] for place in document.places] == [None, None]
+    assert [document.chunk_at(place).context for place in document.places] == [None, None]
     assert "".join(strings(document)) == f"{SENTENCE}\n\n{SENTENCE}"
 
 
@@ -52,7 +53,7 @@ def test_another_version_of_the_splitter_has_other_hashes(monkeypatch: pytest.Mo
 
 def test_white_space_has_no_place() -> None:
     document = split(SENTENCE + "\n" * 500 + SENTENCE)
-    assert all(document.chunk_at(place)[1].strip() for place in document.places)
+    assert all(document.chunk_at(place).content.strip() for place in document.places)
     assert split(" \n\f\t ").places == []
 
 

@@ -201,7 +201,10 @@ def well_formed(text: str) -> str:
 
 
 def cost_of(tokens: int | None, price: float | None) -> float | None:
-    """Return US dollars, at a price for a million tokens; None if one of them is not known."""
+    """Return US dollars, at a price for a million tokens; None if one of them is not known and the
+    price is not zero."""
+    if price == 0.0:
+        return 0.0
     return None if tokens is None or price is None else tokens * price / 1e6
 
 

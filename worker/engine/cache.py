@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.embedders.base import full_model
+from worker.engine.embedding import completion_of
 from worker.engine.models import Model
 from worker.queue import Completion, Job, Queue
 
@@ -23,11 +24,11 @@ class VectorCache:
         if not (self.cap_mb and jobs and width):
             return []
         name = full_model(model.embedder)
-        found = self.queue.cached(name, width, [job.content_hash for job in jobs])
+        found = self.queue.cached(name, width, [job.vector_key for job in jobs])
         return [
-            Completion(job, *found[job.content_hash], cost=0.0)
+            completion_of(job, *found[key], cost=0.0)
             for job in jobs
-            if job.content_hash in found
+            if (key := job.vector_key) in found
         ]
 
     def keep(self, model: str, completions: Sequence[Completion]) -> None:

@@ -22,6 +22,7 @@ from worker.queue import Claim, Job, Queue, Scope
 LOCKED_TIMEOUT = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two attempts
 CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100; a larger claim saves no more
+MOST_ENHANCED = 40  # jobs at once: a chat model takes a second or more for each
 SLOW_CLAIM = 5.0  # seconds; no heartbeat is sent meanwhile, so the next claim is half as large
 # Limits of what is in flight. Jobs that wait for the text of another job take no request.
 MOST_JOBS = 10_000  # or four batches
@@ -55,6 +56,8 @@ class ClaimBudget:
             at_once = self._at_once // 2 if seconds > SLOW_CLAIM else 2 * self._at_once
             characters = sum(len(job.content) for job in jobs)
             fitting = MOST_CHARACTERS * len(jobs) // max(characters, 1)
+            if jobs[0].enhancement:
+                fitting = min(fitting, MOST_ENHANCED)
             self._at_once = max(min(at_once, CLAIMED_AT_ONCE, fitting), 1)
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from worker.embedders.base import full_model
+from worker.embedders.base import cost_of, full_model
 from worker.engine.availability import Availability
 from worker.engine.cache import VectorCache
 from worker.engine.documents import Documents
@@ -49,6 +49,11 @@ class Collector:
         outcome = Outcome(jobs[0].model, unfinished=list(jobs), error=error)
         self._destination(jobs).write(jobs, outcome)
 
+    def write_unembedded(self, first: list[Job], outcome: Outcome) -> None:
+        """Write the outcome of texts that were taken in, but are not sent to their model."""
+        self._write(first, outcome)
+        self.availability.report_target(first[0])
+
     def _collect(self, answers: list[Answer]) -> None:
         model = answers[0].request.model
         outcome = Outcome(full_model(model.embedder))
@@ -60,7 +65,7 @@ class Collector:
             first[0].model,
             outcome.requests,
             outcome.tokens,
-            model.embedder.price,
+            cost_of(outcome.tokens, model.embedder.price),
             outcome.request_times,
         )
         self.cache.keep(outcome.model, outcome.completions)

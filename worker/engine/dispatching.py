@@ -9,6 +9,7 @@ from threading import Event
 from worker.engine.availability import Availability
 from worker.engine.cache import VectorCache
 from worker.engine.collecting import Collector
+from worker.engine.enhancing import Enhancer, Ready
 from worker.engine.in_flight import InFlight, Request, wait_for_result
 from worker.engine.models import Model, Models, key_of
 from worker.engine.options import RunOptions
@@ -29,6 +30,7 @@ class Dispatcher:
     in_flight: InFlight
     cache: VectorCache
     collector: Collector
+    enhancer: Enhancer
     writer: Writer
     options: RunOptions
     stop: Event
@@ -66,16 +68,24 @@ class Dispatcher:
             return None
 
     def send(self, texts: Sequence[Job], *, is_trial: bool) -> None:
-        """Send the texts of one target that are neither in flight nor cached."""
+        """Send the texts of one target that are neither in flight nor cached, if need be to a chat
+        model first."""
         model = self.open(texts)
         if not model:
             return
-        unknown = self._without_cached(model, self.in_flight.take_in(texts))
-        requests = model.requests(unknown, self.options.texts_a_request)
-        for request in requests:
-            self.in_flight.send(Request(model, request, is_trial), self.stop)
-        if not requests:
+        first = self.in_flight.take_in(texts)
+        if not first:
             self.availability.end_trial(texts[0])
+        self.embed(self.enhancer.ask(model, first, is_trial=is_trial))
+
+    def embed(self, ready: Ready) -> None:
+        """Send the texts of one target that are not cached."""
+        unknown = self._without_cached(ready.model, ready.jobs)
+        requests = ready.model.requests(unknown, self.options.texts_a_request)
+        for request in requests:
+            self.in_flight.send(Request(ready.model, request, ready.is_trial), self.stop)
+        if ready.jobs and not requests:
+            self.availability.end_trial(ready.jobs[0])
 
     def _without_cached(self, model: Model, jobs: list[Job]) -> list[Job]:
         """Return the jobs whose vector is not in the cache; complete the others."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
+from datetime import timedelta
 from typing import Protocol
 
 from worker.engine.availability import Availability
@@ -27,6 +28,7 @@ from worker.engine.writing import (
 )
 from worker.queue import (
     Chunk,
+    ChunkText,
     Completion,
     DocumentCompletion,
     Job,
@@ -55,8 +57,8 @@ class SplitText(Protocol):
     def places(self) -> Sequence[Place]:
         """The places of the chunks, in order."""
 
-    def chunk_at(self, place: Place) -> tuple[str | None, str]:
-        """Return what is put before a chunk, if anything is, and the part of the text."""
+    def chunk_at(self, place: Place) -> ChunkText:
+        """Return the text of a chunk, and what is put before it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +78,10 @@ class Document:
     tokens: int | None = 0
     cost: float | None = 0.0
     ending: Ending | None = None
+    plain: dict[bytes, bytes] = field(default_factory=dict)
+    """The hashes of chunks that were stored without enhancement, by the hash with it."""
+    unenhanced: str | None = None
+    again_in: timedelta | None = None
     _split: SplitText | None = field(init=False)
     """None when no chunk waits, so that a long text is freed."""
 
@@ -101,8 +107,8 @@ class Document:
         chunks: list[Chunk] = []
         while self._split and len(chunks) < most and characters > 0:
             place = self.waiting.popleft()
-            chunks.append(Chunk.of(self.job, place, *self._split.chunk_at(place)))
-            characters -= len(chunks[-1].content)
+            chunks.append(Chunk.of(self.job, place, self._split.chunk_at(place)))
+            characters -= chunks[-1].size
             if not self.waiting:
                 self._split = None
         self.in_flight += len(chunks)
@@ -115,6 +121,10 @@ class Document:
             self.tokens = None if done.tokens is None else self.tokens + done.tokens
         if self.cost is not None:
             self.cost = None if done.cost is None else self.cost + done.cost
+        if done.unenhanced:
+            self.plain[done.job.content_hash] = done.job.plain_hash
+            self.unenhanced = self.unenhanced or done.unenhanced
+            self.again_in = self.again_in or done.again_in
 
     def end(self, ending: Ending) -> None:
         """Send no more chunks. The document ends when those in flight are back, whose vectors are
@@ -126,7 +136,19 @@ class Document:
 
     @property
     def completion(self) -> DocumentCompletion:
-        return DocumentCompletion(self.job, self.places, self.embedded, self.tokens, self.cost)
+        places = [
+            replace(place, hash=self.plain[place.hash]) if place.hash in self.plain else place
+            for place in self.places
+        ]
+        return DocumentCompletion(
+            self.job,
+            places if self.plain else self.places,
+            self.embedded,
+            self.tokens,
+            self.cost,
+            self.unenhanced,
+            self.again_in,
+        )
 
 
 @dataclass(slots=True)
@@ -191,7 +213,7 @@ class Documents:
             self._of(chunk).end(unfinished(outcome))
         for chunk in chunks:
             self._of(chunk).in_flight -= 1
-            self._characters_in_flight -= len(chunk.content)
+            self._characters_in_flight -= _as_chunk(chunk).size
         self._settle({chunk.lease_key: self._of(chunk) for chunk in chunks}.values())
 
     def release_waiting(self, release: Release) -> None:
@@ -218,7 +240,7 @@ class Documents:
         while turns and len(chunks) < most and self._room > 0:
             document = turns.popleft()
             taken = document.take(min(CHUNKS_A_TURN, most - len(chunks)), self._room)
-            self._characters_in_flight += sum(len(chunk.content) for chunk in taken)
+            self._characters_in_flight += sum(chunk.size for chunk in taken)
             chunks += taken
             del self._waiting[document.job.lease_key]
             if document.waiting:
@@ -289,6 +311,11 @@ class Documents:
                     self.writer.refuse(job, reason)
 
 
+def _as_chunk(job: Job) -> Chunk:
+    assert isinstance(job, Chunk)
+    return job
+
+
 def _weight(ending: Ending) -> int:
     return 0 if not isinstance(ending, Failure) else 1 if ending.retry_in is not None else 2
 
@@ -299,7 +326,6 @@ def _column(job: Job) -> tuple[int, Key]:
 
 def _at_its_place(failure: Failure, chunk: Job) -> Failure:
     """Return the failure with the place of the chunk."""
-    assert isinstance(chunk, Chunk)
-    place = chunk.place
+    place = _as_chunk(chunk).place
     where = f"characters {place.first_char} to {place.last_char}"
     return replace(failure, reason=f"{where}: {failure.reason}")

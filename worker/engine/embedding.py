@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from threading import Event
 
 import numpy as np
@@ -38,7 +39,8 @@ class Outcome:
     Jobs in `rejected` will be rejected again. Jobs in `failed` made a provider fail that answers
     other requests: they may work later. `error` is why jobs are `unfinished`: the model cannot be
     opened, or the provider is out, or refuses all calls; None if they were not sent, because the
-    run was stopped or other chunks of their document were rejected. `requests` and `tokens` count
+    run was stopped or other chunks of their document were rejected. They are tried again after
+    `retry_in`. `requests` and `tokens` count
     all answers, also unusable ones; `request_times` is how long answers took.
     """
 
@@ -48,6 +50,7 @@ class Outcome:
     failed: list[tuple[Job, Transient | ProviderRefused]] = field(default_factory=list)
     unfinished: list[Job] = field(default_factory=list)
     error: WorkerError | None = None
+    retry_in: timedelta = timedelta(0)
     requests: int = 0
     tokens: int | None = None
     request_times: Histogram = field(default_factory=Histogram)
@@ -81,7 +84,7 @@ class Outcome:
         return replace(
             self,
             completions=[
-                done if job is done.job else replace(done, job=job, cost=0.0)
+                done if job is done.job else _of_duplicate(done, job)
                 for done in self.completions
                 for job in with_duplicates(done.job)
             ],
@@ -89,6 +92,28 @@ class Outcome:
             failed=[(each, why) for job, why in self.failed for each in with_duplicates(job)],
             unfinished=[each for job in self.unfinished for each in with_duplicates(job)],
         )
+
+
+def completion_of(
+    job: Job,
+    vector: npt.NDArray[np.float32],
+    tokens: int | None,
+    cost: float | None,
+    truncated_to: int | None = None,
+) -> Completion:
+    """Return the completion of a job, with what its enhancement cost."""
+    if job.enhanced:
+        truncated_to = truncated_to or job.enhanced.truncated_to
+        written = job.enhanced.cost
+        cost = None if cost is None or written is None else cost + written
+    return Completion(job, vector, tokens, truncated_to, cost)
+
+
+def _of_duplicate(done: Completion, job: Job) -> Completion:
+    """Return the completion of another job with the same text, which was not paid for."""
+    if done.job.enhanced:
+        job = job.with_enhancement(done.job.enhanced)
+    return replace(done, job=job, cost=0.0)
 
 
 def embed(model: Model, jobs: Sequence[Job], stop: Event, *, is_trial: bool = False) -> Outcome:
@@ -221,7 +246,8 @@ class _Embedding:
             if is_usable:
                 shortened = len(text) if len(text) < len(job.content) else None
                 cost = cost_of(count, self.model.embedder.price)
-                self.outcome.completions.append(Completion(job, vector, count, shortened, cost))
+                done = completion_of(job, vector, count, cost, shortened)
+                self.outcome.completions.append(done)
             else:
                 useless.append(job)
         return useless
@@ -234,8 +260,8 @@ class _Embedding:
 
     def _embed_beginning(self, text: str, refusal: Rejected) -> tuple[list[str], Embeddings]:
         """Embed the beginning of a text, as much as the model takes. Raises the last rejection."""
-        while refusal.error_class == "too_long" and len(text) > SHORTEST:
-            text = text[: int(len(text) * (refusal.share or DEFAULT_SHARE) * CAUTION)]
+        while shorter := beginning_of(text, refusal):
+            text = shorter
             try:
                 return [text], self._call([text], is_suspect=False)
             except Rejected as another:
@@ -293,6 +319,14 @@ class _Embedding:
                 error_class="wrong_width",
                 of_the_model=True,
             )
+
+
+def beginning_of(text: str, refusal: Rejected) -> str | None:
+    """Return as much of the beginning of a text as should fit. None: its length is not why it was
+    rejected."""
+    if refusal.error_class != "too_long" or len(text) <= SHORTEST:
+        return None
+    return text[: int(len(text) * (refusal.share or DEFAULT_SHARE) * CAUTION)]
 
 
 def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:

@@ -17,6 +17,10 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "state_changed": ("debug", "{state}: {cause}"),
     "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
     "model_unusable": ("warning", "{table}.{column} is not embedded for now: {cause}"),
+    "not_enhanced": (
+        "warning",
+        "{texts} texts of {table}.{column} are embedded without what {model} writes: {cause}",
+    ),
     "provider_stopped": ("warning", "{provider} cannot be used: {cause}"),
     "provider_back": ("info", "{provider} can be used again"),
     "queue_drained": (

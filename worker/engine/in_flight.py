@@ -8,8 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from worker.engine.asking import Question, Reply, ask
 from worker.engine.embedding import Outcome, embed
 from worker.engine.models import Key, Model, key_of
 from worker.queue import Chunk, Job, TextKey
@@ -39,6 +40,14 @@ class Answer:
     outcome: Outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What has ended: requests to models, and to chat models."""
+
+    answers: list[Answer]
+    replies: list[Reply]
+
+
 @dataclass(slots=True)
 class InFlight:
     """The jobs that are in flight, and their requests.
@@ -53,26 +62,26 @@ class InFlight:
     began: float = 0.0
     """When the oldest batch was sent that may still be in flight."""
     _requests: dict[Future[Outcome], Request] = field(default_factory=dict)
-    _duplicates: dict[Text, list[Job]] = field(default_factory=dict)
-    """For each text, the jobs that wait for its vector beside the first."""
+    _questions: dict[Future[Reply], Question] = field(default_factory=dict)
+    _jobs: dict[Text, list[Job]] = field(default_factory=dict)
+    """For each text, the job that is sent, and those that wait for its vector."""
 
     @property
     def has_requests(self) -> bool:
-        return bool(self._requests)
+        return bool(self._requests or self._questions)
 
     def take_in(self, jobs: Sequence[Job]) -> list[Job]:
         """Add jobs. Return those whose text is not in flight yet; the others wait for theirs."""
-        if not self._requests:
+        if not self.has_requests:
             self.began = time.monotonic()
         self._count(jobs, 1)
         first = []
         for job in jobs:
             text = _text_of(job)
-            if text in self._duplicates:
-                self._duplicates[text].append(job)
-            else:
-                self._duplicates[text] = []
+            if text not in self._jobs:
+                self._jobs[text] = []
                 first.append(job)
+            self._jobs[text].append(job)
         return first
 
     def take_out(self, first: Sequence[Job]) -> dict[TextKey, list[Job]]:
@@ -80,12 +89,12 @@ class InFlight:
 
         Return the jobs that waited, by the job whose text they waited for.
         """
-        self._count(first, -1)
         duplicates = {}
         for job in first:
-            if waiting := self._duplicates.pop(_text_of(job)):
+            jobs = self._jobs.pop(_text_of(job))  # as they were taken in: `job` may be enhanced
+            self._count(jobs, -1)
+            if waiting := jobs[1:]:
                 duplicates[job.text_key] = waiting
-                self._count(waiting, -1)
         return duplicates
 
     def send(self, request: Request, stop: Event) -> None:
@@ -93,19 +102,32 @@ class InFlight:
         embedding = partial(embed, request.model, request.jobs, stop, is_trial=request.is_trial)
         self._requests[request.model.provider.submit(embedding)] = request
 
-    def wait(self, seconds: float = ATTENTION) -> list[Answer]:
+    def ask(self, question: Question, stop: Event) -> None:
+        """Ask a chat model in another thread, until `stop` is set."""
+        self._questions[question.chat.provider.submit(partial(ask, question, stop))] = question
+
+    def wait(self, seconds: float = ATTENTION) -> Ended:
         """Wait a moment for a request to end. Returns all that have ended."""
-        finished, _ = wait(self._requests, seconds, FIRST_COMPLETED)
-        return [self._answer(future) for future in finished]
+        under_way: list[Future[Any]] = [*self._requests, *self._questions]
+        finished, _ = wait(under_way, seconds, FIRST_COMPLETED)
+        answers = [self._answer(future) for future in self._requests.keys() & finished]
+        replies = [self._reply(future) for future in self._questions.keys() & finished]
+        return Ended(answers, replies)
 
     def abandon(self) -> None:
         """Abandon the requests that are in flight."""
         self._requests.clear()
+        self._questions.clear()
 
     def _answer(self, future: Future[Outcome]) -> Answer:
         request = self._requests.pop(future)
         request.model.provider.returned()
         return Answer(request, future.result())
+
+    def _reply(self, future: Future[Reply]) -> Reply:
+        question = self._questions.pop(future)
+        question.chat.provider.returned()
+        return future.result()
 
     def _count(self, jobs: Sequence[Job], sign: int) -> None:
         self.jobs += sign * sum(not isinstance(job, Chunk) for job in jobs)

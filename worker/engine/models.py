@@ -2,77 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Event, Lock
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from worker.embedders.base import NO_CAP, Embedder, Embeddings, Role
+from worker.embedders.base import NO_CAP, ChatModel, Embedder, Embeddings, Role
 from worker.embedders.packing import pack, size_of, tokens_at_most
 from worker.engine.breaker import Breaker
+from worker.engine.chats import Chat
 from worker.engine.histogram import Histogram
 from worker.engine.limiter import Limiter
+from worker.engine.providers import Opened, Provider, ProviderLimits, bad_answer, guarded
 from worker.engine.retry import never, with_retries
-from worker.errors import ProviderError, ProviderRefused, SettingsError, Transient, WorkerError
+from worker.errors import SettingsError, Transient, WorkerError
 from worker.queue import Job
 
-Result = TypeVar("Result")
+Client = TypeVar("Client", Embedder, ChatModel)
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderLimits:
-    """The limits of the settings for each provider: requests at once, requests and tokens a minute.
-
-    None: no limit but those of the provider.
-    """
-
-    concurrency: int | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-
-
-@dataclass(slots=True)
-class Provider:
-    """All models of one provider share its limiter, and the threads that wait for its answers."""
-
-    name: str
-    limiter: Limiter
-    pool: ThreadPoolExecutor
-    _under_way: int = 0
-    """Requests that were submitted and have not returned."""
-
-    @property
-    def breaker(self) -> Breaker:
-        return self.limiter.breaker
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it accepts more. As many requests wait as are in flight, so that the provider is
-        not idle during the next claim."""
-        return self._under_way < 2 * self.limiter.limit
-
-    def submit(self, request: Callable[[], Result]) -> Future[Result]:
-        """Make a request in a thread of the pool. Call `returned` when its result is taken."""
-        self._under_way += 1
-        return self.pool.submit(request)
-
-    def returned(self) -> None:
-        """Count that a request has returned."""
-        self._under_way -= 1
-
-
-@dataclass(slots=True)
-class Model:
+@dataclass(slots=True, kw_only=True)
+class Model(Opened):
     """An embedder, which is probed once before its first use."""
 
     embedder: Embedder
-    provider: Provider
-    breaker: Breaker = field(default_factory=Breaker)
-    answered_at: float = -math.inf
-    """When it last returned vectors of the right width."""
     _is_probed: bool = False
     _probing: Lock = field(default_factory=Lock)
 
@@ -98,7 +54,9 @@ class Model:
             if self._is_probed:
                 return
             limiter = self.provider.limiter
-            with_retries(_guarded(self.embedder, self.embedder.probe), limiter, stop, retry=retry)
+            with_retries(
+                guarded(self.embedder.model, self.embedder.probe), limiter, stop, retry=retry
+            )
             limiter.keep_to(self.embedder.concurrency)
             self._is_probed = True
 
@@ -123,56 +81,48 @@ class Model:
             embeddings = self.embedder.embed(texts, role)
             if len(embeddings.vectors) != len(texts):
                 cause = f"{self.embedder.model} gave {len(embeddings.vectors)} vectors"
-                raise _bad_answer(f"{cause} for {len(texts)} texts")
+                raise bad_answer(f"{cause} for {len(texts)} texts")
             times.count(time.monotonic() - began)
             return embeddings
 
         embeddings = with_retries(
-            _guarded(self.embedder, embed), limiter, stop, size=size, tokens=estimated, retry=retry
+            guarded(self.embedder.model, embed),
+            limiter,
+            stop,
+            size=size,
+            tokens=estimated,
+            retry=retry,
         )
         taken = estimated if embeddings.tokens is None else sum(embeddings.tokens)
         limiter.apply(embeddings.allowances, estimated, taken)
         return embeddings
 
-    def fail(self, error: ProviderRefused | Transient, since: float) -> None:
-        """Stop using the model, and its provider unless that has answered since then."""
-        self.breaker.fail(error)
-        is_of_the_model = isinstance(error, ProviderRefused) and error.of_the_model
-        if not is_of_the_model and self.provider.limiter.answered_at < since:
-            self.provider.limiter.give_up(error)
-
-    def answered(self) -> None:
-        """Note that it returned vectors of the right width."""
-        self.answered_at = time.monotonic()
-        self.breaker.close()
-
-
-def _guarded(embedder: Embedder, call: Callable[[], Result]) -> Callable[[], Result]:
-    """Wrap `call` so that it raises only ProviderErrors, and its jobs are released."""
-
-    def guarded() -> Result:
-        try:
-            return call()
-        except ProviderError:
-            raise
-        except Exception as error:  # its message may repeat a text or a secret
-            raise _bad_answer(f"{embedder.model} failed with {type(error).__name__}") from None
-
-    return guarded
-
-
-def _bad_answer(cause: str) -> Transient:
-    return Transient(cause, error_class="bad_answer", of_the_input=True)
-
 
 OpenEmbedder = Callable[[str, int | None, str | None], Embedder]
+OpenChatModel = Callable[[str], ChatModel]
 Key = tuple[str, int | None, str | None]
 """The name of a model, the width that is wanted of it, and its document prompt (None: its own)."""
+AnyKey = Key | str
+"""The key of a model, or the name of a chat model."""
 
 
 def key_of(job: Job) -> Key:
     """The model for a job."""
     return job.model, job.dimensions, job.document_prompt
+
+
+class Needs(NamedTuple):
+    """The models that the jobs of a target use, and those without which they have to wait."""
+
+    used: tuple[AnyKey, ...]
+    required: tuple[AnyKey, ...]
+
+
+def needs_of(job: Job) -> Needs:
+    """The models that a job needs."""
+    embeds, enhancement = (key_of(job),), job.enhancement
+    used = (*embeds, enhancement.model) if enhancement else embeds
+    return Needs(used, used if enhancement and enhancement.on_failure == "wait" else embeds)
 
 
 @dataclass(slots=True)
@@ -184,10 +134,13 @@ class Models:
 
     open_embedder: OpenEmbedder
     limits: ProviderLimits
+    open_chat_model: OpenChatModel | None = None
+    """None: no job has an enhancement."""
     _providers: dict[str, Provider] = field(default_factory=dict)
     _models: dict[Key, Model] = field(default_factory=dict)
-    _breakers: dict[Key | str, Breaker] = field(default_factory=dict)
-    _provider_names: dict[Key, str] = field(default_factory=dict)
+    _chats: dict[str, Chat] = field(default_factory=dict)
+    _breakers: dict[AnyKey, Breaker] = field(default_factory=dict)
+    _provider_names: dict[AnyKey, str] = field(default_factory=dict)
     _resolved: dict[Key, Key] = field(default_factory=dict)
     """The keys of models that were opened with their own prompt, with the prompt that they have."""
 
@@ -195,65 +148,78 @@ class Models:
         """Return a model. It is opened in another thread. Raises WorkerError."""
         key = self._resolved.get(key, key)
         if key not in self._models:
-            opener = ThreadPoolExecutor(1, "open")
-            try:
-                embedder = wait_for_result(opener.submit(self._open, *key))
-            except WorkerError as error:
-                self._breaker(key, key[0]).fail(error)
-                raise
-            finally:
-                opener.shutdown(wait=False)
+            opening = partial(self.open_embedder, *key)
+            embedder = self._opened(key, key[0], opening, wait_for_result)
             key = self._resolve(key, embedder)
             if key in self._models:
                 embedder.close()
                 return self._models[key]
-            self._provider_names[key] = embedder.provider
             self._models[key] = Model(
-                embedder, self._provider_of(embedder), self._breaker(key, key[0])
+                embedder=embedder,
+                provider=self._provider_of(key, embedder),
+                breaker=self._breaker(key, key[0]),
             )
         return self._models[key]
+
+    def chat(self, name: str, wait_for_result: Callable[[Future[ChatModel]], ChatModel]) -> Chat:
+        """Return a chat model. It is opened in another thread. Raises WorkerError."""
+        if name not in self._chats:
+            assert self.open_chat_model is not None
+            opening = partial(self.open_chat_model, name)
+            model = self._opened(name, name, opening, wait_for_result)
+            self._chats[name] = Chat(
+                chat_model=model,
+                provider=self._provider_of(name, model),
+                breaker=self._breaker(name, name),
+            )
+        return self._chats[name]
+
+    def _opened(
+        self,
+        key: AnyKey,
+        name: str,
+        open_client: Callable[[], Client],
+        wait_for_result: Callable[[Future[Client]], Client],
+    ) -> Client:
+        opener = ThreadPoolExecutor(1, "open")
+        try:
+            return wait_for_result(opener.submit(_checked, name, open_client))
+        except WorkerError as error:
+            self._breaker(key, name).fail(error)
+            raise
+        finally:
+            opener.shutdown(wait=False)
 
     def _resolve(self, key: Key, embedder: Embedder) -> Key:
         """Note which prompt a model has, so that it is not opened again under that."""
         self._resolved[key] = key[0], key[1], embedder.prompts.document
         return self._resolved[key]
 
-    def _open(self, model: str, width: int | None, document_prompt: str | None) -> Embedder:
-        try:
-            return self.open_embedder(model, width, document_prompt)
-        except WorkerError:
-            raise
-        except Exception as error:  # of a package or its files
-            raise SettingsError(
-                f"{model} cannot be opened: {type(error).__name__}",
-                "Reinstall the packages that it needs.",
-            ) from error
-
-    def error_of(self, key: Key) -> tuple[str, WorkerError] | None:
+    def error_of(self, key: AnyKey) -> tuple[str, WorkerError] | None:
         """Why a model cannot be used: the provider or model that failed, and its error."""
         for breaker in self.open_breakers(key):
             if error := breaker.error:
                 return breaker.subject, error
         return None
 
-    def open_breakers(self, key: Key) -> list[Breaker]:
+    def open_breakers(self, key: AnyKey) -> list[Breaker]:
         """Return the open breakers of a model: of its provider, and its own."""
-        key = self._resolved.get(key, key)
+        key = self._resolved_key(key)
         keys = (self._provider_names.get(key), key)
         breakers = (self._breakers.get(each) for each in keys if each is not None)
         return [breaker for breaker in breakers if breaker and breaker.is_open]
 
-    def may_try(self, key: Key) -> bool:
+    def may_try(self, key: AnyKey) -> bool:
         """Whether a model that cannot be used may be tried again now."""
         breakers = self.open_breakers(key)
         return bool(breakers) and all(breaker.is_due for breaker in breakers)
 
-    def try_again(self, key: Key) -> None:
+    def try_again(self, key: AnyKey) -> None:
         """Let requests to this model through until one of them fails."""
         for breaker in self.open_breakers(key):
             breaker.try_again()
 
-    def postpone(self, key: Key) -> None:
+    def postpone(self, key: AnyKey) -> None:
         """Try this model later, after a trial without an answer or an error."""
         for breaker in self.open_breakers(key):
             breaker.postpone()
@@ -270,10 +236,10 @@ class Models:
         """Whether any provider accepts more."""
         return any(provider.has_room for provider in self._providers.values())
 
-    def has_room(self, key: Key) -> bool:
+    def has_room(self, key: AnyKey) -> bool:
         """Whether a model accepts more."""
-        model = self._models.get(self._resolved.get(key, key))
-        return model is None or model.provider.has_room
+        name = self._provider_names.get(self._resolved_key(key))
+        return name not in self._providers or self._providers[name].has_room
 
     def close(self) -> None:
         """Close all models. Requests that are in flight are abandoned."""
@@ -281,20 +247,38 @@ class Models:
             provider.pool.shutdown(wait=False)
         for model in self._models.values():
             model.embedder.close()
+        for chat in self._chats.values():
+            chat.chat_model.close()
         self._models.clear()
+        self._chats.clear()
         self._providers.clear()
 
-    def _breaker(self, key: Key | str, subject: str) -> Breaker:
+    def _resolved_key(self, key: AnyKey) -> AnyKey:
+        return key if isinstance(key, str) else self._resolved.get(key, key)
+
+    def _breaker(self, key: AnyKey, subject: str) -> Breaker:
         return self._breakers.setdefault(key, Breaker(subject))
 
-    def _provider_of(self, embedder: Embedder) -> Provider:
-        name = embedder.provider
+    def _provider_of(self, key: AnyKey, client: Embedder | ChatModel) -> Provider:
+        name = self._provider_names[key] = client.provider
         if name not in self._providers:
             limits = self.limits
             breaker = self._breaker(name, name)
             limiter = Limiter(
-                embedder.concurrency, limits.concurrency, limits.rpm, limits.tpm, breaker
+                client.concurrency, limits.concurrency, limits.rpm, limits.tpm, breaker
             )
-            threads = limits.concurrency or embedder.concurrency.most
+            threads = limits.concurrency or client.concurrency.most
             self._providers[name] = Provider(name, limiter, ThreadPoolExecutor(threads, name))
         return self._providers[name]
+
+
+def _checked(name: str, open_client: Callable[[], Client]) -> Client:
+    try:
+        return open_client()
+    except WorkerError:
+        raise
+    except Exception as error:  # of a package or its files
+        raise SettingsError(
+            f"{name} cannot be opened: {type(error).__name__}",
+            "Reinstall the packages that it needs.",
+        ) from error

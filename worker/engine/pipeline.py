@@ -19,9 +19,10 @@ from worker.engine.claiming import ClaimBudget, Claimer
 from worker.engine.collecting import Collector
 from worker.engine.dispatching import Dispatcher
 from worker.engine.documents import Documents
+from worker.engine.enhancing import Enhancer
 from worker.engine.heartbeat import Activity, Heartbeat, Leases
 from worker.engine.in_flight import ATTENTION, InFlight
-from worker.engine.models import Models, OpenEmbedder
+from worker.engine.models import Models, OpenChatModel, OpenEmbedder
 from worker.engine.options import RunOptions
 from worker.engine.progress import Progress, RunStats
 from worker.engine.retrying import RECONNECT_TIMEOUT, RetryingQueue, pause
@@ -42,6 +43,7 @@ class Pipeline:
 
     Jobs of a target whose model cannot be used are released, and `errors` says why. The other
     targets go on. `reconnect_timeout`: seconds to wait for a database that is out of reach.
+    `open_chat_model` is needed if a target has an enhancement.
     """
 
     queue: InitVar[Queue]
@@ -54,6 +56,7 @@ class Pipeline:
     stats: RunStats = field(default_factory=RunStats)
     throttle: InitVar[Throttle] = lambda: FULL
     reconnect_timeout: InitVar[float] = RECONNECT_TIMEOUT
+    open_chat_model: InitVar[OpenChatModel | None] = None
     activity: Activity = field(init=False)
     retrying_queue: RetryingQueue = field(init=False)
     _throttle: RunThrottle = field(init=False)
@@ -67,6 +70,7 @@ class Pipeline:
     _documents: Documents = field(init=False)
     _splitter: Splitter = field(init=False)
     _collector: Collector = field(init=False)
+    _enhancer: Enhancer = field(init=False)
     _dispatcher: Dispatcher = field(init=False)
     _is_turn_of_claims: bool = False
     _stopped_at: float | None = None
@@ -78,6 +82,7 @@ class Pipeline:
         split: Split,
         throttle: Throttle,
         reconnect_timeout: float,
+        open_chat_model: OpenChatModel | None,
     ) -> None:
         self._throttle = RunThrottle(throttle, self.progress, self.options.delay)
         self.activity = Activity(self.stats, self._throttle, self.progress, self.stop)
@@ -91,12 +96,12 @@ class Pipeline:
             reconnect_timeout=reconnect_timeout,
             attend=self._attend,
         )
-        self._models = Models(open_embedder, self.options.limits)
+        self._models = Models(open_embedder, self.options.limits, open_chat_model)
         self._availability = Availability(self._models, self.retrying_queue, self.progress)
         self._connect_steps(split)
 
     def _connect_steps(self, split: Split) -> None:
-        """Create the steps of a job: claim, split, dispatch, collect, write."""
+        """Create the steps of a job: claim, split, enhance, dispatch, collect, write."""
         queue, heartbeat, stats, stop = self.retrying_queue, self._heartbeat, self.stats, self.stop
         models, availability, in_flight = self._models, self._availability, self._in_flight
         cache = VectorCache(queue, self.options.cache_mb)
@@ -105,8 +110,19 @@ class Pipeline:
         collector = self._collector = Collector(
             in_flight, availability, cache, writer, documents, stats, self.progress
         )
+        cap_mb = self.options.enhancement_cache_mb
+        enhancer = self._enhancer = Enhancer(models, queue, collector, cap_mb, stop, self.beat)
         dispatcher = self._dispatcher = Dispatcher(
-            models, availability, in_flight, cache, collector, writer, self.options, stop, self.beat
+            models,
+            availability,
+            in_flight,
+            cache,
+            collector,
+            enhancer,
+            writer,
+            self.options,
+            stop,
+            self.beat,
         )
         self._splitter = Splitter(split, dispatcher, documents, writer, self._collect)
         budget = self._budget = ClaimBudget(
@@ -214,10 +230,12 @@ class Pipeline:
 
     def _collect(self, seconds: float = 0.0) -> bool:
         """Write the results of requests that end within some seconds. Returns whether any did."""
-        answers = self._in_flight.wait(seconds)
+        ended = self._in_flight.wait(seconds)
         self.beat()
-        self._collector.collect(answers)
-        return bool(answers)
+        self._collector.collect(ended.answers)
+        for ready in self._enhancer.collect(ended.replies):
+            self._dispatcher.embed(ready)
+        return bool(ended.answers or ended.replies)
 
     def _update_throttle(self) -> None:
         self.retrying_queue.until_answered(self._throttle.update)

@@ -23,14 +23,13 @@ class ModelUsage:
     request_times: Histogram = field(default_factory=Histogram)
     lags: Histogram = field(default_factory=Histogram)
 
-    def add(self, requests: int, tokens: int | None, price: float | None) -> None:
-        """Count requests to a model with a price: US dollars for a million tokens."""
+    def add(self, requests: int, tokens: int | None, cost: float | None) -> None:
+        """Count requests to a model, and what they cost: US dollars, None if that is not known."""
         self.requests += requests
         if tokens is not None:
             self.tokens = (self.tokens or 0) + tokens
-        is_known = price is not None and (tokens is not None or price == 0.0)
-        if self.cost is not None and is_known:
-            self.cost += (tokens or 0) * (price or 0.0) / 1e6
+        if self.cost is not None and cost is not None:
+            self.cost += cost
         elif requests:
             self.cost = None
 
@@ -133,12 +132,12 @@ class RunStats:
         model: str,
         requests: int,
         tokens: int | None,
-        price: float | None,
+        cost: float | None,
         times: Histogram,
     ) -> None:
-        """Count requests to a model, and how long its answers took."""
+        """Count requests to a model, what they cost, and how long its answers took."""
         spent = self.models[model]
-        spent.add(requests, tokens, price)
+        spent.add(requests, tokens, cost)
         spent.request_times.add(times)
 
     def add_stale(self, jobs: int = 1) -> None:

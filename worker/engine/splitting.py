@@ -12,10 +12,10 @@ from worker.engine.dispatching import Dispatcher
 from worker.engine.documents import Document, Documents, SplitText
 from worker.engine.in_flight import wait_for_result
 from worker.engine.writing import Failure, Writer
-from worker.queue import Chunking, Job
+from worker.queue import Chunking, Enhancement, Job
 
 CountTokens = Callable[[str], int]
-Split = Callable[[str, Chunking, CountTokens], SplitText]
+Split = Callable[[str, Chunking, CountTokens, Enhancement | None], SplitText]
 """Splits the content of a job. It need not go on after one more chunk than is allowed."""
 
 
@@ -67,7 +67,7 @@ class Splitter:
         chunking = job.chunking
         assert chunking is not None
         try:
-            result = self.split(_taken_from(job), chunking, count)
+            result = self.split(_taken_from(job), chunking, count, job.enhancement)
         except Exception as error:  # its message may repeat the text
             cause = f"the text cannot be split: {type(error).__name__}"
             return Failure("not_split", cause)

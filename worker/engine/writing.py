@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from threading import Event
@@ -87,7 +87,8 @@ def failed(job: Job, failure: ProviderError) -> Failure:
 
 def unfinished(outcome: Outcome) -> Release:
     """Return the release of the jobs that are unfinished."""
-    return untried(outcome.error) if outcome.error else STOPPED
+    release = untried(outcome.error) if outcome.error else STOPPED
+    return replace(release, retry_in=outcome.retry_in)
 
 
 @dataclass(slots=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 from worker.chunking.documents import split_document
-from worker.embedders.registry import open_embedder
-from worker.engine.models import ProviderLimits
+from worker.embedders.registry import open_chat_model, open_embedder
+from worker.engine.models import OpenEmbedder
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import Progress, RunStats
+from worker.engine.providers import ProviderLimits
 from worker.engine.retrying import until_answered
 from worker.engine.service import COMMANDED, CommandThrottle
 from worker.engine.stop_conditions import as_end
@@ -17,7 +19,12 @@ from worker.engine.throttling import Throttle, together
 from worker.errors import WorkerError
 from worker.observers.composite import CompositeObserver
 from worker.operations.observing import notifying_observer
-from worker.operations.scopes import check_models, models_in_use, resolve_scope
+from worker.operations.scopes import (
+    chat_models_in_use,
+    check_models,
+    models_in_use,
+    resolve_scope,
+)
 from worker.operations.stop_conditions import NONE, StopConditions, refuse_unpriced
 from worker.queue import AdminQueue, Scope, Target
 from worker.settings import Settings
@@ -85,9 +92,8 @@ class Processing:
             throttles += self.stop_conditions.throttles(queue, scope, composite, stats)
             pipeline = Pipeline(
                 queue=queue,
-                open_embedder=lambda model, width, prompt: open_embedder(
-                    model, width, self.settings, prompt
-                ),
+                open_embedder=embedder_opener(self.settings),
+                open_chat_model=partial(open_chat_model, settings=self.settings),
                 split=split_document,
                 scope=scope,
                 options=self.options,
@@ -155,9 +161,14 @@ def prepare(
     scope = resolve_scope(queue, settings, table, column)
     models = models_in_use(queue, scope)
     if stop_conditions.dollars is not None:
-        refuse_unpriced(settings, models)
+        refuse_unpriced(settings, models, chat_models_in_use(queue, scope))
     check_models(settings, models)
     return Processing(queue, settings, scope, options, stop_conditions, notify_command)
+
+
+def embedder_opener(settings: Settings) -> OpenEmbedder:
+    """Return what opens the embedders of a run."""
+    return lambda model, width, prompt: open_embedder(model, width, settings, prompt)
 
 
 def run_options(
@@ -176,4 +187,5 @@ def run_options(
             settings.embedding_max_concurrency, settings.embedding_rpm, settings.embedding_tpm
         ),
         cache_mb=settings.embedding_cache_mb,
+        enhancement_cache_mb=settings.enhancement_cache_mb,
     )

@@ -6,11 +6,12 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from math import inf
 from threading import Event
 
 from worker.chunking.documents import split_document
-from worker.embedders.registry import open_embedder
+from worker.embedders.registry import open_chat_model
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import Progress, RunStats
 from worker.engine.service import CommandThrottle, Service
@@ -19,7 +20,7 @@ from worker.observers.composite import CompositeObserver
 from worker.observers.metrics import Metrics, served
 from worker.observers.periodic_checks import EveryMinute, OtherModels
 from worker.operations.observing import notifying_observer
-from worker.operations.processing import run_options
+from worker.operations.processing import embedder_opener, run_options
 from worker.operations.scopes import check_models, models_in_use, resolve_scope
 from worker.queue import AdminQueue, Scope
 from worker.settings import Settings
@@ -55,9 +56,8 @@ def run_service(
     ) as composite:
         pipeline = Pipeline(
             queue=queue,
-            open_embedder=lambda model, width, prompt: open_embedder(
-                model, width, settings, prompt
-            ),
+            open_embedder=embedder_opener(settings),
+            open_chat_model=partial(open_chat_model, settings=settings),
             split=split_document,
             scope=scope,
             options=options or run_options(settings),

@@ -1,18 +1,26 @@
 """The SQL API of `supabase/migrations`, seen from Python."""
 
 from worker.queue.cache import Cached
-from worker.queue.jobs import (
+from worker.queue.chunks import (
+    BLANK_LINE,
     Chunk,
+    ChunkText,
+    DocumentCompletion,
+    Place,
+)
+from worker.queue.enhancement import (
+    Enhanced,
+    Enhancement,
+    enhancement_key,
+)
+from worker.queue.jobs import (
     Chunking,
     Claim,
     Completion,
-    DocumentCompletion,
-    Enhancement,
     Job,
     JobId,
     LeaseKey,
     ListedJob,
-    Place,
     Rechecked,
     Refusal,
     RefusalReason,
@@ -58,10 +66,12 @@ from worker.queue.workers import (
 )
 
 __all__ = [
+    "BLANK_LINE",
     "AdminQueue",
     "Cached",
     "Chunk",
     "ChunkFormat",
+    "ChunkText",
     "ChunkUnit",
     "Chunking",
     "Claim",
@@ -70,6 +80,7 @@ __all__ = [
     "DatabaseLoad",
     "DesiredState",
     "DocumentCompletion",
+    "Enhanced",
     "Enhancement",
     "Estimate",
     "Failure",
@@ -106,5 +117,6 @@ __all__ = [
     "WatchPreview",
     "WorkerState",
     "WorkerStatus",
+    "enhancement_key",
     "other_model",
 ]

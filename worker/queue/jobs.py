@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, Literal, NewType, Self
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.queue.targets import ChunkFormat, ChunkUnit, OnFailure
+from worker.queue.enhancement import Enhanced, Enhancement
+from worker.queue.targets import ChunkFormat, ChunkUnit
 
 JobId = NewType("JobId", int)
 LeaseKey = tuple[JobId, UUID]
@@ -34,33 +36,6 @@ class Chunking:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class Enhancement:
-    """The chat model that enhances a text, its instructions, and what happens if it fails.
-
-    wait: the text is embedded when the chat model works. raw: it is embedded without, and again
-    later.
-    """
-
-    model: str
-    prompt: str
-    on_failure: OnFailure
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a chunk is in its document, and the hash of its text.
-
-    The characters from `first_char` (counted from 0) to `last_char`, which is not included.
-    """
-
-    hash: bytes
-    first_char: int
-    last_char: int
-    page: int | None
-    heading_path: str | None
-
-
 @dataclass(slots=True)  # frozen, it would take four times as long to create, for every row
 class Job:
     """A text to embed, and the lease and hash that must come back with its vector.
@@ -78,6 +53,7 @@ class Job:
 
     If it has an `enhancement`, a chat model writes what is embedded with or instead of the text.
     `unenhanced`: the stored vector is of this text and model, but was made without that.
+    `enhanced`: what was written meanwhile.
     """
 
     id: JobId
@@ -99,6 +75,7 @@ class Job:
     stored: list[bytes] | None = None
     enhancement: Enhancement | None = None
     unenhanced: bool = False
+    enhanced: Enhanced | None = None
     claimed_at: float = field(default_factory=time.monotonic, compare=False)
 
     @property
@@ -116,32 +93,22 @@ class Job:
         """Identifies this text among all that are in flight, also of the same document."""
         return self.id, self.lease, self.content_hash
 
-
-_OF_JOBS = [each.name for each in fields(Job)]
-
-
-@dataclass(slots=True, kw_only=True)
-class Chunk(Job):
-    """A chunk of a document: what a job is for a model.
-
-    It has the id and the lease of its document. `content` is what the model gets: `context`, if
-    there is any, and the part of the text at `place`.
-    """
-
-    place: Place
-    context: str | None
-
-    @classmethod
-    def of(cls, document: Job, place: Place, context: str | None, content: str) -> Self:
-        """Return the chunk at a place of a document, by its context and the part of the text."""
-        shared = {name: getattr(document, name) for name in _OF_JOBS}
-        shared |= {"content": (context or "") + content, "content_hash": place.hash}
-        return cls(**shared, place=place, context=context)
+    @property
+    def vector_key(self) -> bytes:
+        """The hash of what the model gets: equal texts have equal vectors."""
+        if self.enhanced is None or self.enhanced.text is None:
+            return self.plain_hash
+        return sha256(self.content.encode("utf-8", "surrogatepass")).digest()
 
     @property
-    def own_content(self) -> str:
-        """The part of the text, without the context."""
-        return self.content[len(self.context or "") :]
+    def plain_hash(self) -> bytes:
+        """The hash of the text without what a chat model writes."""
+        return self.content_hash
+
+    def with_enhancement(self, enhanced: Enhanced) -> Self:
+        """Return the job with what a chat model wrote for it, which is embedded instead."""
+        content = self.content if enhanced.text is None else enhanced.text
+        return replace(self, content=content, enhanced=enhanced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,25 +157,16 @@ class Completion:
     tokens: int | None
     truncated_to: int | None = None
     cost: float | None = None
-    unenhanced: str | None = None
-    again_in: timedelta | None = None
 
+    @property
+    def unenhanced(self) -> str | None:
+        """The error class for which it was made without enhancement, if it was."""
+        return self.job.enhanced.failure if self.job.enhanced else None
 
-@dataclass(frozen=True, slots=True)
-class DocumentCompletion:
-    """The places of the chunks of a document, in the order of its text. All of them are stored.
-
-    `embedded`: for how many of them a vector was made now, with these `tokens` and this `cost`;
-    None: not known. `unenhanced` and `again_in` as in a Completion.
-    """
-
-    job: Job
-    places: Sequence[Place]
-    embedded: int
-    tokens: int | None
-    cost: float | None
-    unenhanced: str | None = None
-    again_in: timedelta | None = None
+    @property
+    def again_in(self) -> timedelta | None:
+        """When the chat model that failed is asked again."""
+        return self.job.enhanced.again_in if self.job.enhanced else None
 
 
 @dataclass(frozen=True, slots=True)

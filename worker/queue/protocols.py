@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.queue.cache import Cached
+from worker.queue.chunks import DocumentCompletion
 from worker.queue.jobs import (
     Claim,
     Completion,
-    DocumentCompletion,
     Job,
     LeaseKey,
     ListedJob,

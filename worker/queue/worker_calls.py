@@ -14,11 +14,10 @@ from uuid import UUID
 from worker.host import resident_mb
 from worker.queue.cache import Cached, whole
 from worker.queue.calls import Calls
+from worker.queue.chunks import Chunk, DocumentCompletion
 from worker.queue.jobs import (
-    Chunk,
     Claim,
     Completion,
-    DocumentCompletion,
     Job,
     JobId,
     LeaseKey,
@@ -32,7 +31,7 @@ from worker.queue.workers import Command, Report
 CLAIMED = {
     name: type_
     for name, type_ in {**columns_of(Job), "status": str}.items()
-    if name != "claimed_at"  # is set by our own clock
+    if name not in ("claimed_at", "enhanced")  # are set by the worker
 }
 
 Completed = TypeVar("Completed", Completion, DocumentCompletion)
@@ -181,7 +180,11 @@ class WorkerCalls(Calls):
         completions = whole(completions)
         if completions:
             self._call(
-                "cache_embeddings", model=model, **_hashes_and_vectors(completions), cap_mb=cap_mb
+                "cache_embeddings",
+                model=model,
+                hashes=[completion.job.vector_key for completion in completions],
+                **_vectors_and_tokens(completions),
+                cap_mb=cap_mb,
             )
 
     def cached_enhancements(self, keys: Sequence[bytes]) -> dict[bytes, str]:
@@ -218,7 +221,8 @@ def _ids_and_leases(jobs: Sequence[Job]) -> dict[str, Any]:
 def _completion_arguments(completions: Sequence[Completion]) -> dict[str, Any]:
     return {
         **_ids_and_leases([completion.job for completion in completions]),
-        **_hashes_and_vectors(completions),
+        "hashes": [completion.job.content_hash for completion in completions],
+        **_vectors_and_tokens(completions),
         "truncated_to": [completion.truncated_to for completion in completions],
         "costs": [completion.cost for completion in completions],
         **_unenhanced(completions),
@@ -229,7 +233,7 @@ def _chunk_arguments(completions: Sequence[Completion]) -> dict[str, Any]:
     chunks = [done.job for done in completions if isinstance(done.job, Chunk)]
     return {
         **_ids_and_leases(chunks),
-        "hashes": [chunk.content_hash for chunk in chunks],
+        "hashes": [chunk.stored_hash for chunk in chunks],
         "contents": [chunk.own_content for chunk in chunks],
         "contexts": [chunk.context for chunk in chunks],
         "vectors": [completion.vector for completion in completions],
@@ -260,9 +264,8 @@ def _unenhanced(completions: Sequence[Completion | DocumentCompletion]) -> dict[
     }
 
 
-def _hashes_and_vectors(completions: Sequence[Completion]) -> dict[str, Any]:
+def _vectors_and_tokens(completions: Sequence[Completion]) -> dict[str, Any]:
     return {
-        "hashes": [completion.job.content_hash for completion in completions],
         "vectors": [completion.vector for completion in completions],
         "tokens": [completion.tokens for completion in completions],
     }

@@ -1,0 +1,67 @@
+"""Chat models, which write what is embedded with a text, or instead of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+from worker.embedders.base import ChatAnswer, ChatModel
+from worker.embedders.packing import size_of, tokens_at_most
+from worker.engine.histogram import Histogram
+from worker.engine.providers import Opened, guarded
+from worker.engine.retry import with_retries
+from worker.errors import Transient
+
+TOKENS_WRITTEN = 200  # about, in an answer
+
+
+@dataclass(slots=True, kw_only=True)
+class Chat(Opened):
+    """A chat model that is open."""
+
+    chat_model: ChatModel
+
+    def ask(
+        self,
+        prompt: str,
+        data: str,
+        stop: Event,
+        times: Histogram,
+        retry: Callable[[Transient], bool],
+    ) -> ChatAnswer:
+        """Return the answer to `data`, and retry if `retry` says so. `times` counts how long it
+        took.
+
+        Raises ProviderRefused, Transient, Rejected or Stopped.
+        """
+        size = size_of(prompt) + size_of(data)
+        estimated = tokens_at_most(size) + TOKENS_WRITTEN
+        limiter = self.provider.limiter
+
+        def answer() -> ChatAnswer:
+            began = time.monotonic()
+            given = self.chat_model.answer(prompt, data)
+            times.count(time.monotonic() - began)
+            return given
+
+        given = with_retries(
+            guarded(self.chat_model.model, answer),
+            limiter,
+            stop,
+            size=size,
+            tokens=estimated,
+            retry=retry,
+        )
+        taken = tokens_of(given)
+        limiter.apply(given.allowances, estimated, estimated if taken is None else taken)
+        self.answered()
+        return given
+
+
+def tokens_of(answer: ChatAnswer) -> int | None:
+    """Return the tokens that were read and written; None: not reported."""
+    if answer.read is None or answer.written is None:
+        return None
+    return answer.read + answer.written
