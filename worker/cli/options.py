@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from worker.queue import ChunkFormat, ChunkUnit
+from worker.queue import ChunkFormat, ChunkUnit, OnFailure
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE
 
 # Options of several commands
@@ -204,6 +204,29 @@ Hybrid = Annotated[
     typer.Option(
         "--hybrid/--no-hybrid",
         help="Let searches use the words of the text as well, and build the index for that.",
+    ),
+]
+Enhance = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A chat model, like openai:gpt-4o-mini or ollama:gemma3:12b, that writes more context"
+        " for each chunk, or a description that is embedded instead of the text. `none` ends it.",
+    ),
+]
+EnhanceOnFailure = Annotated[
+    OnFailure | None,
+    typer.Option(
+        help="Where the chat model fails: `wait` for it (the default), or embed the text as it is"
+        " (`raw`), and try again later.",
+    ),
+]
+EnhancePrompt = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        dir_okay=False,
+        help="A file with the instructions for the chat model. An empty one: the default.",
     ),
 ]
 Language = Annotated[

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from worker.embedders.registry import open_embedder, own_prompts
+from worker.embedders.registry import open_chat_model, open_embedder, own_prompts
 from worker.errors import ProviderError, ProviderRefused, SettingsError, WorkerError
 from worker.queue import Finding, Target, other_model
 from worker.settings import Settings
 
+QUESTION = "Answer with one word."
 PROBE = "a"  # a text of one token, at a negligible cost
 
 
@@ -33,6 +34,8 @@ def inspect_models(targets: Sequence[Target], settings: Settings) -> Iterator[Fi
     } or {(default, None)}
     for model, dimensions in sorted(wanted, key=str):
         yield _call(model, dimensions, settings)
+    for chat_model in sorted({each.enhance_model for each in enabled if each.enhance_model}):
+        yield _ask(chat_model, settings)
 
 
 def _missing_prompt(target: Target, settings: Settings) -> Iterator[Finding]:
@@ -53,17 +56,30 @@ def _missing_prompt(target: Target, settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _ask(model: str, settings: Settings) -> Finding:
+    try:
+        with closing(open_chat_model(model, settings)) as chat_model:
+            chat_model.answer(QUESTION, PROBE)
+    except WorkerError as problem:
+        return _failure(model, problem)
+    return Finding("ok", "model", model, "it answers", None)
+
+
+def _failure(model: str, problem: WorkerError) -> Finding:
+    if isinstance(problem, SettingsError):
+        return Finding("problem", "model_setting", model, problem.cause, problem.hint)
+    if isinstance(problem, ProviderRefused):
+        return Finding("problem", "model_refused", model, problem.cause, problem.hint)
+    return Finding("warning", "model_unreachable", model, problem.cause, problem.hint)
+
+
 def _call(model: str, dimensions: int | None, settings: Settings) -> Finding:
     try:
         with closing(open_embedder(model, dimensions, settings)) as embedder:
             embedder.probe()
             width = len(embedder.embed([PROBE], "document").vectors[0])
-    except SettingsError as problem:
-        return Finding("problem", "model_setting", model, problem.cause, problem.hint)
-    except ProviderRefused as problem:
-        return Finding("problem", "model_refused", model, problem.cause, problem.hint)
-    except ProviderError as problem:
-        return Finding("warning", "model_unreachable", model, problem.cause, problem.hint)
+    except (SettingsError, ProviderError) as problem:
+        return _failure(model, problem)
     if dimensions not in (None, width):
         return Finding(
             "problem",

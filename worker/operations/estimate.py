@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TypeVar
 
-from worker.chunking.documents import split_document
-from worker.embedders.base import Embedder, RequestLimits, cost_of
+from worker.embedders.base import ChatAnswer, Embedder, RequestLimits, chat_cost, cost_of
 from worker.embedders.packing import size_of, tokens_at_most
-from worker.embedders.registry import open_embedder
+from worker.embedders.registry import open_chat_model, open_embedder
+from worker.engine.chats import TOKENS_WRITTEN
 from worker.engine.options import TEXTS_A_REQUEST
-from worker.engine.splitting import estimate_tokens
+from worker.operations.sampling import BYTES_PER_TOKEN, Sample, sample_of
 from worker.operations.session import select
-from worker.queue import AdminQueue, Chunking, Estimate, Target
+from worker.queue import AdminQueue, Estimate, Target
 from worker.settings import Settings
 
 SAMPLE = 200  # rows at most, of each column
-BYTES_PER_TOKEN = 4  # in most texts; OpenAI itself estimates so
 
 Number = TypeVar("Number", int, float)
 
@@ -29,8 +28,9 @@ class Forecast:
     """An estimate of what it takes to embed a column. None: not known.
 
     `texts` that a model gets for `rows`: a row that needs no call has none, and one in chunks has
-    one for each chunk. `cost` in US dollars; `seconds` for one worker, by what was measured with
-    the model in the last week, and by the limits of the settings.
+    one for each chunk. `tokens`, `requests` and `cost` are those of the model, and of the chat
+    model that writes for the texts if there is one. `cost` in US dollars; `seconds` for one worker,
+    by what was measured with the model in the last week, and by the limits of the settings.
     """
 
     column: str
@@ -69,10 +69,8 @@ def estimate(
     selection = select(queue, table, column)
     estimates = queue.estimate(settings.embedding_model, selection.table, column, missing)
     batch = batch_size or settings.embedding_batch_size or TEXTS_A_REQUEST
-    chunkings = {
-        _column(target): chunking for target in selection.targets if (chunking := _chunking(target))
-    }
-    forecasts = _forecasts(queue, settings, estimates, chunkings, batch, limit)
+    targets = {_column(target): target for target in selection.targets}
+    forecasts = _forecasts(queue, settings, estimates, targets, batch, limit)
     return Estimation(selection.targets, list(forecasts))
 
 
@@ -80,7 +78,7 @@ def _forecasts(
     queue: AdminQueue,
     settings: Settings,
     estimates: Iterable[Estimate],
-    chunkings: Mapping[str, Chunking],
+    targets: Mapping[str, Target],
     batch: int,
     limit: int | None,
 ) -> Iterable[Forecast]:
@@ -96,8 +94,12 @@ def _forecasts(
             open_embedder(estimate.model, estimate.dimensions, settings, estimate.document_prompt)
         ) as embedder:
             rate = queue.rate(estimate.model)
-            sample = _sample(estimate, chunkings.get(_column(estimate)), embedder)
-            yield _forecast(estimate, rows, sample, embedder, settings, batch, rate)
+            target = targets[_column(estimate)]
+            sample = sample_of(estimate, target, embedder)
+            forecast = _forecast(estimate, rows, sample, embedder, settings, batch, rate)
+        if target.enhance_model and forecast.texts:
+            forecast = _with_chat_model(forecast, sample, target.enhance_model, settings)
+        yield forecast
 
 
 def _nothing(estimate: Estimate, rows: int | None) -> Forecast:
@@ -110,44 +112,10 @@ def _column(of: Estimate | Target) -> str:
     return f"{of.table_name}.{of.embedding_column}"
 
 
-def _chunking(target: Target) -> Chunking | None:
-    """How the texts of a column are split; None: they are not."""
-    form, unit = target.chunk_format, target.chunk_unit
-    if form is None or unit is None or target.chunk_size is None or target.max_chunks is None:
-        return None
-    return Chunking(form, target.chunk_size, unit, target.max_chunks)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """What a model would get for the rows of a sample: `texts` of `bytes` together, and some of
-    them."""
-
-    texts: float
-    bytes: float
-    examples: Sequence[str]
-
-
-def _sample(estimate: Estimate, chunking: Chunking | None, embedder: Embedder) -> _Sample:
-    """Split the texts of a column in chunks, as far as they are known: the rest is alike."""
-    if not chunking:
-        return _Sample(len(estimate.bytes), sum(estimate.bytes), estimate.texts)
-    count = embedder.count or estimate_tokens
-    texts, bytes_, examples = 0.0, 0.0, list[str]()
-    for beginning, length in zip(estimate.texts, estimate.bytes, strict=True):
-        document = split_document(beginning, chunking, count)
-        chunks = ["".join(filter(None, document.chunk_at(place))) for place in document.places]
-        scale = length / size_of(beginning)
-        texts += scale * len(chunks)
-        bytes_ += scale * sum(map(size_of, chunks))
-        examples += chunks
-    return _Sample(texts, bytes_, examples)
-
-
 def _forecast(
     estimate: Estimate,
     rows: int,
-    sample: _Sample,
+    sample: Sample,
     embedder: Embedder,
     settings: Settings,
     batch: int,
@@ -172,6 +140,24 @@ def _forecast(
         requests,
         cost_of(tokens, embedder.price) if tokens else 0.0,
         max((time for time in times if time is not None), default=None) if texts else 0.0,
+    )
+
+
+def _with_chat_model(
+    forecast: Forecast, sample: Sample, chat_model: str, settings: Settings
+) -> Forecast:
+    """Add what a chat model takes, which gets one request for each text."""
+    with closing(open_chat_model(chat_model, settings)) as opened:
+        price = opened.price
+    read = round(forecast.texts / sample.texts * sample.asked / BYTES_PER_TOKEN)
+    written = forecast.texts * TOKENS_WRITTEN
+    cost = chat_cost(ChatAnswer("", read, written), price)
+    return replace(
+        forecast,
+        model=f"{forecast.model}, {chat_model}",
+        tokens=forecast.tokens + read + written,
+        requests=forecast.requests + forecast.texts,
+        cost=_total([forecast.cost, cost]),
     )
 
 

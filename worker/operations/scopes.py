@@ -38,6 +38,12 @@ def models_in_use(queue: AdminQueue, scope: Scope) -> list[str]:
     ]
 
 
+def chat_models_in_use(queue: AdminQueue, scope: Scope) -> list[str]:
+    """The chat models that a worker uses in a scope."""
+    targets = queue.targets(scope.table, scope.column)
+    return sorted({target.enhance_model for target in targets if target.enhance_model})
+
+
 def check_models(settings: Settings, models: Sequence[str]) -> None:
     """Check that the models in use can be opened, before anything is claimed for them.
 

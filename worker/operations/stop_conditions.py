@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from worker.embedders.registry import open_embedder
+from worker.embedders.registry import open_chat_model, open_embedder
 from worker.engine.progress import Progress, RunStats
 from worker.engine.stop_conditions import Coverage, UntilCovered, UntilLate, UntilSpent
 from worker.engine.throttling import Throttle
@@ -40,15 +40,22 @@ class StopConditions:
         return found
 
 
-def refuse_unpriced(settings: Settings, models: Iterable[str]) -> None:
+def refuse_unpriced(settings: Settings, models: Iterable[str], chat_models: Iterable[str]) -> None:
     """Raise SettingsError if the price of one of the models is not known."""
     for model in models:
         with closing(open_embedder(model, None, settings)) as embedder:
-            if embedder.price is None:
-                raise SettingsError(
-                    f"the price of {model} is not known, so --max-cost cannot be used",
-                    "Limit the run with --limit or --max-minutes.",
-                )
+            _refuse_without(embedder.price, model)
+    for model in chat_models:
+        with closing(open_chat_model(model, settings)) as chat_model:
+            _refuse_without(chat_model.price, model)
+
+
+def _refuse_without(price: object, model: str) -> None:
+    if price is None:
+        raise SettingsError(
+            f"the price of {model} is not known, so --max-cost cannot be used",
+            "Limit the run with --limit or --max-minutes.",
+        )
 
 
 def parse_percent(given: str | None) -> float | None:

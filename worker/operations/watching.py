@@ -103,6 +103,7 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
     """
     before = _watched(queue, wanted)
     options = _with_own_prompt(settings, wanted, before)
+    options = options | WatchOptions(enhance=_chat_model(settings, options, before))
     options = options | WatchOptions(language=wanted.language(before))
     if wanted.needs_width:
         options = options | WatchOptions(dimensions=_width_to_create(before, settings, wanted))
@@ -129,6 +130,13 @@ def _with_own_prompt(
         return options
     own = own_prompts(before.model, settings).document
     return options | WatchOptions(document_prompt=own or "none")
+
+
+def _chat_model(settings: Settings, options: WatchOptions, before: Target | None) -> str | None:
+    """Return the chat model of the column: a new one has that of the settings, if they say so."""
+    given = options.get("enhance")
+    is_wanted = settings.enable_llm_enhancement and given is None and not before
+    return f"ollama:{settings.ollama_llm_model}" if is_wanted else given
 
 
 def unwatch(queue: PostgresQueue, table: str, column: str) -> None:

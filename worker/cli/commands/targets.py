@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from worker.cli.console import confirmed, out, out_json, say
 from worker.cli.environment import load_settings
@@ -18,6 +19,9 @@ from worker.cli.options import (
     Dimensions,
     DocumentPrompt,
     EmbeddingColumn,
+    Enhance,
+    EnhanceOnFailure,
+    EnhancePrompt,
     Filter,
     FormatOfText,
     Hybrid,
@@ -34,7 +38,7 @@ from worker.cli.options import (
 )
 from worker.cli.render.tables import out_table
 from worker.cli.render.text import NOTHING_WATCHED, name_of, one_line
-from worker.embedders.registry import check_model
+from worker.embedders.registry import check_chat_model, check_model
 from worker.errors import SettingsError
 from worker.operations import watching
 from worker.operations.session import open_database, open_queue
@@ -42,6 +46,9 @@ from worker.operations.watch_migration import watch_migration
 from worker.queue import Target, WatchOptions, WatchPreview
 from worker.settings import Settings
 from worker.terminal import printable
+
+LONGEST_CHANGE = 200  # characters of a change that are shown
+LONGEST_PROMPT = 100_000  # bytes that are read of a file: the database refuses fewer characters
 
 
 def watch(
@@ -65,6 +72,9 @@ def watch(
     chunk_size: ChunkSize = None,
     chunk_unit: SizeIn = None,
     max_chunks: MostChunks = None,
+    enhance: Enhance = None,
+    enhance_prompt: EnhancePrompt = None,
+    enhance_on_failure: EnhanceOnFailure = None,
     yes: AgreeToEmbed = False,
     sql: AsMigration = False,
 ) -> None:
@@ -93,6 +103,9 @@ def watch(
         chunk_size=chunk_size,
         chunk_unit=chunk_unit,
         max_chunks=max_chunks,
+        enhance=_chat_model(enhance),
+        enhance_prompt=_instructions(enhance_prompt),
+        enhance_on_failure=enhance_on_failure,
     )
     wanted = watching.WatchRequest(
         table, column, _joined(source), options, create_column, dimensions, hybrid is True
@@ -123,10 +136,31 @@ def _prompt(given: str | None) -> str | None:
     return "" if given == "default" else given or None
 
 
+def _chat_model(given: str | None) -> str | None:
+    """Return a chat model as watch_embeddings takes it. Raises SettingsError if there is none."""
+    if given in (None, "none"):
+        return None if given is None else ""
+    check_chat_model(given)
+    return given
+
+
+def _instructions(file: Path | None) -> str | None:
+    """Return what a file says to a chat model. Raises SettingsError if it cannot be read."""
+    if file is None:
+        return None
+    try:
+        return file.read_bytes()[:LONGEST_PROMPT].decode("utf-8-sig").strip()
+    except OSError as problem:
+        cause, cure = problem.strerror or type(problem).__name__, "Give the path of a text file."
+    except UnicodeDecodeError:
+        cause, cure = "it is not written in UTF-8", "Save it as UTF-8."
+    raise SettingsError(f"cannot read {printable(str(file))}: {cause}", cure)
+
+
 def _agree(preview: WatchPreview, yes: bool) -> None:
     """Show what changes. Raises SettingsError unless the person agrees to embed rows again."""
     for change in preview.changes:
-        say(f"change: {printable(change)}")
+        say(f"change: {one_line(change, LONGEST_CHANGE)}")
     if not preview.to_embed:
         return
     rows = "1 row" if preview.to_embed == 1 else f"{preview.to_embed} rows"
@@ -170,7 +204,7 @@ def targets(as_json: AsJson = False) -> None:
         say(NOTHING_WATCHED)
         return
     out_table(
-        ["table", "column", "source", "filter", "model", "width", "chunks"],
+        ["table", "column", "source", "filter", "model", "width", "chunks", "enhanced by"],
         [
             (
                 target.table_name,
@@ -180,6 +214,7 @@ def targets(as_json: AsJson = False) -> None:
                 _format_model(target),
                 target.dimensions,
                 _format_chunks(target),
+                target.enhance_model,
             )
             for target in found
         ],
