@@ -37,7 +37,7 @@ from worker.cli.options import (
     Truncate,
 )
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import NOTHING_WATCHED, name_of, one_line
+from worker.cli.render.text import NOTHING_WATCHED, cut, name_of, one_line
 from worker.embedders.registry import check_chat_model, check_model
 from worker.errors import SettingsError
 from worker.operations import watching
@@ -160,7 +160,7 @@ def _instructions(file: Path | None) -> str | None:
 def _agree(preview: WatchPreview, yes: bool) -> None:
     """Show what changes. Raises SettingsError unless the person agrees to embed rows again."""
     for change in preview.changes:
-        say(f"change: {one_line(change, LONGEST_CHANGE)}")
+        say(f"change: {cut(printable(change), LONGEST_CHANGE)}")
     if not preview.to_embed:
         return
     rows = "1 row" if preview.to_embed == 1 else f"{preview.to_embed} rows"
@@ -203,8 +203,10 @@ def targets(as_json: AsJson = False) -> None:
     if not found:
         say(NOTHING_WATCHED)
         return
+    is_enhanced = any(target.enhance_model for target in found)
+    heads = ["table", "column", "source", "filter", "model", "width", "chunks"]
     out_table(
-        ["table", "column", "source", "filter", "model", "width", "chunks", "enhanced by"],
+        [*heads, *(["enhanced by"] if is_enhanced else [])],
         [
             (
                 target.table_name,
@@ -214,7 +216,7 @@ def targets(as_json: AsJson = False) -> None:
                 _format_model(target),
                 target.dimensions,
                 _format_chunks(target),
-                target.enhance_model,
+                *([target.enhance_model] if is_enhanced else []),
             )
             for target in found
         ],
