@@ -521,6 +521,9 @@ def test_options_that_contradict_each_other_are_refused(notes: Database, worker:
     arguments = ["--column", "embedding", "--filter", "id = 1", "--no-filter"]
     cause, hint = refused(worker("watch", "notes", *arguments), 2)
     assert (cause, hint) == ("--filter contradicts --no-filter", "Use only one of them.")
+    cause, hint = refused(worker("watch", "docs", "--chunks", "--create-column"), 2)
+    assert cause == "--create-column contradicts --chunks"
+    assert "table of their own" in hint
 
 
 def test_the_sql_of_watch_gives_what_is_not_mentioned_as_null(

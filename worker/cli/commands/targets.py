@@ -84,6 +84,11 @@ def watch(
     """
     if no_filter and filter_sql is not None:
         raise SettingsError("--filter contradicts --no-filter", "Use only one of them.")
+    if chunks and create_column:
+        raise SettingsError(
+            "--create-column contradicts --chunks",
+            "Leave it out: the vectors of chunks get a table of their own.",
+        )
     if hybrid is False and language is not None:
         raise SettingsError("--language contradicts --no-hybrid", "Use only one of them.")
     if model not in (None, "default"):
