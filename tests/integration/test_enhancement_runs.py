@@ -421,6 +421,20 @@ def test_texts_are_embedded_as_they_are_during_an_outage_and_made_good_after_it(
     assert rows(whole, UNENHANCED) == []
 
 
+def test_a_new_text_does_not_wait_for_an_equal_one_that_was_embedded_as_it_is(
+    whole: Database, runs: Runs, ollama: OllamaServer, soon: None
+) -> None:
+    whole.execute(WHOLE, [CHAT, PROMPT, "raw"])
+    ollama.faults.extend([unavailable] * ALWAYS)
+    write(whole, 1, "the same")
+    assert runs.drain().completed == 1
+    whole.execute("update embedding_queue set available_at = now()")
+    write(whole, 2, "the same")
+    stats = runs.drain(limit=2)
+    assert (stats.completed, stats.released) == (1, 1)
+    assert plain(whole) == [1, 2]
+
+
 def test_documents_are_made_good_after_an_outage(
     in_chunks: Database, runs: Runs, ollama: OllamaServer, soon: None
 ) -> None:
@@ -470,6 +484,29 @@ def test_a_text_that_is_edited_meanwhile_is_described_anew(
         stats: RunStats = ending.result(LONG)
     assert (stats.completed, stats.stale) == (1, 1)
     assert described(whole) == [1]
+
+
+@pytest.mark.parametrize("prompt", ["Otherwise.", None])
+def test_a_text_is_embedded_as_its_target_says_by_then(
+    whole: Database, runs: Runs, ollama: OllamaServer, held: Held, prompt: str | None
+) -> None:
+    """It is claimed again while what the chat model writes for it by the old prompt is under way;
+    None: it needs no chat model any more."""
+    ollama.faults.append(held)
+    write(whole, 1, "one")
+    with under_way(runs.new(), held) as ending:
+        whole.execute(
+            "select watch_embeddings('docs', null, 'embedding', enhance => %s,"
+            " enhance_prompt => %s)",
+            [CHAT if prompt else "", prompt],
+        )
+        eventually(lambda: statuses(whole) in ({"processing": 1}, {"completed": 1}))
+        held.let_go.set()
+        stats: RunStats = ending.result(LONG)
+    assert (stats.completed, stats.stale) == (1, 1)
+    text = text_for(prompt, json.dumps({"text": "one"})) if prompt else "one"
+    vector = value(whole, "select embedding::real[] from docs")
+    assert np.allclose(vector, vector_for(text, 8), atol=1e-6)
 
 
 def test_a_run_that_is_stopped_gives_back_what_was_not_asked(

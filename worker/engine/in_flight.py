@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from worker.engine.asking import Question, Reply, ask
 from worker.engine.embedding import Outcome, embed
 from worker.engine.models import Key, Model, key_of
-from worker.queue import Chunk, Job, TextKey
+from worker.queue import Chunk, Enhancement, Job, TextKey
 
 ATTENTION = 0.25  # seconds between two checks of heartbeat and `stop` while a model works
 
 Result = TypeVar("Result")
-Text = tuple[int, Key, bytes]
-"""Target, model and hash: jobs of the same text are embedded once."""
+Text = tuple[int, Key, Enhancement | None, bool, bytes]
+"""Target, model, enhancement and hash: jobs of the same text are embedded once. Those that are
+`unenhanced` go by themselves, since they are not embedded as they are again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +144,4 @@ def wait_for_result(future: Future[Result], attend: Callable[[], object]) -> Res
 
 
 def _text_of(job: Job) -> Text:
-    return job.target_id, key_of(job), job.content_hash
+    return job.target_id, key_of(job), job.enhancement, job.unenhanced, job.content_hash
