@@ -466,6 +466,31 @@ def test_a_chat_model_without_its_setting_is_an_outage(
     assert rows(whole, UNENHANCED) == [("1", "not_configured")]
 
 
+def test_another_column_goes_on_if_a_chat_model_cannot_be_opened_after_an_outage(
+    whole: Database, runs: Runs, openai: OpenAIServer, soon: None
+) -> None:
+    """The embedding model that both columns share is tried with a text that the chat model holds
+    up: that trial ends, and others follow."""
+    whole.execute("create table other (id bigint primary key, body text, embedding vector(8))")
+    whole.execute("select watch_embeddings('other', 'body', 'embedding')")
+    openai.faults.extend([unavailable] * ALWAYS)
+    write(whole, 1, "one")
+    whole.execute("insert into other values (1, 'two')")
+    tries: list[str] = []
+
+    def refuse(model: str) -> ChatModel:
+        tries.append(model)
+        return refuse_to_open(model)
+
+    with serving(replace(runs, open_chat_model=refuse)) as pipeline:
+        eventually(lambda: len(pipeline.errors) == 2)
+        before = len(tries)
+        eventually(lambda: len(tries) > before + 2)
+        openai.faults.clear()
+        eventually(are_done(whole, 1))
+    assert statuses(whole) == {"completed": 1, "pending": 1}
+
+
 def refuse_to_open(model: str) -> ChatModel:
     raise SettingsError("OPENAI_API_KEY is not set", "Set it.")
 

@@ -58,27 +58,34 @@ class Enhancer:
         if not enhancement:
             return Ready(model, list(jobs), is_trial)
         ready, unknown = self._known(enhancement, jobs)
-        if not unknown:
-            return Ready(model, ready, is_trial)
-        try:
-            chat = self.models.chat(
-                enhancement.model, lambda opening: wait_for_result(opening, self.attend)
-            )
-        except WorkerError as error:
-            return Ready(model, [*ready, *self._without(unknown, error)], is_trial)
         asked, failure = self._may_be_asked(enhancement, unknown)
-        for job in asked:
-            question = Question(chat, model, job, is_trial or failure is not None)
-            self.collector.in_flight.ask(question, self.stop)
+        try:
+            self._send(model, asked, is_trial=is_trial or failure is not None)
+        except WorkerError as error:  # the chat model cannot be opened
+            asked, failure = [], error
         if failure:
             ready += self._without(unknown[len(asked) :], failure)
+        if is_trial and not (ready or asked):
+            self.collector.availability.end_trial(jobs[0])
         return Ready(model, ready, is_trial)
+
+    def _send(self, model: Model, jobs: Sequence[Job], *, is_trial: bool) -> None:
+        """Ask the chat model of some jobs. Raises WorkerError if it cannot be opened."""
+        for job in jobs:
+            if job.enhancement:
+                chat = self.models.chat(
+                    job.enhancement.model, lambda opening: wait_for_result(opening, self.attend)
+                )
+                question = Question(chat, model, job, is_trial)
+                self.collector.in_flight.ask(question, self.stop)
 
     def collect(self, replies: Iterable[Reply]) -> list[Ready]:
         """Count and keep what chat models wrote. Return the jobs that can be embedded now."""
-        groups: dict[tuple[int, int], list[Reply]] = defaultdict(list)
+        groups: dict[tuple[int, type[Job], int, int], list[Reply]] = defaultdict(list)
         for reply in replies:
-            groups[reply.question.job.target_id, id(reply.question.model)].append(reply)
+            question = reply.question
+            models = id(question.model), id(question.chat)
+            groups[question.job.target_id, type(question.job), *models].append(reply)
         return [self._collect(group) for group in groups.values()]
 
     def _collect(self, replies: list[Reply]) -> Ready:
