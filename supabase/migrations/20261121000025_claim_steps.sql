@@ -271,6 +271,8 @@ begin
     if leased < cardinality(ids) then
         return query select * from embedding.fail_exhausted(target, ids, fence);
     end if;
+    -- as it is by now: a change of the target that comes later takes the lease back
+    select * into target from public.embedding_targets as watched where watched.id = target.id;
     execute format('select array_agg(job) from embedding.read_%s($1, $2, $3, $4) as job', target.id)
        into judged
       using ids, fence, embedding.full_model(target, default_model), target.priority;

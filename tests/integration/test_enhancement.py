@@ -116,6 +116,23 @@ def marks(db: Database) -> list[tuple[Any, ...]]:
 # -- the claim
 
 
+def test_a_claim_says_it_as_it_is_when_the_job_is_leased(texts: Database) -> None:
+    """The target may be changed after a claim has chosen it, and before it has locked a job."""
+    insert(texts)
+    texts.execute(
+        "create table chosen as select * from embedding_targets where table_name = 'docs'"
+    )
+    texts.execute("select watch_embeddings('docs', null, 'embedding', enhance_prompt => 'Other.')")
+    prompt = value(
+        texts,
+        "select claimed.enhancement ->> 'prompt' from chosen, embedding.claim("
+        " jsonb_populate_record(null::embedding_targets, to_jsonb(chosen)),"
+        " array(select job.id from embedding_queue as job where job.target_id = chosen.id),"
+        " 'a', '1 minute', 'test:model') as claimed",
+    )
+    assert prompt == "Other."
+
+
 def test_a_claim_says_how_a_text_is_enhanced(texts: Database, queue: AdminQueue) -> None:
     insert(texts)
     for job in claim_both(queue):
