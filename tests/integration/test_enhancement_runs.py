@@ -32,6 +32,7 @@ from tests.openai_server import OpenAIServer, answers, completion, unavailable, 
 from worker.embedders.base import ChatModel
 from worker.engine import breaker, enhancing
 from worker.engine.progress import RunStats
+from worker.engine.throttling import FULL, ThrottleDecision
 from worker.errors import SettingsError
 
 CHAT = "ollama:gemma3:12b"
@@ -549,6 +550,17 @@ def test_a_run_that_is_stopped_gives_back_what_was_not_asked(
     assert "processing" not in statuses(whole)
     assert runs.drain().failed == 0
     assert len(described(whole)) == 30
+
+
+def test_a_run_that_ends_in_a_long_text_asks_about_few_more_of_its_passages(
+    in_chunks: Database, runs: Runs, ollama: OllamaServer
+) -> None:
+    """What it had sent to the chat model is paid for."""
+    write(in_chunks, 1, document(300))
+    spent = ThrottleDecision("stop", "all is spent")
+    stats = runs.new(None, throttle=lambda: spent if ollama.requests else FULL).drain()
+    assert (stats.released, stats.taken) == (1, 1)
+    assert len(ollama.requests) == 40
 
 
 # -- texts are data

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from worker.engine.availability import Availability
-from worker.engine.documents import Documents
+from worker.engine.documents import MOST_ENHANCED, Documents
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.in_flight import InFlight
 from worker.engine.models import Models
@@ -22,7 +22,6 @@ from worker.queue import Claim, Job, Queue, Scope
 LOCKED_TIMEOUT = 30.0  # seconds to wait for a table that is locked as a whole
 LOCKED_PAUSE = 0.2  # seconds between two attempts
 CLAIMED_AT_ONCE = 400  # jobs: a row costs half as much as with 100; a larger claim saves no more
-MOST_ENHANCED = 40  # jobs at once: a chat model takes a second or more for each
 SLOW_CLAIM = 5.0  # seconds; no heartbeat is sent meanwhile, so the next claim is half as large
 # Limits of what is in flight. Jobs that wait for the text of another job take no request.
 MOST_JOBS = 10_000  # or four batches

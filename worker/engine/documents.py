@@ -42,6 +42,7 @@ MOST_CHARACTERS = 8_000_000  # of their texts
 MOST_WAITING = 400  # documents that have chunks to send
 CHARACTERS_IN_FLIGHT = 4_000_000  # of their chunks
 CHUNKS_A_TURN = 100  # of one document, until it is the turn of another
+MOST_ENHANCED = 40  # jobs or chunks at once: a chat model takes a second or more for each
 
 Ending = Release | Failure | RefusalReason
 """How a document ends that is not completed."""
@@ -194,6 +195,7 @@ class Documents:
             if not self.availability.has_room(job) or self._room <= 0:
                 continue
             if not self.availability.error_of(job):
+                most = min(most, MOST_ENHANCED) if job.enhancement else most
                 send(self._take(_column(job), most), is_trial=False)
                 return True
             if not document.in_flight:  # a trial
