@@ -15,7 +15,7 @@ import pytest
 from tests import conftest
 from tests.acceptance.conftest import Held, statuses
 from tests.conftest import Database, rows, value
-from tests.http_server import text_for
+from tests.http_server import Answer, text_for
 from tests.integration.documents import (
     chunks,
     document,
@@ -369,7 +369,41 @@ def test_an_answer_without_a_word_is_a_rejection(
     assert rows(whole, "select error_class from embedding_queue") == [("empty_answer",)]
 
 
+def test_a_text_on_which_the_chat_model_fails_holds_up_no_other(
+    whole: Database, runs: Runs, ollama: OllamaServer, soon: None
+) -> None:
+    """Also if it is the only one that is due, so that nothing else shows that the model works."""
+    ollama.stumble = lambda text: "odd" in text
+    write(whole, 1, "odd")
+    with serving(runs) as pipeline:
+        eventually(lambda: statuses(whole) == {"failed": 1})
+        assert pipeline.errors == []
+        write(whole, 2, "good")
+        eventually(are_done(whole, 1))
+    assert value(whole, "select attempts from embedding_queue where record_id = '1'") == 5
+    assert described(whole) == [2]
+
+
 # -- failures of the model
+
+
+@pytest.mark.over_a_connection
+def test_a_key_that_is_revoked_is_no_failure_of_the_texts_that_are_under_way(
+    whole: Database, runs: Runs, openai: OpenAIServer, soon: None
+) -> None:
+    whole.execute(WHOLE, ["openai:gpt-4o-mini", PROMPT, "wait"])
+    for key in range(1, 31):
+        write(whole, key, f"text {key}")
+    runs = replace(runs, key=openai.api_key)
+
+    def revoke(due: Answer) -> Answer:
+        openai.api_key = "another"
+        return due
+
+    openai.faults.append(revoke)
+    stats = runs.drain(batch_size=30)
+    assert (stats.failed, stats.taken) == (0, stats.completed + stats.released)
+    assert value(whole, "select sum(attempts) from embedding_queue") == 0
 
 
 def test_a_column_waits_for_its_chat_model_and_goes_on_by_itself(
@@ -485,9 +519,11 @@ def test_another_column_goes_on_if_a_chat_model_cannot_be_opened_after_an_outage
 
     with serving(replace(runs, open_chat_model=refuse)) as pipeline:
         eventually(lambda: len(pipeline.errors) == 2)
+        whole.execute("delete from other")
         before = len(tries)
-        eventually(lambda: len(tries) > before + 2)
+        eventually(lambda: len(tries) > before + 1)
         openai.faults.clear()
+        whole.execute("insert into other values (1, 'two')")
         eventually(are_done(whole, 1))
     assert statuses(whole) == {"completed": 1, "pending": 1}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from json import dumps
 from threading import Event
@@ -33,7 +34,7 @@ class Reply:
     """The answer to a question, or the failure; neither: it was not asked, since the run stops.
 
     `truncated_to`: how many characters of the text the model got, if not all of them.
-    `is_of_the_text`: others were answered meanwhile. `times` is how long the answer took.
+    `is_of_the_text`: others are answered. `times` is how long the answer took.
     """
 
     question: Question
@@ -52,7 +53,7 @@ def data_of(job: Job) -> str:
 def ask(question: Question, stop: Event) -> Reply:
     """Ask a chat model, until `stop` is set. Of a text that is too long for it, as much of the
     beginning as it takes, if the job says so."""
-    reply = Reply(question)
+    reply, chat = Reply(question), question.chat
     began = time.monotonic()
     try:
         _ask(reply, stop)
@@ -62,9 +63,10 @@ def ask(question: Question, stop: Event) -> Reply:
         reply.failure, reply.is_of_the_text = refusal, True
     except (Transient, ProviderRefused) as failure:
         reply.failure = failure
-        reply.is_of_the_text = question.chat.answered_at > began
+        with suppress(Stopped):
+            reply.is_of_the_text = chat.answers_others(failure, stop, reply.times)
         if not (reply.is_of_the_text or stop.is_set()):
-            question.chat.fail(failure, began)
+            chat.fail(failure, began)
     return reply
 
 
