@@ -470,6 +470,34 @@ def test_a_new_text_does_not_wait_for_an_equal_one_that_was_embedded_as_it_is(
     assert plain(whole) == [1, 2]
 
 
+def test_a_text_that_was_written_for_before_is_no_trial_of_the_chat_model(
+    whole: Database,
+    runs: Runs,
+    ollama: OllamaServer,
+    soon: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(enhancing, "ASKED_AGAIN_AFTER", (300.0, 600.0))
+    whole.execute(WHOLE, [CHAT, PROMPT, "raw"])
+    run = runs.new(enhancement_cache_mb=1)
+    with run.attended():
+        write(whole, 1, "one")
+        run.work()
+        ollama.faults.extend([unavailable] * ALWAYS)
+        write(whole, 2, "two")
+        run.work()
+        assert (described(whole), plain(whole)) == ([1], [2])
+        run.stop.wait(2 * breaker.LONGEST_PAUSE)
+        whole.execute("update embedding_queue set content_hash = null where record_id = '1'")
+        whole.execute("update embedding_queue set status = 'pending' where record_id = '1'")
+        run.work()
+        ollama.faults.clear()
+        run.stop.wait(2 * breaker.LONGEST_PAUSE)
+        whole.execute("update embedding_queue set available_at = now()")
+        run.work()
+    assert described(whole) == [1, 2]
+
+
 def test_documents_are_made_good_after_an_outage(
     in_chunks: Database, runs: Runs, ollama: OllamaServer, soon: None
 ) -> None:

@@ -25,10 +25,8 @@ from worker.engine.writing import NOT_OPENED
 from worker.errors import ProviderError, ProviderRefused, Rejected, Transient, WorkerError
 from worker.queue import Enhanced, Enhancement, Job, Queue, enhancement_key
 
-ASKED_AGAIN_AFTER = (
-    300.0,
-    600.0,
-)  # seconds after a failure: at random, so that not all are at once
+# Seconds from a failure until a text is asked about again: at random, so that not all are at once.
+ASKED_AGAIN_AFTER = (300.0, 600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,7 @@ class Enhancer:
             self._send(model, asked, is_trial=is_trial or failure is not None)
         except WorkerError as error:  # the chat model cannot be opened
             asked, failure = [], error
+            self.models.postpone(enhancement.model)
         if failure:
             ready += self._without(unknown[len(asked) :], failure)
         if is_trial and not (ready or asked):
@@ -143,7 +142,7 @@ class Enhancer:
         failure = self.models.error_of(name)
         if enhancement.on_failure == "wait" or not failure:
             return jobs, None
-        if not self.models.may_try(name):
+        if not (jobs and self.models.may_try(name)):
             return [], failure[1]
         self.models.try_again(name)
         return jobs[:1], failure[1]
