@@ -132,6 +132,7 @@ class Rejected(ProviderError):
 
     `share` is how much of a text that is too long the model would take, if the provider says so.
     `unsupported` is the field of the request that the model does not support, likewise.
+    `tokens`: what a chat model read and wrote, in an answer that cannot be used.
     """
 
     def __init__(
@@ -141,8 +142,10 @@ class Rejected(ProviderError):
         error_class: str = "rejected",
         share: float | None = None,
         unsupported: str | None = None,
+        tokens: tuple[int | None, int | None] | None = None,
     ) -> None:
         super().__init__(cause)
         self.error_class = error_class
         self.share = share
         self.unsupported = unsupported
+        self.tokens = tokens

@@ -365,7 +365,9 @@ def test_an_answer_without_a_word_is_a_rejection(
     whole.execute(WHOLE, ["openai:gpt-4o-mini", PROMPT, "wait"])
     write(whole, 1, "one")
     openai.faults.append(answers(200, completion(text)))
-    assert runs.drain().failed == 1
+    stats = runs.drain()
+    assert stats.failed == 1
+    assert stats.cost  # it is paid for, though it is of no use
     assert rows(whole, "select error_class from embedding_queue") == [("empty_answer",)]
 
 

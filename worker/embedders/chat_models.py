@@ -215,10 +215,12 @@ class OllamaChat(ServedChatModel):
 
 def _checked(reading: Reading, host: str) -> ChatAnswer:
     """Return the answer. Raises Rejected if there is no text in it to use."""
+    tokens = reading.answer.read, reading.answer.written
     if reading.ending == "filtered":
-        raise Rejected(f"{host} refused to write about this text")
+        raise Rejected(f"{host} refused to write about this text", tokens=tokens)
     if not reading.answer.text:
-        raise Rejected(f"{host} sent an answer without visible text", error_class="empty_answer")
+        cause = f"{host} sent an answer without visible text"
+        raise Rejected(cause, error_class="empty_answer", tokens=tokens)
     return reading.answer
 
 

@@ -44,6 +44,13 @@ class Reply:
     is_of_the_text: bool = False
     times: Histogram = field(default_factory=Histogram)
 
+    @property
+    def paid(self) -> ChatAnswer | None:
+        """The answer, also one that cannot be used."""
+        if isinstance(self.failure, Rejected) and self.failure.tokens:
+            return ChatAnswer("", *self.failure.tokens)
+        return self.answer
+
 
 def data_of(job: Job) -> str:
     """Return what a chat model gets for a job. It is JSON: a text cannot end it."""

@@ -182,10 +182,10 @@ class Enhancer:
 
     def _count(self, chat: Chat, reply: Reply) -> None:
         """Count what an answer cost."""
-        if reply.answer:
-            cost = chat_cost(reply.answer, chat.chat_model.price)
+        if answer := reply.paid:
+            cost = chat_cost(answer, chat.chat_model.price)
             self.collector.stats.add_requests(
-                chat.chat_model.model, 1, tokens_of(reply.answer), cost, reply.times
+                chat.chat_model.model, 1, tokens_of(answer), cost, reply.times
             )
 
 
