@@ -29,6 +29,7 @@ from benchmarks.database import (
 from benchmarks.report import Figure
 from benchmarks.statements import insert_texts, statements, write_all_vectors
 from benchmarks.usage import usage
+from benchmarks.verification import verification
 from benchmarks.work import (
     BATCH,
     WARM_UP,
@@ -516,6 +517,11 @@ def prepared(server: Server, size: Size) -> Iterator[Figure]:
             )
 
 
+def verify(server: Server, size: Size) -> Iterator[Figure]:
+    """Rows a second of a verification, against a scan of the vectors."""
+    yield from verification(server, size.large_run, size.close_repetitions)
+
+
 Group = Callable[[Server, Size], Iterator[Figure]]
 
 GROUPS: Mapping[str, Group] = {
@@ -527,6 +533,7 @@ GROUPS: Mapping[str, Group] = {
     "wal": wal,
     "memory": memory,
     "prepared": prepared,
+    "verify": verify,
 }
 
 

@@ -79,6 +79,7 @@ CONTRACT = (
     "test_stats",
     "test_status_and_search",
     "test_usage",
+    "test_verify",
 )
 # What is tried through pgbouncer: what may depend on the session that a statement runs in.
 SESSIONS = (
@@ -121,6 +122,7 @@ VERSIONS = (
     "test_status_and_search",
     "test_texts",
     "test_triggers",
+    "test_verify",
     "test_watch",
 )
 TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}

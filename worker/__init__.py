@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from worker.operations.stats import stats as stats
     from worker.operations.status import status as status
     from worker.operations.stop_conditions import StopConditions as StopConditions
+    from worker.operations.verify import verify as verify
     from worker.operations.watching import unwatch as unwatch
     from worker.operations.watching import watch as watch
     from worker.settings import Settings as Settings
@@ -67,6 +68,7 @@ _HOMES = {
     "stats": "operations.stats",
     "status": "operations.status",
     "unwatch": "operations.watching",
+    "verify": "operations.verify",
     "watch": "operations.watching",
 }
 

@@ -2,21 +2,22 @@
 -- Locks: SHARE row locks on the rows that backfill_embeddings enqueues, for the length of a call. It waits for none
 --        of them.
 -- Undo:  drop function public.backfill_embeddings, embedding.enqueue_missing, embedding.missing_sql,
---        embedding.may_be_inside, embedding.after_cursor_sql;
+--        embedding.may_be_inside, embedding.beside_record_sql;
 
--- The condition for the rows after the backfill cursor of a target.
-create function embedding.after_cursor_sql(target public.embedding_targets)
+-- The condition that the key of a row compares so (`>`, `<=`) with that of a record. True without a record.
+create function embedding.beside_record_sql(target public.embedding_targets, operator text, record_id text)
 returns text
 language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select case when target.backfill_cursor is null then 'true' else
-               format('(%s) > (%s)',
+    select case when record_id is null then 'true' else
+               format('(%s) %s (%s)',
                    (select string_agg(format('%I.%I', (parse_ident(target.relation))[2], key.name), ', ' order by key.place)
                       from unnest(target.key_columns) with ordinality as key (name, place)),
+                   operator,
                    array_to_string(embedding.key_values_sql(
-                       target.relation::regclass, target.key_columns, quote_literal(target.backfill_cursor)), ', ')) end;
+                       target.relation::regclass, target.key_columns, quote_literal(record_id)), ', ')) end;
 $$;
 
 -- Whether a record is inside the filter of its target. True if that is not known, since the filter raises an error.
@@ -103,7 +104,7 @@ begin
         bare_name,
         target.relation,
         embedding.missing_sql(target, row_by_row),
-        embedding.after_cursor_sql(target),
+        embedding.beside_record_sql(target, '>', target.backfill_cursor),
         (select string_agg(format('%I.%I', bare_name, name), ', ' order by ordinal)
            from unnest(target.key_columns) with ordinality as key (name, ordinal)),
         embedding.queued_id_sql('eq_record'))
@@ -162,6 +163,6 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.after_cursor_sql', 'embedding.may_be_inside', 'embedding.missing_sql',
+    'embedding.beside_record_sql', 'embedding.may_be_inside', 'embedding.missing_sql',
     'embedding.enqueue_missing');
 select embedding.let_workers_call('public.backfill_embeddings');

@@ -1,7 +1,15 @@
 -- Why:   a text can change without a write to its row, which no trigger sees: an enum value is renamed, a generated
 --        column gets another expression, a function in a source is replaced, a session turned the triggers off.
 -- Locks: row locks on the jobs that recheck_embeddings makes pending, for the length of a call; it waits for none.
--- Undo:  drop function public.recheck_embeddings, embedding.changed_jobs;
+-- Undo:  drop function public.recheck_embeddings, embedding.changed_jobs, embedding.text_differs_sql;
+
+-- The condition that the text of a row, eq_text, is not the one with the hash eq_old_hash, which was embedded.
+create function embedding.text_differs_sql()
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$ select 'eq_old_hash is distinct from sha256(convert_to(eq_text, ''UTF8''))' $$;
 
 -- Those of the given jobs of a target whose row has changed since they ended: another text, no vector, a vector of
 -- another model, a row that is deleted or outside the filter, or a text where there was none. A row that cannot be
@@ -31,10 +39,10 @@ begin
              where eq_inside is not true
                 or case eq_status when 'skipped' then eq_text collate "C" ~ $2
                                   else not eq_has_vector or eq_old_model <> $3
-                                       or eq_old_hash is distinct from sha256(convert_to(eq_text, 'UTF8')) end)
+                                       or %6$s end)
         $sql$,
         coalesce(target.filter, 'true'), embedding.text_sql(target), embedding.has_vector_sql(target),
-        target.relation, target.record_match_sql)
+        target.relation, target.record_match_sql, embedding.text_differs_sql())
        into changed using ids, embedding.visible_character(), embedding.full_model(target);
     return changed;
 exception
@@ -118,5 +126,5 @@ begin
     return next;
 end $$;
 
-select embedding.protect_functions('embedding.changed_jobs');
+select embedding.protect_functions('embedding.text_differs_sql', 'embedding.changed_jobs');
 select embedding.let_workers_call('public.recheck_embeddings');

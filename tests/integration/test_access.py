@@ -199,6 +199,7 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select unwatch_embeddings('docs', 'embedding')",
     "select * from search_embeddings('docs', 'embedding', '[1,2,3]')",
     "select * from missing_embeddings('docs', 'embedding', '{1}')",
+    "select * from sample_vectors('docs', 'embedding')",
     "select embedding_has_vector_index('docs', 'embedding')",
     "select embedding.enqueue(1, array['9'], array[null::uuid])",
     "select embedding.forget(1, array['1'])",
@@ -295,6 +296,7 @@ CALLS: list[LiteralString] = [
     "select * from diagnose_embeddings()",
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
+    "select * from verify_embeddings('docs', 'embedding')",
 ]
 
 
@@ -456,12 +458,14 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "row_count",
         "same_key_sql",
         "sample_embeddings",
+        "sample_vectors",
         "search_embeddings",
         "search_passages",
         "stage_chunks",
         "text_ranks_sql",
         "uses_full_text_index_sql",
         "vector_sql",
+        "verify_embeddings",
     }
 
 
@@ -648,12 +652,12 @@ CALLED_BY_WORKERS = [
         announce_embedding_event backfill_embeddings cache_embeddings cache_enhancements
         cached_embeddings cached_enhancements claim_embeddings complete_documents
         complete_embeddings control_embeddings count_due_embeddings diagnose_embeddings
-        embedding_command embedding_database_load embedding_provider_report
-        embedding_rate embedding_schema_version embedding_stats embedding_table_name
+        embedding_command embedding_database_load embedding_provider_report embedding_rate
+        embedding_schema_version embedding_stats embedding_table_name
         embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
-        extend_embeddings fail_embeddings list_embeddings poll_embeddings
-        recheck_embeddings release_embeddings reprocess_embeddings requeue_embeddings
-        sample_embeddings stage_chunks
+        extend_embeddings fail_embeddings list_embeddings poll_embeddings recheck_embeddings
+        release_embeddings reprocess_embeddings requeue_embeddings sample_embeddings
+        stage_chunks verify_embeddings
         """,
     ),
     *names("embedding", "count_due identity_problem passage_count row_count"),
@@ -661,6 +665,7 @@ CALLED_BY_WORKERS = [
 CALLED_BY_THE_SERVICE_ROLE = [
     "public.embedding_has_vector_index",
     "public.missing_embeddings",
+    "public.sample_vectors",
     "public.search_embeddings",
     *names(
         "embedding",
@@ -681,10 +686,10 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        add_column after_cursor_sql another_row_works blind_spot body_of change_model
-        changed_jobs check_chunk_key check_identity check_in_chunks check_lengths
-        check_names check_pattern check_source chunking claim claim_documents claim_in_parts
-        clear_all clear_row_sql clear_sql column_width columns_read complete
+        add_column after_cursor_sql another_row_works beside_record_sql blind_spot body_of
+        change_model changed_jobs check_chunk_key check_identity check_in_chunks
+        check_lengths check_names check_pattern check_source chunking claim claim_documents
+        claim_in_parts clear_all clear_row_sql clear_sql column_width columns_read complete
         complete_in_chunks count_jobs count_pending count_to_embed count_usage counts_and
         counts_since default_enhance_prompt describe_error diagnose_autovacuum_behind
         diagnose_autovacuum_off diagnose_chunk_rights diagnose_chunk_tables_missing
@@ -698,25 +703,26 @@ CALLED_BY_NOBODY = [
         drop_chunk_tables drop_full_text_index drop_functions drop_triggers due_jobs
         due_owners due_records due_targets enhancement enqueue enqueue_edited
         enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable
-        failed_jobs failed_since fault_of_table find_target find_target_of finish_jobs
-        first_jobs fix_text_forms fold_counts follow_names forget full_model
+        failed_jobs failed_since fault_of_table find_target find_target_of findings
+        finish_jobs first_jobs fix_text_forms fold_counts follow_names forget full_model
         full_text_index_name full_text_indexes full_text_sql grant_to growing_pause
         has_stored_sql is_claimable is_of_the_server is_ours is_readable is_rewritten
         is_timeout is_watched_by_statement jobs_after keep_match_function key_columns
         key_list key_too_long lease_jobs let_readers_read let_workers_call let_workers_read
         list_sql lock_documents lock_sql make_chunk_table make_chunk_tables make_function
         make_functions make_triggers match_function_name match_functions match_words_sql
-        may_be_inside may_pass missing_records missing_sql name_chunk_tables
-        open_for_vectors open_table owner_sql percentile plan_chunks plan_enhancement
-        plan_model plan_settings plan_table plan_watch planned_chunk_width planned_full_text
-        planned_prompt planned_width protect_functions protect_relation queue_by_hand
-        queued_id_sql read_sql readable_texts record_model refresh_owners refusals
-        refuse_documents refuse_row refuse_target replace_places requeue_target reset_jobs
-        settle shortened_id source_sql stage stage_in_parts store_target stored_chunks
-        stored_count suspend_target table_problem targets_of_jobs text_by_hand_sql text_sql
-        text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
-        trusts_vectors unstaged vector_type visible_character wake write_match_function
-        write_passage_match_function write_vectors
+        may_be_inside may_pass missing_records missing_sql name_chunk_tables nth_record
+        open_for_vectors open_table open_verified owner_sql percentile plan_chunks
+        plan_enhancement plan_model plan_settings plan_table plan_watch planned_chunk_width
+        planned_full_text planned_prompt planned_width protect_functions protect_relation
+        queue_by_hand queued_id_sql read_sql readable_texts record_model refresh_owners
+        refusals refuse_documents refuse_row refuse_target replace_places requeue_target
+        reset_jobs sampled_records sampled_vector_sql seen_sql settle shortened_id
+        source_sql stage stage_in_parts store_target stored_chunks stored_count
+        suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
+        text_sql text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
+        trusts_vectors unstaged vector_type verified_range verified_sql visible_character
+        wake write_match_function write_passage_match_function write_vectors
         """,
     ),
 ]

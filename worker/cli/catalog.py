@@ -139,6 +139,14 @@ CATALOG: dict[str, Entry] = {
             "worker evaluate --queries topics.tsv --qrels qrels.txt --table docs --k 20",
         ),
     ),
+    "verify": Entry(
+        "verify:verify",
+        "Check the vectors of a column: all rows, and a sample against the model.",
+        (
+            "worker verify docs",
+            "worker verify docs --column embedding_2 --against embedding --html report.html",
+        ),
+    ),
     "doctor": Entry(
         "database:doctor",
         "Check connection, schema, columns and models, and print how to fix what is wrong.",

@@ -365,6 +365,37 @@ Queries = Annotated[
     ),
 ]
 
+# verify
+
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="Another watched column of the table, to compare this one with."
+    ),
+]
+ComparedQueries = Annotated[
+    Path | None,
+    typer.Option(
+        "--queries",
+        metavar="FILE",
+        help="Queries to compare both columns by, with or without judgments: as for"
+        " `worker evaluate`.",
+    ),
+]
+HtmlReport = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as HTML.")
+]
+MarkdownReport = Annotated[
+    Path | None,
+    typer.Option("--markdown", metavar="FILE", help="Also write the report as Markdown."),
+]
+SampleSize = Annotated[
+    int,
+    typer.Option(
+        "--sample", min=1, max=1000, metavar="N", help="How many texts to embed again, at random."
+    ),
+]
+
 # migrate, init, psql
 
 CopyTo = Annotated[

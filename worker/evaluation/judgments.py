@@ -41,11 +41,14 @@ class JudgedQuery:
     grades: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_queries(queries: Path, qrels: Path | None = None) -> list[JudgedQuery]:
+def read_queries(
+    queries: Path, qrels: Path | None = None, *, need_judgments: bool = True
+) -> list[JudgedQuery]:
     """Read queries as JSON lines with their relevant records, or the two files that TREC has.
 
-    Those are queries, as JSON lines or as an id, a tab and a text, and `qrels`. Raises
-    SettingsError, with the number of the line, if a file or a line cannot be used.
+    Those are queries, as JSON lines or as an id, a tab and a text, and `qrels`. Unless they
+    `need_judgments`, JSON lines may have no relevant records. Raises SettingsError, with the number
+    of the line, if a file or a line cannot be used.
     """
     lines = list(_lines(queries))
     if not lines:
@@ -55,7 +58,8 @@ def read_queries(queries: Path, qrels: Path | None = None) -> list[JudgedQuery]:
         grades = _read_qrels(qrels)
         found = _distinct(queries, lines, parse, ONLY_QUERIES_HINT)
         return [replace(query, grades=grades.get(query.id, {})) for query in found]
-    return _distinct(queries, lines, _judged_query, JSON_HINT)
+    parse = _judged_query if need_judgments else _any_query
+    return _distinct(queries, lines, parse, JSON_HINT)
 
 
 def _distinct(
@@ -140,6 +144,11 @@ def _judged_query(line: str) -> JudgedQuery:
     if "relevant" not in given:
         raise ValueError("it has no `relevant`, and there is no --qrels")
     return replace(_query(given), grades=_grades(given["relevant"]))
+
+
+def _any_query(line: str) -> JudgedQuery:
+    given = _json_object(line)
+    return replace(_query(given), grades=_grades(given.get("relevant", [])))
 
 
 def _bare_query(line: str) -> JudgedQuery:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from statistics import fmean
 from threading import Event
 
 import numpy as np
 
-from worker.embedders.base import Concurrency, Embedder, Reranker, Vectors, cost_of
+from worker.embedders.base import Concurrency, Reranker, Vectors, cost_of
 from worker.embedders.packing import pack
-from worker.embedders.registry import open_embedder, open_reranker
+from worker.embedders.registry import open_reranker
 from worker.engine.histogram import Histogram
 from worker.engine.limiter import Limiter
-from worker.engine.models import Model, Models
+from worker.engine.models import Model
 from worker.engine.retry import always, with_retries
-from worker.errors import Rejected, SettingsError, StatementTimeout
+from worker.errors import Rejected, SettingsError
 from worker.evaluation.baseline import check_baseline, differences_from
 from worker.evaluation.judgments import JudgedQuery
 from worker.evaluation.scores import Difference, QueryScore, Score, compare
-from worker.operations.processing import run_options
+from worker.operations.opening import opened_model
+from worker.operations.recall import IndexRecall
 from worker.operations.reranking import CANDIDATES, reorder
 from worker.operations.search import check_width, only_target
 from worker.queue import AdminQueue, Match, Target
 from worker.settings import Settings
-
-TIE = 1e-6  # between two distances: an index may return either row
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ def evaluate(
     check_baseline(baseline, judged)
     relevant, missing = _count_relevant(queue, target, judged)
     with _opened(rerank, settings) as reranker:
-        embedded = _embed(settings, target, [query.text for query in judged])
+        embedded = embed_queries(settings, target, [query.text for query in judged])
         has_index = queue.has_vector_index(target)
         searches = _Searches(
             queue, target, embedded.model, k, full_text_weight, reranker, has_index
@@ -142,27 +139,23 @@ def _count_relevant(
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedded:
+class Embedded:
+    """Queries as vectors. Tokens and cost are None if they are not known."""
+
     model: str
     vectors: Vectors
     tokens: int | None
     cost: float | None
 
 
-def _embed(settings: Settings, target: Target, queries: Sequence[str]) -> _Embedded:
+def embed_queries(settings: Settings, target: Target, queries: Sequence[str]) -> Embedded:
     """Embed queries with the model of the column, in as few requests as its limits allow."""
     name = target.model or settings.embedding_model
-
-    def open_model(model: str, width: int | None, document_prompt: str | None) -> Embedder:
-        return open_embedder(model, width, settings, document_prompt, target.query_prompt)
-
-    with closing(Models(open_model, run_options(settings).limits)) as models:
-        key = (name, target.dimensions, target.document_prompt)
-        model = models.of(key, Future.result)
+    with opened_model(settings, target) as model:
         model.probe(Event(), always)
         vectors, tokens = _ask(model, queries)
     check_width(target, name, vectors.shape[1])
-    return _Embedded(name, vectors, tokens, cost_of(tokens, model.embedder.price))
+    return Embedded(name, vectors, tokens, cost_of(tokens, model.embedder.price))
 
 
 def _ask(model: Model, queries: Sequence[str]) -> tuple[Vectors, int | None]:
@@ -214,11 +207,11 @@ class _Searches:
     reranker: Reranker | None
     has_vector_index: bool
     rankings: dict[str, list[list[str]]] = field(default_factory=dict)
-    _shares: list[float] = field(default_factory=list)
-    """Of the nearest rows, how many the vector search returned, for each query."""
-    _is_too_slow: bool = False
-    """Whether comparing all vectors takes longer than a statement may take."""
+    _recall: IndexRecall = field(init=False)
     _limiter: Limiter = field(default_factory=lambda: Limiter(Concurrency(first=1, most=1)))
+
+    def __post_init__(self) -> None:
+        self._recall = IndexRecall(self.queue, self.target, self.model, self.k)
 
     def run_all(
         self, queries: Sequence[JudgedQuery], vectors: Vectors, on_query: Callable[[int], None]
@@ -231,7 +224,8 @@ class _Searches:
     def _run(self, words: str, vector: Vectors) -> None:
         nearest = self._by_vector(vector, self.k)
         self._keep("vector", nearest)
-        self._compare_with_exact(vector, nearest)
+        if self.has_vector_index:
+            self._recall.count(vector, nearest)
         if self.target.language:
             self._keep("text", self.queue.search(self.target, None, self.k, text=words))
             self._keep("hybrid", self._by_both(words, vector, self.k))
@@ -241,10 +235,10 @@ class _Searches:
     @property
     def index_recall(self) -> float | None:
         """The mean share of the nearest rows that the vector search returned."""
-        return None if self._is_too_slow or not self._shares else fmean(self._shares)
+        return self._recall.mean
 
-    def _by_vector(self, vector: Vectors, limit: int, *, exact: bool = False) -> list[Match]:
-        return self.queue.search(self.target, vector, limit, self.model, exact=exact)
+    def _by_vector(self, vector: Vectors, limit: int) -> list[Match]:
+        return self.queue.search(self.target, vector, limit, self.model)
 
     def _by_both(self, words: str, vector: Vectors, limit: int) -> list[Match]:
         return self.queue.search(
@@ -269,15 +263,3 @@ class _Searches:
 
     def _keep(self, search: str, found: Sequence[Match]) -> None:
         self.rankings.setdefault(search, []).append([match.record_id for match in found])
-
-    def _compare_with_exact(self, vector: Vectors, found: Sequence[Match]) -> None:
-        if self._is_too_slow or not self.has_vector_index:
-            return
-        try:
-            exact = [match.distance or 0.0 for match in self._by_vector(vector, self.k, exact=True)]
-        except StatementTimeout:
-            self._is_too_slow = True
-            return
-        if exact:
-            hits = sum((match.distance or 0.0) <= exact[-1] + TIE for match in found)
-            self._shares.append(min(hits / len(exact), 1.0))

@@ -40,8 +40,10 @@ from worker.queue.reports import (
     QueueProgress,
     Session,
     Stats,
+    StoredVector,
     TargetCoverage,
     TargetStatus,
+    VerifiedRows,
 )
 from worker.queue.search import Match
 from worker.queue.targets import (
@@ -108,11 +110,13 @@ __all__ = [
     "StandingCommand",
     "Stats",
     "StoppedProvider",
+    "StoredVector",
     "Target",
     "TargetCoverage",
     "TargetStatus",
     "TextKey",
     "Usage",
+    "VerifiedRows",
     "WatchOptions",
     "WatchPreview",
     "WorkerState",

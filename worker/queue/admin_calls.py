@@ -13,15 +13,17 @@ import numpy.typing as npt
 from worker.database.migrations import check_version
 from worker.queue.calls import Calls
 from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Requeued, Scope
-from worker.queue.portion import JOBS_IN_ONE_CALL
+from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
 from worker.queue.reports import (
     Estimate,
     Failure,
     Finding,
     QueueProgress,
     Stats,
+    StoredVector,
     TargetCoverage,
     TargetStatus,
+    VerifiedRows,
 )
 from worker.queue.search import Match
 from worker.queue.targets import Target, resolve_table, watched_by
@@ -270,6 +272,45 @@ class AdminCalls(Calls):
                 watched_table=target.table_name,
                 embedding_column=target.embedding_column,
             )
+        )
+
+    def verify(
+        self,
+        target: Target,
+        after: str | None,
+        batch: int = ROWS_VERIFIED_IN_ONE_CALL,
+        *,
+        of_chunks: bool = False,
+        width: int | None = None,
+        usual_length: float | None = None,
+        tolerance: float | None = None,
+    ) -> list[VerifiedRows]:
+        return self._portion.within_time(
+            batch,
+            lambda size: self._rows(
+                VerifiedRows,
+                "verify_embeddings",
+                watched_table=target.table_name,
+                embedding_column=target.embedding_column,
+                of_chunks=of_chunks,
+                after_record=after,
+                batch=size,
+                width=width,
+                usual_length=usual_length,
+                tolerance=tolerance,
+            ),
+        )
+
+    def sample_vectors(
+        self, target: Target, sample: int, record_ids: Sequence[str] | None = None
+    ) -> list[StoredVector]:
+        return self._rows(
+            StoredVector,
+            "sample_vectors",
+            watched_table=target.table_name,
+            embedding_column=target.embedding_column,
+            sample=sample,
+            record_ids=None if record_ids is None else list(record_ids),
         )
 
     def diagnose(self) -> list[Finding]:

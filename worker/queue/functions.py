@@ -200,6 +200,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "failed_before": "timestamp with time zone",
     },
     "sample_embeddings": {"sample": "integer"},
+    "sample_vectors": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "sample": "integer",
+        "record_ids": "text[]",
+    },
     "search_embeddings": {
         "watched_table": "text",
         "embedding_column": "text",
@@ -223,6 +229,16 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "model": "text",
     },
     "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text"},
+    "verify_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "of_chunks": "boolean",
+        "after_record": "text",
+        "batch": "integer",
+        "width": "integer",
+        "usual_length": "double precision",
+        "tolerance": "double precision",
+    },
     "watch_embeddings": _WATCH,
 }
 

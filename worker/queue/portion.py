@@ -9,6 +9,7 @@ from typing import TypeVar
 from worker.errors import StatementTimeout
 
 JOBS_IN_ONE_CALL = 2000  # of a command that goes through the queue: a fraction of a second
+ROWS_VERIFIED_IN_ONE_CALL = 20_000  # which writes nothing: a tenth of a second
 CALLS_UNTIL_MORE = 20  # that succeed, until twice as much is tried
 
 Result = TypeVar("Result")

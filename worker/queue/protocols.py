@@ -24,7 +24,7 @@ from worker.queue.jobs import (
     Requeued,
     Scope,
 )
-from worker.queue.portion import JOBS_IN_ONE_CALL
+from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
 from worker.queue.reports import (
     DatabaseLoad,
     Estimate,
@@ -33,8 +33,10 @@ from worker.queue.reports import (
     QueueProgress,
     Session,
     Stats,
+    StoredVector,
     TargetCoverage,
     TargetStatus,
+    VerifiedRows,
 )
 from worker.queue.search import Match
 from worker.queue.targets import Target
@@ -300,6 +302,33 @@ class AdminQueue(Queue, Protocol):
 
     def has_vector_index(self, target: Target) -> bool:
         """Whether a search can use an index over the vectors of a column."""
+
+    def verify(
+        self,
+        target: Target,
+        after: str | None,
+        batch: int = ROWS_VERIFIED_IN_ONE_CALL,
+        *,
+        of_chunks: bool = False,
+        width: int | None = None,
+        usual_length: float | None = None,
+        tolerance: float | None = None,
+    ) -> list[VerifiedRows]:
+        """Compare rows with their jobs and their vectors, and count what is found.
+
+        Checks the next rows after the record `after`, in the order of the key, at most `batch` of
+        them; with `of_chunks`, the vectors of chunks. A vector that is not of this `width`, or
+        whose length differs from the usual one by more than the tolerance, is a finding; None:
+        not checked. Raises Busy if the table is locked as a whole.
+        """
+
+    def sample_vectors(
+        self, target: Target, sample: int, record_ids: Sequence[str] | None = None
+    ) -> list[StoredVector]:
+        """Return the vectors of random records with their texts, or those of the given records.
+
+        Raises Busy if the table is locked as a whole.
+        """
 
     def check_schema(self) -> None:
         """Raise SchemaError unless the database has the SQL API in this worker's version."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 Level = Literal["ok", "note", "warning", "problem"]
 
 
@@ -143,6 +146,33 @@ class Finding:
     subject: str
     cause: str
     hint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRows:
+    """How many rows of a range have a finding, and the ids of some: see verify_embeddings.
+
+    The range ends at the row `looked_to` (None: there are no more).
+    """
+
+    finding: str
+    found: int
+    record_ids: list[str]
+    looked_to: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVector:
+    """A stored vector, and the text that a model gets for it.
+
+    `content` is None if it cannot be compared with the vector; `excluded` says why: `truncated`,
+    `enhanced` or `not_in_step`. See sample_vectors.
+    """
+
+    record_id: str
+    content: str | None
+    excluded: str | None
+    vector: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What a verification of stored vectors finds, from figures, and its reports."""
