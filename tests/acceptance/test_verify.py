@@ -130,6 +130,8 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
     cause, hint = refused(worker("verify", "notes", "--queries", str(queries), **with_openai), 2)
     assert cause == "the queries are for a comparison of two columns"
     assert "--against" in hint
+    cause, _ = refused(worker("verify", "notes", "--qrels", str(queries), **with_openai), 2)
+    assert cause == "--qrels judges nothing without queries"
     cause, _ = refused(worker("verify", "notes", "--column", "nope", **with_openai), 2)
     assert "nope" in cause
     assert openai.requests == []

@@ -137,6 +137,8 @@ def use_chunks(queue: PostgresQueue) -> None:
     assert queue.stage(job.model, [Completion(chunk, vector, None)]) == []
     assert queue.complete_documents(job.model, [DocumentCompletion(job, [place], 1, 1, None)]) == []
     assert [match.content for match in queue.search(target, vector, 1)] == ["one"]
+    assert queue.verify(target, None, of_chunks=True)[0].found == 1
+    assert [stored.content for stored in queue.sample_vectors(target, 1)] == ["one"]
     queue.unwatch("long", "embedding")
 
 
@@ -160,6 +162,8 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.list_jobs(["pending"], None, None, 5)
     queue.reprocess("*", None, None, 0, dry_run=True)
     queue.recheck(None, None, 0, 100, dry_run=True)
+    assert queue.verify(target, None)[0].found == 3
+    assert len(queue.sample_vectors(target, 10)) == 1
     queue.preview_watch("docs", None, "embedding", "a:b")
     queue.estimate("a:b", None, None, True)
     queue.stats(timedelta(hours=1))
@@ -225,6 +229,7 @@ def test_the_commands_call_our_functions(
         "reprocess *text* --yes",
         "process --dry-run",
         "process",
+        "verify docs",
         "search text --table docs",
         "pause",
         "resume",

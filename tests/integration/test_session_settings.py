@@ -104,6 +104,20 @@ def test_a_text_that_one_session_embedded_is_unchanged_for_another(
         assert dict(plain.claim(SCOPE, 10).settled) == {"completed": 1}
 
 
+def test_a_text_that_one_session_embedded_is_not_stale_for_another(
+    strange: PostgresQueue, server: Server, database: str, events: Database
+) -> None:
+    assert embed_all(strange) == [TEXT]
+    target = strange.target("events", "embedding")
+    [there] = strange.sample_vectors(target, 10)
+    assert (there.content, there.excluded) == (TEXT, None)
+    events.execute(sql.SQL("alter database {} reset all").format(sql.Identifier(database)))
+    with PostgresQueue(server.url_of(database), "tests") as plain:
+        for queue in (strange, plain):
+            found = {each.finding: each.found for each in queue.verify(target, None) if each.found}
+            assert found == {"rows": 2, "texts": 1, "vectors": 1}
+
+
 def test_every_look_at_the_queue_gives_what_a_plain_session_sees(
     strange: PostgresQueue, events: Database
 ) -> None:

@@ -14,7 +14,7 @@ from tests.integration.documents import document, write
 from tests.integration.runs import Runs, at_once
 from tests.integration.tables import Connect, Table
 from tests.openai_server import OpenAIServer, out_of_quota, unavailable, with_vectors
-from worker.errors import Busy, DatabaseError, SettingsError
+from worker.errors import Busy, DatabaseError, SettingsError, StatementTimeout
 from worker.evaluation.judgments import JudgedQuery
 from worker.operations.verify import verify
 from worker.queue import AdminQueue
@@ -362,6 +362,55 @@ def test_row_level_security_hides_nothing(
     result = verify(queue, settings, "docs")
     assert figures(result, "missing")["rows"] == ROWS
     assert result.passed
+
+
+def test_a_column_that_nobody_works_on_is_reported(
+    embedded: Database, queue: AdminQueue, settings: Settings
+) -> None:
+    embedded.execute("update embedding_targets set enabled = false")
+    result = verify(queue, settings, "docs")
+    assert [(name, check.status) for name, check in faults(result).items()] == [("watched", "note")]
+    embedded.execute("update embedding_targets set enabled = true, problem = 'it is broken'")
+    result = verify(queue, settings, "docs")
+    assert faults(result)["watched"].cause == "suspended: it is broken"
+    assert not result.passed
+
+
+def test_all_partitions_are_read(
+    db: Database, queue: AdminQueue, settings: Settings, runs: Runs
+) -> None:
+    db.execute("create table docs (id bigint primary key, body text) partition by hash (id)")
+    for part in (0, 1):
+        db.execute(
+            f"create table docs_{part} partition of docs"
+            f" for values with (modulus 2, remainder {part})"
+        )
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
+    db.execute(EACH_ROW, [1, ROWS])
+    runs.drain(batch_size=100)
+    result = verify(queue, settings, "docs")
+    assert faults(result) == {}
+    assert figures(result, "missing")["rows"] == ROWS
+    assert figures(result, "sample")["compared"] == ROWS
+
+
+def test_what_takes_too_long_is_not_made_and_loses_no_other_check(
+    two_columns: Database,
+    queue: AdminQueue,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow(*_: Any, **__: Any) -> Any:
+        raise StatementTimeout("the statement took too long")
+
+    two_columns.execute("create index on docs using hnsw (embedding vector_cosine_ops)")
+    monkeypatch.setattr(queue, "search", slow)
+    result = verify(queue, settings, "docs", against="other")
+    assert {name: check.conclusive for name, check in faults(result).items()} == {
+        "index": False,
+        "overlap": False,
+    }
+    assert not result.passed
 
 
 # -- the sample

@@ -42,6 +42,14 @@ def test_json_lines_have_ids_or_grades(tmp_path: Path) -> None:
     ]
 
 
+def test_queries_need_no_judgments_where_two_searches_are_compared(tmp_path: Path) -> None:
+    text = '{"query": "refund"}\n{"query": "money", "relevant": ["7"]}'
+    assert read_queries(written(tmp_path, "queries.jsonl", text), need_judgments=False) == [
+        JudgedQuery("1", "refund", {}),
+        JudgedQuery("2", "money", {"7": 1}),
+    ]
+
+
 def test_a_composite_key_is_a_list_and_the_same_id_counts_once(tmp_path: Path) -> None:
     text = '{"query": "x", "relevant": [["de", 1], "[\\"de\\", 1]", "1", 1]}'
     [query] = read_queries(written(tmp_path, "queries.jsonl", text))

@@ -11,7 +11,7 @@ from uuid import UUID
 from worker.embedders.base import Vectors, cost_of
 from worker.engine.embedding import Outcome, embed
 from worker.engine.models import Model
-from worker.errors import SettingsError, Unreachable, WorkerError
+from worker.errors import SettingsError, StatementTimeout, Unreachable, WorkerError
 from worker.evaluation.judgments import JudgedQuery
 from worker.evaluation.scores import QueryScore
 from worker.operations.evaluate import Evaluation, embed_queries, evaluate
@@ -124,9 +124,9 @@ class _Verifier:
         """Return a check, also if the database or a model does not allow to make it."""
         try:
             return make()
-        except Unreachable:
-            raise
         except WorkerError as error:
+            if isinstance(error, Unreachable) and not isinstance(error, StatementTimeout):
+                raise
             return Check.not_made(name, error.cause, error.hint)
 
     # -- all rows

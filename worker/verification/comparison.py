@@ -17,11 +17,11 @@ CANARIES = (
 """Texts whose vectors show how much a model differs from itself."""
 
 # Equal texts get vectors that differ a little: those of OpenAI in the 4th decimal, sometimes in the
-# 3rd, which at 1536 dimensions gives a cosine of 0.99997. Two texts in two requests do not show the
-# worst of it, so the gate is below what they show, by as much again and at least by this. The
-# vector of another text, model or prompt is below 0.99.
+# 3rd, which at 1536 dimensions gives a cosine of 0.99997. Two texts do not show the largest
+# difference there is. So the gate is as far below the noise floor as that is below 1, and at least
+# by this margin. The vector of another text, model or prompt has a cosine below 0.99.
 MARGIN = 0.001
-LEAST_NOISE_FLOOR = 0.9  # below it, a model tells texts apart no better than itself from itself
+LEAST_NOISE_FLOOR = 0.9  # below it, the vectors of a model vary too much to be compared
 
 
 @dataclass(frozen=True, slots=True)

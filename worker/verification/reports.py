@@ -9,7 +9,7 @@ import re
 from html import escape
 
 from worker.terminal import printable
-from worker.verification.result import Check, Figure, Verification
+from worker.verification.result import Check, Verification
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -58,8 +58,11 @@ def as_html(result: Verification) -> str:
 
 def figures_of(check: Check) -> str:
     """Return the figures of a check that say something, on one line."""
-    shown = {name: value for name, value in check.figures.items() if value not in (0, None)}
-    return ", ".join(f"{name} {_number(value)}" for name, value in shown.items())
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in check.figures.items()
+        if value is not None and (value or isinstance(value, float))
+    )
 
 
 def _about(result: Verification) -> list[tuple[str, str]]:
@@ -79,10 +82,6 @@ def _cells(check: Check) -> list[str]:
         check.cure or "",
         ", ".join(check.record_ids),
     ]
-
-
-def _number(value: Figure) -> str:
-    return f"{value:g}" if isinstance(value, float) and abs(value) >= 1e6 else str(value)
 
 
 def _text(value: str) -> str:

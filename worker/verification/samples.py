@@ -13,6 +13,8 @@ from worker.verification.rows import EXAMPLES, Watched
 GOOD_RECALL, LEAST_RECALL = 0.95, 0.8
 LEAST_OVERLAP = 0.1  # below it, two models hardly ever agree: one column may have wrong vectors
 
+FILL = "Run `worker backfill`, then `worker process`."
+
 REASONS = {
     "truncated": "embedded only in part",
     "enhanced": "embedded with the text of a chat model",
@@ -63,7 +65,11 @@ def check_index(has_index: bool, recall: float | None, queries: int, k: int) -> 
     if not has_index or not queries:
         return Check("index", "ok", {"recall": None, "queries": 0, "k": k})
     if recall is None:
-        return Check.not_made("index", "comparing all vectors takes too long", "Raise the timeout.")
+        return Check.not_made(
+            "index",
+            "comparing all vectors takes too long",
+            "Use DATABASE_URL, or raise statement_timeout.",
+        )
     figures = {"recall": round(recall, 4), "queries": queries, "k": k}
     if recall >= GOOD_RECALL:
         return Check("index", "ok", figures)
@@ -75,7 +81,7 @@ def check_index(has_index: bool, recall: float | None, queries: int, k: int) -> 
 def check_overlap(name: str, overlaps: Sequence[float], k: int) -> Check:
     """Check how many of the nearest rows two columns have in common."""
     if not overlaps:
-        return Check.not_made(name, "no sampled row has a vector in both columns", None)
+        return Check.not_made(name, "no sampled row has a vector in both columns", FILL)
     mean = fmean(overlaps)
     figures = {"overlap": round(mean, 4), "queries": len(overlaps), "k": k}
     if mean >= LEAST_OVERLAP:

@@ -42,6 +42,8 @@ def verify(
 ) -> int:
     """Check the vectors of a column: all rows, and a sample against the model."""
     _check_folders(markdown, html)
+    if qrels and not queries:
+        raise SettingsError("--qrels judges nothing without queries", "Add --queries FILE.")
     asked = read_queries(queries, qrels, need_judgments=False) if queries else []
     progress = ProgressLine()
     settings = load_settings(asks_model=True)
