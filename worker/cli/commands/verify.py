@@ -22,7 +22,7 @@ from worker.cli.options import (
 )
 from worker.cli.render.verification import print_verification
 from worker.errors import SettingsError
-from worker.evaluation.judgments import read_queries
+from worker.evaluation.judgments import JudgedQuery, read_queries
 from worker.operations import verify as verifying
 from worker.operations.session import open_queue
 from worker.verification.reports import as_html, as_markdown
@@ -42,9 +42,7 @@ def verify(
 ) -> int:
     """Check the vectors of a column: all rows, and a sample against the model."""
     _check_folders(markdown, html)
-    if qrels and not queries:
-        raise SettingsError("--qrels judges nothing without queries", "Add --queries FILE.")
-    asked = read_queries(queries, qrels, need_judgments=False) if queries else []
+    asked = _read(queries, qrels)
     progress = ProgressLine()
     settings = load_settings(asks_model=True)
     with open_queue(settings) as queue:
@@ -65,6 +63,14 @@ def verify(
         print_verification(result)
     _write({markdown: as_markdown(result), html: as_html(result)})
     return int(not result.passed)
+
+
+def _read(queries: Path | None, qrels: Path | None) -> list[JudgedQuery]:
+    if queries:
+        return read_queries(queries, qrels, need_judgments=False)
+    if qrels:
+        raise SettingsError("--qrels judges nothing without queries", "Add --queries FILE.")
+    return []
 
 
 def _check_folders(*files: Path | None) -> None:
