@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event
 
 from worker.cli.console import say
@@ -27,7 +27,8 @@ def stopped_by_signals(
             raise KeyboardInterrupt
         stop.set()
         if say_so:
-            say(f"stopping: finishing {finishing} (interrupt again to exit at once)")
+            with suppress(RuntimeError):  # the signal came in the middle of another line
+                say(f"stopping: finishing {finishing} (interrupt again to exit at once)")
 
     with _handled(on_signal):
         yield stop
