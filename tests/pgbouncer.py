@@ -35,7 +35,7 @@ CONFIGURATION = """
 unix_socket_dir = {folder}
 listen_port = {own_port}
 auth_type = any
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {pool_size}
 max_db_connections = 0
 ; A client gets the session that waited longest, and so another one than last time if it can be.
@@ -49,7 +49,7 @@ def pgbouncer_program() -> str | None:
 
 
 @contextmanager
-def pgbouncer(url: str, pool_size: int = POOL_SIZE) -> Iterator[str]:
+def pgbouncer(url: str, pool_size: int = POOL_SIZE, mode: str = "transaction") -> Iterator[str]:
     """Yield the URL that leads through a pooler to the server at `url`, which has a socket.
 
     Each database is served by `pool_size` sessions of the server at most. Stopped on leaving.
@@ -63,7 +63,13 @@ def pgbouncer(url: str, pool_size: int = POOL_SIZE) -> Iterator[str]:
         configuration = Path(folder) / "pgbouncer.ini"
         configuration.write_text(
             CONFIGURATION.format(
-                host=host, port=port, user=user, folder=folder, own_port=PORT, pool_size=pool_size
+                host=host,
+                port=port,
+                user=user,
+                folder=folder,
+                own_port=PORT,
+                pool_size=pool_size,
+                mode=mode,
             )
         )
         command = [program, str(configuration)]

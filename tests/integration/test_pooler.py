@@ -19,6 +19,7 @@ from tests.conftest import Database, Server, rows, run_worker, value
 from tests.integration.jobs import claim, complete, insert
 from tests.integration.tables import create_role
 from tests.pgbouncer import pgbouncer
+from worker.database.connection import PostgresConnection
 from worker.errors import SettingsError
 from worker.queue.postgres import PostgresQueue
 
@@ -188,3 +189,20 @@ def test_what_is_left_behind_is_found(
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement)
     assert state(url) != before
+
+
+@pytest.mark.parametrize(("mode", "keeps"), [("transaction", False), ("session", True)])
+@pytest.mark.parametrize("sessions", [1, 2, 3])
+def test_a_connection_knows_whether_it_keeps_its_session(
+    server: Server, database: str, mode: str, keeps: bool, sessions: int
+) -> None:
+    """With a pooler in session mode, each client has a session: there must be two of them."""
+    size = max(sessions, 2) if keeps else sessions
+    with pgbouncer(server.url, pool_size=size, mode=mode) as url:
+        connection = PostgresConnection(Server(server.url, url).url_of(database), "tests")
+        assert connection.keeps_session() == keeps
+        connection.close()
+    direct = PostgresConnection(server.direct_url_of(database), "tests")
+    assert direct.is_direct()
+    assert direct.keeps_session()
+    direct.close()

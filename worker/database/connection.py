@@ -18,6 +18,8 @@ from worker.database.translation import DatabaseMessage, Wording, one_line, tran
 from worker.errors import SettingsError, Unreachable
 
 CONNECT_TIMEOUT = 10  # seconds
+TAKEOVERS = 5  # attempts: by chance, a pooler may give us the same backend twice
+BACKEND = "select pg_catalog.pg_backend_pid()"
 # Unless the URL says otherwise: a host that vanished is noticed after a minute, not after hours.
 SIGNS_OF_LIFE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
@@ -86,6 +88,37 @@ class PostgresConnection:
         connection.adapters.register_loader("timestamptz", _AnyTime)
         connection.adapters.register_loader("numeric", _Float)
         return connection
+
+    def beside(self) -> PostgresConnection:
+        """Connect to the same database once more, for another thread."""
+        return PostgresConnection(self._url, self._application_name)
+
+    def is_direct(self) -> bool:
+        """Whether no pooler is in between: the backend is that which accepted the connection."""
+        with translated():
+            return self._backend_of(self.current) == self.current.info.backend_pid
+
+    def keeps_session(self) -> bool:
+        """Whether all statements run in one session, as they do not behind a pooler in transaction
+        mode. There, another connection gets our backend, or we get another one meanwhile.
+
+        It changes nothing in a session, because it may belong to other clients.
+        """
+        if self.is_direct():
+            return True
+        with translated(), self.another() as other:
+            ours = self._backend_of(self.current)
+            for _ in range(TAKEOVERS):
+                with other.transaction():
+                    theirs = self._backend_of(other)
+                    if theirs == ours or self._backend_of(self.current) != ours:
+                        return False
+        return True
+
+    @staticmethod
+    def _backend_of(connection: psycopg.Connection[Any]) -> int:
+        [backend] = connection.execute(BACKEND).fetchone() or [0]
+        return int(backend)
 
     def run_script(self, sql: str) -> None:
         """Run the statements of an SQL file, all or none."""

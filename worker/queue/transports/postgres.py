@@ -118,21 +118,16 @@ class PostgresTransport:
     def _can_listen(self, connection: Connection) -> bool:
         """Make the connection listen, if a LISTEN lasts: a pooler may change the backend each time.
 
-        Without a pooler, the backend is still the one that accepted the connection. Behind one, a
-        second connection tests it: first whether it can take over our backend, so that we never
-        make a backend of other clients listen; then with a notification.
+        Behind a pooler, a second connection tests it: first whether we keep our session, so that we
+        never make a backend of other clients listen; then with a notification.
         """
-        backend = "select pg_catalog.pg_backend_pid()"
-        ours = connection.execute(backend).fetchone()
-        if ours == (connection.info.backend_pid,):
+        if self._database.is_direct():
             connection.execute("set idle_session_timeout = 0")  # it may wait for hours
             connection.execute("listen embedding_queue")
             return True
+        if not self._database.keeps_session():
+            return False
         with self._database.another() as other:
-            with other.transaction():
-                theirs = other.execute(backend).fetchone()
-                if theirs == ours or connection.execute(backend).fetchone() != ours:
-                    return False
             connection.execute("listen embedding_queue")
             other.execute("notify embedding_queue")
             return bool(list(connection.notifies(timeout=PROBED_FOR, stop_after=1)))
