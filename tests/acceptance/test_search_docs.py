@@ -65,9 +65,20 @@ def run_all(commands: str, folder: Path, environment: dict[str, str]) -> list[st
     return result.stdout.splitlines()
 
 
+def build_index(table: str, folder: Path, environment: dict[str, str]) -> None:
+    """Build the index of a table as the page says, and compare what it shows."""
+    [command, built] = snippet("console", f"worker index {table}").splitlines()
+    assert run_all(command, folder, environment) == [built]
+
+
 @pytest.fixture
-def articles(found_by_set_up: list[str], owner: Database) -> Database:
-    owner.execute(snippet("sql", "on articles using hnsw"))
+def articles(
+    found_by_set_up: list[str],
+    owner: Database,
+    with_openai_and_project: dict[str, str],
+    tmp_path: Path,
+) -> Database:
+    build_index("articles", tmp_path, with_openai_and_project)
     return owner
 
 
@@ -230,8 +241,13 @@ def found_in_manuals(
 
 
 @pytest.fixture
-def manuals(found_in_manuals: list[str], owner: Database) -> Database:
-    owner.execute(snippet("sql", "on manuals_chunks using hnsw"))
+def manuals(
+    found_in_manuals: list[str],
+    owner: Database,
+    with_openai_and_project: dict[str, str],
+    tmp_path: Path,
+) -> Database:
+    build_index("manuals", tmp_path, with_openai_and_project)
     return owner
 
 

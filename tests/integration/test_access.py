@@ -703,25 +703,27 @@ CALLED_BY_NOBODY = [
         drop_chunk_tables drop_full_text_index drop_functions drop_triggers due_jobs
         due_owners due_records due_targets enhancement enqueue enqueue_edited
         enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable
-        failed_jobs failed_since fault_of_table find_target find_target_of findings
-        finish_jobs first_jobs fix_text_forms fold_counts follow_names forget full_model
-        full_text_index_name full_text_indexes full_text_sql grant_to growing_pause
-        has_stored_sql is_claimable is_of_the_server is_ours is_readable is_rewritten
-        is_timeout is_watched_by_statement jobs_after keep_match_function key_columns
-        key_list key_too_long lease_jobs let_readers_read let_workers_call let_workers_read
-        list_sql lock_documents lock_sql make_chunk_table make_chunk_tables make_function
-        make_functions make_triggers match_function_name match_functions match_words_sql
-        may_be_inside may_pass missing_records missing_sql name_chunk_tables nth_record
-        open_for_vectors open_table open_verified owner_sql percentile plan_chunks
-        plan_enhancement plan_model plan_settings plan_table plan_watch planned_chunk_width
+        failed_jobs failed_since fault_of_table find_target find_target_of find_vectors
+        findings finish_jobs first_jobs fix_text_forms fold_counts follow_names forget
+        full_model full_text_index_name full_text_indexes full_text_sql grant_to
+        growing_pause has_stored_sql index_builder is_claimable is_of_the_server is_ours
+        is_readable is_rewritten is_timeout is_watched_by_statement jobs_after
+        keep_match_function key_columns key_list key_too_long lease_jobs let_readers_read
+        let_workers_call let_workers_read list_sql lock_documents lock_sql lock_vector_index
+        make_chunk_table make_chunk_tables make_function make_functions make_triggers
+        match_function_name match_functions match_words_sql may_be_inside may_pass
+        missing_records missing_sql name_chunk_tables nth_record open_for_vectors open_table
+        open_verified owner_sql percentile plan_chunks plan_enhancement plan_model
+        plan_settings plan_table plan_vector_index plan_watch planned_chunk_width
         planned_full_text planned_prompt planned_width protect_functions protect_relation
         queue_by_hand queued_id_sql read_sql readable_texts record_model refresh_owners
-        refusals refuse_documents refuse_row refuse_target replace_places requeue_target
-        reset_jobs sampled_records sampled_vector_sql seen_sql settle shortened_id
-        source_sql stage stage_in_parts store_target stored_chunks stored_count
+        refusals refuse_documents refuse_row refuse_target rename_in_sql replace_places
+        requeue_target reset_jobs sampled_records sampled_vector_sql seen_sql settle
+        shortened_id source_sql stage stage_in_parts store_target stored_chunks stored_count
         suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
         text_sql text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
-        trusts_vectors unstaged vector_type verified_range verified_sql visible_character
+        trusts_vectors unstaged vector_index_progress vector_index_sql vector_indexes_of
+        vector_type verified_range verified_sql visible_character
         wake write_match_function write_passage_match_function write_vectors
         """,
     ),

@@ -117,6 +117,15 @@ CATALOG: dict[str, Entry] = {
         "Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped.",
         ("worker unwatch docs --column embedding",),
     ),
+    "index": Entry(
+        "index:index",
+        "Build the vector index of a watched column, while readers and writers go on.",
+        (
+            "worker index docs",
+            "worker index docs --column embedding_2 --like embedding",
+            "worker index docs --rebuild",
+        ),
+    ),
     "targets": Entry(
         "targets:targets",
         "List the watched columns.",

@@ -295,6 +295,24 @@ Truncate = Annotated[
     ),
 ]
 
+# index
+
+AsStatements = Annotated[
+    bool, typer.Option("--sql", help="Print the statements for psql, and build nothing.")
+]
+LikeColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--like",
+        metavar="COLUMN",
+        help="Build what this column of the table has: the same kind, options and condition"
+        " (default: hnsw for the cosine distance).",
+    ),
+]
+Rebuild = Annotated[
+    bool, typer.Option("--rebuild", help="Build an index again that is there and valid.")
+]
+
 # search
 
 ByBoth = Annotated[

@@ -1,0 +1,63 @@
+"""Builds the vector index of a watched column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from threading import Event
+
+from worker.errors import SettingsError
+from worker.queue.postgres import PostgresQueue
+from worker.reembedding.indexing import (
+    IndexBuilder,
+    IndexPlan,
+    IndexProgress,
+    IndexRequest,
+    IndexResult,
+    find_facts,
+    plan_index,
+)
+
+
+def plan_build(queue: PostgresQueue, request: IndexRequest) -> IndexPlan:
+    """Find out what `build_index` would run. Raises SettingsError if there can be no index."""
+    return plan_index(find_facts(queue.database, _named(queue, request)), rebuild=request.rebuild)
+
+
+def build_index(
+    queue: PostgresQueue,
+    request: IndexRequest,
+    *,
+    stop: Event | None = None,
+    on_progress: Callable[[IndexProgress], None] = lambda _: None,
+) -> IndexResult:
+    """Build the vector index of a column, unless it is there. Readers and writers go on.
+
+    It returns when the build has ended, or after `stop` was set: then the build is cancelled, and
+    what it left is dropped. Raises SettingsError if there can be no index, or the connection leads
+    through a pooler in transaction mode; and Busy if another session builds an index of the table.
+    """
+    check_session(queue)
+    with ExitStack() as at_end:
+        builder = queue.database.beside()
+        at_end.callback(builder.close)
+        return IndexBuilder(builder, queue.database).run(
+            _named(queue, request), stop or Event(), on_progress
+        )
+
+
+def check_session(queue: PostgresQueue) -> None:
+    """Raise SettingsError if a build would not have a session of its own."""
+    if not queue.database.keeps_session():
+        raise SettingsError(
+            "DATABASE_URL leads through a pooler in transaction mode, which gives a build no"
+            " session of its own",
+            "Use a direct connection or a pooler in session mode (Supabase: port 5432), or run the"
+            " statements of `worker index … --sql` one by one in psql over such a connection.",
+        )
+
+
+def _named(queue: PostgresQueue, request: IndexRequest) -> IndexRequest:
+    """Return the request with the name under which the table is watched."""
+    target = queue.target(request.table, request.column)
+    return IndexRequest(target.table_name, target.embedding_column, request.like, request.rebuild)
