@@ -691,7 +691,8 @@ CALLED_BY_NOBODY = [
         check_lengths check_names check_pattern check_source chunking claim claim_documents
         claim_in_parts clear_all clear_row_sql clear_sql column_width columns_read complete
         complete_in_chunks count_jobs count_pending count_to_embed count_usage counts_and
-        counts_since default_enhance_prompt describe_error diagnose_autovacuum_behind
+        counts_since default_enhance_prompt dependent_cure dependent_kind dependent_objects
+        dependents_of describe_error diagnose_autovacuum_behind
         diagnose_autovacuum_off diagnose_chunk_rights diagnose_chunk_tables_missing
         diagnose_chunks_unprotected diagnose_column_changed diagnose_dimensions_above_index
         diagnose_failed_jobs diagnose_full_text_index_missing diagnose_function_overloaded
@@ -716,15 +717,16 @@ CALLED_BY_NOBODY = [
         open_verified owner_sql percentile plan_chunks plan_enhancement plan_model
         plan_settings plan_table plan_vector_index plan_watch planned_chunk_width
         planned_full_text planned_prompt planned_width protect_functions protect_relation
-        queue_by_hand queued_id_sql read_sql readable_texts record_model refresh_owners
-        refusals refuse_documents refuse_row refuse_target rename_in_sql replace_places
-        requeue_target reset_jobs sampled_records sampled_vector_sql seen_sql settle
-        shortened_id source_sql stage stage_in_parts store_target stored_chunks stored_count
-        suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
-        text_sql text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
-        trusts_vectors unstaged vector_index_progress vector_index_sql vector_indexes_of
-        vector_type verified_range verified_sql visible_character
-        wake write_match_function write_passage_match_function write_vectors
+        queue_by_hand queued_id_sql read_sql readable_texts record_model reembedding_facts
+        refresh_owners refusals refuse_documents refuse_row refuse_target rename_in_sql
+        replace_places replaced_objects requeue_target reset_jobs sampled_records
+        sampled_vector_sql seen_sql settle shortened_id source_sql stage stage_in_parts
+        store_target stored_chunks stored_count suspend_target table_problem targets_of_jobs
+        text_by_hand_sql text_differs_sql text_sql text_to_embed texts tie_chunk_table
+        trigger_sql triggered_table trusts trusts_vectors unstaged vector_index_progress
+        vector_index_sql vector_indexes_of vector_type verified_range verified_sql
+        visible_character wake write_match_function write_passage_match_function
+        write_vectors
         """,
     ),
 ]
