@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from worker.operations.diagnosis import diagnose as diagnose
     from worker.operations.estimate import estimate as estimate
     from worker.operations.evaluate import evaluate as evaluate
+    from worker.operations.indexing import build_index as build_index
     from worker.operations.jobs import list_jobs as list_jobs
     from worker.operations.jobs import reprocess as reprocess
     from worker.operations.jobs import requeue as requeue
@@ -48,6 +49,7 @@ _HOMES = {
     "StopConditions": "operations.stop_conditions",
     "WorkerError": "errors",
     "backfill": "operations.backfill",
+    "build_index": "operations.indexing",
     "diagnose": "operations.diagnosis",
     "embed_query": "operations.search",
     "estimate": "operations.estimate",

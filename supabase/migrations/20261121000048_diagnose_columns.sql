@@ -306,8 +306,8 @@ as $$
     select 'warning', 'timeout_too_short', watched.name,
            format('the statement_timeout of %s would end the build of an index over %s, which has none',
                   current_setting('statement_timeout'), watched.name),
-           'Run `set statement_timeout = 0` in the session that builds it, '
-           'over a direct connection or one in session mode.'
+           format('Run `worker index %s --column %s`: its session has no such limit.',
+                  watched.table_name, watched.embedding_column)
       from embedding.watched_columns as watched
      where (select setting::bigint between 1 and 600000 - 1 -- milliseconds
               from pg_settings where pg_settings.name = 'statement_timeout')

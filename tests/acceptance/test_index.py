@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Event
 from typing import LiteralString
 
 import psycopg
@@ -17,6 +20,8 @@ from tests.command_line import Command
 from tests.conftest import Database, Server, Worker, eventually, rows, value
 from tests.integration.tables import Table
 from tests.pgbouncer import pgbouncer
+from worker import build_index
+from worker.queue.postgres import PostgresQueue
 
 Connect = Callable[[], Database]
 
@@ -88,6 +93,20 @@ def test_the_index_that_searches_use_is_built_once(notes: Database, worker: Work
     assert value(notes, "select embedding_has_vector_index('notes', 'embedding')")
     again = worker("index", "notes")
     assert (again.returncode, again.stdout) == (0, "Present: public.notes_embedding_idx\n")
+    assert indexes(notes) == [(NEAREST, True)]
+
+
+def test_in_python_it_is_one_call(notes: Database, database_url: str) -> None:
+    seen: list[object] = []
+    with PostgresQueue(database_url, "tests") as queue:
+        built = build_index(queue, "notes", on_progress=seen.append)
+        assert (built.outcome, built.index) == ("built", "public.notes_embedding_idx")
+        assert build_index(queue, "notes", "embedding").outcome == "present"
+        assert build_index(queue, "notes", like="embedding", rebuild=True).outcome == "rebuilt"
+        stop = Event()
+        stop.set()
+        stopped = build_index(queue, "notes", rebuild=True, stop=stop)
+        assert (stopped.outcome, stopped.leftovers) == ("interrupted", [])
     assert indexes(notes) == [(NEAREST, True)]
 
 
@@ -259,6 +278,32 @@ def test_it_names_the_writer_that_it_waits_for(
         assert f"process {other.info.backend_pid} (slow writer)" in line
     assert command.wait(30) == 0
     assert indexes(notes) == [(NEAREST, True)]
+
+
+def test_a_terminal_shows_the_progress_in_a_line_that_changes(
+    notes: Database, start: Start, connect: Connect
+) -> None:
+    fill(notes)
+    controller, terminal = pty.openpty()
+    shown = b""
+    with writer(connect):
+        command = start("index", "notes", stderr=terminal, TERM="xterm", COLUMNS="200")
+        os.close(terminal)
+        while b"slow writer" not in shown:
+            shown += os.read(controller, 4096)
+    with ThreadPoolExecutor() as threads:
+        threads.submit(_read_all, controller)
+        assert command.wait(30) == 0
+    os.close(controller)
+    assert b"waiting for writers before build: process" in shown
+    assert b"\r" in shown
+
+
+def _read_all(controller: int) -> None:
+    """Read what a terminal shows until its other end is closed."""
+    with suppress(OSError):
+        while os.read(controller, 4096):
+            pass
 
 
 def test_of_two_at_once_one_builds_and_the_other_is_told_who(

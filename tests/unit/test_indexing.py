@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from worker.cli.render.indexing import describe
 from worker.errors import SettingsError
 from worker.reembedding.indexing import (
     MOST_MEMORY_KB,
@@ -140,3 +141,25 @@ def test_the_remaining_time_is_that_of_the_phase() -> None:
     waiting = clock.progress("wait", 0, 0, 7, "psql")
     assert (waiting.fraction, waiting.remaining) == (None, None)
     assert waiting.waits_for == "process 7 (psql)"
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (IndexProgress(None, None, None, None), "preparing"),
+        (
+            IndexProgress("building index: loading tuples", 0.999, 90, None),
+            "building index: loading tuples, 99%, 1 min 30 s remaining in this phase",
+        ),
+        (
+            IndexProgress("waiting for old snapshots", None, None, "process 7 (psql)"),
+            "waiting for old snapshots: process 7 (psql) has a transaction open or holds a lock",
+        ),
+        (
+            IndexProgress(None, None, None, "process 7 (psql)"),
+            "preparing, waiting: process 7 (psql) has a transaction open or holds a lock",
+        ),
+    ],
+)
+def test_progress_is_one_line(progress: IndexProgress, line: str) -> None:
+    assert describe(progress) == line

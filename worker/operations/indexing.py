@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import closing
 from threading import Event
 
 from worker.errors import SettingsError
@@ -26,24 +26,26 @@ def plan_build(queue: PostgresQueue, request: IndexRequest) -> IndexPlan:
 
 def build_index(
     queue: PostgresQueue,
-    request: IndexRequest,
+    table: str,
+    column: str = "embedding",
     *,
+    like: str | None = None,
+    rebuild: bool = False,
     stop: Event | None = None,
     on_progress: Callable[[IndexProgress], None] = lambda _: None,
 ) -> IndexResult:
     """Build the vector index of a column, unless it is there. Readers and writers go on.
 
-    It returns when the build has ended, or after `stop` was set: then the build is cancelled, and
-    what it left is dropped. Raises SettingsError if there can be no index, or the connection leads
-    through a pooler in transaction mode; and Busy if another session builds an index of the table.
+    `like`: build what this column of the table has, instead of an hnsw index for the cosine
+    distance. `rebuild`: build an index again that is there. It returns when the build has ended, or
+    after `stop` was set: then the build is cancelled, and what it left is dropped. Raises
+    SettingsError if there can be no index, or the connection leads through a pooler in transaction
+    mode; and Busy if another session builds an index of the table.
     """
     check_session(queue)
-    with ExitStack() as at_end:
-        builder = queue.database.beside()
-        at_end.callback(builder.close)
-        return IndexBuilder(builder, queue.database).run(
-            _named(queue, request), stop or Event(), on_progress
-        )
+    request = _named(queue, IndexRequest(table, column, like, rebuild))
+    with closing(queue.database.beside()) as builder:
+        return IndexBuilder(builder, queue.database).run(request, stop or Event(), on_progress)
 
 
 def check_session(queue: PostgresQueue) -> None:

@@ -48,7 +48,15 @@ def _build(queue: PostgresQueue, request: IndexRequest, plan: IndexPlan) -> int:
         stopped_by_signals("the cancellation of the build") as stop,
         show_build() as on_progress,
     ):
-        result = indexing.build_index(queue, request, stop=stop, on_progress=on_progress)
+        result = indexing.build_index(
+            queue,
+            request.table,
+            request.column,
+            like=request.like,
+            rebuild=request.rebuild,
+            stop=stop,
+            on_progress=on_progress,
+        )
     if result.outcome == "interrupted":
         for name in result.leftovers:
             say(f"open transactions kept the invalid index {name} from being dropped")
