@@ -78,8 +78,8 @@ class Chat(Opened):
                 self.answered()
             except Transient:
                 continue
-            except ProviderRefused:
-                break
+            except ProviderRefused:  # answers that arrive now were asked for before
+                return False
             return True
         return self.answered_at > began
 
