@@ -13,6 +13,8 @@ create table public.embedding_targets (
     id integer generated always as identity primary key,
     table_name text not null,                      -- `sessions`, or `app.sessions` outside public
     embedding_column text not null,
+    serves text,                                   -- the column that people name, if they do not name this one; see ...
+    role text not null default 'serving',          -- ... embedding_reembeddings: serving | shadow | retired
     source text not null,                          -- SQL over the row that gives the text to embed
     filter text,                                   -- SQL over the row: rows for which it is not true have no vector
     model text,                                    -- `provider:model` of every vector of the column; null: none is written yet
@@ -53,6 +55,7 @@ create table public.embedding_targets (
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint embedding_targets_one_per_column unique (table_name, embedding_column),
+    constraint embedding_targets_known_role check (role in ('serving', 'shadow', 'retired')),
     constraint embedding_targets_known_on_change check (on_change in ('keep', 'clear')),
     constraint embedding_targets_known_on_too_long check (on_too_long in ('fail', 'truncate')),
     constraint embedding_targets_known_on_failure check (enhance_on_failure in ('wait', 'raw')),
@@ -66,5 +69,9 @@ create table public.embedding_targets (
     constraint embedding_targets_width_above_zero check (dimensions > 0),
     constraint embedding_targets_attempts_above_zero check (max_attempts > 0)
 );
+
+-- What a search uses that names a column.
+create unique index embedding_targets_one_serving
+    on public.embedding_targets (table_name, (coalesce(serves, embedding_column))) where role = 'serving';
 
 select embedding.let_workers_read('public.embedding_targets');

@@ -134,6 +134,7 @@ begin
     end if;
     target.relation := target.chunks_relation;
     target.embedding_column := 'embedding';
+    target.serves := null;
     target.key_columns := target.key_columns || 'hash'::text;
     target.record_id_sql := embedding.record_id_sql(
         target.relation::regclass, (parse_ident(target.relation))[2], target.key_columns);

@@ -1,6 +1,39 @@
 -- Why:   a column that was renamed keeps its target and its jobs when it is watched again.
 -- Locks: the migration nothing. embedding.follow_names locks the jobs of the targets that it renames.
--- Undo:  drop function embedding.follow_names, embedding.find_target_of;
+-- Undo:  drop function embedding.follow_names, embedding.find_target_of, embedding.stored_column,
+--        embedding.stores_of;
+
+-- The targets of the column that people name when they mean this one, the serving one first: two while it is re-embedded.
+create function embedding.stores_of(target public.embedding_targets)
+returns setof public.embedding_targets
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select store.*
+      from public.embedding_targets as store
+     where store.table_name = target.table_name
+       and coalesce(store.serves, store.embedding_column) = coalesce(target.serves, target.embedding_column)
+     order by store.role <> 'serving', store.id;
+$$;
+
+-- The column that has the vectors of the one that people name: another one after a re-embedding, unless there is one of
+-- that name.
+create function embedding.stored_column(watched_table text, embedding_column text)
+returns text
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select coalesce(
+        (select serving.embedding_column
+           from public.embedding_targets as serving
+          where serving.table_name = watched_table and serving.serves = stored_column.embedding_column
+            and serving.role = 'serving'
+            and not exists (select from public.embedding_targets as own
+                             where own.table_name = serving.table_name and own.embedding_column = serving.serves)),
+        embedding_column);
+$$;
 
 -- The target of a column: found by the number of the column, whatever its former name and that of its table; else by
 -- name. No row: the column is not watched.
@@ -26,7 +59,7 @@ as $$
 $$;
 
 -- Gives the target `chosen` these names, and all other targets the present names of their tables and columns, with
--- their jobs. A target that lost its column, and whose name now belongs to another target, is not watched any
+-- their jobs. A re-embedding follows its old target. A target that lost its column, and whose name now belongs to another target, is not watched any
 -- more.
 create function embedding.follow_names(chosen integer, chosen_table text, chosen_column text)
 returns void
@@ -75,6 +108,15 @@ begin
        set table_name = moved.table_name, embedding_column = moved.column_name
       from unnest(moved_targets, table_names, column_names) as moved (id, table_name, column_name)
      where job.target_id = moved.id;
+    update public.embedding_reembeddings as known
+       set table_name = old.table_name, embedding_column = coalesce(old.serves, old.embedding_column)
+      from public.embedding_targets as old
+     where old.id = known.old_target and known.ended_at is null;
+    update public.embedding_targets as new
+       set serves = known.embedding_column
+      from public.embedding_reembeddings as known
+     where known.new_target = new.id and known.ended_at is null;
 end $$;
 
-select embedding.protect_functions('embedding.find_target_of', 'embedding.follow_names');
+select embedding.protect_functions(
+    'embedding.stores_of', 'embedding.stored_column', 'embedding.find_target_of', 'embedding.follow_names');

@@ -187,6 +187,8 @@ begin
     if wanted.chunks then -- no column of the table holds them
         wanted.embedding_column := coalesce(wanted.embedding_column, 'embedding');
     end if;
+    wanted.embedding_column := embedding.stored_column(
+        public.embedding_table_name(relation), wanted.embedding_column);
     select * into before from embedding.find_target_of(relation, wanted.embedding_column);
     before.problem := coalesce(before.problem, embedding.identity_problem(before));
     target := embedding.plan_settings(relation, before, wanted);
@@ -211,6 +213,9 @@ begin
             then embedding.planned_width(relation, target.embedding_column, wanted.dimensions)
         else embedding.planned_chunk_width(target, wanted.dimensions) end;
 
+    if before.id is not null then
+        perform embedding.check_reembedding(before, 'changed', target);
+    end if;
     plan.before := before;
     plan.trusts_vectors := embedding.trusts_vectors(before, target);
     plan.looks_again := not plan.trusts_vectors

@@ -158,7 +158,7 @@ begin
       using target.id;
 end $$;
 
--- Stops keeping the column in step: removes its triggers, its functions, its index over words and its jobs, but not its
+-- Stops keeping the column in step, unless it is re-embedded: removes its triggers, its functions, its index over words and its jobs, but not its
 -- vectors; only those of a text in chunks go with their tables. It also works after the table was dropped or renamed, by
 -- the name it was watched under. Returns whether the column was watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
@@ -173,13 +173,14 @@ declare
 begin
     delete from public.embedding_targets as gone
      where gone.table_name = watched_table
-       and gone.embedding_column = unwatch_embeddings.embedding_column
+       and gone.embedding_column = embedding.stored_column(watched_table, unwatch_embeddings.embedding_column)
     returning gone.* into target;
     if target.id is null then
         return false;
     end if;
+    perform embedding.check_reembedding(target, 'unwatched');
     perform embedding.drop_functions(target.id);
-    perform embedding.keep_match_function(target, false);
+    perform embedding.keep_match_function(target, null);
     perform embedding.drop_full_text_index(target);
     perform embedding.drop_chunk_tables(target);
     delete from public.embedding_queue as job where job.target_id = target.id;

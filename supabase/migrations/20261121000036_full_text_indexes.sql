@@ -17,7 +17,8 @@ as $$
         target.relation, target.full_text);
 $$;
 
--- The name of the index over the words of a target: `<table>_<column>_full_text`.
+-- The name of the index over the words of a target: `<table>_<column>_full_text`. While a column is re-embedded, both targets
+-- have the same.
 create function embedding.full_text_index_name(target public.embedding_targets)
 returns text
 language sql
@@ -26,7 +27,8 @@ set search_path = '', pg_temp
 as $$
     select case when octet_length(long) <= 63 then long
                 else left(long, 20) || '_' || left(md5(long), 10) || '_full_text' end -- 4 bytes a character at most
-      from format('%s_%s_full_text', (parse_ident(target.relation))[2], target.embedding_column) as long;
+      from format('%s_%s_full_text', (parse_ident(target.relation))[2],
+                  coalesce(target.serves, target.embedding_column)) as long;
 $$;
 
 -- The indexes of a target over its words: those that fit, and one under the name of ours.
@@ -50,7 +52,7 @@ as $$
      where found.fits or found.is_ours;
 $$;
 
--- Drops our index over the words of a target, unless it still fits after a change.
+-- Drops our index over the words of a target, unless it still fits after a change, or another target of the table uses it.
 create function embedding.drop_full_text_index(before public.embedding_targets, full_text text default null)
 returns void
 language plpgsql
@@ -59,7 +61,11 @@ as $$
 declare
     ours regclass;
 begin
-    if before.full_text is distinct from drop_full_text_index.full_text then
+    if before.full_text is distinct from drop_full_text_index.full_text and not exists (
+        select from public.embedding_targets as other
+         where other.id <> before.id and other.relation = before.relation and other.full_text = before.full_text
+           and before.chunk_format is null and other.chunk_format is null
+    ) then
         for ours in select index from embedding.full_text_indexes(embedding.as_stored(before)) where fits and is_ours loop
             execute format('drop index %s', ours);
         end loop;

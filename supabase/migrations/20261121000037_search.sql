@@ -5,8 +5,11 @@
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
--- The target that a search names. Raises if it cannot be searched with vectors of `model`, or by words.
-create function embedding.find_searched(watched_table text, embedding_column text, model text, uses_words boolean)
+-- The target that a search names. While a column is re-embedded it has two: the one whose vectors are of `model`, else the one
+-- of their width, else the serving one. Raises if it cannot be searched with vectors of `model`, or by words.
+create function embedding.find_searched(
+    watched_table text, embedding_column text, query_width integer, model text, uses_words boolean
+)
 returns public.embedding_targets
 language plpgsql
 stable
@@ -19,7 +22,10 @@ declare
 begin
     select * into target from public.embedding_targets as watched
      where watched.table_name = watched_table
-       and watched.embedding_column = find_searched.embedding_column;
+       and find_searched.embedding_column in (coalesce(watched.serves, watched.embedding_column), watched.embedding_column)
+     order by (watched.model = find_searched.model) is true desc, (watched.model <> find_searched.model) is true,
+              (watched.dimensions = query_width) is true desc, watched.role = 'serving' desc
+     limit 1;
     identity_problem := embedding.identity_problem(target);
     if identity_problem is not null then
         raise exception using errcode = 'undefined_object', message = identity_problem;
@@ -29,14 +35,14 @@ begin
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
     elsif target.model <> find_searched.model then
         raise exception 'column % of table % holds vectors of %, not of %',
-                        target.embedding_column, target.table_name, target.model, find_searched.model
+                        find_searched.embedding_column, target.table_name, target.model, find_searched.model
             using errcode = 'invalid_parameter_value',
                   hint = format('Embed the query with %s.', target.model);
     elsif uses_words and target.language is null then
-        raise exception 'column % of table % is not set up for full text', target.embedding_column, target.table_name
+        raise exception 'column % of table % is not set up for full text', find_searched.embedding_column, target.table_name
             using errcode = 'invalid_parameter_value',
                   hint = format('Run `worker watch %s --column %s --hybrid`, or search without words.',
-                                target.table_name, target.embedding_column);
+                                target.table_name, find_searched.embedding_column);
     end if;
     return target;
 end $$;
@@ -45,7 +51,7 @@ end $$;
 -- be read). With `query_text`, in a column that has a language, also those that have its words, best first; without
 -- `query` only those. The arguments are those of the match functions (embedding.write_match_function). Runs with the
 -- rights of the caller, so grants and row level security of the table apply. With the `model` that made `query`, raises
--- if the column holds vectors of another one. `exact` compares all vectors, without an index. In texts in chunks it finds
+-- if the column holds vectors of another one; while it is re-embedded, vectors are compared with those of their model. `exact` compares all vectors, without an index. In texts in chunks it finds
 -- passages, at most `per_document` of each text, with their place in it.
 create function public.search_embeddings(
     watched_table text, embedding_column text, query vector, matches integer default 5, model text default null,
@@ -73,7 +79,8 @@ declare
     scan constant text := current_setting('hnsw.iterative_scan', true);
     found_one record;
 begin
-    target := embedding.find_searched(watched_table, embedding_column, model, uses_words);
+    target := embedding.find_searched(
+        watched_table, embedding_column, cardinality(query::real[]), model, uses_words);
     stored := embedding.as_stored(target);
     perform embedding.check_search(
         stored.relation, stored.embedding_column, query::real[], matches, null, full_text_weight, rrf_k);

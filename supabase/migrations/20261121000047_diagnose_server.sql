@@ -95,7 +95,7 @@ as $$
        and exists (select from pg_proc as ours
                     where ours.pronamespace = other.pronamespace and ours.proname = other.proname
                       and ours.oid <> other.oid and embedding.trusts(ours.proowner)
-                      and ours.proname ~ '(^|_)embeddings?(_|$)');
+                      and ours.proname ~ '(^|_)(re)?embedd(ing|ed)s?(_|$)');
 $$;
 
 -- Autovacuum is turned off, for the queue or for the server.

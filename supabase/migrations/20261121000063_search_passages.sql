@@ -132,17 +132,15 @@ end $$;
 
 -- Creates the match function of a target in chunks: see embedding.write_match_function. It returns passages, at most
 -- `per_document` of each text.
-create function embedding.write_passage_match_function(target public.embedding_targets, function_name name)
+create function embedding.write_passage_match_function(
+    target public.embedding_targets, function_name name, vector_type text
+)
 returns regprocedure
 language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
     qualified_name constant text := format('%I.%I', (parse_ident(target.relation))[1], function_name);
-    stored constant public.embedding_targets := embedding.as_stored(target);
-    vector_type constant text := (
-        select format_type(atttypid, null) from pg_attribute
-         where attrelid = target.chunks_relation::regclass and attname = 'embedding');
     outputs text;
     found text;
 begin
@@ -155,7 +153,7 @@ begin
         'create or replace function %s(query_embedding %s, match_count integer default 10, '
         'match_threshold double precision default -1, query_text text default null, '
         'full_text_weight double precision default 1, rrf_k integer default 50, filter jsonb default null, '
-        'per_document integer default 1) '
+        'per_document integer default 1, model text default null) '
         'returns table (%s, content text, similarity double precision, '
         'score double precision, vector_rank integer, text_rank integer, '
         'page integer, heading_path text, first_char integer, last_char integer) '
@@ -170,20 +168,23 @@ declare
     eq_threshold constant double precision := coalesce(match_threshold, -1);
     eq_rrf_k constant integer := coalesce(rrf_k, 50);
     eq_exact constant boolean := false;
+    eq_store record;
     eq_conditions text;
-    eq_statement text := %2$L;
+    eq_statement text;
     eq_uses_index boolean;
     eq_scan constant text := current_setting('hnsw.iterative_scan', true);
     eq_passages jsonb;
 begin
-    declare eq_relation constant regclass := %9$L; eq_column constant name := 'embedding'; begin
-        %10$s
+    %2$s
+    eq_statement := eq_store.eq_statement;
+    declare eq_relation constant regclass := eq_store.eq_relation; eq_column constant name := eq_store.eq_column; begin
+        %4$s
     end;
     full_text_weight := coalesce(full_text_weight, 1);
     %3$s
-    eq_conditions := eq_conditions || %11$L;
+    eq_conditions := eq_conditions || %9$L;
     if eq_conditions <> '' then
-        eq_conditions := replace(%4$L, 'eq_conditions', eq_conditions);
+        eq_conditions := replace(eq_store.eq_rows, 'eq_conditions', eq_conditions);
     end if;
     if query_text is not null and full_text_weight > 0 then
         %5$s
@@ -200,15 +201,15 @@ begin
            eq_text_rank integer, page integer, heading_path text, first_char integer, last_char integer)
      limit eq_wanted;
 end $body$,
-            target.relation, embedding.passages_sql(target, embedding.vector_sql(stored)),
+            target.relation,
+            embedding.match_store_sql(target),
             embedding.body_of('embedding.filter_sql'),
-            embedding.row_conditions(target, 'eq_conditions'),
+            embedding.body_of('embedding.check_search'),
             embedding.match_words_sql(target),
             embedding.body_of('embedding.find_passages'),
-            found, outputs, target.chunks_relation,
-            embedding.body_of('embedding.check_search'),
+            found, outputs,
             coalesce(' and (' || target.filter || ')', '')));
-    return format('%s(%s, integer, double precision, text, double precision, integer, jsonb, integer)',
+    return format('%s(%s, integer, double precision, text, double precision, integer, jsonb, integer, text)',
                   qualified_name, vector_type)::regprocedure;
 end $$;
 

@@ -179,7 +179,11 @@ as $$
 declare
     target public.embedding_targets;
 begin
-    target := embedding.find_searched(watched_table, embedding_column, null, false);
+    target := embedding.find_searched(watched_table, embedding_column, null::integer, null::text, false);
+    select * into target from public.embedding_targets as watched -- its own name counts, whichever target serves
+     where watched.table_name = watched_table
+       and watched.embedding_column in (open_verified.embedding_column, target.embedding_column)
+     order by watched.embedding_column = open_verified.embedding_column desc limit 1;
     perform embedding.check_table(target.relation);
     execute format('lock table only %s in access share mode', target.relation);
     if target.chunk_format is not null then
@@ -307,7 +311,7 @@ begin
             end if;
             continue; -- verify_embeddings finds it
         end;
-        if to_jsonb(target) ->> 'enhance_model' is not null then
+        if target.enhance_model is not null then
             excluded := 'enhanced';
         end if;
         content := case when excluded is null then content end;

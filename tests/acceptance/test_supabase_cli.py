@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(not supabase_is_here() and not IN_CI, reason=NO_
 
 OURS = [migration.name for migration in migrations()]
 LATER = "20991231235950"  # than any of ours
-LATER_STILL = "21000101000100"
+LATER_STILL = "21000101010000"
 WATCH = ["notes", "--source", "body", "--column", "embedding", "--create-column"]
 
 
@@ -484,6 +484,7 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
         "embedding_enhancements_oldest",
         "embedding_queue_failed",
         "embedding_queue_owner",
+        "embedding_reembedding_events_of_one",
         "summaries_session_id",
     }
 

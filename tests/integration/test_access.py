@@ -261,6 +261,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
                 "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
+                "   and relname !~ '^embedding_reembedding(s|_events)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -359,6 +360,8 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
             "embedding_progress",
             "embedding_providers",
             "embedding_queue",
+            "embedding_reembedding_events",
+            "embedding_reembeddings",
             "embedding_status",
             "embedding_targets",
             "embedding_usage",
@@ -451,6 +454,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "recheck_embeddings",
         "record_id_sql",
         "record_match_sql",
+        "reembedding_progress",
         "release_embeddings",
         "reprocess_embeddings",
         "requeue_embeddings",
@@ -485,6 +489,9 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_enhancements",
     "select * from embedding_control",
     "select * from embedding_progress",
+    "select * from embedding_reembeddings",
+    "select * from embedding_reembedding_events",
+    "select * from reembedding_progress(1)",
     "select control_embeddings('pause')",
     "select * from embedding_command('tests')",
     "select * from poll_embeddings('tests')",
@@ -656,8 +663,8 @@ CALLED_BY_WORKERS = [
         embedding_schema_version embedding_stats embedding_table_name
         embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
         extend_embeddings fail_embeddings list_embeddings poll_embeddings recheck_embeddings
-        release_embeddings reprocess_embeddings requeue_embeddings sample_embeddings
-        stage_chunks verify_embeddings
+        reembedding_progress release_embeddings reprocess_embeddings requeue_embeddings
+        sample_embeddings stage_chunks verify_embeddings
         """,
     ),
     *names("embedding", "count_due identity_problem passage_count row_count"),
@@ -680,53 +687,61 @@ CALLED_BY_THE_SERVICE_ROLE = [
 CALLED_BY_NOBODY = [
     *names(
         "public",
-        "embedding_index_statements preview_watch_embeddings recount_embeddings unwatch_embeddings"
-        " watch_embeddings",
+        "advance_reembedding cancel_reembedding cast_embeddings convert_embeddings"
+        " embedding_index_statements finish_reembedding"
+        " pause_reembedding preview_watch_embeddings recount_embeddings rename_reembedded"
+        " resume_reembedding rollback_reembedding start_reembedding swap_reembedding"
+        " unwatch_embeddings watch_embeddings",
     ),
     *names(
         "embedding",
         """
-        add_column after_cursor_sql another_row_works beside_record_sql blind_spot body_of
-        change_model changed_jobs check_chunk_key check_identity check_in_chunks
-        check_lengths check_names check_pattern check_source chunking claim claim_documents
-        claim_in_parts clear_all clear_row_sql clear_sql column_width columns_read complete
-        complete_in_chunks count_jobs count_pending count_to_embed count_usage counts_and
-        counts_since default_enhance_prompt dependent_cure dependent_kind dependent_objects
-        dependents_of describe_error diagnose_autovacuum_behind
-        diagnose_autovacuum_off diagnose_chunk_rights diagnose_chunk_tables_missing
-        diagnose_chunks_unprotected diagnose_column_changed diagnose_dimensions_above_index
-        diagnose_failed_jobs diagnose_full_text_index_missing diagnose_function_overloaded
+        add_column another_row_works beside_record_sql blind_spot body_of
+        cast_sql change_model changed_jobs check_cast check_chunk_key check_dependents
+        check_identity check_in_chunks check_lengths check_names check_pattern
+        check_reembedding check_rename check_source check_start chunking claim
+        claim_documents claim_in_parts clear_all clear_row_sql clear_sql column_width
+        columns_read complete complete_in_chunks count_jobs count_pending count_to_embed
+        count_usage counts_and counts_since default_enhance_prompt dependent_cure
+        dependent_kind dependent_objects dependents_of describe_error
+        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_chunk_rights
+        diagnose_chunk_tables_missing diagnose_chunks_unprotected diagnose_column_changed
+        diagnose_dimensions_above_index diagnose_failed_jobs
+        diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
         diagnose_isolation diagnose_match_function_broken diagnose_no_targets
         diagnose_read_only diagnose_rows_unseen diagnose_schema_owner diagnose_suspended
         diagnose_table_missing diagnose_table_refused diagnose_timeout_too_short
         diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version
-        drop_chunk_tables drop_full_text_index drop_functions drop_triggers due_jobs
-        due_owners due_records due_targets enhancement enqueue enqueue_edited
-        enqueue_missing enqueue_new enqueue_sql everyone fail_exhausted fail_unreadable
-        failed_jobs failed_since fault_of_table find_target find_target_of find_vectors
-        findings finish_jobs first_jobs fix_text_forms fold_counts follow_names forget
-        full_model full_text_index_name full_text_indexes full_text_sql grant_to
-        growing_pause has_stored_sql index_builder is_claimable is_of_the_server is_ours
-        is_readable is_rewritten is_timeout is_watched_by_statement jobs_after
-        keep_match_function key_columns key_list key_too_long lease_jobs let_readers_read
-        let_workers_call let_workers_read list_sql lock_documents lock_sql lock_vector_index
-        make_chunk_table make_chunk_tables make_function make_functions make_triggers
-        match_function_name match_functions match_words_sql may_be_inside may_pass
-        missing_records missing_sql name_chunk_tables nth_record open_for_vectors open_table
-        open_verified owner_sql percentile plan_chunks plan_enhancement plan_model
-        plan_settings plan_table plan_vector_index plan_watch planned_chunk_width
-        planned_full_text planned_prompt planned_width protect_functions protect_relation
-        queue_by_hand queued_id_sql read_sql readable_texts record_model reembedding_facts
-        refresh_owners refusals refuse_documents refuse_row refuse_target rename_in_sql
-        replace_places replaced_objects requeue_target reset_jobs sampled_records
-        sampled_vector_sql seen_sql settle shortened_id source_sql stage stage_in_parts
-        store_target stored_chunks stored_count suspend_target table_problem targets_of_jobs
-        text_by_hand_sql text_differs_sql text_sql text_to_embed texts tie_chunk_table
-        trigger_sql triggered_table trusts trusts_vectors unstaged vector_index_progress
-        vector_index_sql vector_indexes_of vector_type verified_range verified_sql
-        visible_character wake write_match_function write_passage_match_function
-        write_vectors
+        drop_chunk_tables drop_full_text_index drop_functions drop_store drop_triggers
+        due_jobs due_owners due_records due_targets enhancement enqueue enqueue_edited
+        enqueue_missing enqueue_new enqueue_sql enter_state everyone fail_exhausted
+        fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
+        find_vectors findings finish_jobs first_jobs fix_text_forms fold_counts follow_model
+        follow_names forget full_model full_text_index_name full_text_indexes full_text_sql
+        give_back grant_to growing_pause has_stored_sql index_builder is_claimable
+        is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
+        jobs_after keep_match_function kept_with_store key_columns key_list key_too_long
+        kind_of_vectors lease_jobs let_readers_read let_workers_call let_workers_read
+        list_sql lock_documents lock_reembedding lock_serving lock_sql lock_store
+        lock_vector_index make_chunk_table make_chunk_tables make_function make_functions
+        make_store make_triggers match_function_name match_functions match_statement
+        match_store_sql match_words_sql may_be_inside may_pass missing_records missing_sql
+        name_chunk_tables new_store_name new_vector_type nth_record open_for_vectors
+        open_reembedding open_table open_verified owner_sql percentile plan_chunks
+        plan_enhancement plan_model plan_settings plan_table plan_vector_index plan_watch
+        planned_chunk_width planned_full_text planned_prompt planned_width protect_functions
+        protect_relation queue_by_hand queued_id_sql read_sql readable_texts record_event
+        record_model reembedding_facts refresh_owners refusals refuse_change
+        refuse_documents refuse_in_reembedding refuse_row refuse_target rename_in_sql
+        rename_store replace_places replaced_objects requeue_target reset_jobs
+        sampled_records sampled_vector_sql seen_sql serve settle shortened_id source_sql
+        stage stage_in_parts store_target stored_chunks stored_column stored_count stores_of
+        suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
+        text_sql text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
+        trusts_vectors unstaged vector_index_progress vector_index_sql vector_indexes_of
+        vector_type verified_range verified_sql visible_character wake write_match_function
+        write_passage_match_function write_vectors
         """,
     ),
 ]
@@ -784,6 +799,8 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_enhancements", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
+        ("embedding_reembedding_events", True),
+        ("embedding_reembeddings", True),
         ("embedding_targets", True),
         ("embedding_usage", True),
         ("embedding_workers", True),

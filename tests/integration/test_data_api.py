@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from postgrest import APIError
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import SCOPE, claim, claim_one, complete, insert, vector_of
@@ -170,6 +171,22 @@ def queue_target(queue: AdminQueue) -> Any:
 # -- vectors
 
 
+def test_re_embeddings_can_be_read(docs: Database, queue: AdminQueue) -> None:
+    docs.execute("insert into docs values (1, 'one')")
+    docs.execute(
+        "select start_reembedding('docs', 'embedding', 'test:new', 3, config => %s)",
+        [Jsonb({"why": "better"})],
+    )
+    [reembedding] = queue.reembeddings()
+    assert (reembedding.state, reembedding.config) == ("filling", {"why": "better"})
+    [event] = queue.reembedding_events(reembedding)
+    assert (event.event, event.source, event.to_state) == ("started", "sql", "filling")
+    assert event.at >= reembedding.started_at
+    progress = queue.reembedding_progress(reembedding)
+    assert (progress.rows, progress.done, progress.pending) == (1, 0, 0)
+    assert [target.role for target in queue.targets()] == ["serving", "shadow"]
+
+
 def test_a_vector_arrives_to_the_last_bit(db: Database, queue: AdminQueue) -> None:
     db.execute("create table docs (id bigint primary key, body text)")
     db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 1536)")
@@ -187,6 +204,21 @@ def test_a_vector_arrives_to_the_last_bit(db: Database, queue: AdminQueue) -> No
 
 
 # -- the statement timeout of the API's role
+
+
+@pytest.mark.usefixtures("as_postgrest")
+def test_postgrest_understands_a_verification(docs: Database, queue: AdminQueue) -> None:
+    insert(docs, 4)
+    jobs = claim(queue, 4)
+    assert queue.complete("test:model", [Completion(job, vector_of(job), 7) for job in jobs]) == []
+    [target] = queue.targets("docs")
+    found = {each.finding: each for each in queue.verify(target, None, 3, width=3)}
+    assert (found["rows"].found, found["vectors"].found) == (3, 3)
+    assert found["rows"].looked_to == "3"
+    rest = {each.finding: each for each in queue.verify(target, "3", 3, width=2)}
+    assert (rest["rows"].found, rest["wrong_width"].record_ids) == (1, ["4"])
+    [stored] = queue.sample_vectors(target, 4, ["2"])
+    assert stored.content == "text 2"
 
 
 @pytest.mark.usefixtures("as_postgrest")

@@ -367,9 +367,10 @@ def test_what_pgvector_leaves_behind_when_it_moves_is_found_and_put_right(
     jobs = claim(queue)
     completions = completions_of(jobs)
     queue.cache("test:model", completions, 1)
+    assert queue.complete("test:model", completions[:1]) == []
     docs.execute("create schema other; alter extension vector set schema other")
 
-    assert queue.complete("test:model", completions) == []
+    assert queue.complete("test:model", completions[1:]) == []
     hashes = [job.content_hash for job in jobs]
     assert len(queue.cached("test:model", 3, hashes)) == 2
     queue.cache("test:other", completions, 1)

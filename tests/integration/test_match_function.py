@@ -138,7 +138,7 @@ def test_a_wide_column_is_searched_by_a_halfvec(db: Database) -> None:
     )
     signature = value(db, "select routine::text from embedding.match_functions()")
     assert signature == (
-        "match_docs(halfvec,integer,double precision,text,double precision,integer,jsonb)"
+        "match_docs(halfvec,integer,double precision,text,double precision,integer,jsonb,text)"
     )
 
 

@@ -142,6 +142,29 @@ def use_chunks(queue: PostgresQueue) -> None:
     queue.unwatch("long", "embedding")
 
 
+def use_reembeddings(queue: PostgresQueue) -> None:
+    """Take each step of a re-embedding, and read about it."""
+    name = ("docs", "embedding")
+    begun = queue.start_reembedding(*name, "test:other", 3)
+    queue.pause_reembedding(*name)
+    queue.resume_reembedding(*name)
+    queue.advance_reembedding(begun, "indexing")
+    queue.swap_reembedding(*name, figures={"verified": False})
+    queue.rollback_reembedding(*name)
+    assert queue.reembedding_progress(begun).rows == 3
+    ended = queue.cancel_reembedding(*name)
+    assert [ended] == queue.reembeddings()
+    assert len(queue.reembedding_events(ended)) == 7
+    begun = queue.start_reembedding(*name, "test:other", 3)
+    queue.advance_reembedding(begun, "indexing")
+    queue.swap_reembedding(*name, figures={"verified": False})
+    queue.finish_reembedding(*name)
+    queue.rename_reembedded(*name)
+    begun = queue.convert(*name, "halfvec")
+    assert queue.cast(begun, 0, 1) is None
+    queue.cancel_reembedding(*name)
+
+
 def use_everything(queue: PostgresQueue) -> None:
     """Call each function of the SQL API, by each method of the queue."""
     queue.check_schema()
@@ -189,6 +212,7 @@ def use_everything(queue: PostgresQueue) -> None:
     assert queue.status()[0].completed == 1
     queue.progress()
     queue.failures()
+    use_reembeddings(queue)
     queue.deregister(SCOPE)
     assert queue.table_name("squatted") == "squatted"
     assert queue.unwatch("docs", "embedding")

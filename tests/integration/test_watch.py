@@ -26,7 +26,7 @@ from worker.queue.postgres import PostgresQueue
 
 TRIGGERS: LiteralString = (
     "select tgname, tgrelid::regclass::text from pg_trigger where not tgisinternal"
-    " and tgrelid not in ('embedding_queue'::regclass, 'embedding_targets'::regclass) order by 1, 2"
+    " and tgrelid::regclass::text !~ '^embedding_' order by 1, 2"
 )
 TRIGGER_FUNCTIONS: LiteralString = (
     "select exists (select from pg_proc where oid::regproc::text ~ '^embedding.trigger_[0-9]')"

@@ -31,6 +31,14 @@ from worker.queue.jobs import (
     TextKey,
 )
 from worker.queue.protocols import AdminQueue, Queue
+from worker.queue.reembeddings import (
+    Reembedding,
+    ReembeddingEvent,
+    ReembeddingProgress,
+    ReembeddingState,
+    Source,
+    VectorKind,
+)
 from worker.queue.reports import (
     DatabaseLoad,
     Estimate,
@@ -55,6 +63,7 @@ from worker.queue.targets import (
     WatchOptions,
     WatchPreview,
     other_model,
+    searched_by,
 )
 from worker.queue.workers import (
     Command,
@@ -99,6 +108,10 @@ __all__ = [
     "Queue",
     "QueueProgress",
     "Rechecked",
+    "Reembedding",
+    "ReembeddingEvent",
+    "ReembeddingProgress",
+    "ReembeddingState",
     "Refusal",
     "RefusalReason",
     "Report",
@@ -107,6 +120,7 @@ __all__ = [
     "Scope",
     "Session",
     "SettledStatus",
+    "Source",
     "StandingCommand",
     "Stats",
     "StoppedProvider",
@@ -116,6 +130,7 @@ __all__ = [
     "TargetStatus",
     "TextKey",
     "Usage",
+    "VectorKind",
     "VerifiedRows",
     "WatchOptions",
     "WatchPreview",
@@ -123,4 +138,5 @@ __all__ = [
     "WorkerStatus",
     "enhancement_key",
     "other_model",
+    "searched_by",
 ]

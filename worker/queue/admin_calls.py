@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.database.migrations import check_version
-from worker.queue.calls import Calls
 from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Requeued, Scope
 from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
+from worker.queue.reembeddings import ReembeddingReports
 from worker.queue.reports import (
     Estimate,
     Failure,
@@ -44,7 +44,7 @@ class _DueJobs:
     due_exact: bool
 
 
-class AdminCalls(Calls):
+class AdminCalls(ReembeddingReports):
     """The AdminQueue protocol, except calls of workers and calls that depend on the transport."""
 
     def check_schema(self) -> None:

@@ -38,7 +38,22 @@ _WATCH: Signature = {
     "enhance_on_failure": "text",
 }
 
+_STEP: Signature = {
+    "table_name": "text",
+    "embedding_column": "text",
+    "source": "text",
+    "figures": "jsonb",
+}
+
 FUNCTIONS: Mapping[LiteralString, Signature] = {
+    "advance_reembedding": {
+        "table_name": "text",
+        "embedding_column": "text",
+        "expected": "text",
+        "next": "text",
+        "source": "text",
+        "figures": "jsonb",
+    },
     "announce_embedding_event": {
         "event": "text",
         "subject": "text",
@@ -60,6 +75,13 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "cache_enhancements": {"keys": "bytea[]", "contents": "text[]", "cap_mb": "integer"},
     "cached_embeddings": {"model": "text", "dimensions": "integer", "hashes": "bytea[]"},
     "cached_enhancements": {"keys": "bytea[]"},
+    "cancel_reembedding": _STEP,
+    "cast_embeddings": {
+        "table_name": "text",
+        "embedding_column": "text",
+        "after_id": "bigint",
+        "batch": "integer",
+    },
     "claim_embeddings": {
         "worker": "text",
         "batch": "integer",
@@ -98,6 +120,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "again_in": "interval[]",
     },
     "control_embeddings": {"desired_state": "text", "worker": "text"},
+    "convert_embeddings": {
+        "relation": "regclass",
+        "embedding_column": "text",
+        "kind": "text",
+        "source": "text",
+    },
     "diagnose_embeddings": {},
     "embedding_database_load": {},
     "embedding_has_vector_index": {"watched_table": "text", "embedding_column": "text"},
@@ -146,6 +174,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "message": "text",
         "retry_in": "interval",
     },
+    "finish_reembedding": _STEP,
     "list_embeddings": {
         "statuses": "text[]",
         "only_table": "text",
@@ -165,6 +194,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "only_column": "text",
         "except_targets": "integer[]",
     },
+    "pause_reembedding": _STEP,
     "preview_watch_embeddings": {**_WATCH, "default_model": "text"},
     "recheck_embeddings": {
         "only_table": "text",
@@ -181,6 +211,8 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "class": "text",
         "embedded": "boolean",
     },
+    "reembedding_progress": {"id": "integer"},
+    "rename_reembedded": {"table_name": "text", "embedding_column": "text", "source": "text"},
     "reprocess_embeddings": {
         "pattern": "text",
         "only_table": "text",
@@ -199,6 +231,8 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "batch": "integer",
         "failed_before": "timestamp with time zone",
     },
+    "resume_reembedding": _STEP,
+    "rollback_reembedding": _STEP,
     "sample_embeddings": {"sample": "integer"},
     "sample_vectors": {
         "watched_table": "text",
@@ -228,6 +262,17 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "vectors": "vector[]",
         "model": "text",
     },
+    "start_reembedding": {
+        "relation": "regclass",
+        "embedding_column": "text",
+        "model": "text",
+        "dimensions": "integer",
+        "document_prompt": "text",
+        "query_prompt": "text",
+        "config": "jsonb",
+        "source": "text",
+    },
+    "swap_reembedding": _STEP,
     "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text"},
     "verify_embeddings": {
         "watched_table": "text",

@@ -25,6 +25,7 @@ from worker.queue.jobs import (
     Scope,
 )
 from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
+from worker.queue.reembeddings import Reembedding, ReembeddingEvent, ReembeddingProgress
 from worker.queue.reports import (
     DatabaseLoad,
     Estimate,
@@ -329,6 +330,15 @@ class AdminQueue(Queue, Protocol):
 
         Raises Busy if the table is locked as a whole.
         """
+
+    def reembeddings(self) -> list[Reembedding]:
+        """Return all re-embeddings, the earliest first."""
+
+    def reembedding_events(self, reembedding: Reembedding) -> list[ReembeddingEvent]:
+        """Return the steps of a re-embedding, the earliest first."""
+
+    def reembedding_progress(self, reembedding: Reembedding) -> ReembeddingProgress:
+        """Return how far the new vectors of a re-embedding are."""
 
     def check_schema(self) -> None:
         """Raise SchemaError unless the database has the SQL API in this worker's version."""

@@ -12,6 +12,7 @@ OnTooLong = Literal["fail", "truncate"]
 ChunkFormat = Literal["markdown", "text", "html", "code"]
 ChunkUnit = Literal["characters", "tokens"]
 OnFailure = Literal["wait", "raw"]
+TargetRole = Literal["serving", "shadow", "retired"]
 NAMELESS = "''"
 """How an empty name is shown, most likely from a variable of a script that is not set."""
 
@@ -19,6 +20,10 @@ NAMELESS = "''"
 @dataclass(frozen=True, slots=True)
 class Target:
     """A watched column.
+
+    `serves` is the column that people name, if that is not this one. Searches for it use its
+    `serving` target; while it is re-embedded it has a second one, `shadow` before a swap and
+    `retired` after it.
 
     `model` made all of its vectors; None: it has none yet, and gets those of the worker's default.
     `model_is_default`: nobody chose that model, it was the default of the first worker. A prompt
@@ -31,6 +36,8 @@ class Target:
 
     table_name: str
     embedding_column: str
+    serves: str | None
+    role: TargetRole
     source: str
     filter: str | None
     model: str | None
@@ -49,6 +56,15 @@ class Target:
     enhance_on_failure: OnFailure | None
     enabled: bool
     problem: str | None
+
+    @property
+    def named_column(self) -> str:
+        """The name of the column that people use."""
+        return self.serves or self.embedding_column
+
+    @property
+    def is_serving(self) -> bool:
+        return self.role == "serving"
 
     def accepts(self, default_model: str) -> bool:
         """Whether a worker with this default model works on the column."""
@@ -117,6 +133,10 @@ def watched_by(targets: Sequence[Target], table: str | None, column: str | None)
         target
         for target in targets
         if table in (None, target.table_name) and column in (None, target.embedding_column)
+    ] or [
+        target
+        for target in targets
+        if table in (None, target.table_name) and column == target.serves and target.is_serving
     ]
     asked = {"column": column, "table": table}
     given = [f"{kind} {name or NAMELESS}" for kind, name in asked.items() if name is not None]
@@ -126,6 +146,19 @@ def watched_by(targets: Sequence[Target], table: str | None, column: str | None)
             "`worker targets` lists the watched columns; `worker watch` adds one.",
         )
     return found
+
+
+def searched_by(targets: Sequence[Target], column: str | None) -> list[Target]:
+    """Select those that a search of a column uses (None: of any), by the name that people give it.
+
+    While a column is re-embedded, the name of the new one leads to that.
+    """
+    named = [
+        target
+        for target in targets
+        if target.is_serving and column in (None, target.serves or target.embedding_column)
+    ]
+    return named or [target for target in targets if column == target.embedding_column]
 
 
 def resolve_table(given: str, look_up: Callable[[str], str | None]) -> str:

@@ -1,0 +1,170 @@
+-- Why:   a column gets the vectors of another model beside those it has, while searches go on. Each such undertaking has a
+--        row, and each of its steps an event that nobody can change.
+-- Locks: nothing, the tables are new.
+-- Undo:  drop function public.reembedding_progress; drop function embedding.refuse_in_reembedding cascade; drop function
+--        embedding.check_reembedding, embedding.open_reembedding; drop table public.embedding_reembedding_events,
+--        public.embedding_reembeddings; drop function embedding.refuse_change;
+--
+-- The *named column* is the one that people name. Its serving target may keep its vectors in another column (`serves` of
+-- embedding_targets): a swap changes which target serves it, and never the name of a column.
+
+create table public.embedding_reembeddings (
+    id integer generated always as identity primary key,
+    table_name text not null,                      -- as in embedding_targets
+    embedding_column text not null,                -- the named column
+    old_target integer not null,                   -- these stay after a target is gone
+    new_target integer not null,
+    old_column text not null,                      -- the names under which they are watched
+    new_column text not null,
+    state text not null default 'filling',
+    old_model text,
+    new_model text not null,
+    dimensions integer not null,                   -- of the new vectors
+    config jsonb,                                  -- what was asked for
+    problem text,                                  -- why the present stage failed last; null: it did not
+    started_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    swapped_at timestamptz,                        -- null: the old target serves
+    ended_at timestamptz,                          -- finished or cancelled
+    constraint embedding_reembeddings_known_state check (
+        state in ('filling', 'paused', 'indexing', 'verifying', 'ready', 'swapped', 'finished', 'cancelled'))
+);
+
+create unique index embedding_reembeddings_one_open
+    on public.embedding_reembeddings (table_name, embedding_column) where ended_at is null;
+
+create table public.embedding_reembedding_events (
+    id bigint generated always as identity primary key,
+    reembedding_id integer not null references public.embedding_reembeddings,
+    at timestamptz not null default clock_timestamp(),
+    actor text not null default session_user,
+    source text not null,                          -- cli | sql | api
+    event text not null,                           -- started, swapped, ...
+    from_state text,
+    to_state text not null,
+    figures jsonb,                                 -- what was measured or kept then
+    constraint embedding_reembedding_events_known_source check (source in ('cli', 'sql', 'api'))
+);
+
+create index embedding_reembedding_events_of_one on public.embedding_reembedding_events (reembedding_id, id);
+
+create function embedding.refuse_change()
+returns trigger
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    raise exception 'the events of re-embeddings cannot be changed'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'They are a record of who did what.';
+end $$;
+
+create trigger embedding_reembedding_events_stay
+    before update or delete on public.embedding_reembedding_events
+    for each row execute function embedding.refuse_change();
+create trigger embedding_reembedding_events_all_stay
+    before truncate on public.embedding_reembedding_events
+    for each statement execute function embedding.refuse_change();
+alter table public.embedding_reembedding_events enable always trigger embedding_reembedding_events_stay;
+alter table public.embedding_reembedding_events enable always trigger embedding_reembedding_events_all_stay;
+
+-- The open re-embedding of a target. No row: there is none.
+create function embedding.open_reembedding(target_id integer)
+returns setof public.embedding_reembeddings
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select known.* from public.embedding_reembeddings as known
+     where known.ended_at is null and target_id in (known.old_target, known.new_target);
+$$;
+
+-- Raises if a target is in an open re-embedding: both of its targets have to embed the same texts. `wanted` is what would be
+-- done. A model or a prompt that was not decided yet may be recorded.
+create function embedding.check_reembedding(
+    before public.embedding_targets, wanted text, after public.embedding_targets default null
+)
+returns void
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    reembedding public.embedding_reembeddings;
+begin
+    if after.id is not null
+       and (before.model is null or before.model is not distinct from after.model)
+       and (before.document_prompt is null or before.document_prompt is not distinct from after.document_prompt)
+       and (before.query_prompt, before.source, before.filter, before.dimensions, before.language, before.context,
+            before.chunk_format, before.chunk_size, before.chunk_unit, before.max_chunks, before.enhance_model,
+            before.enhance_prompt)
+           is not distinct from
+           (after.query_prompt, after.source, after.filter, after.dimensions, after.language, after.context,
+            after.chunk_format, after.chunk_size, after.chunk_unit, after.max_chunks, after.enhance_model,
+            after.enhance_prompt) then
+        return;
+    end if;
+    select * into reembedding from embedding.open_reembedding(before.id);
+    if found then
+        raise exception 'column % of table % cannot be % while column % is re-embedded', before.embedding_column,
+                        before.table_name, wanted, reembedding.embedding_column
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = case when reembedding.state = 'swapped' then 'Finish the re-embedding first, or roll it back and cancel it.'
+                              else 'Cancel the re-embedding first, or finish it.' end;
+    end if;
+end $$;
+
+-- Refuses a change of a target by hand as well, and one by a session that did not see the re-embedding begin.
+create function embedding.refuse_in_reembedding()
+returns trigger
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    perform embedding.check_reembedding(old, 'changed', new);
+    return new;
+end $$;
+
+create trigger embedding_targets_in_reembedding
+    before update of source, filter, model, document_prompt, query_prompt, dimensions, language, context, chunk_format,
+                     chunk_size, chunk_unit, max_chunks, enhance_model, enhance_prompt
+    on public.embedding_targets
+    for each row execute function embedding.refuse_in_reembedding();
+
+-- How far the new vectors of a re-embedding are. `rows` are those that should have one, null once the new target
+-- is gone; `done` those that do, or have nothing to embed. `tokens` and `cost` are those of the new model since the start, in
+-- the last 7 days.
+create function public.reembedding_progress(id integer)
+returns table (
+    rows bigint, rows_exact boolean, done bigint, pending bigint, failed bigint, tokens bigint, cost double precision
+)
+language sql
+volatile
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+    select counted.rows, counted.exact, jobs.completed + jobs.skipped, jobs.pending, jobs.failed, paid.tokens, paid.cost
+      from public.embedding_reembeddings as known
+     cross join lateral (
+           select coalesce(sum(counts.pending + counts.processing), 0)::bigint as pending,
+                  coalesce(sum(counts.completed), 0)::bigint as completed,
+                  coalesce(sum(counts.failed), 0)::bigint as failed,
+                  coalesce(sum(counts.skipped), 0)::bigint as skipped
+             from public.embedding_counts as counts
+            where counts.target_id = known.new_target) as jobs
+     cross join lateral (
+           select sum(usage.tokens)::bigint as tokens, sum(usage.cost)::float8 as cost
+             from public.embedding_usage as usage
+            where usage.model = known.new_model
+              and usage.minute >= date_trunc('minute', known.started_at, 'UTC')
+              and usage.minute <= coalesce(known.ended_at, now())) as paid
+      left join lateral embedding.row_count(
+               known.new_target, jobs.pending + jobs.completed + jobs.failed + jobs.skipped) as counted on true
+     where known.id = reembedding_progress.id;
+$$;
+
+select embedding.let_workers_read('public.embedding_reembeddings');
+select embedding.let_workers_read('public.embedding_reembedding_events');
+select embedding.protect_functions(
+    'embedding.refuse_change', 'embedding.open_reembedding', 'embedding.check_reembedding', 'embedding.refuse_in_reembedding');
+select embedding.let_workers_call('public.reembedding_progress');

@@ -1,0 +1,134 @@
+"""Re-embeddings as tests see them: two models with vectors that can be foretold."""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString
+
+import numpy as np
+from psycopg import sql
+
+from tests.conftest import Database, rows, value
+from tests.integration.jobs import SCOPE
+from tests.integration.tables import parsed, vector_of
+from worker.queue import AdminQueue, Completion, Job, Reembedding
+from worker.queue.postgres import PostgresQueue
+
+OLD, NEW = "test:old", "test:new"
+NAME = ("docs", "embedding")
+
+
+def model_vector(model: str, text: str, width: int = 3) -> list[float]:
+    """The vector of a text by a model."""
+    return vector_of(f"{model} {text}", width)
+
+
+def embed_all(queue: AdminQueue) -> list[tuple[str, str]]:
+    """Embed all that is due by the model of each target. Returns model and text, sorted."""
+    done = []
+    while taken := queue.claim(SCOPE, 100):
+        for model in {full_model(job) for job in taken.jobs}:
+            jobs = [job for job in taken.jobs if full_model(job) == model]
+            assert queue.complete(model, [completion_of(job) for job in jobs]) == []
+            done += [(model, job.content) for job in jobs]
+    return sorted(done)
+
+
+def full_model(job: Job) -> str:
+    """The model of a job with its prompt, as embedding.full_model has it."""
+    return job.model + (f"#{job.document_prompt}" if job.document_prompt else "")
+
+
+def completion_of(job: Job) -> Completion:
+    vector = model_vector(full_model(job), job.content, job.dimensions or 3)
+    return Completion(job, np.array(vector, dtype=np.float32), None)
+
+
+def create_searched(db: Database, width: int = 3, options: LiteralString = "") -> None:
+    """A table `docs` of three rows, watched for the old model, with a match function."""
+    db.execute("create table docs (id bigint primary key, body text, tenant integer default 1)")
+    db.execute("insert into docs select i, 'text ' || i from generate_series(1, 3) as i")
+    db.execute(
+        "select watch_embeddings('docs', 'body', 'embedding', model => %s, dimensions => %s,"
+        " match_function => true" + options + ")",
+        [OLD, width],
+    )
+    db.execute("select backfill_embeddings('docs', 'embedding')")
+
+
+def start(queue: PostgresQueue, width: int = 3, model: str = NEW) -> Reembedding:
+    return queue.start_reembedding(*NAME, model, width)
+
+
+def fill(queue: AdminQueue, column: str = "embedding_2") -> list[tuple[str, str]]:
+    """Embed the rows that the new column lacks."""
+    target = queue.target("docs", column)
+    while queue.backfill(target, 100):
+        pass
+    return embed_all(queue)
+
+
+def make_ready(queue: PostgresQueue) -> Reembedding:
+    """Go from filling to ready, as the stages do."""
+    [reembedding] = [one for one in queue.reembeddings() if one.ended_at is None]
+    for stage in ("indexing", "verifying", "ready"):
+        reembedding = queue.advance_reembedding(reembedding, stage)
+    return reembedding
+
+
+def make_swapped(queue: PostgresQueue, width: int = 3) -> Reembedding:
+    start(queue, width)
+    fill(queue)
+    make_ready(queue)
+    return queue.swap_reembedding(*NAME)
+
+
+Store = tuple[str, str, list[tuple[str | None, list[float] | None]]]
+
+
+def stores(db: Database, table: str = "docs") -> list[Store]:
+    """Column, model, and the texts with their vectors of each target of a table."""
+    found = []
+    for column, model in rows(
+        db,
+        "select embedding_column, model from embedding_targets where table_name = %s order by id",
+        table,
+    ):
+        query = sql.SQL("select body, {}::text from {} order by 1, 2").format(
+            sql.Identifier(column), sql.Identifier(table)
+        )
+        stored = [(text, parsed(vector)) for text, vector in db.execute(query).fetchall()]
+        found.append((column, model, stored))
+    return found
+
+
+def are_in_step(db: Database) -> bool:
+    """Whether each store of `docs` has the vectors of its model for the present texts."""
+    return all(
+        vector == (None if text is None else model_vector(model, text, len(vector or "xxx")))
+        for _, model, stored in stores(db)
+        for text, vector in stored
+    )
+
+
+def literal(vector: list[float]) -> str:
+    return "[" + ",".join(map(str, vector)) + "]"
+
+
+def found_by(db: Database, statement: LiteralString, *parameters: Any) -> list[Any]:
+    return [row[0] for row in rows(db, statement, *parameters)]
+
+
+def nearest(db: Database, model: str, text: str, width: int = 3) -> tuple[Any, ...]:
+    """What the match function finds first for a text, embedded by a model that is named."""
+    found = rows(
+        db,
+        "select content, round(similarity::numeric, 5)::float8 from match_docs(%s, 1, model => %s)",
+        literal(model_vector(model, text, width)),
+        model,
+    )
+    return found[0]
+
+
+def state(db: Database) -> str:
+    found: str = value(db, "select state from embedding_reembeddings order by id desc limit 1")
+    return found
