@@ -6,6 +6,7 @@ All problems are reported at once, so that they can be fixed at once.
 from __future__ import annotations
 
 import json
+import os
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
@@ -44,6 +45,8 @@ class Settings:
     supabase_url: str | None = None
     supabase_service_role_key: str | None = field(default=None, repr=False)
     embedding_model: str = "local:wordllama-256"
+    embedding_provider: str | None = None
+    ollama_embedding_model: str | None = None
     sentence_transformers_models: tuple[str, ...] | None = None
     openai_api_key: str | None = field(default=None, repr=False)
     openai_base_url: str | None = field(default=None, repr=False)
@@ -120,6 +123,11 @@ class Settings:
         return cls.from_mapping(read_environment(environment, dotenv), asks_model=asks_model)
 
     @classmethod
+    def from_environment(cls) -> Settings:
+        """Read the environment of this process, as `load` does."""
+        return cls.load(os.environ)
+
+    @classmethod
     def from_mapping(cls, values: Mapping[str, str], *, asks_model: bool = True) -> Settings:
         """Parse and check `values`, as `load` does."""
         given = {name: value.strip() for name, value in values.items() if value.strip()}
@@ -135,6 +143,8 @@ class Settings:
                     parsed[setting.name] = _PARSERS[setting.name](given[variable])
                 except ValueError as problem:
                     problems[variable] = f"{variable} {problem}"
+        if parsed.get("embedding_provider") == "ollama" and "ollama_embedding_model" in parsed:
+            parsed.setdefault("embedding_model", f"ollama:{parsed['ollama_embedding_model']}")
         contradictions = cls(**parsed)._contradictions(given, asks_model)
         found = [*problems.values(), *contradictions]
         if found:
@@ -146,11 +156,12 @@ class Settings:
 
     def _contradictions(self, given: Mapping[str, str], asks_model: bool) -> list[str]:
         missing = (self._missing_for_the_model() if asks_model else {}) | self._missing()
-        return [
+        found = [
             f"{variable} is not set, but {reason}"
             for variable, reason in missing.items()
             if variable not in given  # otherwise its own problem is reported
         ]
+        return [*found, *(self._problems_of_the_provider(given) if asks_model else [])]
 
     def key_and_base_url(self, vendor: str) -> tuple[str | None, str | None]:
         """Return the key of one of the VENDORS, and its base URL if it is not the vendor's own."""
@@ -160,6 +171,18 @@ class Settings:
     def uses_data_api(self) -> bool:
         """Whether the queue uses the Data API: SUPABASE_URL is set, and DATABASE_URL is not."""
         return self.supabase_url is not None and self.database_url is None
+
+    def _problems_of_the_provider(self, given: Mapping[str, str]) -> list[str]:
+        """Return why EMBEDDING_MODEL is not a model of EMBEDDING_PROVIDER."""
+        provider, model = self.embedding_provider, self.embedding_model
+        if provider in (None, model.partition(":")[0]):
+            return []
+        if given.get("EMBEDDING_MODEL") == model:
+            return [f"EMBEDDING_PROVIDER is {provider}, but EMBEDDING_MODEL is {model}"]
+        variable = "OLLAMA_EMBEDDING_MODEL" if provider == "ollama" else "EMBEDDING_MODEL"
+        if variable in given or "EMBEDDING_MODEL" in given:  # its own problem is reported
+            return []
+        return [f"{variable} is not set, but EMBEDDING_PROVIDER is {provider}"]
 
     def _missing(self) -> dict[str, str]:
         """Return the missing variables that the given ones require, and why."""
@@ -236,6 +259,7 @@ _ALIASES = {  # the second name wins
     "CO_API_KEY": "COHERE_API_KEY",
     "MAX_EMBEDDING_WORKERS": "EMBEDDING_MAX_CONCURRENCY",
     "NEXT_PUBLIC_SUPABASE_URL": "SUPABASE_URL",
+    "OLLAMA_EMBEDDING_HOST": "OLLAMA_HOST",
 }
 
 
@@ -437,6 +461,12 @@ def _model(given: str) -> str:
     return given
 
 
+def _provider(given: str) -> str:
+    if not re.fullmatch(r"[a-z-]+", given.lower()):
+        raise ValueError(f"must be the name of a provider, like ollama: `{given}`")
+    return given.lower()
+
+
 def _names(given: str) -> tuple[str, ...]:
     return tuple(name for part in given.split(",") if (name := part.strip()))
 
@@ -446,6 +476,8 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "supabase_url": _project_url,
     "supabase_service_role_key": _secret_key,
     "embedding_model": _model,
+    "embedding_provider": _provider,
+    "ollama_embedding_model": _ollama_model,
     **{f"{vendor}_api_key": str for vendor in VENDORS},
     **{f"{vendor}_base_url": _http_url for vendor in VENDORS},
     "sentence_transformers_models": _names,

@@ -102,7 +102,7 @@ def test_every_variable_is_read() -> None:
 def test_there_is_a_variable_for_every_setting() -> None:
     names = {setting.name.upper() for setting in fields(Settings)}
     others = {"NEXT_PUBLIC_SUPABASE_URL", "MAX_EMBEDDING_WORKERS", "CO_API_KEY"}
-    assert Settings.variables() == names | others
+    assert Settings.variables() == names | others | {"OLLAMA_EMBEDDING_HOST"}
 
 
 def test_the_alias_of_a_variable_is_read_where_the_variable_is_not_set() -> None:
@@ -320,6 +320,56 @@ def test_an_endpoint_of_your_own_without_a_host_needs_one() -> None:
     Settings.from_mapping({"EMBEDDING_MODEL": "http:https://app.example.com/api"})
 
 
+def test_a_provider_and_a_model_of_ollama_name_the_model() -> None:
+    ollama = {"EMBEDDING_PROVIDER": "Ollama", "OLLAMA_EMBEDDING_MODEL": "nomic-embed-text"}
+    settings = Settings.from_mapping(ollama | {"OLLAMA_EMBEDDING_HOST": "gpu-box"})
+    assert settings.embedding_model == "ollama:nomic-embed-text"
+    assert settings.ollama_host == "http://gpu-box:11434"
+    named = Settings.from_mapping(ollama | {"EMBEDDING_MODEL": "ollama:bge-m3"})
+    assert named.embedding_model == "ollama:bge-m3"
+    assert Settings.from_mapping({"EMBEDDING_PROVIDER": "local"}).embedding_provider == "local"
+    other = Settings.from_mapping({"OLLAMA_EMBEDDING_MODEL": "nomic-embed-text"})
+    assert other.embedding_model == "local:wordllama-256"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (
+            {"EMBEDDING_PROVIDER": "ollama"},
+            "OLLAMA_EMBEDDING_MODEL is not set, but EMBEDDING_PROVIDER is ollama",
+        ),
+        (
+            {"EMBEDDING_PROVIDER": "openai", "OLLAMA_EMBEDDING_MODEL": "nomic-embed-text"},
+            "EMBEDDING_MODEL is not set, but EMBEDDING_PROVIDER is openai",
+        ),
+        (
+            {"EMBEDDING_PROVIDER": "openai", "EMBEDDING_MODEL": "ollama:bge-m3"},
+            "EMBEDDING_PROVIDER is openai, but EMBEDDING_MODEL is ollama:bge-m3",
+        ),
+        (
+            {"EMBEDDING_PROVIDER": "ollama", "OLLAMA_EMBEDDING_MODEL": "two words"},
+            "OLLAMA_EMBEDDING_MODEL must be the name of a model of Ollama, like gemma3:12b:"
+            " `two words`",
+        ),
+        (
+            {"EMBEDDING_PROVIDER": "ollama", "EMBEDDING_MODEL": "bge-m3"},
+            "EMBEDDING_MODEL must be provider:model, like openai:text-embedding-3-small: `bge-m3`",
+        ),
+        (
+            {"EMBEDDING_PROVIDER": "open ai"},
+            "EMBEDDING_PROVIDER must be the name of a provider, like ollama: `open ai`",
+        ),
+    ],
+)
+def test_a_provider_without_its_model_is_a_problem(given: dict[str, str], problem: str) -> None:
+    assert problems(**given) == [problem]
+
+
+def test_a_provider_needs_no_model_where_no_model_is_asked() -> None:
+    Settings.from_mapping({"EMBEDDING_PROVIDER": "ollama"}, asks_model=False)
+
+
 def test_enhancement_by_default_needs_a_chat_model() -> None:
     [problem] = problems(ENABLE_LLM_ENHANCEMENT="true")
     assert problem == "OLLAMA_LLM_MODEL is not set, but ENABLE_LLM_ENHANCEMENT is true"
@@ -483,7 +533,8 @@ def test_an_extra_body_is_an_object_of_objects(given: str) -> None:
 def test_urls_and_keys_are_secret() -> None:
     endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST", "_COMMAND")
     named = {name for name in Settings.variables() if name.endswith(endings)}
-    named -= {"SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL", "WORKER_METRICS_HOST", "CO_API_KEY"}
+    named -= {"SUPABASE_URL", "WORKER_METRICS_HOST"}
+    named -= {"NEXT_PUBLIC_SUPABASE_URL", "CO_API_KEY", "OLLAMA_EMBEDDING_HOST"}  # other names
     assert {name.upper() for name in SECRETS} == named
 
 
