@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 LOCAL_MODEL = "wordllama-256"
 NO_CAP = sys.maxsize
+A_LETTER = "a"  # the text of a probe
 
 Vectors = npt.NDArray[np.float32]
 Measure = Literal["requests", "tokens"]

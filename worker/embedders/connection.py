@@ -28,7 +28,7 @@ from openai import (
 )
 
 from worker.embedders.answers import extract_message, number_in, read_json
-from worker.embedders.base import Embeddings, Role
+from worker.embedders.base import A_LETTER, Embeddings, Role
 from worker.embedders.http_client import BoundedClient, Signer, Unusable, find_reason
 from worker.embedders.limits import seconds_to_wait
 from worker.errors import (
@@ -42,7 +42,6 @@ from worker.errors import (
 
 Content = TypeVar("Content")
 
-A_LETTER = "a"
 CLOSING_SECONDS = 10.0  # at most; it waits for no server
 LONGEST_ANSWER = 3  # times the timeout: a server that sends single bytes slowly never times out
 LINE_LENGTH = 300

@@ -3,7 +3,7 @@
 Only the two data files of the `wordllama` package are used. Its own loader needs the network on a
 fresh install, and its `embed` pads each of 64 texts to the longest: with one text of a megabyte
 that takes gigabytes. A vector is the mean of the rows of its tokens, at unit length: the same
-numbers as `WordLlama.embed(norm=True)` gives (a test compares them).
+numbers as `WordLlama.embed(norm=True)` gives (a test compares them), also for the SHORTER widths.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from worker.embedders.prompts import NONE
 from worker.errors import SettingsError
 
 DIMENSIONS = 256
+SHORTER = (64, 128)  # trained so that the beginning of a vector is a vector
 TOKENS_AT_ONCE = 16_384  # rows gathered at a time: 16 MiB, whatever the length of the text
 
 
@@ -36,7 +37,6 @@ class LocalEmbedder:
 
     provider = "local"
     model = f"local:{LOCAL_MODEL}"
-    dimensions: int | None = DIMENSIONS
     price: float | None = 0.0
     # the tokenizer takes about 35 times the bytes of its texts in memory
     request_limits = RequestLimits(items=1000, bytes=1_000_000)
@@ -44,8 +44,9 @@ class LocalEmbedder:
     concurrency = Concurrency(first=2, most=2)
     count: Callable[[str], int] | None = None  # it takes any length
 
-    def __init__(self, prompts: Prompts = NONE) -> None:
+    def __init__(self, prompts: Prompts = NONE, width: int | None = None) -> None:
         self.prompts = prompts
+        self.dimensions: int | None = width if width in SHORTER else DIMENSIONS
         package = _package_folder()
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
@@ -53,7 +54,7 @@ class LocalEmbedder:
         # no name is given to the weights of half the size, so that they are freed at once
         self._rows: npt.NDArray[np.float32] = load_file(
             package / "weights" / "l2_supercat_256.safetensors"
-        )["embedding.weight"].astype(np.float32)
+        )["embedding.weight"][:, : self.dimensions].astype(np.float32)
         self._tokenizer = Tokenizer.from_file(
             str(package / "tokenizers" / "l2_supercat_tokenizer_config.json")
         )

@@ -106,7 +106,7 @@ def check_chat_model(model: str) -> None:
 def _open_local(name: str, width: int | None, settings: Settings, prompts: Prompts) -> Embedder:
     from worker.embedders.local import LocalEmbedder
 
-    return LocalEmbedder(prompts)
+    return LocalEmbedder(prompts, width)
 
 
 def _open_sentence_transformers(
