@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from worker.evaluation.judgments import read_queries as read_queries
     from worker.operations.backfill import backfill as backfill
     from worker.operations.backfill import recheck as recheck
+    from worker.operations.batch_reembedding import BatchReembeddingSystem as BatchReembeddingSystem
     from worker.operations.diagnosis import diagnose as diagnose
     from worker.operations.estimate import estimate as estimate
     from worker.operations.evaluate import evaluate as evaluate
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
     from worker.operations.verify import verify as verify
     from worker.operations.watching import unwatch as unwatch
     from worker.operations.watching import watch as watch
+    from worker.reembedding.config import EmbeddingMigrationConfig as EmbeddingMigrationConfig
     from worker.settings import Settings as Settings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchReembeddingSystem": "operations.batch_reembedding",
+    "EmbeddingMigrationConfig": "reembedding.config",
     "JudgedQuery": "evaluation.judgments",
     "Progress": "engine.progress",
     "Settings": "settings",

@@ -414,8 +414,8 @@ def test_a_model_that_cannot_be_shortened_is_not_asked_to_be(
     posts: Database, worker: Worker
 ) -> None:
     create = ["watch", "posts", "--source", "title", "--create-column", "--column", "vector"]
-    cause, hint = refused(worker(*create, "--dimensions", "128"), 2)
-    assert cause == "local:wordllama-256 gives 256 dimensions and cannot be asked for 128"
+    cause, hint = refused(worker(*create, "--dimensions", "100"), 2)
+    assert cause == "local:wordllama-256 gives 256 dimensions and cannot be asked for 100"
     assert hint.startswith("Leave out --dimensions")
     assert value(posts, "select count(*) from embedding_targets") == 0
 
@@ -656,6 +656,8 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
     assert found[2] == {
         "table_name": "posts",
         "embedding_column": "vector",
+        "serves": None,
+        "role": "serving",
         "source": "title",
         "filter": "deleted_at is null",
         "model": "openai:m",

@@ -17,7 +17,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from tests.conftest import REPOSITORY, Database, Server, rows, value
+from tests.conftest import Database, Server, rows, value
 from tests.integration import chunks
 from tests.integration.jobs import claim, insert
 from tests.integration.runs import hand_in
@@ -215,17 +215,21 @@ def test_a_column_that_takes_the_place_of_one_that_was_dropped_keeps_its_jobs(
     assert rows(two_models, "select content from match_docs('[1,2,3]') limit 1") != []
 
 
-def test_the_recipe_for_a_new_model_keeps_its_vectors_and_the_name_of_the_match_function(
+def test_an_exchange_by_hand_keeps_the_vectors_and_the_name_of_the_match_function(
     two_models: Database, queue: PostgresQueue
 ) -> None:
     two_models.execute(
         "select watch_embeddings('docs', embedding_column => 'next', match_function => false),"
         " watch_embeddings('docs', embedding_column => 'embedding', match_function => true)"
     )
-    recipe = (REPOSITORY / "docs" / "operations.md").read_text().split("```sql\nbegin;\n")[2]
-    recipe = recipe.split("commit;")[0].replace("embedding_next", "next")
     with two_models.transaction():
-        two_models.execute(recipe.encode())
+        two_models.execute("select unwatch_embeddings('docs', 'embedding')")
+        two_models.execute("alter table docs rename embedding to embedding_old")
+        two_models.execute("alter table docs rename next to embedding")
+        two_models.execute(
+            "select watch_embeddings('docs', embedding_column => 'embedding',"
+            " match_function => true)"
+        )
     assert embed_all(queue) == []
     assert rows(two_models, "select content from match_docs('[1,2,3]') order by 1") == [
         ("TEXT 1",),

@@ -74,6 +74,21 @@ def test_vectors_are_those_of_the_package(embedder: LocalEmbedder, reference: An
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [64, 128])
+def test_shorter_vectors_are_the_beginnings_of_long_ones(
+    embedder: LocalEmbedder, width: int
+) -> None:
+    shorter = LocalEmbedder(width=width)
+    assert shorter.dimensions == width
+    beginnings = embedder.embed(TEXTS, "document").vectors[:, :width]
+    beginnings /= np.linalg.norm(beginnings, axis=1, keepdims=True)
+    assert np.abs(shorter.embed(TEXTS, "document").vectors - beginnings).max() < 1e-6
+
+
+def test_other_widths_are_not_taken() -> None:
+    assert LocalEmbedder(width=100).dimensions == 256
+
+
 def test_a_text_of_more_tokens_than_are_gathered_at_once_is_no_exception(
     embedder: LocalEmbedder, reference: Any
 ) -> None:

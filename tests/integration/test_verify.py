@@ -451,8 +451,10 @@ def test_texts_that_were_truncated_are_not_compared(
 def test_enhanced_texts_are_not_compared(
     embedded: Database, queue: AdminQueue, settings: Settings, openai: OpenAIServer
 ) -> None:
-    embedded.execute("alter table embedding_targets add column if not exists enhance_model text")
-    embedded.execute("update embedding_targets set enhance_model = 'ollama:qwen3'")
+    embedded.execute(
+        "update embedding_targets set enhance_model = 'ollama:qwen3', enhance_prompt = 'Describe.',"
+        " enhance_on_failure = 'wait'"
+    )
     openai.requests.clear()
     result = verify(queue, settings, "docs")
     assert "chat model" in (faults(result)["sample"].cause or "")

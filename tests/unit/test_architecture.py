@@ -15,7 +15,15 @@ MODULES = sorted(WORKER.rglob("*.py"))
 
 # cli -> operations -> chunking -> engine -> queue, embedders -> settings, errors
 MAY_IMPORT = {
-    "__init__": {"operations", "evaluation", "engine", "queue", "settings", "errors"},
+    "__init__": {
+        "reembedding",
+        "operations",
+        "evaluation",
+        "engine",
+        "queue",
+        "settings",
+        "errors",
+    },
     "__main__": {"cli"},
     "cli": {
         "operations",

@@ -22,6 +22,11 @@ class Entry:
     """Whether unknown arguments and options are passed on."""
 
 
+GROUPS: dict[str, str] = {
+    "reembed": "Give a column another model, with no downtime and a way back.",
+}
+"""Groups of commands, and what they are for. Their commands are below, as `group command`."""
+
 CATALOG: dict[str, Entry] = {
     "process": Entry(
         "runs:process",
@@ -130,6 +135,70 @@ CATALOG: dict[str, Entry] = {
         "targets:targets",
         "List the watched columns.",
         ("worker targets", "worker targets --json"),
+    ),
+    "convert": Entry(
+        "reembed:convert",
+        "Give the vectors of a column another type, without calling the model.",
+        ("worker convert docs.embedding --to halfvec",),
+    ),
+    "reembed create-config": Entry(
+        "reembed:create_config",
+        "Print a configuration with all its keys.",
+        ("worker reembed create-config",),
+    ),
+    "reembed start": Entry(
+        "reembed:start",
+        "Fill a second column with vectors of another model, index it and verify it.",
+        (
+            "worker reembed start docs.embedding --model openai:text-embedding-3-large",
+            "worker reembed start docs.embedding --model ollama:bge-m3 --detach --yes",
+            "worker reembed start docs.embedding --config reembed.json",
+        ),
+    ),
+    "reembed status": Entry(
+        "reembed:status",
+        "Show the state of re-embeddings, and what to do next.",
+        ("worker reembed status", "worker reembed status docs.embedding --json"),
+    ),
+    "reembed pause": Entry(
+        "reembed:pause",
+        "Stop filling the new vectors. Edits are queued meanwhile.",
+        ("worker reembed pause docs.embedding",),
+    ),
+    "reembed resume": Entry(
+        "reembed:resume",
+        "Go on with what is left, also after a pause or a crash.",
+        ("worker reembed resume", "worker reembed resume docs.embedding --detach"),
+    ),
+    "reembed verify": Entry(
+        "reembed:verify",
+        "Compare the new vectors with their texts and with the old ones.",
+        ("worker reembed verify", "worker reembed verify docs.embedding --queries queries.jsonl"),
+    ),
+    "reembed retry-failed": Entry(
+        "reembed:retry_failed",
+        "Make the failed jobs of the new vectors pending again.",
+        ("worker reembed retry-failed docs.embedding",),
+    ),
+    "reembed swap": Entry(
+        "reembed:swap",
+        "Let the new vectors serve searches, at once and without a lock on the table.",
+        ("worker reembed swap docs.embedding",),
+    ),
+    "reembed rollback": Entry(
+        "reembed:rollback",
+        "Let the old vectors serve again, which were kept in step.",
+        ("worker reembed rollback docs.embedding",),
+    ),
+    "reembed cleanup": Entry(
+        "reembed:cleanup",
+        "Drop the old vectors after a swap. There is no way back from it.",
+        ("worker reembed cleanup docs.embedding --rename --yes",),
+    ),
+    "reembed cancel": Entry(
+        "reembed:cancel",
+        "Drop the new vectors before a swap, and keep the old ones.",
+        ("worker reembed cancel docs.embedding --yes",),
     ),
     "search": Entry(
         "search:search",

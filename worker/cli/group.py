@@ -1,4 +1,4 @@
-"""The group of all commands. A command is imported only when it is used."""
+"""The groups of commands. A command is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from worker.cli.catalog import CATALOG, Entry
+from worker.cli.catalog import CATALOG, GROUPS, Entry
 from worker.cli.console import report
 from worker.errors import WorkerError
 
@@ -22,30 +22,47 @@ TAKES_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 class Commands(UserDict[str, Any]):
-    """The commands by name. Each is imported when it is looked up for the first time."""
+    """The commands of a group by name, and the groups in it. Each is imported when it is looked up
+    for the first time. `prefix`: what the catalog has before their names."""
 
-    def __init__(self) -> None:
-        super().__init__(dict.fromkeys(CATALOG))
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        names = (name.removeprefix(prefix) for name in CATALOG if name.startswith(prefix))
+        super().__init__(dict.fromkeys(name.partition(" ")[0] for name in names))
 
     def __getitem__(self, name: str) -> Any:
         if self.data[name] is None:
-            self.data[name] = _imported(name, CATALOG[name])
+            self.data[name] = self._open(name)
         return self.data[name]
+
+    def _open(self, name: str) -> Any:
+        path = self.prefix + name
+        if path in GROUPS:
+            summary = summary_of(path)
+            return CommandGroup(name=name, prefix=f"{path} ", help=summary, short_help=summary)
+        return _imported(name, CATALOG[path])
 
 
 class CommandGroup(TyperGroup):
-    """The commands of the catalog, in its order."""
+    """The commands of the catalog whose names begin with `prefix`, in its order."""
 
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.commands = Commands()
+    def __init__(self, prefix: str = "", **attributes: Any) -> None:
+        names = {"help_option_names": ["-h", "--help"]}
+        super().__init__(**{"rich_markup_mode": None, "context_settings": names} | attributes)
+        self.prefix = prefix
+        self.commands = Commands(prefix)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in CATALOG.items()])
+            formatter.write_dl([(name, summary_of(self.prefix + name)) for name in self.commands])
+
+
+def summary_of(path: str) -> str:
+    """Return what a command or a group does, in a sentence."""
+    return GROUPS[path] if path in GROUPS else CATALOG[path].summary
 
 
 def _imported(name: str, entry: Entry) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from worker.queue import ChunkFormat, ChunkUnit, OnFailure
+from worker.queue import ChunkFormat, ChunkUnit, OnFailure, VectorKind
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE
 
 # Options of several commands
@@ -311,6 +311,69 @@ LikeColumn = Annotated[
 ]
 Rebuild = Annotated[
     bool, typer.Option("--rebuild", help="Build an index again that is there and valid.")
+]
+
+# reembed
+
+AgreeToCancel = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before the new vectors are dropped.")
+]
+AgreeToConvert = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before a column with all vectors is added.")
+]
+AgreeToFinish = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before the old vectors are dropped.")
+]
+AgreeToStart = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before all texts are embedded again.")
+]
+ComparedBy = Annotated[
+    Path | None,
+    typer.Option(
+        "--queries",
+        metavar="FILE",
+        help="Queries to compare old and new vectors by, as for `worker evaluate`.",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="A file of `worker reembed create-config`."),
+]
+Detach = Annotated[
+    bool,
+    typer.Option("--detach", help="Only begin: running workers fill the new vectors."),
+]
+NamedColumn = Annotated[
+    str, typer.Argument(metavar="TABLE.COLUMN", help="The column, as `worker targets` shows it.")
+]
+NewModel = Annotated[
+    str | None, typer.Option("--model", metavar="MODEL", help="The new model, provider:model.")
+]
+NewWidth = Annotated[
+    int | None,
+    typer.Option(
+        "--dimensions",
+        min=1,
+        max=4000,
+        metavar="N",
+        help="The width of the new vectors (default: as many as the model gives).",
+    ),
+]
+OpenColumn = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TABLE.COLUMN]", help="The column; not needed if only one is re-embedded."
+    ),
+]
+RenameColumn = Annotated[
+    bool, typer.Option("--rename", help="Give the new column the name of the old one.")
+]
+VectorType = Annotated[
+    VectorKind,
+    typer.Option("--to", help="halfvec takes half of the space; vector is the usual type."),
+]
+Unverified = Annotated[
+    bool, typer.Option("--no-verify", help="Swap although the new vectors are not verified.")
 ]
 
 # search

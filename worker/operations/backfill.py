@@ -74,7 +74,7 @@ def recheck(
     selection = select(queue, table, column)
     found = RecheckResult()
     for batch in batches(
-        lambda after: queue.recheck(selection.table, column, after, dry_run=dry_run), stop
+        lambda after: queue.recheck(selection.table, selection.column, after, dry_run=dry_run), stop
     ):
         found = RecheckResult(found.checked + batch.checked, found.changed + batch.changed)
         on_batch(found)

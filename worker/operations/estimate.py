@@ -67,7 +67,7 @@ def estimate(
     model with rows to embed cannot be opened.
     """
     selection = select(queue, table, column)
-    estimates = queue.estimate(settings.embedding_model, selection.table, column, missing)
+    estimates = queue.estimate(settings.embedding_model, selection.table, selection.column, missing)
     batch = batch_size or settings.embedding_batch_size or TEXTS_A_REQUEST
     targets = {_column(target): target for target in selection.targets}
     forecasts = _forecasts(queue, settings, estimates, targets, batch, limit)

@@ -35,7 +35,8 @@ def list_jobs(
     limit: int = 20,
 ) -> list[ListedJob]:
     """List jobs in these states, each with the beginning of its text."""
-    return queue.list_jobs(statuses, select(queue, table, column).table, column, limit)
+    selection = select(queue, table, column)
+    return queue.list_jobs(statuses, selection.table, selection.column, limit)
 
 
 def requeue(
@@ -55,15 +56,15 @@ def requeue(
     requeued twice. Set `stop` from another thread to end after the current batch. `on_batch` is
     called after every batch, with how many were requeued so far.
     """
-    only_table = select(queue, table, column).table
+    selection = select(queue, table, column)
     began: datetime | None = None
 
     def requeue_batch(after: int) -> Requeued:
         nonlocal began
         batch = queue.requeue(
             status=status,
-            table=only_table,
-            column=column,
+            table=selection.table,
+            column=selection.column,
             record=record,
             error_class=error_class,
             after=after,
@@ -93,8 +94,8 @@ def find_matches(
     """
     matched = 0
     examples: list[dict[str, Any]] = []
-    only_table = select(queue, table, column).table
-    for batch in _matching(queue, pattern, only_table, column, None, dry_run=True):
+    selection = select(queue, table, column)
+    for batch in _matching(queue, pattern, selection.table, selection.column, None, dry_run=True):
         matched += batch.matched
         examples += batch.examples[: MOST_EXAMPLES - len(examples)]
         on_batch(matched)
@@ -116,8 +117,8 @@ def reprocess(
     as for `requeue`. Raises SettingsError if the pattern takes too long.
     """
     requeued = 0
-    only_table = select(queue, table, column).table
-    for batch in _matching(queue, pattern, only_table, column, stop, dry_run=False):
+    selection = select(queue, table, column)
+    for batch in _matching(queue, pattern, selection.table, selection.column, stop, dry_run=False):
         requeued += batch.matched
         on_batch(requeued)
     return requeued

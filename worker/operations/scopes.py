@@ -25,7 +25,7 @@ def resolve_scope(
         lease=timedelta(seconds=settings.embedding_lease_seconds),
         default_model=settings.embedding_model,
         table=selection.table,
-        column=column,
+        column=selection.column,
     )
 
 

@@ -10,7 +10,7 @@ from worker.embedders.base import Vectors
 from worker.embedders.registry import open_embedder
 from worker.errors import ProviderRefused, SettingsError
 from worker.operations.session import select
-from worker.queue import AdminQueue, Match, Target
+from worker.queue import AdminQueue, Match, Target, searched_by
 from worker.settings import Settings
 
 Mode = Literal["hybrid", "vector", "text"]
@@ -96,8 +96,12 @@ def check_width(target: Target, model: str, width: int) -> None:
 
 
 def only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:
-    """Return the watched column of these names. Raises SettingsError if it is not exactly one."""
-    targets = select(queue, table, column).targets
+    """Return the target that a search of these names uses.
+
+    Raises SettingsError if it is not exactly one.
+    """
+    every = select(queue, table, None).targets
+    targets = searched_by(every, column) or select(queue, table, column).targets
     if not targets:
         raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")
     if len(targets) > 1:

@@ -87,7 +87,12 @@ def select(queue: AdminQueue, table: str | None, column: str | None) -> Selectio
     Raises SettingsError if one of them is given and nothing of that name is watched.
     """
     targets = queue.targets(table, column)
-    return Selection(targets, targets[0].table_name if table else None, column)
+    first = targets[0] if targets else None
+    return Selection(
+        targets,
+        first.table_name if first and table else None,
+        first.embedding_column if first and column is not None else None,
+    )
 
 
 def worker_name() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from worker.embedders.registry import check_model, open_embedder, own_prompts
 from worker.errors import SettingsError
-from worker.queue import Target, WatchOptions, WatchPreview
+from worker.queue import Target, WatchOptions, WatchPreview, searched_by
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 
@@ -164,10 +164,11 @@ def _width_to_create(before: Target | None, settings: Settings, wanted: WatchReq
 def _watched(queue: PostgresQueue, wanted: WatchRequest) -> Target | None:
     """Return the present target; None if the column is not watched."""
     name = queue.table_name(wanted.table)
-    for target in queue.targets():
-        if (target.table_name, target.embedding_column) == (name, wanted.column):
+    targets = [target for target in queue.targets() if target.table_name == name]
+    for target in targets:
+        if target.embedding_column == wanted.column:
             return target
-    return None
+    return next(iter(searched_by(targets, wanted.column)), None)
 
 
 def find_width(model: str, dimensions: int | None, present: int | None, settings: Settings) -> int:

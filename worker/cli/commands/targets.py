@@ -208,10 +208,13 @@ def targets(as_json: AsJson = False) -> None:
     if not found:
         say(NOTHING_WATCHED)
         return
-    is_enhanced = any(target.enhance_model for target in found)
-    heads = ["table", "column", "source", "filter", "model", "width", "chunks"]
+    optional = {
+        "enhanced by": [target.enhance_model for target in found],
+        "stands for": [_format_role(target) for target in found],
+    }
+    shown = {head: cells for head, cells in optional.items() if any(cells)}
     out_table(
-        [*heads, *(["enhanced by"] if is_enhanced else [])],
+        ["table", "column", "source", "filter", "model", "width", "chunks", *shown],
         [
             (
                 target.table_name,
@@ -221,11 +224,18 @@ def targets(as_json: AsJson = False) -> None:
                 _format_model(target),
                 target.dimensions,
                 _format_chunks(target),
-                *([target.enhance_model] if is_enhanced else []),
+                *(cells[place] for cells in shown.values()),
             )
-            for target in found
+            for place, target in enumerate(found)
         ],
     )
+
+
+def _format_role(target: Target) -> str | None:
+    """The column that people name and what this one is to it, if it is re-embedded."""
+    if target.is_serving and target.serves is None:
+        return None
+    return f"{target.named_column} ({target.role})"
 
 
 def _format_chunks(target: Target) -> str | None:

@@ -1,0 +1,305 @@
+"""`worker reembed`: the commands as a person types them, what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Held, Start, fill, refused, statuses
+from tests.conftest import REPOSITORY, Database, Worker, eventually, rows, value
+from tests.openai_server import OpenAIServer, out_of_quota
+
+NEW = "openai:text-embedding-3-large"
+BEGIN = ["reembed", "start", "notes.embedding", "--model", NEW, "--dimensions", "12"]
+OF_NOTES = "notes.embedding"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def embedded(
+    notes: Database, worker: Worker, with_openai: dict[str, str], openai: OpenAIServer
+) -> Database:
+    """Forty notes with vectors of the old model."""
+    fill(notes, 40)
+    assert worker("process", **with_openai).returncode == 0
+    openai.requests.clear()
+    return notes
+
+
+@pytest.fixture
+def run(worker: Worker, with_openai: dict[str, str]) -> Run:
+    """Runs `worker reembed …` with the stand-in for the models."""
+
+    def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return worker("reembed", command, *arguments, **with_openai)
+
+    return run
+
+
+def are_filled(db: Database) -> bool:
+    return bool(value(db, "select bool_and(embedding_2 is not null) from notes"))
+
+
+def asked(openai: OpenAIServer) -> Counter[str]:
+    """How often the new model was asked for each note."""
+    return Counter(
+        text
+        for request in openai.requests
+        for text in request.texts
+        if request.body["model"] in NEW and text.startswith("note number")
+    )
+
+
+def test_each_command_once(embedded: Database, run: Run) -> None:
+    nothing = run("status")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "no column was ever re-embedded" in nothing.stderr
+
+    started = run(*BEGIN[1:], "--yes")
+    assert (started.returncode, started.stdout.splitlines()[-1]) == (0, f"{OF_NOTES}: ready")
+    said = started.stderr.splitlines()
+    for line in (
+        f"begun: {OF_NOTES} gets vectors of {NEW}",
+        f"embedding all texts with {NEW}",
+        "verifying the new vectors",
+        f"hint: `worker reembed swap {OF_NOTES}` lets the new vectors serve",
+    ):
+        assert line in said
+    assert "passed: " in started.stdout
+
+    for command, state in (("resume", "ready"), ("swap", "swapped"), ("rollback", "ready")):
+        result = run(command, OF_NOTES)
+        assert (result.returncode, result.stdout) == (0, f"{OF_NOTES}: {state}\n"), result.stderr
+    assert run("verify").returncode == 0
+    assert run("retry-failed").stdout == "Requeued: 0\n"
+    assert run("swap").returncode == 0  # the only one that is open
+
+    shown = run("status", "notes").stdout
+    assert shown.startswith("=== RE-EMBEDDING STATUS ===\nColumn: notes.embedding\nFrom: openai:")
+    for line in ("State: swapped", "Progress: 40 of 40 (100.0%)", "Last step: swapped by"):
+        assert f"\n{line}" in shown
+    [document] = json.loads(run("status", "--json").stdout)
+    assert (document["state"], document["progress"]["done"]) == ("swapped", 40)
+    steps = ["started", "indexing", "verifying", "ready", "swapped", "rolled_back", "swapped"]
+    assert [event["event"] for event in document["events"]] == steps
+
+    assert refused(run("cleanup"), 2)[0] == "the old vectors would be dropped"
+    cleaned = run("cleanup", "--rename", "--yes")
+    assert (cleaned.returncode, cleaned.stdout) == (0, f"{OF_NOTES}: finished\n"), cleaned.stderr
+    assert rows(embedded, "select distinct vector_dims(embedding) from notes") == [(12,)]
+
+
+def test_pause_detach_and_cancel(
+    embedded: Database, run: Run, worker: Worker, with_openai: dict[str, str]
+) -> None:
+    detached = run(*BEGIN[1:], "--yes", "--detach")
+    assert (detached.returncode, detached.stdout) == (0, f"{OF_NOTES}: filling\n")
+    assert "enqueued: 40" in detached.stderr
+    paused = run("pause")
+    assert (paused.returncode, paused.stdout) == (0, f"{OF_NOTES}: paused\n")
+    worker("process", **with_openai)
+    assert statuses(embedded)["pending"] == 40
+    assert run("resume", "--detach").stdout == f"{OF_NOTES}: filling\n"
+    worker("process", **with_openai)
+    assert are_filled(embedded)
+    assert run("resume").returncode == 0
+    assert refused(run("cancel"), 2)[0] == "the new vectors would be dropped"
+    assert run("cancel", "--yes").stdout == f"{OF_NOTES}: cancelled\n"
+    assert "cancelled, not" in refused(run("swap", OF_NOTES), 2)[0]
+    assert refused(run("swap"), 2)[0] == "no column is re-embedded"
+
+
+def test_what_is_wrong_is_said_with_what_to_do(
+    embedded: Database, run: Run, tmp_path: Path
+) -> None:
+    config = tmp_path / "reembed.json"
+    model = ("--model", NEW)
+
+    def with_config(**keys: object) -> subprocess.CompletedProcess[str]:
+        config.write_text(json.dumps(keys))
+        return run("start", OF_NOTES, "--config", str(config), "--yes")
+
+    wanted = {"source_collection": OF_NOTES, "model": NEW}
+    for result, cause in (
+        (run("start", "notes.body", *model, "--yes"), "column notes.body is not watched"),
+        (run("start", OF_NOTES, "--yes"), "the new model is not given"),
+        (run("start", OF_NOTES, "--config", str(tmp_path), "--yes"), "cannot read"),
+        (with_config(**wanted, dimension=3), 'there is no key "dimension": is `dimensions` meant?'),
+        (with_config(**wanted | {"source_collection": "a.b"}), "the configuration is for a.b, not"),
+        (with_config(**wanted, dimensions="12"), '`dimensions` cannot be "12"'),
+        (run("status", "notes"), "column notes is not re-embedded"),
+        (run("swap"), "no column is re-embedded"),
+        (run("resume", OF_NOTES), f"column {OF_NOTES} is not re-embedded"),
+    ):
+        assert cause in refused(result, 2)[0]
+    unknown = run("start", OF_NOTES, "--model", "openai:none", "--yes")
+    assert "the model `none` does not exist" in refused(unknown, 4)[0].lower()
+    unconfirmed = run(*BEGIN[1:])
+    assert unconfirmed.returncode == 2
+    assert "all texts would be embedded again, so nothing was begun" in unconfirmed.stderr
+    assert rows(embedded, "select count(*) from embedding_reembeddings") == [(0,)]
+
+    assert run(*BEGIN[1:], "--yes", "--detach").returncode == 0
+    again = run(*BEGIN[1:], "--yes")
+    assert again.returncode == 2
+    assert f"is re-embedded already, with {NEW}: it is filling" in again.stderr
+    assert "is filling, not" in refused(run("swap"), 2)[0]
+    assert "is filling, not" in refused(run("rollback"), 2)[0]
+    assert "is filling, not" in refused(run("cleanup", "--yes"), 2)[0]
+    assert "are not filled and indexed: it is filling" in refused(run("verify"), 2)[0]
+
+
+def test_a_configuration_is_followed_also_when_it_is_resumed(
+    embedded: Database, run: Run, openai: OpenAIServer, tmp_path: Path
+) -> None:
+    example = json.loads(run("create-config").stdout)
+    config = tmp_path / "reembed.json"
+    wanted = {"source_collection": OF_NOTES, "dimensions": 12, "verification_enabled": False}
+    config.write_text(json.dumps(example | wanted | {"batch_size": 4, "max_retries": 1}))
+    openai.reject = lambda text: text == "note number 7"
+    assert run("start", OF_NOTES, "--config", str(config), "--yes", "--detach").returncode == 0
+    openai.requests.clear()
+    filled = run("resume")
+    assert (filled.returncode, filled.stdout) == (0, f"{OF_NOTES}: verifying\n"), filled.stderr
+    assert "--no-verify` lets them serve unverified" in filled.stderr
+    assert max(len(request.texts) for request in openai.requests) == 4
+    assert "Failed: 1" in run("status").stdout
+    assert "verifying, not ready" in refused(run("swap"), 2)[0]
+    openai.reject = None
+    assert run("retry-failed").stdout == "Requeued: 1\n"
+    assert run("resume").returncode == 0
+    assert run("swap", "--no-verify").stdout == f"{OF_NOTES}: swapped\n"
+    assert are_filled(embedded)
+
+
+def test_vectors_that_do_not_pass_are_reported_with_what_helps(
+    embedded: Database, run: Run, worker: Worker, openai: OpenAIServer
+) -> None:
+    openai.reject = lambda text: text == "note number 7"
+    stuck = run(*BEGIN[1:], "--yes")
+    assert stuck.returncode == 1
+    assert "not passed: 1 check of" in stuck.stdout
+    assert stuck.stdout.splitlines()[-1] == f"{OF_NOTES}: verifying"
+    assert "Problem: not passed" in run("status").stdout
+    [advice] = re.findall(r"`worker (requeue .*?)`", stuck.stdout)
+    openai.reject = None
+    assert worker(*advice.split()).stdout == "Requeued: 1\n"
+    assert run("resume").stdout.splitlines()[-1] == f"{OF_NOTES}: ready"
+    assert are_filled(embedded)
+
+
+def test_a_model_that_is_out_ends_it_with_the_reason_and_it_goes_on(
+    embedded: Database, run: Run, openai: OpenAIServer
+) -> None:
+    assert run(*BEGIN[1:], "--yes", "--detach").returncode == 0
+    openai.faults += [out_of_quota] * 20
+    out = run("resume")
+    assert out.returncode not in (0, 2, 130)
+    assert "quota" in out.stderr
+    assert "quota" in run("status").stdout
+    openai.faults.clear()
+    assert run("resume").returncode == 0
+    assert "Problem" not in run("status").stdout
+    assert are_filled(embedded)
+
+
+def test_ctrl_c_ends_it_and_the_same_command_goes_on(
+    embedded: Database,
+    run: Run,
+    start: Start,
+    held: Held,
+    with_openai: dict[str, str],
+    openai: OpenAIServer,
+) -> None:
+    openai.faults.clear()
+    assert run(*BEGIN[1:], "--yes", "--detach").returncode == 0
+    openai.faults.append(held)
+    limits = {"EMBEDDING_BATCH_SIZE": "5", "EMBEDDING_MAX_CONCURRENCY": "1"}
+    with start("reembed", "resume", **limits, **with_openai) as command:
+        assert held.arrived.wait(30)
+        command.send_signal(signal.SIGINT)
+        eventually(lambda: "stopping" in command.stderr.readline(), 30)
+        held.let_go.set()
+        stdout, stderr = command.communicate(30)
+        assert (command.returncode, stdout) == (130, f"{OF_NOTES}: filling\n"), stderr
+    assert "interrupted\n" in stderr
+    assert 0 < len(asked(openai)) < 40
+    assert run("resume").returncode == 0
+    assert are_filled(embedded)
+
+
+SCRIPT = """
+import asyncio, json, sys
+from worker import BatchReembeddingSystem, EmbeddingMigrationConfig
+
+async def main() -> None:
+    system = BatchReembeddingSystem(EmbeddingMigrationConfig.from_json("reembed.json"))
+    if sys.argv[1] == "cancel":
+        running = asyncio.create_task(system.run_reembedding_process())
+        while not system.stop.is_set():
+            await asyncio.sleep(0.01)
+            try:
+                if system.load_checkpoint()["progress"]["done"]:
+                    running.cancel()
+                    break
+            except Exception:
+                continue
+        try:
+            await running
+        except asyncio.CancelledError:
+            print("cancelled")
+        return
+    found = await system.run_reembedding_process()
+    print(found.state, system.verify_migration().passed, system.retry_failed(),
+          system.retry_failed_tools(), system.load_checkpoint()["state"])
+    system.save_checkpoint()
+
+asyncio.run(main())
+"""
+
+
+def test_a_script_elsewhere_is_cancelled_and_goes_on(
+    embedded: Database,
+    database_url: str,
+    openai: OpenAIServer,
+    with_openai: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    wanted = {"source_collection": OF_NOTES, "model": NEW, "dimensions": 12, "batch_size": 5}
+    checkpoint = tmp_path / "state of it.json"
+    config = tmp_path / "reembed.json"
+    config.write_text(json.dumps({**wanted, "checkpoint_file": str(checkpoint)}))
+    openai.latency = 0.2
+
+    def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", SCRIPT, *arguments],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(REPOSITORY), "DATABASE_URL": database_url, **with_openai}
+            | {"EMBEDDING_MAX_CONCURRENCY": "1"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    cancelled = script("cancel")
+    assert (cancelled.stdout, cancelled.stderr) == ("cancelled\n", "")
+    assert json.loads(checkpoint.read_text())["state"] == "filling"
+    before = asked(openai)
+    assert 0 < len(before) < 40
+    openai.latency = 0
+    openai.requests.clear()
+    ended = script("go on")
+    assert (ended.stdout, ended.stderr) == ("ready True 0 0 ready\n", "")
+    document = json.loads(checkpoint.read_text())
+    assert (document["state"], document["progress"]["done"]) == ("ready", 40)
+    assert are_filled(embedded)

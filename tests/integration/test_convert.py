@@ -1,0 +1,142 @@
+"""Vectors of another type, filled by a cast: `worker convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.acceptance.conftest import statuses
+from tests.conftest import Database, rows, value
+from tests.integration.documents import document, write
+from tests.integration.runs import Runs
+from tests.openai_server import OpenAIServer
+from worker.errors import SettingsError
+from worker.operations import reembed
+from worker.operations.reembed_stages import Reembedder, StageOptions
+from worker.queue import Reembedding, VectorKind
+from worker.queue.postgres import PostgresQueue
+
+SAME = (
+    "select count(*) from docs where embedding is distinct from embedding_2::vector(8)"
+    " and embedding <-> embedding_2::vector(8) > 0.001 or embedding_2 is null"
+)
+
+
+@pytest.fixture
+def owner(database_url: str) -> Iterator[PostgresQueue]:
+    with PostgresQueue(database_url, "owner") as queue:
+        yield queue
+
+
+def convert(owner: PostgresQueue, runs: Runs, kind: VectorKind = "halfvec") -> Reembedding:
+    begun = reembed.convert(owner, "docs", kind)
+    settings = replace(runs.settings, embedding_model="openai:text-embedding-3-small")
+    return Reembedder(owner, settings, StageOptions(sample=3)).run(begun)
+
+
+@pytest.mark.over_a_connection
+def test_a_column_is_converted_and_back_without_a_call_for_its_texts(
+    texts: Database, runs: Runs, owner: PostgresQueue, openai: OpenAIServer
+) -> None:
+    for key in range(1, 31):
+        write(texts, key, f"text {key}")
+    runs.drain()
+    sent = len(openai.requests)
+    assert convert(owner, runs).state == "ready"
+    assert value(texts, SAME) == 0
+    found = rows(texts, "select distinct pg_typeof(embedding_2)::text from docs")
+    assert found == [("halfvec",)]
+    assert statuses(texts) == {"completed": 60}
+    assert len(openai.requests) - sent <= 8  # those of the verification
+    reembed.finish(owner, reembed.swap(owner, reembed.find_reembedding(owner, None)), rename=True)
+    assert convert(owner, runs, "vector").state == "ready"
+    assert value(texts, "select count(embedding_2) from docs") == 30
+
+
+@pytest.mark.over_a_connection
+def test_only_vectors_of_the_present_texts_are_cast(
+    texts: Database, runs: Runs, owner: PostgresQueue, openai: OpenAIServer
+) -> None:
+    """An edit that no worker has seen yet, a failed text, an empty one, and one that is new."""
+    for key in range(1, 6):
+        write(texts, key, f"text {key}")
+    write(texts, 6, "")
+    runs.drain()
+    begun = reembed.convert(owner, "docs", "halfvec")
+    assert owner.backfill(owner.target("docs", "embedding_2"), 100) == 6
+    write(texts, 2, "another text")
+    write(texts, 7, "a new text")
+    assert runs.drain(limit=0).completed == 0
+    found = owner.cast(begun, 0, 100)
+    assert found
+    assert found.filled == 4
+    assert rows(texts, "select id from docs where embedding_2 is null order by id") == [
+        (2,),
+        (6,),
+        (7,),
+    ]
+    assert owner.cast(begun, found.looked_to, 100) is None
+    runs.drain()
+    assert value(texts, SAME) == 1  # the empty one
+
+
+@pytest.mark.over_a_connection
+def test_no_worker_pays_for_what_a_cast_will_fill(
+    texts: Database, runs: Runs, owner: PostgresQueue, openai: OpenAIServer
+) -> None:
+    for key in range(1, 6):
+        write(texts, key, f"text {key}")
+    runs.drain()
+    begun = reembed.convert(owner, "docs", "halfvec")
+    owner.backfill(owner.target("docs", "embedding_2"), 100)
+    openai.requests.clear()
+    assert runs.drain().completed == 0
+    assert openai.requests == []
+    first = owner.cast(begun, 0, 3)
+    assert first
+    assert first.filled == 3
+    assert runs.drain().completed == 0
+    second = owner.cast(begun, first.looked_to, 3)
+    assert second
+    assert second.filled == 2
+    assert owner.cast(begun, second.looked_to, 3) is None
+    assert value(texts, SAME) == 0
+
+
+@pytest.mark.over_a_connection
+def test_what_does_not_fit_is_refused_and_nothing_is_changed(
+    texts: Database, runs: Runs, owner: PostgresQueue
+) -> None:
+    write(texts, 1, "one")
+    runs.drain()
+    texts.execute("update docs set embedding = '[70000,0,0,0,0,0,0,0]'")
+    with pytest.raises(SettingsError, match="does not fit into halfvec"):
+        reembed.convert(owner, "docs", "halfvec")
+    with pytest.raises(SettingsError, match="already"):
+        reembed.convert(owner, "docs", "vector")
+    assert owner.reembeddings() == []
+    assert len(owner.targets()) == 1
+
+
+@pytest.mark.over_a_connection
+def test_texts_in_chunks_are_converted_with_their_places(
+    db: Database, runs: Runs, owner: PostgresQueue, openai: OpenAIServer
+) -> None:
+    db.execute("create table docs (id bigint primary key, title text, body text)")
+    db.execute(
+        "select watch_embeddings('docs', 'body', dimensions => 8, chunks => true,"
+        " chunk_size => 100)"
+    )
+    for key in range(1, 6):
+        write(db, key, document(key))
+    runs.drain()
+    assert convert(owner, runs).state == "ready"
+    old = "select id, position, hash, content from docs_passages order by id, position"
+    new = old.replace("docs_passages", "docs_embedding_2_passages")
+    assert rows(db, old) == rows(db, new)
+    assert value(db, "select count(*) from docs_embedding_2_chunks") == 15
+    write(db, 1, document(2, about="the roof"))
+    runs.drain()
+    assert rows(db, old) == rows(db, new)

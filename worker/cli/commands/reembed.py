@@ -1,0 +1,257 @@
+"""The commands that give a column another model: `reembed`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from worker.cli.console import ProgressLine, confirmed, out, say
+from worker.cli.environment import load_settings
+from worker.cli.options import (
+    AgreeToCancel,
+    AgreeToConvert,
+    AgreeToFinish,
+    AgreeToStart,
+    AsJson,
+    ComparedBy,
+    ConfigFile,
+    Detach,
+    DocumentPrompt,
+    NamedColumn,
+    NewModel,
+    NewWidth,
+    OpenColumn,
+    QueryPrompt,
+    RenameColumn,
+    Unverified,
+    VectorType,
+)
+from worker.cli.render.indexing import show_build
+from worker.cli.render.progress import show_progress
+from worker.cli.render.reembedding import next_step, print_findings, print_statuses, stage_of
+from worker.cli.render.verification import print_verification
+from worker.cli.signals import stopped_by_signals
+from worker.errors import SettingsError
+from worker.evaluation.judgments import JudgedQuery, read_queries
+from worker.operations import reembed
+from worker.operations.reembed_stages import Reembedder, StageOptions, stage_options
+from worker.operations.session import open_database, open_queue
+from worker.queue import Reembedding
+from worker.queue.postgres import PostgresQueue
+from worker.reembedding.config import EmbeddingMigrationConfig
+from worker.settings import Settings
+from worker.terminal import printable
+
+INTERRUPTED = 130  # the exit code
+EXAMPLE = EmbeddingMigrationConfig(
+    source_collection="docs.embedding", model="openai:text-embedding-3-large", dimensions=1024
+)
+
+
+def create_config() -> None:
+    """Print a configuration with all its keys."""
+    out(*EXAMPLE.as_json().splitlines())
+
+
+def start(
+    column: NamedColumn,
+    model: NewModel = None,
+    dimensions: NewWidth = None,
+    document_prompt: DocumentPrompt = None,
+    query_prompt: QueryPrompt = None,
+    config: ConfigFile = None,
+    queries: ComparedBy = None,
+    detach: Detach = False,
+    yes: AgreeToStart = False,
+) -> int:
+    """Fill a second column with vectors of another model, index it and verify it."""
+    wanted = _configured(config, column, model, dimensions)
+    wanted = replace(
+        wanted,
+        document_prompt=document_prompt or wanted.document_prompt,
+        query_prompt=query_prompt or wanted.query_prompt,
+    )
+    options = replace(stage_options(wanted), queries=_queries(queries))
+    settings = load_settings()
+    with open_database(settings) as queue:
+        plan = reembed.plan_start(queue, settings, wanted)
+        print_findings(plan.findings)
+        if not plan.problems and not yes and not confirmed("Embed all texts with it?"):
+            raise SettingsError(
+                "all texts would be embedded again, so nothing was begun", "Add --yes to agree."
+            )
+        begun = reembed.start(queue, plan, "cli")
+        say(f"begun: {printable(begun.named)} gets vectors of {begun.new_model}")
+        return _leave(queue, begun) if detach else _run(queue, settings, begun, options)
+
+
+def convert(column: NamedColumn, to: VectorType, yes: AgreeToConvert = False) -> int:
+    """Give the vectors of a column another type, without calling the model."""
+    settings = load_settings()
+    with open_database(settings) as queue:
+        if not yes and not confirmed(f"Add a column of {to} with all vectors?"):
+            raise SettingsError("a column with all vectors would be added", "Add --yes to agree.")
+        begun = reembed.convert(queue, column, to, "cli")
+        return _run(queue, settings, begun, StageOptions())
+
+
+def status(column: OpenColumn = None, as_json: AsJson = False) -> None:
+    """Show the state of re-embeddings, and what to do next."""
+    with open_queue(load_settings()) as queue:
+        known = queue.reembeddings()
+        found = [each for each in known if column is None or reembed.is_named(each, column)]
+        if column and not found:
+            raise SettingsError(
+                f"column {column} is not re-embedded",
+                "`worker reembed status` shows all re-embeddings.",
+            )
+        print_statuses(
+            [(each, queue.reembedding_progress(each)) for each in found],
+            [queue.reembedding_events(each) for each in found],
+            as_json,
+        )
+
+
+def pause(column: OpenColumn = None) -> None:
+    """Stop filling the new vectors. Edits are queued meanwhile."""
+    with open_database(load_settings()) as queue:
+        _out(reembed.pause(queue, reembed.find_reembedding(queue, column), "cli"))
+
+
+def resume(column: OpenColumn = None, queries: ComparedBy = None, detach: Detach = False) -> int:
+    """Go on with what is left, also after a pause or a crash."""
+    judged = _queries(queries)
+    settings = load_settings()
+    with open_database(settings) as queue:
+        found = reembed.resume(queue, reembed.find_reembedding(queue, column), "cli")
+        if detach:
+            return _leave(queue, found)
+        options = replace(stage_options(reembed.config_of(found)), queries=judged)
+        return _run(queue, settings, found, options)
+
+
+def verify(column: OpenColumn = None, queries: ComparedBy = None) -> int:
+    """Compare the new vectors with their texts and with the old ones."""
+    options = StageOptions(queries=_queries(queries))
+    settings = load_settings()
+    with open_database(settings) as queue:
+        found = reembed.find_reembedding(queue, column)
+        if found.state not in ("verifying", "ready", "swapped"):
+            raise SettingsError(
+                f"the new vectors of {found.named} are not filled and indexed: it is {found.state}",
+                "`worker reembed resume` goes on with that.",
+            )
+        if found.state == "verifying":
+            return _run(queue, settings, found, options)
+        result = Reembedder(queue, settings, options, "cli").verify(found)
+    print_verification(result)
+    return int(not result.passed)
+
+
+def retry_failed(column: OpenColumn = None) -> None:
+    """Make the failed jobs of the new vectors pending again."""
+    with open_database(load_settings()) as queue:
+        count = reembed.retry_failed(queue, reembed.find_reembedding(queue, column))
+    out(f"Requeued: {count}")
+
+
+def swap(column: OpenColumn = None, no_verify: Unverified = False) -> None:
+    """Let the new vectors serve searches, at once and without a lock on the table."""
+    with open_database(load_settings()) as queue:
+        found = reembed.find_reembedding(queue, column)
+        _out(reembed.swap(queue, found, "cli", verified=not no_verify))
+
+
+def rollback(column: OpenColumn = None) -> None:
+    """Let the old vectors serve again, which were kept in step."""
+    with open_database(load_settings()) as queue:
+        _out(reembed.roll_back(queue, reembed.find_reembedding(queue, column), "cli"))
+
+
+def cleanup(
+    column: OpenColumn = None, rename: RenameColumn = False, yes: AgreeToFinish = False
+) -> None:
+    """Drop the old vectors after a swap. There is no way back from it."""
+    waiting = ProgressLine()
+    with open_database(load_settings()) as queue:
+        found = reembed.find_reembedding(queue, column)
+        question = f"Drop the vectors of {found.old_model} in {found.old_column}?"
+        if found.state == "swapped" and not yes and not confirmed(question):
+            raise SettingsError("the old vectors would be dropped", "Add --yes to agree.")
+        _out(reembed.finish(queue, found, "cli", rename=rename, on_wait=waiting.say))
+
+
+def cancel(column: OpenColumn = None, yes: AgreeToCancel = False) -> None:
+    """Drop the new vectors before a swap, and keep the old ones."""
+    waiting = ProgressLine()
+    with open_database(load_settings()) as queue:
+        found = reembed.find_reembedding(queue, column)
+        if not yes and not confirmed(f"Drop the vectors of {found.new_model}?"):
+            raise SettingsError("the new vectors would be dropped", "Add --yes to agree.")
+        _out(reembed.cancel(queue, found, "cli", on_wait=waiting.say))
+
+
+def _leave(queue: PostgresQueue, reembedding: Reembedding) -> int:
+    """Leave the filling to running workers."""
+    if reembedding.state == "filling":
+        say(f"enqueued: {reembed.enqueue(queue, reembedding)}")
+    _out(reembedding)
+    return 0
+
+
+def _run(
+    queue: PostgresQueue, settings: Settings, reembedding: Reembedding, options: StageOptions
+) -> int:
+    """Run the stages that are left, with progress on stderr."""
+    interval = settings.embedding_progress_interval
+    with stopped_by_signals() as stop:
+        stages = Reembedder(
+            queue,
+            settings,
+            options,
+            "cli",
+            stop,
+            on_stage=lambda now: say(stage_of(now)),
+            show_fill=lambda total: show_progress(total, interval),
+            show_index=show_build,
+        )
+        reembedding = stages.run(reembedding)
+    if stages.verification:
+        print_verification(stages.verification)
+    elif reembedding.problem:
+        say(f"problem: {reembedding.problem}")
+    last = "ready" if options.verifies else "verifying"
+    is_done = reembedding.state in (last, "ready", "swapped")
+    if stop.is_set() and not is_done:
+        say("interrupted")
+    _out(reembedding)
+    return 0 if is_done else INTERRUPTED if stop.is_set() else 1
+
+
+def _configured(
+    file: Path | None, column: str, model: str | None, dimensions: int | None
+) -> EmbeddingMigrationConfig:
+    """Return the configuration in a file, in which options take precedence."""
+    if file is None:
+        if model is None:
+            raise SettingsError("the new model is not given", "Add --model, or --config FILE.")
+        return EmbeddingMigrationConfig(
+            source_collection=column, model=model, dimensions=dimensions
+        )
+    config = EmbeddingMigrationConfig.from_json(file)
+    if config.source_collection != column:
+        raise SettingsError(
+            f"the configuration is for {config.source_collection}, not for {column}",
+            "Name its column, or correct the file.",
+        )
+    return replace(config, model=model or config.model, dimensions=dimensions or config.dimensions)
+
+
+def _queries(file: Path | None) -> list[JudgedQuery]:
+    return read_queries(file, None, need_judgments=False) if file else []
+
+
+def _out(reembedding: Reembedding) -> None:
+    out(f"{printable(reembedding.named)}: {reembedding.state}")
+    if step := next_step(reembedding):
+        say(f"hint: {step}")

@@ -1,0 +1,315 @@
+"""Gives a column another model, with no downtime and a way back.
+
+The database holds the state: each step is a transaction there, and a call that was interrupted is
+repeated to go on. Nothing that was embedded is embedded again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
+from typing import TypeVar
+
+from worker.embedders.base import A_LETTER
+from worker.embedders.registry import open_embedder
+from worker.errors import Busy, SettingsError
+from worker.operations.backfill import backfill_column
+from worker.operations.jobs import requeue
+from worker.operations.watching import find_width
+from worker.queue import Finding, Reembedding, Source, Target, VectorKind
+from worker.queue.portion import JOBS_IN_ONE_CALL
+from worker.queue.postgres import PostgresQueue
+from worker.reembedding.config import EmbeddingMigrationConfig
+from worker.reembedding.preflight import find_reembedding_facts, preflight
+from worker.settings import Settings
+
+LOCK_RETRIES = 300.0  # seconds
+PAUSES = (0.1, 1.0)  # seconds between two attempts, at random: readers go on in between
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """What a start would do. Nothing is changed before `start`.
+
+    `findings` say what speaks against it, problems first.
+    """
+
+    target: Target
+    config: EmbeddingMigrationConfig
+    dimensions: int
+    findings: list[Finding]
+
+    @property
+    def problems(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "problem"]
+
+
+def plan_start(
+    queue: PostgresQueue, settings: Settings, config: EmbeddingMigrationConfig
+) -> StartPlan:
+    """Find out what a re-embedding would do. Calls the new model once, and changes nothing.
+
+    Raises SettingsError if the column is not watched or the model cannot be used so, and what a
+    model raises that cannot be called.
+    """
+    target = find_column(queue, config.source_collection)
+    dimensions = probe(config, settings)
+    facts = find_reembedding_facts(
+        queue.database, queue.relation(target.table_name), target.embedding_column, dimensions
+    )
+    return StartPlan(target, config, dimensions, preflight(facts))
+
+
+def probe(config: EmbeddingMigrationConfig, settings: Settings) -> int:
+    """Embed a letter with the new model, and return the width of its vector.
+
+    Raises SettingsError if that is not the width that is wanted, and what the model raises.
+    """
+    dimensions = find_width(config.model, config.dimensions, None, settings)
+    with closing(
+        open_embedder(
+            config.model, dimensions, settings, config.document_prompt, config.query_prompt
+        )
+    ) as embedder:
+        embedder.probe()
+        width = embedder.embed([A_LETTER], "document").vectors.shape[1]
+    if width != dimensions:
+        raise SettingsError(
+            f"{config.model} gives {width} dimensions, not {dimensions}",
+            f"Ask for {width} dimensions, or use another model.",
+        )
+    return dimensions
+
+
+def start(queue: PostgresQueue, plan: StartPlan, source: Source = "api") -> Reembedding:
+    """Begin a re-embedding: from now on each edit is embedded by both models.
+
+    Raises SettingsError if the plan has a problem, or one is open already.
+    """
+    for problem in plan.problems[:1]:
+        raise SettingsError(f"{problem.subject}: {problem.cause}", problem.hint)
+    config = plan.config
+    return queue.start_reembedding(
+        queue.relation(plan.target.table_name),
+        plan.target.named_column,
+        config.model,
+        plan.dimensions,
+        document_prompt=config.document_prompt,
+        query_prompt=config.query_prompt,
+        config=asdict(config) | {"column": config.column},
+        source=source,
+    )
+
+
+def convert(
+    queue: PostgresQueue, column: str, kind: VectorKind, source: Source = "api"
+) -> Reembedding:
+    """Begin to give the vectors of a column another type, without a call of the model.
+
+    It reads all vectors before. Raises SettingsError if one of them does not fit.
+    """
+    target = find_column(queue, column)
+    relation = queue.relation(target.table_name)
+    return queue.convert(relation, target.named_column, kind, source)
+
+
+def enqueue(queue: PostgresQueue, reembedding: Reembedding) -> int:
+    """Enqueue all texts for the new vectors, for whichever worker runs. Returns how many."""
+    target = queue.target(reembedding.table_name, reembedding.new_column)
+    return backfill_column(queue, target, JOBS_IN_ONE_CALL)
+
+
+def find_column(queue: PostgresQueue, name: str) -> Target:
+    """Return the serving target of a column, `table.column`, or of a table that has only one.
+
+    Raises SettingsError if there is none.
+    """
+    serving = [target for target in queue.targets() if target.role == "serving"]
+    exact = [each for each in serving if f"{each.table_name}.{each.named_column}" == name]
+    of_table = [each for each in serving if each.table_name == name]
+    found = exact or of_table
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SettingsError(
+            f"table {name} has {len(found)} watched columns",
+            f"Name one of them, like {name}.{found[0].named_column}.",
+        )
+    raise SettingsError(
+        f"column {name} is not watched",
+        "Write table.column; `worker targets` lists the watched columns.",
+    )
+
+
+def config_of(reembedding: Reembedding) -> EmbeddingMigrationConfig:
+    """Return the configuration that a re-embedding was begun with. Raises SettingsError."""
+    known = {field.name for field in fields(EmbeddingMigrationConfig)}
+    begun = {name: value for name, value in (reembedding.config or {}).items() if name in known}
+    return EmbeddingMigrationConfig(
+        **{"source_collection": reembedding.named, "model": reembedding.new_model, **begun}
+    )
+
+
+def find_reembedding(queue: PostgresQueue, name: str | None) -> Reembedding:
+    """Return the latest re-embedding of a column; without a name, the only one that is open.
+
+    Raises SettingsError if there is none.
+    """
+    known = queue.reembeddings()
+    if name is None:
+        found = [each for each in known if each.ended_at is None]
+        if len(found) > 1:
+            columns = ", ".join(each.named for each in found)
+            raise SettingsError("several columns are re-embedded", f"Name one of {columns}.")
+    else:
+        found = [each for each in known if is_named(each, name)][-1:]
+    if not found:
+        raise SettingsError(
+            f"column {name} is not re-embedded" if name else "no column is re-embedded",
+            "`worker reembed start TABLE.COLUMN --model MODEL` begins one.",
+        )
+    return found[0]
+
+
+def find_open(queue: PostgresQueue, name: str) -> Reembedding | None:
+    """Return the re-embedding of a column that is neither finished nor cancelled, if any."""
+    known = [each for each in queue.reembeddings() if each.ended_at is None]
+    return next((each for each in known if is_named(each, name)), None)
+
+
+def is_named(reembedding: Reembedding, name: str) -> bool:
+    """Whether somebody who names a column, or its table, means this one."""
+    return name in (reembedding.named, reembedding.table_name)
+
+
+def check_same(reembedding: Reembedding, config: EmbeddingMigrationConfig) -> None:
+    """Raise SettingsError if what was begun makes other vectors than a configuration wants."""
+    begun = reembedding.config or {}
+    same = (
+        reembedding.new_model == config.model
+        and config.dimensions in (None, reembedding.dimensions)
+        and begun.get("document_prompt") == config.document_prompt
+    )
+    if not same:
+        raise SettingsError(
+            f"{reembedding.named} is re-embedded with {reembedding.new_model},"
+            f" {reembedding.dimensions} dimensions, and not as the configuration says",
+            "Cancel that first, or correct the configuration.",
+        )
+
+
+def pause(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api") -> Reembedding:
+    """Stop filling the new vectors. Edits are queued meanwhile."""
+    return queue.pause_reembedding(
+        reembedding.table_name, reembedding.embedding_column, source=source
+    )
+
+
+def resume(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api") -> Reembedding:
+    """Go on filling the new vectors, if that was paused or texts were requeued since."""
+    if reembedding.state == "paused":
+        return queue.resume_reembedding(
+            reembedding.table_name, reembedding.embedding_column, source=source
+        )
+    pending = queue.reembedding_progress(reembedding).pending
+    if pending and reembedding.state in ("indexing", "verifying"):
+        return queue.advance_reembedding(
+            reembedding, "filling", source=source, figures={"pending": pending}
+        )
+    return reembedding
+
+
+def retry_failed(queue: PostgresQueue, reembedding: Reembedding) -> int:
+    """Make the failed jobs of the new vectors pending again. Returns how many.
+
+    Running workers do them, or `resume` and the stages after it.
+    """
+    return requeue(queue, table=reembedding.table_name, column=reembedding.new_column)
+
+
+def swap(
+    queue: PostgresQueue,
+    reembedding: Reembedding,
+    source: Source = "api",
+    *,
+    verified: bool = True,
+) -> Reembedding:
+    """Let the new vectors serve searches. It locks no table.
+
+    Raises SettingsError unless they are verified; with `verified` false, unless they are filled.
+    """
+    return queue.swap_reembedding(
+        reembedding.table_name,
+        reembedding.embedding_column,
+        source=source,
+        figures=None if verified else {"verified": False},
+    )
+
+
+def roll_back(
+    queue: PostgresQueue, reembedding: Reembedding, source: Source = "api"
+) -> Reembedding:
+    """Let the old vectors serve again, which were kept in step."""
+    return queue.rollback_reembedding(
+        reembedding.table_name, reembedding.embedding_column, source=source
+    )
+
+
+def cancel(
+    queue: PostgresQueue,
+    reembedding: Reembedding,
+    source: Source = "api",
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> Reembedding:
+    """Drop the new vectors, before a swap. `on_wait` is told who holds the lock that this needs.
+
+    Raises Busy if the table stays locked for LOCK_RETRIES.
+    """
+    return _with_retries(
+        lambda: queue.cancel_reembedding(
+            reembedding.table_name, reembedding.embedding_column, source=source
+        ),
+        on_wait,
+    )
+
+
+def finish(
+    queue: PostgresQueue,
+    reembedding: Reembedding,
+    source: Source = "api",
+    *,
+    rename: bool = False,
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> Reembedding:
+    """Drop the old vectors, after a swap; with `rename`, the new column gets their name.
+
+    A finished re-embedding can be renamed later. Raises SettingsError while anything depends on the
+    old column, and Busy if the table stays locked for LOCK_RETRIES.
+    """
+    where = reembedding.table_name, reembedding.embedding_column
+    if reembedding.state != "finished":
+        reembedding = _with_retries(
+            lambda: queue.finish_reembedding(*where, source=source), on_wait
+        )
+    if rename:
+        reembedding = _with_retries(lambda: queue.rename_reembedded(*where, source=source), on_wait)
+    return reembedding
+
+
+def _with_retries(step: Callable[[], Result], on_wait: Callable[[str], None]) -> Result:
+    """Try a step until it gets its lock, for which it waits a moment only: whoever comes after it
+    would wait as well."""
+    give_up_at = time.monotonic() + LOCK_RETRIES
+    while True:
+        try:
+            return step()
+        except Busy as busy:
+            if time.monotonic() > give_up_at:
+                raise
+            on_wait(busy.cause)
+        time.sleep(random.uniform(*PAUSES))
