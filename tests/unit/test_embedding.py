@@ -33,10 +33,10 @@ from tests.openai_server import (
 from worker.embedders.base import Embedder
 from worker.embedders.openai import OpenAIEmbedder
 from worker.engine import embedding, limiter, retry
-from worker.engine.embedding import BLAMED_AFTER, PROBES, Outcome
+from worker.engine.embedding import BLAMED_AFTER, Outcome
 from worker.engine.limiter import Limiter
 from worker.engine.models import Model
-from worker.engine.providers import Provider
+from worker.engine.providers import PROBES, Provider
 from worker.errors import ProviderRefused, Transient
 from worker.queue import Job, JobId
 from worker.settings import Settings

@@ -71,7 +71,9 @@ def ask(question: Question, stop: Event) -> Reply:
     except (Transient, ProviderRefused) as failure:
         reply.failure = failure
         with suppress(Stopped):
-            reply.is_of_the_text = chat.answers_others(failure, stop, reply.times)
+            reply.is_of_the_text = chat.answers_others(
+                failure, lambda: chat.probe(stop, reply.times)
+            )
         if not (reply.is_of_the_text or stop.is_set()):
             chat.fail(failure, began)
     return reply

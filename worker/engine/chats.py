@@ -12,11 +12,10 @@ from worker.embedders.packing import size_of, tokens_at_most
 from worker.engine.histogram import Histogram
 from worker.engine.providers import Opened, guarded
 from worker.engine.retry import is_rate_limit, with_retries
-from worker.errors import ProviderRefused, Rejected, Transient
+from worker.errors import Rejected, Transient
 
 TOKENS_WRITTEN = 200  # about, in an answer
 PROBE = "Answer with one word."  # a prompt that makes no provider fail
-PROBES = 5  # without an answer, until the model counts as out
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,27 +60,15 @@ class Chat(Opened):
         self.answered()
         return given
 
-    def answers_others(
-        self, failure: Transient | ProviderRefused, stop: Event, times: Histogram
-    ) -> bool:
-        """Whether it answers others than a text on which it fails. It is probed several times,
-        since some providers fail now and then; never during an outage of the whole provider."""
-        if isinstance(failure, Transient) and (
-            is_rate_limit(failure) or (self.provider.limiter.is_out and not failure.of_the_input)
-        ):
-            return False
-        began = time.monotonic()
-        for _ in range(PROBES):
-            try:
-                self.ask(PROBE, "a", stop, times, is_rate_limit)
-            except Rejected:
-                self.answered()
-            except Transient:
-                continue
-            except ProviderRefused:  # answers that arrive now were asked for before
-                return False
-            return True
-        return self.answered_at > began
+    def probe(self, stop: Event, times: Histogram) -> None:
+        """Ask a question that makes no provider fail. A rejection is an answer.
+
+        Raises ProviderRefused, Transient or Stopped.
+        """
+        try:
+            self.ask(PROBE, "a", stop, times, is_rate_limit)
+        except Rejected:
+            self.answered()
 
 
 def tokens_of(answer: ChatAnswer) -> int | None:

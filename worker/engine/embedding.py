@@ -25,7 +25,6 @@ from worker.queue import Completion, Job, LeaseKey, TextKey
 DEFAULT_SHARE = 0.5  # of a text that is too long, if the provider does not say how much fits
 CAUTION = 0.95  # of what should fit: tokens are not spread evenly over a text
 PROBE_TEXT = "a"  # a text that makes no provider fail
-PROBES = 5  # without an answer, until the model counts as out
 BLAMED_AFTER = 3  # failures of an isolated job, while probes are answered
 MOST_REJECTED = 3  # chunks of a document in one request, until its others are not sent
 SHORTEST = 100  # characters; the length is not why a text this short is rejected
@@ -40,8 +39,8 @@ class Outcome:
     other requests: they may work later. `error` is why jobs are `unfinished`: the model cannot be
     opened, or the provider is out, or refuses all calls; None if they were not sent, because the
     run was stopped or other chunks of their document were rejected. They are tried again after
-    `retry_in`. `requests` and `tokens` count
-    all answers, also unusable ones; `request_times` is how long answers took.
+    `retry_in`. `requests` and `tokens` count all answers, also unusable ones; `request_times` is
+    how long answers took.
     """
 
     model: str
@@ -269,23 +268,9 @@ class _Embedding:
         raise refusal
 
     def _answers_others(self, job: Job, failure: Transient | ProviderRefused) -> bool:
-        """Whether the model answers other requests. It is probed several times, since some
-        providers fail now and then; never during an outage of the whole provider."""
-        limiter = self.model.provider.limiter
+        """Whether the model answers other requests for the column of a job."""
         self._checked_at = time.monotonic()
-        if isinstance(failure, Transient) and (
-            is_rate_limit(failure) or (limiter.is_out and not failure.of_the_input)
-        ):
-            return False
-        for _ in range(PROBES):
-            try:
-                self._probe(job, is_rate_limit)
-                return True
-            except Transient:
-                pass
-            except ProviderRefused:
-                break
-        return self.model.answered_at > self._checked_at
+        return self.model.answers_others(failure, lambda: self._probe(job, is_rate_limit))
 
     def _probe(self, job: Job, retry: Callable[[Transient], bool]) -> None:
         """Send the smallest possible request for the column of a job. A rejection is an answer."""

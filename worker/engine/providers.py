@@ -11,7 +11,10 @@ from typing import TypeVar
 
 from worker.engine.breaker import Breaker
 from worker.engine.limiter import Limiter
+from worker.engine.retry import is_rate_limit
 from worker.errors import ProviderError, ProviderRefused, Transient
+
+PROBES = 5  # without an answer, until the model counts as out
 
 Result = TypeVar("Result")
 
@@ -73,6 +76,26 @@ class Opened:
         is_of_the_model = isinstance(error, ProviderRefused) and error.of_the_model
         if not is_of_the_model and self.provider.limiter.answered_at < since:
             self.provider.limiter.give_up(error)
+
+    def answers_others(
+        self, failure: Transient | ProviderRefused, probe: Callable[[], object]
+    ) -> bool:
+        """Whether it answers other requests than the one that failed. It is probed several times,
+        since some providers fail now and then; never during an outage of the whole provider."""
+        if isinstance(failure, Transient) and (
+            is_rate_limit(failure) or (self.provider.limiter.is_out and not failure.of_the_input)
+        ):
+            return False
+        began = time.monotonic()
+        for _ in range(PROBES):
+            try:
+                probe()
+                return True
+            except Transient:
+                continue
+            except ProviderRefused:  # answers that arrive now were asked for before
+                return False
+        return self.answered_at > began
 
     def answered(self) -> None:
         """Note that it gave a usable answer."""
