@@ -2,7 +2,7 @@
 --        is embedded by both models from then on.
 -- Locks: the migration nothing. A call of start_reembedding locks the table as watch_embeddings does when it adds a column.
 -- Undo:  drop function public.start_reembedding, embedding.make_store, embedding.new_vector_type,
---        embedding.new_store_name, embedding.check_start, embedding.kind_of_vectors, embedding.record_event;
+--        embedding.grant_column, embedding.column_grants, embedding.new_store_name, embedding.check_start, embedding.kind_of_vectors, embedding.record_event;
 
 -- Adds an event to the record of a re-embedding, which is in its new state already.
 create function embedding.record_event(
@@ -115,6 +115,37 @@ as $$
                 else embedding.vector_type(dimensions) end;
 $$;
 
+-- The rights on a column, as embedding.grant_column takes them. A role that is null is public.
+create function embedding.column_grants(rights aclitem[])
+returns jsonb
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select coalesce(jsonb_agg(jsonb_build_object(
+               'privilege', privilege_type, 'role', rolname, 'with_grant_option', is_grantable)), '[]')
+      from aclexplode(rights) left join pg_roles on pg_roles.oid = grantee;
+$$;
+
+-- Gives rights on a column to the roles that still exist.
+create function embedding.grant_column(relation text, column_name text, grants jsonb)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    given record;
+begin
+    for given in
+        select * from jsonb_to_recordset(grants) as one (privilege text, role text, with_grant_option boolean)
+         where role is null or to_regrole(quote_ident(role)) is not null
+    loop
+        execute format('grant %s (%I) on %s to %s%s', given.privilege, column_name, relation,
+                       coalesce(quote_ident(given.role), 'public'),
+                       case when given.with_grant_option then ' with grant option' end);
+    end loop;
+end $$;
+
 -- Adds the column of new vectors beside that of a target, with its storage, and for those who may read it.
 create function embedding.make_store(old public.embedding_targets, new_column text, vector_type text)
 returns void
@@ -123,7 +154,6 @@ set search_path = '', pg_temp
 as $$
 declare
     before pg_attribute;
-    given record;
 begin
     if new_column <> new_column::name::text or exists (
            select from pg_attribute where attrelid = old.relation::regclass and attname = new_column) then
@@ -137,13 +167,7 @@ begin
                        case before.attstorage when 'p' then 'plain' when 'e' then 'external' when 'x' then 'extended'
                                               else 'main' end);
     end if;
-    for given in
-        select privilege_type, is_grantable, coalesce(quote_ident(rolname), 'public') as reader
-          from aclexplode(before.attacl) left join pg_roles on pg_roles.oid = grantee
-    loop
-        execute format('grant %s (%I) on %s to %s%s', given.privilege_type, new_column, old.relation, given.reader,
-                       case when given.is_grantable then ' with grant option' end);
-    end loop;
+    perform embedding.grant_column(old.relation, new_column, embedding.column_grants(before.attacl));
 end $$;
 
 -- Begins to embed the texts of a column with another model, in a second column beside it, or in second tables of chunks. The
@@ -205,4 +229,4 @@ end $$;
 
 select embedding.protect_functions(
     'embedding.record_event', 'embedding.kind_of_vectors', 'embedding.check_start', 'embedding.new_store_name', 'embedding.new_vector_type',
-    'embedding.make_store', 'public.start_reembedding');
+    'embedding.column_grants', 'embedding.grant_column', 'embedding.make_store', 'public.start_reembedding');

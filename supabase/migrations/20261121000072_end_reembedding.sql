@@ -3,7 +3,7 @@
 --        readers for the moment of the drop or the rename. It waits 100 ms for each lock, unless lock_timeout is set, and
 --        changes nothing if it does not get it: call it again.
 -- Undo:  drop function public.rename_reembedded, public.finish_reembedding, public.cancel_reembedding,
---        embedding.check_rename, embedding.rename_store, embedding.give_back, embedding.kept_with_store,
+--        embedding.check_rename, embedding.rename_store, embedding.kept_with_store,
 --        embedding.check_dependents, embedding.drop_store, embedding.lock_store;
 
 -- Locks a target, and its table against writers, whose jobs the caller can then change while readers go on. If a reader would
@@ -112,9 +112,7 @@ set search_path = '', pg_temp
 as $$
     select case when old.chunk_format is null then jsonb_build_object(
         'comment', col_description(attrelid, attnum),
-        'grants', (select coalesce(jsonb_agg(jsonb_build_object(
-                       'privilege', privilege_type, 'role', rolname, 'with_grant_option', is_grantable)), '[]')
-                     from aclexplode(attacl) left join pg_roles on pg_roles.oid = grantee))
+        'grants', embedding.column_grants(attacl))
     else jsonb_build_object(
         'chunks_relation', old.chunks_relation, 'places_relation', old.places_relation,
         'passages_relation', old.passages_relation) end
@@ -142,26 +140,6 @@ begin
     return reembedding;
 end $$;
 
--- Gives a column what its predecessor had: see embedding.kept_with_store.
-create function embedding.give_back(relation text, new_column text, kept jsonb)
-returns void
-language plpgsql
-set search_path = '', pg_temp
-as $$
-declare
-    given record;
-begin
-    execute format('comment on column %s.%I is %L', relation, new_column, kept ->> 'comment');
-    for given in
-        select * from jsonb_to_recordset(kept -> 'grants') as one (privilege text, role text, with_grant_option boolean)
-         where role is null or to_regrole(quote_ident(role)) is not null
-    loop
-        execute format('grant %s (%I) on %s to %s%s', given.privilege, new_column, relation,
-                       coalesce(quote_ident(given.role), 'public'),
-                       case when given.with_grant_option then ' with grant option' end);
-    end loop;
-end $$;
-
 -- Renames the column of a locked target to the one that it serves, or its tables of chunks to those that went (`kept`). Returns
 -- the target as it is then.
 create function embedding.rename_store(target public.embedding_targets, kept jsonb)
@@ -179,7 +157,8 @@ begin
         execute format('alter table %s rename column %I to %I', target.relation, target.embedding_column, target.serves);
         renamed.column_numbers := target.column_numbers - target.embedding_column || jsonb_build_object(
             target.serves, target.column_numbers -> target.embedding_column);
-        perform embedding.give_back(target.relation, target.serves, kept);
+        execute format('comment on column %s.%I is %L', target.relation, target.serves, kept ->> 'comment');
+        perform embedding.grant_column(target.relation, target.serves, kept -> 'grants');
         return renamed;
     end if;
     renamed.chunks_relation := kept ->> 'chunks_relation';
@@ -259,5 +238,5 @@ end $$;
 
 select embedding.protect_functions(
     'embedding.lock_store', 'embedding.drop_store', 'embedding.check_dependents', 'embedding.kept_with_store',
-    'embedding.give_back', 'embedding.rename_store', 'embedding.check_rename', 'public.cancel_reembedding',
+    'embedding.rename_store', 'embedding.check_rename', 'public.cancel_reembedding',
     'public.finish_reembedding', 'public.rename_reembedded');

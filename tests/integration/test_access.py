@@ -696,17 +696,16 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        add_column another_row_works beside_record_sql blind_spot body_of
-        cast_sql change_model changed_jobs check_cast check_chunk_key check_dependents
-        check_identity check_in_chunks check_lengths check_names check_pattern
-        check_reembedding check_rename check_source check_start chunking claim
-        claim_documents claim_in_parts clear_all clear_row_sql clear_sql column_width
-        columns_read complete complete_in_chunks count_jobs count_pending count_to_embed
-        count_usage counts_and counts_since default_enhance_prompt dependent_cure
-        dependent_kind dependent_objects dependents_of describe_error
-        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_chunk_rights
-        diagnose_chunk_tables_missing diagnose_chunks_unprotected diagnose_column_changed
-        diagnose_dimensions_above_index diagnose_failed_jobs
+        add_column another_row_works beside_record_sql blind_spot body_of cast_sql
+        change_model changed_jobs check_cast check_chunk_key check_dependents check_identity
+        check_in_chunks check_lengths check_names check_pattern check_reembedding
+        check_rename check_source check_start chunking claim claim_documents claim_in_parts
+        clear_all clear_row_sql clear_sql column_grants column_width columns_read complete
+        complete_in_chunks count_jobs count_pending count_to_embed count_usage counts_and
+        counts_since default_enhance_prompt dependent_cure dependent_kind dependent_objects
+        dependents_of describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
+        diagnose_chunk_rights diagnose_chunk_tables_missing diagnose_chunks_unprotected
+        diagnose_column_changed diagnose_dimensions_above_index diagnose_failed_jobs
         diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
         diagnose_isolation diagnose_match_function_broken diagnose_no_targets
@@ -719,7 +718,7 @@ CALLED_BY_NOBODY = [
         fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
         find_vectors findings finish_jobs first_jobs fix_text_forms fold_counts follow_model
         follow_names forget full_model full_text_index_name full_text_indexes full_text_sql
-        give_back grant_to growing_pause has_stored_sql index_builder is_claimable
+        grant_column grant_to growing_pause has_stored_sql index_builder is_claimable
         is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
         jobs_after keep_match_function kept_with_store key_columns key_list key_too_long
         kind_of_vectors lease_jobs let_readers_read let_workers_call let_workers_read
