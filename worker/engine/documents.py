@@ -137,13 +137,12 @@ class Document:
 
     @property
     def completion(self) -> DocumentCompletion:
-        places = [
-            replace(place, hash=self.plain[place.hash]) if place.hash in self.plain else place
-            for place in self.places
-        ]
+        places = self.places
+        if self.plain:
+            places = [replace(at, hash=self.plain.get(at.hash, at.hash)) for at in places]
         return DocumentCompletion(
             self.job,
-            places if self.plain else self.places,
+            places,
             self.embedded,
             self.tokens,
             self.cost,

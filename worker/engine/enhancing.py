@@ -58,7 +58,7 @@ class Enhancer:
         ready, unknown = self._known(enhancement, jobs)
         asked, failure = self._may_be_asked(enhancement, unknown)
         try:
-            self._send(model, asked, is_trial=is_trial or failure is not None)
+            self._send(model, enhancement, asked, is_trial=is_trial or failure is not None)
         except WorkerError as error:  # the chat model cannot be opened
             asked, failure = [], error
             self.models.postpone(enhancement.model)
@@ -68,15 +68,17 @@ class Enhancer:
             self.collector.availability.end_trial(jobs[0])
         return Ready(model, ready, is_trial)
 
-    def _send(self, model: Model, jobs: Sequence[Job], *, is_trial: bool) -> None:
-        """Ask the chat model of some jobs. Raises WorkerError if it cannot be opened."""
+    def _send(
+        self, model: Model, enhancement: Enhancement, jobs: Sequence[Job], *, is_trial: bool
+    ) -> None:
+        """Ask a chat model for some jobs. Raises WorkerError if it cannot be opened."""
+        if not jobs:
+            return
+        chat = self.models.chat(
+            enhancement.model, lambda opening: wait_for_result(opening, self.attend)
+        )
         for job in jobs:
-            if job.enhancement:
-                chat = self.models.chat(
-                    job.enhancement.model, lambda opening: wait_for_result(opening, self.attend)
-                )
-                question = Question(chat, model, job, is_trial)
-                self.collector.in_flight.ask(question, self.stop)
+            self.collector.in_flight.ask(Question(chat, model, job, is_trial), self.stop)
 
     def collect(self, replies: Iterable[Reply]) -> list[Ready]:
         """Count and keep what chat models wrote. Return the jobs that can be embedded now."""
