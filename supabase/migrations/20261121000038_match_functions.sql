@@ -4,8 +4,8 @@
 --        drop function embedding.keep_match_function, embedding.match_words_sql, embedding.match_statement,
 --        embedding.match_store_sql, embedding.write_match_function, embedding.body_of, embedding.match_function_name, embedding.match_functions;
 --
--- There is one function for a column that people name. While the column is re-embedded it knows both targets, and is
--- written anew when the serving one changes.
+-- A column that has two targets, while it is re-embedded, still has one function. It knows both targets, and is
+-- overwritten when the other one begins to serve.
 
 -- The match functions that watch_embeddings created, known by their comment and their owner: other roles can give
 -- their functions the same comment.
@@ -271,7 +271,7 @@ begin
         serving.id, serving.table_name));
 end $$;
 
--- Writes the match function of a column anew when its model is recorded, or changed by hand. Where our owner may not, it stays
+-- Overwrites the match function of a column when its model is recorded, or changed by hand. Where our owner may not, it stays
 -- as it is: a worker records the model, whose vectors must not wait for that.
 create function embedding.follow_model()
 returns trigger

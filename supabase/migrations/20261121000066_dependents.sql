@@ -4,8 +4,8 @@
 -- Undo:  drop function embedding.dependents_of, embedding.dependent_cure, embedding.dependent_kind,
 --        embedding.dependent_objects, embedding.replaced_objects;
 --
--- A function whose body is a string is not known to Postgres as a dependent: it follows the name of the column. Grants and
--- the comment of a column are carried over by whoever replaces it.
+-- A function whose body is a string is not known to Postgres as a dependent: it follows the name of the column. The
+-- functions that replace a column copy its grants and its comment to the new one.
 
 -- What is replaced with a column: the column; of a watched text in chunks, the tables of its chunks and their view.
 create function embedding.replaced_objects(relation regclass, column_name text)
@@ -57,7 +57,7 @@ as $$
 $$;
 
 -- What kind of dependent an object is; null: none, because it is ours, a part of another object, or belongs to what is
--- replaced (the tables of chunks), or it is a vector index over just the column, which is built anew.
+-- replaced (the tables of chunks), or it is a vector index over just the column, which the new column gets as well.
 create function embedding.dependent_kind(class_id oid, object_id oid, column_number integer, replaced oid[])
 returns text
 language sql

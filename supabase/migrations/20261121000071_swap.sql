@@ -79,7 +79,7 @@ begin
     return moved;
 end $$;
 
--- Stops to fill the new vectors. Edits are queued meanwhile.
+-- Stops filling the new vectors. Edits are queued meanwhile.
 create function public.pause_reembedding(
     table_name text, embedding_column text, source text default 'sql', figures jsonb default null
 )
@@ -132,8 +132,8 @@ begin
         case when expected = next then 'problem' else next end, source, figures);
 end $$;
 
--- Lets one target of a re-embedding serve the named column in place of the other, which gets `role`. Their priorities change
--- places, and the match function is written anew. Nothing of it locks the watched table.
+-- Lets one target of a re-embedding serve the named column in place of the other, which gets `role`. They exchange
+-- their priorities, and the match function is overwritten. Nothing of it locks the watched table.
 create function embedding.serve(next_target integer, present_target integer, present_role text)
 returns void
 language plpgsql

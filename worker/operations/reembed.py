@@ -266,7 +266,8 @@ def cancel(
     source: Source = "api",
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> Reembedding:
-    """Drop the new vectors, before a swap. `on_wait` is told who holds the lock that this needs.
+    """Drop the new vectors, before a swap. `on_wait` gets the message of the database
+    each time the table is locked.
 
     Raises Busy if the table stays locked for LOCK_RETRIES.
     """
@@ -302,8 +303,8 @@ def finish(
 
 
 def _with_retries(step: Callable[[], Result], on_wait: Callable[[str], None]) -> Result:
-    """Try a step until it gets its lock, for which it waits a moment only: whoever comes after it
-    would wait as well."""
+    """Repeat a step until it gets its lock. A step waits only a moment for it: while it waits, all
+    others that need the table wait behind it."""
     give_up_at = time.monotonic() + LOCK_RETRIES
     while True:
         try:

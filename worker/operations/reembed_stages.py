@@ -1,6 +1,7 @@
 """The stages of a re-embedding: the new vectors are filled, indexed and verified.
 
-A stage ends with a step in the database. Whoever calls it again goes on where it ended.
+A stage ends with a step in the database. A run that was interrupted is repeated, and goes on after
+the last step that ended.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from worker.settings import Settings
 from worker.verification.result import Verification
 
 BACKFILL_BATCH = 1000  # rows in one transaction
-ShowIndex = Callable[[IndexProgress], None]
-
 LOOK_AGAIN = 2.0  # seconds, while other workers hold jobs, or jobs are due later
+
+ShowIndex = Callable[[IndexProgress], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ NEIGHBORS = 300
 """Bytes of an hnsw index for a row besides its vector: its neighbors with m = 16, and headers."""
 
 SLOW_FILL_ROWS = 10_000
-"""From so many rows on, it matters that an index makes a fill six times slower or more."""
+"""A table with this many rows or more gets a note: an index makes a fill six times slower."""
 
 
 @dataclass(frozen=True, slots=True)
