@@ -153,7 +153,9 @@ class Command:
             self._process.join(timeout)
             if self._process.exitcode is None:
                 self.kill()
-                raise subprocess.TimeoutExpired(["worker", *self._arguments], timeout or 0)
+                late = subprocess.TimeoutExpired(["worker", *self._arguments], timeout or 0)
+                late.add_note(err.result().decode(errors="replace"))
+                raise late
             return bytes(out.result()), bytes(err.result())
 
     def send_signal(self, number: int) -> None:
