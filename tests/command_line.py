@@ -154,7 +154,7 @@ class Command:
             if self._process.exitcode is None:
                 self.kill()
                 late = subprocess.TimeoutExpired(["worker", *self._arguments], timeout or 0)
-                late.add_note(err.result().decode(errors="replace"))
+                late.add_note(bytes(err.result()).decode(errors="replace"))
                 raise late
             return bytes(out.result()), bytes(err.result())
 
