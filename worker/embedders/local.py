@@ -38,7 +38,7 @@ class LocalEmbedder:
     provider = "local"
     model = f"local:{LOCAL_MODEL}"
     price: float | None = 0.0
-    # the tokenizer takes about 35 times the bytes of its texts in memory
+    # the tokenizer takes up to 110 times the bytes of its texts in memory
     request_limits = RequestLimits(items=1000, bytes=1_000_000)
     # the tokenizer leaves the interpreter lock; more threads only add memory
     concurrency = Concurrency(first=2, most=2)
