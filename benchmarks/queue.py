@@ -518,7 +518,7 @@ def prepared(server: Server, size: Size) -> Iterator[Figure]:
 
 
 def verify(server: Server, size: Size) -> Iterator[Figure]:
-    """Rows a second of a verification, against a scan of the vectors."""
+    """Rows a second of a verification, against one statement that checks all rows."""
     yield from verification(server, size.large_run, size.close_repetitions)
 
 

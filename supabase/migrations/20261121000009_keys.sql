@@ -157,6 +157,7 @@ create function embedding.shortened_id(record_id text)
 returns text
 language sql
 immutable
+parallel safe
 set search_path = '', pg_temp
 as $$
     select left(record_id, 100) || '...' || encode(sha256(convert_to(record_id, 'UTF8')), 'hex');

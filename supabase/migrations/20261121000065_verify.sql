@@ -1,14 +1,14 @@
 -- Why:   vectors that were paid for are checked: each row against its job and its vector, and a sample against the model.
 -- Locks: an ACCESS SHARE lock on the table that is read, for the length of a call, which reads one range of the key.
 -- Undo:  drop function public.sample_vectors, public.verify_embeddings, embedding.sampled_records,
---        embedding.sampled_vector_sql, embedding.open_verified, embedding.verified_range, embedding.nth_record,
---        embedding.verified_sql, embedding.seen_sql, embedding.findings;
+--        embedding.sampled_vector_sql, embedding.open_verified, embedding.verified_range, embedding.first_records,
+--        embedding.next_records, embedding.verified_sql, embedding.seen_sql, embedding.findings;
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- What a verification finds, by conditions on the rows of embedding.seen_sql. eq_wanted: the row is inside the filter and
--- has a text; null for a chunk. eq_differs stands for embedding.text_differs_sql.
+-- has a text; null for a chunk. eq_differs: that text is not the one that was embedded.
 create function embedding.findings()
 returns table (finding text, condition text)
 language sql
@@ -34,8 +34,10 @@ as $$
            ('odd_length', 'eq_length > 0 and abs(eq_length - $2) > $3');
 $$;
 
--- The part of a statement with the rows of a range, each with its job and what is known of its vector. The job is looked
--- up for each row separately: see embedding.missing_sql. The passages of a text in chunks are whole if each has its chunk.
+-- The part of a statement with the rows of a range, each with its job and what is known of its vector. The jobs of the
+-- records $5 are read at once, in the order of their index, and joined by a hash table: 2.3 us for a row instead of 3.9 us
+-- for a look-up. The passages of a text in chunks are whole if each has its chunk. `offset '0'` keeps the order in which
+-- expressions are evaluated like offset 0, which would keep them from the workers of a parallel query.
 create function embedding.seen_sql(target public.embedding_targets, of_chunks boolean)
 returns text
 language plpgsql
@@ -64,23 +66,27 @@ begin
          where attribute.attrelid = stored.relation::regclass and attribute.attname = stored.embedding_column;
     end if;
     return format($sql$
-        select eq_row.*, eq_job.*
-          from (select eq_read.*, case when not %1$L then coalesce(
-                       ascii(eq_text) between 33 and 126 or eq_text collate "C" ~ %2$L, false) end as eq_wanted
-                  from (select %3$s as eq_record, %4$s as eq_has, case when %5$s then (%6$s)::text end as eq_text, %7$s
-                          from %8$s where /* eq_range */ offset 0) as eq_read offset 0) as eq_row
-          left join lateral (
-                select status as eq_status, content_hash as eq_old_hash, model as eq_old_model
+        select eq_row.*, eq_job.*, eq_old_hash is distinct from eq_hash as eq_differs
+          from (select eq_record, eq_has, eq_width, eq_length, eq_wanted, %1$s as eq_queued_id,
+                       case when eq_wanted then sha256(convert_to(eq_text, 'UTF8')) end as eq_hash
+                  from (select *, case when not %2$L then coalesce(
+                               ascii(eq_text) between 33 and 126 or eq_text collate "C" ~ %3$L, false) end as eq_wanted
+                          from (select %4$s as eq_record, %5$s as eq_has, case when %6$s then (%7$s)::text end as eq_text, %8$s
+                                  from %9$s where /* eq_range */ offset '0') as eq_read offset '0') as eq_known
+                offset '0') as eq_row
+          left join (
+                select record_id as eq_job_id, status as eq_status, content_hash as eq_old_hash, model as eq_old_model
                   from public.embedding_queue
-                 where not %1$L and record_id = %9$s and target_id = %10$s
-                offset 0) as eq_job on true$sql$,
-        of_chunks, embedding.visible_character(), stored.record_id_sql, case when of_chunks then 'true' else has_vector end,
+                 where not %2$L and target_id = %10$s
+                   and record_id = any (array(select %1$s from unnest($5) as eq_record))
+                offset 0) as eq_job on eq_job_id = eq_queued_id$sql$,
+        embedding.queued_id_sql('eq_record'), of_chunks, embedding.visible_character(), stored.record_id_sql,
+        case when of_chunks then 'true' else has_vector end,
         case when of_chunks then 'false' else coalesce(target.filter, 'true') end,
-        case when of_chunks then 'null' else embedding.text_sql(target) end, measures, stored.relation,
-        embedding.queued_id_sql('eq_record'), target.id);
+        case when of_chunks then 'null' else embedding.text_sql(target) end, measures, stored.relation, target.id);
 end $$;
 
--- The statement that counts the rows of a range, and returns the ids of the rows of each finding, in their order, as JSON.
+-- The statement that counts the rows of a range, and returns the ids of the rows of each finding as JSON.
 -- Most rows are sound, and have none: to check that first saves a fifth of the time.
 create function embedding.verified_sql(target public.embedding_targets, of_chunks boolean)
 returns text
@@ -90,38 +96,53 @@ set search_path = '', pg_temp
 as $$
     select format($sql$
         select array[count(*), count(*) filter (where eq_wanted), count(*) filter (where eq_has)], array[%s]
-          from (select *, coalesce(eq_wanted and eq_has and eq_status = 'completed' and eq_old_model = $4 and not (%s), %L)
+          from (select *, coalesce(eq_wanted and eq_has and eq_status = 'completed' and eq_old_model = $4
+                                   and not eq_differs, %L)
                           and (eq_width = $1) is not false and (eq_length > 0) is not false
                           and (abs(eq_length - $2) <= $3) is not false as eq_sound
                   from (%s) as eq_seen offset 0) as eq_judged$sql$,
-        string_agg(format('to_jsonb(array_agg(eq_record) filter (where not eq_sound and %s))',
-                          replace(condition, 'eq_differs', embedding.text_differs_sql())), ', ' order by place),
-        embedding.text_differs_sql(), of_chunks, embedding.seen_sql(target, of_chunks))
+        string_agg(format('to_jsonb(array_agg(eq_record) filter (where not eq_sound and %s))', condition), ', ' order by place),
+        of_chunks, embedding.seen_sql(target, of_chunks))
       from embedding.findings() with ordinality as one (finding, condition, place);
 $$;
 
--- The id of the n-th row after a record, by its key (null: there are fewer). It reads no other column, so it cannot fail
--- for a row.
-create function embedding.nth_record(target public.embedding_targets, after_record text, n integer)
-returns text
+-- The ids of the next rows after a record, in the order of the key. It reads no other column, so it cannot fail for a row.
+create function embedding.next_records(target public.embedding_targets, after_record text, batch integer)
+returns text[]
 language plpgsql
 stable
 set search_path = '', pg_temp
 as $$
 declare
-    record_id text;
+    records text[];
 begin
-    execute format('select %s from %s where %s order by %s limit 1 offset %s', target.record_id_sql, target.relation,
-                   embedding.beside_record_sql(target, '>', after_record), embedding.keys_sql(target), n - 1)
-       into record_id;
-    return record_id;
+    execute format('select array(select %s from %s where %s order by %s limit %s)', target.record_id_sql, target.relation,
+                   embedding.beside_record_sql(target, '>', after_record), embedding.keys_sql(target), batch)
+       into records;
+    return records;
 end $$;
 
--- The findings of a statement of embedding.verified_sql in the range after one record, up to another (null: to the end),
--- with `size` rows at most. A row that cannot be read is a finding: halving finds it among many.
+-- The first ten of some ids (JSON), in the order of the key.
+create function embedding.first_records(target public.embedding_targets, ids jsonb)
+returns text[]
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    records text[];
+begin
+    execute format('select array(select eq_record from jsonb_array_elements_text($1) as eq_record order by %s limit 10)',
+                   array_to_string(embedding.key_values_sql(target.relation::regclass, target.key_columns, 'eq_record'), ', '))
+       into records using ids;
+    return records;
+end $$;
+
+-- The findings of a statement of embedding.verified_sql for `records`, which are the next ones after another record. A row
+-- that cannot be read is a finding: halving finds it among many.
 create function embedding.verified_range(
-    stored public.embedding_targets, statement text, after_record text, last_record text, size integer,
-    width integer, usual_length double precision, tolerance double precision, model text
+    stored public.embedding_targets, statement text, after_record text, records text[], width integer,
+    usual_length double precision, tolerance double precision, model text
 )
 returns table (finding text, found bigint, record_ids text[])
 language plpgsql
@@ -130,19 +151,20 @@ set search_path = '', pg_temp
 as $$
 #variable_conflict use_column
 declare
+    middle constant integer := cardinality(records) / 2;
     counts bigint[];
     ids jsonb[];
-    middle text;
 begin
     execute replace(statement, '/* eq_range */', format('%s and %s',
-            embedding.beside_record_sql(stored, '>', after_record), embedding.beside_record_sql(stored, '<=', last_record)))
-       into counts, ids using width, usual_length, tolerance, model;
+            embedding.beside_record_sql(stored, '>', after_record),
+            embedding.beside_record_sql(stored, '<=', records[cardinality(records)])))
+       into counts, ids using width, usual_length, tolerance, model, records;
     return query
     select one.finding, one.counted, '{}'::text[]
       from unnest('{rows,texts,vectors}'::text[], counts) as one (finding, counted)
      union all
     select one.finding, coalesce(jsonb_array_length(one.ids), 0),
-           array(select value from jsonb_array_elements_text(one.ids) with ordinality as id (value, place) where place <= 10)
+           case when one.ids is null then '{}' else embedding.first_records(stored, one.ids) end
       from unnest(array(select known.finding from embedding.findings() as known), ids) as one (finding, ids);
 exception
     when transaction_rollback or insufficient_resources or operator_intervention or system_error then
@@ -152,21 +174,17 @@ exception
             raise;
         end if;
         execute replace(statement, '/* eq_range */', 'false') -- raises if no row can be read
-          using width, usual_length, tolerance, model;
-        if size = 1 then
-            return query select 'rows', 1::bigint, '{}'::text[]
-                         union all select 'unreadable', 1::bigint, array_remove(array[last_record], null);
+          using width, usual_length, tolerance, model, records;
+        if middle = 0 then
+            return query select 'rows', 1::bigint, '{}'::text[] union all select 'unreadable', 1::bigint, records;
             return;
         end if;
-        middle := embedding.nth_record(stored, after_record, size / 2);
         return query
         select * from embedding.verified_range(
-            stored, statement, after_record, middle, size / 2, width, usual_length, tolerance, model);
-        if middle is not null then
-            return query
-            select * from embedding.verified_range(
-                stored, statement, middle, last_record, size - size / 2, width, usual_length, tolerance, model);
-        end if;
+            stored, statement, after_record, records[:middle], width, usual_length, tolerance, model)
+        union all
+        select * from embedding.verified_range(
+            stored, statement, records[middle], records[middle + 1:], width, usual_length, tolerance, model);
 end $$;
 
 -- The target of a verification, whose table is locked against changes of its columns. Raises if it cannot be read.
@@ -212,18 +230,28 @@ set row_security = off
 set lock_timeout = '1s'
 set statement_timeout = '1min' -- of a call over the Data API, as in requeue_embeddings
 set jit = off
+-- the plan for all statistics, also those from when the queue was empty: indexes and a hash table
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_nestloop = off
+set enable_mergejoin = off
+set work_mem = '64MB'
+-- in as many processes as the server allows for a query, if a range has 8 MB (min_parallel_table_scan_size)
+set min_parallel_index_scan_size = 0
+set parallel_setup_cost = 0
+set parallel_tuple_cost = 0
 as $$
 #variable_conflict use_column
 declare
     target constant public.embedding_targets := embedding.open_verified(watched_table, embedding_column);
     stored constant public.embedding_targets := case when of_chunks then embedding.as_stored(target) else target end;
-    statement constant text := embedding.verified_sql(target, of_chunks);
-    last_record constant text := embedding.nth_record(stored, after_record, batch);
 begin
-    return query
-    select one.finding, one.found, one.record_ids, last_record
-      from embedding.verified_range(stored, statement, after_record, last_record, batch, width, usual_length, tolerance,
-                                    embedding.full_model(target)) as one;
+    return query -- one statement, so that the same rows are visible to both functions
+    select one.finding, one.found, one.record_ids, range.records[batch]
+      from (select embedding.next_records(stored, after_record, batch) as records offset 0) as range
+     cross join lateral embedding.verified_range(
+           stored, embedding.verified_sql(target, of_chunks), after_record, range.records, width, usual_length, tolerance,
+           embedding.full_model(target)) as one;
 end $$;
 
 -- The statement that returns a vector of the record $1, the text that a model gets for it, and why that text cannot be
@@ -322,7 +350,8 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.findings', 'embedding.seen_sql', 'embedding.verified_sql', 'embedding.nth_record', 'embedding.verified_range',
-    'embedding.open_verified', 'embedding.sampled_vector_sql', 'embedding.sampled_records', 'public.sample_vectors');
+    'embedding.findings', 'embedding.seen_sql', 'embedding.verified_sql', 'embedding.next_records',
+    'embedding.first_records', 'embedding.verified_range', 'embedding.open_verified',
+    'embedding.sampled_vector_sql', 'embedding.sampled_records', 'public.sample_vectors');
 select embedding.let_workers_call('public.verify_embeddings');
 select embedding.grant_to('service_role', 'execute on function public.sample_vectors'); -- it reads texts

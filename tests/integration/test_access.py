@@ -716,26 +716,27 @@ CALLED_BY_NOBODY = [
         due_jobs due_owners due_records due_targets enhancement enqueue enqueue_edited
         enqueue_missing enqueue_new enqueue_sql enter_state everyone fail_exhausted
         fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
-        find_vectors findings finish_jobs first_jobs fix_text_forms fold_counts follow_model
-        follow_names forget full_model full_text_index_name full_text_indexes full_text_sql
-        grant_column grant_to growing_pause has_stored_sql index_builder is_claimable
-        is_of_the_server is_ours is_readable is_rewritten is_timeout is_watched_by_statement
-        jobs_after keep_match_function kept_with_store key_columns key_list key_too_long
-        kind_of_vectors lease_jobs let_readers_read let_workers_call let_workers_read
-        list_sql lock_documents lock_reembedding lock_serving lock_sql lock_store
-        lock_vector_index make_chunk_table make_chunk_tables make_function make_functions
-        make_store make_triggers match_function_name match_functions match_statement
-        match_store_sql match_words_sql may_be_inside may_pass missing_records missing_sql
-        name_chunk_tables new_store_name new_vector_type nth_record open_for_vectors
-        open_reembedding open_table open_verified owner_sql percentile plan_chunks
-        plan_enhancement plan_model plan_settings plan_table plan_vector_index plan_watch
-        planned_chunk_width planned_full_text planned_prompt planned_width protect_functions
-        protect_relation queue_by_hand queued_id_sql read_sql readable_texts record_event
-        record_model reembedding_facts refresh_owners refusals refuse_change
-        refuse_documents refuse_in_reembedding refuse_row refuse_target rename_in_sql
-        rename_store replace_places replaced_objects requeue_target reset_jobs
-        sampled_records sampled_vector_sql seen_sql serve settle shortened_id source_sql
-        stage stage_in_parts store_target stored_chunks stored_column stored_count stores_of
+        find_vectors findings finish_jobs first_jobs first_records fix_text_forms
+        fold_counts follow_model follow_names forget full_model full_text_index_name
+        full_text_indexes full_text_sql grant_column grant_to growing_pause has_stored_sql
+        index_builder is_claimable is_of_the_server is_ours is_readable is_rewritten
+        is_timeout is_watched_by_statement jobs_after keep_match_function kept_with_store
+        key_columns key_list key_too_long kind_of_vectors lease_jobs let_readers_read
+        let_workers_call let_workers_read list_sql lock_documents lock_reembedding
+        lock_serving lock_sql lock_store lock_vector_index make_chunk_table
+        make_chunk_tables make_function make_functions make_store make_triggers
+        match_function_name match_functions match_statement match_store_sql match_words_sql
+        may_be_inside may_pass missing_records missing_sql name_chunk_tables new_store_name
+        new_vector_type next_records open_for_vectors open_reembedding open_table
+        open_verified owner_sql percentile plan_chunks plan_enhancement plan_model
+        plan_settings plan_table plan_vector_index plan_watch planned_chunk_width
+        planned_full_text planned_prompt planned_width protect_functions protect_relation
+        queue_by_hand queued_id_sql read_sql readable_texts record_event record_model
+        reembedding_facts refresh_owners refusals refuse_change refuse_documents
+        refuse_in_reembedding refuse_row refuse_target rename_in_sql rename_store
+        replace_places replaced_objects requeue_target reset_jobs sampled_records
+        sampled_vector_sql seen_sql serve settle shortened_id source_sql stage
+        stage_in_parts store_target stored_chunks stored_column stored_count stores_of
         suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
         text_sql text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
         trusts_vectors unstaged vector_index_progress vector_index_sql vector_indexes_of

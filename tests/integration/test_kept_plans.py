@@ -6,7 +6,7 @@ from psycopg import sql
 
 from tests.conftest import Database, value
 from tests.integration import chunks
-from tests.integration.jobs import claim
+from tests.integration.jobs import claim, rows_read
 from tests.integration.tables import embed, embed_all
 from worker.queue.postgres import PostgresQueue
 
@@ -49,6 +49,32 @@ def test_a_table_that_has_grown_is_read_by_index(docs: Database, queue: Postgres
         assert embed(queue, jobs) == []
         assert sequential_reads(session) == before
     assert len(jobs) == 5
+
+
+def test_a_verification_reads_only_the_rows_and_jobs_of_its_range(
+    docs: Database, queue: PostgresQueue
+) -> None:
+    for table in ("docs", "embedding_queue"):
+        docs.execute(
+            sql.SQL("alter table {} set (autovacuum_enabled = off)").format(sql.Identifier(table))
+        )
+    docs.execute("vacuum analyze docs, embedding_queue")
+    docs.execute("insert into docs select i, 'text ' || i from generate_series(1, %s) i", [MANY])
+    target = queue.target("docs", "embedding")
+    after = None
+    session = queue.database.current
+    with session.transaction():
+        for _ in range(2):
+            before = sequential_reads(session), rows_read(session)
+            found = queue.verify(target, after, 1000)
+            after = found[0].looked_to
+            assert {each.finding: each.found for each in found if each.found} == {
+                "rows": 1000,
+                "texts": 1000,
+                "pending": 1000,
+            }
+            assert (sequential_reads(session), rows_read(session)) == (before[0], before[1] + 1000)
+    assert after == "2000"
 
 
 def reads_of_chunks(db: Database) -> int:

@@ -8,8 +8,9 @@ from typing import Any, LiteralString
 
 import numpy as np
 import pytest
+from psycopg import sql
 
-from tests.conftest import Database, rows
+from tests.conftest import Database, rows, value
 from tests.integration.documents import document, write
 from tests.integration.runs import Runs, at_once
 from tests.integration.tables import Connect, Table
@@ -319,6 +320,45 @@ def test_of_many_faults_ten_records_are_named(
         embedded.execute("update docs set embedding = null where id > 5")
     fault = faults(verify(queue, settings, "docs"))["missing"]
     assert (fault.figures["lost"], len(fault.record_ids)) == (ROWS - 5, 10)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_processes_find_the_same_in_the_order_of_the_key(
+    texts: Database, runs: Runs, workers: int
+) -> None:
+    many = 2000
+    texts.execute(EACH_ROW, [1, many])
+    assert runs.drain(batch_size=500).completed == many
+    with unnoticed(texts):
+        texts.execute("update docs set embedding = null where id > 1")
+    texts.execute("analyze docs")
+    texts.execute(sql.SQL("alter table docs set (parallel_workers = {})").format(workers))
+    before = workers_launched(texts)
+    found = rows(
+        texts,
+        "select finding, found, record_ids from verify_embeddings('docs', 'embedding')"
+        " where found > 0",
+    )
+    ids = [str(key) for key in range(2, 12)]
+    assert found == [
+        ("rows", many, []),
+        ("texts", many, []),
+        ("vectors", 1, []),
+        ("lost", many - 1, ids),
+    ]
+    if texts.info.server_version >= 180000:
+        assert (workers_launched(texts) > before) == (workers > 0)
+
+
+def workers_launched(db: Database) -> int:
+    """How many parallel workers queries of this database have had; 0 before Postgres 18."""
+    db.execute("select pg_stat_force_next_flush()")
+    known: int = value(
+        db,
+        "select coalesce((to_jsonb(pg_stat_database) ->> 'parallel_workers_launched')::int, 0)"
+        " from pg_stat_database where datname = current_database()",
+    )
+    return known
 
 
 def test_weird_names_and_record_ids(
