@@ -3,8 +3,8 @@
 -- Locks: nothing, the table is new.
 -- Undo:  drop table public.embedding_targets;
 --
--- `relation`, `record_id_sql`, `record_match_sql`, `source`, `context`, `full_text`, `filter` and the names of the tables of
--- chunks are pieces of SQL that the functions of
+-- `relation`, `record_id_sql`, `record_match_sql`, `source`, `context`, `full_text`, `filter` and the names of the side tables
+-- are pieces of SQL that the functions of
 -- this schema put into their statements. In every statement the only unprefixed names are the columns of the
 -- watched table; `eq_record` is the record id. A role that can write here could therefore run SQL as the owner:
 -- only the owner can.
@@ -37,6 +37,8 @@ create table public.embedding_targets (
     chunks_relation text,                          -- `public.docs_chunks`, quoted: the chunks and their vectors, ...
     places_relation text,                          -- `public.docs_chunk_places`: where they are in the texts, ...
     passages_relation text,                        -- `public.docs_passages`: the view of both
+    store_relation text,                           -- `public.docs_embedding`, quoted: the table of the vectors, one row a
+                                                   -- record; null: they are in the watched table, or in chunks
     priority smallint not null default 0,          -- higher values are claimed first; backfill is 10 lower
     debounce interval not null default '0',        -- an edit waits this long, so a burst of them is embedded once
     on_change text not null default 'keep',        -- what an edit does to the old vector: keep | clear
@@ -66,6 +68,7 @@ create table public.embedding_targets (
     constraint embedding_targets_chunks_complete check (
         num_nulls(chunk_format, chunk_size, chunk_unit, max_chunks, chunks_relation, places_relation, passages_relation)
         in (0, 7)),
+    constraint embedding_targets_one_store check (num_nonnulls(chunks_relation, store_relation) <= 1),
     constraint embedding_targets_width_above_zero check (dimensions > 0),
     constraint embedding_targets_attempts_above_zero check (max_attempts > 0)
 );

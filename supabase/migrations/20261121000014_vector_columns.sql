@@ -1,10 +1,11 @@
 -- Why:   the column of the vectors must have the width of its target. A missing column is added with the right type.
---        The vectors of a text in chunks are in a table of its own (see embedding.make_chunk_tables). The statements of
---        the queue get the pieces of SQL that differ from here.
+--        Vectors can also be in a side table, beside the watched one (see embedding.make_side_table). The statements of the
+--        queue get the pieces of SQL that differ from here.
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 --        embedding.clear_all writes every row that has a vector.
 -- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_stored_sql,
---        embedding.has_vector_sql, embedding.same_key_sql, embedding.key_list, embedding.as_stored,
+--        embedding.has_vector_sql, embedding.write_sql, embedding.vector_of_sql, embedding.same_key_sql, embedding.keys_sql, embedding.key_list,
+--        embedding.as_worded, embedding.stored_width, embedding.as_stored, embedding.side_tables, embedding.is_column,
 --        embedding.text_by_hand_sql, embedding.text_sql, embedding.add_column, embedding.vector_type,
 --        embedding.planned_width, embedding.column_width;
 
@@ -120,28 +121,83 @@ as $$
         embedding.visible_character()) end;
 $$;
 
--- The target as if the table that holds its vectors were watched: for a text in chunks that of its chunks, whose rows
--- have the key of the text and the hash of the chunk. Nothing changes for other targets, or if that table is missing.
+-- Whether the vectors of a target are in a column of the watched table.
+create function embedding.is_column(target public.embedding_targets)
+returns boolean
+language plpgsql -- since SQL functions are planned at every call before Postgres 18
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    return num_nonnulls(target.chunks_relation, target.store_relation) = 0;
+end $$;
+
+-- The tables beside the watched one with what is made from its texts: that of the chunks and that of their places, or that of
+-- the vectors.
+create function embedding.side_tables(target public.embedding_targets)
+returns text[]
+language plpgsql
+immutable
+set search_path = '', pg_temp
+as $$
+begin
+    return array_remove(array[target.chunks_relation, target.places_relation, target.store_relation], null);
+end $$;
+
+-- The target as if the table that holds its vectors were watched, and all of its rows. That of chunks has the key of the text and
+-- the hash of the chunk. Nothing changes if the vectors are in the watched table, or if the other one is missing.
 create function embedding.as_stored(target public.embedding_targets)
 returns public.embedding_targets
 language plpgsql
 stable
 set search_path = '', pg_temp
 as $$
+declare
+    beside constant text := coalesce(target.chunks_relation, target.store_relation);
 begin
-    if to_regclass(target.chunks_relation) is null then
+    if to_regclass(beside) is null then
         return target;
+    elsif target.chunk_format is not null then
+        target.key_columns := target.key_columns || 'hash'::text;
+        target.source := 'content';
     end if;
-    target.relation := target.chunks_relation;
+    target.relation := beside;
+    target.chunk_format := null;
+    target.chunks_relation := null;
+    target.places_relation := null;
+    target.store_relation := null;
     target.embedding_column := 'embedding';
     target.serves := null;
-    target.key_columns := target.key_columns || 'hash'::text;
     target.record_id_sql := embedding.record_id_sql(
         target.relation::regclass, (parse_ident(target.relation))[2], target.key_columns);
     target.record_match_sql := embedding.record_match_sql(target.relation::regclass, target.key_columns);
-    target.source := 'content';
     target.filter := null;
     return target;
+end $$;
+
+-- The width of the vectors of a target: see embedding.column_width.
+create function embedding.stored_width(target public.embedding_targets)
+returns integer
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    if embedding.is_column(target) then
+        return embedding.column_width(target.relation::regclass, target.embedding_column);
+    end if;
+    return embedding.column_width(coalesce(target.chunks_relation, target.store_relation)::regclass, 'embedding');
+end $$;
+
+-- The target as if the table that holds its words were watched: another one only for a text in chunks.
+create function embedding.as_worded(target public.embedding_targets)
+returns public.embedding_targets
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return case when target.chunk_format is null then target else embedding.as_stored(target) end;
 end $$;
 
 -- The columns of a key, as a statement lists them.
@@ -153,6 +209,17 @@ set search_path = '', pg_temp
 as $$
     select string_agg(quote_ident(name), ', ' order by place)
       from unnest(key_columns) with ordinality as key (name, place);
+$$;
+
+-- The key columns of a row, as a statement selects them.
+create function embedding.keys_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select string_agg(format('%I.%I', (parse_ident(target.relation))[2], name), ', ' order by place)
+      from unnest(target.key_columns) with ordinality as key (name, place);
 $$;
 
 -- The condition that a row of another table, which has the same key columns, belongs to a row of the watched table.
@@ -167,6 +234,35 @@ as $$
       from unnest(target.key_columns) with ordinality as key (name, place);
 $$;
 
+-- SQL for the vector of a row of the watched table. Not for a text in chunks, which has many.
+create function embedding.vector_of_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.store_relation is null
+                then format('%I.%I', (parse_ident(target.relation))[2], target.embedding_column)
+                else format('(select %I.embedding from %s where %s)', (parse_ident(target.store_relation))[2],
+                            target.store_relation, embedding.same_key_sql(target, target.store_relation)) end;
+$$;
+
+-- The statement that gives the vector `vector_sql` to each record of a table eq_given (eq_record, ...), whose rows are locked.
+create function embedding.write_sql(target public.embedding_targets, given text, vector_sql text)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when embedding.is_column(target)
+                then format('update %s set %I = %s from %s where %s', target.relation, target.embedding_column, vector_sql, given,
+                            target.record_match_sql)
+                else format('insert into %1$s (%2$s, embedding) select %3$s, %4$s from %5$s join %6$s on %7$s '
+                            'on conflict (%2$s) do update set embedding = excluded.embedding',
+                            target.store_relation, embedding.key_list(target.key_columns), embedding.keys_sql(target),
+                            vector_sql, given, target.relation, target.record_match_sql) end;
+$$;
+
 -- The condition that a row has its vector, or its text has chunks that a search finds.
 create function embedding.has_vector_sql(target public.embedding_targets)
 returns text
@@ -174,10 +270,10 @@ language sql
 immutable
 set search_path = '', pg_temp
 as $$
-    select case when target.chunk_format is null
+    select case when embedding.is_column(target)
                 then format('%I.%I is not null', (parse_ident(target.relation))[2], target.embedding_column)
-                else format('exists (select from %s where %s)', target.places_relation,
-                            embedding.same_key_sql(target, target.places_relation)) end;
+                else format('exists (select from %s where %s)', found.beside, embedding.same_key_sql(target, found.beside)) end
+      from (select coalesce(target.places_relation, target.store_relation)) as found (beside);
 $$;
 
 -- The condition that something is stored for a row: its vector, or chunks of its text, even if no search finds them yet.
@@ -187,7 +283,7 @@ language sql
 immutable
 set search_path = '', pg_temp
 as $$
-    select case when target.chunk_format is null then embedding.has_vector_sql(target)
+    select case when target.chunks_relation is null then embedding.has_vector_sql(target)
                 else format('exists (select from %s where %s)', target.chunks_relation,
                             embedding.same_key_sql(target, target.chunks_relation)) end;
 $$;
@@ -199,11 +295,12 @@ language sql
 immutable
 set search_path = '', pg_temp
 as $$
-    select case when target.chunk_format is null then format('new.%I := null', target.embedding_column)
-                else (select format('delete from %s where %s', target.places_relation,
-                                    string_agg(format('%I.%I = old.%2$I', (parse_ident(target.places_relation))[2], name),
+    select case when embedding.is_column(target) then format('new.%I := null', target.embedding_column)
+                else (select format('delete from %s where %s', found.beside,
+                                    string_agg(format('%I.%I = old.%2$I', (parse_ident(found.beside))[2], name),
                                                ' and ' order by place))
-                        from unnest(target.key_columns) with ordinality as key (name, place)) end;
+                        from unnest(target.key_columns) with ordinality as key (name, place)) end
+      from (select coalesce(target.places_relation, target.store_relation)) as found (beside);
 $$;
 
 -- The part of a statement that removes the vectors of the rows eq_locked (eq_record, eq_verdict) with nothing to embed.
@@ -213,15 +310,13 @@ language sql
 immutable
 set search_path = '', pg_temp
 as $$
-    select case when target.chunk_format is null then format(
+    select case when embedding.is_column(target) then format(
         'eq_cleared as (update %s set %I = null from eq_locked where eq_verdict <> ''ready'' and %s)',
         target.relation, target.embedding_column, target.record_match_sql)
-    else format(
-        'eq_cleared as (delete from %1$s using eq_locked, %3$s where eq_verdict <> ''ready'' and %4$s and %5$s), '
-        'eq_unplaced as (delete from %2$s using eq_locked, %3$s where eq_verdict <> ''ready'' and %4$s and %6$s)',
-        target.chunks_relation, target.places_relation, target.relation, target.record_match_sql,
-        embedding.same_key_sql(target, target.chunks_relation),
-        embedding.same_key_sql(target, target.places_relation)) end;
+    else (select string_agg(format(
+                     'eq_cleared_%s as (delete from %s using eq_locked, %s where eq_verdict <> ''ready'' and %s and %s)',
+                     place, beside, target.relation, target.record_match_sql, embedding.same_key_sql(target, beside)), ', ')
+            from unnest(embedding.side_tables(target)) with ordinality as side (beside, place)) end;
 $$;
 
 -- Removes all vectors of a target, whose table the caller has locked.
@@ -230,17 +325,20 @@ returns void
 language plpgsql
 set search_path = '', pg_temp
 as $$
+declare
+    beside text;
 begin
-    if target.chunk_format is null then
+    if embedding.is_column(target) then
         execute format('update %1$s set %2$I = null where %2$I is not null', target.relation, target.embedding_column);
-    else
-        execute format('delete from %s', target.places_relation);
-        execute format('delete from %s', target.chunks_relation);
     end if;
+    foreach beside in array embedding.side_tables(target) loop
+        execute format('delete from %s', beside);
+    end loop;
 end $$;
 
 select embedding.protect_functions(
     'embedding.column_width', 'embedding.planned_width', 'embedding.vector_type', 'embedding.add_column',
-    'embedding.text_sql', 'embedding.text_by_hand_sql', 'embedding.as_stored', 'embedding.key_list', 'embedding.same_key_sql',
+    'embedding.text_sql', 'embedding.text_by_hand_sql', 'embedding.is_column', 'embedding.side_tables', 'embedding.as_stored',
+    'embedding.stored_width', 'embedding.as_worded', 'embedding.key_list', 'embedding.keys_sql', 'embedding.same_key_sql', 'embedding.vector_of_sql', 'embedding.write_sql',
     'embedding.has_vector_sql', 'embedding.has_stored_sql', 'embedding.clear_row_sql', 'embedding.clear_sql',
     'embedding.clear_all');

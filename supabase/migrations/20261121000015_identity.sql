@@ -20,7 +20,7 @@ as $$
 $$;
 
 -- Why a target must not be worked on: its table or one of its columns is not the one that was watched under that
--- name, since it was renamed, or dropped and created again; or the tables of its chunks are missing or not tied to it. Null: nothing has
+-- name, since it was renamed, or dropped and created again; or a side table is missing or not tied to it. Null: nothing has
 -- changed, or the table is missing. All
 -- SQL of a target uses names, so it would read another text or write into the column of another model. A restored
 -- dump has other numbers, but has our triggers: then the names count.
@@ -57,11 +57,12 @@ begin
          order by present.attname is null desc, known.name
          limit 1;
     end if;
-    if problem is null and target.chunk_format is not null then
-        select format(case when to_regclass(made.name) is null then '%s, which holds the chunks of %s, is missing'
-                           else '%s has lost its foreign key to %s' end, made.name, target.table_name)
+    if problem is null then
+        select format(case when to_regclass(made.name) is null then '%1$s, which holds the %3$s of %2$s, is missing'
+                           else '%1$s has lost its foreign key to %2$s' end, made.name, target.table_name,
+                      case when target.store_relation is null then 'chunks' else 'vectors' end)
           into problem
-          from unnest(array[target.chunks_relation, target.places_relation]) as made (name)
+          from unnest(embedding.side_tables(target)) as made (name)
          where not exists (select from pg_constraint
                             where contype = 'f' and conrelid = to_regclass(made.name) and confrelid = present_id)
          limit 1;
@@ -98,15 +99,16 @@ returns void
 language plpgsql
 set search_path = '', pg_temp
 as $$
+declare
+    beside text;
 begin
     execute format('lock table only %s in %s mode nowait', target.relation, lock_mode);
     perform embedding.check_table(target.relation);
     perform embedding.check_identity(target);
-    if target.chunk_format is not null then
-        execute format('lock table only %s, %s in %s mode nowait', target.chunks_relation, target.places_relation, lock_mode);
-        perform embedding.check_table(target.chunks_relation);
-        perform embedding.check_table(target.places_relation);
-    end if;
+    foreach beside in array embedding.side_tables(target) loop
+        execute format('lock table only %s in %s mode nowait', beside, lock_mode);
+        perform embedding.check_table(beside);
+    end loop;
 end $$;
 
 select embedding.protect_functions('embedding.triggered_table', 'embedding.check_identity', 'embedding.open_table');

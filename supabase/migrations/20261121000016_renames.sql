@@ -85,7 +85,11 @@ begin
               and attrelid = embedding.triggered_table(target.id) and not attisdropped
               and case when attrelid = target.relation_id
                        then attnum = (target.column_numbers ->> target.embedding_column)::smallint
-                       else attname = target.embedding_column end) as present (table_name, column_name)
+                       else attname = target.embedding_column end
+           union all
+           select public.embedding_table_name(embedding.triggered_table(target.id)), target.embedding_column
+            where target.id <> chosen and not embedding.is_column(target)
+              and embedding.triggered_table(target.id) is not null) as present (table_name, column_name)
      where (target.table_name, target.embedding_column) <> (present.table_name, present.column_name);
 
     -- in two steps, since two may have exchanged their names
@@ -98,7 +102,8 @@ begin
       where (lost.table_name, lost.embedding_column) in (select * from unnest(table_names, column_names));
     update public.embedding_targets as target
        set table_name = moved.table_name, embedding_column = moved.column_name, updated_at = now(),
-           column_numbers = target.column_numbers || jsonb_build_object(moved.column_name, moved.column_number),
+           column_numbers = jsonb_strip_nulls(
+               target.column_numbers || jsonb_build_object(moved.column_name, moved.column_number)),
            problem = coalesce(target.problem, format('renamed; run `worker watch %s --column %s`',
                                                      moved.table_name, moved.column_name))
       from unnest(moved_targets, table_names, column_names, numbers)

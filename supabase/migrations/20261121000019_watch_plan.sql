@@ -42,7 +42,7 @@ create type embedding.wanted_target as (
     source text, embedding_column text, model text, filter text, dimensions integer, priority smallint,
     debounce interval, on_change text, on_too_long text, document_prompt text, query_prompt text, language text,
     chunks boolean, context text, format text, chunk_size integer, chunk_unit text, max_chunks integer,
-    enhance text, enhance_prompt text, enhance_on_failure text
+    enhance text, enhance_prompt text, enhance_on_failure text, store text
 );
 
 -- The prompt of a target, null for that of the model, by what watch_embeddings gets: null keeps the present one, '' is
@@ -154,8 +154,8 @@ begin
         return false;
     end if;
     return coalesce(
-        case when target.chunk_format is not null then
-                  num_nulls(to_regclass(target.chunks_relation), to_regclass(target.places_relation)) = 0
+        case when not embedding.is_column(target) then
+                  not exists (select from unnest(embedding.side_tables(target)) as made (name) where to_regclass(name) is null)
                   and (before.context, before.chunk_format, before.chunk_size, before.chunk_unit, before.max_chunks)
                       is not distinct from
                       (target.context, target.chunk_format, target.chunk_size, target.chunk_unit, target.max_chunks)
@@ -184,7 +184,7 @@ begin
     for cause, hint in select * from embedding.blind_spot(relation, null, false) limit 1 loop
         raise exception '%', cause using errcode = 'wrong_object_type', hint = hint;
     end loop;
-    if wanted.chunks then -- no column of the table holds them
+    if wanted.chunks or wanted.store = 'table' then -- no column of the table holds them
         wanted.embedding_column := coalesce(wanted.embedding_column, 'embedding');
     end if;
     wanted.embedding_column := embedding.stored_column(
@@ -194,11 +194,12 @@ begin
     target := embedding.plan_settings(relation, before, wanted);
     target := embedding.plan_table(relation, target);
     target := embedding.plan_chunks(before, target, wanted);
+    target := embedding.plan_store(before, target, wanted);
     target := embedding.plan_enhancement(before, target, wanted);
     select columns, numbers into plan.columns_read, target.column_numbers
       from embedding.columns_read(relation, embedding.text_sql(target), target.filter);
     target.full_text := embedding.planned_full_text(target);
-    if target.chunk_format is null and target.column_numbers ? target.embedding_column then
+    if embedding.is_column(target) and target.column_numbers ? target.embedding_column then
         raise exception 'column % cannot be made from itself', target.embedding_column
             using errcode = 'invalid_parameter_value',
                   hint = 'The source and the filter must not read the embedding column.';
@@ -207,11 +208,11 @@ begin
         select jsonb_object_agg(attname, attnum) from pg_attribute
          where attrelid = relation
            and attname = any (target.key_columns || target.user_column
-                              || case when target.chunk_format is null then target.embedding_column end));
+                              || case when embedding.is_column(target) then target.embedding_column end));
     target.dimensions := case
-        when target.chunk_format is null
+        when embedding.is_column(target)
             then embedding.planned_width(relation, target.embedding_column, wanted.dimensions)
-        else embedding.planned_chunk_width(target, wanted.dimensions) end;
+        else embedding.planned_side_width(target, wanted.dimensions) end;
 
     if before.id is not null then
         perform embedding.check_reembedding(before, 'changed', target);

@@ -20,13 +20,14 @@ begin
         table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default, dimensions,
         priority, debounce, on_change, on_too_long, language, full_text, context, chunk_format, chunk_size, chunk_unit,
         max_chunks, enhance_model, enhance_prompt, enhance_on_failure, chunks_relation, places_relation, passages_relation,
-        relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
+        store_relation, relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
         target.table_name, target.embedding_column, target.source, target.filter, target.model, target.document_prompt,
         target.query_prompt, target.model_is_default, target.dimensions, target.priority, target.debounce,
         target.on_change, target.on_too_long, target.language, target.full_text, target.context, target.chunk_format,
         target.chunk_size, target.chunk_unit, target.max_chunks, target.enhance_model, target.enhance_prompt,
-        target.enhance_on_failure, target.chunks_relation, target.places_relation, target.passages_relation, target.relation, target.relation_id, target.column_numbers, target.key_columns,
+        target.enhance_on_failure, target.chunks_relation, target.places_relation, target.passages_relation,
+        target.store_relation, target.relation, target.relation_id, target.column_numbers, target.key_columns,
         target.record_id_sql, target.record_match_sql, target.user_column)
     on conflict on constraint embedding_targets_one_per_column do update
        set source = excluded.source, filter = excluded.filter, model = excluded.model,
@@ -39,6 +40,7 @@ begin
            enhance_prompt = excluded.enhance_prompt, enhance_on_failure = excluded.enhance_on_failure,
            chunks_relation = excluded.chunks_relation,
            places_relation = excluded.places_relation, passages_relation = excluded.passages_relation,
+           store_relation = excluded.store_relation,
            relation = excluded.relation, relation_id = excluded.relation_id,
            column_numbers = excluded.column_numbers, key_columns = excluded.key_columns,
            record_id_sql = excluded.record_id_sql, record_match_sql = excluded.record_match_sql,
@@ -73,6 +75,9 @@ end $$;
 -- embedded instead of it, by `enhance_prompt` (an empty one is embedding.default_enhance_prompt). `enhance_on_failure`: `wait`
 -- leaves the text pending until the chat model works, `raw` embeds it without, and again later. An empty `enhance` ends that.
 -- Another chat model or prompt makes all records pending, to be embedded again.
+--
+-- `store` says where the vectors are: in a `column` of the table, or in a side `table`, which is made beside it
+-- (embedding.make_side_table). It cannot be changed.
 create function public.watch_embeddings(
     relation regclass,
     source text default null,
@@ -96,7 +101,8 @@ create function public.watch_embeddings(
     max_chunks integer default null,
     enhance text default null,
     enhance_prompt text default null,
-    enhance_on_failure text default null
+    enhance_on_failure text default null,
+    store text default null
 )
 returns public.embedding_targets
 language plpgsql
@@ -107,13 +113,13 @@ declare
     plan embedding.watch_plan := embedding.plan_watch(relation, row(
         source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
         document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks,
-        enhance, enhance_prompt, enhance_on_failure
+        enhance, enhance_prompt, enhance_on_failure, store
     )::embedding.wanted_target);
     target public.embedding_targets := plan.target;
     watched public.embedding_targets;
 begin
-    if target.chunk_format is not null then
-        perform embedding.make_chunk_tables(target);
+    if not embedding.is_column(target) then
+        perform embedding.make_side_tables(target);
         target.full_text := embedding.planned_full_text(target);
     elsif not target.column_numbers ? target.embedding_column then
         perform embedding.add_column(relation, target.embedding_column, target.dimensions);
@@ -159,7 +165,7 @@ begin
 end $$;
 
 -- Stops keeping the column in step, unless it is re-embedded: removes its triggers, its functions, its index over words and its jobs, but not its
--- vectors; only those of a text in chunks go with their tables. It also works after the table was dropped or renamed, by
+-- vectors; only those in side tables go with these. It also works after the table was dropped or renamed, by
 -- the name it was watched under. Returns whether the column was watched.
 create function public.unwatch_embeddings(watched_table text, embedding_column text)
 returns boolean
@@ -182,7 +188,7 @@ begin
     perform embedding.drop_functions(target.id);
     perform embedding.keep_match_function(target, null);
     perform embedding.drop_full_text_index(target);
-    perform embedding.drop_chunk_tables(target);
+    perform embedding.drop_side_tables(target);
     delete from public.embedding_queue as job where job.target_id = target.id;
     return true;
 end $$;

@@ -27,7 +27,8 @@ begin
                 and eq_hash = sha256(convert_to(eq_text, 'UTF8'))) is not true
         $sql$,
         embedding.text_sql(target),
-        case when target.column_numbers ? target.embedding_column or to_regclass(target.places_relation) is not null
+        case when target.column_numbers ? target.embedding_column
+               or to_regclass(coalesce(target.places_relation, target.store_relation)) is not null
              then embedding.has_vector_sql(target) else 'false' end,
         target.relation, target.record_match_sql, coalesce(target.filter, 'true'))
        into records
@@ -69,6 +70,7 @@ create function public.preview_watch_embeddings(
     enhance text default null,
     enhance_prompt text default null,
     enhance_on_failure text default null,
+    store text default null,
     default_model text default null,
     out is_watched boolean,
     out width integer,
@@ -82,7 +84,7 @@ declare
     plan constant embedding.watch_plan := embedding.plan_watch(relation, row(
         source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
         document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks,
-        enhance, enhance_prompt, enhance_on_failure
+        enhance, enhance_prompt, enhance_on_failure, store
     )::embedding.wanted_target);
 begin
     is_watched := (plan.target).id is not null;

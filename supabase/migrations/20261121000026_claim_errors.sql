@@ -38,7 +38,7 @@ begin
                        for no key update of %3$I skip locked)
                 %4$s
                 $sql$, target.relation, target.record_match_sql, bare_name,
-                case when target.chunk_format is not null then 'select from eq_free' -- the row itself is not written
+                case when not embedding.is_column(target) then 'select from eq_free' -- the row itself is not written
                      else format('update %1$s set %3$I = %2$I.%3$I from eq_free where %4$s', target.relation, bare_name,
                                  target.embedding_column, target.record_match_sql) end)
               using record;
@@ -72,9 +72,7 @@ begin
         return case when is_of_schema then error_text else sqlerrm end;
     end;
     begin
-        width := case when target.chunk_format is null
-                      then embedding.column_width(target.relation::regclass, target.embedding_column)
-                      else embedding.column_width(target.chunks_relation::regclass, 'embedding') end;
+        width := embedding.stored_width(target);
     exception when others then
         return sqlerrm; -- no longer a vector
     end;

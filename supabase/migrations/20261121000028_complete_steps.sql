@@ -25,7 +25,7 @@ as $$
 declare
     rewritten boolean;
 begin
-    if not exists (
+    if not embedding.is_column(target) or not exists ( -- the row itself is not written
         select from pg_trigger
          where not tgisinternal and tgtype & 16 = 16 -- on update
            and tgfoid::regproc::text !~ '^embedding\.trigger_\d+$'
@@ -90,7 +90,7 @@ begin
         (parse_ident(target.relation))[2]);
 end $$;
 
--- Writes vectors into locked rows: one for each record, with the hash of its text for each id. Raises if a trigger of
+-- Writes vectors for locked rows: one for each record, with the hash of its text for each id. Raises if a trigger of
 -- the table prevents that. Its plan is not kept: the settings that pin a plan would apply to those triggers as well.
 create function embedding.write_vectors(
     target public.embedding_targets, records text[], vectors vector[], ids bigint[], hashes bytea[]
@@ -102,9 +102,7 @@ as $$
 declare
     written integer;
 begin
-    execute format(
-        'update %1$s set %2$I = eq_vector from unnest($1, $2) as eq_given (eq_record, eq_vector) where %3$s',
-        target.relation, target.embedding_column, target.record_match_sql)
+    execute embedding.write_sql(target, 'unnest($1, $2) as eq_given (eq_record, eq_vector)', 'eq_vector')
       using records, vectors;
     get diagnostics written = row_count;
     if written <> cardinality(ids) then -- although the rows exist and are locked

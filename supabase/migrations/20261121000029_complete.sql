@@ -216,7 +216,7 @@ begin
             exit when fault is not null;
             begin
                 -- raises if it is no longer a vector column: a text column would accept vectors as well
-                perform embedding.column_width(target.relation::regclass, target.embedding_column);
+                perform embedding.stored_width(target);
                 acknowledged := embedding.complete(
                     target, ids, leases, hashes, vectors, model, tokens, truncated_to, costs, unenhanced, again_in);
                 if cardinality(done) + cardinality(acknowledged) < cardinality(ids) then

@@ -43,7 +43,7 @@ exception
         exact := false;
 end $$;
 
--- The rows of a table of chunks. They are counted if its primary key is small, which is what is read. Otherwise the planner
+-- The rows of a table. They are counted if its primary key is small, which is what is read. Otherwise the planner
 -- estimates them.
 create function embedding.stored_count(relation text, out rows bigint, out exact boolean)
 language plpgsql
@@ -55,8 +55,9 @@ declare
     plan json;
 begin
     perform embedding.check_table(relation);
-    exact := (select pg_relation_size(indexrelid) <= small from pg_index
-               where indrelid = relation::regclass and indisprimary);
+    exact := (select coalesce((select sum(pg_relation_size(part.relid)) from pg_partition_tree(indexrelid) as part),
+                              pg_relation_size(indexrelid)) <= small
+                from pg_index where indrelid = relation::regclass and indisprimary);
     if exact then
         execute format('select count(*) from %s', relation) into rows;
     else

@@ -2,14 +2,41 @@
 --        themselves. The statements are written here once, for search_embeddings and for the match functions.
 -- Locks: nothing.
 -- Undo:  drop function embedding.hybrid_sql, embedding.text_ranks_sql, embedding.vector_sql, embedding.nearest_sql,
---        embedding.keys_sql, embedding.distance_sql;
+--        embedding.distance_sql, embedding.unconditional_sql, embedding.conditions_sql;
 --
 -- The statements have parameters: $1 the vector of the query, $2 how many rows, $3 the least similarity, $4 the words
 -- of the query, $5 the weight of full text, $6 the constant of the fusion, $7 true: compare all vectors, $8 whether an
 -- index over the words can be used. They return the keys with eq_record, eq_distance, eq_score, eq_vector_rank and
--- eq_text_rank. The conditions of a caller (embedding.filter_sql) take the place of /* eq_filter */. They are planned
--- at each call, with the values of their parameters. Their functions turn off synchronize_seqscans, with which the first
+-- eq_text_rank. The conditions of a caller (embedding.filter_sql) take the place of /* eq_filter */; if there are none,
+-- `true` takes that of embedding.unconditional_sql before. They are planned at each call, with the values of their parameters. Their functions turn off synchronize_seqscans, with which the first
 -- rows of a large table would be others at each call.
+
+-- The conditions on the rows of a table that a search reads for a target: its filter, and those of a caller. Rows of a side
+-- table have those of the watched row. The subquery cannot become a join, which would keep an index over the vectors from
+-- being used.
+create function embedding.conditions_sql(target public.embedding_targets, read_table text)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when read_table = target.relation then conditions
+                else format('(select true from %s where %s and %s limit 1) is not null', target.relation,
+                            embedding.same_key_sql(target, read_table), conditions) end
+      from format('(%s) /* eq_filter */', coalesce(target.filter, 'true')) as conditions;
+$$;
+
+-- The part of a statement that is always true if the caller of a search gives no conditions: a look into the watched table.
+-- Empty if there is no such part.
+create function embedding.unconditional_sql(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when embedding.is_column(target) or target.filter is not null then ''
+                else embedding.conditions_sql(target, coalesce(target.chunks_relation, target.store_relation)) end;
+$$;
 
 -- The cosine distance of a row (0 the same direction, 1 unrelated, 2 opposite). One type on both sides: for two types,
 -- an operator of another role could be the best match.
@@ -19,22 +46,11 @@ language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select format('%I.%I operator(%s.<=>) $1::%s', (parse_ident(target.relation))[2], target.embedding_column,
+    select format('%s operator(%s.<=>) $1::%s', embedding.vector_of_sql(target),
                   (select extnamespace::regnamespace from pg_extension where extname = 'vector'),
                   format_type(atttypid, null))
-      from pg_attribute
-     where attrelid = target.relation::regclass and attname = target.embedding_column;
-$$;
-
--- The key columns of a row, as a statement selects them.
-create function embedding.keys_sql(target public.embedding_targets)
-returns text
-language sql
-immutable
-set search_path = '', pg_temp
-as $$
-    select string_agg(format('%I.%I', (parse_ident(target.relation))[2], name), ', ' order by place)
-      from unnest(target.key_columns) with ordinality as key (name, place);
+      from embedding.as_stored(target) as stored
+      join pg_attribute on attrelid = stored.relation::regclass and attname = stored.embedding_column;
 $$;
 
 -- The part of a statement that finds the nearest `rows`, eq_near (eq_record, eq_distance). An index may return fewer rows
@@ -50,17 +66,19 @@ as $$
 eq_indexed as materialized (
     select %1$s as eq_record, %2$s as eq_distance
       from %3$s
-     where not $7 and $1 is not null and (%4$s) /* eq_filter */
+     where not $7 and $1 is not null and %4$s
      order by %2$s limit %5$s
 ), eq_near as materialized (
     select * from eq_indexed where (select count(*) from eq_indexed) >= $2
     union all
     (select %1$s, %2$s
        from %3$s
-      where (select count(*) from eq_indexed) < $2 and $1 is not null and (%4$s) /* eq_filter */
+      where (select count(*) from eq_indexed) < $2 and $1 is not null and %4$s
       order by (%2$s) + 0 limit %5$s)
 )$sql$,
-        target.record_id_sql, embedding.distance_sql(target), target.relation, coalesce(target.filter, 'true'), rows);
+        stored.record_id_sql, embedding.distance_sql(stored), stored.relation,
+        embedding.conditions_sql(target, stored.relation), rows)
+      from embedding.as_stored(target) as stored;
 $$;
 
 -- The statement that finds the rows nearest to a vector. It orders by the operator itself, so that it can use an index
@@ -78,7 +96,8 @@ select eq_record, %2$s, eq_distance,
   from eq_near join %3$s on %4$s
  where eq_distance <= 1 - $3
  order by eq_distance$sql$,
-        embedding.nearest_sql(target, '$2'), embedding.keys_sql(target), target.relation, target.record_match_sql);
+        embedding.nearest_sql(target, '$2'), embedding.keys_sql(stored), stored.relation, stored.record_match_sql)
+      from embedding.as_stored(target) as stored;
 $$;
 
 -- The part of a statement that ranks rows by the words of the query, eq_matched (eq_record, eq_rank), by BM25: the sum
@@ -107,10 +126,10 @@ eq_word as materialized (
     select eq_lexeme, eq_first.*
       from eq_word
      cross join lateral (select %1$s as eq_record, ctid as eq_place from %3$s
-                          where %5$s @@ eq_query and (%4$s) /* eq_filter */ limit 10000) as eq_first
+                          where %5$s @@ eq_query and %4$s limit 10000) as eq_first
      where $8
 ), eq_first as materialized (
-    select null as eq_lexeme, ctid as eq_place from %3$s where (%4$s) /* eq_filter */ limit 10000
+    select null as eq_lexeme, ctid as eq_place from %3$s where %4$s limit 10000
 ), eq_frequency as materialized (
     select eq_lexeme, eq_rows, case when eq_rows < 10000 then eq_rows
                 else greatest(eq_rows, eq_rows * (pg_relation_size(%7$L) / current_setting('block_size')::integer)
@@ -130,7 +149,7 @@ eq_word as materialized (
     select eq_record from eq_near
     union
     select %1$s from %3$s
-     where not $8 and ($1 is null or (select count(*) from eq_first) < 5000) and (%4$s) /* eq_filter */
+     where not $8 and ($1 is null or (select count(*) from eq_first) < 5000) and %4$s
 ), eq_text as materialized (
     select eq_record, eq_counts, eq_length / nullif(avg(eq_length) over (), 0) as eq_length, count(*) over () as eq_texts
       from eq_candidate join %3$s on %2$s
@@ -151,8 +170,9 @@ eq_word as materialized (
              where not $8 group by eq_lexeme) as eq_weight using (eq_lexeme)
      group by eq_record
 )$sql$,
-        target.record_id_sql, target.record_match_sql, target.relation, coalesce(target.filter, 'true'),
-        target.full_text, target.language, target.relation);
+        worded.record_id_sql, worded.record_match_sql, worded.relation, embedding.conditions_sql(target, worded.relation),
+        worded.full_text, worded.language, worded.relation)
+      from embedding.as_worded(target) as worded;
 $$;
 
 -- The statement that ranks rows by their vectors and by their words, and fuses both by reciprocal rank. Words that are
@@ -177,13 +197,16 @@ select eq_record, %3$s, %4$s as eq_distance, eq_score,
   from eq_fused join %5$s on %6$s
  order by eq_score desc, eq_text_rank$sql$,
         embedding.nearest_sql(target, 'case when $8 then greatest($2, 50) else greatest($2, 1000) end'),
-        embedding.text_ranks_sql(target), embedding.keys_sql(target), embedding.distance_sql(target), target.relation,
-        target.record_match_sql);
+        embedding.text_ranks_sql(target), embedding.keys_sql(worded), embedding.distance_sql(worded), worded.relation,
+        worded.record_match_sql)
+      from embedding.as_worded(target) as worded;
 $$;
 
 select embedding.protect_functions(
-    'embedding.distance_sql', 'embedding.keys_sql', 'embedding.nearest_sql', 'embedding.vector_sql',
-    'embedding.text_ranks_sql', 'embedding.hybrid_sql');
+    'embedding.conditions_sql', 'embedding.unconditional_sql', 'embedding.distance_sql', 'embedding.nearest_sql',
+    'embedding.vector_sql', 'embedding.text_ranks_sql', 'embedding.hybrid_sql');
 select embedding.grant_to('service_role', 'execute on function '
-    'embedding.distance_sql, embedding.keys_sql, embedding.nearest_sql, embedding.vector_sql, embedding.text_ranks_sql, '
-    'embedding.hybrid_sql');
+    'embedding.is_column, embedding.as_stored, embedding.as_worded, embedding.record_id_sql, embedding.record_match_sql, '
+    'embedding.key_values_sql, embedding.key_forms, embedding.keys_sql, embedding.same_key_sql, embedding.vector_of_sql, '
+    'embedding.conditions_sql, embedding.unconditional_sql, embedding.distance_sql, embedding.nearest_sql, '
+    'embedding.vector_sql, embedding.text_ranks_sql, embedding.hybrid_sql');

@@ -8,13 +8,14 @@
 create function embedding.uses_full_text_index_sql(target public.embedding_targets)
 returns text
 language sql
-immutable
+stable
 set search_path = '', pg_temp
 as $$
     select format($sql$not row_security_active(%1$L) and exists (
         select from pg_index where indrelid = %1$L::regclass and indisvalid and indpred is null
                                and pg_get_indexdef(indexrelid, 1, false) = %2$L)$sql$,
-        target.relation, target.full_text);
+        worded.relation, worded.full_text)
+      from embedding.as_worded(target) as worded;
 $$;
 
 -- The name of the index over the words of a target: `<table>_<column>_full_text`. While a column is re-embedded, both targets
@@ -66,7 +67,7 @@ begin
          where other.id <> before.id and other.relation = before.relation and other.full_text = before.full_text
            and before.chunk_format is null and other.chunk_format is null
     ) then
-        for ours in select index from embedding.full_text_indexes(embedding.as_stored(before)) where fits and is_ours loop
+        for ours in select index from embedding.full_text_indexes(embedding.as_worded(before)) where fits and is_ours loop
             execute format('drop index %s', ours);
         end loop;
     end if;
@@ -85,7 +86,7 @@ set search_path = '', pg_temp
 as $$
     select wanted.statement
       from public.embedding_targets as watched
-     cross join lateral embedding.as_stored(watched) as target
+     cross join lateral embedding.as_worded(watched) as target
       join pg_class as class on class.oid = to_regclass(target.relation)
      cross join lateral (select case when class.relkind = 'r' and not blocks_writers then ' concurrently ' else ' ' end) as build (how)
      cross join lateral (

@@ -75,6 +75,8 @@ declare
     target public.embedding_targets;
     stored public.embedding_targets;
     uses_words constant boolean := query_text is not null and coalesce(full_text_weight, 1) > 0;
+    statement text;
+    conditions text;
     uses_index boolean;
     scan constant text := current_setting('hnsw.iterative_scan', true);
     found_one record;
@@ -88,20 +90,25 @@ begin
         perform embedding.check_table(target.relation);
     end if;
     perform set_config('hnsw.iterative_scan', 'strict_order', true) where scan is not null;
-    if target.chunk_format is not null then
-        return query
-        select * from embedding.search_passages(
-            target, query, coalesce(matches, 5), query_text, coalesce(full_text_weight, 1), coalesce(rrf_k, 50), filter, exact,
-            per_document);
-        perform set_config('hnsw.iterative_scan', scan, true) where scan is not null;
-        return;
+    statement := case when uses_words then embedding.hybrid_sql(target) else embedding.vector_sql(target) end;
+    conditions := embedding.filter_sql(target.relation, filter);
+    if conditions = '' then
+        statement := replace(statement, embedding.unconditional_sql(target), 'true');
     end if;
+    statement := replace(statement, '/* eq_filter */', conditions);
     if uses_words then
         execute 'select ' || embedding.uses_full_text_index_sql(target) into uses_index;
     end if;
+    if target.chunk_format is not null then
+        return query
+        select * from embedding.search_passages(
+            target, statement, query, coalesce(matches, 5), query_text, coalesce(full_text_weight, 1), coalesce(rrf_k, 50),
+            exact, uses_index, per_document);
+        perform set_config('hnsw.iterative_scan', scan, true) where scan is not null;
+        return;
+    end if;
     for found_one in
-        execute replace(case when uses_words then embedding.hybrid_sql(target) else embedding.vector_sql(target) end,
-                        '/* eq_filter */', embedding.filter_sql(target.relation, filter))
+        execute statement
         using query, coalesce(matches, 5), -1::double precision, query_text, coalesce(full_text_weight, 1),
               coalesce(rrf_k, 50), exact, uses_index
     loop

@@ -1,7 +1,7 @@
 -- Why:   an app searches a watched table through a function of its own, `match_<table>`.
 -- Locks: nothing.
 -- Undo:  watch_embeddings(..., match_function => false) for each target, then drop function embedding.follow_model cascade;
---        drop function embedding.keep_match_function, embedding.match_words_sql, embedding.match_statement,
+--        drop function embedding.keep_match_function, embedding.match_statement_sql, embedding.match_words_sql, embedding.match_statement,
 --        embedding.match_store_sql, embedding.write_match_function, embedding.body_of, embedding.match_function_name, embedding.match_functions;
 --
 -- A column that has two targets, while it is re-embedded, still has one function. It knows both targets, and is
@@ -110,7 +110,6 @@ begin
 declare
     eq_relation constant regclass := %1$L;
     eq_store record;
-    eq_column name;
     eq_conditions text;
     eq_statement text;
     eq_uses_index boolean;
@@ -118,24 +117,19 @@ declare
     eq_found record;
 begin
     %2$s
-    eq_column := eq_store.eq_column;
-    eq_statement := eq_store.eq_statement;
     %3$s
-    if query_text is not null and coalesce(full_text_weight, 1) > 0 then
-        %4$s
-    end if;
     perform set_config('hnsw.iterative_scan', 'strict_order', true) where eq_scan is not null;
     for eq_found in
-        execute replace(eq_statement, '/* eq_filter */', eq_conditions)
+        execute eq_statement
           using query_embedding, coalesce(match_count, 10), coalesce(match_threshold, -1), query_text,
                 coalesce(full_text_weight, 1), coalesce(rrf_k, 50), false, eq_uses_index
     loop
         begin
-            select (%5$s)::text into content from %6$s where %7$s;
+            select (%4$s)::text into content from %1$s where %5$s;
         exception when others then
             content := null; -- has become unreadable since: one such row must not hide the others
         end;
-        %8$s
+        %6$s
         similarity := 1 - eq_found.eq_distance;
         score := eq_found.eq_score;
         vector_rank := eq_found.eq_vector_rank;
@@ -144,9 +138,8 @@ begin
     end loop;
     perform set_config('hnsw.iterative_scan', eq_scan, true) where eq_scan is not null;
 end $body$,
-            target.relation, embedding.match_store_sql(target),
-            embedding.body_of('embedding.check_search') || E'\n    ' || embedding.body_of('embedding.filter_sql'),
-            embedding.match_words_sql(target), target.source, target.relation, matched, assigned));
+            target.relation, embedding.match_store_sql(target), embedding.match_statement_sql(target), target.source, matched,
+            assigned));
     return format('%s(%s, integer, double precision, text, double precision, integer, jsonb, text)',
                   qualified_name, vector_type)::regprocedure;
 end $$;
@@ -161,7 +154,8 @@ as $$
 begin
     return (select format($sql$select eq_known.* into eq_store
       from (values %1$s)
-        as eq_known (eq_model, eq_width, eq_is_serving, eq_relation, eq_column, eq_statement, eq_words, eq_index, eq_rows)
+        as eq_known (eq_model, eq_width, eq_is_serving, eq_relation, eq_column, eq_statement, eq_words, eq_index,
+                     eq_unconditional)
      order by (eq_model = model) is true desc, (eq_model <> model) is true,
               (eq_width = cardinality(query_embedding::real[])) is true desc, eq_is_serving desc
      limit 1;
@@ -171,13 +165,12 @@ begin
     end if;$sql$,
         string_agg(format('(%L, %L::integer, %L::boolean, %L::regclass, %L::name, %L, %L, %L, %L)',
                           store.model, store.dimensions, store.role = 'serving', stored.relation, stored.embedding_column,
-                          embedding.match_statement(store, embedding.vector_sql(stored)),
-                          case when stored.language is not null
-                               then embedding.match_statement(store, embedding.hybrid_sql(stored)) end,
-                          case when stored.language is not null
-                               then 'select ' || embedding.uses_full_text_index_sql(stored) end,
-                          case when store.chunk_format is not null
-                               then embedding.row_conditions(store, 'eq_conditions') end), ', '),
+                          embedding.match_statement(store, embedding.vector_sql(store)),
+                          case when store.language is not null
+                               then embedding.match_statement(store, embedding.hybrid_sql(store)) end,
+                          case when store.language is not null
+                               then 'select ' || embedding.uses_full_text_index_sql(store) end,
+                          embedding.unconditional_sql(store)), ', '),
         coalesce(target.serves, target.embedding_column), target.table_name)
       from embedding.stores_of(target) as store
      cross join lateral embedding.as_stored(store) as stored
@@ -209,6 +202,29 @@ as $$
                target.table_name, named.embedding_column))
     else 'eq_statement := eq_store.eq_words; execute eq_store.eq_index into eq_uses_index;' end
       from (select coalesce(target.serves, target.embedding_column)) as named (embedding_column);
+$$;
+
+-- The part of a match function that checks its arguments, and makes the statement that it runs, eq_statement.
+create function embedding.match_statement_sql(target public.embedding_targets)
+returns text
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select format($sql$eq_statement := eq_store.eq_statement;
+    declare eq_relation constant regclass := eq_store.eq_relation; eq_column constant name := eq_store.eq_column; begin
+        %1$s
+    end;
+    %2$s
+    if query_text is not null and coalesce(full_text_weight, 1) > 0 then
+        %3$s
+    end if;
+    if eq_conditions = '' then
+        eq_statement := replace(eq_statement, eq_store.eq_unconditional, 'true');
+    end if;
+    eq_statement := replace(eq_statement, '/* eq_filter */', eq_conditions);$sql$,
+        embedding.body_of('embedding.check_search'), embedding.body_of('embedding.filter_sql'),
+        embedding.match_words_sql(target));
 $$;
 
 -- Creates the match function of the column of a target (true), drops it (false), or keeps an existing one in step with its
@@ -295,5 +311,5 @@ create trigger embedding_targets_model
 
 select embedding.protect_functions(
     'embedding.match_functions', 'embedding.match_function_name', 'embedding.body_of', 'embedding.write_match_function',
-    'embedding.match_store_sql', 'embedding.match_statement', 'embedding.match_words_sql', 'embedding.keep_match_function',
+    'embedding.match_store_sql', 'embedding.match_statement', 'embedding.match_words_sql', 'embedding.match_statement_sql', 'embedding.keep_match_function',
     'embedding.follow_model');

@@ -24,9 +24,10 @@ select target.id,
   left join pg_namespace as namespace on namespace.nspname = part[1]
   left join pg_class as class on class.relnamespace = namespace.oid and class.relname = part[2]
   left join lateral (
-        select case when target.chunk_format is null then class.oid else to_regclass(target.chunks_relation) end,
-               case when target.chunk_format is null then target.embedding_column else 'embedding' end
-       ) as vectors (oid, column_name) on true
+        select class.oid, target.embedding_column where num_nonnulls(target.chunks_relation, target.store_relation) = 0
+         union all
+        select to_regclass(beside), 'embedding' from coalesce(target.chunks_relation, target.store_relation) as beside
+         where beside is not null) as vectors (oid, column_name) on true
   left join pg_attribute as attribute
     on attribute.attrelid = vectors.oid and attribute.attname = vectors.column_name
    and attribute.attnum > 0 and not attribute.attisdropped
@@ -120,7 +121,8 @@ as $$
       join public.embedding_targets as target using (id)
      cross join lateral embedding.identity_problem(target) as identity (problem)
      where watched.problem is null and watched.attnum is not null and identity.problem is not null
-       and num_nulls(target.places_relation, to_regclass(target.places_relation)) <> 1; -- that is a finding of its own
+       and not exists (select from unnest(embedding.side_tables(target)) as made (name)
+                        where to_regclass(made.name) is null); -- that is a finding of its own
 $$;
 
 -- A column is missing, or no longer holds the vectors that it was watched with.

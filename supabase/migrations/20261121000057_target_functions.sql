@@ -62,7 +62,7 @@ end $$;
 
 create trigger embedding_targets_functions
     after insert or update of relation, key_columns, record_id_sql, record_match_sql, user_column, embedding_column,
-                              source, context, filter, places_relation
+                              source, context, filter, places_relation, store_relation
     on public.embedding_targets
     for each row execute function embedding.make_functions();
 

@@ -1,7 +1,7 @@
 -- Why:   a search in texts in chunks returns passages: the best of each text, with their place in it.
 -- Locks: nothing.
 -- Undo:  drop function embedding.write_passage_match_function, embedding.search_passages, embedding.find_passages,
---        embedding.passages_sql, embedding.row_conditions;
+--        embedding.passages_sql;
 --
 -- The statements of a search run on the table of chunks (embedding.as_stored). What they find may belong to few texts, or to
 -- versions of texts that are not complete yet, so they are asked for four times as many chunks as passages, and for more
@@ -9,18 +9,6 @@
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
-
--- The conditions of a filter on the columns of a row, as conditions on its chunks. The subquery cannot become a join, which
--- would keep an index over the vectors from being used.
-create function embedding.row_conditions(target public.embedding_targets, conditions text)
-returns text
-language sql
-immutable
-set search_path = '', pg_temp
-as $$
-    select format(' and (select true from %s where %s%s limit 1) is not null', target.relation,
-                  embedding.same_key_sql(target, target.chunks_relation), conditions);
-$$;
 
 -- The statement that makes passages of the chunks that another statement finds, at most $9 of each text: as a JSON array in their
 -- order, with the number of chunks.
@@ -91,10 +79,10 @@ begin
     end loop;
 end $$;
 
--- The passages that a search finds in a target in chunks: see search_embeddings.
+-- The passages that the statement of a search finds in a target in chunks: see search_embeddings.
 create function embedding.search_passages(
-    target public.embedding_targets, query vector, matches integer, query_text text, full_text_weight double precision,
-    rrf_k integer, filter jsonb, exact boolean, per_document integer
+    target public.embedding_targets, statement text, query vector, matches integer, query_text text,
+    full_text_weight double precision, rrf_k integer, exact boolean, uses_index boolean, per_document integer
 )
 returns table (
     record_id text, content text, distance double precision, score double precision, vector_rank integer, text_rank integer,
@@ -104,27 +92,13 @@ language plpgsql
 stable
 set search_path = '', pg_temp
 as $$
-#variable_conflict use_variable
-declare
-    stored constant public.embedding_targets := embedding.as_stored(target);
-    uses_words constant boolean := query_text is not null and full_text_weight > 0;
-    eq_conditions text := embedding.filter_sql(target.relation, filter);
-    statement text := case when uses_words then embedding.hybrid_sql(stored) else embedding.vector_sql(stored) end;
-    uses_index boolean;
 begin
-    eq_conditions := eq_conditions || coalesce(' and (' || target.filter || ')', '');
-    if eq_conditions <> '' then
-        eq_conditions := embedding.row_conditions(target, eq_conditions);
-    end if;
-    if uses_words then
-        execute 'select ' || embedding.uses_full_text_index_sql(stored) into uses_index;
-    end if;
     return query
     select eq_row.eq_record, eq_row.content, eq_row.eq_distance, eq_row.eq_score, eq_row.eq_vector_rank,
            eq_row.eq_text_rank, eq_row.page, eq_row.heading_path, eq_row.first_char, eq_row.last_char
       from jsonb_to_recordset(embedding.find_passages(
-               replace(embedding.passages_sql(target, statement), '/* eq_filter */', eq_conditions), query, matches, -1,
-               query_text, full_text_weight, rrf_k, exact, uses_index, per_document)) as eq_row (
+               embedding.passages_sql(target, statement), query, matches, -1, query_text, full_text_weight, rrf_k, exact,
+               uses_index, per_document)) as eq_row (
            eq_record text, content text, eq_distance double precision, eq_score double precision, eq_vector_rank integer,
            eq_text_rank integer, page integer, heading_path text, first_char integer, last_char integer)
      limit matches;
@@ -176,47 +150,30 @@ declare
     eq_passages jsonb;
 begin
     %2$s
-    eq_statement := eq_store.eq_statement;
-    declare eq_relation constant regclass := eq_store.eq_relation; eq_column constant name := eq_store.eq_column; begin
-        %4$s
-    end;
-    full_text_weight := coalesce(full_text_weight, 1);
     %3$s
-    eq_conditions := eq_conditions || %9$L;
-    if eq_conditions <> '' then
-        eq_conditions := replace(eq_store.eq_rows, 'eq_conditions', eq_conditions);
-    end if;
-    if query_text is not null and full_text_weight > 0 then
-        %5$s
-    end if;
-    eq_statement := replace(eq_statement, '/* eq_filter */', eq_conditions);
+    full_text_weight := coalesce(full_text_weight, 1);
     perform set_config('hnsw.iterative_scan', 'strict_order', true) where eq_scan is not null;
-    %6$s
+    %4$s
     perform set_config('hnsw.iterative_scan', eq_scan, true) where eq_scan is not null;
     return query
-    select %7$s, eq_row.content, 1 - eq_row.eq_distance, eq_row.eq_score, eq_row.eq_vector_rank, eq_row.eq_text_rank,
+    select %5$s, eq_row.content, 1 - eq_row.eq_distance, eq_row.eq_score, eq_row.eq_vector_rank, eq_row.eq_text_rank,
            eq_row.page, eq_row.heading_path, eq_row.first_char, eq_row.last_char
       from jsonb_to_recordset(eq_passages) as eq_row (
-           %8$s, content text, eq_distance double precision, eq_score double precision, eq_vector_rank integer,
+           %6$s, content text, eq_distance double precision, eq_score double precision, eq_vector_rank integer,
            eq_text_rank integer, page integer, heading_path text, first_char integer, last_char integer)
      limit eq_wanted;
 end $body$,
             target.relation,
             embedding.match_store_sql(target),
-            embedding.body_of('embedding.filter_sql'),
-            embedding.body_of('embedding.check_search'),
-            embedding.match_words_sql(target),
+            embedding.match_statement_sql(target),
             embedding.body_of('embedding.find_passages'),
-            found, outputs,
-            coalesce(' and (' || target.filter || ')', '')));
+            found, outputs));
     return format('%s(%s, integer, double precision, text, double precision, integer, jsonb, integer, text)',
                   qualified_name, vector_type)::regprocedure;
 end $$;
 
 select embedding.protect_functions(
-    'embedding.row_conditions', 'embedding.passages_sql', 'embedding.find_passages', 'embedding.search_passages',
+    'embedding.passages_sql', 'embedding.find_passages', 'embedding.search_passages',
     'embedding.write_passage_match_function');
 select embedding.grant_to('service_role', 'execute on function '
-    'embedding.as_stored, embedding.same_key_sql, embedding.record_id_sql, embedding.record_match_sql, '
-    'embedding.key_values_sql, embedding.key_forms, embedding.row_conditions, embedding.passages_sql, '
-    'embedding.find_passages, embedding.search_passages');
+    'embedding.passages_sql, embedding.find_passages, embedding.search_passages');

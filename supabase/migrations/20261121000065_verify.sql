@@ -48,7 +48,7 @@ declare
     stored constant public.embedding_targets := case when of_chunks then embedding.as_stored(target) else target end;
     is_in_chunks constant boolean := target.chunk_format is not null;
     has_vector text := embedding.has_vector_sql(target);
-    vector text := format('%I.%I', (parse_ident(stored.relation))[2], stored.embedding_column);
+    vector text := 'null';
     extension constant regnamespace := (select extnamespace from pg_extension where extname = 'vector');
     measures text := 'null::integer as eq_width, null::double precision as eq_length';
 begin
@@ -59,31 +59,30 @@ begin
             quote_ident((parse_ident(target.chunks_relation))[2]), quote_ident((parse_ident(target.places_relation))[2]));
     end if;
     if of_chunks or not is_in_chunks then
-        select format('%1$s.vector_dims(%2$s) as eq_width, %1$s.%3$s(%2$s) as eq_length', extension, vector,
-                      case type.typname when 'halfvec' then 'l2_norm' else 'vector_norm' end)
-          into measures
-          from pg_attribute as attribute join pg_type as type on type.oid = attribute.atttypid
-         where attribute.attrelid = stored.relation::regclass and attribute.attname = stored.embedding_column;
+        vector := embedding.vector_of_sql(stored);
+        measures := format('%1$s.vector_dims(eq_vector) as eq_width, %1$s.%2$s(eq_vector) as eq_length', extension,
+                           case embedding.kind_of_vectors(target) when 'halfvec' then 'l2_norm' else 'vector_norm' end);
     end if;
     return format($sql$
         select eq_row.*, eq_job.*, eq_old_hash is distinct from eq_hash as eq_differs
           from (select eq_record, eq_has, eq_width, eq_length, eq_wanted, %1$s as eq_queued_id,
                        case when eq_wanted then sha256(convert_to(eq_text, 'UTF8')) end as eq_hash
-                  from (select *, case when not %2$L then coalesce(
+                  from (select *, %8$s, case when not %2$L then coalesce(
                                ascii(eq_text) between 33 and 126 or eq_text collate "C" ~ %3$L, false) end as eq_wanted
-                          from (select %4$s as eq_record, %5$s as eq_has, case when %6$s then (%7$s)::text end as eq_text, %8$s
-                                  from %9$s where /* eq_range */ offset '0') as eq_read offset '0') as eq_known
+                          from (select %4$s as eq_record, %5$s as eq_has, case when %6$s then (%7$s)::text end as eq_text,
+                                       %9$s as eq_vector
+                                  from %10$s where /* eq_range */ offset '0') as eq_read offset '0') as eq_known
                 offset '0') as eq_row
           left join (
                 select record_id as eq_job_id, status as eq_status, content_hash as eq_old_hash, model as eq_old_model
                   from public.embedding_queue
-                 where not %2$L and target_id = %10$s
+                 where not %2$L and target_id = %11$s
                    and record_id = any (array(select %1$s from unnest($5) as eq_record))
                 offset 0) as eq_job on eq_job_id = eq_queued_id$sql$,
         embedding.queued_id_sql('eq_record'), of_chunks, embedding.visible_character(), stored.record_id_sql,
         case when of_chunks then 'true' else has_vector end,
         case when of_chunks then 'false' else coalesce(target.filter, 'true') end,
-        case when of_chunks then 'null' else embedding.text_sql(target) end, measures, stored.relation, target.id);
+        case when of_chunks then 'null' else embedding.text_sql(target) end, measures, vector, stored.relation, target.id);
 end $$;
 
 -- The statement that counts the rows of a range, and returns the ids of the rows of each finding as JSON.
@@ -196,6 +195,7 @@ as $$
 #variable_conflict use_column
 declare
     target public.embedding_targets;
+    beside text;
 begin
     target := embedding.find_searched(watched_table, embedding_column, null::integer, null::text, false);
     select * into target from public.embedding_targets as watched -- its own name counts, whichever target serves
@@ -204,10 +204,9 @@ begin
      order by watched.embedding_column = open_verified.embedding_column desc limit 1;
     perform embedding.check_table(target.relation);
     execute format('lock table only %s in access share mode', target.relation);
-    if target.chunk_format is not null then
-        perform embedding.check_table(target.chunks_relation);
-        perform embedding.check_table(target.places_relation);
-    end if;
+    foreach beside in array embedding.side_tables(target) loop
+        perform embedding.check_table(beside);
+    end loop;
     return target;
 exception when lock_not_available then
     raise exception 'table % is locked by another session', watched_table using errcode = 'lock_not_available';
@@ -267,15 +266,15 @@ as $$
                case when eq_truncated_to is not null then 'truncated'
                     when eq_status = 'completed' and eq_old_model = $3 and not (%1$s) then null
                     else 'not_in_step' end
-          from (select eq_record, case when %2$s then (%3$s)::text end as eq_text, %4$I.%5$I as eq_vector
-                  from (select $1 as eq_record) as eq_asked, %6$s where %7$s and $2 is not null) as eq_row
+          from (select eq_record, case when %2$s then (%3$s)::text end as eq_text, %4$s as eq_vector
+                  from (select $1 as eq_record) as eq_asked, %5$s where %6$s and $2 is not null) as eq_row
           left join lateral (
                 select status as eq_status, content_hash as eq_old_hash, model as eq_old_model,
                        truncated_to as eq_truncated_to
-                  from public.embedding_queue where record_id = %8$s and target_id = %9$s) as eq_job on true
+                  from public.embedding_queue where record_id = %7$s and target_id = %8$s) as eq_job on true
          where eq_vector is not null$sql$,
-        embedding.text_differs_sql(), coalesce(target.filter, 'true'), embedding.text_sql(target), (parse_ident(target.relation))[2],
-        target.embedding_column, target.relation, target.record_match_sql, embedding.queued_id_sql('eq_record'), target.id)
+        embedding.text_differs_sql(), coalesce(target.filter, 'true'), embedding.text_sql(target),
+        embedding.vector_of_sql(target), target.relation, target.record_match_sql, embedding.queued_id_sql('eq_record'), target.id)
     else format($sql$
         select coalesce(eq_chunk.context, '') || eq_chunk.content, eq_chunk.embedding, null::text
           from (select $1 as eq_record) as eq_asked, %1$s

@@ -7,7 +7,7 @@
 -- A function whose body is a string is not known to Postgres as a dependent: it follows the name of the column. The
 -- functions that replace a column copy its grants and its comment to the new one.
 
--- What is replaced with a column: the column; of a watched text in chunks, the tables of its chunks and their view.
+-- What is replaced with a column: the column, or its side tables with the view of its passages.
 create function embedding.replaced_objects(relation regclass, column_name text)
 returns table (class_id oid, object_id oid, column_number integer)
 language sql
@@ -20,7 +20,7 @@ as $$
      union all
     select 'pg_class'::regclass::oid, to_regclass(made.name)::oid, 0
       from public.embedding_targets as target
-     cross join lateral unnest(array[target.chunks_relation, target.places_relation, target.passages_relation]) as made (name)
+     cross join lateral unnest(embedding.side_tables(target) || target.passages_relation) as made (name)
      where target.relation_id = replaced_objects.relation and target.embedding_column = column_name and to_regclass(made.name) is not null;
 $$;
 
@@ -57,7 +57,7 @@ as $$
 $$;
 
 -- What kind of dependent an object is; null: none, because it is ours, a part of another object, or belongs to what is
--- replaced (the tables of chunks), or it is a vector index over just the column, which the new column gets as well.
+-- replaced (side tables), or it is a vector index over just the column, which the new column gets as well.
 create function embedding.dependent_kind(class_id oid, object_id oid, column_number integer, replaced oid[])
 returns text
 language sql

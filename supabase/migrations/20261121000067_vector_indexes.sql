@@ -5,8 +5,7 @@
 --        embedding.index_builder, embedding.vector_indexes_of, embedding.vector_index_sql,
 --        embedding.rename_in_sql, embedding.find_vectors;
 
--- Where the vectors of a column of a watched table are: for a text in chunks in the table of its chunks. The column itself
--- need not be watched. No row: there is no such column.
+-- Where the vectors of a column of a watched table are: in it, or in a side table. The column itself need not be watched. No row: there is no such column.
 create function embedding.find_vectors(watched_table text, column_name text)
 returns table (relation regclass, number smallint)
 language sql
@@ -39,7 +38,7 @@ as $$
 $$;
 
 -- What follows the name of the table in the statement that builds an index like this one over a vector column, which may be
--- its own: method, operator class, options and predicate. Null: the type of the column has no such operator class.
+-- its own: method, operator class, options and, in the same table, predicate. Null: the type of the column has no such operator class.
 create function embedding.vector_index_sql(index regclass, relation regclass, number smallint)
 returns text
 language sql
@@ -50,7 +49,8 @@ as $$
                   (select format(' with (%s)', string_agg(
                               format('%I = %L', split_part(option, '=', 1), substr(option, strpos(option, '=') + 1)), ', ' order by option))
                      from unnest(class.reloptions) as option having count(*) > 0),
-                  ' where ' || embedding.rename_in_sql(pg_get_expr(present.indpred, present.indrelid), own.attname, attribute.attname))
+                  case when present.indrelid = vector_index_sql.relation then ' where ' || embedding.rename_in_sql(
+                      pg_get_expr(present.indpred, present.indrelid), own.attname, attribute.attname) end)
       from pg_index as present
       join pg_class as class on class.oid = present.indexrelid
       join pg_am as method on method.oid = class.relam

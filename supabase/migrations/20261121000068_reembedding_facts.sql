@@ -10,7 +10,7 @@
 create function embedding.reembedding_facts(relation regclass, column_name text, dimensions integer)
 returns table (
     table_name text, column_type text, present_dimensions integer, wanted_dimensions integer, row_count bigint, table_bytes bigint,
-    is_partitioned boolean, has_children boolean, is_in_chunks boolean, problem text, index_name text, index_is_valid boolean,
+    is_partitioned boolean, is_of_type boolean, has_children boolean, store text, problem text, index_name text, index_is_valid boolean,
     index_bytes bigint, vector_version text, server_version text, publications text[], standbys bigint, slots bigint,
     dependents jsonb)
 language plpgsql
@@ -38,9 +38,10 @@ begin
     present_dimensions := stored.width;
     row_count := (select counted.rows from embedding.stored_count(stored.id::text) as counted);
     table_bytes := pg_table_size(stored.id);
-    is_partitioned := (select relkind = 'p' from pg_class where oid = reembedding_facts.relation);
+    select relkind = 'p', reloftype <> 0 into is_partitioned, is_of_type
+      from pg_class where oid = reembedding_facts.relation;
     has_children := exists (select from pg_inherits where inhparent = reembedding_facts.relation);
-    is_in_chunks := target.chunk_format is not null;
+    store := embedding.store_of(target);
     problem := target.problem;
     select indexes.index::text, indexes.is_valid, pg_relation_size(indexes.index) into index_name, index_is_valid, index_bytes
       from embedding.vector_indexes_of(stored.id, stored.number) as indexes limit 1;

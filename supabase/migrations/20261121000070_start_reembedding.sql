@@ -1,8 +1,9 @@
--- Why:   a re-embedding begins with a second column, or second tables of chunks, that is watched like the first: so every edit
+-- Why:   a re-embedding begins with a second column, or with side tables, that are watched like the first: so every edit
 --        is embedded by both models from then on.
 -- Locks: the migration nothing. A call of start_reembedding locks the table as watch_embeddings does when it adds a column.
 -- Undo:  drop function public.start_reembedding, embedding.make_store, embedding.new_vector_type,
---        embedding.grant_column, embedding.column_grants, embedding.new_store_name, embedding.check_start, embedding.kind_of_vectors, embedding.record_event;
+--        embedding.grant_column, embedding.column_grants, embedding.new_store_name, embedding.check_start, embedding.store_of,
+--        embedding.kind_of_vectors, embedding.record_event;
 
 -- Adds an event to the record of a re-embedding, which is in its new state already.
 create function embedding.record_event(
@@ -34,9 +35,21 @@ as $$
       join pg_type on pg_type.oid = atttypid;
 $$;
 
+-- Where the vectors of a target are: in a column of the watched table, in a side table, or in chunks.
+create function embedding.store_of(target public.embedding_targets)
+returns text
+language sql
+immutable
+set search_path = '', pg_temp
+as $$
+    select case when target.store_relation is not null then 'table' when target.chunk_format is null then 'column'
+                else 'chunks' end;
+$$;
+
 -- Raises unless the vectors of a target can be made again in this way. The caller has locked it.
 create function embedding.check_start(
-    old public.embedding_targets, model text, dimensions integer, document_prompt text, query_prompt text, kind text
+    old public.embedding_targets, model text, dimensions integer, document_prompt text, query_prompt text, kind text,
+    store text
 )
 returns void
 language plpgsql
@@ -57,6 +70,10 @@ begin
             (dimensions is null, 'the dimensions of the new vectors are not given', 'Give as many as the model has.'),
             (kind not in ('vector', 'halfvec'), format('the new column cannot be of type %s', quote_nullable(kind)),
              'The type is vector or halfvec; without one it is that of the old column.'),
+            (store not in ('column', 'table') and store <> embedding.store_of(old)
+             or old.chunk_format is not null and store <> 'chunks',
+             format('the new vectors cannot be stored in %s', quote_nullable(store)),
+             'The store is column or table; without one it is that of the old vectors. Chunks have tables of their own.'),
             (problem is not null, format('column %s of table %s is suspended: %s', old.embedding_column, old.table_name, problem),
              'Watch it again first.'),
             (present.id is not null,
@@ -67,16 +84,16 @@ begin
              and nullif(embedding.planned_prompt(document_prompt, null), '')
                  is not distinct from nullif(old.document_prompt, '')
              and embedding.planned_prompt(query_prompt, null) is not distinct from old.query_prompt
-             and (kind is null or kind = embedding.kind_of_vectors(old)),
+             and (kind is null or kind = embedding.kind_of_vectors(old)) and store = embedding.store_of(old),
              format('column %s of table %s has vectors of %s with %s dimensions already',
                     old.embedding_column, old.table_name, model, dimensions),
              'There is nothing to do. `worker reprocess` embeds texts again.'),
-            ((select relkind = 'p' from pg_class where oid = to_regclass(old.relation)),
+            (store = 'column' and (select relkind = 'p' from pg_class where oid = to_regclass(old.relation)),
              format('table %s is partitioned, and Postgres builds no index over one beside its writers', old.table_name),
-             'Watch a second column yourself, and let your app search it when it is filled.'),
-            ((select reloftype <> 0 from pg_class where oid = to_regclass(old.relation)) and old.chunk_format is null,
+             'Store the new vectors in a side table: `--store table`.'),
+            (store = 'column' and (select reloftype <> 0 from pg_class where oid = to_regclass(old.relation)),
              format('table %s has the columns of a type, so it cannot get another one', old.table_name),
-             format('Run `alter table %s not of` first.', old.relation)))
+             'Store the new vectors in a side table: `--store table`.'))
            as checked (fails, cause, cure)
      where fails limit 1;
     if cause is not null then
@@ -84,24 +101,27 @@ begin
     end if;
 end $$;
 
--- A free name for the column of new vectors: `<named>_2`, or the next number.
+-- A free name for the column of new vectors, and for a side table: `<named>_2`, or the next number.
 create function embedding.new_store_name(old public.embedding_targets)
 returns text
-language sql
+language plpgsql -- a later file defines what it calls
 stable
 set search_path = '', pg_temp
 as $$
-    select candidate.name
-      from (select coalesce(old.serves, old.embedding_column) as name) as named
-     cross join generate_series(2, 1000) as number
-     cross join lateral (
-           select case when octet_length(named.name) <= 58 then named.name
-                       else left(named.name, 10) || '_' || left(md5(named.name), 10) end || '_' || number) as candidate (name)
-     where not exists (select from pg_attribute where attrelid = old.relation::regclass and attname = candidate.name)
-       and not exists (select from public.embedding_targets as known
-                        where known.table_name = old.table_name and candidate.name in (known.embedding_column, known.serves))
-     order by number limit 1;
-$$;
+begin
+    return (
+        select candidate.name
+          from (select coalesce(old.serves, old.embedding_column) as name) as named
+         cross join generate_series(2, 1000) as number
+         cross join lateral (
+               select case when octet_length(named.name) <= 58 then named.name
+                           else left(named.name, 10) || '_' || left(md5(named.name), 10) end || '_' || number) as candidate (name)
+         where not exists (select from pg_attribute where attrelid = old.relation::regclass and attname = candidate.name)
+           and to_regclass(embedding.name_store(old, candidate.name)) is null
+           and not exists (select from public.embedding_targets as known
+                            where known.table_name = old.table_name and candidate.name in (known.embedding_column, known.serves))
+         order by number limit 1);
+end $$;
 
 -- The type of new vectors: `kind`, vector or halfvec, or that of the vectors that a target has, unless they are too wide for it.
 create function embedding.new_vector_type(old public.embedding_targets, dimensions integer, kind text)
@@ -160,7 +180,9 @@ begin
         raise exception 'table % cannot get a column % for the new vectors', old.table_name, new_column
             using errcode = 'invalid_parameter_value', hint = 'Give another name, or none: then it gets one that is free.';
     end if;
-    select * into before from pg_attribute where attrelid = old.relation::regclass and attname = old.embedding_column;
+    select pg_attribute.* into before
+      from embedding.as_stored(old) as stored
+      join pg_attribute on attrelid = stored.relation::regclass and attname = stored.embedding_column;
     execute format('alter table %s add column %I %s', old.relation, new_column, vector_type);
     if before.attstorage <> (select typstorage from pg_type where oid = before.atttypid) then
         execute format('alter table %s alter column %I set storage %s', old.relation, new_column,
@@ -170,11 +192,11 @@ begin
     perform embedding.grant_column(old.relation, new_column, embedding.column_grants(before.attacl));
 end $$;
 
--- Begins to embed the texts of a column with another model, in a second column beside it, or in second tables of chunks. The
+-- Begins to embed the texts of a column with another model, in a second column beside it, or in side tables. The
 -- same rows, text, chunks and enhancement; every edit is embedded by both from now on, and backfill_embeddings, for the new
 -- column, enqueues what is there. Searches go on in the old one, unless they name the new model or are as wide as it.
--- `config` is kept for those who look at it later; its `type` is that of the new column, vector or halfvec, and its `column`
--- the name, if it has one.
+-- `config` is kept for those who look at it later; its `type` is that of the new vectors, vector or halfvec, its `column`
+-- the name, if it has one, and its `store` is column or table: without one that of the old vectors.
 create function public.start_reembedding(
     relation regclass, embedding_column text, model text, dimensions integer, document_prompt text default null,
     query_prompt text default null, config jsonb default null, source text default 'sql'
@@ -189,15 +211,17 @@ declare
     new public.embedding_targets;
     new_column text;
     vector_type text;
+    store text;
     reembedding public.embedding_reembeddings;
 begin
     old := embedding.lock_serving(public.embedding_table_name(relation), start_reembedding.embedding_column);
+    store := coalesce(config ->> 'store', embedding.store_of(old));
     perform embedding.check_start(
         old, start_reembedding.model, start_reembedding.dimensions, start_reembedding.document_prompt,
-        start_reembedding.query_prompt, config ->> 'type');
+        start_reembedding.query_prompt, config ->> 'type', store);
     new_column := coalesce(config ->> 'column', embedding.new_store_name(old));
     vector_type := embedding.new_vector_type(old, start_reembedding.dimensions, config ->> 'type');
-    if old.chunk_format is null then
+    if store = 'column' then
         perform embedding.make_store(old, new_column, vector_type);
     end if;
     new := public.watch_embeddings(
@@ -205,9 +229,10 @@ begin
         greatest(old.priority - 10, -32768)::smallint, old.debounce, old.on_change, old.on_too_long, null::boolean,
         start_reembedding.document_prompt, start_reembedding.query_prompt, old.language, old.chunk_format is not null,
         old.context, old.chunk_format, old.chunk_size, old.chunk_unit, old.max_chunks, old.enhance_model,
-        old.enhance_prompt, old.enhance_on_failure);
-    if old.chunk_format is not null then
-        execute format('alter table %s alter column embedding type %s', new.chunks_relation, vector_type);
+        old.enhance_prompt, old.enhance_on_failure, nullif(store, 'chunks'));
+    if store <> 'column' then
+        execute format('alter table %s alter column embedding type %s', coalesce(new.chunks_relation, new.store_relation),
+                       vector_type);
     end if;
     update public.embedding_targets as shadow
        set serves = coalesce(old.serves, old.embedding_column), role = 'shadow',
@@ -228,5 +253,5 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.record_event', 'embedding.kind_of_vectors', 'embedding.check_start', 'embedding.new_store_name', 'embedding.new_vector_type',
+    'embedding.record_event', 'embedding.kind_of_vectors', 'embedding.store_of', 'embedding.check_start', 'embedding.new_store_name', 'embedding.new_vector_type',
     'embedding.column_grants', 'embedding.grant_column', 'embedding.make_store', 'public.start_reembedding');

@@ -20,8 +20,9 @@ begin
     perform set_config('lock_timeout', '100ms', true) where current_setting('lock_timeout') = '0';
     select * into target from public.embedding_targets as known where known.id = target_id for update;
     select string_agg(made.id::regclass::text, ', ') into tables
-      from unnest(array[embedding.triggered_table(target_id), to_regclass(target.chunks_relation),
-                        to_regclass(target.places_relation)]) as made (id)
+      from (select embedding.triggered_table(target_id)
+             union all
+            select to_regclass(beside) from unnest(embedding.side_tables(target)) as beside) as made (id)
      where made.id is not null;
     if tables is null then
         return target;
@@ -35,7 +36,7 @@ begin
     end;
 end $$;
 
--- Stops watching a target, and drops its column or its tables of chunks. Raises, with what it is, if something depends on them.
+-- Stops watching a target, and drops its column or its side tables. Raises, with what it is, if something depends on them.
 create function embedding.drop_store(target_id integer)
 returns void
 language plpgsql
@@ -43,7 +44,7 @@ set search_path = '', pg_temp
 as $$
 declare
     target constant public.embedding_targets := embedding.lock_store(target_id);
-    is_column constant boolean := to_regclass(target.relation) is not null and target.chunk_format is null;
+    is_column constant boolean := to_regclass(target.relation) is not null and embedding.is_column(target);
     dependents text;
 begin
     if is_column and embedding.identity_problem(target) is not null and exists (
@@ -52,6 +53,10 @@ begin
               and attnum = (target.column_numbers ->> target.embedding_column)::smallint) then
         raise exception '%', embedding.identity_problem(target) -- another column may have its name
             using errcode = 'object_not_in_prerequisite_state', hint = 'Watch it again first.';
+    elsif is_column and (select reloftype <> 0 from pg_class where oid = target.relation::regclass) then
+        raise exception 'table % has the columns of a type, so none of them can be dropped', target.table_name
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Run `alter table %s not of` first.', target.relation);
     end if;
     delete from public.embedding_queue as job where job.target_id = target.id;
     perform public.unwatch_embeddings(target.table_name, target.embedding_column);
@@ -103,14 +108,14 @@ begin
 end $$;
 
 -- What goes with the old vectors and the new ones can get: the comment and the grants of the column, or the names of the tables of
--- chunks.
+-- chunks. A side table is named after its column.
 create function embedding.kept_with_store(old public.embedding_targets)
 returns jsonb
 language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select case when old.chunk_format is null then jsonb_build_object(
+    select case when embedding.is_column(old) then jsonb_build_object(
         'comment', col_description(attrelid, attnum),
         'grants', embedding.column_grants(attacl))
     else jsonb_build_object(
@@ -140,8 +145,8 @@ begin
     return reembedding;
 end $$;
 
--- Renames the column of a locked target to the one that it serves, or its tables of chunks to those that went (`kept`). Returns
--- the target as it is then.
+-- Renames the column of a locked target to the one that it serves, its side table to fit, or its tables of chunks to those that
+-- went (`kept`). Returns the target as it is then.
 create function embedding.rename_store(target public.embedding_targets, kept jsonb)
 returns public.embedding_targets
 language plpgsql
@@ -153,7 +158,11 @@ declare
 begin
     renamed.embedding_column := target.serves;
     renamed.serves := null;
-    if target.chunk_format is null then
+    if target.store_relation is not null then
+        renamed.store_relation := embedding.name_store(target, target.serves);
+        execute format('alter table %s rename to %I', target.store_relation, (parse_ident(renamed.store_relation))[2]);
+        return renamed;
+    elsif embedding.is_column(target) then
         execute format('alter table %s rename column %I to %I', target.relation, target.embedding_column, target.serves);
         renamed.column_numbers := target.column_numbers - target.embedding_column || jsonb_build_object(
             target.serves, target.column_numbers -> target.embedding_column);
@@ -175,8 +184,8 @@ begin
     return renamed;
 end $$;
 
--- After a re-embedding is finished, gives the new column the name of the old one, with its comment and its grants; new tables of
--- chunks get the names of the old ones.
+-- After a re-embedding is finished, gives the new column the name of the old one, with its comment and its grants; a side table is
+-- renamed to fit, and new tables of chunks get the names of the old ones.
 create function public.rename_reembedded(table_name text, embedding_column text, source text default 'sql')
 returns public.embedding_reembeddings
 language plpgsql
@@ -194,7 +203,7 @@ begin
     update public.embedding_targets as known
        set embedding_column = target.embedding_column, serves = null, column_numbers = target.column_numbers,
            chunks_relation = target.chunks_relation, places_relation = target.places_relation,
-           passages_relation = target.passages_relation, updated_at = now()
+           passages_relation = target.passages_relation, store_relation = target.store_relation, updated_at = now()
      where known.id = target.id;
     perform embedding.keep_match_function(target, null);
     perform embedding.record_event(reembedding, 'renamed', reembedding.state, source, null);
@@ -225,6 +234,8 @@ begin
              'There is nothing to rename.'),
             (problem is not null, format('column %s of table %s is suspended: %s', target.embedding_column, target.table_name, problem),
              'Watch it again first.'),
+            (target.store_relation is not null and to_regclass(embedding.name_store(target, target.serves)) is not null,
+             format('there is a table %s already', embedding.name_store(target, target.serves)), 'Rename that table, or drop it.'),
             (target.chunk_format is null and exists (
                  select from pg_attribute where attrelid = to_regclass(target.relation) and attname = target.serves),
              format('table %s has a column %s already', target.table_name, target.serves), 'Rename that column, or drop it.'))

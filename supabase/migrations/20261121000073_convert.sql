@@ -21,10 +21,10 @@ exception when numeric_value_out_of_range then
         using errcode = 'numeric_value_out_of_range', hint = 'A halfvec holds numbers from -65504 to 65504.';
 end $$;
 
--- Begins to give the vectors of a column another type, `kind`: vector or halfvec. No worker fills the new vectors before
--- cast_embeddings has done so. Everything else is as for start_reembedding.
+-- Begins to give the vectors of a column another type, `kind`: vector or halfvec, or another `store`: column or table. No worker
+-- fills the new vectors before cast_embeddings has done so. Everything else is as for start_reembedding.
 create function public.convert_embeddings(
-    relation regclass, embedding_column text, kind text, source text default 'sql'
+    relation regclass, embedding_column text, kind text, source text default 'sql', store text default null
 )
 returns public.embedding_reembeddings
 language plpgsql
@@ -47,7 +47,8 @@ begin
     reembedding := public.start_reembedding(
         relation, convert_embeddings.embedding_column, old.model, old.dimensions,
         coalesce(nullif(old.document_prompt, ''), 'none'), old.query_prompt,
-        jsonb_build_object('type', kind, 'cast', true), convert_embeddings.source);
+        jsonb_strip_nulls(jsonb_build_object('type', kind, 'cast', true, 'store', convert_embeddings.store)),
+        convert_embeddings.source);
     update public.embedding_targets as new set enabled = false where new.id = reembedding.new_target;
     return reembedding;
 end $$;
@@ -60,9 +61,8 @@ language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select case when new.chunk_format is null then format(
-        'update %s set %I = %I from unnest($1) as eq_given (eq_record) where %s',
-        new.relation, new.embedding_column, old.embedding_column, new.record_match_sql)
+    select case when new.chunk_format is null
+                then embedding.write_sql(new, 'unnest($1) as eq_given (eq_record)', embedding.vector_of_sql(old))
     else format($sql$
         with eq_chunk as (
             insert into %1$s (%2$s, hash, content, context, embedding)

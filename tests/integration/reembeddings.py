@@ -43,7 +43,7 @@ def completion_of(job: Job) -> Completion:
     return Completion(job, np.array(vector, dtype=np.float32), None)
 
 
-def create_searched(db: Database, width: int = 3, options: LiteralString = "") -> None:
+def create_searched(db: Database, width: int = 3, options: str = "") -> None:
     """A table `docs` of three rows, watched for the old model, with a match function."""
     db.execute("create table docs (id bigint primary key, body text, tenant integer default 1)")
     db.execute("insert into docs select i, 'text ' || i from generate_series(1, 3) as i")
@@ -55,8 +55,10 @@ def create_searched(db: Database, width: int = 3, options: LiteralString = "") -
     db.execute("select backfill_embeddings('docs', 'embedding')")
 
 
-def start(queue: PostgresQueue, width: int = 3, model: str = NEW) -> Reembedding:
-    return queue.start_reembedding(*NAME, model, width)
+def start(
+    queue: PostgresQueue, width: int = 3, model: str = NEW, store: str | None = None
+) -> Reembedding:
+    return queue.start_reembedding(*NAME, model, width, config={"store": store} if store else None)
 
 
 def fill(queue: AdminQueue, column: str = "embedding_2") -> list[tuple[str, str]]:
@@ -88,24 +90,27 @@ Store = tuple[str, str, list[tuple[str | None, list[float] | None]]]
 def stores(db: Database, table: str = "docs") -> list[Store]:
     """Column, model, and the texts with their vectors of each target of a table."""
     found = []
-    for column, model in rows(
+    for column, model, side_table in rows(
         db,
-        "select embedding_column, model from embedding_targets where table_name = %s order by id",
+        "select embedding_column, model, store_relation from embedding_targets"
+        " where table_name = %s order by id",
         table,
     ):
-        query = sql.SQL("select body, {}::text from {} order by 1, 2").format(
-            sql.Identifier(column), sql.Identifier(table)
+        beside = f"left join {side_table} as side using (id)" if side_table else ""
+        vector = sql.Identifier("side", "embedding") if side_table else sql.Identifier(column)
+        query = sql.SQL("select body, {}::text from {} {} order by 1, 2").format(
+            vector, sql.Identifier(table), sql.SQL(beside)
         )
         stored = [(text, parsed(vector)) for text, vector in db.execute(query).fetchall()]
         found.append((column, model, stored))
     return found
 
 
-def are_in_step(db: Database) -> bool:
-    """Whether each store of `docs` has the vectors of its model for the present texts."""
+def are_in_step(db: Database, table: str = "docs") -> bool:
+    """Whether each store of a table has the vectors of its model for the present texts."""
     return all(
         vector == (None if text is None else model_vector(model, text, len(vector or "xxx")))
-        for _, model, stored in stores(db)
+        for _, model, stored in stores(db, table)
         for text, vector in stored
     )
 

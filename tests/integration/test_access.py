@@ -408,6 +408,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
     } == {
         "announce_embedding_event",
         "as_stored",
+        "as_worded",
         "backfill_embeddings",
         "cache_embeddings",
         "cache_enhancements",
@@ -418,6 +419,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "claim_embeddings",
         "complete_documents",
         "complete_embeddings",
+        "conditions_sql",
         "control_embeddings",
         "count_due",
         "count_due_embeddings",
@@ -442,6 +444,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "has_vector_sql",
         "hybrid_sql",
         "identity_problem",
+        "is_column",
         "key_forms",
         "key_values_sql",
         "keys_sql",
@@ -458,7 +461,6 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "release_embeddings",
         "reprocess_embeddings",
         "requeue_embeddings",
-        "row_conditions",
         "row_count",
         "same_key_sql",
         "sample_embeddings",
@@ -467,7 +469,9 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "search_passages",
         "stage_chunks",
         "text_ranks_sql",
+        "unconditional_sql",
         "uses_full_text_index_sql",
+        "vector_of_sql",
         "vector_sql",
         "verify_embeddings",
     }
@@ -677,10 +681,11 @@ CALLED_BY_THE_SERVICE_ROLE = [
     *names(
         "embedding",
         """
-        as_stored check_search check_table distance_sql filter_sql find_passages find_searched
-        has_vector_sql hybrid_sql key_forms key_values_sql keys_sql nearest_sql passages_sql
-        record_id_sql record_match_sql row_conditions same_key_sql search_passages
-        text_ranks_sql uses_full_text_index_sql vector_sql
+        as_stored as_worded check_search check_table conditions_sql distance_sql filter_sql
+        find_passages find_searched has_vector_sql hybrid_sql is_column key_forms
+        key_values_sql keys_sql nearest_sql passages_sql record_id_sql record_match_sql
+        same_key_sql search_passages text_ranks_sql unconditional_sql
+        uses_full_text_index_sql vector_of_sql vector_sql
         """,
     ),
 ]
@@ -697,51 +702,54 @@ CALLED_BY_NOBODY = [
         "embedding",
         """
         add_column another_row_works beside_record_sql blind_spot body_of cast_sql
-        change_model changed_jobs check_cast check_chunk_key check_dependents check_identity
-        check_in_chunks check_lengths check_names check_pattern check_reembedding
-        check_rename check_source check_start chunking claim claim_documents claim_in_parts
-        clear_all clear_row_sql clear_sql column_grants column_width columns_read complete
-        complete_in_chunks count_jobs count_pending count_to_embed count_usage counts_and
-        counts_since default_enhance_prompt dependent_cure dependent_kind dependent_objects
-        dependents_of describe_error diagnose_autovacuum_behind diagnose_autovacuum_off
-        diagnose_chunk_rights diagnose_chunk_tables_missing diagnose_chunks_unprotected
-        diagnose_column_changed diagnose_dimensions_above_index diagnose_failed_jobs
+        change_model changed_jobs check_cast check_dependents check_identity check_in_chunks
+        check_lengths check_names check_pattern check_reembedding check_rename
+        check_side_key check_side_names check_source check_start chunking claim
+        claim_documents claim_in_parts clear_all clear_row_sql clear_sql column_grants
+        column_width columns_read complete complete_in_chunks count_jobs count_pending
+        count_to_embed count_usage counts_and counts_since default_enhance_prompt
+        dependent_cure dependent_kind dependent_objects dependents_of describe_error
+        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_column_changed
+        diagnose_dimensions_above_index diagnose_failed_jobs
         diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid
         diagnose_isolation diagnose_match_function_broken diagnose_no_targets
-        diagnose_read_only diagnose_rows_unseen diagnose_schema_owner diagnose_suspended
-        diagnose_table_missing diagnose_table_refused diagnose_timeout_too_short
-        diagnose_triggers_disabled diagnose_triggers_missing diagnose_vector_version
-        drop_chunk_tables drop_full_text_index drop_functions drop_store drop_triggers
-        due_jobs due_owners due_records due_targets enhancement enqueue enqueue_edited
-        enqueue_missing enqueue_new enqueue_sql enter_state everyone fail_exhausted
-        fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
-        find_vectors findings finish_jobs first_jobs first_records fix_text_forms
-        fold_counts follow_model follow_names forget full_model full_text_index_name
-        full_text_indexes full_text_sql grant_column grant_to growing_pause has_stored_sql
-        index_builder is_claimable is_of_the_server is_ours is_readable is_rewritten
-        is_timeout is_watched_by_statement jobs_after keep_match_function kept_with_store
-        key_columns key_list key_too_long kind_of_vectors lease_jobs let_readers_read
-        let_workers_call let_workers_read list_sql lock_documents lock_reembedding
-        lock_serving lock_sql lock_store lock_vector_index make_chunk_table
-        make_chunk_tables make_function make_functions make_store make_triggers
-        match_function_name match_functions match_statement match_store_sql match_words_sql
-        may_be_inside may_pass missing_records missing_sql name_chunk_tables new_store_name
-        new_vector_type next_records open_for_vectors open_reembedding open_table
-        open_verified owner_sql percentile plan_chunks plan_enhancement plan_model
-        plan_settings plan_table plan_vector_index plan_watch planned_chunk_width
-        planned_full_text planned_prompt planned_width protect_functions protect_relation
-        queue_by_hand queued_id_sql read_sql readable_texts record_event record_model
-        reembedding_facts refresh_owners refusals refuse_change refuse_documents
-        refuse_in_reembedding refuse_row refuse_target rename_in_sql rename_store
-        replace_places replaced_objects requeue_target reset_jobs sampled_records
-        sampled_vector_sql seen_sql serve settle shortened_id source_sql stage
-        stage_in_parts store_target stored_chunks stored_column stored_count stores_of
-        suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
-        text_sql text_to_embed texts tie_chunk_table trigger_sql triggered_table trusts
-        trusts_vectors unstaged vector_index_progress vector_index_sql vector_indexes_of
-        vector_type verified_range verified_sql visible_character wake write_match_function
-        write_passage_match_function write_vectors
+        diagnose_read_only diagnose_rows_unseen diagnose_schema_owner
+        diagnose_side_table_rights diagnose_side_tables_missing
+        diagnose_side_tables_unprotected diagnose_suspended diagnose_table_missing
+        diagnose_table_refused diagnose_timeout_too_short diagnose_triggers_disabled
+        diagnose_triggers_missing diagnose_vector_version drop_full_text_index
+        drop_functions drop_side_tables drop_store drop_triggers due_jobs due_owners
+        due_records due_targets enhancement enqueue enqueue_edited enqueue_missing
+        enqueue_new enqueue_sql enter_state everyone fail_exhausted fail_unreadable
+        failed_jobs failed_since fault_of_table find_target find_target_of find_vectors
+        findings finish_jobs first_jobs first_records fix_text_forms fold_counts
+        follow_model follow_names forget full_model full_text_index_name full_text_indexes
+        full_text_sql grant_column grant_to growing_pause has_stored_sql index_builder
+        is_claimable is_of_the_server is_ours is_readable is_rewritten is_timeout
+        is_watched_by_statement jobs_after keep_match_function kept_with_store key_columns
+        key_list key_too_long kind_of_vectors lease_jobs let_readers_read let_workers_call
+        let_workers_read list_sql lock_documents lock_reembedding lock_serving lock_sql
+        lock_store lock_vector_index make_chunk_tables make_function make_functions
+        make_side_table make_side_tables make_store make_triggers match_function_name
+        match_functions match_statement match_statement_sql match_store_sql match_words_sql
+        may_be_inside may_pass missing_records missing_sql name_chunk_tables name_store
+        new_store_name new_vector_type next_records open_for_vectors open_reembedding
+        open_table open_verified owner_sql percentile plan_chunks plan_enhancement
+        plan_model plan_settings plan_store plan_table plan_vector_index plan_watch
+        planned_full_text planned_prompt planned_side_width planned_width protect_functions
+        protect_relation queue_by_hand queued_id_sql read_sql readable_texts record_event
+        record_model reembedding_facts refresh_owners refusals refuse_change
+        refuse_documents refuse_in_reembedding refuse_row refuse_target rename_in_sql
+        rename_store replace_places replaced_objects requeue_target reset_jobs
+        sampled_records sampled_vector_sql seen_sql serve settle shortened_id side_tables
+        source_sql stage stage_in_parts store_of store_target stored_chunks stored_column
+        stored_count stored_width stores_of suspend_target table_problem targets_of_jobs
+        text_by_hand_sql text_differs_sql text_sql text_to_embed texts tie_side_table
+        trigger_sql triggered_table trusts trusts_vectors unstaged vector_index_progress
+        vector_index_sql vector_indexes_of vector_type verified_range verified_sql
+        visible_character wake write_match_function write_passage_match_function write_sql
+        write_vectors
         """,
     ),
 ]

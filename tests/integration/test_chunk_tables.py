@@ -225,10 +225,15 @@ KEYS: dict[str, tuple[LiteralString, LiteralString, LiteralString]] = {
 @pytest.fixture(params=KEYS)
 def keyed(request: pytest.FixtureRequest, db: Database) -> tuple[Database, str, str]:
     """A table with two rows whose texts are in chunks, and their keys."""
-    key, first, second = KEYS[request.param]
+    return db, *create_keyed(db, request.param, "chunks => true")
+
+
+def create_keyed(db: Database, kind: str, options: str) -> tuple[str, str]:
+    """Create a table with a key of some kind, and watch it. Returns the keys of its two rows."""
+    key, first, second = KEYS[kind]
     db.execute("create type mood as enum ('sad', 'glad')")
     db.execute("create domain code as text check (value <> '')")
-    partitioned = request.param == "partitioned"
+    partitioned = kind == "partitioned"
     db.execute(
         f"create table docs (body text, {key})"
         + (" partition by list (area)" if partitioned else "")
@@ -237,13 +242,13 @@ def keyed(request: pytest.FixtureRequest, db: Database) -> tuple[Database, str, 
         db.execute("create table docs_north partition of docs for values in ('north')")
         db.execute("create table docs_rest partition of docs default")
     db.execute(
-        "select watch_embeddings('docs', 'body', dimensions => 3, chunks => true,"
-        " match_function => true)"
+        "select watch_embeddings('docs', 'body', dimensions => 3, language => 'english',"
+        f" match_function => true, {options})".encode()
     )
-    names = {"composite": "id, lang, at", "partitioned": "id, area"}.get(request.param, "id")
+    names = {"composite": "id, lang, at", "partitioned": "id, area"}.get(kind, "id")
     for row in (first, second):
         db.execute(f"insert into docs ({names}, body) values ({row[1:-1]}, 'One. Two.')".encode())
-    return db, first, second
+    return first, second
 
 
 def test_a_key_of_any_type_leads_to_the_passages(keyed: tuple[Database, str, str]) -> None:
@@ -518,14 +523,14 @@ REFUSED: dict[str, tuple[str, LiteralString, str, str]] = {
         "nothing",
         "alter table docs rename id to hash; " + WATCH,
         "table docs cannot have chunks: its key has a column hash",
-        "The tables of chunks give that name to something else: rename the column.",
+        "The tables beside it give that name to something else: rename the column.",
     ),
     "two keys of our name": (
         "nothing",
         "alter table docs rename id to hash; alter table docs rename tenant to page;"
         " alter table docs drop constraint docs_pkey, add primary key (hash, page); " + WATCH,
         "table docs cannot have chunks: its key has a column hash",
-        "The tables of chunks give that name to something else: rename the column.",
+        "The tables beside it give that name to something else: rename the column.",
     ),
 }
 
@@ -1370,8 +1375,8 @@ def test_a_key_column_that_is_renamed_suspends_and_is_said(docs: Database) -> No
     )
     assert (message, hint) == (
         "the key of table docs is no longer that of public.docs_chunks",
-        "Rename the columns of its tables of chunks as well, or run `worker unwatch docs"
-        " --column embedding` first, which drops the chunks.",
+        "Rename the columns of the tables beside it as well, or run `worker unwatch docs"
+        " --column embedding` first, which drops them.",
     )
     for table in ("docs_chunks", "docs_chunk_places"):
         docs.execute(sql.SQL("alter table {} rename id to number").format(sql.Identifier(table)))

@@ -15,7 +15,7 @@ from tests.openai_server import OpenAIServer
 from worker.errors import SettingsError
 from worker.operations import reembed
 from worker.operations.reembed_stages import Reembedder, StageOptions
-from worker.queue import Reembedding, VectorKind
+from worker.queue import Reembedding, Store, VectorKind
 from worker.queue.postgres import PostgresQueue
 
 SAME = (
@@ -30,8 +30,10 @@ def owner(database_url: str) -> Iterator[PostgresQueue]:
         yield queue
 
 
-def convert(owner: PostgresQueue, runs: Runs, kind: VectorKind = "halfvec") -> Reembedding:
-    begun = reembed.convert(owner, "docs", kind)
+def convert(
+    owner: PostgresQueue, runs: Runs, kind: VectorKind = "halfvec", store: Store | None = None
+) -> Reembedding:
+    begun = reembed.convert(owner, "docs", kind, store=store)
     settings = replace(runs.settings, embedding_model="openai:text-embedding-3-small")
     return Reembedder(owner, settings, StageOptions(sample=3)).run(begun)
 
@@ -53,6 +55,35 @@ def test_a_column_is_converted_and_back_without_a_call_for_its_texts(
     reembed.finish(owner, reembed.swap(owner, reembed.find_reembedding(owner, None)), rename=True)
     assert convert(owner, runs, "vector").state == "ready"
     assert value(texts, "select count(embedding_2) from docs") == 30
+
+
+@pytest.mark.over_a_connection
+def test_vectors_move_from_a_column_to_a_side_table_and_back_without_a_call_for_their_texts(
+    texts: Database, runs: Runs, owner: PostgresQueue, openai: OpenAIServer
+) -> None:
+    for key in range(1, 6):
+        write(texts, key, f"text {key}")
+    runs.drain()
+    texts.execute("create table known as select id, embedding from docs")
+    steps: list[tuple[VectorKind, Store | None, str]] = [
+        ("vector", "table", "docs_embedding"),
+        ("halfvec", None, "docs_embedding"),
+        ("vector", None, "docs_embedding"),
+        ("vector", "column", "docs"),
+    ]
+    for kind, store, table in steps:
+        sent = len(openai.requests)
+        ready = convert(owner, runs, kind, store)
+        assert ready.state == "ready"
+        assert len(openai.requests) - sent <= 8  # those of the verification
+        reembed.finish(owner, reembed.swap(owner, ready), rename=True)
+        same = (
+            f"select count(*), min(pg_typeof({table}.embedding)::text) from {table}"
+            f" join known using (id) where {table}.embedding::vector(8) <-> known.embedding < 0.001"
+        )
+        assert texts.execute(same.encode()).fetchall() == [(5, kind)]
+    write(texts, 1, "another text")
+    assert runs.drain().completed == 1
 
 
 @pytest.mark.over_a_connection

@@ -456,8 +456,8 @@ def test_a_table_of_chunks_that_is_missing(
     manuals: Database, change: LiteralString, said: str
 ) -> None:
     manuals.execute(change)
-    assert diagnosis(manuals) == [("problem", "chunk_tables_missing", "docs.embedding")]
-    cause, hint = explanation(manuals, "chunk_tables_missing")
+    assert diagnosis(manuals) == [("problem", "side_tables_missing", "docs.embedding")]
+    cause, hint = explanation(manuals, "side_tables_missing")
     assert cause == said
     assert "`worker watch docs --column embedding`" in hint
 
@@ -474,9 +474,11 @@ def test_passages_that_are_shown_to_those_who_may_not_see_their_row(
     read_by: Database, change: LiteralString, part: str
 ) -> None:
     read_by.execute(change)
-    assert diagnosis(read_by) == [("problem", "chunks_unprotected", "docs.embedding")]
-    cause, hint = explanation(read_by, "chunks_unprotected")
-    assert cause == f"docs has row-level security, but public.{part} shows passages of all rows"
+    assert diagnosis(read_by) == [("problem", "side_tables_unprotected", "docs.embedding")]
+    cause, hint = explanation(read_by, "side_tables_unprotected")
+    assert cause == (
+        f"docs has row-level security, but public.{part} shows what is made from all rows"
+    )
     run(read_by, *quoted(hint))
     assert diagnosis(read_by) == []
 
@@ -503,8 +505,8 @@ def test_rights_on_passages_that_differ_from_those_on_their_texts(
     read_by: Database, change: LiteralString, level: str, cause: str
 ) -> None:
     read_by.execute(change)
-    assert diagnosis(read_by) == [(level, "chunk_rights", "docs.embedding")]
-    assert explanation(read_by, "chunk_rights")[0].startswith(cause)
+    assert diagnosis(read_by) == [(level, "side_table_rights", "docs.embedding")]
+    assert explanation(read_by, "side_table_rights")[0].startswith(cause)
     read_by.execute("select watch_embeddings('docs', embedding_column => 'embedding')")
     assert diagnosis(read_by) == []
 

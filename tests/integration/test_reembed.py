@@ -345,7 +345,7 @@ def test_a_start_that_cannot_be_leaves_no_trace(texts: Database, work: Undertaki
         ({}, [out_of_quota] * 9, "quota"),
         ({"column": "docs.body"}, [], "not watched"),
         ({"column": "nothing"}, [], "not watched"),
-        ({"column": "parts", "dimensions": 12}, [], "partitioned"),
+        ({"column": "parts", "dimensions": 12, "store": "column"}, [], "partitioned"),
         ({"target_collection": "body"}, [], "column body"),
         ({"target_collection": "c" * 64}, [], "column c"),
         ({"model": OLD, "dimensions": 8, "document_prompt": None}, [], "already"),

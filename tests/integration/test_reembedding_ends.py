@@ -34,13 +34,14 @@ from worker.queue.postgres import PostgresQueue
 
 
 @pytest.fixture
-def searched(db: Database, queue: PostgresQueue) -> Database:
+def searched(request: pytest.FixtureRequest, db: Database, queue: PostgresQueue) -> Database:
     """A table `docs` whose rows have their vectors of the old model."""
-    create_searched(db)
+    create_searched(db, options=f", store => '{getattr(request, 'param', 'column')}'")
     assert len(embed_all(queue)) == 3
     return db
 
 
+BOTH_STORES = pytest.mark.parametrize("searched", ["column", "table"], indirect=True)
 COLUMNS: LiteralString = (
     "select attname::text from pg_attribute where attrelid = 'docs'::regclass and attnum > 0"
     " and not attisdropped order by attnum"
@@ -239,6 +240,7 @@ ENDS: dict[str, tuple[Callable[[PostgresQueue], Any], Callable[[PostgresQueue], 
 }
 
 
+@BOTH_STORES
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(
     "holder",
@@ -341,6 +343,7 @@ def test_what_was_dropped_by_hand_can_be_cancelled(
 # -- what others see of it
 
 
+@BOTH_STORES
 @pytest.mark.parametrize("bring", [start, make_swapped])
 def test_a_healthy_one_is_no_fault(
     searched: Database, queue: PostgresQueue, bring: Callable[[PostgresQueue], Any]
@@ -354,6 +357,7 @@ def test_a_healthy_one_is_no_fault(
     }
 
 
+@BOTH_STORES
 def test_it_goes_on_in_a_restored_dump(
     searched: Database,
     queue: PostgresQueue,

@@ -49,7 +49,7 @@ def test_the_facts_of_chunks_are_those_of_their_table(
     db.execute("insert into docs_chunks values (1, 'a', 'b', null, '[1,2,3]')")
     db.execute("insert into docs_chunks values (1, 'b', 'b', null, '[1,2,3]')")
     facts = find_reembedding_facts(connection, "docs", "embedding", 3)
-    assert (facts.is_in_chunks, facts.row_count, facts.present_dimensions) == (True, 2, 3)
+    assert (facts.store, facts.row_count, facts.present_dimensions) == ("chunks", 2, 3)
 
 
 def test_any_names_will_do(db: Database, connection: PostgresConnection) -> None:

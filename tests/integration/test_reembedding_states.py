@@ -291,13 +291,13 @@ REFUSED: dict[str, tuple[LiteralString, LiteralString, str, str]] = {
         "select unwatch_embeddings('docs', 'embedding'); drop table docs;"
         "create table docs (id bigint primary key, body text) partition by range (id);"
         "select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)", START,
-        "table docs is partitioned, and Postgres builds no index", "second column"),
+        "table docs is partitioned, and Postgres builds no index", "--store table"),
     "of a type": (
         "select unwatch_embeddings('docs', 'embedding'); drop table docs;"
         "create type doc as (id bigint, body text, embedding vector(3));"
         "create table docs of doc (primary key (id));"
         "select watch_embeddings('docs', 'body', 'embedding')", START,
-        "table docs has the columns of a type", "not of"),
+        "table docs has the columns of a type", "--store table"),
 }  # fmt: skip
 
 

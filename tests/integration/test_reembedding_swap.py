@@ -48,10 +48,10 @@ def searched(db: Database, queue: PostgresQueue) -> Database:
     return db
 
 
-@pytest.fixture
-def ready(searched: Database, queue: PostgresQueue) -> Database:
-    """The table with both stores filled."""
-    start(queue)
+@pytest.fixture(params=["column", "table"])
+def ready(request: pytest.FixtureRequest, searched: Database, queue: PostgresQueue) -> Database:
+    """The table with both stores filled: old vectors in a column, new ones there or beside it."""
+    start(queue, store=request.param)
     fill(queue)
     make_ready(queue)
     return searched
@@ -362,7 +362,7 @@ EDITS: list[LiteralString] = [
     "update docs set id = 1000 - id",
     "update docs set body = null where id = 897",
     "update docs set tenant = 5, body = upper(body), id = id - 890",
-    "truncate docs",
+    "truncate docs cascade",
 ]
 UNDONE: LiteralString = (
     "select record_id, status from embedding_queue where status not in ('completed', 'skipped')"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from worker.errors import SettingsError
+from worker.queue import Store
+from worker.reembedding.config import WantedStore
 from worker.reembedding.preflight import (
     ReembeddingFacts,
     bytes_of_index,
     bytes_of_vectors,
     preflight,
 )
+from worker.reembedding.store import choose_store
 
 FACTS = ReembeddingFacts(
     table_name="docs",
@@ -21,8 +26,9 @@ FACTS = ReembeddingFacts(
     row_count=100_000,
     table_bytes=200 * 2**20,
     is_partitioned=False,
+    is_of_type=False,
     has_children=False,
-    is_in_chunks=False,
+    store="column",
     problem=None,
     index_name=None,
     index_is_valid=None,
@@ -37,8 +43,8 @@ FACTS = ReembeddingFacts(
 VIEW = {"kind": "view", "name": "public.near", "cure": "Run `drop view public.near`."}
 
 
-def checks(facts: ReembeddingFacts) -> list[tuple[str, str]]:
-    return [(finding.level, finding.check) for finding in preflight(facts)]
+def checks(facts: ReembeddingFacts, store: Store | None = "column") -> list[tuple[str, str]]:
+    return [(finding.level, finding.check) for finding in preflight(facts, store)]
 
 
 def test_without_a_problem_only_the_space_is_noted() -> None:
@@ -52,6 +58,7 @@ def test_without_a_problem_only_the_space_is_noted() -> None:
     ("facts", "level", "check"),
     [
         (replace(FACTS, is_partitioned=True), "problem", "table"),
+        (replace(FACTS, is_of_type=True), "problem", "table"),
         (replace(FACTS, has_children=True), "problem", "table"),
         (replace(FACTS, problem="the column is gone"), "problem", "suspended"),
         (replace(FACTS, wanted_dimensions=4001), "problem", "dimensions"),
@@ -92,8 +99,46 @@ def test_everything_is_in_one_report_with_the_problems_first() -> None:
 
 def test_an_index_slows_down_only_a_fill_beside_it() -> None:
     indexed = replace(FACTS, index_name="i", index_is_valid=True)
-    assert ("note", "index_during_fill") not in checks(replace(indexed, is_in_chunks=True))
-    assert ("note", "index_during_fill") not in checks(replace(indexed, row_count=10))
+    slow = ("note", "index_during_fill")
+    assert slow not in checks(replace(indexed, row_count=10))
+    assert slow not in checks(replace(indexed, store="table"))
+    assert slow not in checks(indexed, "table")
+    assert slow not in checks(replace(indexed, store="chunks"), None)
+
+
+@pytest.mark.parametrize(
+    ("facts", "wanted", "store", "reason"),
+    [
+        (FACTS, "auto", "column", "the present ones are in one"),
+        (replace(FACTS, index_name="i"), "auto", "table", "the index i would slow down each write"),
+        (replace(FACTS, index_name="i", row_count=9_999), "auto", "column", ""),
+        (replace(FACTS, index_name="i"), "column", "column", "you asked for it"),
+        (replace(FACTS, is_partitioned=True), "auto", "table", "the table is partitioned"),
+        (replace(FACTS, is_of_type=True), "auto", "table", "the table has the columns of a type"),
+        (replace(FACTS, store="table"), "auto", "table", "the present ones are in one"),
+        (replace(FACTS, store="chunks"), "auto", None, "the texts are in chunks"),
+    ],
+)
+def test_the_store_of_new_vectors_is_chosen_by_what_is_fast_and_possible(
+    facts: ReembeddingFacts, wanted: WantedStore, store: Store | None, reason: str
+) -> None:
+    choice = choose_store(wanted, facts)
+    assert choice.store == store
+    assert reason in choice.reason
+
+
+@pytest.mark.parametrize(
+    "kind", [{"is_partitioned": True, "has_children": True}, {"is_of_type": True}]
+)
+def test_a_side_table_needs_no_column(kind: dict[str, Any]) -> None:
+    facts = replace(FACTS, **kind)
+    assert ("problem", "table") in checks(facts)
+    assert ("problem", "table") not in checks(facts, "table")
+
+
+def test_no_store_can_be_chosen_for_chunks() -> None:
+    with pytest.raises(SettingsError, match="in chunks, which have tables of their own"):
+        choose_store("table", replace(FACTS, store="chunks"))
 
 
 def test_the_space_is_that_of_the_type_and_of_whole_pages() -> None:

@@ -113,13 +113,14 @@ CATALOG: dict[str, Entry] = {
         "Keep a vector column in step with the text of its row.",
         (
             "worker watch docs --source title --source body --create-column",
+            "worker watch docs --source body --store table",
             "worker watch docs --source body --chunks --context title --hybrid",
             "worker watch docs --source body --create-column --filter 'deleted_at is null' --sql",
         ),
     ),
     "unwatch": Entry(
         "targets:unwatch",
-        "Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped.",
+        "Stop keeping a column in step. Its vectors stay; a side table and chunks are dropped.",
         ("worker unwatch docs --column embedding",),
     ),
     "index": Entry(
@@ -148,7 +149,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "reembed start": Entry(
         "reembed:start",
-        "Fill a second column with vectors of another model, index it and verify it.",
+        "Fill a second column or a side table with vectors of another model, index and verify it.",
         (
             "worker reembed start docs.embedding --model openai:text-embedding-3-large",
             "worker reembed start docs.embedding --model ollama:bge-m3 --detach --yes",

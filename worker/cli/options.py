@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from worker.queue import ChunkFormat, ChunkUnit, OnFailure, VectorKind
+from worker.queue import ChunkFormat, ChunkUnit, OnFailure, Store, VectorKind
+from worker.reembedding.config import WantedStore
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE
 
 # Options of several commands
@@ -143,7 +144,7 @@ Worker = Annotated[
 # watch, unwatch
 
 AgreeToDrop = Annotated[
-    bool, typer.Option("--yes", help="Do not ask before the chunks of a text are dropped.")
+    bool, typer.Option("--yes", help="Do not ask before a side table or the chunks are dropped.")
 ]
 AgreeToEmbed = Annotated[
     bool, typer.Option("--yes", help="Do not ask before rows are embedded again.")
@@ -171,6 +172,14 @@ Context = Annotated[
 CreateColumn = Annotated[
     bool,
     typer.Option("--create-column", help="Add the vector column, as wide as the model."),
+]
+StoredIn = Annotated[
+    Store | None,
+    typer.Option(
+        "--store",
+        help="Where the vectors are: in a column of the table (default), or in a side table, which"
+        " is made beside it.",
+    ),
 ]
 Dimensions = Annotated[
     int | None,
@@ -367,6 +376,22 @@ OpenColumn = Annotated[
 ]
 RenameColumn = Annotated[
     bool, typer.Option("--rename", help="Give the new column the name of the old one.")
+]
+NewStore = Annotated[
+    WantedStore | None,
+    typer.Option(
+        "--store",
+        help="Put the new vectors into a column of the table, or into a side table (default: auto,"
+        " which decides that).",
+    ),
+]
+ConvertedStore = Annotated[
+    Store | None,
+    typer.Option(
+        "--store",
+        help="Put the vectors into a column of the table, or into a side table (default: as they"
+        " are).",
+    ),
 ]
 VectorType = Annotated[
     VectorKind,

@@ -19,11 +19,12 @@ from worker.errors import Busy, SettingsError
 from worker.operations.backfill import backfill_column
 from worker.operations.jobs import requeue
 from worker.operations.watching import find_width
-from worker.queue import Finding, Reembedding, Source, Target, VectorKind
+from worker.queue import Finding, Reembedding, Source, Store, Target, VectorKind
 from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.reembedding.preflight import find_reembedding_facts, preflight
+from worker.reembedding.store import StoreChoice, choose_store
 from worker.settings import Settings
 
 LOCK_RETRIES = 300.0  # seconds
@@ -42,6 +43,7 @@ class StartPlan:
     target: Target
     config: EmbeddingMigrationConfig
     dimensions: int
+    choice: StoreChoice
     findings: list[Finding]
 
     @property
@@ -62,7 +64,8 @@ def plan_start(
     facts = find_reembedding_facts(
         queue.database, queue.relation(target.table_name), target.embedding_column, dimensions
     )
-    return StartPlan(target, config, dimensions, preflight(facts))
+    choice = choose_store(config.store, facts)
+    return StartPlan(target, config, dimensions, choice, preflight(facts, choice.store))
 
 
 def probe(config: EmbeddingMigrationConfig, settings: Settings) -> int:
@@ -94,6 +97,11 @@ def start(queue: PostgresQueue, plan: StartPlan, source: Source = "api") -> Reem
     for problem in plan.problems[:1]:
         raise SettingsError(f"{problem.subject}: {problem.cause}", problem.hint)
     config = plan.config
+    decided = {
+        "column": config.column,
+        "store": plan.choice.store,
+        "store_reason": plan.choice.reason,
+    }
     return queue.start_reembedding(
         queue.relation(plan.target.table_name),
         plan.target.named_column,
@@ -101,21 +109,26 @@ def start(queue: PostgresQueue, plan: StartPlan, source: Source = "api") -> Reem
         plan.dimensions,
         document_prompt=config.document_prompt,
         query_prompt=config.query_prompt,
-        config=asdict(config) | {"column": config.column},
+        config=asdict(config) | decided,
         source=source,
     )
 
 
 def convert(
-    queue: PostgresQueue, column: str, kind: VectorKind, source: Source = "api"
+    queue: PostgresQueue,
+    column: str,
+    kind: VectorKind,
+    source: Source = "api",
+    store: Store | None = None,
 ) -> Reembedding:
-    """Begin to give the vectors of a column another type, without a call of the model.
+    """Begin to give the vectors of a column another type, or another store, without a call of the
+    model. `store` None: the present one.
 
     It reads all vectors before. Raises SettingsError if one of them does not fit.
     """
     target = find_column(queue, column)
     relation = queue.relation(target.table_name)
-    return queue.convert(relation, target.named_column, kind, source)
+    return queue.convert(relation, target.named_column, kind, source, store)
 
 
 def enqueue(queue: PostgresQueue, reembedding: Reembedding) -> int:
@@ -149,7 +162,8 @@ def find_column(queue: PostgresQueue, name: str) -> Target:
 def config_of(reembedding: Reembedding) -> EmbeddingMigrationConfig:
     """Return the configuration that a re-embedding was begun with. Raises SettingsError."""
     known = {field.name for field in fields(EmbeddingMigrationConfig)}
-    begun = {name: value for name, value in (reembedding.config or {}).items() if name in known}
+    config = reembedding.config or {}
+    begun = {name: value for name, value in config.items() if name in known and value is not None}
     return EmbeddingMigrationConfig(
         **{"source_collection": reembedding.named, "model": reembedding.new_model, **begun}
     )

@@ -34,7 +34,8 @@ class WatchRequest:
     @property
     def needs_width(self) -> bool:
         """Whether vectors get a new place, which needs the width of the model."""
-        return self.create_column or bool(self.options.get("chunks"))
+        options = self.options
+        return self.create_column or bool(options.get("chunks")) or options.get("store") == "table"
 
     def language(self, before: Target | None) -> str | None:
         """Return the language of the column, as watch_embeddings takes it."""

@@ -36,6 +36,7 @@ _WATCH: Signature = {
     "enhance": "text",
     "enhance_prompt": "text",
     "enhance_on_failure": "text",
+    "store": "text",
 }
 
 _STEP: Signature = {
@@ -125,6 +126,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "embedding_column": "text",
         "kind": "text",
         "source": "text",
+        "store": "text",
     },
     "diagnose_embeddings": {},
     "embedding_database_load": {},

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from worker.queue.calls import Calls
+from worker.queue.targets import Store
 
 ReembeddingState = Literal[
     "filling", "paused", "indexing", "verifying", "ready", "swapped", "finished", "cancelled"
@@ -147,9 +148,17 @@ class ReembeddingCalls(Calls):
         )[0]
 
     def convert(
-        self, relation: str, column: str, kind: VectorKind, source: Source = "api"
+        self,
+        relation: str,
+        column: str,
+        kind: VectorKind,
+        source: Source = "api",
+        store: Store | None = None,
     ) -> Reembedding:
-        """Begin to give the vectors of a column another type. `relation` as SQL names it."""
+        """Begin to give the vectors of a column another type, or another store.
+
+        `relation` as SQL names it.
+        """
         return self._rows(
             Reembedding,
             "convert_embeddings",
@@ -157,6 +166,7 @@ class ReembeddingCalls(Calls):
             embedding_column=column,
             kind=kind,
             source=source,
+            store=store,
         )[0]
 
     def cast(self, reembedding: Reembedding, after: int, batch: int) -> Cast | None:

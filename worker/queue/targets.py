@@ -12,6 +12,7 @@ OnTooLong = Literal["fail", "truncate"]
 ChunkFormat = Literal["markdown", "text", "html", "code"]
 ChunkUnit = Literal["characters", "tokens"]
 OnFailure = Literal["wait", "raw"]
+Store = Literal["column", "table"]
 TargetRole = Literal["serving", "shadow", "retired"]
 NAMELESS = "''"
 """How an empty name is shown, most likely from a variable of a script that is not set."""
@@ -31,7 +32,8 @@ class Target:
     they use vectors only. A target in chunks has a `chunk_format`, and chunks of at most
     `chunk_size` characters or tokens; `context` is SQL for what is put before each. If it has an
     `enhance_model`, that chat model writes, by `enhance_prompt`, what is embedded with or instead
-    of the text.
+    of the text. `store_relation` is the side table of its vectors, as SQL names it; None: they are
+    in the watched table, or in chunks.
     """
 
     table_name: str
@@ -54,6 +56,7 @@ class Target:
     enhance_model: str | None
     enhance_prompt: str | None
     enhance_on_failure: OnFailure | None
+    store_relation: str | None
     enabled: bool
     problem: str | None
 
@@ -61,6 +64,11 @@ class Target:
     def named_column(self) -> str:
         """The name of the column that people use."""
         return self.serves or self.embedding_column
+
+    @property
+    def store(self) -> Literal["column", "table", "chunks"]:
+        """Where its vectors are: in the watched table, in a side table, or in chunks."""
+        return "table" if self.store_relation else "chunks" if self.chunk_format else "column"
 
     @property
     def is_serving(self) -> bool:
@@ -75,7 +83,8 @@ class WatchOptions(TypedDict, total=False):
     """The options of watch_embeddings. None keeps what the target has; "" removes it.
 
     A prompt that is "none" is none; "" is the model's own. `enhance` is a chat model; an
-    `enhance_prompt` that is "" is the default.
+    `enhance_prompt` that is "" is the default. The `store` of a column that is watched cannot be
+    changed.
     """
 
     model: str | None
@@ -95,6 +104,7 @@ class WatchOptions(TypedDict, total=False):
     enhance: str | None
     enhance_prompt: str | None
     enhance_on_failure: OnFailure | None
+    store: Store | None
 
 
 @dataclass(frozen=True, slots=True)

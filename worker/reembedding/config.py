@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from worker.errors import SettingsError
 
 LONGEST = 100_000  # bytes of a file
+WantedStore = Literal["auto", "column", "table"]
 WRONG = "Correct the file; `worker reembed create-config` prints one with all keys."
 
 
@@ -22,11 +23,12 @@ class EmbeddingMigrationConfig:
 
     `source_collection`: the column, as `table.column`; `target_collection`: the column for the new
     vectors, None: a free name. `model` is `provider:model`, and makes `dimensions` (None: as many
-    as it gives). `checkpoint_file`: where the state is written for people; the database itself is
-    the checkpoint. `batch_size` texts go into a request, with `delay_between_batches` seconds after
-    each; None and 0: as fast as the provider lets. A text that fails is tried `max_retries` times;
-    None: as often as for the old vectors. Without `verification_enabled`, the new vectors are not
-    compared, and a swap has to say so.
+    as it gives). `store`: whether the new vectors go into a `column` of the table or into a side
+    `table`; `auto` decides that. `checkpoint_file`: where the state is written for people; the
+    database itself is the checkpoint. `batch_size` texts go into a request, with
+    `delay_between_batches` seconds after each; None and 0: as fast as the provider lets. A text
+    that fails is tried `max_retries` times; None: as often as for the old vectors. Without
+    `verification_enabled`, the new vectors are not compared, and a swap has to say so.
     `backup_enabled` asks for a backup before, which this version cannot make.
     """
 
@@ -34,6 +36,7 @@ class EmbeddingMigrationConfig:
     model: str
     target_collection: str | None = None
     dimensions: int | None = None
+    store: WantedStore = "auto"
     document_prompt: str | None = None
     query_prompt: str | None = None
     checkpoint_file: str | None = None
@@ -140,6 +143,7 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     "model": _text,
     "target_collection": _optional(_text),
     "dimensions": _optional(_whole(1, 4000)),
+    "store": lambda value: value in get_args(WantedStore),
     "document_prompt": _optional(_prompt),
     "query_prompt": _optional(_prompt),
     "checkpoint_file": _optional(_text),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 from worker.database.connection import PostgresConnection, translated
-from worker.queue import Finding
+from worker.queue import Finding, Store
 from worker.reembedding.indexing import WIDEST, is_parallel_safe, version_of
 
 PAGE = 8192  # bytes
@@ -16,12 +16,12 @@ NEIGHBORS = 300
 """Bytes of an hnsw index for a row besides its vector: its neighbors with m = 16, and headers."""
 
 SLOW_FILL_ROWS = 10_000
-"""A table with this many rows or more gets a note: an index makes a fill six times slower."""
+"""From this many rows on it matters that an index makes the fill of a column six times slower."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReembeddingFacts:
-    """What embedding.reembedding_facts found. The index is the present one.
+    """What embedding.reembedding_facts found. The store and the index are the present ones.
 
     `dependents`: what would keep reading the old column, each with its kind, name and cure.
     """
@@ -33,8 +33,9 @@ class ReembeddingFacts:
     row_count: int | None
     table_bytes: int
     is_partitioned: bool
+    is_of_type: bool
     has_children: bool
-    is_in_chunks: bool
+    store: Literal["column", "table", "chunks"]
     problem: str | None
     index_name: str | None
     index_is_valid: bool | None
@@ -63,9 +64,18 @@ def find_reembedding_facts(
     return ReembeddingFacts(**row[0])
 
 
-def preflight(facts: ReembeddingFacts) -> list[Finding]:
-    """Return everything at once, problems first. Without a problem, a re-embedding can begin."""
-    found = [*_problems(facts), *_warnings(facts), *_notes(facts), *_server_notes(facts)]
+def preflight(facts: ReembeddingFacts, store: Store | None = "column") -> list[Finding]:
+    """Return everything at once, problems first. Without a problem, a re-embedding can begin.
+
+    `store`: of the new vectors; None: in tables of chunks.
+    """
+    in_column = store == "column"
+    found = [
+        *_problems(facts, in_column),
+        *_warnings(facts),
+        *_notes(facts, in_column),
+        *_server_notes(facts, in_column),
+    ]
     order = ("problem", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.level))
 
@@ -85,16 +95,28 @@ def _vector_bytes(dimensions: int) -> int:
     return 8 + dimensions * (4 if dimensions <= WIDEST["vector"] else 2)
 
 
-def _problems(facts: ReembeddingFacts) -> Iterator[Finding]:
-    if facts.is_partitioned or facts.has_children:
-        kind = "is partitioned" if facts.is_partitioned else "has tables that inherit from it"
+def _problems_of_table(facts: ReembeddingFacts, in_column: bool) -> Iterator[Finding]:
+    if in_column and (facts.is_partitioned or facts.is_of_type):
+        kind = "is partitioned" if facts.is_partitioned else "has the columns of a type"
         yield Finding(
             "problem",
             "table",
             facts.table_name,
             f"the table {kind}, and its vector column cannot be replaced",
+            "Store the new vectors in a side table, with --store table.",
+        )
+    elif facts.has_children and not facts.is_partitioned:
+        yield Finding(
+            "problem",
+            "table",
+            facts.table_name,
+            "the table has tables that inherit from it, and its vectors cannot be replaced",
             "Add a column by hand, watch it with the new model, and let your searches use it.",
         )
+
+
+def _problems(facts: ReembeddingFacts, in_column: bool) -> Iterator[Finding]:
+    yield from _problems_of_table(facts, in_column)
     if facts.problem:
         yield Finding(
             "problem",
@@ -148,9 +170,9 @@ def _warnings(facts: ReembeddingFacts) -> Iterator[Finding]:
         )
 
 
-def _note_of_space(facts: ReembeddingFacts) -> Finding:
+def _note_of_space(facts: ReembeddingFacts, in_column: bool) -> Finding:
     vectors, index = _size(bytes_of_vectors(facts)), _size(bytes_of_index(facts))
-    rows = "" if facts.is_in_chunks else ", and new versions of its rows until the next vacuum"
+    rows = ", and new versions of its rows until the next vacuum" if in_column else ""
     return Finding(
         "note",
         "space",
@@ -162,8 +184,8 @@ def _note_of_space(facts: ReembeddingFacts) -> Finding:
     )
 
 
-def _notes(facts: ReembeddingFacts) -> Iterator[Finding]:
-    yield _note_of_space(facts)
+def _notes(facts: ReembeddingFacts, in_column: bool) -> Iterator[Finding]:
+    yield _note_of_space(facts, in_column)
     if facts.wanted_dimensions > WIDEST["vector"]:
         yield Finding(
             "note",
@@ -173,27 +195,30 @@ def _notes(facts: ReembeddingFacts) -> Iterator[Finding]:
             " precision of each number",
             None,
         )
-    if facts.index_name and not facts.is_in_chunks and (facts.row_count or 0) >= SLOW_FILL_ROWS:
+    is_slow = facts.store == "column" and (facts.row_count or 0) >= SLOW_FILL_ROWS
+    if facts.index_name and in_column and is_slow:
         yield Finding(
             "note",
             "index_during_fill",
             facts.index_name,
             "each row that is written goes into this index again, so filling a column beside it"
             " is about six times slower than without",
-            None,
+            "Store the new vectors in a side table, with --store table.",
         )
 
 
-def _server_notes(facts: ReembeddingFacts) -> Iterator[Finding]:
+def _server_notes(facts: ReembeddingFacts, in_column: bool) -> Iterator[Finding]:
     if facts.publications or facts.standbys:
         readers = [*facts.publications, *([f"{facts.standbys} standbys"] * bool(facts.standbys))]
-        yield Finding(
-            "note",
-            "replication",
-            ", ".join(readers),
-            "the new vectors are replicated as well; a subscriber needs the new column before",
-            "Add the column there first: alter table … add column …",
-        )
+        if in_column:
+            cause = (
+                "the new vectors are replicated as well; a subscriber needs the new column before"
+            )
+            cure = "Add the column there first: alter table … add column …"
+        else:
+            cause = "a standby gets the new vectors; a publication of single tables does not"
+            cure = "Create the new table there, then: alter publication … add table …"
+        yield Finding("note", "replication", ", ".join(readers), cause, cure)
     if not is_parallel_safe(facts.vector_version):
         yield Finding(
             "note",

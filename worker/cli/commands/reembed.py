@@ -15,10 +15,12 @@ from worker.cli.options import (
     AsJson,
     ComparedBy,
     ConfigFile,
+    ConvertedStore,
     Detach,
     DocumentPrompt,
     NamedColumn,
     NewModel,
+    NewStore,
     NewWidth,
     OpenColumn,
     QueryPrompt,
@@ -57,6 +59,7 @@ def start(
     column: NamedColumn,
     model: NewModel = None,
     dimensions: NewWidth = None,
+    store: NewStore = None,
     document_prompt: DocumentPrompt = None,
     query_prompt: QueryPrompt = None,
     config: ConfigFile = None,
@@ -64,10 +67,11 @@ def start(
     detach: Detach = False,
     yes: AgreeToStart = False,
 ) -> int:
-    """Fill a second column with vectors of another model, index it and verify it."""
+    """Fill a second column or a side table with vectors of another model, index and verify it."""
     wanted = _configured(config, column, model, dimensions)
     wanted = replace(
         wanted,
+        store=store or wanted.store,
         document_prompt=document_prompt or wanted.document_prompt,
         query_prompt=query_prompt or wanted.query_prompt,
     )
@@ -76,6 +80,7 @@ def start(
     with open_database(settings) as queue:
         plan = reembed.plan_start(queue, settings, wanted)
         print_findings(plan.findings)
+        say(printable(str(plan.choice)))
         if not plan.problems and not yes and not confirmed("Embed all texts with it?"):
             raise SettingsError(
                 "all texts would be embedded again, so nothing was begun", "Add --yes to agree."
@@ -85,13 +90,18 @@ def start(
         return _leave(queue, begun) if detach else _run(queue, settings, begun, options)
 
 
-def convert(column: NamedColumn, to: VectorType, yes: AgreeToConvert = False) -> int:
+def convert(
+    column: NamedColumn,
+    to: VectorType,
+    store: ConvertedStore = None,
+    yes: AgreeToConvert = False,
+) -> int:
     """Give the vectors of a column another type, without calling the model."""
     settings = load_settings()
     with open_database(settings) as queue:
-        if not yes and not confirmed(f"Add a column of {to} with all vectors?"):
-            raise SettingsError("a column with all vectors would be added", "Add --yes to agree.")
-        begun = reembed.convert(queue, column, to, "cli")
+        if not yes and not confirmed(f"Store all vectors a second time, as {to}?"):
+            raise SettingsError("all vectors would be stored a second time", "Add --yes to agree.")
+        begun = reembed.convert(queue, column, to, "cli", store)
         return _run(queue, settings, begun, StageOptions())
 
 

@@ -33,6 +33,7 @@ from worker.cli.options import (
     QueryPrompt,
     SizeIn,
     Source,
+    StoredIn,
     TableName,
     Truncate,
 )
@@ -59,6 +60,7 @@ def watch(
     filter_sql: Filter = None,
     no_filter: NoFilter = False,
     create_column: CreateColumn = False,
+    store: StoredIn = None,
     dimensions: Dimensions = None,
     truncate: Truncate = None,
     document_prompt: DocumentPrompt = None,
@@ -84,16 +86,17 @@ def watch(
     """
     if no_filter and filter_sql is not None:
         raise SettingsError("--filter contradicts --no-filter", "Use only one of them.")
-    if chunks and create_column:
+    if create_column and (chunks or store == "table"):
         raise SettingsError(
-            "--create-column contradicts --chunks",
-            "Leave it out: the vectors of chunks get a table of their own.",
+            f"--create-column contradicts {'--chunks' if chunks else '--store table'}",
+            "Leave it out: the vectors get a table of their own.",
         )
     if hybrid is False and language is not None:
         raise SettingsError("--language contradicts --no-hybrid", "Use only one of them.")
     if model not in (None, "default"):
         check_model(model)
-    settings = load_settings(asks_model=(create_column or chunks) and not model)
+    needs_width = create_column or chunks or store == "table"
+    settings = load_settings(asks_model=needs_width and not model)
     options = WatchOptions(
         model="" if model == "default" else model,
         filter="" if no_filter else filter_sql,
@@ -111,6 +114,7 @@ def watch(
         enhance=_chat_model(enhance),
         enhance_prompt=_instructions(enhance_prompt),
         enhance_on_failure=enhance_on_failure,
+        store=store,
     )
     wanted = watching.WatchRequest(
         table, column, _joined(source), options, create_column, dimensions, hybrid is True
@@ -178,21 +182,19 @@ def _agree(preview: WatchPreview, yes: bool) -> None:
 
 
 def _agree_to_drop(target: Target) -> None:
-    """Raises SettingsError unless the person agrees to drop the chunks and their vectors."""
-    question = f"The chunks of {name_of(target)} and their vectors will be dropped. Continue?"
-    if not confirmed(question):
+    """Raises SettingsError unless the person agrees to drop the vectors, with their chunks."""
+    lost = f"the {'chunks and ' * (target.store == 'chunks')}vectors of {name_of(target)}"
+    if not confirmed(f"This drops {lost}. Continue?"):
         raise SettingsError(
-            f"the chunks of {name_of(target)} and their vectors would be dropped, so nothing was"
-            " changed",
-            "Add --yes to agree.",
+            f"{lost} would be dropped, so nothing was changed", "Add --yes to agree."
         )
 
 
 def unwatch(table: TableName, column: EmbeddingColumn, yes: AgreeToDrop = False) -> None:
-    """Stop keeping a column in step. Its vectors stay; those of a text in chunks are dropped."""
+    """Stop keeping a column in step. Its vectors stay; a side table and chunks are dropped."""
     with open_database(load_settings()) as queue:
         target = queue.target(table, column)
-        if target.chunk_format and not yes:
+        if target.store != "column" and not yes:
             _agree_to_drop(target)
         watching.unwatch(queue, table, column)
     out(f"Unwatched: {table}.{column}")
@@ -209,6 +211,7 @@ def targets(as_json: AsJson = False) -> None:
         say(NOTHING_WATCHED)
         return
     optional = {
+        "side table": [target.store_relation for target in found],
         "enhanced by": [target.enhance_model for target in found],
         "stands for": [_format_role(target) for target in found],
     }

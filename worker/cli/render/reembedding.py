@@ -78,6 +78,7 @@ def _print(
         "From": f"{reembedding.old_model or 'no model yet'} ({reembedding.old_column})",
         "To": f"{reembedding.new_model}, {reembedding.dimensions} dimensions"
         f" ({reembedding.new_column})",
+        "Store": _store(reembedding),
         "State": reembedding.state,
         "Problem": reembedding.problem,
         "Progress": _far(progress),
@@ -93,6 +94,13 @@ def _print(
             out(printable(f"{name}: {value}"))
     if step := next_step(reembedding):
         out(f"Next: {step}")
+
+
+def _store(reembedding: Reembedding) -> str | None:
+    """Where the new vectors are, if that is not a column."""
+    config = reembedding.config or {}
+    reason = config.get("store_reason")
+    return f"side table{f' ({reason})' * bool(reason)}" if config.get("store") == "table" else None
 
 
 def _far(progress: ReembeddingProgress) -> str | None:
