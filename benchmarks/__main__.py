@@ -10,11 +10,18 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks import api, chunks, latency, queue, rivals
+from benchmarks import api, chunks, fill, latency, queue, rivals
 from benchmarks.database import server
 from benchmarks.report import Figure, Skipped, table, write_json
 
-SUITES = {"api": api, "chunks": chunks, "latency": latency, "queue": queue, "rivals": rivals}
+SUITES = {
+    "api": api,
+    "chunks": chunks,
+    "fill": fill,
+    "latency": latency,
+    "queue": queue,
+    "rivals": rivals,
+}
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ begin
     column_type := stored.typname;
     present_dimensions := stored.width;
     row_count := (select counted.rows from embedding.stored_count(stored.id::text) as counted);
-    table_bytes := pg_table_size(stored.id);
+    table_bytes := coalesce((select sum(pg_table_size(relid)) from pg_partition_tree(stored.id)), pg_table_size(stored.id));
     select relkind = 'p', reloftype <> 0 into is_partitioned, is_of_type
       from pg_class where oid = reembedding_facts.relation;
     has_children := exists (select from pg_inherits where inhparent = reembedding_facts.relation);

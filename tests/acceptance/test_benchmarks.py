@@ -89,6 +89,15 @@ def test_a_swap_is_measured_with_and_without_an_index(tmp_path: Path) -> None:
     assert all(figure["measured"] > 0 for figure in found)
 
 
+def test_a_fill_is_measured_beside_an_index_and_without_one(tmp_path: Path) -> None:
+    found = figures(tmp_path, "fill")
+    assert [figure["what"].partition(", into a ")[2] for figure in found] == [
+        "side table (limit: without the index)",
+        "second column (limit: a side table)",
+    ]
+    assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
+
+
 def test_a_worker_embeds_a_long_document_in_little_more_memory(tmp_path: Path) -> None:
     found = figures(tmp_path, "chunks", "--only", "whole")
     assert [figure["unit"] for figure in found] == ["MB/s", "MB/s", "MB", "MB"]

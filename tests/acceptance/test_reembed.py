@@ -97,6 +97,55 @@ def test_each_command_once(embedded: Database, run: Run) -> None:
     assert rows(embedded, "select distinct vector_dims(embedding) from notes") == [(12,)]
 
 
+def test_a_partitioned_table_gets_its_new_vectors_in_a_side_table(
+    db: Database, worker: Worker, run: Run, with_openai: dict[str, str]
+) -> None:
+    """It is chosen, said why, and everything goes on as with a column."""
+    db.execute("create table parts (id bigint primary key, body text) partition by range (id)")
+    db.execute("create table parts_low partition of parts for values from (0) to (20)")
+    db.execute("create table parts_high partition of parts default")
+    watched = ("watch", "parts", "--source", "body", "--create-column", "--dimensions", "8")
+    assert worker(*watched, **with_openai).returncode == 0
+    db.execute("insert into parts select i, 'note number ' || i from generate_series(1, 40) as i")
+    assert worker("process", **with_openai).returncode == 0
+
+    begin = ("parts", "--model", NEW, "--dimensions", "12", "--yes")
+    into_a_column = run("start", *begin, "--store", "column")
+    assert into_a_column.returncode == 2
+    assert "error: parts: the table is partitioned, and its vector column" in into_a_column.stderr
+    started = run("start", *begin)
+    assert (started.returncode, started.stdout.splitlines()[-1]) == (0, "parts.embedding: ready")
+    reason = "the new vectors go into a side table: the table is partitioned"
+    assert reason in started.stderr.splitlines()
+    assert "Store: side table (the table is partitioned)\n" in run("status").stdout
+    [document] = json.loads(run("status", "--json").stdout)
+    assert document["config"]["store"] == "table"
+    assert document["events"][0]["figures"]["store_reason"] == "the table is partitioned"
+    assert run("swap").returncode == 0
+    cleaned = run("cleanup", "--rename", "--yes")
+    assert (cleaned.returncode, cleaned.stdout) == (0, "parts.embedding: finished\n"), (
+        cleaned.stderr
+    )
+
+    db.execute("update parts set id = 50, body = 'another note' where id = 1")
+    assert worker("process", **with_openai).returncode == 0
+    assert value(db, "select count(*) from parts_embedding") == 40
+    found = worker("search", "another note", "--table", "parts", "--json", **with_openai)
+    assert json.loads(found.stdout)[0]["record_id"] == "50"
+    assert "public.parts_embedding" in worker("targets", **with_openai).stdout
+    assert worker("index", "parts", **with_openai).returncode == 0
+    assert worker("verify", "parts", **with_openai).returncode == 0
+    assert refused(worker("unwatch", "parts", "--column", "embedding"), 2)[0] == (
+        "the vectors of parts.embedding would be dropped, so nothing was changed"
+    )
+    assert worker("unwatch", "parts", "--column", "embedding", "--yes").returncode == 0
+    beside = ("watch", "parts", "--source", "body", "--store", "table", "--dimensions", "8")
+    assert refused(worker(*beside, "--create-column", **with_openai), 2)[0] == (
+        "--create-column contradicts --store table"
+    )
+    assert worker(*beside, **with_openai).returncode == 0
+
+
 def test_pause_detach_and_cancel(
     embedded: Database, run: Run, worker: Worker, with_openai: dict[str, str]
 ) -> None:

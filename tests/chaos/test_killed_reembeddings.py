@@ -21,7 +21,7 @@ from tests.openai_server import vector_for
 
 NAME = "notes.embedding"
 NEW = "openai:text-embedding-3-large"
-WIDTHS = {"embedding": 8, "embedding_2": 12}
+NEW_VECTORS = {"column": "embedding_2", "table": "notes_embedding_2"}
 LATENCY = 0.05
 MOST_TRIES = 20
 SLOWLY = {"EMBEDDING_BATCH_SIZE": "5", "EMBEDDING_MAX_CONCURRENCY": "2"}
@@ -87,18 +87,22 @@ class Killer:
         return states[0][0] if states else None
 
 
-def wrong(notes: Database, *columns: str) -> list[tuple[int, str]]:
-    """The notes with a vector that is not that of their text."""
+def wrong(notes: Database, *vectors: str) -> list[tuple[int, str]]:
+    """The notes with a vector, in a column or a side table, that is not that of their text."""
+    beside = "(select side.embedding from {} as side where side.id = notes.id)"
     return [
-        (key, column)
-        for column in columns
+        (key, name)
+        for name in vectors
         for key, body, vector in notes.execute(
-            f"select id, body, {column}::real[] from notes order by id".encode()
+            "select id, body, ({})::real[] from notes order by id".format(
+                beside.format(name) if name.startswith("notes_") else name
+            ).encode()
         )
         if vector is None or not np.allclose(vector, vector_for(body, len(vector)), atol=1e-6)
     ]
 
 
+@pytest.mark.parametrize("store", ["column", "table"])
 @pytest.mark.timeout(600)
 def test_wherever_it_is_killed_the_same_command_ends_it(
     notes: Database,
@@ -109,6 +113,7 @@ def test_wherever_it_is_killed_the_same_command_ends_it(
     connect: Callable[[], Database],
     full: bool,
     record_property: Callable[[str, object], None],
+    store: str,
 ) -> None:
     count, times = (600, 5) if full else (60, 1)
     fill(notes, count)
@@ -120,7 +125,8 @@ def test_wherever_it_is_killed_the_same_command_ends_it(
     openai.latency = LATENCY
     killer = Killer(notes, start, worker, with_openai)
 
-    begin = ("start", NAME, "--model", NEW, "--dimensions", "12", "--yes", "--detach")
+    begin = ["start", NAME, "--model", NEW, "--dimensions", "12", "--yes", "--detach"]
+    begin += ["--store", store]
     for _ in range(times):
         killer.kill_at_random(*begin)
     if killer.state is None:
@@ -153,14 +159,17 @@ def test_wherever_it_is_killed_the_same_command_ends_it(
         if killer.state != state:
             killer.repeat(command)
         assert killer.state == state
-    assert wrong(notes, *WIDTHS) == []
+    assert wrong(notes, "embedding", NEW_VECTORS[store]) == []
     for _ in range(times):
         with connect().transaction() as reading:
             reading.connection.execute("select count(*) from notes")
             killer.kill_at_random("cleanup", "--yes", "--rename")
     killer.repeat("cleanup", NAME, "--yes", "--rename")
-    assert (killer.state, wrong(notes, "embedding")) == ("finished", [])
-    assert rows(notes, "select distinct vector_dims(embedding) from notes") == [(12,)]
+    renamed = "embedding" if store == "column" else "notes_embedding"
+    assert (killer.state, wrong(notes, renamed)) == ("finished", [])
+    table = "notes" if store == "column" else renamed
+    widths = notes.execute(f"select distinct vector_dims(embedding) from {table}".encode())
+    assert widths.fetchall() == [(12,)]
     twice = sum(filled.values()) - len(filled)
     assert twice <= killer.in_flight
     record_property("kills", f"{killer.points}, paid twice {twice} of {killer.in_flight} texts")

@@ -37,7 +37,7 @@ from worker.operations.batch_reembedding import BatchReembeddingSystem
 from worker.operations.processing import process
 from worker.operations.reembed_stages import Reembedder, StageOptions
 from worker.operations.search import search
-from worker.queue import Reembedding
+from worker.queue import Reembedding, Store
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.settings import Settings
@@ -170,8 +170,15 @@ def is_of(text: str | None, vector: list[float] | None) -> bool:
 
 def out_of_step(db: Database, new: str = "embedding_2", prompt: str = PROMPT) -> list[Any]:
     """The rows of `docs` one of whose vectors is not that of its text."""
-    query = sql.SQL("select id, body, embedding::real[], {}::real[] from docs order by id")
-    found = db.execute(query.format(sql.Identifier(new))).fetchall()
+    beside = value(db, "select to_regclass('docs_' || %s) is not null", new)
+    vector = "(select side.embedding from {side} as side where side.id = docs.id)"
+    query = sql.SQL(
+        "select id, body, embedding::real[], "
+        + (vector if beside else "{column}")
+        + "::real[] from docs order by id"
+    )
+    names = {"side": sql.Identifier(f"docs_{new}"), "column": sql.Identifier(new)}
+    found = db.execute(query.format(**names)).fetchall()
     assert found
     return [
         key
@@ -212,14 +219,17 @@ TRACES: LiteralString = """
 # -- all the way
 
 
-def test_from_the_start_to_the_swap_and_back(texts: Database, work: Undertaking) -> None:
+@pytest.mark.parametrize("store", ["column", "table"])
+def test_from_the_start_to_the_swap_and_back(
+    texts: Database, work: Undertaking, store: Store
+) -> None:
     texts.execute(
         "create index on docs using hnsw (embedding vector_ip_ops)"
         " with (m = 8, ef_construction = 40)"
     )
     fill(work)
     work.openai.requests.clear()
-    begun = work.start(max_retries=7)
+    begun = work.start(max_retries=7, store=store)
     assert (begun.state, begun.new_column, begun.dimensions) == ("filling", "embedding_2", 12)
     shadow = "select max_attempts, priority from embedding_targets where role = 'shadow'"
     assert rows(texts, shadow) == [(7, -10)]
@@ -230,7 +240,7 @@ def test_from_the_start_to_the_swap_and_back(texts: Database, work: Undertaking)
     assert out_of_step(texts) == []
     assert vector_indexes(texts) == [
         f"hnsw ({column} vector_ip_ops) WITH (ef_construction='40', m='8')"
-        for column in ("embedding_2", "embedding")
+        for column in ("embedding_2" if store == "column" else "embedding", "embedding")
     ]
     progress = work.queue.reembedding_progress(ready)
     assert (progress.rows, progress.done, progress.pending, progress.failed) == (30, 30, 0, 0)
@@ -259,14 +269,18 @@ def test_from_the_start_to_the_swap_and_back(texts: Database, work: Undertaking)
     assert rows(texts, columns) == [("embedding", None, "serving", f"{NEW}")]
     texts.execute("insert into docs values (5000, 'after the end')")
     work.work()
-    [(stored,)] = rows(texts, "select embedding::real[] from docs where id = 5000")
+    table = "docs" if store == "column" else "docs_embedding"
+    [[stored]] = texts.execute(f"select embedding::real[] from {table} where id = 5000".encode())
     assert is_of(PROMPT + "after the end", stored)
 
 
-def test_edits_at_any_moment_end_in_both_columns(texts: Database, work: Undertaking) -> None:
+@pytest.mark.parametrize("store", ["column", "table"])
+def test_edits_at_any_moment_end_in_both_stores(
+    texts: Database, work: Undertaking, store: Store
+) -> None:
     fill(work)
     edit(texts, 1)
-    work.start()
+    work.start(store=store)
     edit(texts, 2)
     stages = ("filling", "indexing", "verifying")
     at = {stage: partial(edit, texts, 3 + place) for place, stage in enumerate(stages)}

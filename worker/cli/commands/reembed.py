@@ -80,14 +80,20 @@ def start(
     with open_database(settings) as queue:
         plan = reembed.plan_start(queue, settings, wanted)
         print_findings(plan.findings)
-        say(printable(str(plan.choice)))
-        if not plan.problems and not yes and not confirmed("Embed all texts with it?"):
-            raise SettingsError(
-                "all texts would be embedded again, so nothing was begun", "Add --yes to agree."
-            )
+        if not plan.problems:
+            say(printable(str(plan.choice)))
+            _agree_to_embed(yes)
         begun = reembed.start(queue, plan, "cli")
         say(f"begun: {printable(begun.named)} gets vectors of {begun.new_model}")
         return _leave(queue, begun) if detach else _run(queue, settings, begun, options)
+
+
+def _agree_to_embed(yes: bool) -> None:
+    """Raises SettingsError unless the person agrees to embed all texts again."""
+    if not yes and not confirmed("Embed all texts with it?"):
+        raise SettingsError(
+            "all texts would be embedded again, so nothing was begun", "Add --yes to agree."
+        )
 
 
 def convert(
