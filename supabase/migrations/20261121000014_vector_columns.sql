@@ -263,7 +263,8 @@ as $$
                             vector_sql, given, target.relation, target.record_match_sql) end;
 $$;
 
--- The condition that a row has its vector, or its text has chunks that a search finds.
+-- The condition that a row has its vector, or its text has chunks that a search finds. The subquery cannot become a join,
+-- which could read all of a side table for a few rows.
 create function embedding.has_vector_sql(target public.embedding_targets)
 returns text
 language sql
@@ -272,7 +273,8 @@ set search_path = '', pg_temp
 as $$
     select case when embedding.is_column(target)
                 then format('%I.%I is not null', (parse_ident(target.relation))[2], target.embedding_column)
-                else format('exists (select from %s where %s)', found.beside, embedding.same_key_sql(target, found.beside)) end
+                else format('(select true from %s where %s limit 1) is not null', found.beside,
+                            embedding.same_key_sql(target, found.beside)) end
       from (select coalesce(target.places_relation, target.store_relation)) as found (beside);
 $$;
 

@@ -90,7 +90,7 @@ stable
 set search_path = '', pg_temp
 as $$
 declare
-    present constant text := case when before.store_relation is null then 'column' else 'table' end;
+    present constant text := embedding.store_of(before);
     named constant text := format('column %s of table %s', target.embedding_column, target.table_name);
     cause text;
     cure text;

@@ -623,3 +623,34 @@ def test_a_table_that_cannot_get_a_column_gets_a_side_table(
     queue.rename_reembedded(*NAME)
     assert nearest(db, NEW, "new", 5) == ("new", 1.0)
     assert are_in_step(db)
+
+
+def test_texts_of_a_partitioned_table_in_chunks_get_second_tables(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute("create table docs (id bigint primary key, body text) partition by range (id)")
+    db.execute("create table docs_rest partition of docs default")
+    db.execute("select watch_embeddings('docs', 'body', dimensions => 3, chunks => true)")
+    queue.start_reembedding(*NAME, NEW, 3)
+    assert ("docs_embedding_2_chunks",) in rows(db, RELATIONS)
+    queue.cancel_reembedding(*NAME)
+    assert ("docs_embedding_2_chunks",) not in rows(db, RELATIONS)
+
+
+def test_a_partition_is_detached_after_its_vectors_are_deleted(
+    db: Database, queue: PostgresQueue
+) -> None:
+    db.execute(OTHER_TABLES["partitioned"])
+    db.execute(
+        "select watch_embeddings('docs', 'body', 'beside', 'test:old', dimensions => 3,"
+        " store => 'table')"
+    )
+    db.execute("insert into docs select i, 'text ' || i from generate_series(1, 6) as i")
+    embed_all(queue)
+    detach: LiteralString = "alter table docs detach partition docs_low"
+    assert "violates foreign key" in refusal(db, detach)[0]
+    db.execute("delete from docs_beside using docs_low where docs_beside.id = docs_low.id")
+    db.execute(detach)
+    db.execute("drop table docs_low")
+    assert rows(db, "select id from docs_beside order by 1") == [(4,), (5,), (6,)]
+    assert rows(db, FAULTS) == []

@@ -141,7 +141,7 @@ def _chat_model(settings: Settings, options: WatchOptions, before: Target | None
 
 
 def unwatch(queue: PostgresQueue, table: str, column: str) -> None:
-    """Stop keeping a column in step. Its vectors stay.
+    """Stop keeping a column in step. Its vectors stay; a side table and chunks are dropped.
 
     Raises SettingsError if it is not watched.
     """
