@@ -6,7 +6,9 @@
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- The target that a search names. While a column is re-embedded it has two: the one whose vectors are of `model`, else the one
--- of their width, else the serving one. Raises if it cannot be searched with vectors of `model`, or by words.
+-- of their width, else the serving one. Both may be of one model, with two document prompts: then `model` can name the prompt,
+-- as in `openai:text-embedding-3-small#passage: `, or `openai:text-embedding-3-small#` for none. Raises if the target cannot be
+-- searched with vectors of `model`, or by words.
 create function embedding.find_searched(
     watched_table text, embedding_column text, query_width integer, model text, uses_words boolean
 )
@@ -23,8 +25,8 @@ begin
     select * into target from public.embedding_targets as watched
      where watched.table_name = watched_table
        and find_searched.embedding_column in (coalesce(watched.serves, watched.embedding_column), watched.embedding_column)
-     order by (watched.model = find_searched.model) is true desc, (watched.model <> find_searched.model) is true,
-              (watched.dimensions = query_width) is true desc, watched.role = 'serving' desc
+     order by (find_searched.model in (watched.model, watched.model || '#' || watched.document_prompt)) is true desc,
+              (watched.model <> find_searched.model) is true, (watched.dimensions = query_width) is true desc, watched.role = 'serving' desc
      limit 1;
     identity_problem := embedding.identity_problem(target);
     if identity_problem is not null then
@@ -33,7 +35,7 @@ begin
         raise exception 'column % of table % is not watched', find_searched.embedding_column, watched_table
             using errcode = 'undefined_object',
                   hint = 'Register it first: select watch_embeddings(table, source, embedding_column).';
-    elsif target.model <> find_searched.model then
+    elsif find_searched.model not in (target.model, target.model || '#' || target.document_prompt) then
         raise exception 'column % of table % holds vectors of %, not of %',
                         find_searched.embedding_column, target.table_name, target.model, find_searched.model
             using errcode = 'invalid_parameter_value',

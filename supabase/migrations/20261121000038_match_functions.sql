@@ -154,17 +154,18 @@ as $$
 begin
     return (select format($sql$select eq_known.* into eq_store
       from (values %1$s)
-        as eq_known (eq_model, eq_width, eq_is_serving, eq_relation, eq_column, eq_statement, eq_words, eq_index,
+        as eq_known (eq_model, eq_prompted, eq_width, eq_is_serving, eq_relation, eq_column, eq_statement, eq_words, eq_index,
                      eq_unconditional)
-     order by (eq_model = model) is true desc, (eq_model <> model) is true,
+     order by (model in (eq_model, eq_prompted)) is true desc, (eq_model <> model) is true,
               (eq_width = cardinality(query_embedding::real[])) is true desc, eq_is_serving desc
      limit 1;
-    if eq_store.eq_model <> model then
+    if model not in (eq_store.eq_model, eq_store.eq_prompted) then
         raise exception 'column %% of table %% holds vectors of %%, not of %%', %2$L, %3$L, eq_store.eq_model, model
             using errcode = 'invalid_parameter_value', hint = format('Embed the query with %%s.', eq_store.eq_model);
     end if;$sql$,
-        string_agg(format('(%L, %L::integer, %L::boolean, %L::regclass, %L::name, %L, %L, %L, %L)',
-                          store.model, store.dimensions, store.role = 'serving', stored.relation, stored.embedding_column,
+        string_agg(format('(%L, %L, %L::integer, %L::boolean, %L::regclass, %L::name, %L, %L, %L, %L)',
+                          store.model, store.model || '#' || store.document_prompt, store.dimensions, store.role = 'serving',
+                          stored.relation, stored.embedding_column,
                           embedding.match_statement(store, embedding.vector_sql(store)),
                           case when store.language is not null
                                then embedding.match_statement(store, embedding.hybrid_sql(store)) end,
@@ -287,7 +288,7 @@ begin
         serving.id, serving.table_name));
 end $$;
 
--- Overwrites the match function of a column when its model is recorded, or changed by hand. Where our owner may not, it stays
+-- Overwrites the match function of a column when its model or prompt is recorded, or changed by hand. Where our owner may not, it stays
 -- as it is: a worker records the model, whose vectors must not wait for that.
 create function embedding.follow_model()
 returns trigger
@@ -306,8 +307,9 @@ begin
 end $$;
 
 create trigger embedding_targets_model
-    after update of model on public.embedding_targets
-    for each row when (old.model is distinct from new.model) execute function embedding.follow_model();
+    after update of model, document_prompt on public.embedding_targets
+    for each row when ((old.model, old.document_prompt) is distinct from (new.model, new.document_prompt))
+    execute function embedding.follow_model();
 
 select embedding.protect_functions(
     'embedding.match_functions', 'embedding.match_function_name', 'embedding.body_of', 'embedding.write_match_function',

@@ -112,7 +112,7 @@ LONGER = {
     "cli/render/summary.py: print_summary": "one line for each line of the summary, and each field",
     "cli/commands/runs.py: process": "half of it is its flags, and that it hands them on",
     "cli/commands/targets.py: watch": "the same",
-    "operations/evaluate.py: evaluate": "most of it is its arguments, and the fields of its result",
+    "operations/evaluate.py: evaluate_target": "most of it is the fields of its result",
 }
 
 

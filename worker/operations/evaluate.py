@@ -79,16 +79,40 @@ def evaluate(
     exactly one watched column has these names and it has relevant records, and what its model or
     the reranker raises if that cannot be called.
     """
-    target = only_target(queue, table, column)
+    return evaluate_target(
+        queue,
+        settings,
+        queries,
+        only_target(queue, table, column),
+        k=k,
+        full_text_weight=full_text_weight,
+        rerank=rerank,
+        baseline=baseline,
+        on_query=on_query,
+    )
+
+
+def evaluate_target(
+    queue: AdminQueue,
+    settings: Settings,
+    queries: Sequence[JudgedQuery],
+    target: Target,
+    *,
+    k: int,
+    full_text_weight: float = 1.0,
+    rerank: str | None = None,
+    baseline: Sequence[QueryScore] = (),
+    on_query: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Evaluate a target as `evaluate` does, whichever target of its column serves."""
     judged = [query for query in queries if query.grades]
     check_baseline(baseline, judged)
     relevant, missing = _count_relevant(queue, target, judged)
     with _opened(rerank, settings) as reranker:
         embedded = embed_queries(settings, target, [query.text for query in judged])
         has_index = queue.has_vector_index(target)
-        searches = _Searches(
-            queue, target, embedded.model, k, full_text_weight, reranker, has_index
-        )
+        model = target.searched_model or embedded.model
+        searches = _Searches(queue, target, model, k, full_text_weight, reranker, has_index)
         searches.run_all(judged, embedded.vectors, on_query)
     compared = compare(judged, searches.rankings, k)
     return Evaluation(

@@ -47,7 +47,7 @@ def search(
         target,
         None if mode == "text" else embed_words(settings, target, words),
         limit,
-        None if mode == "text" else target.model or settings.embedding_model,
+        None if mode == "text" else target.searched_model or settings.embedding_model,
         text=None if mode == "vector" else words.replace("\0", " "),
         filter=filter,
         per_document=per_document,

@@ -14,7 +14,7 @@ from worker.engine.models import Model
 from worker.errors import SettingsError, StatementTimeout, Unreachable, WorkerError
 from worker.evaluation.judgments import JudgedQuery
 from worker.evaluation.scores import QueryScore
-from worker.operations.evaluate import Evaluation, embed_queries, evaluate
+from worker.operations.evaluate import Evaluation, embed_queries, evaluate_target
 from worker.operations.opening import opened_model
 from worker.operations.recall import IndexRecall
 from worker.queue import AdminQueue, Job, JobId, StoredVector, Target
@@ -231,7 +231,7 @@ class _Verifier:
     def _index_check(self) -> Check:
         """Measure how many of the nearest rows the index finds."""
         has_index = self.queue.has_vector_index(self.target)
-        recall = IndexRecall(self.queue, self.target, self.target.model, self.k)
+        recall = IndexRecall(self.queue, self.target, self.target.searched_model, self.k)
         vectors = [stored.vector for stored in self._sound[:MOST_SEARCHES]] if has_index else []
         for vector in vectors:
             recall.count(vector, recall.search(vector))
@@ -250,7 +250,9 @@ class _Verifier:
         return {
             stored.record_id: [
                 match.record_id
-                for match in self.queue.search(target, stored.vector, self.k + 1, target.model)
+                for match in self.queue.search(
+                    target, stored.vector, self.k + 1, target.searched_model
+                )
                 if match.record_id != stored.record_id
             ][: self.k]
             for stored in self.queue.sample_vectors(target, len(record_ids), record_ids)
@@ -275,21 +277,16 @@ class _Verifier:
     def _evaluation(
         self, target: Target, queries: Sequence[JudgedQuery], baseline: Sequence[QueryScore]
     ) -> Evaluation:
-        return evaluate(
-            self.queue,
-            self.settings,
-            queries,
-            table=target.table_name,
-            column=target.embedding_column,
-            k=self.k,
-            baseline=baseline,
+        return evaluate_target(
+            self.queue, self.settings, queries, target, k=self.k, baseline=baseline
         )
 
     def _found(self, target: Target, queries: Sequence[JudgedQuery]) -> list[list[str]]:
         """Return the records that each query finds."""
         embedded = embed_queries(self.settings, target, [query.text for query in queries])
+        model = target.searched_model or embedded.model
         return [
-            [match.record_id for match in self.queue.search(target, vector, self.k, embedded.model)]
+            [match.record_id for match in self.queue.search(target, vector, self.k, model)]
             for vector in embedded.vectors
         ]
 

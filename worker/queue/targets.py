@@ -71,6 +71,14 @@ class Target:
         return "table" if self.store_relation else "chunks" if self.chunk_format else "column"
 
     @property
+    def searched_model(self) -> str | None:
+        """The model by which a search finds this target, also beside another one of this model:
+        with the document prompt after a `#`."""
+        if self.model is None or self.document_prompt is None:
+            return self.model
+        return f"{self.model}#{self.document_prompt}"
+
+    @property
     def is_serving(self) -> bool:
         return self.role == "serving"
 
