@@ -1,7 +1,8 @@
 -- Why:   a column gets the vectors of another model beside those it has, while searches go on. Each such undertaking has a
 --        row, and each of its steps an event that nobody can change.
 -- Locks: nothing, the tables are new.
--- Undo:  drop function public.reembedding_progress; drop function embedding.refuse_in_reembedding cascade; drop function
+-- Undo:  drop function public.reembedding_progress, embedding.raise_locked, embedding.lock_holders;
+--        drop function embedding.refuse_in_reembedding cascade; drop function
 --        embedding.check_reembedding, embedding.open_reembedding; drop table public.embedding_reembedding_events,
 --        public.embedding_reembeddings; drop function embedding.refuse_change;
 --
@@ -163,8 +164,74 @@ as $$
      where known.id = reembedding_progress.id;
 $$;
 
+-- The sessions that hold a lock on one of these tables, each with its process, its name and its state, but not with what it
+-- runs. What a caller may not see of a session is left out.
+create function embedding.lock_holders(tables regclass[], also_readers boolean)
+returns table (table_name text, session text, process integer)
+language sql
+volatile -- locks are not part of a snapshot
+set search_path = '', pg_temp
+as $$
+    select public.embedding_table_name(held.id),
+           case when held.process is null then 'a prepared transaction'
+                else format('process %s (%s)', held.process,
+                            coalesce(nullif(known.application_name, ''), nullif(known.backend_type, 'client backend'),
+                                     'without a name'))
+                     || coalesce(format(', %s since %s', known.state, date_trunc('second', known.state_change)), '') end,
+           held.process
+      from (select distinct lock.relation::regclass as id, coalesce(worker.leader_pid, lock.pid) as process
+              from pg_locks as lock
+              left join pg_stat_activity as worker on worker.pid = lock.pid
+             where lock.relation = any (tables::oid[]) and lock.granted
+               and (also_readers or lock.mode <> 'AccessShareLock')
+               and lock.database = (select oid from pg_database where datname = current_database())
+               and lock.pid is distinct from pg_backend_pid()) as held
+      left join pg_stat_activity as known on known.pid = held.process
+     order by held.process, 1;
+$$;
+
+-- Raises lock_not_available, with who holds a lock on the tables of a column. Without one, or if nobody does any more, with who
+-- writes settings and jobs.
+create function embedding.raise_locked(watched_table text, embedding_column text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+#variable_conflict use_column
+declare
+    names text;
+    sessions text;
+    processes text;
+    candidates regclass[];
+    also_readers boolean;
+begin
+    for candidates, also_readers in
+        select array_agg(distinct made.id::regclass), true from public.embedding_targets as target
+         cross join lateral unnest(array[to_regclass(target.relation), to_regclass(target.chunks_relation),
+                                         to_regclass(target.places_relation)]) as made (id)
+         where target.table_name = watched_table and made.id is not null
+           and raise_locked.embedding_column in (target.embedding_column, target.serves)
+        union all
+        select '{public.embedding_targets,public.embedding_reembeddings,public.embedding_queue}', false
+    loop
+        select string_agg(distinct held.table_name, ', '), string_agg(distinct held.session, '; '),
+               string_agg(distinct held.process::text, ', ')
+          into names, sessions, processes
+          from embedding.lock_holders(candidates, also_readers) as held;
+        exit when names is not null;
+    end loop;
+    raise exception using errcode = 'lock_not_available',
+        message = format('%s locked by another session%s',
+                         case when names like '%, %' then format('tables %s are', names)
+                              else format('table %s is', coalesce(names, watched_table, 'embedding_targets')) end,
+                         coalesce(': ' || sessions, '')),
+        hint = 'End the transaction of that session, then try again'
+               || coalesce(format('; `select pg_terminate_backend(%s)` ends the session itself', processes), '') || '.';
+end $$;
+
 select embedding.let_workers_read('public.embedding_reembeddings');
 select embedding.let_workers_read('public.embedding_reembedding_events');
 select embedding.protect_functions(
-    'embedding.refuse_change', 'embedding.open_reembedding', 'embedding.check_reembedding', 'embedding.refuse_in_reembedding');
+    'embedding.refuse_change', 'embedding.open_reembedding', 'embedding.check_reembedding', 'embedding.refuse_in_reembedding',
+    'embedding.lock_holders', 'embedding.raise_locked');
 select embedding.let_workers_call('public.reembedding_progress');

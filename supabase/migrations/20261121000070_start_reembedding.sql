@@ -1,6 +1,7 @@
 -- Why:   a re-embedding begins with a second column, or with side tables, that are watched like the first: so every edit
 --        is embedded by both models from then on.
--- Locks: the migration nothing. A call of start_reembedding locks the table as watch_embeddings does when it adds a column.
+-- Locks: the migration nothing. A call of start_reembedding locks the table as watch_embeddings does when it adds a column. It
+--        waits 100 ms for each lock, unless lock_timeout is set, and changes nothing if it does not get it: call it again.
 -- Undo:  drop function public.start_reembedding, embedding.make_store, embedding.new_vector_type,
 --        embedding.grant_column, embedding.column_grants, embedding.new_store_name, embedding.check_start, embedding.store_of,
 --        embedding.kind_of_vectors, embedding.record_event;
@@ -219,6 +220,7 @@ begin
     perform embedding.check_start(
         old, start_reembedding.model, start_reembedding.dimensions, start_reembedding.document_prompt,
         start_reembedding.query_prompt, config ->> 'type', store);
+    perform set_config('lock_timeout', '100ms', true) where current_setting('lock_timeout') = '0';
     new_column := coalesce(config ->> 'column', embedding.new_store_name(old));
     vector_type := embedding.new_vector_type(old, start_reembedding.dimensions, config ->> 'type');
     if store = 'column' then
@@ -250,6 +252,8 @@ begin
     returning * into reembedding;
     perform embedding.record_event(reembedding, 'started', null, start_reembedding.source, config);
     return reembedding;
+exception when lock_not_available then
+    perform embedding.raise_locked(public.embedding_table_name(relation), start_reembedding.embedding_column);
 end $$;
 
 select embedding.protect_functions(

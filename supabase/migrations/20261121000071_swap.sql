@@ -1,6 +1,7 @@
 -- Why:   a re-embedding moves from state to state, and people swap its targets, and swap them back, at any moment.
 -- Locks: the migration nothing. A call locks the row of a re-embedding and, to swap, the rows of its two targets; never
---        the watched table.
+--        the watched table. To swap, it waits a second for them, unless lock_timeout is set, and changes nothing if it does not
+--        get them: call it again.
 -- Undo:  drop function public.rollback_reembedding, public.swap_reembedding, public.advance_reembedding,
 --        public.resume_reembedding, public.pause_reembedding, embedding.serve, embedding.enter_state,
 --        embedding.lock_reembedding, embedding.lock_serving;
@@ -167,12 +168,16 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    reembedding constant public.embedding_reembeddings := embedding.lock_reembedding(
+    reembedding public.embedding_reembeddings;
+begin
+    perform set_config('lock_timeout', '1s', true) where current_setting('lock_timeout') = '0';
+    reembedding := embedding.lock_reembedding(
         table_name, embedding_column,
         case when figures @> '{"verified": false}' then '{ready,verifying,indexing}' else '{ready}' end::text[]);
-begin
     perform embedding.serve(reembedding.new_target, reembedding.old_target, 'retired');
     return embedding.enter_state(reembedding, 'swapped', 'swapped', source, figures);
+exception when lock_not_available then
+    perform embedding.raise_locked(null, null);
 end $$;
 
 -- Lets the old target serve again, which was kept in step.
@@ -184,10 +189,14 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
-    reembedding constant public.embedding_reembeddings := embedding.lock_reembedding(table_name, embedding_column, '{swapped}');
+    reembedding public.embedding_reembeddings;
 begin
+    perform set_config('lock_timeout', '1s', true) where current_setting('lock_timeout') = '0';
+    reembedding := embedding.lock_reembedding(table_name, embedding_column, '{swapped}');
     perform embedding.serve(reembedding.old_target, reembedding.new_target, 'shadow');
     return embedding.enter_state(reembedding, 'ready', 'rolled_back', source, figures);
+exception when lock_not_available then
+    perform embedding.raise_locked(null, null);
 end $$;
 
 select embedding.protect_functions(

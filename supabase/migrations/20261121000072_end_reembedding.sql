@@ -85,6 +85,8 @@ declare
 begin
     perform embedding.drop_store(reembedding.new_target);
     return reembedding;
+exception when lock_not_available then
+    perform embedding.raise_locked(table_name, embedding_column);
 end $$;
 
 -- Raises if something would break, or silently stay with the old vectors, if they were dropped.
@@ -143,6 +145,8 @@ begin
         reembedding, 'finished', 'finished', source, coalesce(figures, '{}') || embedding.kept_with_store(old));
     perform embedding.drop_store(old.id);
     return reembedding;
+exception when lock_not_available then
+    perform embedding.raise_locked(table_name, embedding_column);
 end $$;
 
 -- Renames the column of a locked target to the one that it serves, its side table to fit, or its tables of chunks to those that
@@ -208,6 +212,8 @@ begin
     perform embedding.keep_match_function(target, null);
     perform embedding.record_event(reembedding, 'renamed', reembedding.state, source, null);
     return reembedding;
+exception when lock_not_available then
+    perform embedding.raise_locked(table_name, embedding_column);
 end $$;
 
 -- The finished re-embedding whose new target can get the name that it serves. Raises if there is none.

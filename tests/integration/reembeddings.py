@@ -134,6 +134,9 @@ def nearest(db: Database, model: str, text: str, width: int = 3) -> tuple[Any, .
     return found[0]
 
 
-def state(db: Database) -> str:
-    found: str = value(db, "select state from embedding_reembeddings order by id desc limit 1")
+def state(db: Database) -> str | None:
+    """The state of the latest re-embedding, if there is one."""
+    found: str | None = value(
+        db, "select (array_agg(state order by id desc))[1] from embedding_reembeddings"
+    )
     return found

@@ -729,8 +729,8 @@ CALLED_BY_NOBODY = [
         is_claimable is_of_the_server is_ours is_readable is_rewritten is_timeout
         is_watched_by_statement jobs_after keep_match_function kept_with_store key_columns
         key_list key_too_long kind_of_vectors lease_jobs let_readers_read let_workers_call
-        let_workers_read list_sql lock_documents lock_reembedding lock_serving lock_sql
-        lock_store lock_vector_index make_chunk_tables make_function make_functions
+        let_workers_read list_sql lock_documents lock_holders lock_reembedding lock_serving
+        lock_sql lock_store lock_vector_index make_chunk_tables make_function make_functions
         make_side_table make_side_tables make_store make_triggers match_function_name
         match_functions match_statement match_statement_sql match_store_sql match_words_sql
         may_be_inside may_pass missing_records missing_sql name_chunk_tables name_store
@@ -738,8 +738,8 @@ CALLED_BY_NOBODY = [
         open_table open_verified owner_sql percentile plan_chunks plan_enhancement
         plan_model plan_settings plan_store plan_table plan_vector_index plan_watch
         planned_full_text planned_prompt planned_side_width planned_width protect_functions
-        protect_relation queue_by_hand queued_id_sql read_sql readable_texts record_event
-        record_model reembedding_facts refresh_owners refusals refuse_change
+        protect_relation queue_by_hand queued_id_sql raise_locked read_sql readable_texts
+        record_event record_model reembedding_facts refresh_owners refusals refuse_change
         refuse_documents refuse_in_reembedding refuse_row refuse_target rename_in_sql
         rename_store replace_places replaced_objects requeue_target reset_jobs
         sampled_records sampled_vector_sql seen_sql serve settle shortened_id side_tables

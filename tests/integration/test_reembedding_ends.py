@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.integration.reembeddings import (
 from tests.integration.tables import Connect, acting_as, create_role, jobs, refusal
 from tests.integration.test_identity import dumped_and_restored
 from worker.errors import Busy, SettingsError
+from worker.operations.reembed import finish
 from worker.queue.postgres import PostgresQueue
 
 
@@ -231,6 +233,7 @@ def test_a_new_store_that_something_depends_on_is_not_dropped(
 # -- who waits
 
 ENDS: dict[str, tuple[Callable[[PostgresQueue], Any], Callable[[PostgresQueue], Any]]] = {
+    "start": (lambda queue: None, lambda queue: (start(queue), fill(queue))),
     "cancel": (start, lambda queue: queue.cancel_reembedding(*NAME)),
     "finish": (make_swapped, lambda queue: queue.finish_reembedding(*NAME)),
     "rename": (
@@ -257,13 +260,63 @@ def test_a_lock_that_is_not_free_changes_nothing(
     bring(queue)
     known = state(searched), columns(searched), stores(searched), jobs(searched)
     other = connect()
+    other.execute("set application_name = 'report'")
     with other.transaction():
         other.execute(holder)
-        with pytest.raises(Busy):
+        with pytest.raises(Busy) as busy:
             take(queue)
+    process = other.info.backend_pid
+    assert re.fullmatch(
+        rf"table docs is locked by another session: process {process} \(report\),"
+        r" idle in transaction since [-\d]+ [:\d]+\+\d\d",
+        busy.value.cause,
+    )
+    assert f"pg_terminate_backend({process})" in (busy.value.hint or "")
     assert (state(searched), columns(searched), stores(searched), jobs(searched)) == known
     take(queue)
     assert are_in_step(searched)
+
+
+@pytest.mark.parametrize("step", ["swap_reembedding", "rollback_reembedding"])
+def test_a_swap_names_who_changes_the_settings(
+    searched: Database, queue: PostgresQueue, connect: Connect, step: str
+) -> None:
+    start(queue)
+    fill(queue)
+    make_ready(queue)
+    if step == "rollback_reembedding":
+        queue.swap_reembedding(*NAME)
+    known = state(searched)
+    other, reader = connect(), connect()
+    with other.transaction(), reader.transaction():
+        reader.execute("select from embedding_targets")
+        other.execute("update embedding_targets set debounce = '1s'")
+        with pytest.raises(Busy) as busy:
+            getattr(queue, step)(*NAME)
+    cause = busy.value.cause
+    assert cause.startswith("table embedding_targets is locked by another session: process")
+    assert str(other.info.backend_pid) in cause
+    assert str(reader.info.backend_pid) not in cause
+    assert state(searched) == known
+    getattr(queue, step)(*NAME)
+
+
+def test_a_lock_is_waited_for_with_the_reason(
+    searched: Database, queue: PostgresQueue, connect: Connect
+) -> None:
+    make_swapped(queue)
+    other = connect()
+    said: list[str] = []
+
+    def wait(reason: str) -> None:
+        said.append(reason)
+        other.rollback()
+
+    other.execute("begin")
+    other.execute("select from docs")
+    finish(queue, queue.reembeddings()[0], on_wait=wait)
+    assert state(searched) == "finished"
+    assert [f"process {other.info.backend_pid} (" in reason for reason in said] == [True]
 
 
 def test_the_lock_timeout_of_the_session_counts(

@@ -81,7 +81,7 @@ def translate_error(said: DatabaseMessage, wording: Wording) -> WorkerError:
     message = one_line(without_values(said))
     match said.sqlstate:
         case "55P03":
-            return Busy(message)
+            return Busy(message, None if raised_by_a_user(said.context or "") else said.hint)
         case "57014":
             return StatementTimeout(wording.slow[0] + message, wording.slow[1])
         case "25006":

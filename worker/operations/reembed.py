@@ -32,6 +32,9 @@ PAUSES = (0.1, 1.0)  # seconds between two attempts, at random: readers go on in
 
 Result = TypeVar("Result")
 
+OnWait = Callable[[str], None]
+"""Gets the message of the database each time a step finds a lock: which table, and who has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
@@ -89,28 +92,38 @@ def probe(config: EmbeddingMigrationConfig, settings: Settings) -> int:
     return dimensions
 
 
-def start(queue: PostgresQueue, plan: StartPlan, source: Source = "api") -> Reembedding:
+def start(
+    queue: PostgresQueue,
+    plan: StartPlan,
+    source: Source = "api",
+    on_wait: OnWait = lambda _: None,
+) -> Reembedding:
     """Begin a re-embedding: from now on each edit is embedded by both models.
 
-    Raises SettingsError if the plan has a problem, or one is open already.
+    Raises SettingsError if the plan has a problem, or one is open already, and Busy if the table
+    stays locked for LOCK_RETRIES.
     """
     for problem in plan.problems[:1]:
         raise SettingsError(f"{problem.subject}: {problem.cause}", problem.hint)
     config = plan.config
-    decided = {
+    relation = queue.relation(plan.target.table_name)
+    asked = asdict(config) | {
         "column": config.column,
         "store": plan.choice.store,
         "store_reason": plan.choice.reason,
     }
-    return queue.start_reembedding(
-        queue.relation(plan.target.table_name),
-        plan.target.named_column,
-        config.model,
-        plan.dimensions,
-        document_prompt=config.document_prompt,
-        query_prompt=config.query_prompt,
-        config=asdict(config) | decided,
-        source=source,
+    return _with_retries(
+        lambda: queue.start_reembedding(
+            relation,
+            plan.target.named_column,
+            config.model,
+            plan.dimensions,
+            document_prompt=config.document_prompt,
+            query_prompt=config.query_prompt,
+            config=asked,
+            source=source,
+        ),
+        on_wait,
     )
 
 
@@ -120,15 +133,19 @@ def convert(
     kind: VectorKind,
     source: Source = "api",
     store: Store | None = None,
+    on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
     """Begin to give the vectors of a column another type, or another store, without a call of the
     model. `store` None: the present one.
 
-    It reads all vectors before. Raises SettingsError if one of them does not fit.
+    It reads all vectors before. Raises SettingsError if one of them does not fit, and Busy if the
+    table stays locked for LOCK_RETRIES.
     """
     target = find_column(queue, column)
     relation = queue.relation(target.table_name)
-    return queue.convert(relation, target.named_column, kind, source, store)
+    return _with_retries(
+        lambda: queue.convert(relation, target.named_column, kind, source, store), on_wait
+    )
 
 
 def enqueue(queue: PostgresQueue, reembedding: Reembedding) -> int:
@@ -252,25 +269,36 @@ def swap(
     source: Source = "api",
     *,
     verified: bool = True,
+    on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
     """Let the new vectors serve searches. It locks no table.
 
     Raises SettingsError unless they are verified; with `verified` false, unless they are filled.
+    Raises Busy if their settings stay locked for LOCK_RETRIES.
     """
-    return queue.swap_reembedding(
-        reembedding.table_name,
-        reembedding.embedding_column,
-        source=source,
-        figures=None if verified else {"verified": False},
+    return _with_retries(
+        lambda: queue.swap_reembedding(
+            reembedding.table_name,
+            reembedding.embedding_column,
+            source=source,
+            figures=None if verified else {"verified": False},
+        ),
+        on_wait,
     )
 
 
 def roll_back(
-    queue: PostgresQueue, reembedding: Reembedding, source: Source = "api"
+    queue: PostgresQueue,
+    reembedding: Reembedding,
+    source: Source = "api",
+    on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
-    """Let the old vectors serve again, which were kept in step."""
-    return queue.rollback_reembedding(
-        reembedding.table_name, reembedding.embedding_column, source=source
+    """Let the old vectors serve again, which were kept in step. Raises Busy as `swap` does."""
+    return _with_retries(
+        lambda: queue.rollback_reembedding(
+            reembedding.table_name, reembedding.embedding_column, source=source
+        ),
+        on_wait,
     )
 
 
@@ -278,10 +306,9 @@ def cancel(
     queue: PostgresQueue,
     reembedding: Reembedding,
     source: Source = "api",
-    on_wait: Callable[[str], None] = lambda _: None,
+    on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
-    """Drop the new vectors, before a swap. `on_wait` gets the message of the database
-    each time the table is locked.
+    """Drop the new vectors, before a swap.
 
     Raises Busy if the table stays locked for LOCK_RETRIES.
     """
@@ -299,7 +326,7 @@ def finish(
     source: Source = "api",
     *,
     rename: bool = False,
-    on_wait: Callable[[str], None] = lambda _: None,
+    on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
     """Drop the old vectors, after a swap; with `rename`, the new column gets their name.
 
@@ -316,7 +343,7 @@ def finish(
     return reembedding
 
 
-def _with_retries(step: Callable[[], Result], on_wait: Callable[[str], None]) -> Result:
+def _with_retries(step: Callable[[], Result], on_wait: OnWait) -> Result:
     """Repeat a step until it gets its lock. A step waits only a moment for it: while it waits, all
     others that need the table wait behind it."""
     give_up_at = time.monotonic() + LOCK_RETRIES

@@ -83,7 +83,7 @@ def start(
         if not plan.problems:
             say(printable(str(plan.choice)))
             _agree_to_embed(yes)
-        begun = reembed.start(queue, plan, "cli")
+        begun = reembed.start(queue, plan, "cli", ProgressLine().say)
         say(f"begun: {printable(begun.named)} gets vectors of {begun.new_model}")
         return _leave(queue, begun) if detach else _run(queue, settings, begun, options)
 
@@ -107,7 +107,7 @@ def convert(
     with open_database(settings) as queue:
         if not yes and not confirmed(f"Store all vectors a second time, as {to}?"):
             raise SettingsError("all vectors would be stored a second time", "Add --yes to agree.")
-        begun = reembed.convert(queue, column, to, "cli", store)
+        begun = reembed.convert(queue, column, to, "cli", store, ProgressLine().say)
         return _run(queue, settings, begun, StageOptions())
 
 
@@ -175,13 +175,15 @@ def swap(column: OpenColumn = None, no_verify: Unverified = False) -> None:
     """Let the new vectors serve searches, at once and without a lock on the table."""
     with open_database(load_settings()) as queue:
         found = reembed.find_reembedding(queue, column)
-        _out(reembed.swap(queue, found, "cli", verified=not no_verify))
+        waiting = ProgressLine()
+        _out(reembed.swap(queue, found, "cli", verified=not no_verify, on_wait=waiting.say))
 
 
 def rollback(column: OpenColumn = None) -> None:
     """Let the old vectors serve again, which were kept in step."""
     with open_database(load_settings()) as queue:
-        _out(reembed.roll_back(queue, reembed.find_reembedding(queue, column), "cli"))
+        found = reembed.find_reembedding(queue, column)
+        _out(reembed.roll_back(queue, found, "cli", ProgressLine().say))
 
 
 def cleanup(
