@@ -1,7 +1,7 @@
 -- Why:   people can estimate the cost of what is due, and of a backfill, in advance.
 -- Locks: nothing. It waits for a table that is locked as a whole for a second, and then skips it.
--- Undo:  drop function public.estimate_embeddings, embedding.text_to_embed, embedding.due_records,
---        embedding.missing_records;
+-- Undo:  drop function public.estimate_embeddings, embedding.texts_to_embed, embedding.text_to_embed,
+--        embedding.due_records, embedding.missing_records;
 --
 -- Everything here is stable: Postgres itself ensures that such functions write nothing.
 
@@ -78,6 +78,40 @@ begin
     return content;
 end $$;
 
+-- The texts that a model would get for some records: the length of each in bytes, and its first characters. Leaves out records
+-- that get none, and rows whose source raises. Raises if no row can be read.
+create function embedding.texts_to_embed(
+    target public.embedding_targets, records text[], default_model text, characters integer,
+    out record_ids text[], out bytes bigint[], out texts text[]
+)
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    record_id text;
+    content text;
+begin
+    record_ids := '{}';
+    bytes := '{}';
+    texts := '{}';
+    perform embedding.text_to_embed(target, null, default_model); -- raises if no row can be read
+    foreach record_id in array records loop
+        begin
+            content := embedding.text_to_embed(target, record_id, default_model);
+            if content is not null then
+                record_ids := record_ids || record_id;
+                bytes := bytes || octet_length(content)::bigint;
+                texts := texts || left(content, characters);
+            end if;
+        exception when others or query_canceled or assert_failure then
+            if embedding.is_timeout(sqlstate) then
+                raise;
+            end if;
+        end;
+    end loop;
+end $$;
+
 -- What there is to embed, for each target that a worker with this default model works on: the number of due jobs (with
 -- `missing` instead the number of rows that a backfill would enqueue), and for a sample of them the texts: the length in
 -- bytes, and the first 20,000 characters. Rows that need no call of the model have no text, so the expected share of
@@ -107,11 +141,8 @@ set statement_timeout = '1min' -- of a call over the Data API, as in requeue_emb
 as $$
 #variable_conflict use_column
 declare
-    longest constant integer := 20000;
     target public.embedding_targets;
     records text[];
-    record_id text;
-    content text;
 begin
     for target in
         select * from public.embedding_targets as watched
@@ -140,20 +171,8 @@ begin
                 records := embedding.due_records(target, sample);
                 perform embedding.check_table(target.relation);
             end if;
-            perform embedding.text_to_embed(target, null, default_model); -- raises if no row can be read
-            foreach record_id in array records loop
-                begin
-                    content := embedding.text_to_embed(target, record_id, default_model);
-                    if content is not null then
-                        bytes := bytes || octet_length(content)::bigint;
-                        texts := texts || left(content, longest);
-                    end if;
-                exception when others or query_canceled or assert_failure then
-                    if embedding.is_timeout(sqlstate) then
-                        raise;
-                    end if;
-                end;
-            end loop;
+            select found.bytes, found.texts into bytes, texts
+              from embedding.texts_to_embed(target, records, default_model, 20000) as found;
         exception
             when transaction_rollback or insufficient_resources or operator_intervention or system_error then
                 raise; -- not caused by the table
@@ -165,5 +184,6 @@ begin
     end loop;
 end $$;
 
-select embedding.protect_functions('embedding.missing_records', 'embedding.due_records', 'embedding.text_to_embed');
+select embedding.protect_functions(
+    'embedding.missing_records', 'embedding.due_records', 'embedding.text_to_embed', 'embedding.texts_to_embed');
 select embedding.let_workers_call('public.estimate_embeddings');

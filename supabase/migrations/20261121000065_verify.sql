@@ -287,8 +287,8 @@ as $$
         (parse_ident(target.places_relation))[2], target.record_match_sql) end;
 $$;
 
--- The ids of random rows that have a vector, from at most 64 MiB of the table.
-create function embedding.sampled_records(target public.embedding_targets, sample integer)
+-- The ids of random rows for which a condition is true, from at most 64 MiB of the table.
+create function embedding.sampled_records(target public.embedding_targets, condition text, sample integer)
 returns text[]
 language plpgsql
 volatile
@@ -303,7 +303,7 @@ declare
 begin
     execute format('select array(select %s from %s tablesample system (%s) where %s order by random() limit %s)',
                    target.record_id_sql, target.relation, least(100, 100 * read_at_most / size),
-                   embedding.has_vector_sql(target), sample)
+                   condition, sample)
        into records;
     return records;
 end $$;
@@ -328,7 +328,8 @@ declare
     target constant public.embedding_targets := embedding.open_verified(watched_table, embedding_column);
     statement constant text := embedding.sampled_vector_sql(target);
 begin
-    foreach record_id in array coalesce(record_ids, embedding.sampled_records(target, sample)) loop
+    foreach record_id in array coalesce(
+        record_ids, embedding.sampled_records(target, embedding.has_vector_sql(target), sample)) loop
         begin
             execute statement into content, vector, excluded
               using record_id, record_ids is null, embedding.full_model(target);

@@ -1,7 +1,7 @@
 -- Why:   a re-embedding is refused or announced with all of its problems at once, before it costs anything. This reads what the
 --        database knows of a column; worker/reembedding/preflight.py judges it.
 -- Locks: nothing.
--- Undo:  drop function embedding.reembedding_facts;
+-- Undo:  drop function embedding.reembedding_texts, embedding.reembedding_facts;
 --
 -- How much space is free on the disk is not among the facts: SQL cannot see it.
 
@@ -59,4 +59,52 @@ begin
     return next;
 end $$;
 
-select embedding.protect_functions('embedding.reembedding_facts');
+-- The texts of `sample` random rows inside the filter, as a model gets them for new vectors. `row_count` is that of
+-- embedding_status. `sampled` is how many rows were read: some have no text. `too_long` are the ids of those of which the
+-- present model did not take the whole text. A table that cannot be read has no sample.
+create function embedding.reembedding_texts(relation regclass, column_name text, sample integer)
+returns table (
+    row_count bigint, sampled integer, record_ids text[], bytes bigint[], texts text[], too_long text[], on_too_long text)
+language plpgsql
+volatile -- as embedding.row_count is
+set search_path = '', pg_temp
+set row_security = off
+set lock_timeout = '1s'
+as $$
+#variable_conflict use_column
+declare
+    target public.embedding_targets;
+    records text[];
+    characters integer; -- a chunk as a whole, unless that is too much
+begin
+    select * into target from public.embedding_targets as watched
+     where watched.table_name = public.embedding_table_name(reembedding_texts.relation)
+       and watched.embedding_column = column_name;
+    on_too_long := target.on_too_long;
+    characters := least(greatest(20000, 5 * target.chunk_size), 100000);
+    row_count := (select counted.rows from embedding.row_count(target.id, (
+        select sum(counts.pending + counts.processing + counts.completed + counts.failed + counts.skipped)::bigint
+          from public.embedding_counts as counts where counts.target_id = target.id)) as counted);
+    begin
+        records := embedding.sampled_records(target, format('(%s)', coalesce(target.filter, 'true')), sample);
+        too_long := array(
+            select job.record_id from public.embedding_queue as job
+             where job.target_id = target.id and job.record_id = any (records)
+               and (job.truncated_to is not null or job.status = 'failed' and job.error_class = 'too_long'));
+        target.id := null; -- the new target has no jobs yet
+        select cardinality(records), found.* into sampled, record_ids, bytes, texts
+          from embedding.texts_to_embed(target, records, '', characters) as found;
+    exception
+        when transaction_rollback or insufficient_resources or operator_intervention or system_error then
+            raise; -- not caused by the table
+        when others then
+            sampled := 0;
+            record_ids := '{}';
+            bytes := '{}';
+            texts := '{}';
+            too_long := '{}';
+    end;
+    return next;
+end $$;
+
+select embedding.protect_functions('embedding.reembedding_facts', 'embedding.reembedding_texts');

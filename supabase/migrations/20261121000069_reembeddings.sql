@@ -1,7 +1,7 @@
 -- Why:   a column gets the vectors of another model beside those it has, while searches go on. Each such undertaking has a
 --        row, and each of its steps an event that nobody can change.
 -- Locks: nothing, the tables are new.
--- Undo:  drop function public.reembedding_progress, embedding.raise_locked, embedding.lock_holders;
+-- Undo:  drop function public.reembedding_usage, public.reembedding_progress, embedding.raise_locked, embedding.lock_holders;
 --        drop function embedding.refuse_in_reembedding cascade; drop function
 --        embedding.check_reembedding, embedding.open_reembedding; drop table public.embedding_reembedding_events,
 --        public.embedding_reembeddings; drop function embedding.refuse_change;
@@ -133,10 +133,12 @@ create trigger embedding_targets_in_reembedding
 
 -- How far the new vectors of a re-embedding are. `rows` are those that should have one, null once the new target
 -- is gone; `done` those that do, or have nothing to embed. `tokens` and `cost` are those of the new model since the start, in
--- the last 7 days.
+-- the last 7 days; `cost` is null if the price of some of it is not known. `eta_seconds` is the time for the pending jobs at the
+-- rate of all workers in the last minutes, as in embedding_progress; null: none of them used the new model.
 create function public.reembedding_progress(id integer)
 returns table (
-    rows bigint, rows_exact boolean, done bigint, pending bigint, failed bigint, tokens bigint, cost double precision
+    rows bigint, rows_exact boolean, done bigint, pending bigint, failed bigint, tokens bigint, cost double precision,
+    eta_seconds double precision
 )
 language sql
 volatile
@@ -144,7 +146,8 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
-    select counted.rows, counted.exact, jobs.completed + jobs.skipped, jobs.pending, jobs.failed, paid.tokens, paid.cost
+    select counted.rows, counted.exact, jobs.completed + jobs.skipped, jobs.pending, jobs.failed, paid.tokens, paid.cost,
+           case when jobs.pending = 0 then 0 else jobs.pending / (speed.jobs_per_second * greatest(users.workers, 1)) end
       from public.embedding_reembeddings as known
      cross join lateral (
            select coalesce(sum(counts.pending + counts.processing), 0)::bigint as pending,
@@ -154,14 +157,47 @@ as $$
              from public.embedding_counts as counts
             where counts.target_id = known.new_target) as jobs
      cross join lateral (
-           select sum(usage.tokens)::bigint as tokens, sum(usage.cost)::float8 as cost
+           select sum(usage.tokens)::bigint as tokens,
+                  case when bool_and(usage.cost is not null) then sum(usage.cost)::float8 end as cost
              from public.embedding_usage as usage
             where usage.model = known.new_model
               and usage.minute >= date_trunc('minute', known.started_at, 'UTC')
               and usage.minute <= coalesce(known.ended_at, now())) as paid
+     cross join lateral (
+           select nullif(sum(usage.completed + usage.failed) / nullif(sum(usage.seconds), 0), 0) as jobs_per_second
+             from public.embedding_usage as usage
+            where usage.model = known.new_model and usage.minute >= now() - interval '5 minutes') as speed
+     cross join lateral (
+           select count(*) as workers from public.embedding_workers as worker
+            where worker.usage @> jsonb_build_array(jsonb_build_object('model', known.new_model))
+              and worker.seen_at > now() - interval '2 minutes') as users
       left join lateral embedding.row_count(
                known.new_target, jobs.pending + jobs.completed + jobs.failed + jobs.skipped) as counted on true
      where known.id = reembedding_progress.id;
+$$;
+
+-- What edits have taken since the swap, by each model: both sets of vectors are kept in step. One row for each model, the old
+-- one first; no row before a swap. It counts whole minutes after the swap, in the last 7 days, and all columns of a model. `cost`
+-- is null if the price of some of it is not known.
+create function public.reembedding_usage(id integer)
+returns table (model text, texts bigint, tokens bigint, cost double precision)
+language sql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+    select paid.model, coalesce(sum(usage.completed), 0)::bigint, coalesce(sum(usage.tokens), 0)::bigint,
+           case when bool_and(usage.minute is null or usage.cost is not null)
+                then coalesce(sum(usage.cost), 0)::double precision end
+      from public.embedding_reembeddings as known
+      left join public.embedding_targets as old on old.id = known.old_target
+     cross join lateral (select distinct unnest(array[coalesce(known.old_model, old.model), known.new_model])) as paid (model)
+      left join public.embedding_usage as usage
+        on usage.model = paid.model and usage.minute > known.swapped_at and usage.minute <= coalesce(known.ended_at, now())
+     where known.id = reembedding_usage.id and known.swapped_at is not null and paid.model is not null
+     group by paid.model, known.new_model
+     order by paid.model = known.new_model;
 $$;
 
 -- The sessions that hold a lock on one of these tables, each with its process, its name and its state, but not with what it
@@ -234,4 +270,4 @@ select embedding.let_workers_read('public.embedding_reembedding_events');
 select embedding.protect_functions(
     'embedding.refuse_change', 'embedding.open_reembedding', 'embedding.check_reembedding', 'embedding.refuse_in_reembedding',
     'embedding.lock_holders', 'embedding.raise_locked');
-select embedding.let_workers_call('public.reembedding_progress');
+select embedding.let_workers_call('public.reembedding_progress', 'public.reembedding_usage');

@@ -63,6 +63,16 @@ def test_each_command_once(embedded: Database, run: Run) -> None:
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert "no column was ever re-embedded" in nothing.stderr
 
+    planned = run(*BEGIN[1:], "--dry-run")
+    assert planned.returncode == 0
+    assert re.search(
+        r"^note: notes: it takes about .*^estimate: 40 texts, \d+ tokens, <\$0.0001, "
+        rf"time not known .* \({NEW}\)$",
+        planned.stdout,
+        re.M | re.S,
+    )
+    assert "no column was ever re-embedded" in run("status").stderr
+
     started = run(*BEGIN[1:], "--yes")
     assert (started.returncode, started.stdout.splitlines()[-1]) == (0, f"{OF_NOTES}: ready")
     said = started.stderr.splitlines()
@@ -84,9 +94,16 @@ def test_each_command_once(embedded: Database, run: Run) -> None:
 
     shown = run("status", "notes").stdout
     assert shown.startswith("=== RE-EMBEDDING STATUS ===\nColumn: notes.embedding\nFrom: openai:")
-    for line in ("State: swapped", "Progress: 40 of 40 (100.0%)", "Last step: swapped by"):
+    for line in (
+        "State: swapped",
+        "Progress: 40 of 40 (100.0%)",
+        "Since the swap, old: 0 texts, 0 tokens, $0 (openai:",
+        f"Since the swap, new: 0 texts, 0 tokens, $0 ({NEW})",
+        "Last step: swapped by",
+    ):
         assert f"\n{line}" in shown
     [document] = json.loads(run("status", "--json").stdout)
+    assert [used["model"] for used in document["since_swap"]] == [document["old_model"], NEW]
     assert (document["state"], document["progress"]["done"]) == ("swapped", 40)
     steps = ["started", "indexing", "verifying", "ready", "swapped", "rolled_back", "swapped"]
     assert [event["event"] for event in document["events"]] == steps
@@ -159,6 +176,9 @@ def test_pause_detach_and_cancel(
     assert run("resume", "--detach").stdout == f"{OF_NOTES}: filling\n"
     worker("process", **with_openai)
     assert are_filled(embedded)
+    assert re.search(
+        r"^Tokens: \d+ of about \d+\nCost: .* of about <\$0.0001$", run("status").stdout, re.M
+    )
     assert run("resume").returncode == 0
     assert refused(run("cancel"), 2)[0] == "the new vectors would be dropped"
     assert run("cancel", "--yes").stdout == f"{OF_NOTES}: cancelled\n"

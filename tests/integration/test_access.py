@@ -458,6 +458,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "record_id_sql",
         "record_match_sql",
         "reembedding_progress",
+        "reembedding_usage",
         "release_embeddings",
         "reprocess_embeddings",
         "requeue_embeddings",
@@ -496,6 +497,7 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_reembeddings",
     "select * from embedding_reembedding_events",
     "select * from reembedding_progress(1)",
+    "select * from reembedding_usage(1)",
     "select control_embeddings('pause')",
     "select * from embedding_command('tests')",
     "select * from poll_embeddings('tests')",
@@ -667,8 +669,8 @@ CALLED_BY_WORKERS = [
         embedding_schema_version embedding_stats embedding_table_name
         embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
         extend_embeddings fail_embeddings list_embeddings poll_embeddings recheck_embeddings
-        reembedding_progress release_embeddings reprocess_embeddings requeue_embeddings
-        sample_embeddings stage_chunks verify_embeddings
+        reembedding_progress reembedding_usage release_embeddings reprocess_embeddings
+        requeue_embeddings sample_embeddings stage_chunks verify_embeddings
         """,
     ),
     *names("embedding", "count_due identity_problem passage_count row_count"),
@@ -739,17 +741,17 @@ CALLED_BY_NOBODY = [
         plan_model plan_settings plan_store plan_table plan_vector_index plan_watch
         planned_full_text planned_prompt planned_side_width planned_width protect_functions
         protect_relation queue_by_hand queued_id_sql raise_locked read_sql readable_texts
-        record_event record_model reembedding_facts refresh_owners refusals refuse_change
-        refuse_documents refuse_in_reembedding refuse_row refuse_target rename_in_sql
-        rename_store replace_places replaced_objects requeue_target reset_jobs
-        sampled_records sampled_vector_sql seen_sql serve settle shortened_id side_tables
-        source_sql stage stage_in_parts store_of store_target stored_chunks stored_column
-        stored_count stored_width stores_of suspend_target table_problem targets_of_jobs
-        text_by_hand_sql text_differs_sql text_sql text_to_embed texts tie_side_table
-        trigger_sql triggered_table trusts trusts_vectors unstaged vector_index_progress
-        vector_index_sql vector_indexes_of vector_type verified_range verified_sql
-        visible_character wake write_match_function write_passage_match_function write_sql
-        write_vectors
+        record_event record_model reembedding_facts reembedding_texts refresh_owners
+        refusals refuse_change refuse_documents refuse_in_reembedding refuse_row
+        refuse_target rename_in_sql rename_store replace_places replaced_objects
+        requeue_target reset_jobs sampled_records sampled_vector_sql seen_sql serve settle
+        shortened_id side_tables source_sql stage stage_in_parts store_of store_target
+        stored_chunks stored_column stored_count stored_width stores_of suspend_target
+        table_problem targets_of_jobs text_by_hand_sql text_differs_sql text_sql
+        text_to_embed texts texts_to_embed tie_side_table trigger_sql triggered_table trusts
+        trusts_vectors unstaged vector_index_progress vector_index_sql vector_indexes_of
+        vector_type verified_range verified_sql visible_character wake write_match_function
+        write_passage_match_function write_sql write_vectors
         """,
     ),
 ]

@@ -184,6 +184,10 @@ def test_re_embeddings_can_be_read(docs: Database, queue: AdminQueue) -> None:
     assert event.at >= reembedding.started_at
     progress = queue.reembedding_progress(reembedding)
     assert (progress.rows, progress.done, progress.pending) == (1, 0, 0)
+    assert progress.eta_seconds == 0
+    assert queue.reembedding_usage(reembedding) == []
+    docs.execute("update embedding_reembeddings set swapped_at = now()")
+    assert [used.model for used in queue.reembedding_usage(reembedding)] == ["test:new"]
     assert [target.role for target in queue.targets()] == ["serving", "shadow"]
 
 

@@ -150,6 +150,7 @@ def use_reembeddings(queue: PostgresQueue) -> None:
     queue.resume_reembedding(*name)
     queue.advance_reembedding(begun, "indexing")
     queue.swap_reembedding(*name, figures={"verified": False})
+    assert {used.texts for used in queue.reembedding_usage(begun)} == {0}
     queue.rollback_reembedding(*name)
     assert queue.reembedding_progress(begun).rows == 3
     ended = queue.cancel_reembedding(*name)

@@ -374,6 +374,10 @@ OpenColumn = Annotated[
         metavar="[TABLE.COLUMN]", help="The column; not needed if only one is re-embedded."
     ),
 ]
+PlanOnly = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show what it finds and estimates, and begin nothing."),
+]
 RenameColumn = Annotated[
     bool, typer.Option("--rename", help="Give the new column the name of the old one.")
 ]

@@ -54,7 +54,7 @@ class Reply:
 
 def data_of(job: Job) -> str:
     """Return what a chat model gets for a job. It is JSON: a text cannot end it."""
-    return (job.data or "") if isinstance(job, Chunk) else _record(job.content)
+    return (job.data or "") if isinstance(job, Chunk) else text_data(job.content)
 
 
 def ask(question: Question, stop: Event) -> Reply:
@@ -93,9 +93,10 @@ def _ask(reply: Reply, stop: Event) -> None:
             shorter = None if isinstance(job, Chunk) else beginning_of(text, refusal)
             if not (job.truncate and shorter):
                 raise
-            text, data = shorter, _record(shorter)
+            text, data = shorter, text_data(shorter)
             reply.truncated_to = len(text)
 
 
-def _record(text: str) -> str:
+def text_data(text: str) -> str:
+    """Return what a chat model gets for a whole text."""
     return dumps({"text": text}, ensure_ascii=False)

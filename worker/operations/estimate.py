@@ -15,7 +15,7 @@ from worker.engine.chats import TOKENS_WRITTEN
 from worker.engine.options import TEXTS_A_REQUEST
 from worker.operations.sampling import BYTES_PER_TOKEN, Sample, sample_of
 from worker.operations.session import select
-from worker.queue import AdminQueue, Estimate, Target
+from worker.queue import AdminQueue, Estimate, Target, enhancement_key
 from worker.settings import Settings
 
 SAMPLE = 200  # rows at most, of each column
@@ -90,16 +90,45 @@ def _forecasts(
         if not rows:  # this model need not be available
             yield _nothing(estimate, rows)
             continue
+        sampled = min(estimate.row_count or 0, SAMPLE)
         with closing(
             open_embedder(estimate.model, estimate.dimensions, settings, estimate.document_prompt)
         ) as embedder:
-            rate = queue.rate(estimate.model)
-            target = targets[_column(estimate)]
-            sample = sample_of(estimate, target, embedder)
-            forecast = _forecast(estimate, rows, sample, embedder, settings, batch, rate)
-        if target.enhance_model and forecast.texts:
-            forecast = _with_chat_model(forecast, sample, target.enhance_model, settings)
-        yield forecast
+            yield forecast_rows(
+                queue,
+                settings,
+                estimate,
+                targets[_column(estimate)],
+                embedder,
+                rows=rows,
+                sampled=sampled,
+                batch=batch,
+            )
+
+
+def forecast_rows(
+    queue: AdminQueue,
+    settings: Settings,
+    estimate: Estimate,
+    target: Target,
+    embedder: Embedder,
+    *,
+    rows: int,
+    sampled: int,
+    batch: int,
+) -> Forecast:
+    """Estimate what it takes to embed `rows` with an open model, by the texts of `sampled` rows.
+
+    Raises SettingsError if the chat model of the target cannot be opened.
+    """
+    sample = sample_of(estimate, target, embedder)
+    rate = queue.rate(estimate.model)
+    share = rows / max(sampled, 1)
+    forecast = _forecast(estimate, rows, share, sample, embedder, settings, batch, rate)
+    if target.enhance_model and forecast.texts:
+        asked = 1 - _share_known(queue, settings, target, sample.questions)
+        return _with_chat_model(forecast, sample, target.enhance_model, settings, asked)
+    return forecast
 
 
 def _nothing(estimate: Estimate, rows: int | None) -> Forecast:
@@ -115,13 +144,13 @@ def _column(of: Estimate | Target) -> str:
 def _forecast(
     estimate: Estimate,
     rows: int,
+    share: float,
     sample: Sample,
     embedder: Embedder,
     settings: Settings,
     batch: int,
     rate: float | None,
 ) -> Forecast:
-    share = rows / max(min(estimate.row_count or 0, SAMPLE), 1)
     texts = round(share * sample.texts)
     mean = sample.bytes / max(sample.texts, 1) + size_of(embedder.prompts.document)
     tokens = max(round(texts * mean * _tokens_per_byte(sample.examples, embedder)), texts)
@@ -143,20 +172,33 @@ def _forecast(
     )
 
 
+def _share_known(
+    queue: AdminQueue, settings: Settings, target: Target, questions: Sequence[str]
+) -> float:
+    """Return the share of texts for which the answer of the chat model is in the cache."""
+    if not (questions and settings.enhancement_cache_mb):
+        return 0.0
+    model, prompt = target.enhance_model or "", target.enhance_prompt or ""
+    keys = [enhancement_key(model, prompt, question) for question in questions]
+    known = queue.cached_enhancements(list(dict.fromkeys(keys)))
+    return sum(key in known for key in keys) / len(keys)
+
+
 def _with_chat_model(
-    forecast: Forecast, sample: Sample, chat_model: str, settings: Settings
+    forecast: Forecast, sample: Sample, chat_model: str, settings: Settings, asked: float
 ) -> Forecast:
-    """Add what a chat model takes, which gets one request for each text."""
+    """Add what a chat model takes, which gets one request for each text of the share `asked`."""
     with closing(open_chat_model(chat_model, settings)) as opened:
         price = opened.price
-    read = round(forecast.texts / sample.texts * sample.asked / BYTES_PER_TOKEN)
-    written = forecast.texts * TOKENS_WRITTEN
+    read = round(asked * forecast.texts / sample.texts * sample.asked / BYTES_PER_TOKEN)
+    requests = round(asked * forecast.texts)
+    written = requests * TOKENS_WRITTEN
     cost = chat_cost(ChatAnswer("", read, written), price)
     return replace(
         forecast,
         model=f"{forecast.model}, {chat_model}",
         tokens=forecast.tokens + read + written,
-        requests=forecast.requests + forecast.texts,
+        requests=forecast.requests + requests,
         cost=_total([forecast.cost, cost]),
     )
 

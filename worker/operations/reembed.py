@@ -11,18 +11,21 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from worker.embedders.base import A_LETTER
+from worker.embedders.base import A_LETTER, Embedder
 from worker.embedders.registry import open_embedder
 from worker.errors import Busy, SettingsError
 from worker.operations.backfill import backfill_column
+from worker.operations.estimate import Forecast
 from worker.operations.jobs import requeue
+from worker.operations.reembed_forecast import forecast_fill, too_long_for
 from worker.operations.watching import find_width
 from worker.queue import Finding, Reembedding, Source, Store, Target, VectorKind
 from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
+from worker.reembedding.fill import find_same_model, find_too_long, sample_texts
 from worker.reembedding.preflight import find_reembedding_facts, preflight
 from worker.reembedding.store import StoreChoice, choose_store
 from worker.settings import Settings
@@ -40,7 +43,9 @@ OnWait = Callable[[str], None]
 class StartPlan:
     """What a start would do. Nothing is changed before `start`.
 
-    `findings` say what speaks against it, problems first.
+    `findings` say what speaks against it, problems first. `document_prompt` is what the new model
+    gets before each text. `forecast` estimates what it takes to embed all texts; None: they cannot
+    be read.
     """
 
     target: Target
@@ -48,6 +53,8 @@ class StartPlan:
     dimensions: int
     choice: StoreChoice
     findings: list[Finding]
+    document_prompt: str
+    forecast: Forecast | None
 
     @property
     def problems(self) -> list[Finding]:
@@ -59,37 +66,42 @@ def plan_start(
 ) -> StartPlan:
     """Find out what a re-embedding would do. Calls the new model once, and changes nothing.
 
-    Raises SettingsError if the column is not watched or the model cannot be used so, and what a
+    Raises SettingsError if the column is not watched or a model cannot be used so, and what a
     model raises that cannot be called.
     """
     target = find_column(queue, config.source_collection)
-    dimensions = probe(config, settings)
-    facts = find_reembedding_facts(
-        queue.database, queue.relation(target.table_name), target.embedding_column, dimensions
-    )
-    choice = choose_store(config.store, facts)
-    return StartPlan(target, config, dimensions, choice, preflight(facts, choice.store))
-
-
-def probe(config: EmbeddingMigrationConfig, settings: Settings) -> int:
-    """Embed a letter with the new model, and return the width of its vector.
-
-    Raises SettingsError if that is not the width that is wanted, and what the model raises.
-    """
+    where = queue.database, queue.relation(target.table_name), target.embedding_column
     dimensions = find_width(config.model, config.dimensions, None, settings)
     with closing(
         open_embedder(
             config.model, dimensions, settings, config.document_prompt, config.query_prompt
         )
     ) as embedder:
-        embedder.probe()
-        width = embedder.embed([A_LETTER], "document").vectors.shape[1]
+        _probe(embedder, dimensions)
+        sampled = sample_texts(*where)
+        forecast = forecast_fill(queue, settings, target, sampled, embedder, config.batch_size)
+        too_long = too_long_for(embedder, target, sampled)
+    prompt = embedder.prompts.document
+    found = [
+        *find_too_long(sampled, target, config.model, too_long),
+        *find_same_model(target, config.model, dimensions, prompt),
+    ]
+    facts = find_reembedding_facts(*where, dimensions)
+    choice = choose_store(config.store, facts)
+    findings = preflight(facts, choice.store, found)
+    return StartPlan(target, config, dimensions, choice, findings, prompt, forecast)
+
+
+def _probe(embedder: Embedder, dimensions: int) -> None:
+    """Embed a letter. Raises SettingsError unless its vector has these dimensions, and what the
+    model raises."""
+    embedder.probe()
+    width = embedder.embed([A_LETTER], "document").vectors.shape[1]
     if width != dimensions:
         raise SettingsError(
-            f"{config.model} gives {width} dimensions, not {dimensions}",
+            f"{embedder.model} gives {width} dimensions, not {dimensions}",
             f"Ask for {width} dimensions, or use another model.",
         )
-    return dimensions
 
 
 def start(
@@ -111,6 +123,7 @@ def start(
         "column": config.column,
         "store": plan.choice.store,
         "store_reason": plan.choice.reason,
+        "estimate": _estimated(plan.forecast),
     }
     return _with_retries(
         lambda: queue.start_reembedding(
@@ -118,13 +131,20 @@ def start(
             plan.target.named_column,
             config.model,
             plan.dimensions,
-            document_prompt=config.document_prompt,
+            document_prompt=plan.document_prompt or "none",
             query_prompt=config.query_prompt,
             config=asked,
             source=source,
         ),
         on_wait,
     )
+
+
+def _estimated(forecast: Forecast | None) -> dict[str, Any] | None:
+    """Return what is kept of a forecast, to compare with what the fill takes."""
+    if forecast is None:
+        return None
+    return {name: getattr(forecast, name) for name in ("texts", "tokens", "cost", "seconds")}
 
 
 def convert(

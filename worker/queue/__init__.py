@@ -36,6 +36,7 @@ from worker.queue.reembeddings import (
     ReembeddingEvent,
     ReembeddingProgress,
     ReembeddingState,
+    ReembeddingUsage,
     Source,
     VectorKind,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "ReembeddingEvent",
     "ReembeddingProgress",
     "ReembeddingState",
+    "ReembeddingUsage",
     "Refusal",
     "RefusalReason",
     "Report",

@@ -214,6 +214,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "embedded": "boolean",
     },
     "reembedding_progress": {"id": "integer"},
+    "reembedding_usage": {"id": "integer"},
     "rename_reembedded": {"table_name": "text", "embedding_column": "text", "source": "text"},
     "reprocess_embeddings": {
         "pattern": "text",

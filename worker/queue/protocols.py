@@ -25,7 +25,12 @@ from worker.queue.jobs import (
     Scope,
 )
 from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
-from worker.queue.reembeddings import Reembedding, ReembeddingEvent, ReembeddingProgress
+from worker.queue.reembeddings import (
+    Reembedding,
+    ReembeddingEvent,
+    ReembeddingProgress,
+    ReembeddingUsage,
+)
 from worker.queue.reports import (
     DatabaseLoad,
     Estimate,
@@ -339,6 +344,12 @@ class AdminQueue(Queue, Protocol):
 
     def reembedding_progress(self, reembedding: Reembedding) -> ReembeddingProgress:
         """Return how far the new vectors of a re-embedding are."""
+
+    def reembedding_usage(self, reembedding: Reembedding) -> list[ReembeddingUsage]:
+        """Return what edits took since the swap, with the old model and with the new one.
+
+        One of the two if both are the same; none before a swap.
+        """
 
     def check_schema(self) -> None:
         """Raise SchemaError unless the database has the SQL API in this worker's version."""

@@ -86,7 +86,8 @@ class ReembeddingProgress:
     """How far the new vectors are. `done` includes rows with nothing to embed.
 
     `rows` is None if it is not known, and an estimate unless `rows_exact`. `tokens` and `cost` are
-    those of the new model since the start, in the last 7 days.
+    those of the new model since the start, in the last 7 days. `eta_seconds` is None if no worker
+    embeds with it now.
     """
 
     rows: int | None
@@ -95,6 +96,17 @@ class ReembeddingProgress:
     pending: int
     failed: int
     tokens: int | None
+    cost: float | None
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReembeddingUsage:
+    """What edits took with a model since a swap. `cost` in US dollars; None: it is not known."""
+
+    model: str
+    texts: int
+    tokens: int
     cost: float | None
 
 
@@ -112,6 +124,10 @@ class ReembeddingReports(Calls):
 
     def reembedding_progress(self, reembedding: Reembedding) -> ReembeddingProgress:
         return self._rows(ReembeddingProgress, "reembedding_progress", id=reembedding.id)[0]
+
+    def reembedding_usage(self, reembedding: Reembedding) -> list[ReembeddingUsage]:
+        """Return what edits took since the swap, with the old model and with the new one."""
+        return self._rows(ReembeddingUsage, "reembedding_usage", id=reembedding.id)
 
 
 class ReembeddingCalls(Calls):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
 
@@ -64,8 +64,11 @@ def find_reembedding_facts(
     return ReembeddingFacts(**row[0])
 
 
-def preflight(facts: ReembeddingFacts, store: Store | None = "column") -> list[Finding]:
-    """Return everything at once, problems first. Without a problem, a re-embedding can begin.
+def preflight(
+    facts: ReembeddingFacts, store: Store | None = "column", others: Sequence[Finding] = ()
+) -> list[Finding]:
+    """Return everything at once, with `others`, problems first. Without a problem, a re-embedding
+    can begin.
 
     `store`: of the new vectors; None: in tables of chunks.
     """
@@ -73,6 +76,7 @@ def preflight(facts: ReembeddingFacts, store: Store | None = "column") -> list[F
     found = [
         *_problems(facts, in_column),
         *_warnings(facts),
+        *others,
         *_notes(facts, in_column),
         *_server_notes(facts, in_column),
     ]

@@ -23,6 +23,7 @@ from worker.cli.options import (
     NewStore,
     NewWidth,
     OpenColumn,
+    PlanOnly,
     QueryPrompt,
     RenameColumn,
     Unverified,
@@ -30,7 +31,13 @@ from worker.cli.options import (
 )
 from worker.cli.render.indexing import show_build
 from worker.cli.render.progress import show_progress
-from worker.cli.render.reembedding import next_step, print_findings, print_statuses, stage_of
+from worker.cli.render.reembedding import (
+    Status,
+    next_step,
+    print_plan,
+    print_statuses,
+    stage_of,
+)
 from worker.cli.render.verification import print_verification
 from worker.cli.signals import stopped_by_signals
 from worker.errors import SettingsError
@@ -65,6 +72,7 @@ def start(
     config: ConfigFile = None,
     queries: ComparedBy = None,
     detach: Detach = False,
+    dry_run: PlanOnly = False,
     yes: AgreeToStart = False,
 ) -> int:
     """Fill a second column or a side table with vectors of another model, index and verify it."""
@@ -79,9 +87,10 @@ def start(
     settings = load_settings()
     with open_database(settings) as queue:
         plan = reembed.plan_start(queue, settings, wanted)
-        print_findings(plan.findings)
+        print_plan(plan, out if dry_run else say)
+        if dry_run:
+            return int(bool(plan.problems))
         if not plan.problems:
-            say(printable(str(plan.choice)))
             _agree_to_embed(yes)
         begun = reembed.start(queue, plan, "cli", ProgressLine().say)
         say(f"begun: {printable(begun.named)} gets vectors of {begun.new_model}")
@@ -122,8 +131,15 @@ def status(column: OpenColumn = None, as_json: AsJson = False) -> None:
                 "`worker reembed status` shows all re-embeddings.",
             )
         print_statuses(
-            [(each, queue.reembedding_progress(each)) for each in found],
-            [queue.reembedding_events(each) for each in found],
+            [
+                Status(
+                    each,
+                    queue.reembedding_progress(each),
+                    queue.reembedding_usage(each),
+                    queue.reembedding_events(each),
+                )
+                for each in found
+            ],
             as_json,
         )
 

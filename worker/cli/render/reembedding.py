@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 from worker.cli.console import out, out_json, say
-from worker.cli.render.text import dollars
-from worker.queue import Finding, Reembedding, ReembeddingEvent, ReembeddingProgress
+from worker.cli.render.text import counted, dollars
+from worker.durations import format_duration
+from worker.operations.estimate import Forecast
+from worker.operations.reembed import StartPlan
+from worker.queue import (
+    Reembedding,
+    ReembeddingEvent,
+    ReembeddingProgress,
+    ReembeddingUsage,
+)
 from worker.terminal import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A re-embedding as `worker reembed status` shows it."""
+
+    reembedding: Reembedding
+    progress: ReembeddingProgress
+    usage: Sequence[ReembeddingUsage]
+    events: Sequence[ReembeddingEvent]
+
 
 STAGES = {
     "filling": "embedding all texts with {model}",
@@ -40,39 +59,53 @@ def next_step(reembedding: Reembedding) -> str | None:
     return step and step.format(column=printable(reembedding.named))
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print what a preflight found."""
-    for finding in findings:
-        say(printable(f"{finding.level}: {finding.subject}: {finding.cause}"))
+def print_plan(plan: StartPlan, show: Callable[[str], None]) -> None:
+    """Print what a preflight found, and what the fill is estimated to take."""
+    for finding in plan.findings:
+        show(printable(f"{finding.level}: {finding.subject}: {finding.cause}"))
         if finding.hint:
-            say(printable(f"  {finding.hint}"))
+            show(printable(f"  {finding.hint}"))
+    if not plan.problems:
+        show(printable(str(plan.choice)))
+    show(printable(f"estimate: {_estimate(plan.forecast)}"))
 
 
-def print_statuses(
-    found: Sequence[tuple[Reembedding, ReembeddingProgress]],
-    events: Sequence[Sequence[ReembeddingEvent]],
-    as_json: bool,
-) -> None:
-    """Print the re-embeddings with their progress and events, the earliest first."""
+def _estimate(forecast: Forecast | None) -> str:
+    if forecast is None:
+        return "not known, because the texts cannot be read now"
+    cost = "cost not known" if forecast.cost is None else dollars(forecast.cost)
+    time = "time not known before the first run with the model"
+    if forecast.seconds is not None:
+        time = f"{format_duration(forecast.seconds)} for one worker"
+    size = f"{counted(forecast.texts, 'text')}, {counted(forecast.tokens, 'token')}"
+    return f"{size}, {cost}, {time} ({forecast.model})"
+
+
+def print_statuses(found: Sequence[Status], as_json: bool) -> None:
+    """Print the re-embeddings, the earliest first."""
     if as_json:
         out_json(
             [
-                {**asdict(each), "progress": asdict(progress), "events": list(map(asdict, steps))}
-                for (each, progress), steps in zip(found, events, strict=True)
+                {
+                    **asdict(each.reembedding),
+                    "progress": asdict(each.progress),
+                    "since_swap": list(map(asdict, each.usage)),
+                    "events": list(map(asdict, each.events)),
+                }
+                for each in found
             ]
         )
     elif not found:
         say("no column was ever re-embedded")
         say("hint: `worker reembed start TABLE.COLUMN --model MODEL` begins with one")
-    for (each, progress), steps in zip(found, events, strict=True):
-        if not as_json:
-            _print(each, progress, steps[-1] if steps else None)
+    for each in found if not as_json else ():
+        _print(each)
 
 
-def _print(
-    reembedding: Reembedding, progress: ReembeddingProgress, last: ReembeddingEvent | None
-) -> None:
+def _print(status: Status) -> None:
     out("=== RE-EMBEDDING STATUS ===")
+    reembedding, progress = status.reembedding, status.progress
+    last = status.events[-1] if status.events else None
     lines = {
         "Column": reembedding.named,
         "From": f"{reembedding.old_model or 'no model yet'} ({reembedding.old_column})",
@@ -84,8 +117,9 @@ def _print(
         "Progress": _far(progress),
         "Pending": progress.pending,
         "Failed": progress.failed,
-        "Tokens": None if reembedding.is_cast else progress.tokens,
-        "Cost": None if reembedding.is_cast or progress.cost is None else dollars(progress.cost),
+        **_spent(reembedding, progress),
+        "Remaining": _remaining(reembedding, progress),
+        **_since_swap(reembedding, status.usage),
         "Started": f"{reembedding.started_at:%Y-%m-%d %H:%M %Z}",
         "Last step": last and f"{last.event} by {last.actor} ({last.source}), {last.at:%H:%M:%S}",
     }
@@ -101,6 +135,37 @@ def _store(reembedding: Reembedding) -> str | None:
     config = reembedding.config or {}
     reason = config.get("store_reason")
     return f"side table{f' ({reason})' * bool(reason)}" if config.get("store") == "table" else None
+
+
+def _spent(reembedding: Reembedding, progress: ReembeddingProgress) -> dict[str, str | None]:
+    """What the new model took, with the estimate of the whole fill while it goes on."""
+    estimate = (reembedding.config or {}).get("estimate")
+    is_going_on = reembedding.state in ("filling", "paused")
+    if reembedding.is_cast or (progress.tokens is None and not is_going_on):
+        return {}
+    tokens, cost = str(progress.tokens or 0), dollars(progress.cost if progress.tokens else 0)
+    if is_going_on and isinstance(estimate, dict):
+        tokens += f" of about {estimate.get('tokens')}"
+        cost += f" of about {dollars(estimate.get('cost'))}" if estimate.get("cost") else ""
+    return {"Tokens": tokens, "Cost": cost}
+
+
+def _remaining(reembedding: Reembedding, progress: ReembeddingProgress) -> str | None:
+    if reembedding.state != "filling" or not progress.eta_seconds:
+        return None
+    return f"about {format_duration(progress.eta_seconds)}"
+
+
+def _since_swap(reembedding: Reembedding, usage: Sequence[ReembeddingUsage]) -> dict[str, str]:
+    """What it takes to keep both sets of vectors in step, by model."""
+    names = {reembedding.old_model: "old", reembedding.new_model: "new"}
+    if reembedding.old_model == reembedding.new_model:
+        names = {reembedding.new_model: "both"}
+    return {
+        f"Since the swap, {names.get(each.model, 'old')}": f"{counted(each.texts, 'text')},"
+        f" {counted(each.tokens, 'token')}, {dollars(each.cost)} ({each.model})"
+        for each in usage
+    }
 
 
 def _far(progress: ReembeddingProgress) -> str | None:
