@@ -92,7 +92,8 @@ select public.watch_embeddings(
     max_chunks => null::integer,
     enhance => null::pg_catalog.text,
     enhance_prompt => null::pg_catalog.text,
-    enhance_on_failure => null::pg_catalog.text
+    enhance_on_failure => null::pg_catalog.text,
+    store => null::pg_catalog.text
 );
 
 select public.watch_embeddings(
@@ -118,7 +119,8 @@ select public.watch_embeddings(
     max_chunks => null::integer,
     enhance => null::pg_catalog.text,
     enhance_prompt => null::pg_catalog.text,
-    enhance_on_failure => null::pg_catalog.text
+    enhance_on_failure => null::pg_catalog.text,
+    store => null::pg_catalog.text
 );
 
 select public.watch_embeddings(
@@ -144,7 +146,8 @@ select public.watch_embeddings(
     max_chunks => null::integer,
     enhance => null::pg_catalog.text,
     enhance_prompt => null::pg_catalog.text,
-    enhance_on_failure => null::pg_catalog.text
+    enhance_on_failure => null::pg_catalog.text,
+    store => null::pg_catalog.text
 );
 
 -- Owners: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed  engineering lead

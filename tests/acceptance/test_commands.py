@@ -671,6 +671,7 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
         "enhance_model": None,
         "enhance_prompt": None,
         "enhance_on_failure": None,
+        "store_relation": None,
         "enabled": True,
         "problem": None,
     }
