@@ -8,8 +8,9 @@
 -- of the query, $5 the weight of full text, $6 the constant of the fusion, $7 true: compare all vectors, $8 whether an
 -- index over the words can be used. They return the keys with eq_record, eq_distance, eq_score, eq_vector_rank and
 -- eq_text_rank. The conditions of a caller (embedding.filter_sql) take the place of /* eq_filter */; if there are none,
--- `true` takes that of embedding.unconditional_sql before. They are planned at each call, with the values of their parameters. Their functions turn off synchronize_seqscans, with which the first
--- rows of a large table would be others at each call.
+-- `true` takes that of embedding.unconditional_sql before. They are planned at each call, with the values of their
+-- parameters. Their functions turn off synchronize_seqscans, with which the first rows of a large table would be others at
+-- each call.
 
 -- The conditions on the rows of a table that a search reads for a target: its filter, and those of a caller. Rows of a side
 -- table have those of the watched row. The subquery cannot become a join, which would keep an index over the vectors from

@@ -1,8 +1,8 @@
 -- Why:   an app searches a watched table through a function of its own, `match_<table>`.
 -- Locks: nothing.
 -- Undo:  watch_embeddings(..., match_function => false) for each target, then drop function embedding.follow_model cascade;
---        drop function embedding.keep_match_function, embedding.match_statement_sql, embedding.match_words_sql, embedding.match_statement,
---        embedding.match_store_sql, embedding.write_match_function, embedding.body_of, embedding.match_function_name, embedding.match_functions;
+--        drop function embedding.keep_match_function, embedding.match_statement_sql, embedding.match_words_sql,
+--        embedding.match_statement,--        embedding.match_store_sql, embedding.write_match_function, embedding.body_of, embedding.match_function_name, embedding.match_functions;
 --
 -- A column that has two targets, while it is re-embedded, still has one function. It knows both targets, and is
 -- overwritten when the other one begins to serve.
@@ -313,5 +313,5 @@ create trigger embedding_targets_model
 
 select embedding.protect_functions(
     'embedding.match_functions', 'embedding.match_function_name', 'embedding.body_of', 'embedding.write_match_function',
-    'embedding.match_store_sql', 'embedding.match_statement', 'embedding.match_words_sql', 'embedding.match_statement_sql', 'embedding.keep_match_function',
-    'embedding.follow_model');
+    'embedding.match_store_sql', 'embedding.match_statement', 'embedding.match_words_sql', 'embedding.match_statement_sql',
+    'embedding.keep_match_function', 'embedding.follow_model');
