@@ -243,15 +243,20 @@ ENDS: dict[str, tuple[Callable[[PostgresQueue], Any], Callable[[PostgresQueue], 
 }
 
 
-@BOTH_STORES
-@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(
-    "holder",
+    ("searched", "end", "holder"),
     [
-        "select from docs",
-        "update docs set tenant = 2",
-        "lock table docs in access exclusive mode",
+        (store, end, holder)
+        for store in ("column", "table")
+        for end in ENDS
+        for holder in (
+            "select from docs",
+            "update docs set tenant = 2",
+            "lock table docs in access exclusive mode",
+        )
+        if (store, end, holder) != ("table", "start", "select from docs")
     ],
+    indirect=["searched"],
 )
 def test_a_lock_that_is_not_free_changes_nothing(
     searched: Database, queue: PostgresQueue, connect: Connect, end: str, holder: LiteralString
@@ -275,6 +280,17 @@ def test_a_lock_that_is_not_free_changes_nothing(
     assert (state(searched), columns(searched), stores(searched), jobs(searched)) == known
     take(queue)
     assert are_in_step(searched)
+
+
+@pytest.mark.parametrize("searched", ["table"], indirect=True)
+def test_a_reader_does_not_hold_up_the_start_of_a_side_table(
+    searched: Database, queue: PostgresQueue, connect: Connect
+) -> None:
+    reader = connect()
+    with reader.transaction():
+        reader.execute("select from docs")
+        start(queue)
+    assert state(searched) == "filling"
 
 
 @pytest.mark.parametrize("step", ["swap_reembedding", "rollback_reembedding"])
