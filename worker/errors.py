@@ -8,10 +8,11 @@ WorkerError
 │   │   └── StatementTimeout  it ended a statement that took too long: half of it may work
 │   ├── SchemaError        the tables and functions are missing or of another version exit 3
 │   └── Busy               a table is locked as a whole: the same claim may work soon
-└── ProviderError          a call of a model failed
-    ├── ProviderRefused    key, quota or model: every job is released                 exit 4
-    ├── Transient          the same call may work later: the job is rescheduled       exit 1
-    └── Rejected           the same text will be refused again: the job is failed
+├── ProviderError          a call of a model failed
+│   ├── ProviderRefused    key, quota or model: every job is released                 exit 4
+│   ├── Transient          the same call may work later: the job is rescheduled       exit 1
+│   └── Rejected           the same text will be refused again: the job is failed
+└── ParseFailure           a file has no text that can be read: its job is failed
 """
 
 from __future__ import annotations
@@ -149,3 +150,14 @@ class Rejected(ProviderError):
         self.share = share
         self.unsupported = unsupported
         self.tokens = tokens
+
+
+class ParseFailure(WorkerError):
+    """A file has no text that can be read, by `error_class`; docs/files.md lists the classes.
+
+    The cause and the hint contain nothing of the file.
+    """
+
+    def __init__(self, cause: str, hint: str, *, error_class: str) -> None:
+        super().__init__(cause, hint)
+        self.error_class = error_class

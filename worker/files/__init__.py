@@ -1,0 +1,1 @@
+"""Folders of files become rows whose text can be searched."""
