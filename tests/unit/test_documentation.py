@@ -20,6 +20,11 @@ from worker.embedders.models import CHAT_PRICES, MODELS, ModelInfo
 from worker.embedders.rerankers import PRICES
 from worker.engine.events import EVENTS
 from worker.errors import WorkerError
+from worker.files.parsing.archives import MOST_ENTRIES, MOST_RATIO, MOST_UNPACKED, SMALL
+from worker.files.parsing.detection import FORMATS
+from worker.files.parsing.markdown import MOST_ROWS
+from worker.files.parsing.options import MB, ParseOptions
+from worker.files.parsing.results import HINTS
 from worker.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,6 +32,7 @@ EXAMPLE = (REPOSITORY / ".env.example").read_text(encoding="utf-8")
 CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
 PROVIDERS = (REPOSITORY / "docs" / "providers.md").read_text(encoding="utf-8")
 OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+FILES = (REPOSITORY / "docs" / "files.md").read_text(encoding="utf-8")
 SQL_API = (REPOSITORY / "docs" / "sql-api.md").read_text(encoding="utf-8")
 CLI = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -257,6 +263,40 @@ def test_the_table_of_error_classes_is_complete() -> None:
     }
     assert len(described) == 11
     assert classes == {row[0] for row in table(PROVIDERS, "class", "when", "what the worker does")}
+
+
+# The formats of files
+
+
+def test_the_table_of_formats_is_that_of_the_code() -> None:
+    rows = table(FILES, "format", "recognised by", "what is kept", "page")
+    assert [name for name, *_ in rows] == list(FORMATS)
+    for name, recognised_by, *_ in rows:
+        if name != "code":
+            ends = re.findall(r"(?:^|`)(\w+)(?=`|$)", recognised_by.removeprefix("content"))
+            assert tuple(ends) == FORMATS[name].suffixes, name
+
+
+def test_the_table_of_the_error_classes_of_files_is_that_of_the_code() -> None:
+    rows = table(FILES, "class", "when", "what to do")
+    assert {name: hint for name, _, hint in rows} == HINTS
+
+
+def test_the_table_of_limits_of_files_has_those_of_the_code() -> None:
+    options = ParseOptions()
+    limits = {limit: default for limit, default, _ in table(FILES, "limit", "default", "on")}
+    assert limits == {
+        "time for one file": f"{options.seconds:g} s",
+        "memory of a parser": f"{options.memory_mb} MB of address space",
+        "size of a file": f"{options.most_bytes // MB} MB",
+        "length of its text": f"{options.most_characters:,} characters",
+        "rows of its tables": f"{MOST_ROWS:,}",
+        "unpacked size of DOCX, PPTX, XLSX, EPUB": (
+            f"{MOST_UNPACKED // MB} MB, and above {SMALL // MB} MB at most {MOST_RATIO} times the"
+            " packed size"
+        ),
+        "entries of their archives": f"{MOST_ENTRIES:,}",
+    }
 
 
 # The checks of the database
