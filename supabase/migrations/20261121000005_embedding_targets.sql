@@ -13,6 +13,7 @@ create table public.embedding_targets (
     id integer generated always as identity primary key,
     table_name text not null,                      -- `sessions`, or `app.sessions` outside public
     embedding_column text not null,
+    kind text not null default 'embed',            -- embed; or parse: its jobs are files, whose texts become the column
     serves text,                                   -- the column that people name, if they do not name this one; see ...
     role text not null default 'serving',          -- ... embedding_reembeddings: serving | shadow | retired
     source text not null,                          -- SQL over the row that gives the text to embed
@@ -57,6 +58,7 @@ create table public.embedding_targets (
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint embedding_targets_one_per_column unique (table_name, embedding_column),
+    constraint embedding_targets_known_kind check (kind in ('embed', 'parse')),
     constraint embedding_targets_known_role check (role in ('serving', 'shadow', 'retired')),
     constraint embedding_targets_known_on_change check (on_change in ('keep', 'clear')),
     constraint embedding_targets_known_on_too_long check (on_too_long in ('fail', 'truncate')),

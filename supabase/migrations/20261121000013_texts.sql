@@ -12,7 +12,7 @@ immutable
 set search_path = '', pg_temp
 as $$ select '[^\s\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]' $$;
 
--- The beginnings of the present texts of jobs of a target, without a context; null: there is none. With a
+-- The beginnings of the present texts of jobs of a target, without a context; null: there is none. Of a file to parse it is the path. With a
 -- `pattern`, only for jobs whose text or record id matches it: a glob for the whole (* any characters, ? one), or
 -- after a ~ a regular expression for a part.
 create function embedding.texts(
@@ -35,7 +35,7 @@ begin
          where $2 is null
             or eq_content collate pg_catalog."default" %5$s $2 or eq_record collate pg_catalog."default" %5$s $2
         $sql$,
-        target.source, target.relation, target.record_match_sql, coalesce(target.filter, 'true'),
+        case target.kind when 'parse' then 'path' else target.source end, target.relation, target.record_match_sql, coalesce(target.filter, 'true'),
         case when starts_with(pattern, '~') then '~' else 'like' end)
     using ids,
           case when starts_with(pattern, '~') then substr(pattern, 2)

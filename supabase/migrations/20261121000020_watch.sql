@@ -17,12 +17,12 @@ declare
     stored public.embedding_targets;
 begin
     insert into public.embedding_targets as known (
-        table_name, embedding_column, source, filter, model, document_prompt, query_prompt, model_is_default, dimensions,
+        table_name, embedding_column, kind, source, filter, model, document_prompt, query_prompt, model_is_default, dimensions,
         priority, debounce, on_change, on_too_long, language, full_text, context, chunk_format, chunk_size, chunk_unit,
         max_chunks, enhance_model, enhance_prompt, enhance_on_failure, chunks_relation, places_relation, passages_relation,
         store_relation, relation, relation_id, column_numbers, key_columns, record_id_sql, record_match_sql, user_column)
     values (
-        target.table_name, target.embedding_column, target.source, target.filter, target.model, target.document_prompt,
+        target.table_name, target.embedding_column, coalesce(target.kind, 'embed'), target.source, target.filter, target.model, target.document_prompt,
         target.query_prompt, target.model_is_default, target.dimensions, target.priority, target.debounce,
         target.on_change, target.on_too_long, target.language, target.full_text, target.context, target.chunk_format,
         target.chunk_size, target.chunk_unit, target.max_chunks, target.enhance_model, target.enhance_prompt,

@@ -50,7 +50,7 @@ immutable
 set search_path = '', pg_temp
 as $$
 begin
-    return target.enabled and target.problem is null
+    return target.enabled and target.problem is null and target.kind = 'embed'
        and (target.model_is_default and target.model <> default_model) is not true
        and (only_table is null or target.table_name = only_table)
        and (only_column is null or target.embedding_column = only_column)

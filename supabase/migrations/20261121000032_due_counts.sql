@@ -15,7 +15,7 @@ as $$
     select count(*)
       from public.embedding_queue as job
       join public.embedding_targets as target
-        on target.id = job.target_id and target.enabled and target.problem is null
+        on target.id = job.target_id and target.enabled and target.problem is null and target.kind = 'embed'
      where (only_table is null or target.table_name = only_table)
        and (only_column is null or target.embedding_column = only_column)
        and (job.status = 'pending' and job.available_at <= now()

@@ -23,7 +23,7 @@ declare
     identity_problem text;
 begin
     select * into target from public.embedding_targets as watched
-     where watched.table_name = watched_table
+     where watched.table_name = watched_table and watched.kind = 'embed'
        and find_searched.embedding_column in (coalesce(watched.serves, watched.embedding_column), watched.embedding_column)
      order by (find_searched.model in (watched.model, watched.model || '#' || watched.document_prompt)) is true desc,
               (watched.model <> find_searched.model) is true, (watched.dimensions = query_width) is true desc, watched.role = 'serving' desc

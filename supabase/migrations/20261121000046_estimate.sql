@@ -146,7 +146,7 @@ declare
 begin
     for target in
         select * from public.embedding_targets as watched
-         where watched.enabled and watched.problem is null
+         where watched.enabled and watched.problem is null and watched.kind = 'embed'
            and (watched.model_is_default and watched.model <> default_model) is not true
            and (only_table is null or watched.table_name = only_table)
            and (only_column is null or watched.embedding_column = only_column)

@@ -31,7 +31,8 @@ select target.id,
   left join pg_attribute as attribute
     on attribute.attrelid = vectors.oid and attribute.attname = vectors.column_name
    and attribute.attnum > 0 and not attribute.attisdropped
-  left join pg_type as type on type.oid = attribute.atttypid;
+  left join pg_type as type on type.oid = attribute.atttypid
+ where target.kind = 'embed';
 
 -- The indexes over watched columns, also those over an expression of the column.
 create view embedding.vector_indexes

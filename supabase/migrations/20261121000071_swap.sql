@@ -17,7 +17,7 @@ declare
 begin
     select * into serving from public.embedding_targets as known
      where known.table_name = watched_table and coalesce(known.serves, known.embedding_column) = named_column
-       and known.role = 'serving'
+       and known.role = 'serving' and known.kind = 'embed'
        for update;
     if not found then
         raise exception 'column % of table % is not watched', named_column, watched_table

@@ -51,7 +51,8 @@ class AdminCalls(ReembeddingReports):
         check_version(int(self._call("embedding_schema_version")))
 
     def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
-        every = self._read(Target, "embedding_targets", "table_name", "embedding_column")
+        read = self._read(Target, "embedding_targets", "table_name", "embedding_column")
+        every = [target for target in read if target.kind == "embed"]
         return watched_by(every, None if table is None else self._watched(table, every), column)
 
     def target(self, table: str, column: str) -> Target:

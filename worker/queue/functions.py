@@ -47,6 +47,14 @@ _STEP: Signature = {
 }
 
 FUNCTIONS: Mapping[LiteralString, Signature] = {
+    "add_embedding_folder": {
+        "name": "text",
+        "kind": "text",
+        "location": "text",
+        "include": "text[]",
+        "exclude": "text[]",
+        "host": "text",
+    },
     "advance_reembedding": {
         "table_name": "text",
         "embedding_column": "text",
@@ -83,6 +91,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "after_id": "bigint",
         "batch": "integer",
     },
+    "claim_embedding_files": {
+        "worker": "text",
+        "folders": "uuid[]",
+        "batch": "integer",
+        "lease_for": "interval",
+    },
     "claim_embeddings": {
         "worker": "text",
         "batch": "integer",
@@ -91,6 +105,14 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "only_table": "text",
         "only_column": "text",
         "except_targets": "integer[]",
+    },
+    "complete_embedding_file": {
+        "id": "bigint",
+        "lease": "uuid",
+        "content_hash": "bytea",
+        "content": "text",
+        "sha256": "bytea",
+        "facts": "jsonb",
     },
     "complete_embeddings": {
         "ids": "bigint[]",
@@ -176,6 +198,23 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "message": "text",
         "retry_in": "interval",
     },
+    "find_embedding_files": {
+        "words": "text",
+        "path_regex": "text",
+        "folder": "text",
+        "states": "text[]",
+        "max_rows": "integer",
+    },
+    "finish_embedding_scan": {
+        "folder": "uuid",
+        "lease": "uuid",
+        "files": "bigint",
+        "missing": "bigint[]",
+        "grace": "interval",
+        "skipped": "jsonb",
+        "seconds": "real",
+        "problem": "text",
+    },
     "finish_reembedding": _STEP,
     "list_embeddings": {
         "statuses": "text[]",
@@ -198,6 +237,18 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     },
     "pause_reembedding": _STEP,
     "preview_watch_embeddings": {**_WATCH, "default_model": "text"},
+    "known_embedding_files": {"folder": "uuid", "after_id": "bigint", "batch": "integer"},
+    "record_embedding_files": {
+        "folder": "uuid",
+        "lease": "uuid",
+        "lease_for": "interval",
+        "ids": "bigint[]",
+        "paths": "text[]",
+        "sizes": "bigint[]",
+        "modified": "timestamptz[]",
+        "stamps": "text[]",
+        "versions": "text[]",
+    },
     "recheck_embeddings": {
         "only_table": "text",
         "only_column": "text",
@@ -215,6 +266,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     },
     "reembedding_progress": {"id": "integer"},
     "reembedding_usage": {"id": "integer"},
+    "remove_embedding_folder": {"name": "text"},
     "rename_reembedded": {"table_name": "text", "embedding_column": "text", "source": "text"},
     "reprocess_embeddings": {
         "pattern": "text",
@@ -265,6 +317,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "vectors": "vector[]",
         "model": "text",
     },
+    "start_embedding_scan": {"folder": "uuid", "lease_for": "interval"},
     "start_reembedding": {
         "relation": "regclass",
         "embedding_column": "text",

@@ -11,6 +11,7 @@ from worker.database.history import RESTORED_IN_PART, MigrationHistory
 from worker.database.migrations import Migration, check_version
 from worker.errors import SchemaError, SettingsError
 from worker.queue.admin_calls import AdminCalls
+from worker.queue.files import FileCalls, FolderCalls
 from worker.queue.reembeddings import ReembeddingCalls
 from worker.queue.reports import Session
 from worker.queue.targets import Target, WatchOptions, WatchPreview, resolve_table
@@ -18,7 +19,7 @@ from worker.queue.transports.postgres import PostgresTransport
 from worker.queue.worker_calls import WorkerCalls
 
 
-class PostgresQueue(WorkerCalls, AdminCalls, ReembeddingCalls):
+class PostgresQueue(WorkerCalls, AdminCalls, FileCalls, FolderCalls, ReembeddingCalls):
     """The queue in the database at `url`, and everything else the SQL API offers.
 
     Methods raise what a Transport raises. After Unreachable, the next call connects again.

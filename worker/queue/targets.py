@@ -13,6 +13,7 @@ ChunkFormat = Literal["markdown", "text", "html", "code"]
 ChunkUnit = Literal["characters", "tokens"]
 OnFailure = Literal["wait", "raw"]
 Store = Literal["column", "table"]
+TargetKind = Literal["embed", "parse"]
 TargetRole = Literal["serving", "shadow", "retired"]
 NAMELESS = "''"
 """How an empty name is shown, most likely from a variable of a script that is not set."""
@@ -20,7 +21,7 @@ NAMELESS = "''"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A watched column.
+    """A watched column; or, of the `kind` parse, the column that gets the texts of files.
 
     `serves` is the column that people name, if that is not this one. Searches for it use its
     `serving` target; while it is re-embedded it has a second one, `shadow` before a swap and
@@ -38,6 +39,7 @@ class Target:
 
     table_name: str
     embedding_column: str
+    kind: TargetKind
     serves: str | None
     role: TargetRole
     source: str
