@@ -179,7 +179,8 @@ def test_one_host_scans_at_a_time(queue: PostgresQueue, folder: Folder) -> None:
     lease = queue.start_scan(folder, timedelta(seconds=-1))
     assert lease
     second = queue.start_scan(folder, LEASE)  # the lease of the first ran out
-    assert second and queue.start_scan(folder, LEASE) is None
+    assert second
+    assert queue.start_scan(folder, LEASE) is None
     with pytest.raises(SettingsError, match="another host may have begun one"):
         queue.record_files(folder, lease, LEASE, [new("a")])
     queue.record_files(folder, second, LEASE, [new("a")])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from worker.queue.calls import Calls
-from worker.queue.jobs import JobId, LeaseKey, RefusalReason, SettledStatus
+from worker.queue.jobs import JobId, LeaseKey, RefusalReason
+from worker.queue.transports import columns_of
 
 FolderKind = Literal["directory", "s3", "storage"]
 FileState = Literal["found", "parsing", "unread", "waiting", "searchable", "failed", "missing"]
@@ -134,19 +135,15 @@ class FileStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class _Claimed:
-    """A row of claim_embedding_files."""
+class _Pending:
+    """The columns of embedding_status that say how many jobs are pending."""
 
-    id: int
-    status: Literal["processing"] | SettledStatus
-    content_hash: bytes | None
-    lease: UUID | None
-    attempts: int
-    file_id: int | None
-    folder: UUID | None
-    path: str | None
-    size: int | None
-    stamp: str | None
+    table_name: str
+    embedding_column: str
+    pending: int
+
+
+CLAIMED = {**columns_of(FileJob), "status": str}
 
 
 class FileCalls(Calls):
@@ -176,6 +173,14 @@ class FileCalls(Calls):
             folder=folder,
             states=None if states is None else list(states),
             max_rows=limit,
+        )
+
+    def count_files_to_read(self) -> int:
+        """Return how many files are not read yet, or again, in all folders."""
+        status = self._read(_Pending, "embedding_status")
+        column = ("embedding_files", "content")
+        return sum(
+            row.pending for row in status if (row.table_name, row.embedding_column) == column
         )
 
     # -- scans
@@ -257,15 +262,14 @@ class FileCalls(Calls):
 
         Raises Busy if their table is locked as a whole.
         """
-        rows = self._rows(
-            _Claimed,
-            "claim_embedding_files",
-            worker=worker,
-            folders=[folder.id for folder in folders],
-            batch=batch,
-            lease_for=lease_for,
-        )
-        jobs = [_job(row) for row in rows if row.status == "processing"]
+        arguments = {
+            "worker": worker,
+            "folders": [folder.id for folder in folders],
+            "batch": batch,
+            "lease_for": lease_for,
+        }
+        rows = self._transport.rows("claim_embedding_files", arguments, CLAIMED)
+        jobs = [FileJob(**row) for row in rows if row.pop("status") == "processing"]
         return FileClaim(jobs, len(rows) - len(jobs))
 
     def complete_file(
@@ -314,20 +318,3 @@ class FolderCalls(Calls):
         there is no such folder."""
         removed = self._call("remove_embedding_folder", name=name)
         return None if removed is None else int(removed)
-
-
-def _job(row: _Claimed) -> FileJob:
-    assert row.content_hash is not None and row.lease is not None
-    assert row.file_id is not None and row.folder is not None
-    assert row.path is not None and row.size is not None and row.stamp is not None
-    return FileJob(
-        JobId(row.id),
-        row.content_hash,
-        row.lease,
-        row.attempts,
-        row.file_id,
-        row.folder,
-        row.path,
-        row.size,
-        row.stamp,
-    )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Literal, NewType, Self
+from typing import Any, Literal, NewType, Protocol, Self
 from uuid import UUID
 
 import numpy as np
@@ -24,6 +24,16 @@ SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal[
     "lost", "changed", "other_model", "locked", "suspended", "unwritable", "unstaged"
 ]
+
+
+class Leased(Protocol):
+    """A job with its lease."""
+
+    @property
+    def id(self) -> JobId: ...
+
+    @property
+    def lease(self) -> UUID: ...
 
 
 @dataclass(frozen=True, slots=True)

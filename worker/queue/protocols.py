@@ -15,7 +15,7 @@ from worker.queue.chunks import DocumentCompletion
 from worker.queue.jobs import (
     Claim,
     Completion,
-    Job,
+    Leased,
     LeaseKey,
     ListedJob,
     Rechecked,
@@ -69,7 +69,7 @@ class Queue(Protocol):
         Raises Busy if all due jobs are in locked tables.
         """
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
+    def extend(self, scope: Scope, jobs: Sequence[Leased]) -> set[LeaseKey]:
         """Extend the leases of `jobs`. Returns those that are lost.
 
         All other jobs under the worker's name are released.
@@ -94,13 +94,17 @@ class Queue(Protocol):
         no others. Returns the documents that are refused."""
 
     def fail(
-        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+        self,
+        jobs: Sequence[Leased],
+        error_class: str,
+        message: str,
+        retry_in: timedelta | None = None,
     ) -> int:
         """Record what was wrong with the jobs. Returns how many are failed for good."""
 
     def release(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Leased],
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,

@@ -20,6 +20,7 @@ from worker.queue.jobs import (
     Completion,
     Job,
     JobId,
+    Leased,
     LeaseKey,
     Refusal,
     Scope,
@@ -53,7 +54,7 @@ class WorkerCalls(Calls):
         }
         return Claim.of(self._transport.rows("claim_embeddings", arguments, CLAIMED))
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
+    def extend(self, scope: Scope, jobs: Sequence[Leased]) -> set[LeaseKey]:
         lost = self._transport.rows(
             "extend_embeddings",
             {"worker": scope.worker, **_ids_and_leases(jobs), "lease_for": scope.lease},
@@ -96,7 +97,11 @@ class WorkerCalls(Calls):
         return refused
 
     def fail(
-        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+        self,
+        jobs: Sequence[Leased],
+        error_class: str,
+        message: str,
+        retry_in: timedelta | None = None,
     ) -> int:
         words = {"class": error_class, "message": self._transport.storable(message)}
         return int(
@@ -105,7 +110,7 @@ class WorkerCalls(Calls):
 
     def release(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Leased],
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
@@ -214,7 +219,7 @@ def _worker_and_scope(scope: Scope, except_targets: Collection[int]) -> dict[str
     }
 
 
-def _ids_and_leases(jobs: Sequence[Job]) -> dict[str, Any]:
+def _ids_and_leases(jobs: Sequence[Leased]) -> dict[str, Any]:
     return {"ids": [job.id for job in jobs], "leases": [job.lease for job in jobs]}
 
 

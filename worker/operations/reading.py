@@ -1,0 +1,180 @@
+"""Reads the texts of the files that this host has: once, or beside a worker as they become due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import PurePosixPath
+from secrets import token_hex
+from threading import Event, Thread
+
+from worker.engine.progress import Progress
+from worker.engine.writing import Failure
+from worker.errors import WorkerError
+from worker.files.parsing.options import MB, ParseOptions
+from worker.files.parsing.pool import ParserPool
+from worker.files.reading import FileReader, ReadStats
+from worker.operations.files import FolderScans, host_of, open_source, shown_path
+from worker.operations.session import open_queue, worker_name
+from worker.queue import AdminQueue, FileJob, Folder, Scope
+from worker.settings import Settings
+
+LOOK_AGAIN = 2.0  # seconds until the next look for files to read
+LOOK_FOR_FOLDERS = 10.0  # the same, while this host has no folder
+TRY_AGAIN = 15.0  # seconds after an error
+END_WITHIN = 10.0  # seconds
+
+
+def readable_folders(queue: AdminQueue, settings: Settings) -> list[Folder]:
+    """Return the folders whose files this host can read."""
+    host = host_of(settings)
+    return [folder for folder in queue.folders() if folder.enabled and folder.is_on(host)]
+
+
+def read_files(
+    queue: AdminQueue, settings: Settings, *, stop: Event, observer: Progress
+) -> ReadStats:
+    """Read all due files of the folders that this host has, and return what became of them.
+
+    `observer` gets `files_read`, `file_failed` and, from time to time, `files_progress`. Raises
+    Unreachable if the database is lost.
+    """
+    folders = readable_folders(queue, settings)
+    if not folders:
+        return ReadStats()
+    with ParserPool(parse_options(settings)) as parser:
+        return _Reading(queue, settings, parser, stop, observer).read(folders)
+
+
+def parse_options(settings: Settings) -> ParseOptions:
+    """Return the limits of parsers that the settings name."""
+    return ParseOptions(
+        workers=settings.files_at_once,
+        memory_mb=settings.files_parse_memory_mb,
+        seconds=settings.files_parse_seconds,
+        fallback_encoding=settings.files_fallback_encoding,
+        most_bytes=settings.files_max_mb * MB,
+    )
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads files with one parser pool, and reports it."""
+
+    queue: AdminQueue
+    settings: Settings
+    parser: ParserPool
+    stop: Event
+    observer: Progress
+    worker: str = field(default_factory=lambda: f"{worker_name()}:files:{token_hex(3)}")
+    _reported_at: float = field(default_factory=time.monotonic)
+
+    def read(self, folders: list[Folder]) -> ReadStats:
+        scope = Scope(
+            worker=self.worker,
+            lease=timedelta(seconds=self.settings.embedding_lease_seconds),
+            default_model=self.settings.embedding_model,
+        )
+        reader = FileReader(
+            self.queue,
+            scope,
+            {folder.id: open_source(folder, self.settings) for folder in folders},
+            self.parser.parse,
+            self.settings.files_at_once,
+            self.stop,
+            on_failure=self._report_failure,
+            attend=self._report_progress,
+        )
+        stats = reader.read_due(folders)
+        if stats.read or stats.failed:
+            self.observer.event(
+                "files_read", read=stats.read, failed=stats.failed, seconds=stats.seconds
+            )
+        return stats
+
+    def _report_failure(self, job: FileJob, failure: Failure) -> None:
+        self.observer.event(
+            "file_failed",
+            path=shown_path(job.path, self.settings),
+            error_class=failure.error_class,
+        )
+
+    def _report_progress(self, stats: ReadStats) -> None:
+        now = time.monotonic()
+        if now - self._reported_at < self.settings.embedding_progress_interval:
+            return
+        self._reported_at = now
+        left = self.queue.count_files_to_read()
+        done = stats.read + stats.failed
+        per_second = done / stats.seconds if stats.seconds else 0.0
+        self.observer.event(
+            "files_progress",
+            percent=100 * done / max(done + left, 1),
+            done=done,
+            left=left,
+            files_per_second=per_second,
+            seconds=stats.seconds,
+            remaining=left / per_second if per_second else None,
+        )
+
+
+@contextmanager
+def files_served(
+    settings: Settings, observer: Progress, is_paused: Callable[[], bool]
+) -> Iterator[None]:
+    """Scan the folders of this host and read their files, in threads with connections of their own,
+    until the end of the `with`."""
+    stop = Event()
+    threads = [
+        Thread(target=_kept_up, args=(serve, settings, stop, observer), name=name, daemon=True)
+        for name, serve in {
+            "scan": FolderScans(settings, observer, is_paused).serve,
+            "read": _ServedReading(settings, observer, is_paused).serve,
+        }.items()
+    ]
+    with ExitStack() as ending:
+        for thread in threads:
+            thread.start()
+            ending.callback(thread.join, END_WITHIN)
+        ending.callback(stop.set)
+        yield
+
+
+def _kept_up(
+    serve: Callable[[AdminQueue, Event], None], settings: Settings, stop: Event, observer: Progress
+) -> None:
+    """Serve with a queue of its own until `stop` is set, and begin again after each error."""
+    while not stop.is_set():
+        try:
+            with open_queue(settings) as queue:
+                serve(queue, stop)
+        except WorkerError as error:
+            observer.event("files_interrupted", cause=error.cause)
+        except Exception as error:  # a defect: its message may hold what was in a file
+            observer.event("files_interrupted", cause=f"a defect: {type(error).__name__}")
+        stop.wait(TRY_AGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class _ServedReading:
+    """Reads files as they become due."""
+
+    settings: Settings
+    observer: Progress
+    is_paused: Callable[[], bool]
+
+    def serve(self, queue: AdminQueue, stop: Event) -> None:
+        """Read what is due, and look again, until `stop` is set."""
+        with ExitStack() as opened:
+            reading: _Reading | None = None
+            while not stop.is_set():
+                folders = [] if self.is_paused() else readable_folders(queue, self.settings)
+                if folders:
+                    if reading is None:
+                        parser = opened.enter_context(ParserPool(parse_options(self.settings)))
+                        reading = _Reading(queue, self.settings, parser, stop, self.observer)
+                    reading.read(folders)
+                stop.wait(LOOK_AGAIN if folders else LOOK_FOR_FOLDERS)
