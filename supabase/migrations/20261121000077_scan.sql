@@ -31,12 +31,12 @@ begin
      where known.id = folder and known.scan_lease = lease;
     if not found then
         raise exception 'the scan of this folder took too long, and another host may have begun one'
-            using errcode = 'object_not_in_prerequisite_state', hint = 'The next scan finds what this one did not record.';
+            using errcode = 'data_exception', hint = 'The next scan finds what this one did not record.';
     end if;
 end $$;
 
 -- The files of a folder that are known, at most `batch` of them after the file `after_id`, in the order of their ids.
-create function public.known_embedding_files(folder uuid, after_id bigint default 0, batch integer default 5000)
+create function public.known_embedding_files(folder uuid, after_id bigint default 0, batch integer default 1000)
 returns table (id bigint, path text, size bigint, stamp text, sha256 bytea, is_missing boolean)
 language sql
 stable
@@ -51,7 +51,9 @@ as $$
 $$;
 
 -- Records files that a scan has found: new ones (`id` null), and known ones under their path, which may be another one than
--- before. `versions` null: the bytes are those that are known. Extends the lease of the scan, and raises if it is lost.
+-- before. `versions` null: the bytes are those that are known. Otherwise their hash is not known until they are parsed: else a
+-- file that was given other bytes, and its old ones again, would pass as unchanged. Extends the lease of the scan, and raises if
+-- it is lost.
 create function public.record_embedding_files(
     folder uuid, lease uuid, lease_for interval, ids bigint[], paths text[], sizes bigint[], modified timestamptz[],
     stamps text[], versions text[]
@@ -75,7 +77,8 @@ begin
      where file.folder_id = folder and file.path = found.path and file.id <> found.id;
     update public.embedding_files as file
        set path = found.path, size = found.size, modified_at = found.modified_at, stamp = found.stamp,
-           version = coalesce(found.version, file.version), missing_since = null
+           version = coalesce(found.version, file.version), missing_since = null,
+           sha256 = case when found.version is null then file.sha256 end
       from unnest(ids, paths, sizes, modified, stamps, versions) as found (id, path, size, modified_at, stamp, version)
      where file.id = found.id and file.folder_id = folder;
     insert into public.embedding_files (folder_id, path, size, modified_at, stamp, version)
@@ -101,6 +104,9 @@ as $$
 declare
     deleted bigint := 0;
 begin
+    if jsonb_typeof(skipped) = 'string' then
+        skipped := skipped #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
+    end if;
     perform embedding.hold_scan(folder, lease, '0');
     if problem is null then
         update public.embedding_files as file set missing_since = now()

@@ -1,6 +1,6 @@
 -- Why:   people find files by their names and titles before their texts are there, and see what is wrong with them.
 -- Locks: nothing.
--- Undo:  drop function public.find_embedding_files; drop view public.embedding_file_states;
+-- Undo:  drop function public.embedding_file_ids, public.find_embedding_files; drop view public.embedding_file_states;
 
 -- The files with their states:
 --   found      its text was not read yet
@@ -33,11 +33,11 @@ select file.id, folder.name as folder, file.path, file.name, file.size, file.mod
     on embed.record_id = file.id::text and embed.table_name = 'embedding_files' and embed.embedding_column = 'embedding';
 
 -- The files whose names, titles or authors have all of these `words`, and whose paths match a regular expression, in these states
--- and this folder; each null: any. The best first, by their words, then in the order of their paths. A word also fits those that
--- begin with it.
+-- and this folder, or among these `ids`; each null: any. The best first, by their words, then in the order of their paths. A word
+-- also fits those that begin with it.
 create function public.find_embedding_files(
     words text default null, path_regex text default null, folder text default null, states text[] default null,
-    max_rows integer default 1000
+    ids bigint[] default null, max_rows integer default 1000
 )
 returns setof public.embedding_file_states
 language plpgsql
@@ -59,11 +59,27 @@ begin
        and (path_regex is null or file.path ~ path_regex)
        and (find_embedding_files.folder is null or file.folder = find_embedding_files.folder)
        and (find_embedding_files.states is null or file.state = any (find_embedding_files.states))
+       and (ids is null or file.id = any (ids))
      order by case when query is not null then ts_rank(file.words, query) end desc, file.folder, file.path
      limit max_rows;
 exception when invalid_regular_expression then
     raise exception '%', sqlerrm using errcode = 'invalid_regular_expression', hint = 'Give a regular expression of Postgres.';
 end $$;
 
+-- The ids of files whose paths match a regular expression, at most `max_files` of them, as one value: the Data API limits rows.
+create function public.embedding_file_ids(path_regex text, max_files integer default 10000)
+returns bigint[]
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+begin
+    return array(select file.id from public.embedding_files as file
+                  where file.path ~ path_regex and file.missing_since is null
+                  order by file.id limit max_files);
+exception when invalid_regular_expression then
+    raise exception '%', sqlerrm using errcode = 'invalid_regular_expression', hint = 'Give a regular expression of Postgres.';
+end $$;
+
 select embedding.let_workers_read('public.embedding_file_states');
-select embedding.let_workers_call('public.find_embedding_files');
+select embedding.let_workers_call('public.find_embedding_files', 'public.embedding_file_ids');

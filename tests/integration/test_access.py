@@ -262,6 +262,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
                 "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and relname !~ '^embedding_reembedding(s|_events)$'"
+                "   and relname !~ '^embedding_(files|folders|file_states)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -298,6 +299,11 @@ CALLS: list[LiteralString] = [
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
     "select * from verify_embeddings('docs', 'embedding')",
+    "select start_embedding_scan(gen_random_uuid(), '1 minute')",
+    "select * from known_embedding_files(gen_random_uuid())",
+    "select * from claim_embedding_files('tests', array[gen_random_uuid()], 1, '1 minute')",
+    "select * from find_embedding_files('words', 'a')",
+    "select embedding_file_ids('a')",
 ]
 
 
@@ -357,6 +363,9 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
             "embedding_control",
             "embedding_counts",
             "embedding_failures",
+            "embedding_file_states",
+            "embedding_files",
+            "embedding_folders",
             "embedding_progress",
             "embedding_providers",
             "embedding_queue",
@@ -416,8 +425,10 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "cached_enhancements",
         "check_search",
         "check_table",
+        "claim_embedding_files",
         "claim_embeddings",
         "complete_documents",
+        "complete_embedding_file",
         "complete_embeddings",
         "conditions_sql",
         "control_embeddings",
@@ -427,9 +438,10 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "distance_sql",
         "embedding_command",
         "embedding_database_load",
+        "embedding_file_ids",
+        "embedding_has_vector_index",
         "embedding_provider_report",
         "embedding_rate",
-        "embedding_has_vector_index",
         "embedding_schema_version",
         "embedding_stats",
         "embedding_table_name",
@@ -439,8 +451,10 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "extend_embeddings",
         "fail_embeddings",
         "filter_sql",
+        "find_embedding_files",
         "find_passages",
         "find_searched",
+        "finish_embedding_scan",
         "has_vector_sql",
         "hybrid_sql",
         "identity_problem",
@@ -448,6 +462,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "key_forms",
         "key_values_sql",
         "keys_sql",
+        "known_embedding_files",
         "list_embeddings",
         "missing_embeddings",
         "nearest_sql",
@@ -455,6 +470,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "passages_sql",
         "poll_embeddings",
         "recheck_embeddings",
+        "record_embedding_files",
         "record_id_sql",
         "record_match_sql",
         "reembedding_progress",
@@ -469,6 +485,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "search_embeddings",
         "search_passages",
         "stage_chunks",
+        "start_embedding_scan",
         "text_ranks_sql",
         "unconditional_sql",
         "uses_full_text_index_sql",
@@ -663,14 +680,16 @@ CALLED_BY_WORKERS = [
         "public",
         """
         announce_embedding_event backfill_embeddings cache_embeddings cache_enhancements
-        cached_embeddings cached_enhancements claim_embeddings complete_documents
-        complete_embeddings control_embeddings count_due_embeddings diagnose_embeddings
-        embedding_command embedding_database_load embedding_provider_report embedding_rate
-        embedding_schema_version embedding_stats embedding_table_name
-        embedding_worker_deregister embedding_worker_heartbeat estimate_embeddings
-        extend_embeddings fail_embeddings list_embeddings poll_embeddings recheck_embeddings
-        reembedding_progress reembedding_usage release_embeddings reprocess_embeddings
-        requeue_embeddings sample_embeddings stage_chunks verify_embeddings
+        cached_embeddings cached_enhancements claim_embedding_files claim_embeddings
+        complete_documents complete_embedding_file complete_embeddings control_embeddings
+        count_due_embeddings diagnose_embeddings embedding_command embedding_database_load
+        embedding_file_ids embedding_provider_report embedding_rate embedding_schema_version
+        embedding_stats embedding_table_name embedding_worker_deregister
+        embedding_worker_heartbeat estimate_embeddings extend_embeddings fail_embeddings
+        find_embedding_files finish_embedding_scan known_embedding_files list_embeddings
+        poll_embeddings recheck_embeddings record_embedding_files reembedding_progress
+        reembedding_usage release_embeddings reprocess_embeddings requeue_embeddings
+        sample_embeddings stage_chunks start_embedding_scan verify_embeddings
         """,
     ),
     *names("embedding", "count_due identity_problem passage_count row_count"),
@@ -694,10 +713,11 @@ CALLED_BY_THE_SERVICE_ROLE = [
 CALLED_BY_NOBODY = [
     *names(
         "public",
-        "advance_reembedding cancel_reembedding cast_embeddings convert_embeddings"
-        " embedding_index_statements finish_reembedding"
-        " pause_reembedding preview_watch_embeddings recount_embeddings rename_reembedded"
-        " resume_reembedding rollback_reembedding start_reembedding swap_reembedding"
+        "add_embedding_folder advance_reembedding cancel_reembedding cast_embeddings"
+        " convert_embeddings embedding_index_statements finish_reembedding"
+        " pause_reembedding preview_watch_embeddings recount_embeddings remove_embedding_folder"
+        " rename_reembedded resume_reembedding rollback_reembedding start_reembedding"
+        " swap_reembedding"
         " unwatch_embeddings watch_embeddings",
     ),
     *names(
@@ -721,23 +741,24 @@ CALLED_BY_NOBODY = [
         diagnose_side_tables_unprotected diagnose_suspended diagnose_table_missing
         diagnose_table_refused diagnose_timeout_too_short diagnose_triggers_disabled
         diagnose_triggers_missing diagnose_vector_version drop_full_text_index
-        drop_functions drop_side_tables drop_store drop_triggers due_jobs due_owners
-        due_records due_targets enhancement enqueue enqueue_edited enqueue_missing
-        enqueue_new enqueue_sql enter_state everyone fail_exhausted fail_unreadable
-        failed_jobs failed_since fault_of_table find_target find_target_of find_vectors
-        findings finish_jobs first_jobs first_records fix_text_forms fold_counts
-        follow_model follow_names forget full_model full_text_index_name full_text_indexes
-        full_text_sql grant_column grant_to growing_pause has_stored_sql index_builder
-        is_claimable is_of_the_server is_ours is_readable is_rewritten is_timeout
-        is_watched_by_statement jobs_after keep_match_function kept_with_store key_columns
-        key_list key_too_long kind_of_vectors lease_jobs let_readers_read let_workers_call
-        let_workers_read list_sql lock_documents lock_holders lock_reembedding lock_serving
-        lock_sql lock_store lock_vector_index make_chunk_tables make_function make_functions
-        make_side_table make_side_tables make_store make_triggers match_function_name
-        match_functions match_statement match_statement_sql match_store_sql match_words_sql
-        may_be_inside may_pass missing_records missing_sql name_chunk_tables name_store
-        new_store_name new_vector_type next_records open_for_vectors open_reembedding
-        open_table open_verified owner_sql percentile plan_chunks plan_enhancement
+        drop_functions drop_side_tables drop_store drop_triggers due_files due_jobs
+        due_owners due_records due_targets enhancement enqueue enqueue_edited
+        enqueue_missing enqueue_new enqueue_sql enter_state everyone fail_exhausted
+        fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
+        find_vectors findings finish_jobs first_jobs first_records fix_text_forms
+        fold_counts follow_model follow_names forget full_model full_text_index_name
+        full_text_indexes full_text_sql grant_column grant_to growing_pause has_stored_sql
+        hold_scan index_builder is_claimable is_of_the_server is_ours is_readable
+        is_rewritten is_timeout is_watched_by_statement jobs_after keep_match_function
+        kept_with_store key_columns key_list key_too_long kind_of_vectors lease_jobs
+        let_readers_read let_workers_call let_workers_read list_sql lock_documents
+        lock_holders lock_reembedding lock_serving lock_sql lock_store lock_vector_index
+        make_chunk_tables make_function make_functions make_side_table make_side_tables
+        make_store make_triggers match_function_name match_functions match_statement
+        match_statement_sql match_store_sql match_words_sql may_be_inside may_pass
+        missing_records missing_sql name_chunk_tables name_store new_store_name
+        new_vector_type next_records open_for_vectors open_reembedding open_table
+        open_verified owner_sql parsing_target percentile plan_chunks plan_enhancement
         plan_model plan_settings plan_store plan_table plan_vector_index plan_watch
         planned_full_text planned_prompt planned_side_width planned_width protect_functions
         protect_relation queue_by_hand queued_id_sql raise_locked read_sql readable_texts
@@ -745,13 +766,14 @@ CALLED_BY_NOBODY = [
         refusals refuse_change refuse_documents refuse_in_reembedding refuse_row
         refuse_target rename_in_sql rename_store replace_places replaced_objects
         requeue_target reset_jobs sampled_records sampled_vector_sql seen_sql serve settle
-        shortened_id side_tables source_sql stage stage_in_parts store_of store_target
-        stored_chunks stored_column stored_count stored_width stores_of suspend_target
-        table_problem targets_of_jobs text_by_hand_sql text_differs_sql text_sql
-        text_to_embed texts texts_to_embed tie_side_table trigger_sql triggered_table trusts
-        trusts_vectors unstaged vector_index_progress vector_index_sql vector_indexes_of
-        vector_type verified_range verified_sql visible_character wake write_match_function
-        write_passage_match_function write_sql write_vectors
+        shortened_id side_tables source_sql stage stage_in_parts start_parsing store_of
+        store_target stored_chunks stored_column stored_count stored_width stores_of
+        suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
+        text_sql text_to_embed texts texts_to_embed tie_side_table trigger_sql
+        triggered_table trusts trusts_vectors unstaged vector_index_progress
+        vector_index_sql vector_indexes_of vector_type verified_range verified_sql
+        visible_character wake write_match_function write_passage_match_function write_sql
+        write_vectors
         """,
     ),
 ]
@@ -807,6 +829,8 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_control", True),
         ("embedding_counts", True),
         ("embedding_enhancements", True),
+        ("embedding_files", True),
+        ("embedding_folders", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
         ("embedding_reembedding_events", True),

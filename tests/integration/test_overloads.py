@@ -18,7 +18,17 @@ from tests.integration.jobs import SCOPE
 from tests.integration.tables import completions_of, create_role, embed
 from worker.database.migrations import scheduled, seed
 from worker.errors import SchemaError
-from worker.queue import Chunk, ChunkText, Completion, DocumentCompletion, Place, Report, Usage
+from worker.queue import (
+    Chunk,
+    ChunkText,
+    Completion,
+    DocumentCompletion,
+    FileFacts,
+    FoundFile,
+    Place,
+    Report,
+    Usage,
+)
 from worker.queue.functions import FUNCTIONS
 from worker.queue.postgres import PostgresQueue
 
@@ -166,6 +176,30 @@ def use_reembeddings(queue: PostgresQueue) -> None:
     queue.cancel_reembedding(*name)
 
 
+def use_files(queue: PostgresQueue) -> None:
+    """Call each function about folders and files."""
+    folder = queue.add_folder("handbook", "directory", "/srv/handbook", [], [], "here")
+    lease = queue.start_scan(folder, SCOPE.lease)
+    assert lease
+    queue.record_files(folder, lease, SCOPE.lease, [FoundFile(None, "a.md", 1, None, "1", None)])
+    [file] = queue.known_files(folder)
+    assert queue.file_ids("a", 10) == [file.id]
+    assert [found.path for found in queue.files("a")] == ["a.md"]
+    queue.finish_scan(
+        folder,
+        lease,
+        files=1,
+        missing=[],
+        grace=timedelta(days=1),
+        skipped={},
+        seconds=0.1,
+        problem=None,
+    )
+    [job] = queue.claim_files("tests", [folder], 10, SCOPE.lease).jobs
+    assert queue.complete_file(job, "a text", b"x", FileFacts("text/markdown")) is None
+    assert queue.remove_folder("handbook") == 1
+
+
 def use_everything(queue: PostgresQueue) -> None:
     """Call each function of the SQL API, by each method of the queue."""
     queue.check_schema()
@@ -214,6 +248,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.progress()
     queue.failures()
     use_reembeddings(queue)
+    use_files(queue)
     queue.deregister(SCOPE)
     assert queue.table_name("squatted") == "squatted"
     assert queue.unwatch("docs", "embedding")

@@ -41,7 +41,7 @@ from worker.queue.jobs import (
     SettledStatus,
     TextKey,
 )
-from worker.queue.protocols import AdminQueue, Queue
+from worker.queue.protocols import AdminQueue, FolderQueue, Queue
 from worker.queue.reembeddings import (
     Reembedding,
     ReembeddingEvent,
@@ -116,6 +116,7 @@ __all__ = [
     "Finding",
     "Folder",
     "FolderKind",
+    "FolderQueue",
     "FoundFile",
     "Job",
     "JobId",

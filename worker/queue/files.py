@@ -14,7 +14,7 @@ from worker.queue.transports import columns_of
 
 FolderKind = Literal["directory", "s3", "storage"]
 FileState = Literal["found", "parsing", "unread", "waiting", "searchable", "failed", "missing"]
-FILES_IN_ONE_CALL = 2000
+FILES_IN_ONE_CALL = 1000  # as many rows as the Data API returns at once, unless it is told to
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +159,13 @@ class FileCalls(Calls):
         path_regex: str | None = None,
         folder: str | None = None,
         states: Sequence[FileState] | None = None,
-        limit: int = 1000,
+        ids: Sequence[int] | None = None,
+        limit: int = FILES_IN_ONE_CALL,
     ) -> list[FileStatus]:
         """Return the files that fit, the best first by their words, then by path.
 
-        Raises SettingsError if `path_regex` is not a regular expression of Postgres.
+        Over the Data API, at most FILES_IN_ONE_CALL. Raises SettingsError if `path_regex` is not a
+        regular expression of Postgres.
         """
         return self._rows(
             FileStatus,
@@ -172,6 +174,7 @@ class FileCalls(Calls):
             path_regex=path_regex,
             folder=folder,
             states=None if states is None else list(states),
+            ids=None if ids is None else list(ids),
             max_rows=limit,
         )
 
@@ -182,6 +185,12 @@ class FileCalls(Calls):
         return sum(
             row.pending for row in status if (row.table_name, row.embedding_column) == column
         )
+
+    def file_ids(self, path_regex: str, limit: int) -> list[int]:
+        """Return the ids of files with such paths. Raises SettingsError if `path_regex` is not a
+        regular expression of Postgres."""
+        found: list[int] = self._call("embedding_file_ids", path_regex=path_regex, max_files=limit)
+        return found
 
     # -- scans
 

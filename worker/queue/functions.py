@@ -191,6 +191,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "leases": "uuid[]",
         "lease_for": "interval",
     },
+    "embedding_file_ids": {"path_regex": "text", "max_files": "integer"},
     "fail_embeddings": {
         "ids": "bigint[]",
         "leases": "uuid[]",
@@ -203,6 +204,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "path_regex": "text",
         "folder": "text",
         "states": "text[]",
+        "ids": "bigint[]",
         "max_rows": "integer",
     },
     "finish_embedding_scan": {
@@ -245,7 +247,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "ids": "bigint[]",
         "paths": "text[]",
         "sizes": "bigint[]",
-        "modified": "timestamptz[]",
+        "modified": "timestamp with time zone[]",
         "stamps": "text[]",
         "versions": "text[]",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -12,6 +12,14 @@ import numpy.typing as npt
 
 from worker.queue.cache import Cached
 from worker.queue.chunks import DocumentCompletion
+from worker.queue.files import (
+    FILES_IN_ONE_CALL,
+    FileState,
+    FileStatus,
+    Folder,
+    FoundFile,
+    KnownFile,
+)
 from worker.queue.jobs import (
     Claim,
     Completion,
@@ -166,7 +174,61 @@ class Queue(Protocol):
         """Put what chat models wrote into the cache, and remove the oldest above `cap_mb` MiB."""
 
 
-class AdminQueue(Queue, Protocol):
+class FolderQueue(Protocol):
+    """The calls about folders of files and their scans."""
+
+    def folders(self) -> list[Folder]:
+        """Return all folders, by name."""
+
+    def files(
+        self,
+        words: str | None = None,
+        path_regex: str | None = None,
+        folder: str | None = None,
+        states: Sequence[FileState] | None = None,
+        ids: Sequence[int] | None = None,
+        limit: int = FILES_IN_ONE_CALL,
+    ) -> list[FileStatus]:
+        """Return the files that fit, the best first by their words, then by path.
+
+        Over the Data API, at most FILES_IN_ONE_CALL. Raises SettingsError if `path_regex` is not a
+        regular expression of Postgres.
+        """
+
+    def file_ids(self, path_regex: str, limit: int) -> list[int]:
+        """Return the ids of files with such paths. Raises SettingsError if `path_regex` is not a
+        regular expression of Postgres."""
+
+    def start_scan(self, folder: Folder, lease_for: timedelta) -> UUID | None:
+        """Begin a scan, and return its lease; None: another host scans the folder now."""
+
+    def known_files(self, folder: Folder) -> Iterator[KnownFile]:
+        """Return all known files of a folder, in the order of their ids."""
+
+    def record_files(
+        self, folder: Folder, lease: UUID, lease_for: timedelta, found: Sequence[FoundFile]
+    ) -> None:
+        """Record files, and extend the lease of the scan. Raises SettingsError if it is lost."""
+
+    def finish_scan(
+        self,
+        folder: Folder,
+        lease: UUID,
+        *,
+        files: int,
+        missing: Sequence[int],
+        grace: timedelta,
+        skipped: Mapping[str, int],
+        seconds: float,
+        problem: str | None,
+    ) -> int:
+        """End a scan. Returns how many files were deleted: those that are missing since `grace`.
+
+        With a `problem` nothing is deleted. Raises SettingsError if the lease is lost.
+        """
+
+
+class AdminQueue(Queue, FolderQueue, Protocol):
     """The interface of a queue for the commands, which includes that for the engine.
 
     Raises SettingsError, with the message of the database, if a request is not valid.

@@ -88,8 +88,10 @@ _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "interval": _interval,
     "interval[]": lambda times: [time if time is None else _interval(time) for time in times],
     "timestamp with time zone": datetime.isoformat,
+    "timestamp with time zone[]": lambda times: [time and time.isoformat() for time in times],
     "uuid": str,
     "uuid[]": lambda values: [str(value) for value in values],
+    "bytea": lambda value: f"\\x{value.hex()}",
     "bytea[]": bytea_array,  # every server passes the literal on to Postgres
     "vector": _decimals,
     "vector[]": lambda vectors: [_decimals(vector) for vector in vectors],
