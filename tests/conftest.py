@@ -63,6 +63,7 @@ CONTRACT = (
     "test_enhancement",
     "test_errors",
     "test_estimate",
+    "test_file_scan",
     "test_hybrid_search",
     "test_leases",
     "test_list",
