@@ -11,6 +11,7 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
+from worker.durations import parse_duration
 from worker.errors import SettingsError
 
 MOST_AT_ONCE = 10_000  # jobs
@@ -28,6 +30,7 @@ MOST_CONCURRENCY = 256  # requests
 MOST_CACHE = 1_000_000  # MB
 MOST_MEMORY = 10_000_000  # MB
 MOST_FAILURES = 999_999_999  # jobs
+MOST_FILES = 10_000_000  # of a folder
 MOST_EXTRA = 10_000  # bytes of EMBEDDING_EXTRA_BODY
 OLLAMA_PORT = 11434
 SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
@@ -101,6 +104,15 @@ class Settings:
     notify_webhook_url: str | None = field(default=None, repr=False)
     notify_command: str | None = field(default=None, repr=False)
     notify_failures: int = 100
+    files_host: str | None = None
+    files_scan_every: timedelta = timedelta(seconds=60)
+    files_grace: timedelta = timedelta(days=1)
+    files_most: int = 100_000
+    files_log_paths: bool = True
+    files_s3_endpoint: str | None = field(default=None, repr=False)
+    files_s3_region: str | None = None
+    files_s3_access_key_id: str | None = field(default=None, repr=False)
+    files_s3_secret_access_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def variables(cls) -> frozenset[str]:
@@ -225,13 +237,13 @@ def read_environment(environment: Mapping[str, str], dotenv: Path) -> dict[str, 
     return from_file | {name: value for name, value in environment.items() if value.strip()}
 
 
-OUR_PREFIXES = ("EMBEDDING_", "NOTIFY_", "WORKER_")
+OUR_PREFIXES = ("EMBEDDING_", "FILES_", "NOTIFY_", "WORKER_")
 # Variables with such a prefix that other programs set.
 _OF_OTHERS = re.compile(
     r"NOTIFY_SOCKET"  # systemd
     # Kubernetes, for a service named worker, embedding-worker, …
     r"|\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
-    r"|(EMBEDDING|NOTIFY|WORKER)_PORT"
+    r"|(EMBEDDING|FILES|NOTIFY|WORKER)_PORT"
 )
 _ADDRESS_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")  # what X_PORT holds there
 
@@ -292,6 +304,13 @@ def _number(given: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(f"must be a number above zero: `{given}`")
     return number
+
+
+def _duration(given: str) -> timedelta:
+    try:
+        return parse_duration(given)
+    except SettingsError:
+        raise ValueError(f"must be a duration like 90s, 30m, 24h or 7d: `{given}`") from None
 
 
 def _yes_or_no(given: str) -> bool:
@@ -518,4 +537,13 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "notify_webhook_url": _http_url,
     "notify_command": str,
     "notify_failures": _whole_number(1, MOST_FAILURES),
+    "files_host": str,
+    "files_scan_every": _duration,
+    "files_grace": _duration,
+    "files_most": _whole_number(1, MOST_FILES),
+    "files_log_paths": _yes_or_no,
+    "files_s3_endpoint": _http_url,
+    "files_s3_region": str,
+    "files_s3_access_key_id": str,
+    "files_s3_secret_access_key": str,
 }
