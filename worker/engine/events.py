@@ -33,6 +33,12 @@ EVENTS: dict[str, tuple[Level, str]] = {
     ),
     "failures_exceeded": ("warning", "{failed} jobs have failed (threshold: {threshold})"),
     "minute_passed": ("info", "{completed} done, {failed} failed, {rows_per_second:.1f} rows/s"),
+    "folder_scanned": (
+        "info",
+        "{folder}: {files} files, of them {new} new, {changed} changed and {renamed} renamed;"
+        " {missing} missing, {deleted} deleted, in {seconds:.1f} s",
+    ),
+    "folder_problem": ("warning", "nothing of {folder} is deleted: {cause}"),
     "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import PurePosixPath
 from secrets import token_hex
 from threading import Event, Thread
 
 from worker.engine.progress import Progress
 from worker.engine.writing import Failure
 from worker.errors import WorkerError
+from worker.files.locations import open_source
 from worker.files.parsing.options import MB, ParseOptions
 from worker.files.parsing.pool import ParserPool
 from worker.files.reading import FileReader, ReadStats
-from worker.operations.files import FolderScans, host_of, open_source, shown_path
+from worker.operations.files import host_of
+from worker.operations.folder_scans import FolderScans, shown_path
 from worker.operations.session import open_queue, worker_name
 from worker.queue import AdminQueue, FileJob, Folder, Scope
 from worker.settings import Settings
