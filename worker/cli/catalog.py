@@ -23,6 +23,7 @@ class Entry:
 
 
 GROUPS: dict[str, str] = {
+    "files": "Make folders of files searchable.",
     "reembed": "Give a column another model, with no downtime and a way back.",
 }
 """Groups of commands, and what they are for. Their commands are below, as `group command`."""
@@ -201,6 +202,38 @@ CATALOG: dict[str, Entry] = {
         "Drop the new vectors before a swap, and keep the old ones.",
         ("worker reembed cancel docs.embedding --yes",),
     ),
+    "files add": Entry(
+        "files:add",
+        "Make the files of a directory or a bucket searchable.",
+        (
+            "worker files add ~/handbook --include '**/*.{md,pdf,docx}' --exclude 'drafts/**'",
+            "worker files add s3://my-bucket/reports --name reports",
+        ),
+    ),
+    "files list": Entry(
+        "files:list_files",
+        "List files with their states, and why a file is not searchable.",
+        (
+            "worker files list --failed",
+            "worker files list 'notice period' --file '*.pdf'",
+            "worker files list --folder handbook --json",
+        ),
+    ),
+    "files folders": Entry(
+        "files:folders",
+        "List the folders, and what was wrong with their last scans.",
+        ("worker files folders", "worker files folders --json"),
+    ),
+    "files scan": Entry(
+        "files:scan",
+        "Compare the folders of this host with the files that are known, and record what differs.",
+        ("worker files scan", "worker files scan handbook --json"),
+    ),
+    "files remove": Entry(
+        "files:remove",
+        "Remove a folder from the searches. Its files themselves stay.",
+        ("worker files remove ~/handbook", "worker files remove handbook --yes"),
+    ),
     "search": Entry(
         "search:search",
         "Show the rows nearest in meaning, with their cosine distance: 0 the same, 1 unrelated.",
@@ -208,6 +241,7 @@ CATALOG: dict[str, Entry] = {
             'worker search "how do I get my money back" --table docs',
             'worker search "error E-4711" --text --explain',
             'worker search "when is it refunded" --table manuals --per-document 3',
+            "worker search 'notice period' --file '*.pdf'",
         ),
     ),
     "evaluate": Entry(

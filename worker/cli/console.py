@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import datetime
+from uuid import UUID
 
 from worker.errors import WorkerError
 from worker.terminal import as_json, write
@@ -59,4 +60,6 @@ class ProgressLine:
 def _as_json(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
     raise TypeError(f"no JSON for {type(value).__name__}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from worker.queue import ChunkFormat, ChunkUnit, OnFailure, Store, VectorKind
+from worker.queue import ChunkFormat, ChunkUnit, FileState, OnFailure, Store, VectorKind
 from worker.reembedding.config import WantedStore
 from worker.settings import LONGEST_DELAY, MOST_AT_ONCE
 
@@ -440,6 +440,84 @@ RowsShown = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, metavar="N", help="How many rows to show.")
 ]
 Words = Annotated[str, typer.Argument(metavar="WORDS", help="The text to search for.")]
+
+# files
+
+AddedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="provider:model for the texts of all folders, with the first one (default: the"
+        " worker's EMBEDDING_MODEL).",
+    ),
+]
+AgreeToRemove = Annotated[
+    bool, typer.Option("--yes", help="Do not ask before the files are removed from the database.")
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave out what fits this pattern, like 'drafts/**'. May be given several times.",
+    ),
+]
+FilePattern = Annotated[
+    str | None,
+    typer.Option(
+        "--file", metavar="PATTERN", help="Only files whose paths fit this pattern, like '*.pdf'."
+    ),
+]
+FilesLanguage = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="LANGUAGE",
+        help="The text search configuration for the words, like english: searches then use words"
+        " as well.",
+    ),
+]
+FileStateShown = Annotated[
+    FileState | None, typer.Option("--state", help="Show files in this state.")
+]
+FileWords = Annotated[
+    str | None,
+    typer.Argument(metavar="[WORDS]", help="Words in the path, the title or the author."),
+]
+FolderLocation = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="A directory of this host, s3://BUCKET/PREFIX, or storage://BUCKET/PREFIX for"
+        " Supabase Storage.",
+    ),
+]
+FolderName = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Its name (default: its last part).")
+]
+FolderNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Folders, by name or path (default: all)."),
+]
+FolderOnly = Annotated[
+    str | None, typer.Option("--folder", metavar="NAME", help="Only this folder.")
+]
+FolderToRemove = Annotated[
+    str, typer.Argument(metavar="NAME", help="The folder, by its name or its path.")
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Only files that fit this pattern, like '**/*.{md,pdf}'. May be given several times.",
+    ),
+]
+ShowFailedFiles = Annotated[
+    bool, typer.Option("--failed", help="Show files that cannot be read or embedded.")
+]
+ShowPendingFiles = Annotated[
+    bool, typer.Option("--pending", help="Show files that are not searchable yet.")
+]
 
 # evaluate
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
 from worker.embedders.base import Vectors
 from worker.embedders.registry import open_embedder
 from worker.errors import ProviderRefused, SettingsError
+from worker.operations.files import FILES, ids_of_files, paths_of_files
 from worker.operations.session import select
 from worker.queue import AdminQueue, Match, Target, searched_by
 from worker.settings import Settings
@@ -27,15 +28,22 @@ def search(
     limit: int = 5,
     mode: Mode | None = None,
     filter: Mapping[str, Any] | None = None,
+    file: str | None = None,
     per_document: int = 1,
 ) -> list[Match]:
     """Return the rows that fit `words` best, best first.
 
     `mode`: hybrid if the column has a language, otherwise by vectors. `filter`: only rows with
-    these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. In texts in chunks it finds
-    passages, at most `per_document` of each text. Raises SettingsError unless exactly
-    one watched column has these names, and what its model raises if that cannot be called.
+    these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. `file`: only files whose paths fit
+    this pattern, like `*.pdf`. In texts in chunks it finds passages, at most `per_document` of
+    each text. Raises SettingsError unless exactly one watched column has these names, and what its
+    model raises if that cannot be called.
     """
+    if file is not None:
+        table = _table_of_files(table)
+        filter = {**(filter or {}), "id": ids_of_files(queue, file)}
+        if not filter["id"]:
+            return []
     target = only_target(queue, table, column)
     mode = mode or ("hybrid" if target.language else "vector")
     if mode != "vector" and not target.language:
@@ -52,6 +60,25 @@ def search(
         filter=filter,
         per_document=per_document,
     )
+
+
+def found_paths(
+    queue: AdminQueue, table: str | None, column: str | None, matches: Sequence[Match]
+) -> dict[str, str]:
+    """Return the paths of the files that a search of these names found, by record id.
+
+    Empty if it searched another table.
+    """
+    is_of_files = matches and only_target(queue, table, column).table_name == FILES
+    return paths_of_files(queue, matches) if is_of_files else {}
+
+
+def _table_of_files(table: str | None) -> str:
+    if table not in (None, FILES):
+        raise SettingsError(
+            f"--file is for files, and --table {table} has none", "Use only one of them."
+        )
+    return FILES
 
 
 def embed_query(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from worker.cli.console import out, out_json, say
@@ -16,6 +16,7 @@ from worker.cli.options import (
     ByWords,
     Column,
     Explain,
+    FilePattern,
     PassagesPerDocument,
     RerankedBy,
     RowsShown,
@@ -27,13 +28,17 @@ from worker.embedders.base import well_formed
 from worker.errors import SettingsError
 from worker.operations import reranking
 from worker.operations import search as searching
+from worker.operations.files import FILES
 from worker.operations.reranking import CANDIDATES
 from worker.operations.session import open_queue
 from worker.queue import Match
 from worker.settings import Settings
 
 NO_VECTORS = "Nothing found: no row has a vector yet. `worker status` shows progress."
+NO_PATHS: Mapping[str, str] = {}
+LONGEST_KEY = 60  # cells
 HEADING = re.compile(r"\A\s*+#++ [^\n]*+\n(?=.*\S)", re.DOTALL)
+NO_FILES = "Nothing found: no such file is searchable yet. `worker files list` shows their states."
 NO_WORDS = "Nothing found: no text has one of these words."
 
 
@@ -41,6 +46,7 @@ def search(
     words: Words,
     table: Table = None,
     column: Column = None,
+    file: FilePattern = None,
     limit: RowsShown = 5,
     hybrid: ByBoth = False,
     vector: ByVectors = False,
@@ -66,16 +72,26 @@ def search(
             column=column,
             limit=max(limit, CANDIDATES) if rerank is not None else limit,
             mode=mode,
+            file=file,
             per_document=per_document,
         )
+        paths = searching.found_paths(queue, FILES if file else table, column, matches)
     if rerank is not None:
         matches = _reranked(settings, rerank, words, matches)[:limit]
+    nothing = NO_FILES if file else NO_WORDS if mode == "text" else NO_VECTORS
+    _print(matches, paths, explain, as_json, nothing)
+
+
+def _print(
+    matches: Sequence[Match], paths: Mapping[str, str], explain: bool, as_json: bool, nothing: str
+) -> None:
+    """Print what was found. `nothing`: what to say if that is nothing."""
     if as_json:
-        out_json([asdict(match) for match in matches])
+        out_json([asdict(match) | {"path": paths.get(match.record_id)} for match in matches])
     elif matches:
-        print_found(matches, explain)
+        print_found(matches, explain, paths)
     else:
-        say(NO_WORDS if mode == "text" else NO_VECTORS)
+        say(nothing)
 
 
 def _checked(words: str) -> str:
@@ -99,16 +115,20 @@ def _mode(hybrid: bool, vector: bool, text: bool) -> searching.Mode | None:
     return "hybrid" if hybrid else "vector" if vector else "text" if text else None
 
 
-def print_found(matches: Sequence[Match], explain: bool = False) -> None:
+def print_found(
+    matches: Sequence[Match], explain: bool = False, paths: Mapping[str, str] = NO_PATHS
+) -> None:
     """Print a line for each row: the distance, the key, and its text or passage as it fits.
 
     `explain`: before these, the score, and the places by vector and by words that it is made of.
+    A row that has a path in `paths` is a file, and has that instead of the key.
     """
     columns = shutil.get_terminal_size((120, 24)).columns
     if explain:
         out("score   vector  words  distance")
     for match in matches:
-        head = f"{_figure(match.distance)}  {match.record_id}  "
+        key = one_line(paths.get(match.record_id, match.record_id), LONGEST_KEY)
+        head = f"{_figure(match.distance)}  {key}  "
         if explain:
             places = f"{_place(match.vector_rank):>6}  {_place(match.text_rank):>5}"
             head = f"{_figure(match.score)}  {places}  {head}"
