@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import api, chunks, fill, latency, queue, rivals
+from benchmarks import api, chunks, files, latency, queue, rivals
 from benchmarks.database import server
 from benchmarks.report import Figure, Skipped, table, write_json
 
@@ -18,6 +19,7 @@ SUITES = {
     "api": api,
     "chunks": chunks,
     "fill": fill,
+    "files": files,
     "latency": latency,
     "queue": queue,
     "rivals": rivals,

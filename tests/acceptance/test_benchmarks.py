@@ -102,3 +102,9 @@ def test_a_worker_embeds_a_long_document_in_little_more_memory(tmp_path: Path) -
     found = figures(tmp_path, "chunks", "--only", "whole")
     assert [figure["unit"] for figure in found] == ["MB/s", "MB/s", "MB", "MB"]
     assert [figure["verdict"] for figure in found[2:]] == ["ok", "ok"]
+
+
+def test_scans_of_files_are_compared_with_a_walk(tmp_path: Path) -> None:
+    found = figures(tmp_path, "files", "--only", "scan")
+    assert [figure["unit"] for figure in found] == ["s"] * 4
+    assert all(figure["measured"] > 0 for figure in found)
