@@ -10,8 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks import api, chunks, fill, latency, queue, rivals
-from benchmarks import api, chunks, files, latency, queue, rivals
+from benchmarks import api, chunks, files, fill, latency, queue, rivals
 from benchmarks.database import server
 from benchmarks.report import Figure, Skipped, table, write_json
 

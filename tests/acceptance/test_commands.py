@@ -656,6 +656,7 @@ def test_targets_lists_what_is_watched(posts: Database, worker: Worker) -> None:
     assert found[2] == {
         "table_name": "posts",
         "embedding_column": "vector",
+        "kind": "embed",
         "serves": None,
         "role": "serving",
         "source": "title",
