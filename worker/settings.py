@@ -5,6 +5,7 @@ All problems are reported at once, so that they can be fixed at once.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -109,6 +110,11 @@ class Settings:
     files_grace: timedelta = timedelta(days=1)
     files_most: int = 100_000
     files_log_paths: bool = True
+    files_at_once: int | None = None
+    files_parse_seconds: float = 60.0
+    files_parse_memory_mb: int = 1024
+    files_max_mb: int = 256
+    files_fallback_encoding: str = "cp1252"
     files_s3_endpoint: str | None = field(default=None, repr=False)
     files_s3_region: str | None = None
     files_s3_access_key_id: str | None = field(default=None, repr=False)
@@ -311,6 +317,13 @@ def _duration(given: str) -> timedelta:
         return parse_duration(given)
     except SettingsError:
         raise ValueError(f"must be a duration like 90s, 30m, 24h or 7d: `{given}`") from None
+
+
+def _encoding(given: str) -> str:
+    try:
+        return codecs.lookup(given).name
+    except LookupError:
+        raise ValueError(f"must be an encoding like cp1252 or shift_jis: `{given}`") from None
 
 
 def _yes_or_no(given: str) -> bool:
@@ -542,6 +555,11 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "files_grace": _duration,
     "files_most": _whole_number(1, MOST_FILES),
     "files_log_paths": _yes_or_no,
+    "files_at_once": _whole_number(1, 100),
+    "files_parse_seconds": _seconds,
+    "files_parse_memory_mb": _whole_number(128, MOST_MEMORY),
+    "files_max_mb": _whole_number(1, MOST_MEMORY),
+    "files_fallback_encoding": _encoding,
     "files_s3_endpoint": _http_url,
     "files_s3_region": str,
     "files_s3_access_key_id": str,

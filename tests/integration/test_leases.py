@@ -39,6 +39,7 @@ from worker.queue import (
     Scope,
     WorkerState,
 )
+from worker.queue.jobs import Leased
 from worker.queue.postgres import PostgresQueue
 
 OTHER = replace(SCOPE, worker="other", default_model=MODEL)
@@ -266,14 +267,18 @@ class Stubborn(Watched):
         return super().complete(model, completions)
 
     def fail(
-        self, jobs: Sequence[Job], error_class: str, message: str, retry_in: timedelta | None = None
+        self,
+        jobs: Sequence[Leased],
+        error_class: str,
+        message: str,
+        retry_in: timedelta | None = None,
     ) -> int:
         self.until_beaten("fail")
         return super().fail(jobs, error_class, message, retry_in)
 
     def release(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Leased],
         retry_in: timedelta = timedelta(0),
         reason: str | None = None,
         error_class: str | None = None,
@@ -417,7 +422,7 @@ class ForgetfulBeats(Watched):
 
     lost = False
 
-    def extend(self, scope: Scope, jobs: Sequence[Job]) -> set[LeaseKey]:
+    def extend(self, scope: Scope, jobs: Sequence[Leased]) -> set[LeaseKey]:
         if not self.lost:
             self.lost = True
             raise Unreachable("the database is away")

@@ -69,7 +69,6 @@ MAY_IMPORT = {
     "verification": {"terminal"},
     "reembedding": {"engine", "queue", "embedders", "database", "settings", "errors"},
     "chunking": {"engine", "queue", "embedders", "settings", "errors"},
-    "files": {"errors"},
     "engine": {"queue", "embedders", "host", "settings", "errors"},
     "queue": {"database", "host", "proxies", "settings", "errors"},
     "database": {"settings", "errors"},

@@ -39,6 +39,14 @@ EVENTS: dict[str, tuple[Level, str]] = {
         " {missing} missing, {deleted} deleted, in {seconds:.1f} s",
     ),
     "folder_problem": ("warning", "nothing of {folder} is deleted: {cause}"),
+    "files_read": ("info", "{read} files read, {failed} cannot be read, in {seconds:.1f} s"),
+    "files_progress": (
+        "info",
+        "{percent:.0f}% of the files are read: {read}, {left} left, {files_per_second:.1f} files/s,"
+        " {elapsed:.0f} s elapsed, {remaining:.0f} s remaining",
+    ),
+    "file_failed": ("info", "{path} cannot be read: {error_class}"),
+    "files_interrupted": ("warning", "files are neither scanned nor read for now: {cause}"),
     "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",

@@ -10,69 +10,27 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Protocol
 from uuid import UUID
 
 from worker.engine.retry import backoff
-from worker.engine.writing import SECOND_TRY_AFTER, STOPPED, Failure, Release
+from worker.engine.writing import NOT_OPENED, SECOND_TRY_AFTER, STOPPED, Failure, Release
 from worker.errors import Busy, DatabaseError, ParseFailure, Unreachable, WorkerError
+from worker.files.parsing.process import ParserClosed
 from worker.files.parsing.results import ParsedFile
-from worker.queue import FileClaim, FileFacts, FileJob, Folder, RefusalReason
-from worker.queue.jobs import Leased, LeaseKey, Scope
+from worker.files.sources import FolderUnavailable, Source
+from worker.queue import AdminQueue, FileFacts, FileJob, Folder, RefusalReason, Scope
 
 BEATS_A_LEASE = 3  # so that one may come late
 ATTEND_EVERY = 1.0  # seconds
 RETRIED = ("parse_timed_out", "parse_killed")  # may be the fault of a host that was busy
+LATER = timedelta(minutes=1)
 CHANGED = Release("it changed while it was read: the next scan finds it", timedelta(seconds=30))
 LOCKED = Release("its row was locked", timedelta(seconds=1), "locked")
 UNWRITTEN = Release("its text could not be written", timedelta(seconds=30), embedded=True)
-
-
-class Source(Protocol):
-    """Where the files of a folder are."""
-
-    def stamp(self, path: str) -> str | None:
-        """Return what a scan compares, as it is now; None: there is no such file."""
-
-    def local(self, path: str, size: int) -> AbstractContextManager[Path]:
-        """Return a file of this host with the bytes of a file. Raises OSError."""
-
-
-class FileQueue(Protocol):
-    """The calls that reading needs."""
-
-    def claim_files(
-        self, worker: str, folders: Sequence[Folder], batch: int, lease_for: timedelta
-    ) -> FileClaim: ...
-
-    def complete_file(
-        self, job: FileJob, content: str, sha256: bytes, facts: FileFacts
-    ) -> RefusalReason | None: ...
-
-    def extend(self, scope: Scope, jobs: Sequence[Leased]) -> set[LeaseKey]: ...
-
-    def fail(
-        self,
-        jobs: Sequence[Leased],
-        error_class: str,
-        message: str,
-        retry_in: timedelta | None = None,
-    ) -> int: ...
-
-    def release(
-        self,
-        jobs: Sequence[Leased],
-        retry_in: timedelta = timedelta(0),
-        reason: str | None = None,
-        error_class: str | None = None,
-        *,
-        embedded: bool = False,
-    ) -> None: ...
 
 
 @dataclass(slots=True)
@@ -100,7 +58,7 @@ class FileReader:
     file that fails for good, with the class of its error.
     """
 
-    queue: FileQueue
+    queue: AdminQueue
     scope: Scope
     sources: Mapping[UUID, Source]
     parse: Callable[[Path, str], ParsedFile]
@@ -163,8 +121,15 @@ class FileReader:
         except OSError as error:
             cause = f"it cannot be opened: {error.strerror or type(error).__name__}"
             return Failure("unreadable", cause, backoff("unreadable", job.attempts + 1))
-        except WorkerError as error:  # the folder is out of reach
-            return Release(error.cause, timedelta(minutes=1), "folder_unavailable")
+        except ParserClosed:
+            return STOPPED
+        except FolderUnavailable as error:
+            return Release(error.cause, LATER, "folder_unavailable")
+        except WorkerError as error:  # no parser can be started
+            return Release(error.cause, LATER, NOT_OPENED)
+        except Exception as error:  # a defect: its message may hold what is in the file
+            cause = f"it cannot be read, because of a defect: {type(error).__name__}"
+            return Failure("not_read", cause, backoff("not_read", job.attempts + 1))
 
     def _write_what_is_done(self) -> None:
         done, _ = wait(self._in_flight, ATTEND_EVERY, FIRST_COMPLETED)

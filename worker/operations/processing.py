@@ -18,7 +18,9 @@ from worker.engine.stop_conditions import as_end
 from worker.engine.throttling import Throttle, together
 from worker.errors import WorkerError
 from worker.observers.composite import CompositeObserver
+from worker.operations.files import FILES
 from worker.operations.observing import notifying_observer
+from worker.operations.reading import read_files
 from worker.operations.scopes import (
     chat_models_in_use,
     check_models,
@@ -102,6 +104,8 @@ class Processing:
                 stats=stats,
                 throttle=as_end(together(throttles)),
             )
+            if scope.table in (None, FILES):
+                read_files(queue, self.settings, stop=stop, observer=composite)
             pipeline.drain()
         targets = until_answered(lambda: queue.targets(scope.table, scope.column), observer, stop)
         decision = pipeline.decision

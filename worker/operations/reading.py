@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from secrets import token_hex
@@ -23,6 +23,7 @@ from worker.operations.session import open_queue, worker_name
 from worker.queue import AdminQueue, FileJob, Folder, Scope
 from worker.settings import Settings
 
+MOST_READ_AT_ONCE = 4
 LOOK_AGAIN = 2.0  # seconds until the next look for files to read
 LOOK_FOR_FOLDERS = 10.0  # the same, while this host has no folder
 TRY_AGAIN = 15.0  # seconds after an error
@@ -46,19 +47,25 @@ def read_files(
     folders = readable_folders(queue, settings)
     if not folders:
         return ReadStats()
-    with ParserPool(parse_options(settings)) as parser:
+    with closing(ParserPool(parse_options(settings))) as parser:
         return _Reading(queue, settings, parser, stop, observer).read(folders)
 
 
 def parse_options(settings: Settings) -> ParseOptions:
     """Return the limits of parsers that the settings name."""
     return ParseOptions(
-        workers=settings.files_at_once,
+        workers=files_at_once(settings),
         memory_mb=settings.files_parse_memory_mb,
         seconds=settings.files_parse_seconds,
         fallback_encoding=settings.files_fallback_encoding,
         most_bytes=settings.files_max_mb * MB,
     )
+
+
+def files_at_once(settings: Settings) -> int:
+    """Return how many files are read at once."""
+    at_once = settings.files_at_once or settings.embedding_max_concurrency or MOST_READ_AT_ONCE
+    return at_once if settings.files_at_once else min(at_once, os.cpu_count() or 1)
 
 
 @dataclass(slots=True)
@@ -71,7 +78,9 @@ class _Reading:
     stop: Event
     observer: Progress
     worker: str = field(default_factory=lambda: f"{worker_name()}:files:{token_hex(3)}")
-    _reported_at: float = field(default_factory=time.monotonic)
+    _total: int = 0
+    _reported: float = 0.0
+    """Percent."""
 
     def read(self, folders: list[Folder]) -> ReadStats:
         scope = Scope(
@@ -84,11 +93,12 @@ class _Reading:
             scope,
             {folder.id: open_source(folder, self.settings) for folder in folders},
             self.parser.parse,
-            self.settings.files_at_once,
+            files_at_once(self.settings),
             self.stop,
             on_failure=self._report_failure,
             attend=self._report_progress,
         )
+        self._total, self._reported = self.queue.count_files_to_read(), 0.0
         stats = reader.read_due(folders)
         if stats.read or stats.failed:
             self.observer.event(
@@ -104,21 +114,22 @@ class _Reading:
         )
 
     def _report_progress(self, stats: ReadStats) -> None:
-        now = time.monotonic()
-        if now - self._reported_at < self.settings.embedding_progress_interval:
-            return
-        self._reported_at = now
-        left = self.queue.count_files_to_read()
+        """Report the progress every EMBEDDING_PROGRESS_INTERVAL percent."""
         done = stats.read + stats.failed
-        per_second = done / stats.seconds if stats.seconds else 0.0
+        total = max(self._total, done)  # more can become due meanwhile
+        percent = 100 * done / total if total else 100.0
+        if percent - self._reported < self.settings.embedding_progress_interval or done == total:
+            return
+        self._reported = percent
+        per_second = done / stats.seconds
         self.observer.event(
             "files_progress",
-            percent=100 * done / max(done + left, 1),
-            done=done,
-            left=left,
+            percent=percent,
+            read=done,
+            left=total - done,
             files_per_second=per_second,
-            seconds=stats.seconds,
-            remaining=left / per_second if per_second else None,
+            elapsed=stats.seconds,
+            remaining=(total - done) / per_second,
         )
 
 
@@ -169,13 +180,10 @@ class _ServedReading:
 
     def serve(self, queue: AdminQueue, stop: Event) -> None:
         """Read what is due, and look again, until `stop` is set."""
-        with ExitStack() as opened:
-            reading: _Reading | None = None
+        with closing(ParserPool(parse_options(self.settings))) as parser:
+            reading = _Reading(queue, self.settings, parser, stop, self.observer)
             while not stop.is_set():
                 folders = [] if self.is_paused() else readable_folders(queue, self.settings)
                 if folders:
-                    if reading is None:
-                        parser = opened.enter_context(ParserPool(parse_options(self.settings)))
-                        reading = _Reading(queue, self.settings, parser, stop, self.observer)
                     reading.read(folders)
                 stop.wait(LOOK_AGAIN if folders else LOOK_FOR_FOLDERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import inf
 from threading import Event
@@ -19,8 +19,10 @@ from worker.engine.throttling import together
 from worker.observers.composite import CompositeObserver
 from worker.observers.metrics import Metrics, served
 from worker.observers.periodic_checks import EveryMinute, OtherModels
+from worker.operations.files import FILES
 from worker.operations.observing import notifying_observer
 from worker.operations.processing import embedder_opener, run_options
+from worker.operations.reading import files_served
 from worker.operations.scopes import check_models, models_in_use, resolve_scope
 from worker.queue import AdminQueue, Scope
 from worker.settings import Settings
@@ -66,8 +68,18 @@ def run_service(
             throttle=together([commands, load]),
             reconnect_timeout=inf,
         )
-        _serve(pipeline, commands, settings)
+        with files_beside(scope, settings, log or composite, commands):
+            _serve(pipeline, commands, settings)
     return pipeline.stats
+
+
+def files_beside(
+    scope: Scope, settings: Settings, log: Progress, commands: CommandThrottle
+) -> AbstractContextManager[None]:
+    """Scan and read files beside the run, if their texts are in its scope."""
+    if scope.table not in (None, FILES):
+        return nullcontext()
+    return files_served(settings, log, lambda: commands.latest.desired_state != "work")
 
 
 @contextmanager

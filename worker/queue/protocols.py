@@ -14,6 +14,9 @@ from worker.queue.cache import Cached
 from worker.queue.chunks import DocumentCompletion
 from worker.queue.files import (
     FILES_IN_ONE_CALL,
+    FileClaim,
+    FileFacts,
+    FileJob,
     FileState,
     FileStatus,
     Folder,
@@ -28,6 +31,7 @@ from worker.queue.jobs import (
     ListedJob,
     Rechecked,
     Refusal,
+    RefusalReason,
     Reprocessed,
     Requeued,
     Scope,
@@ -226,6 +230,22 @@ class FolderQueue(Protocol):
 
         With a `problem` nothing is deleted. Raises SettingsError if the lease is lost.
         """
+
+    def count_files_to_read(self) -> int:
+        """Return how many files are not read yet, or again, in all folders."""
+
+    def claim_files(
+        self, worker: str, folders: Sequence[Folder], batch: int, lease_for: timedelta
+    ) -> FileClaim:
+        """Claim at most `batch` files of these folders, to be completed, failed or released.
+
+        Raises Busy if their table is locked as a whole.
+        """
+
+    def complete_file(
+        self, job: FileJob, content: str, sha256: bytes, facts: FileFacts
+    ) -> RefusalReason | None:
+        """Write the text of a file and complete its job. Returns why not, if it was refused."""
 
 
 class AdminQueue(Queue, FolderQueue, Protocol):
