@@ -53,7 +53,6 @@ create table public.embedding_files (
 );
 
 create index embedding_files_words on public.embedding_files using gin (words);
-create index embedding_files_missing on public.embedding_files (folder_id, missing_since) where missing_since is not null;
 
 select embedding.let_workers_read('public.embedding_folders');
 select embedding.let_workers_read('public.embedding_files');

@@ -322,7 +322,7 @@ def test_settings_that_are_there_stay_and_the_others_come_as_comments(tmp_path: 
         after = dotenv.read_text()
         assert after.startswith(f"{mine}\n\n# ")
         assert dotenv_values(dotenv) == {"OPENAI_API_KEY": "mine", "OTHER": "1"}
-        listed = re.findall(r"^(?:# |export )?([A-Z_]+)=", after, re.M)
+        listed = re.findall(r"^(?:# |export )?([A-Z0-9_]+)=", after, re.M)
         assert sorted(listed) == sorted({*Settings.variables(), "OTHER"})
 
 
@@ -471,6 +471,7 @@ EXPLAINED = {
 }
 VECTOR_IN_PUBLIC = ("extension_in_public", "vector")
 SAMPLE_INDEXES = {
+    ("unused_index", "embedding_files_words"),
     ("unused_index", "handbook_chunk_places_id_hash_idx"),
     ("unused_index", "summaries_session_id"),
 }
@@ -482,6 +483,7 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
     this.worked("process", EMBEDDING_CACHE_MB="1")
     assert {about for _, about in this.findings()} == {
         "embedding_enhancements_oldest",
+        "embedding_files_words",
         "embedding_queue_failed",
         "embedding_queue_owner",
         "embedding_reembedding_events_of_one",
