@@ -158,6 +158,8 @@ class ParseFailure(WorkerError):
     The cause and the hint contain nothing of the file.
     """
 
-    def __init__(self, cause: str, hint: str, *, error_class: str) -> None:
+    def __init__(
+        self, cause: str, hint: str | None = None, *, error_class: str = "damaged"
+    ) -> None:
         super().__init__(cause, hint)
         self.error_class = error_class

@@ -56,3 +56,14 @@ create index embedding_files_words on public.embedding_files using gin (words);
 
 select embedding.let_workers_read('public.embedding_folders');
 select embedding.let_workers_read('public.embedding_files');
+
+-- A worker reads no text but those that it claims.
+do $$
+begin
+    if to_regrole('embedding_worker') is not null then
+        revoke select on table public.embedding_files from embedding_worker;
+        grant select (id, folder_id, path, name, size, modified_at, stamp, version, sha256, mime, encoding, title, author, pages,
+                      missing_since, found_at, parsed_at, words)
+            on table public.embedding_files to embedding_worker;
+    end if;
+end $$;

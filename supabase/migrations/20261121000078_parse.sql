@@ -66,9 +66,10 @@ begin
 end $$;
 
 -- Writes what was read from a claimed file and completes its job, if its lease holds and its bytes are those of the claim.
--- Returns null, or why not: as for complete_embeddings. `facts`: {"mime", "encoding", "title", "author", "pages"}.
+-- `hashes`: the content_hash of the claim, and the SHA-256 of the bytes that were read. Returns null, or why not: as for
+-- complete_embeddings. `facts`: {"mime", "encoding", "title", "author", "pages"}.
 create function public.complete_embedding_file(
-    id bigint, lease uuid, content_hash bytea, content text, sha256 bytea, facts jsonb
+    id bigint, lease uuid, hashes bytea[], content text, facts jsonb
 )
 returns text
 language plpgsql
@@ -88,21 +89,21 @@ begin
     end if;
     perform embedding.open_table(target, 'row exclusive');
     execute format('select records from embedding.lock_%s($1, $2, $3)', target.id)
-       into records using array[id], array[lease], array[content_hash];
+       into records using array[id], array[lease], hashes[1:1];
     if records is null then
         return (select refused.reason from embedding.refusals(
-                    target, array[id], array[lease], array[content_hash], target.model) as refused);
+                    target, array[id], array[lease], hashes[1:1], target.model) as refused);
     end if;
     if jsonb_typeof(facts) = 'string' then
         facts := facts #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
     end if;
     update public.embedding_files as file
-       set content = complete_embedding_file.content, sha256 = complete_embedding_file.sha256, mime = facts ->> 'mime',
+       set content = complete_embedding_file.content, sha256 = hashes[2], mime = facts ->> 'mime',
            encoding = facts ->> 'encoding', title = facts ->> 'title', author = facts ->> 'author',
            pages = (facts ->> 'pages')::integer, parsed_at = now()
      where file.id = records[1]::bigint;
     perform embedding.finish_jobs(
-        array[id], array[lease], array[content_hash], target.model, array[null::integer], array[null::integer],
+        array[id], array[lease], hashes[1:1], target.model, array[null::integer], array[null::integer],
         array[null::real], array[null::text], array[null::interval]);
     return null;
 end $$;

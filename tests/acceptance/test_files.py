@@ -11,7 +11,7 @@ import pytest
 
 from tests.acceptance.conftest import Ask, refused
 from tests.acceptance.test_commands import documented_fields
-from tests.conftest import Database, Worker, rows, value
+from tests.conftest import Database, Worker, value
 
 Files = Callable[..., Any]
 
@@ -21,7 +21,9 @@ def handbook(tmp_path: Path) -> Path:
     """A directory with three files."""
     root = tmp_path / "handbook"
     (root / "hr").mkdir(parents=True)
-    (root / "hr" / "notice-period.md").write_text("# Notice period\n\nThree months for all.")
+    (root / "hr" / "notice-period.md").write_text(
+        "# Notice period\n\nThree months for all.\fThe end."
+    )
     (root / "hr" / "parking.txt").write_text("The garage opens at seven.")
     (root / "draft.md").write_text("Not yet.")
     return root
@@ -44,16 +46,6 @@ def documented(command: str) -> set[str]:
     return set(documented_fields(f"## {command}\n", "\n"))
 
 
-def complete_all(db: Database, root: Path) -> None:
-    """Read all files, as a worker would."""
-    for id, path in rows(db, "select id, path from embedding_files"):
-        db.execute(
-            "update embedding_files set content = %s, pages = 2, parsed_at = now() where id = %s",
-            [(root / path).read_text() + "\fThe end.", id],
-        )
-    db.execute("update embedding_queue set status = 'completed' where embedding_column = 'content'")
-
-
 def test_a_folder_from_its_beginning_to_its_end(
     files: Files, worker: Worker, handbook: Path, db: Database
 ) -> None:
@@ -68,8 +60,7 @@ def test_a_folder_from_its_beginning_to_its_end(
         "-",
         "-",
     ]
-    complete_all(db, handbook)
-    assert worker("process").returncode == 0
+    assert worker("process", FILES_HOST="here").returncode == 0
     listed = files("list", "--state", "searchable")
     assert len(listed.splitlines()) == 3
     found = worker("search", "how long before I may leave", "--file", "hr/*.md")
@@ -91,8 +82,7 @@ def test_the_fields_of_json_are_those_of_the_documentation(
     [folder] = files("folders", "--json")
     assert set(folder) == documented("worker files folders")
     assert (folder["name"], folder["hosts"], folder["files"]) == ("handbook", ["here"], 3)
-    complete_all(db, handbook)
-    worker("process")
+    worker("process", FILES_HOST="here")
     [match] = json.loads(worker("search", "garage", "--file", "*.txt", "--json").stdout)
     assert match["path"] == "hr/parking.txt"
     assert set(match) == documented("worker search")

@@ -44,7 +44,7 @@ class Shelf:
     def read(self, worker: str = "w", lease: timedelta = LEASE) -> ReadStats:
         scope = Scope(worker=worker, lease=lease, default_model="local:x")
         reader = FileReader(
-            self.queue, scope, {self.folder.id: self.source}, self.parse, 2, self.stop
+            self.queue, scope, {self.folder.id: self.source}, self.parse, 1000, 2, self.stop
         )
         return reader.read_due([self.folder])
 
@@ -154,6 +154,17 @@ def test_a_file_that_may_not_be_read_is_tried_again_later(shelf: Shelf) -> None:
     shelf.parse = usual
     shelf.queue.requeue(status="pending")
     assert shelf.read().read == 1
+
+
+def test_a_file_that_is_too_large_is_not_fetched(shelf: Shelf) -> None:
+    def parse(path: Path, name: str) -> ParsedFile:
+        raise AssertionError
+
+    shelf.parse = parse
+    shelf.write("a.txt", "x" * 1001)
+    shelf.scan()
+    shelf.read()
+    assert shelf.states == {"a.txt": ("unread", "too_large")}
 
 
 def test_a_slow_parser_keeps_its_lease(shelf: Shelf, db: Database) -> None:

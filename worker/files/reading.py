@@ -20,7 +20,7 @@ from worker.engine.retry import backoff
 from worker.engine.writing import NOT_OPENED, SECOND_TRY_AFTER, STOPPED, Failure, Release
 from worker.errors import Busy, DatabaseError, ParseFailure, Unreachable, WorkerError
 from worker.files.parsing.process import ParserClosed
-from worker.files.parsing.results import ParsedFile
+from worker.files.parsing.results import ParsedFile, failure
 from worker.files.sources import FolderUnavailable, Source
 from worker.queue import AdminQueue, FileFacts, FileJob, Folder, RefusalReason, Scope
 
@@ -54,16 +54,19 @@ class _Read:
 class FileReader:
     """Reads the files of folders that this host has, several at once.
 
-    `parse` gets a file of this host and its name, and raises ParseFailure. `on_failure` gets each
-    file that fails for good, with the class of its error.
+    `parse` gets a file of this host and its name, and raises ParseFailure. A file of more than
+    `most_bytes` is not fetched. `on_failure` gets each file that fails for good.
     """
 
     queue: AdminQueue
     scope: Scope
     sources: Mapping[UUID, Source]
     parse: Callable[[Path, str], ParsedFile]
+    most_bytes: int
     at_once: int
     stop: Event
+    is_paused: Callable[[], bool] = lambda: False
+    """Whether no more files may be claimed now."""
     on_failure: Callable[[FileJob, Failure], None] = lambda job, failure: None
     attend: Callable[[ReadStats], None] = lambda stats: None
     """Called about once a second with what became of files so far."""
@@ -73,7 +76,7 @@ class FileReader:
     _extended_at: float = field(default_factory=time.monotonic)
 
     def read_due(self, folders: Sequence[Folder]) -> ReadStats:
-        """Read files until none is due or `stop` is set, and return what became of them.
+        """Read files until none is due, it is paused or `stop` is set. Returns what became of them.
 
         Raises Unreachable; what is in flight is then due again when its lease runs out.
         """
@@ -92,6 +95,8 @@ class FileReader:
     def _claim(self, folders: Sequence[Folder], threads: ThreadPoolExecutor) -> bool:
         """Claim as many files as there is room for. Returns whether more may be due."""
         room = self.at_once - len(self._in_flight)
+        if self.is_paused():
+            return False
         if room <= 0:
             return True
         try:
@@ -107,6 +112,8 @@ class FileReader:
         try:
             if source.stamp(job.path) != job.stamp:
                 return CHANGED
+            if job.size > self.most_bytes:
+                raise failure("too_large", f"it has more than {self.most_bytes:,} bytes")
             with source.local(job.path, job.size) as local:
                 parsed = self.parse(local, PurePosixPath(job.path).name)
                 digest = _sha256_of(local)

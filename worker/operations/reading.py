@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from secrets import token_hex
 from threading import Event, Thread
+from uuid import UUID
 
 from worker.engine.progress import Progress
 from worker.engine.writing import Failure
@@ -17,6 +19,7 @@ from worker.files.locations import open_source
 from worker.files.parsing.options import MB, ParseOptions
 from worker.files.parsing.pool import ParserPool
 from worker.files.reading import FileReader, ReadStats
+from worker.files.sources import Source
 from worker.operations.files import host_of
 from worker.operations.folder_scans import FolderScans, shown_path
 from worker.operations.session import open_queue, worker_name
@@ -24,8 +27,9 @@ from worker.queue import AdminQueue, FileJob, Folder, Scope
 from worker.settings import Settings
 
 MOST_READ_AT_ONCE = 4
+QUIET_FOR = 10.0  # seconds; shorter reading needs no report of its progress
 LOOK_AGAIN = 2.0  # seconds until the next look for files to read
-LOOK_FOR_FOLDERS = 10.0  # the same, while this host has no folder
+LOOK_FOR_FOLDERS = 10.0  # seconds until the next look for folders
 TRY_AGAIN = 15.0  # seconds after an error
 END_WITHIN = 10.0  # seconds
 
@@ -77,34 +81,53 @@ class _Reading:
     parser: ParserPool
     stop: Event
     observer: Progress
+    is_paused: Callable[[], bool] = lambda: False
     worker: str = field(default_factory=lambda: f"{worker_name()}:files:{token_hex(3)}")
-    _total: int = 0
+    _sources: dict[UUID, Source] = field(default_factory=dict)
+    _problems: set[str] = field(default_factory=set)
+    _to_read: int | None = None
     _reported: float = 0.0
     """Percent."""
 
-    def read(self, folders: list[Folder]) -> ReadStats:
+    def read(self, folders: Sequence[Folder]) -> ReadStats:
+        """Read what is due in these folders."""
+        readable = [folder for folder in folders if self._can_open(folder)]
         scope = Scope(
             worker=self.worker,
             lease=timedelta(seconds=self.settings.embedding_lease_seconds),
             default_model=self.settings.embedding_model,
         )
         reader = FileReader(
-            self.queue,
-            scope,
-            {folder.id: open_source(folder, self.settings) for folder in folders},
-            self.parser.parse,
-            files_at_once(self.settings),
-            self.stop,
+            queue=self.queue,
+            scope=scope,
+            sources=self._sources,
+            parse=self.parser.parse,
+            most_bytes=self.settings.files_max_mb * MB,
+            at_once=files_at_once(self.settings),
+            stop=self.stop,
+            is_paused=self.is_paused,
             on_failure=self._report_failure,
             attend=self._report_progress,
         )
-        self._total, self._reported = self.queue.count_files_to_read(), 0.0
-        stats = reader.read_due(folders)
+        self._to_read, self._reported = None, 0.0
+        stats = reader.read_due(readable)
         if stats.read or stats.failed:
             self.observer.event(
                 "files_read", read=stats.read, failed=stats.failed, seconds=stats.seconds
             )
         return stats
+
+    def _can_open(self, folder: Folder) -> bool:
+        """Open the source of a folder, unless it is. A problem is reported once."""
+        try:
+            if folder.id not in self._sources:
+                self._sources[folder.id] = open_source(folder, self.settings)
+        except WorkerError as problem:
+            cause = f"{folder.name}: {problem.cause}"
+            if cause not in self._problems:
+                self._problems.add(cause)
+                self.observer.event("files_interrupted", cause=cause)
+        return folder.id in self._sources
 
     def _report_failure(self, job: FileJob, failure: Failure) -> None:
         self.observer.event(
@@ -114,9 +137,13 @@ class _Reading:
         )
 
     def _report_progress(self, stats: ReadStats) -> None:
-        """Report the progress every EMBEDDING_PROGRESS_INTERVAL percent."""
+        """Report the progress every EMBEDDING_PROGRESS_INTERVAL percent, after QUIET_FOR."""
+        if stats.seconds < QUIET_FOR:
+            return
         done = stats.read + stats.failed
-        total = max(self._total, done)  # more can become due meanwhile
+        if self._to_read is None:
+            self._to_read = done + self.queue.count_files_to_read()
+        total = max(self._to_read, done)  # more can become due meanwhile
         percent = 100 * done / total if total else 100.0
         if percent - self._reported < self.settings.embedding_progress_interval or done == total:
             return
@@ -181,9 +208,11 @@ class _ServedReading:
     def serve(self, queue: AdminQueue, stop: Event) -> None:
         """Read what is due, and look again, until `stop` is set."""
         with closing(ParserPool(parse_options(self.settings))) as parser:
-            reading = _Reading(queue, self.settings, parser, stop, self.observer)
+            reading = _Reading(queue, self.settings, parser, stop, self.observer, self.is_paused)
             while not stop.is_set():
-                folders = [] if self.is_paused() else readable_folders(queue, self.settings)
-                if folders:
-                    reading.read(folders)
-                stop.wait(LOOK_AGAIN if folders else LOOK_FOR_FOLDERS)
+                folders = readable_folders(queue, self.settings)
+                until = time.monotonic() + LOOK_FOR_FOLDERS
+                while time.monotonic() < until and not stop.is_set():
+                    if folders:
+                        reading.read(folders)
+                    stop.wait(LOOK_AGAIN if folders else LOOK_FOR_FOLDERS)

@@ -68,18 +68,18 @@ def run_service(
             throttle=together([commands, load]),
             reconnect_timeout=inf,
         )
-        with files_beside(scope, settings, log or composite, commands):
+        with files_beside(pipeline, settings, log or composite):
             _serve(pipeline, commands, settings)
     return pipeline.stats
 
 
 def files_beside(
-    scope: Scope, settings: Settings, log: Progress, commands: CommandThrottle
+    pipeline: Pipeline, settings: Settings, log: Progress
 ) -> AbstractContextManager[None]:
-    """Scan and read files beside the run, if their texts are in its scope."""
-    if scope.table not in (None, FILES):
+    """Scan and read files beside a run, unless it is paused, if their texts are in its scope."""
+    if pipeline.scope.table not in (None, FILES):
         return nullcontext()
-    return files_served(settings, log, lambda: commands.latest.desired_state != "work")
+    return files_served(settings, log, lambda: pipeline.decision.level == "paused")
 
 
 @contextmanager

@@ -289,9 +289,8 @@ class FileCalls(Calls):
             "complete_embedding_file",
             id=job.id,
             lease=job.lease,
-            content_hash=job.content_hash,
+            hashes=[job.content_hash, sha256],
             content=content,
-            sha256=sha256,
             facts=asdict(facts),
         )
         return reason

@@ -109,9 +109,8 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "complete_embedding_file": {
         "id": "bigint",
         "lease": "uuid",
-        "content_hash": "bytea",
+        "hashes": "bytea[]",
         "content": "text",
-        "sha256": "bytea",
         "facts": "jsonb",
     },
     "complete_embeddings": {
