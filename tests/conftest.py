@@ -164,7 +164,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Take out what would show the same once more.
 
     Each test runs over the newest Postgres with all its parameters. Over another server it runs if
-    it may depend on it, with its first parameters; with `--full`, with all.
+    it may depend on it, with its first parameters; with `--full`, with all. Most benchmarks run
+    only with `--full`.
     """
     full = config.getoption("--full")
     tried: set[tuple[str, str]] = set()
@@ -172,6 +173,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def is_wanted(item: pytest.Item) -> bool:
         callspec = getattr(item, "callspec", None)
         variant = callspec.params.get("server", "none") if callspec else "none"
+        if not full and item.get_closest_marker("only_in_full"):
+            return False
         if home := _home_of(item):
             return variant in ("none", home)
         if variant in ("none", "pg18"):

@@ -158,8 +158,6 @@ class ParseFailure(WorkerError):
     The cause and the hint contain nothing of the file.
     """
 
-    def __init__(
-        self, cause: str, hint: str | None = None, *, error_class: str = "damaged"
-    ) -> None:
+    def __init__(self, cause: str, hint: str | None = None, *, error_class: str) -> None:
         super().__init__(cause, hint)
         self.error_class = error_class

@@ -29,6 +29,7 @@ def figures(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     return json.loads(found.read_text())["figures"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.only_in_full
 def test_statements_and_writers_at_once_are_compared_with_a_plain_table(tmp_path: Path) -> None:
     found = figures(tmp_path, "queue", "--only", "triggers", "--only", "writers_at_once")
     assert "triggers: one DELETE" in [figure["what"] for figure in found]
@@ -52,6 +53,7 @@ def test_each_group_of_the_rivals_compares_with_pgai(
     assert all(figure["samples"] and figure["limits"] for figure in found)
 
 
+@pytest.mark.only_in_full
 def test_rivals_that_cannot_be_installed_are_skipped_with_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +68,7 @@ def test_rivals_that_cannot_be_installed_are_skipped_with_a_reason(
     assert not pgai.is_installed()
 
 
+@pytest.mark.only_in_full
 def test_splitting_is_measured_for_each_kind_of_document(tmp_path: Path) -> None:
     found = figures(tmp_path, "chunks", "--only", "splitting")
     rates = [figure for figure in found if figure["unit"] == "MB/s"]
@@ -81,6 +84,7 @@ def test_storing_is_compared_with_a_copy_of_the_same_rows(tmp_path: Path) -> Non
     assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
 
 
+@pytest.mark.only_in_full
 def test_a_swap_is_measured_with_and_without_an_index(tmp_path: Path) -> None:
     found = figures(tmp_path, "chunks", "--only", "swap")
     assert sum("HNSW index" in figure["what"] for figure in found) == len(found) / 2 == 4
@@ -89,6 +93,7 @@ def test_a_swap_is_measured_with_and_without_an_index(tmp_path: Path) -> None:
     assert all(figure["measured"] > 0 for figure in found)
 
 
+@pytest.mark.only_in_full
 def test_a_fill_is_measured_beside_an_index_and_without_one(tmp_path: Path) -> None:
     found = figures(tmp_path, "fill")
     assert [figure["what"].partition(", into a ")[2] for figure in found] == [
@@ -98,6 +103,7 @@ def test_a_fill_is_measured_beside_an_index_and_without_one(tmp_path: Path) -> N
     assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
 
 
+@pytest.mark.only_in_full
 def test_a_worker_embeds_a_long_document_in_little_more_memory(tmp_path: Path) -> None:
     found = figures(tmp_path, "chunks", "--only", "whole")
     assert [figure["unit"] for figure in found] == ["MB/s", "MB/s", "MB", "MB"]

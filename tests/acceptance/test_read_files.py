@@ -75,6 +75,21 @@ def test_reprocess_reads_the_files_again_whose_path_matches(
     assert states(db)["pumps.pdf"] == ("searchable", None)
 
 
+def test_a_lost_connection_costs_a_pause(library: Path, worker: Worker, db: Database) -> None:
+    worker("files", "scan", **ENVIRONMENT)
+    db.execute(
+        "create sequence writes; create function cut() returns trigger language plpgsql as $$ begin"
+        " if nextval('public.writes') = 1 then perform pg_terminate_backend(pg_backend_pid()); end if;"
+        " return new; end $$;"
+        " create trigger cut before update of content on embedding_files"
+        " for each row execute function cut()"
+    )
+    done = worker("process", **ENVIRONMENT | {"EMBEDDING_LEASE_SECONDS": "300"})
+    assert done.returncode == 0
+    assert "waiting for the database" in done.stderr
+    assert states(db)["pumps.pdf"] == states(db)["garage.txt"] == ("searchable", None)
+
+
 def events(log: str, name: str) -> list[dict[str, Any]]:
     """The events of a name in a log."""
     every = [json.loads(line) for line in log.splitlines() if line.startswith("{")]

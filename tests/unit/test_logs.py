@@ -12,7 +12,7 @@ import pytest
 from tests.unit.test_documentation import error_classes
 from worker.engine.events import EVENTS
 from worker.engine.progress import RunStats
-from worker.errors import SettingsError, WorkerError
+from worker.errors import ParseFailure, SettingsError, WorkerError
 from worker.observers.composite import CompositeObserver
 from worker.observers.logs import Log
 from worker.settings import VENDORS, Settings
@@ -209,5 +209,6 @@ def test_every_error_can_be_logged() -> None:
     stream = StringIO()
     lines = log(stream)
     for error in error_classes(WorkerError):
-        lines.event("database_lost", cause=error("gone"))
+        words = {"error_class": "damaged"} if error is ParseFailure else {}
+        lines.event("database_lost", cause=error("gone", **words))
     assert stream.getvalue().count("cause=gone") == len(list(error_classes(WorkerError)))

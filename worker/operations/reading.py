@@ -13,6 +13,7 @@ from threading import Event, Thread
 from uuid import UUID
 
 from worker.engine.progress import Progress
+from worker.engine.retrying import until_answered
 from worker.engine.writing import Failure
 from worker.errors import WorkerError
 from worker.files.locations import open_source
@@ -45,14 +46,15 @@ def read_files(
 ) -> ReadStats:
     """Read all due files of the folders that this host has, and return what became of them.
 
-    `observer` gets `files_read`, `file_failed` and, from time to time, `files_progress`. Raises
-    Unreachable if the database is lost.
+    `observer` gets `files_read`, `file_failed` and, from time to time, `files_progress`. Waits for
+    a database that is lost, and raises Unreachable if it stays so.
     """
-    folders = readable_folders(queue, settings)
+    folders = until_answered(lambda: readable_folders(queue, settings), observer, stop)
     if not folders:
         return ReadStats()
     with closing(ParserPool(parse_options(settings))) as parser:
-        return _Reading(queue, settings, parser, stop, observer).read(folders)
+        reading = _Reading(queue, settings, parser, stop, observer)
+        return until_answered(lambda: reading.read(folders), observer, stop)
 
 
 def parse_options(settings: Settings) -> ParseOptions:
@@ -72,6 +74,11 @@ def files_at_once(settings: Settings) -> int:
     return at_once if settings.files_at_once else min(at_once, os.cpu_count() or 1)
 
 
+def new_name() -> str:
+    """Return a name for a worker that reads files."""
+    return f"{worker_name()}:files:{token_hex(3)}"
+
+
 @dataclass(slots=True)
 class _Reading:
     """Reads files with one parser pool, and reports it."""
@@ -82,7 +89,9 @@ class _Reading:
     stop: Event
     observer: Progress
     is_paused: Callable[[], bool] = lambda: False
-    worker: str = field(default_factory=lambda: f"{worker_name()}:files:{token_hex(3)}")
+    worker: str = field(default_factory=new_name)
+    may_hold_files: bool = False
+    """Whether an outage may have left files claimed by this worker."""
     _sources: dict[UUID, Source] = field(default_factory=dict)
     _problems: set[str] = field(default_factory=set)
     _to_read: int | None = None
@@ -109,8 +118,12 @@ class _Reading:
             on_failure=self._report_failure,
             attend=self._report_progress,
         )
+        if self.may_hold_files:
+            self.queue.extend(scope, [])  # which releases them
+        self.may_hold_files = True
         self._to_read, self._reported = None, 0.0
         stats = reader.read_due(readable)
+        self.may_hold_files = False
         if stats.read or stats.failed:
             self.observer.event(
                 "files_read", read=stats.read, failed=stats.failed, seconds=stats.seconds
@@ -204,11 +217,21 @@ class _ServedReading:
     settings: Settings
     observer: Progress
     is_paused: Callable[[], bool]
+    worker: str = field(default_factory=new_name)
 
     def serve(self, queue: AdminQueue, stop: Event) -> None:
         """Read what is due, and look again, until `stop` is set."""
         with closing(ParserPool(parse_options(self.settings))) as parser:
-            reading = _Reading(queue, self.settings, parser, stop, self.observer, self.is_paused)
+            reading = _Reading(
+                queue,
+                self.settings,
+                parser,
+                stop,
+                self.observer,
+                self.is_paused,
+                self.worker,
+                may_hold_files=True,
+            )
             while not stop.is_set():
                 folders = readable_folders(queue, self.settings)
                 until = time.monotonic() + LOOK_FOR_FOLDERS
