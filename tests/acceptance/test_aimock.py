@@ -83,7 +83,13 @@ def test_every_row_has_the_vector_of_its_text_in_the_end(
 
 # The mock always gives these widths. It speaks Cohere's dialect, and for all others OpenAI's.
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("options", [CALM, CHAOS], ids=["calm", "chaos"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(CALM, id="calm"),
+        pytest.param(CHAOS, id="chaos", marks=pytest.mark.only_in_full),
+    ],
+)
 @pytest.mark.parametrize(
     ("model", "width"), [("mistral:codestral-embed", 1536), ("cohere:embed-v4.0", 1024)]
 )

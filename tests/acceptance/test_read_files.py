@@ -79,7 +79,8 @@ def test_a_lost_connection_costs_a_pause(library: Path, worker: Worker, db: Data
     worker("files", "scan", **ENVIRONMENT)
     db.execute(
         "create sequence writes; create function cut() returns trigger language plpgsql as $$ begin"
-        " if nextval('public.writes') = 1 then perform pg_terminate_backend(pg_backend_pid()); end if;"
+        " if nextval('public.writes') = 1 then"
+        "  perform pg_terminate_backend(pg_backend_pid()); end if;"
         " return new; end $$;"
         " create trigger cut before update of content on embedding_files"
         " for each row execute function cut()"

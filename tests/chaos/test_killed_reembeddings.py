@@ -102,7 +102,7 @@ def wrong(notes: Database, *vectors: str) -> list[tuple[int, str]]:
     ]
 
 
-@pytest.mark.parametrize("store", ["column", "table"])
+@pytest.mark.parametrize("store", ["table", pytest.param("column", marks=pytest.mark.only_in_full)])
 @pytest.mark.timeout(600)
 def test_wherever_it_is_killed_the_same_command_ends_it(
     notes: Database,

@@ -245,7 +245,7 @@ CHAOS: dict[str, list[Fault]] = {
 
 
 @pytest.mark.parametrize("faults", CHAOS.values(), ids=list(CHAOS))
-@pytest.mark.parametrize("batch_size", [100, 1])
+@pytest.mark.parametrize("batch_size", [100, pytest.param(1, marks=pytest.mark.only_in_full)])
 def test_texts_that_always_fail_are_blamed_in_chaos_and_no_others(
     docs: Database,
     runs: Runs,
