@@ -6,9 +6,11 @@ Python is as in a real one. Tests about the start itself run `python -m worker`.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -147,11 +149,16 @@ class Command:
         return stdout.decode(), stderr.decode()
 
     def read(self, timeout: float | None = None) -> tuple[bytes, bytes]:
-        """Wait for its end, and kill it after `timeout` seconds. Returns stdout and stderr."""
+        """Wait for its end, and kill it after `timeout` seconds. Returns stdout and stderr.
+
+        The error of one that was killed has a note with its stderr, and where its threads were.
+        """
         with ThreadPoolExecutor(2) as readers:
             out, err = (readers.submit(stream.buffer.read) for stream in (self.stdout, self.stderr))
             self._process.join(timeout)
             if self._process.exitcode is None:
+                os.kill(self.pid, signal.SIGUSR1)
+                self._process.join(1)
                 self.kill()
                 late = subprocess.TimeoutExpired(["worker", *self._arguments], timeout or 0)
                 late.add_note(bytes(err.result()).decode(errors="replace"))
@@ -189,6 +196,7 @@ def _command_line(
     encoding = environment.get("PYTHONIOENCODING", "utf-8")
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+    faulthandler.register(signal.SIGUSR1, file=2)  # says where it is, for Command.read
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(NO_CERTIFICATES | environment)
