@@ -16,7 +16,13 @@ from tests.acceptance.conftest import Start
 from tests.conftest import Database, Worker, rows
 from tests.nasty_files import pdf
 
-ENVIRONMENT = {"FILES_HOST": "here", "EMBEDDING_LEASE_SECONDS": "2", "WORKER_MAX_LOAD": "1000"}
+ENVIRONMENT = {
+    "FILES_HOST": "here",
+    "EMBEDDING_LEASE_SECONDS": "2",
+    # the local model does not step back for the other tests
+    "WORKER_MAX_LOAD": "1000",
+    "WORKER_MAX_CPU_PRESSURE": "100",
+}
 PAGES = ("About pumps.", "Open the valve before you start the pump.", "Who to call.")
 
 
@@ -41,7 +47,7 @@ def are_searchable(db: Database, most: int) -> bool:
     return sum(state == "searchable" for state, _ in states(db).values()) >= most
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until
