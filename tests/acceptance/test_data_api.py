@@ -103,3 +103,28 @@ def test_a_project_that_is_out_of_reach_is_told(api: Api) -> None:
     cause, hint = refused(api("status", SUPABASE_URL="http://127.0.0.1:9"), 1)
     assert "cannot be reached" in cause
     assert "SUPABASE_URL" in hint
+
+
+def test_files_are_read_over_the_data_api(
+    project: Project, owner: Database, tmp_path: Path
+) -> None:
+    root = tmp_path / "library"
+    root.mkdir()
+    (root / "pump.md").write_text("# The pump\n\nOpen the valve before you start it.")
+    (root / "nothing.pdf").write_bytes(b"%PDF-1.4\n")
+    host = {"FILES_HOST": "here"}
+    direct = host | {"DATABASE_URL": project.database_url}
+    api = host | {"SUPABASE_URL": project.url, "SUPABASE_SERVICE_ROLE_KEY": project.secret_key}
+    added = run_worker("files", "add", str(root), cwd=tmp_path, environment=direct)
+    assert added.returncode == 0, added.stderr
+    for command in (["files", "scan"], ["process"]):
+        done = run_worker(*command, cwd=tmp_path, environment=api)
+        assert done.returncode == 0, done.stderr
+    assert rows(owner, "select path, state, error_class from embedding_file_states order by 1") == [
+        ("nothing.pdf", "unread", "damaged"),
+        ("pump.md", "searchable", None),
+    ]
+    listed = run_worker("files", "list", "pump", "--json", cwd=tmp_path, environment=api)
+    assert [file["path"] for file in json.loads(listed.stdout)] == ["pump.md"]
+    searched = run_worker("search", "valve", "--file", "*.md", cwd=tmp_path, environment=api)
+    assert "pump.md  [The pump]" in searched.stdout
