@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 
@@ -81,12 +81,18 @@ def test_reprocess_reads_the_files_again_whose_path_matches(
     assert states(db)["pumps.pdf"] == ("searchable", None)
 
 
-def test_a_lost_connection_costs_a_pause(library: Path, worker: Worker, db: Database) -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    ["perform pg_terminate_backend(pg_backend_pid())", "raise sqlstate '53100'"],
+    ids=["a lost connection", "a full disk"],
+)
+def test_trouble_of_the_database_costs_a_pause_and_no_file(
+    library: Path, worker: Worker, db: Database, trouble: LiteralString
+) -> None:
     worker("files", "scan", **ENVIRONMENT)
     db.execute(
         "create sequence writes; create function cut() returns trigger language plpgsql as $$ begin"
-        " if nextval('public.writes') = 1 then"
-        "  perform pg_terminate_backend(pg_backend_pid()); end if;"
+        f" if nextval('public.writes') = 1 then {trouble}; end if;"
         " return new; end $$;"
         " create trigger cut before update of content on embedding_files"
         " for each row execute function cut()"
