@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, LiteralString
 
 import numpy as np
+import pytest
 from psycopg import sql
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, Server, rows, value
 from tests.integration.jobs import SCOPE
+from tests.integration.runs import at_once
 from tests.integration.tables import parsed, vector_of
+from tests.openai_server import OpenAIServer
 from worker.queue import AdminQueue, Completion, Job, Reembedding
 from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
 
 OLD, NEW = "test:old", "test:new"
+OPENAI = "openai:text-embedding-3-small"
 NAME = ("docs", "embedding")
+
+
+@pytest.fixture(name="queue")
+def owner_queue(server: Server, database: str) -> Iterator[PostgresQueue]:
+    """The queue of the owner of the tables, who has a connection of their own."""
+    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
+        yield queue
+
+
+@pytest.fixture(name="settings")
+def openai_settings(openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of a worker with the model of the stand-in, which retries at once."""
+    at_once(monkeypatch)
+    return Settings(
+        openai_api_key=openai.api_key, openai_base_url=openai.base_url, embedding_model=OPENAI
+    )
 
 
 def model_vector(model: str, text: str, width: int = 3) -> list[float]:

@@ -20,6 +20,7 @@ from psycopg import sql
 from tests import conftest
 from tests.conftest import Database, Server, rows, value
 from tests.integration.documents import document
+from tests.integration.reembeddings import owner_queue as owner_queue
 from tests.integration.runs import Runs, at_once
 from tests.integration.test_service import serving
 from tests.openai_server import (
@@ -111,12 +112,6 @@ class Undertaking:
             return due
 
         self.openai.faults += [*[lambda due: due] * (number - 1), fault]
-
-
-@pytest.fixture
-def queue(server: Server, database: str) -> Iterator[PostgresQueue]:
-    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
-        yield queue
 
 
 @pytest.fixture

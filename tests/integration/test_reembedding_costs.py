@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.conftest import Database, Server, value
+from tests.conftest import Database, value
+from tests.integration.reembeddings import OPENAI as OLD
 from tests.integration.reembeddings import create_searched, make_swapped
-from tests.integration.runs import at_once
+from tests.integration.reembeddings import openai_settings as openai_settings
+from tests.integration.reembeddings import owner_queue as owner_queue
 from tests.openai_server import OpenAIServer
 from worker.cli.render.reembedding import print_plan
 from worker.embedders.registry import open_embedder
@@ -26,24 +27,9 @@ from worker.reembedding import fill
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.settings import Settings
 
-OLD = "openai:text-embedding-3-small"
 NEW = "openai:text-embedding-3-large"
 CHAT = "openai:gpt-4o-mini"
 TOO_LONG = "repeat('many words ', 5000)"  # some 10,000 tokens
-
-
-@pytest.fixture
-def queue(server: Server, database: str) -> Iterator[PostgresQueue]:
-    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
-        yield queue
-
-
-@pytest.fixture
-def settings(openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    at_once(monkeypatch)
-    return Settings(
-        openai_api_key=openai.api_key, openai_base_url=openai.base_url, embedding_model=OLD
-    )
 
 
 def plan(queue: PostgresQueue, settings: Settings, **given: Any) -> StartPlan:

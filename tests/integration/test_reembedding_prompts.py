@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import LiteralString
 
 import pytest
 
-from tests.conftest import Database, Server, rows
-from tests.integration.runs import at_once
-from tests.openai_server import OpenAIServer, vector_for
+from tests.conftest import Database, rows
+from tests.integration.reembeddings import OPENAI as MODEL
+from tests.integration.reembeddings import openai_settings as openai_settings
+from tests.integration.reembeddings import owner_queue as owner_queue
+from tests.openai_server import vector_for
 from worker.evaluation.judgments import JudgedQuery
 from worker.operations import reembed
 from worker.operations.processing import process
@@ -20,22 +21,6 @@ from worker.queue import Reembedding
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.settings import Settings
-
-MODEL = "openai:text-embedding-3-small"
-
-
-@pytest.fixture
-def queue(server: Server, database: str) -> Iterator[PostgresQueue]:
-    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
-        yield queue
-
-
-@pytest.fixture
-def settings(openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    at_once(monkeypatch)
-    return Settings(
-        openai_api_key=openai.api_key, openai_base_url=openai.base_url, embedding_model=MODEL
-    )
 
 
 @pytest.fixture

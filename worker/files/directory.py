@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from worker.files.patterns import Patterns
-from worker.files.sources import FolderUnavailable, SeenFile, SkippedFile
+from worker.files.sources import FolderUnavailable, SeenFile, SkippedFile, sha256_of
 from worker.queue import KnownFile
 
 Seen = SeenFile | SkippedFile
@@ -54,8 +53,8 @@ class Directory:
 
     def signature(self, file: SeenFile) -> str | None:
         try:
-            with self.local(file.path, file.size) as local, local.open("rb") as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest()
+            with self.local(file.path, file.size) as local:
+                return sha256_of(local).hex()
         except OSError:
             return None
 

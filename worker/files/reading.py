@@ -6,7 +6,6 @@ is open meanwhile. A file that changes while it is read is read again later.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,15 +15,16 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from uuid import UUID
 
+from worker.engine.heartbeat import BEATS_A_LEASE
 from worker.engine.retry import backoff
 from worker.engine.writing import NOT_OPENED, SECOND_TRY_AFTER, STOPPED, Failure, Release
 from worker.errors import Busy, DatabaseError, ParseFailure, Unreachable, WorkerError
 from worker.files.parsing.process import ParserClosed
-from worker.files.parsing.results import ParsedFile, failure
-from worker.files.sources import FolderUnavailable, Source
+from worker.files.parsing.results import ParsedFile
+from worker.files.parsing.source import too_many_bytes
+from worker.files.sources import FolderUnavailable, Source, sha256_of
 from worker.queue import AdminQueue, FileFacts, FileJob, Folder, RefusalReason, Scope
 
-BEATS_A_LEASE = 3  # so that one may come late
 ATTEND_EVERY = 1.0  # seconds
 RETRIED = ("parse_timed_out", "parse_killed")  # may be the fault of a host that was busy
 LATER = timedelta(minutes=1)
@@ -113,10 +113,10 @@ class FileReader:
             if source.stamp(job.path) != job.stamp:
                 return CHANGED
             if job.size > self.most_bytes:
-                raise failure("too_large", f"it has more than {self.most_bytes:,} bytes")
+                raise too_many_bytes(self.most_bytes)
             with source.local(job.path, job.size) as local:
                 parsed = self.parse(local, PurePosixPath(job.path).name)
-                digest = _sha256_of(local)
+                digest = sha256_of(local)
             return _Read(parsed, digest) if source.stamp(job.path) == job.stamp else CHANGED
         except ParseFailure as error:
             pause = (
@@ -200,11 +200,6 @@ class FileReader:
         if now - self._extended_at >= self.scope.lease.total_seconds() / BEATS_A_LEASE:
             self.queue.extend(self.scope, list(self._in_flight.values()))
             self._extended_at = now
-
-
-def _sha256_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _words(error: ParseFailure) -> str:

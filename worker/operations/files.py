@@ -61,6 +61,12 @@ def host_of(settings: Settings) -> str:
     return settings.files_host or socket.gethostname()
 
 
+def folders_of_host(queue: FolderQueue, settings: Settings) -> list[Folder]:
+    """Return the folders that this host scans and whose files it reads, by name."""
+    host = host_of(settings)
+    return [folder for folder in queue.folders() if folder.enabled and folder.is_on(host)]
+
+
 def add_folder(queue: PostgresQueue, settings: Settings, wanted: FolderRequest) -> Folder:
     """Add a folder, to be scanned by this host; of a bucket, by any host.
 
@@ -150,8 +156,8 @@ def scan_folders(
                 f" {', '.join(folder.hosts)}",
                 "Run it there. If this is one of these hosts, set FILES_HOST.",
             )
-    for folder in chosen or queue.folders():
-        if not stop.is_set() and folder.enabled and folder.is_on(host):
+    for folder in chosen or folders_of_host(queue, settings):
+        if folder.enabled and not stop.is_set():
             source = open_source(folder, settings)
             yield FolderScan(folder, scan(queue, folder, source, scan_options(settings), stop))
 

@@ -15,7 +15,7 @@ from worker.files.locations import open_source
 from worker.files.scan import Problem, ScanResult, scan
 from worker.files.sources import Source
 from worker.files.watching import DirectoryWatch
-from worker.operations.files import host_of, scan_options
+from worker.operations.files import folders_of_host, scan_options
 from worker.queue import Folder, FolderQueue
 from worker.settings import Settings
 
@@ -99,10 +99,7 @@ class FolderScans:
         return True
 
     def _refresh(self, queue: FolderQueue) -> None:
-        host = host_of(self.settings)
-        folders = {
-            folder.id: folder for folder in queue.folders() if folder.enabled and folder.is_on(host)
-        }
+        folders = {folder.id: folder for folder in folders_of_host(queue, self.settings)}
         for id in self._known.keys() - folders.keys():
             _close(self._known.pop(id))
         for id, folder in folders.items():

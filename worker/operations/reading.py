@@ -21,7 +21,7 @@ from worker.files.parsing.options import MB, ParseOptions
 from worker.files.parsing.pool import ParserPool
 from worker.files.reading import FileReader, ReadStats
 from worker.files.sources import Source
-from worker.operations.files import host_of
+from worker.operations.files import folders_of_host
 from worker.operations.folder_scans import FolderScans, shown_path
 from worker.operations.session import open_queue, worker_name
 from worker.queue import AdminQueue, FileJob, Folder, Scope
@@ -35,12 +35,6 @@ TRY_AGAIN = 15.0  # seconds after an error
 END_WITHIN = 10.0  # seconds
 
 
-def readable_folders(queue: AdminQueue, settings: Settings) -> list[Folder]:
-    """Return the folders whose files this host can read."""
-    host = host_of(settings)
-    return [folder for folder in queue.folders() if folder.enabled and folder.is_on(host)]
-
-
 def read_files(
     queue: AdminQueue, settings: Settings, *, stop: Event, observer: Progress
 ) -> ReadStats:
@@ -49,7 +43,7 @@ def read_files(
     `observer` gets `files_read`, `file_failed` and, from time to time, `files_progress`. Waits for
     a database that is lost, and raises Unreachable if it stays so.
     """
-    folders = until_answered(lambda: readable_folders(queue, settings), observer, stop)
+    folders = until_answered(lambda: folders_of_host(queue, settings), observer, stop)
     if not folders:
         return ReadStats()
     with closing(ParserPool(parse_options(settings))) as parser:
@@ -233,7 +227,7 @@ class _ServedReading:
                 may_hold_files=True,
             )
             while not stop.is_set():
-                folders = readable_folders(queue, self.settings)
+                folders = folders_of_host(queue, self.settings)
                 until = time.monotonic() + LOOK_FOR_FOLDERS
                 while time.monotonic() < until and not stop.is_set():
                     if folders:

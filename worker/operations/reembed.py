@@ -296,15 +296,8 @@ def swap(
     Raises SettingsError unless they are verified; with `verified` false, unless they are filled.
     Raises Busy if their settings stay locked for LOCK_RETRIES.
     """
-    return _with_retries(
-        lambda: queue.swap_reembedding(
-            reembedding.table_name,
-            reembedding.embedding_column,
-            source=source,
-            figures=None if verified else {"verified": False},
-        ),
-        on_wait,
-    )
+    figures = None if verified else {"verified": False}
+    return _take(queue.swap_reembedding, reembedding, source, on_wait, figures=figures)
 
 
 def roll_back(
@@ -314,12 +307,7 @@ def roll_back(
     on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
     """Let the old vectors serve again, which were kept in step. Raises Busy as `swap` does."""
-    return _with_retries(
-        lambda: queue.rollback_reembedding(
-            reembedding.table_name, reembedding.embedding_column, source=source
-        ),
-        on_wait,
-    )
+    return _take(queue.rollback_reembedding, reembedding, source, on_wait)
 
 
 def cancel(
@@ -332,12 +320,7 @@ def cancel(
 
     Raises Busy if the table stays locked for LOCK_RETRIES.
     """
-    return _with_retries(
-        lambda: queue.cancel_reembedding(
-            reembedding.table_name, reembedding.embedding_column, source=source
-        ),
-        on_wait,
-    )
+    return _take(queue.cancel_reembedding, reembedding, source, on_wait)
 
 
 def finish(
@@ -353,14 +336,23 @@ def finish(
     A finished re-embedding can be renamed later. Raises SettingsError while anything depends on the
     old column, and Busy if the table stays locked for LOCK_RETRIES.
     """
-    where = reembedding.table_name, reembedding.embedding_column
     if reembedding.state != "finished":
-        reembedding = _with_retries(
-            lambda: queue.finish_reembedding(*where, source=source), on_wait
-        )
+        reembedding = _take(queue.finish_reembedding, reembedding, source, on_wait)
     if rename:
-        reembedding = _with_retries(lambda: queue.rename_reembedded(*where, source=source), on_wait)
+        reembedding = _take(queue.rename_reembedded, reembedding, source, on_wait)
     return reembedding
+
+
+def _take(
+    step: Callable[..., Reembedding],
+    reembedding: Reembedding,
+    source: Source,
+    on_wait: OnWait,
+    **more: Any,
+) -> Reembedding:
+    """Take a step of a re-embedding, as soon as it gets its lock."""
+    where = reembedding.table_name, reembedding.embedding_column
+    return _with_retries(lambda: step(*where, source=source, **more), on_wait)
 
 
 def _with_retries(step: Callable[[], Result], on_wait: OnWait) -> Result:

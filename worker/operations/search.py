@@ -69,7 +69,9 @@ def found_paths(
 
     Empty if it searched another table.
     """
-    is_of_files = matches and only_target(queue, table, column).table_name == FILES
+    if not matches or matches[0].first_char is None:  # only passages have a place
+        return {}
+    is_of_files = only_target(queue, table, column).table_name == FILES
     return paths_of_files(queue, matches) if is_of_files else {}
 
 

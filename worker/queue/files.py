@@ -14,7 +14,7 @@ from worker.queue.transports import columns_of
 
 FolderKind = Literal["directory", "s3", "storage"]
 FileState = Literal["found", "parsing", "unread", "waiting", "searchable", "failed", "missing"]
-FILES_IN_ONE_CALL = 1000  # as many rows as the Data API returns at once, unless it is told to
+FILES_IN_ONE_CALL = 1000  # the most rows that the Data API returns, by default
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from worker.files.scan import ScanResult
 from worker.operations import files
 from worker.operations.files import FAILED, PENDING, FolderScan
 from worker.operations.session import open_database, open_queue
-from worker.queue import FileState
+from worker.queue import FileState, Folder
 from worker.terminal import printable
 
 NO_FOLDERS = "There are no folders yet: `worker files add PATH` adds one."
@@ -144,12 +144,17 @@ def remove(name: FolderToRemove, yes: AgreeToRemove = False) -> None:
     """Remove a folder from the searches. Its files themselves stay."""
     with open_database(load_settings()) as queue:
         folder = files.find_folder(queue, name)
-        known = counted(sum(1 for _ in queue.known_files(folder)), "file")
-        goes = f"{printable(folder.name)} with {known}, their texts and their vectors"
-        if not yes and not confirmed(f"{goes} will be removed from the database. Continue?"):
-            raise SettingsError(
-                f"{goes} would be removed from the database, so nothing was changed",
-                "Add --yes to agree. The files themselves stay.",
-            )
+        if not yes:
+            _agree_to_remove(folder, sum(1 for _ in queue.known_files(folder)))
         removed = files.remove_folder(queue, folder)
     out(f"Removed: {printable(folder.name)} with {counted(removed, 'file')}")
+
+
+def _agree_to_remove(folder: Folder, known: int) -> None:
+    """Raises SettingsError unless the person agrees."""
+    goes = f"{printable(folder.name)} with {counted(known, 'file')}, their texts and their vectors"
+    if not confirmed(f"{goes} will be removed from the database. Continue?"):
+        raise SettingsError(
+            f"{goes} would be removed from the database, so nothing was changed",
+            "Add --yes to agree. The files themselves stay.",
+        )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from worker.cli.console import out, say
 from worker.cli.render.tables import aligned, out_table
-from worker.cli.render.text import counted
-from worker.durations import format_duration
+from worker.cli.render.text import ago, counted
 from worker.files.locations import location_of
 from worker.files.scan import ScanResult
 from worker.operations.files import FolderScan
@@ -57,7 +55,7 @@ def print_folders(found: Sequence[Folder]) -> None:
                 ", ".join(folder.hosts) or None,
                 folder.files,
                 _skipped(folder.skipped),
-                _ago(folder.scanned_at),
+                ago(folder.scanned_at) if folder.scanned_at else None,
             )
             for folder in found
         ],
@@ -98,9 +96,3 @@ def _parts(result: ScanResult) -> list[str]:
 
 def _skipped(skipped: dict[str, int]) -> str | None:
     return ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or None
-
-
-def _ago(when: datetime | None) -> str | None:
-    if when is None:
-        return None
-    return f"{format_duration((datetime.now(UTC) - when).total_seconds())} ago"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from rich.cells import cell_len
 
 from worker.cli.console import out, say
-from worker.cli.render.text import counted, name_of, one_line
+from worker.cli.render.text import ago, counted, name_of, one_line
 from worker.durations import format_duration
 from worker.operations.jobs import Matches
 from worker.queue import ListedJob
@@ -46,7 +46,7 @@ def _since(job: ListedJob) -> str:
     """Describe when the job failed, when its lease ends, or when it is due."""
     now = datetime.now(UTC)
     if job.status == "failed":
-        return f"{format_duration((now - job.updated_at).total_seconds())} ago"
+        return ago(job.updated_at)
     if job.lease_expires_at is not None:
         left = (job.lease_expires_at - now).total_seconds()
         ending = f"ends in {format_duration(left)}" if left > 0 else "has expired"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 from rich.cells import cell_len, set_cell_size
 
+from worker.durations import format_duration
 from worker.queue import Failure, ListedJob, Target, TargetStatus
 from worker.terminal import printable
 
@@ -27,6 +29,11 @@ def one_line(text: str, width: int) -> str:
 def cut(text: str, width: int) -> str:
     """The beginning of a text that is wider than `width` cells."""
     return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def ago(when: datetime) -> str:
+    """How long ago a time was."""
+    return f"{format_duration((datetime.now(UTC) - when).total_seconds())} ago"
 
 
 def dollars(cost: float | None) -> str:

@@ -23,7 +23,7 @@ from worker.files.parsing.languages import LANGUAGES
 from worker.files.parsing.options import ParseOptions
 from worker.files.parsing.protocol import receive, send
 from worker.files.parsing.results import failure
-from worker.files.parsing.source import Extracted, Source, too_long
+from worker.files.parsing.source import Extracted, Source, too_long, too_many_bytes
 
 LONGEST_PROPERTY = 500  # characters of a title or an author
 # Errors of a disk or of the network below it, which say nothing about the file.
@@ -107,7 +107,7 @@ def _check_file(source: Source) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise failure("unsupported", "it is not a regular file", "Exclude it.")
     if status.st_size > source.options.most_bytes:
-        raise failure("too_large", f"it has more than {source.options.most_bytes:,} bytes")
+        raise too_many_bytes(source.options.most_bytes)
     if not status.st_size:
         raise failure("no_text", "it is empty", "Write something into it, or exclude it.")
 

@@ -148,7 +148,7 @@ class ParserProcess:
 
     @contextmanager
     def _clock(self, seconds: float) -> Iterator[None]:
-        """Kill the process after so many seconds."""
+        """Kill the process if the block takes longer than `seconds`."""
         self._timed_out = False
         self._check_not_killed()
         timer = Timer(seconds, self._time_out)

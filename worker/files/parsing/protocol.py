@@ -27,7 +27,7 @@ def send(stream: IO[bytes], header: dict[str, Any], content: bytes = b"") -> Non
 
 
 def receive(stream: IO[bytes], most: int = 0) -> tuple[dict[str, Any], bytes]:
-    """Read one message, with at most so many bytes of content.
+    """Read one message, whose content has at most `most` bytes.
 
     Raises EOFError if the stream ends before, and BadMessage.
     """

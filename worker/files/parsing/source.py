@@ -58,6 +58,11 @@ class Source:
         return decode(self.data(), self.options.fallback_encoding)
 
 
+def too_many_bytes(most_bytes: int) -> Exception:
+    """Return the error of a file that is too large."""
+    return failure("too_large", f"it has more than {most_bytes:,} bytes")
+
+
 def too_long(most_characters: int) -> Exception:
     """Return the error of a file with too much text."""
     return failure("too_large", f"its text has more than {most_characters:,} characters")
