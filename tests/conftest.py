@@ -65,12 +65,9 @@ CONTRACT = (
     "test_errors",
     "test_estimate",
     "test_file_scan",
-    "test_hybrid_search",
-    "test_leases",
     "test_list",
     "test_notify",
     "test_one_model",
-    "test_pipeline",
     "test_poll",
     "test_progress",
     "test_recheck",
@@ -78,7 +75,6 @@ CONTRACT = (
     "test_requeue",
     "test_service",
     "test_stats",
-    "test_status_and_search",
     "test_usage",
 )
 # What is tried through pgbouncer: what may depend on the session that a statement runs in.
@@ -97,18 +93,14 @@ SESSIONS = (
 # What is tried on another version of Postgres: SQL of ours, and its errors, plans and catalogs.
 VERSIONS = (
     "test_access",
-    "test_backfill",
     "test_claim",
     "test_complete",
     "test_dependents",
-    "test_doctor",
     "test_drift",
     "test_identity",
     "test_match_function",
     "test_moving_keys",
-    "test_overloads",
     "test_security",
-    "test_status_and_search",
     "test_triggers",
     "test_watch",
 )
