@@ -34,7 +34,6 @@ from tests.supabase_project import (
     PROJECT,
     Project,
     data_api,
-    is_answering,
     make_project,
     supabase_is_here,
 )
@@ -572,8 +571,7 @@ def replace_database(server: str, template: str, name: str, project: Project) ->
     """Put a clone of a template in the place of the database that a project serves.
 
     The driver of @supabase/lite forgets a call that waits while a connection ends, and that call is
-    never answered: https://github.com/porsager/postgres/issues/1195. So the connections end before;
-    and as it may learn of that late, it is called until it answers.
+    never answered: https://github.com/porsager/postgres/issues/1195. So the connections end before.
     """
     calls = (
         "select from pg_stat_activity"
@@ -583,7 +581,6 @@ def replace_database(server: str, template: str, name: str, project: Project) ->
     with project.database.hung_up():
         _drop_database(server, name)
         _create_database(server, name, template)
-    eventually(lambda: is_answering(project), 60)
 
 
 def _create_database(server: str, name: str, template: str | None) -> None:

@@ -10,15 +10,12 @@ The database is the embedded Postgres with what a hosted project brings: its rol
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,25 +171,6 @@ def data_api(database_url: str) -> Iterator[Project]:
                 yield project
             finally:
                 process.kill()  # it has nothing to lose
-
-
-def is_answering(project: Project) -> bool:
-    """Whether a call comes back that looks up a user who does not exist.
-
-    It leaves the tables alone: those that the Data API has seen first it keeps.
-    """
-    call = urllib.request.Request(
-        f"{project.url}/auth/v1/token?grant_type=password",
-        data=json.dumps({"email": "nobody@example.com", "password": "wrong"}).encode(),
-        headers={"apikey": project.publishable_key, "content-type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(call, timeout=3):
-            return True
-    except urllib.error.HTTPError:  # as expected
-        return True
-    except OSError:
-        return False
 
 
 def _short(url: str) -> str:
