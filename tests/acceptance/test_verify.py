@@ -61,7 +61,7 @@ def test_faults_are_printed_with_their_records_and_what_to_do(
     assert "vectors that the model does not give for their text: 1 of 19\n  records: 4\n" in (
         result.stdout
     )
-    checks = len(json.loads(worker("verify", "notes", "--json", **with_openai).stdout)["checks"])
+    checks = len(json.loads(worker("verify", "notes", "--json", **with_openai).stdout)[0]["checks"])
     assert result.stdout.endswith(f"not passed: 2 checks of {checks} found a problem\n")
 
 
@@ -79,7 +79,7 @@ def test_the_result_as_json_is_a_contract(
     embedded: Database, worker: Worker, with_openai: dict[str, str]
 ) -> None:
     plant(embedded)
-    document = json.loads(worker("verify", "notes", "--json", **with_openai).stdout)
+    [document] = json.loads(worker("verify", "notes", "--json", **with_openai).stdout)
     assert (document["column"], document["passed"]) == ("notes.embedding", False)
     for field in [*document, *document["checks"][0]]:
         assert f"| `{field}` |" in section("verify"), field
@@ -93,16 +93,14 @@ def test_reports_are_written_beside_the_result(
     embedded: Database, worker: Worker, with_openai: dict[str, str], tmp_path: Path
 ) -> None:
     plant(embedded)
-    files = {kind: tmp_path / f"report.{kind}" for kind in ("html", "markdown")}
-    options = [part for kind, file in files.items() for part in (f"--{kind}", str(file))]
-    result = worker("verify", "notes", *options, "--json", **with_openai)
-    assert json.loads(result.stdout)["passed"] is False
-    assert result.stderr.splitlines() == [
-        f"written: {files['markdown']}",
-        f"written: {files['html']}",
-    ]
-    assert "texts whose vector was removed: 1" in files["html"].read_text()
-    assert "texts whose vector was removed\\: 1" in files["markdown"].read_text()
+    files = [tmp_path / "report.html", tmp_path / "report.md"]
+    options = [part for file in files for part in ("--report", str(file))]
+    result = worker("verify", *options, "--json", **with_openai)
+    assert [column["passed"] for column in json.loads(result.stdout)] == [False]
+    assert result.stderr.splitlines() == [f"written: {file}" for file in files]
+    page, markdown = (file.read_text() for file in files)
+    assert "texts whose vector was removed: 1" in page
+    assert "texts whose vector was removed\\: 1" in markdown
 
 
 def test_a_model_that_is_out_is_said_and_does_not_pass(
@@ -123,8 +121,13 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
     tmp_path: Path,
 ) -> None:
     missing = tmp_path / "nowhere" / "report.html"
-    cause, _ = refused(worker("verify", "notes", "--html", str(missing), **with_openai), 2)
+    cause, _ = refused(worker("verify", "notes", "--report", str(missing), **with_openai), 2)
     assert cause == f"{missing} cannot be written"
+    report = str(tmp_path / "report.pdf")
+    cause, _ = refused(worker("verify", "notes", "--report", report, **with_openai), 2)
+    assert cause == f"{report} is neither HTML nor Markdown"
+    cause, _ = refused(worker("verify", "--against", "other", **with_openai), 2)
+    assert cause == "--against is for the columns of one table"
     queries = tmp_path / "queries.jsonl"
     queries.write_text('{"query": "note"}\n')
     cause, hint = refused(worker("verify", "notes", "--queries", str(queries), **with_openai), 2)

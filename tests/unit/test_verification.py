@@ -312,7 +312,7 @@ class Page(HTMLParser):
 
 
 def test_no_name_or_id_is_markup_in_the_page() -> None:
-    page = Page(as_html(REPORTED))
+    page = Page(as_html([REPORTED]))
     assert page.open == []
     assert set(page.tags) == {
         *("html", "head", "meta", "title", "style", "body", "h1", "ul", "li"),
@@ -321,12 +321,12 @@ def test_no_name_or_id_is_markup_in_the_page() -> None:
     assert page.attributes <= {"lang", "charset", "http-equiv", "content", "scope", "class"}
     shown = HOSTILE.replace("\n", "\ufffd").replace("\x1b", "\ufffd").replace("\u202e", "\ufffd")
     assert page.texts.count(shown) == 3  # cause, cure, records
-    assert "http://" not in as_html(REPORTED)
-    assert "https://" not in as_html(REPORTED)
+    assert "http://" not in as_html([REPORTED])
+    assert "https://" not in as_html([REPORTED])
 
 
 def test_no_name_or_id_is_markup_in_markdown() -> None:
-    report = as_markdown(REPORTED)
+    report = as_markdown([REPORTED])
     rows = [line for line in report.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     for row in rows:
@@ -339,5 +339,5 @@ def test_no_name_or_id_is_markup_in_markdown() -> None:
 
 def test_the_reports_of_a_passed_verification_say_so() -> None:
     passed = replace(REPORTED, passed=True, checks=[Check("length")], against=None)
-    assert "passed\\: 1 check" in as_markdown(passed)
-    assert "<li>result: passed: 1 check</li>" in as_html(passed)
+    assert "passed\\: 1 check" in as_markdown([passed])
+    assert "<li>result: passed: 1 check</li>" in as_html([passed])

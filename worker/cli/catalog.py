@@ -254,10 +254,10 @@ CATALOG: dict[str, Entry] = {
     ),
     "verify": Entry(
         "verify:verify",
-        "Check the vectors of a column: all rows, and a sample against the model.",
+        "Check the vectors of watched columns: all rows, and a sample against the model.",
         (
-            "worker verify docs",
-            "worker verify docs --column embedding_2 --against embedding --html report.html",
+            "worker verify",
+            "worker verify docs --column embedding_2 --against embedding --report report.html",
         ),
     ),
     "doctor": Entry(

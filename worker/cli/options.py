@@ -570,12 +570,20 @@ ComparedQueries = Annotated[
         " `worker evaluate`.",
     ),
 ]
-HtmlReport = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as HTML.")
+AnyTableName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TABLE",
+        help="The table, with its schema if it is not public. Without it: every watched column.",
+    ),
 ]
-MarkdownReport = Annotated[
-    Path | None,
-    typer.Option("--markdown", metavar="FILE", help="Also write the report as Markdown."),
+ReportFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Also write a report: HTML or Markdown by the name, .html or .md. May be repeated.",
+    ),
 ]
 SampleSize = Annotated[
     int,

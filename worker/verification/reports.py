@@ -1,4 +1,4 @@
-"""The report of a verification as Markdown, and as a page of HTML that needs nothing else.
+"""The report of verifications as Markdown, and as a page of HTML that needs nothing else.
 
 Names and record ids come from the database, so none of them is markup.
 """
@@ -6,6 +6,7 @@ Names and record ids come from the database, so none of them is markup.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 
 from worker.terminal import printable
@@ -22,8 +23,12 @@ MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^=])")
 """Characters that can be markup in some dialect of Markdown: each may be escaped."""
 
 
-def as_markdown(result: Verification) -> str:
-    """Return the report as Markdown."""
+def as_markdown(results: Sequence[Verification]) -> str:
+    """Return the reports of columns as Markdown."""
+    return "\n".join(map(_section_in_markdown, results))
+
+
+def _section_in_markdown(result: Verification) -> str:
     lines = [
         f"# Verification of {_marked(result.column)}",
         "",
@@ -36,9 +41,19 @@ def as_markdown(result: Verification) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_html(result: Verification) -> str:
-    """Return the report as HTML, without scripts and without references to other files."""
-    title = f"Verification of {_text(result.column)}"
+def as_html(results: Sequence[Verification]) -> str:
+    """Return the reports of columns as HTML, without scripts and references to other files."""
+    title = f"Verification of {_text(', '.join(result.column for result in results))}"
+    sections = "".join(map(_section_in_html, results))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
+        " style-src 'unsafe-inline'\">\n"
+        f"<style>{STYLE}</style></head><body>\n{sections}</body></html>\n"
+    )
+
+
+def _section_in_html(result: Verification) -> str:
     about = "".join(f"<li>{label}: {_text(value)}</li>" for label, value in _about(result))
     heads = "".join(f'<th scope="col">{head}</th>' for head in HEADS)
     rows = "".join(
@@ -48,11 +63,8 @@ def as_html(result: Verification) -> str:
         for check in result.checks
     )
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n<title>{title}</title>\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';'
-        " style-src 'unsafe-inline'\">\n"
-        f"<style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n<ul>{about}</ul>\n"
-        f"<table><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table>\n</body></html>\n"
+        f"<h1>Verification of {_text(result.column)}</h1>\n<ul>{about}</ul>\n"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table>\n"
     )
 
 

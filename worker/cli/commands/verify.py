@@ -2,67 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from worker.cli.console import ProgressLine, out_json, say
+from worker.cli.console import ProgressLine, out, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
     Against,
+    AnyTableName,
     AsJson,
+    Column,
     ComparedQueries,
     Cutoff,
-    EmbeddingColumn,
-    HtmlReport,
-    MarkdownReport,
     Qrels,
+    ReportFiles,
     SampleSize,
-    TableName,
 )
 from worker.cli.render.verification import print_verification
 from worker.errors import SettingsError
 from worker.evaluation.judgments import JudgedQuery, read_queries
 from worker.operations import verify as verifying
-from worker.operations.session import open_queue
+from worker.operations.session import open_queue, select
+from worker.queue import AdminQueue
 from worker.verification.reports import as_html, as_markdown
+from worker.verification.result import Verification
+
+FORMATS: Mapping[str, Callable[[Sequence[Verification]], str]] = {
+    ".html": as_html,
+    ".md": as_markdown,
+}
 
 
 def verify(
-    table: TableName,
-    column: EmbeddingColumn = "embedding",
+    table: AnyTableName = None,
+    column: Column = None,
     against: Against = None,
     sample: SampleSize = 100,
     queries: ComparedQueries = None,
     qrels: Qrels = None,
     k: Cutoff = 10,
     as_json: AsJson = False,
-    markdown: MarkdownReport = None,
-    html: HtmlReport = None,
+    report: ReportFiles = None,
 ) -> int:
-    """Check the vectors of a column: all rows, and a sample against the model."""
-    _check_folders(markdown, html)
+    """Check the vectors of watched columns: all rows, and a sample against the model."""
+    reports = report or []
+    _check_reports(reports)
     asked = _read(queries, qrels)
     progress = ProgressLine()
     settings = load_settings(asks_model=True)
+    results: list[Verification] = []
     with open_queue(settings) as queue:
-        result = verifying.verify(
-            queue,
-            settings,
-            table,
-            column,
-            against=against,
-            queries=asked,
-            sample=sample,
-            k=k,
-            on_rows=lambda rows: progress.say(f"read {rows} rows"),
-        )
+        for name in _columns(queue, table, column, against):
+            result = verifying.verify(
+                queue,
+                settings,
+                *name,
+                against=against,
+                queries=asked,
+                sample=sample,
+                k=k,
+                on_rows=lambda rows: progress.say(f"read {rows} rows"),
+            )
+            if not as_json:
+                if results:
+                    out("")
+                print_verification(result)
+            results.append(result)
     if as_json:
-        out_json(asdict(result))
-    else:
-        print_verification(result)
-    _write({markdown: as_markdown(result), html: as_html(result)})
-    return int(not result.passed)
+        out_json([asdict(result) for result in results])
+    _write(results, reports)
+    return int(not all(result.passed for result in results))
+
+
+def _columns(
+    queue: AdminQueue, table: str | None, column: str | None, against: str | None
+) -> list[tuple[str, str]]:
+    """Return the columns to verify: table and column of each."""
+    if against and table is None:
+        raise SettingsError("--against is for the columns of one table", "Give the table.")
+    if table and (column or against):
+        return [(table, column or "embedding")]
+    targets = select(queue, table, column).targets
+    return [(target.table_name, target.embedding_column) for target in targets]
 
 
 def _read(queries: Path | None, qrels: Path | None) -> list[JudgedQuery]:
@@ -73,19 +95,21 @@ def _read(queries: Path | None, qrels: Path | None) -> list[JudgedQuery]:
     return []
 
 
-def _check_folders(*files: Path | None) -> None:
+def _check_reports(files: Sequence[Path]) -> None:
     """Raise SettingsError if a report could not be written, before anything is read."""
     for file in files:
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        if file.suffix not in FORMATS:
+            raise SettingsError(
+                f"{file} is neither HTML nor Markdown", "Give a name that ends in .html or .md."
+            )
+        if file.is_dir() or not file.absolute().parent.is_dir():
             raise SettingsError(f"{file} cannot be written", "Give a file in a folder that exists.")
 
 
-def _write(reports: Mapping[Path | None, str]) -> None:
-    for file, report in reports.items():
-        if file is None:
-            continue
+def _write(results: Sequence[Verification], files: Sequence[Path]) -> None:
+    for file in files:
         try:
-            file.write_text(report, encoding="utf-8")
+            file.write_text(FORMATS[file.suffix](results), encoding="utf-8")
         except OSError as error:
             raise SettingsError(
                 f"{file} cannot be written: {error.strerror}",
