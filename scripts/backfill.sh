@@ -4,11 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup
+. scripts/lib/cron.sh
 
-exec 9>"${BACKFILL_LOCK:-${TMPDIR:-/tmp}/embedding-worker-backfill-$(id -u).lock}"
-stamped() { while IFS= read -r line; do printf '%(%Y-%m-%dT%H:%M:%S%z)T %s\n' -1 "$line"; done; }
-if ! flock --nonblock 9; then
-    echo "another backfill is still running: nothing done" | stamped
-    exit 0
-fi
-{ .venv/bin/worker backfill "$@" && .venv/bin/worker process "$@"; } 2>&1 9>&- | stamped
+backfill() { .venv/bin/worker backfill "$@" && .venv/bin/worker process "$@"; }
+alone backfill "${BACKFILL_LOCK:-${TMPDIR:-/tmp}/embedding-worker-backfill-$(id -u).lock}" backfill "$@"
