@@ -29,6 +29,7 @@ from psycopg.rows import TupleRow
 
 from tests.command_line import NO_CERTIFICATES, run_command_line
 from tests.pgbouncer import NO_PGBOUNCER, open_all_sessions, pgbouncer, pgbouncer_program
+from tests.s3_server import NO_MOTO, S3Server, moto_is_here, s3_server
 from tests.supabase_project import (
     NO_SUPABASE,
     PROJECT,
@@ -432,6 +433,25 @@ def queue(server: Server, database_url: str) -> Iterator[AdminQueue]:
         else PostgresQueue(database_url, "tests")
     ) as queue:
         yield queue
+
+
+@pytest.fixture(scope="session")
+def s3_running() -> Iterator[S3Server]:
+    if not moto_is_here() and not IN_CI:
+        pytest.skip(NO_MOTO)
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_running: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A server that speaks S3, with an empty bucket `shelf`."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    s3_running.reset()
+    s3_running.client().create_bucket(Bucket="shelf")
+    return s3_running
 
 
 def create_docs(db: Database) -> None:

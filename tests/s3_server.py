@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
-
 from worker.settings import Settings
 
 PYTHON = Path(__file__).parents[1] / ".parts/moto/bin/python"
@@ -38,13 +36,15 @@ class S3Server:
     @property
     def settings(self) -> Settings:
         return Settings(
-            files_s3_endpoint=self.url,
-            files_s3_region="eu-central-1",
-            files_s3_access_key_id=KEY,
-            files_s3_secret_access_key=SECRET,
+            s3_endpoint=self.url,
+            s3_region="eu-central-1",
+            s3_access_key_id=KEY,
+            s3_secret_access_key=SECRET,
         )
 
     def client(self) -> Any:
+        import boto3  # which takes a while
+
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.url,

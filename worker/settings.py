@@ -115,10 +115,10 @@ class Settings:
     files_parse_memory_mb: int = 1024
     files_max_mb: int = 256
     files_fallback_encoding: str = "cp1252"
-    files_s3_endpoint: str | None = field(default=None, repr=False)
-    files_s3_region: str | None = None
-    files_s3_access_key_id: str | None = field(default=None, repr=False)
-    files_s3_secret_access_key: str | None = field(default=None, repr=False)
+    s3_endpoint: str | None = field(default=None, repr=False)
+    s3_region: str | None = None
+    s3_access_key_id: str | None = field(default=None, repr=False)
+    s3_secret_access_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def variables(cls) -> frozenset[str]:
@@ -560,8 +560,8 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "files_parse_memory_mb": _whole_number(128, MOST_MEMORY),
     "files_max_mb": _whole_number(1, MOST_MEMORY),
     "files_fallback_encoding": _encoding,
-    "files_s3_endpoint": _http_url,
-    "files_s3_region": str,
-    "files_s3_access_key_id": str,
-    "files_s3_secret_access_key": str,
+    "s3_endpoint": _http_url,
+    "s3_region": str,
+    "s3_access_key_id": str,
+    "s3_secret_access_key": str,
 }

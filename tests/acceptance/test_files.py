@@ -140,7 +140,7 @@ def test_a_problem_is_shown_and_is_the_exit_code(
         (["add", "/nowhere/at/all"], "/nowhere/at/all: it cannot be read: No such", "Check"),
         (["add", ".", "--include", "a["], "the pattern `a[` is wrong", "Write it like"),
         (["add", "ftp://x"], "this is no folder: ftp://x", "Give the path of a directory"),
-        (["add", "storage://x"], "FILES_S3_ENDPOINT, FILES_S3_REGION", "Copy them"),
+        (["add", "storage://x"], "S3_ENDPOINT, S3_REGION", "Copy them"),
         (["add", ".", "--model", "nonsense"], "no embedding model `nonsense`", "Give one like"),
         (["scan", "nothing"], "there is no folder nothing", "Choose one of: handbook."),
         (["remove", "nothing"], "there is no folder nothing", "Choose one of: handbook."),

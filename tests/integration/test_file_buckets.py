@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
@@ -11,8 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conftest import IN_CI
-from tests.s3_server import KEY, NO_MOTO, SECRET, S3Server, moto_is_here, s3_server
+from tests.s3_server import KEY, SECRET, S3Server
 from worker.errors import SettingsError
 from worker.files.locations import open_source, parse_location
 from worker.files.scan import ScanOptions, ScanResult, scan
@@ -21,15 +19,7 @@ from worker.queue import FileFacts, Folder, FolderKind
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 
-pytestmark = pytest.mark.skipif(not moto_is_here() and not IN_CI, reason=NO_MOTO)
-
 OPTIONS = ScanOptions(timedelta(days=1), 1000)
-
-
-@pytest.fixture(scope="session")
-def running() -> Iterator[S3Server]:
-    with s3_server() as server:
-        yield server
 
 
 @dataclass
@@ -51,14 +41,8 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> Shelf:
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    running.reset()
-    client = running.client()
-    client.create_bucket(Bucket="shelf")
-    return Shelf(running, client)
+def shelf(s3: S3Server) -> Shelf:
+    return Shelf(s3, s3.client())
 
 
 def folder(location: str, *include: str, kind: FolderKind = "s3") -> Folder:
@@ -153,11 +137,11 @@ def test_what_is_wrong_is_said_in_a_line_with_its_cure(shelf: Shelf) -> None:
     shelf.server.check_keys()
     with pytest.raises(FolderUnavailable, match="does not know the access key") as problem:
         shelf.seen()
-    assert "FILES_S3_ACCESS_KEY_ID" in str(problem.value.hint)
-    with pytest.raises(OSError, match="may not read this bucket"):
+    assert "S3_ACCESS_KEY_ID" in str(problem.value.hint)
+    with pytest.raises(OSError, match="may not use this bucket"):
         shelf.source().stamp("a.md")
     nobody = open_source(
-        folder("shelf"), replace(shelf.server.settings, files_s3_endpoint="http://127.0.0.1:9")
+        folder("shelf"), replace(shelf.server.settings, s3_endpoint="http://127.0.0.1:9")
     )
     with pytest.raises(FolderUnavailable, match="cannot be reached: EndpointConnection") as problem:
         list(nobody.list())
@@ -167,12 +151,10 @@ def test_what_is_wrong_is_said_in_a_line_with_its_cure(shelf: Shelf) -> None:
 def test_without_a_key_the_chain_of_the_tools_of_aws_is_used(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(
-        shelf.server.settings, files_s3_access_key_id=None, files_s3_secret_access_key=None
-    )
+    settings = replace(shelf.server.settings, s3_access_key_id=None, s3_secret_access_key=None)
     with pytest.raises(FolderUnavailable, match="there are no credentials") as problem:
         list(open_source(folder("shelf"), settings).list())
-    assert "FILES_S3_ACCESS_KEY_ID" in str(problem.value.hint)
+    assert "S3_ACCESS_KEY_ID" in str(problem.value.hint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     shelf.put("a.md")
@@ -186,9 +168,9 @@ def test_a_bucket_of_supabase_storage(shelf: Shelf) -> None:
     [found] = open_source(storage, shelf.server.settings).list()
     assert found.path == "a.md"
     project = Settings(supabase_url="https://example.supabase.co")
-    with pytest.raises(SettingsError, match="FILES_S3_REGION, FILES_S3_ACCESS_KEY_ID"):
+    with pytest.raises(SettingsError, match="S3_REGION, S3_ACCESS_KEY_ID"):
         open_source(storage, project)
-    with pytest.raises(SettingsError, match="FILES_S3_ENDPOINT, FILES_S3_REGION"):
+    with pytest.raises(SettingsError, match="S3_ENDPOINT, S3_REGION"):
         open_source(storage, Settings())
 
 

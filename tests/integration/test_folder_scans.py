@@ -210,7 +210,7 @@ def test_one_wrong_folder_does_not_hold_up_the_others(host: Host, root: Path) ->
         eventually(lambda: host.log.of("folder_problem"), LONG)
     [problem] = host.log.of("folder_problem")
     assert problem["folder"] == "first"
-    assert "FILES_S3_ENDPOINT" in str(problem["cause"])
+    assert "S3_ENDPOINT" in str(problem["cause"])
 
 
 def test_an_outage_of_the_database_is_survived(host: Host, root: Path, db: Database) -> None:

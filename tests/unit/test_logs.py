@@ -138,9 +138,9 @@ SECRETS = {
     },
     "NOTIFY_COMMAND": "curl -d @- https://hooks.example/services/hunter2-command",
     "NOTIFY_WEBHOOK_URL": "https://hooks.example/services/hunter2-webhook",
-    "FILES_S3_ENDPOINT": "https://user:hunter2-s3@s3.example",
-    "FILES_S3_ACCESS_KEY_ID": "hunter2-s3-id",
-    "FILES_S3_SECRET_ACCESS_KEY": "hunter2-s3-secret",
+    "S3_ENDPOINT": "https://user:hunter2-s3@s3.example",
+    "S3_ACCESS_KEY_ID": "hunter2-s3-id",
+    "S3_SECRET_ACCESS_KEY": "hunter2-s3-secret",
 }
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import get_args
 
+from worker.buckets import open_client, parse_url
 from worker.errors import SettingsError
-from worker.files.bucket import Bucket, open_client
+from worker.files.bucket import Bucket
 from worker.files.directory import Directory
 from worker.files.patterns import Patterns
 from worker.files.sources import Source
@@ -35,12 +34,10 @@ class Location:
 
 def parse_location(given: str) -> Location:
     """Parse a path, or the URL of a bucket. Raises SettingsError."""
-    scheme, separator, rest = given.partition("://")
-    if not separator:
+    if "://" not in given:
         return Location("directory", _path(given))
-    for kind in get_args(FolderKind)[1:]:
-        if scheme == kind and re.fullmatch(r"[\w.-]+(/[^\0]*)?", rest):
-            return Location(kind, rest.rstrip("/"))
+    if bucket := parse_url(given):
+        return Location(*bucket)
     raise SettingsError(
         f"this is no folder: {given}",
         "Give the path of a directory, s3://BUCKET/PREFIX or storage://BUCKET/PREFIX.",
