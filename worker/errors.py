@@ -12,6 +12,8 @@ WorkerError
 │   ├── ProviderRefused    key, quota or model: every job is released                 exit 4
 │   ├── Transient          the same call may work later: the job is rescheduled       exit 1
 │   └── Rejected           the same text will be refused again: the job is failed
+├── BackupError            a backup, or the place of backups, cannot be used          exit 1
+│   └── BackupDamaged      it is torn, or not what was written: nothing of it is used exit 1
 └── ParseFailure           a file has no text that can be read: its job is failed
 """
 
@@ -150,6 +152,14 @@ class Rejected(ProviderError):
         self.share = share
         self.unsupported = unsupported
         self.tokens = tokens
+
+
+class BackupError(WorkerError):
+    """A backup cannot be written or read, or the place where backups are."""
+
+
+class BackupDamaged(BackupError):
+    """A backup is torn, was changed since it was written, or is of another version."""
 
 
 class ParseFailure(WorkerError):

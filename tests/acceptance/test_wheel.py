@@ -83,7 +83,16 @@ def test_the_metadata_give_the_name_the_version_and_the_script(wheel: Path) -> N
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"bedrock", "embedded", "files", "local", "s3", "sentence-transformers", "tiktoken"}
+    extras = {
+        "backup",
+        "bedrock",
+        "embedded",
+        "files",
+        "local",
+        "s3",
+        "sentence-transformers",
+        "tiktoken",
+    }
     assert set(metadata.get_all("Provides-Extra") or []) == extras
     assert dict(scripts["console_scripts"]) == {"worker": "worker.cli:main"}
 

@@ -1,0 +1,1 @@
+"""Backups of vectors: where they are, their files, and which of them are kept."""
