@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from secrets import token_hex
-from threading import Event, Thread
+from threading import Event
 from uuid import UUID
 
 from worker.engine.progress import Progress
@@ -21,9 +21,10 @@ from worker.files.parsing.options import MB, ParseOptions
 from worker.files.parsing.pool import ParserPool
 from worker.files.reading import FileReader, ReadStats
 from worker.files.sources import Source
+from worker.operations.beside import served_beside
 from worker.operations.files import folders_of_host
 from worker.operations.folder_scans import FolderScans, shown_path
-from worker.operations.session import open_queue, worker_name
+from worker.operations.session import worker_name
 from worker.queue import AdminQueue, FileJob, Folder, Scope
 from worker.settings import Settings
 
@@ -31,8 +32,6 @@ MOST_READ_AT_ONCE = 4
 QUIET_FOR = 10.0  # seconds; shorter reading needs no report of its progress
 LOOK_AGAIN = 2.0  # seconds until the next look for files to read
 LOOK_FOR_FOLDERS = 10.0  # seconds until the next look for folders
-TRY_AGAIN = 15.0  # seconds after an error
-END_WITHIN = 10.0  # seconds
 
 
 def read_files(
@@ -173,35 +172,14 @@ def files_served(
 ) -> Iterator[None]:
     """Scan the folders of this host and read their files, in threads with connections of their own,
     until the end of the `with`."""
-    stop = Event()
-    threads = [
-        Thread(target=_kept_up, args=(serve, settings, stop, observer), name=name, daemon=True)
-        for name, serve in {
-            "scan": FolderScans(settings, observer, is_paused).serve,
-            "read": _ServedReading(settings, observer, is_paused).serve,
-        }.items()
-    ]
-    with ExitStack() as ending:
-        for thread in threads:
-            thread.start()
-            ending.callback(thread.join, END_WITHIN)
-        ending.callback(stop.set)
+    services = {
+        "scan": FolderScans(settings, observer, is_paused).serve,
+        "read": _ServedReading(settings, observer, is_paused).serve,
+    }
+    with served_beside(
+        settings, services, lambda cause: observer.event("files_interrupted", cause=cause)
+    ):
         yield
-
-
-def _kept_up(
-    serve: Callable[[AdminQueue, Event], None], settings: Settings, stop: Event, observer: Progress
-) -> None:
-    """Serve with a queue of its own until `stop` is set, and begin again after each error."""
-    while not stop.is_set():
-        try:
-            with open_queue(settings) as queue:
-                serve(queue, stop)
-        except WorkerError as error:
-            observer.event("files_interrupted", cause=error.cause)
-        except Exception as error:  # a defect: its message may hold what was in a file
-            observer.event("files_interrupted", cause=f"a defect: {type(error).__name__}")
-        stop.wait(TRY_AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
