@@ -93,7 +93,8 @@ select public.watch_embeddings(
     enhance => null::pg_catalog.text,
     enhance_prompt => null::pg_catalog.text,
     enhance_on_failure => null::pg_catalog.text,
-    store => null::pg_catalog.text
+    store => null::pg_catalog.text,
+    audit_source => 'sql'::pg_catalog.text
 );
 
 select public.watch_embeddings(
@@ -120,7 +121,8 @@ select public.watch_embeddings(
     enhance => null::pg_catalog.text,
     enhance_prompt => null::pg_catalog.text,
     enhance_on_failure => null::pg_catalog.text,
-    store => null::pg_catalog.text
+    store => null::pg_catalog.text,
+    audit_source => 'sql'::pg_catalog.text
 );
 
 select public.watch_embeddings(
@@ -147,7 +149,8 @@ select public.watch_embeddings(
     enhance => null::pg_catalog.text,
     enhance_prompt => null::pg_catalog.text,
     enhance_on_failure => null::pg_catalog.text,
-    store => null::pg_catalog.text
+    store => null::pg_catalog.text,
+    audit_source => 'sql'::pg_catalog.text
 );
 
 -- Owners: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed  engineering lead

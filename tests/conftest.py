@@ -55,8 +55,11 @@ VARIANTS = {"pg18": "18", "pgbouncer": "18", "data_api": "project"} | (
 )
 # What is tried over the Data API: the contract of both queues, and whole runs over it.
 CONTRACT = (
+    "test_audit",
     "test_backfill",
+    "test_backup_schedule",
     "test_cache",
+    "test_checks",
     "test_chunk_engine",
     "test_claim",
     "test_complete",
@@ -79,6 +82,7 @@ CONTRACT = (
 )
 # What is tried through pgbouncer: what may depend on the session that a statement runs in.
 SESSIONS = (
+    "test_audit",
     "test_cache",
     "test_claim",
     "test_complete",

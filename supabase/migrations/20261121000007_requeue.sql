@@ -107,8 +107,8 @@ end $$;
 -- Without a `batch` it requeues all of them. With one, at most that many: call it until `looked_to` is null, with
 -- `looked_to` as the next `after_id`, and the `called_at` of the first call as `failed_before`, so that a job that
 -- fails again is not requeued twice. `failed_before` concerns only failed jobs; of every status, each job is requeued
--- once, because it is passed. Over the Data API a call may take a minute: PostgREST takes the timeout from here, not
--- from its role.
+-- once, because it is passed. `source` is where the call comes from: cli, sql or api. Over the Data API a call may take a minute:
+-- PostgREST takes the timeout from here, not from its role.
 create function public.requeue_embeddings(
     only_status text default 'failed',
     only_table text default null,
@@ -117,7 +117,8 @@ create function public.requeue_embeddings(
     only_error_class text default null,
     after_id bigint default 0,
     batch integer default null,
-    failed_before timestamptz default null
+    failed_before timestamptz default null,
+    source text default 'sql'
 )
 returns table (requeued bigint, looked_to bigint, called_at timestamptz)
 language plpgsql
@@ -152,6 +153,10 @@ begin
     end if;
     requeued := embedding.reset_jobs(ids, false);
     called_at := now();
+    perform embedding.audit_batch(
+        'requeued', only_table, only_column, source,
+        jsonb_build_object('status', only_status, 'record_id', left(only_record, 200), 'error_class', only_error_class),
+        batch is null or after_id = 0 and failed_before is null, requeued, looked_to);
     perform embedding.wake();
     return next;
 end $$;

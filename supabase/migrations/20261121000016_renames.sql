@@ -97,7 +97,7 @@ begin
      where target.id = any (moved_targets);
     update public.embedding_queue as job set embedding_column = format('renamed %s', job.target_id)
      where job.target_id = any (moved_targets);
-    perform public.unwatch_embeddings(lost.table_name, lost.embedding_column)
+    perform embedding.unwatch(lost.table_name, lost.embedding_column)
        from public.embedding_targets as lost
       where (lost.table_name, lost.embedding_column) in (select * from unnest(table_names, column_names));
     update public.embedding_targets as target

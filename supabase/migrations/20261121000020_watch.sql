@@ -3,7 +3,8 @@
 -- Locks: the migration nothing. A call of watch_embeddings takes SHARE ROW EXCLUSIVE on the table while its
 --        triggers are created (writers wait, readers do not), and ACCESS EXCLUSIVE if it has to add the column.
 -- Undo:  select unwatch_embeddings(table, column) for each target, then drop function public.watch_embeddings,
---        public.unwatch_embeddings, embedding.refresh_owners, embedding.store_target;
+--        public.unwatch_embeddings, embedding.unwatch, embedding.refresh_owners, embedding.audit_watch, embedding.watch,
+--        embedding.store_target;
 --
 -- Everything here runs with the rights of the caller, who must own the table.
 
@@ -77,7 +78,7 @@ end $$;
 -- Another chat model or prompt makes all records pending, to be embedded again.
 --
 -- `store` says where the vectors are: in a `column` of the table, or in a side `table`, which is made beside it
--- (embedding.make_side_table). It cannot be changed.
+-- (embedding.make_side_table). It cannot be changed. `audit_source` is where the call comes from: cli, sql or api.
 create function public.watch_embeddings(
     relation regclass,
     source text default null,
@@ -102,19 +103,32 @@ create function public.watch_embeddings(
     enhance text default null,
     enhance_prompt text default null,
     enhance_on_failure text default null,
-    store text default null
+    store text default null,
+    audit_source text default 'sql'
 )
 returns public.embedding_targets
 language plpgsql
 set search_path = '', pg_temp
 as $$
-#variable_conflict use_column
 declare
-    plan embedding.watch_plan := embedding.plan_watch(relation, row(
+    done constant embedding.watch_plan := embedding.watch(relation, row(
         source, embedding_column, model, filter, dimensions, priority, debounce, on_change, on_too_long,
         document_prompt, query_prompt, language, chunks, context, format, chunk_size, chunk_unit, max_chunks,
         enhance, enhance_prompt, enhance_on_failure, store
-    )::embedding.wanted_target);
+    )::embedding.wanted_target, match_function);
+begin
+    perform embedding.audit_watch(done.before, done.target, audit_source);
+    return done.target;
+end $$;
+
+-- Does what watch_embeddings does, and returns what it did.
+create function embedding.watch(relation regclass, wanted embedding.wanted_target, match_function boolean)
+returns embedding.watch_plan
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    plan embedding.watch_plan := embedding.plan_watch(relation, wanted);
     target public.embedding_targets := plan.target;
     watched public.embedding_targets;
 begin
@@ -141,7 +155,27 @@ begin
     if plan.looks_again then
         perform embedding.requeue_target(watched, plan.trusts_vectors);
     end if;
-    return watched;
+    plan.target := watched;
+    return plan;
+end $$;
+
+-- Adds a call of watch_embeddings to the audit, with the names of the settings that changed; not one that changed nothing.
+create function embedding.audit_watch(before public.embedding_targets, after public.embedding_targets, source text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+as $$
+declare
+    changed constant jsonb := (
+        select jsonb_agg(setting order by setting) from jsonb_each(to_jsonb(after)) as now_set (setting, value)
+         where setting <> 'updated_at' and value is distinct from to_jsonb(before) -> setting);
+begin
+    if changed is not null then
+        perform embedding.audit(
+            'watched', after.table_name, after.embedding_column, source,
+            jsonb_strip_nulls(jsonb_build_object(
+                'model', after.model, 'changed', case when before.id is not null then changed end)));
+    end if;
 end $$;
 
 -- Copies the owners of the rows into the jobs of a target, whose table has got or lost its column for owners. An edit
@@ -167,7 +201,21 @@ end $$;
 -- Stops keeping the column in step, unless it is re-embedded: removes its triggers, its functions, its index over words and its jobs, but not its
 -- vectors; only those in side tables go with these. It also works after the table was dropped or renamed, by
 -- the name it was watched under. Returns whether the column was watched.
-create function public.unwatch_embeddings(watched_table text, embedding_column text)
+create function public.unwatch_embeddings(watched_table text, embedding_column text, source text default 'sql')
+returns boolean
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    if not embedding.unwatch(watched_table, embedding_column) then
+        return false;
+    end if;
+    perform embedding.audit('unwatched', watched_table, embedding_column, source, null);
+    return true;
+end $$;
+
+-- Does what unwatch_embeddings does.
+create function embedding.unwatch(watched_table text, embedding_column text)
 returns boolean
 language plpgsql
 set search_path = '', pg_temp
@@ -179,7 +227,7 @@ declare
 begin
     delete from public.embedding_targets as gone
      where gone.table_name = watched_table
-       and gone.embedding_column = embedding.stored_column(watched_table, unwatch_embeddings.embedding_column)
+       and gone.embedding_column = embedding.stored_column(watched_table, unwatch.embedding_column)
     returning gone.* into target;
     if target.id is null then
         return false;
@@ -190,8 +238,10 @@ begin
     perform embedding.drop_full_text_index(target);
     perform embedding.drop_side_tables(target);
     delete from public.embedding_queue as job where job.target_id = target.id;
+    delete from public.embedding_checks as checked where checked.target_id = target.id;
     return true;
 end $$;
 
 select embedding.protect_functions(
-    'embedding.store_target', 'public.watch_embeddings', 'public.unwatch_embeddings', 'embedding.refresh_owners');
+    'embedding.store_target', 'embedding.watch', 'embedding.audit_watch', 'public.watch_embeddings',
+    'public.unwatch_embeddings', 'embedding.unwatch', 'embedding.refresh_owners');

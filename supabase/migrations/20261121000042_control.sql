@@ -12,8 +12,9 @@ create table public.embedding_control (
 );
 
 -- Sends a command to all workers, or to one: `work`, `pause` or `sleep`. A command for all replaces earlier commands for
--- single workers. Returns how many workers it reaches; it also applies to workers that start later.
-create function public.control_embeddings(desired_state text, worker text default null)
+-- single workers. Returns how many workers it reaches; it also applies to workers that start later. `source` is where the call
+-- comes from: cli, sql or api.
+create function public.control_embeddings(desired_state text, worker text default null, source text default 'sql')
 returns bigint
 language plpgsql
 security definer
@@ -42,6 +43,10 @@ begin
     insert into public.embedding_control as control (worker, desired_state)
     values (coalesce(control_embeddings.worker, '*'), control_embeddings.desired_state)
     on conflict on constraint embedding_control_pkey do update set desired_state = excluded.desired_state, since = now();
+    perform embedding.audit(
+        'controlled', null, null, control_embeddings.source,
+        jsonb_strip_nulls(jsonb_build_object(
+            'desired_state', control_embeddings.desired_state, 'worker', control_embeddings.worker, 'workers', reached)));
     perform pg_notify('embedding_queue', '');
     return reached;
 end $$;

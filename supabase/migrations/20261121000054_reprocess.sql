@@ -33,7 +33,8 @@ create function public.reprocess_embeddings(
     only_column text default null,
     after_id bigint default 0,
     batch integer default 2000,
-    dry_run boolean default false
+    dry_run boolean default false,
+    source text default 'sql'
 )
 returns table (matched integer, looked_to bigint, examples jsonb)
 language plpgsql
@@ -96,6 +97,11 @@ begin
                      for update skip locked),
             false);
         perform embedding.wake();
+    end if;
+    if not dry_run then
+        perform embedding.audit_batch(
+            'reprocessed', only_table, only_column, source, jsonb_build_object('pattern', left(pattern, 200)), after_id = 0,
+            matched, looked_to);
     end if;
     return next;
 end $$;

@@ -1,10 +1,10 @@
 -- Why:   a column gets the vectors of another model beside those it has, while searches go on. Each such undertaking has a
---        row, and each of its steps an event that nobody can change.
+--        row, and each of its steps an entry in embedding_audit.
 -- Locks: nothing, the tables are new.
 -- Undo:  drop function public.reembedding_usage, public.reembedding_progress, embedding.raise_locked, embedding.lock_holders;
 --        drop function embedding.refuse_in_reembedding cascade; drop function
---        embedding.check_reembedding, embedding.open_reembedding; drop table public.embedding_reembedding_events,
---        public.embedding_reembeddings; drop function embedding.refuse_change;
+--        embedding.check_reembedding, embedding.open_reembedding; alter table public.embedding_audit
+--        drop constraint embedding_audit_of_known_reembedding; drop table public.embedding_reembeddings;
 --
 -- The *named column* is the one that people name. Its serving target may keep its vectors in another column (`serves` of
 -- embedding_targets): a swap changes which target serves it, and never the name of a column.
@@ -34,39 +34,8 @@ create table public.embedding_reembeddings (
 create unique index embedding_reembeddings_one_open
     on public.embedding_reembeddings (table_name, embedding_column) where ended_at is null;
 
-create table public.embedding_reembedding_events (
-    id bigint generated always as identity primary key,
-    reembedding_id integer not null references public.embedding_reembeddings,
-    at timestamptz not null default clock_timestamp(),
-    actor text not null default session_user,
-    source text not null,                          -- cli | sql | api
-    event text not null,                           -- started, swapped, ...
-    from_state text,
-    to_state text not null,
-    figures jsonb,                                 -- what was measured or kept then
-    constraint embedding_reembedding_events_known_source check (source in ('cli', 'sql', 'api'))
-);
-
-create index embedding_reembedding_events_of_one on public.embedding_reembedding_events (reembedding_id, id);
-
-create function embedding.refuse_change()
-returns trigger
-language plpgsql
-set search_path = '', pg_temp
-as $$
-begin
-    raise exception 'the events of re-embeddings cannot be changed'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'They are a record of who did what.';
-end $$;
-
-create trigger embedding_reembedding_events_stay
-    before update or delete on public.embedding_reembedding_events
-    for each row execute function embedding.refuse_change();
-create trigger embedding_reembedding_events_all_stay
-    before truncate on public.embedding_reembedding_events
-    for each statement execute function embedding.refuse_change();
-alter table public.embedding_reembedding_events enable always trigger embedding_reembedding_events_stay;
-alter table public.embedding_reembedding_events enable always trigger embedding_reembedding_events_all_stay;
+alter table public.embedding_audit
+    add constraint embedding_audit_of_known_reembedding foreign key (reembedding_id) references public.embedding_reembeddings;
 
 -- The open re-embedding of a target. No row: there is none.
 create function embedding.open_reembedding(target_id integer)
@@ -266,8 +235,7 @@ begin
 end $$;
 
 select embedding.let_workers_read('public.embedding_reembeddings');
-select embedding.let_workers_read('public.embedding_reembedding_events');
 select embedding.protect_functions(
-    'embedding.refuse_change', 'embedding.open_reembedding', 'embedding.check_reembedding', 'embedding.refuse_in_reembedding',
+    'embedding.open_reembedding', 'embedding.check_reembedding', 'embedding.refuse_in_reembedding',
     'embedding.lock_holders', 'embedding.raise_locked');
 select embedding.let_workers_call('public.reembedding_progress', 'public.reembedding_usage');

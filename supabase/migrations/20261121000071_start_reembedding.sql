@@ -6,22 +6,17 @@
 --        embedding.grant_column, embedding.column_grants, embedding.new_store_name, embedding.check_start, embedding.store_of,
 --        embedding.kind_of_vectors, embedding.record_event;
 
--- Adds an event to the record of a re-embedding, which is in its new state already.
+-- Adds a step of a re-embedding, which is in its new state already, to the audit.
 create function embedding.record_event(
     reembedding public.embedding_reembeddings, event text, from_state text, source text, figures jsonb
 )
 returns void
-language plpgsql
+language sql
 set search_path = '', pg_temp
 as $$
-begin
-    if source is null or source not in ('cli', 'sql', 'api') then
-        raise exception 'a re-embedding cannot be changed from %', quote_nullable(source)
-            using errcode = 'invalid_parameter_value', hint = 'The source is cli, sql or api.';
-    end if;
-    insert into public.embedding_reembedding_events (reembedding_id, source, event, from_state, to_state, figures)
-    values (reembedding.id, source, event, from_state, reembedding.state, figures);
-end $$;
+    select embedding.audit(event, reembedding.table_name, reembedding.embedding_column, source, figures, reembedding.id,
+                           from_state, reembedding.state);
+$$;
 
 -- The type of the vectors of a target: vector or halfvec.
 create function embedding.kind_of_vectors(target public.embedding_targets)
@@ -226,12 +221,13 @@ begin
     if store = 'column' then
         perform embedding.make_store(old, new_column, vector_type);
     end if;
-    new := public.watch_embeddings(
-        relation, old.source, new_column, start_reembedding.model, old.filter, start_reembedding.dimensions,
-        greatest(old.priority - 10, -32768)::smallint, old.debounce, old.on_change, old.on_too_long, null::boolean,
+    new := (embedding.watch(relation, row(
+        old.source, new_column, start_reembedding.model, old.filter, start_reembedding.dimensions,
+        greatest(old.priority - 10, -32768)::smallint, old.debounce, old.on_change, old.on_too_long,
         start_reembedding.document_prompt, start_reembedding.query_prompt, old.language, old.chunk_format is not null,
         old.context, old.chunk_format, old.chunk_size, old.chunk_unit, old.max_chunks, old.enhance_model,
-        old.enhance_prompt, old.enhance_on_failure, nullif(store, 'chunks'));
+        old.enhance_prompt, old.enhance_on_failure, nullif(store, 'chunks')
+    )::embedding.wanted_target, null)).target;
     if store <> 'column' then
         execute format('alter table %s alter column embedding type %s', coalesce(new.chunks_relation, new.store_relation),
                        vector_type);

@@ -36,7 +36,7 @@ set search_path = '', pg_temp
 as $$
 declare
     reembedding public.embedding_reembeddings;
-    latest public.embedding_reembedding_events;
+    latest public.embedding_audit;
 begin
     select * into reembedding from public.embedding_reembeddings as known
      where known.table_name = watched_table and known.embedding_column = named_column
@@ -47,7 +47,7 @@ begin
             using errcode = 'undefined_object',
                   hint = 'Begin it first: select start_reembedding(table, embedding_column, model, dimensions).';
     elsif reembedding.state <> all (expected) then
-        select * into latest from public.embedding_reembedding_events as event
+        select * into latest from public.embedding_audit as event
          where event.reembedding_id = reembedding.id order by event.id desc limit 1;
         raise exception 'the re-embedding of column % of table % is %, not %', named_column, watched_table, reembedding.state,
                         array_to_string(expected, ' or ')

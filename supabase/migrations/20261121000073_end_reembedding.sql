@@ -59,7 +59,7 @@ begin
                   hint = format('Run `alter table %s not of` first.', target.relation);
     end if;
     delete from public.embedding_queue as job where job.target_id = target.id;
-    perform public.unwatch_embeddings(target.table_name, target.embedding_column);
+    perform embedding.unwatch(target.table_name, target.embedding_column);
     if is_column then
         execute format('alter table %s drop column if exists %I', target.relation, target.embedding_column);
     end if;
@@ -202,7 +202,7 @@ begin
     target := embedding.lock_store(target.id);
     update public.embedding_queue as job set embedding_column = target.serves where job.target_id = target.id;
     target := embedding.rename_store(target, (
-        select event.figures from public.embedding_reembedding_events as event
+        select event.figures from public.embedding_audit as event
          where event.reembedding_id = reembedding.id and event.event = 'finished'));
     update public.embedding_targets as known
        set embedding_column = target.embedding_column, serves = null, column_numbers = target.column_numbers,

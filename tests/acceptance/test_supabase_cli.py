@@ -486,7 +486,7 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
         "embedding_files_words",
         "embedding_queue_failed",
         "embedding_queue_owner",
-        "embedding_reembedding_events_of_one",
+        "embedding_audit_of_reembedding",
         "summaries_session_id",
     }
 

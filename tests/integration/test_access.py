@@ -216,6 +216,13 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select * from embedding_enhancements",
     "delete from embedding_enhancements",
     "select nextval('embedding.enhancement_kib')",
+    "insert into embedding_audit (actor, source, event) values ('me', 'sql', 'restored')",
+    "update embedding_audit set actor = 'nobody'",
+    "delete from embedding_audit",
+    "truncate embedding_audit",
+    "select embedding.audit('swapped', 'docs', 'embedding', 'sql', null)",
+    "delete from embedding_backups",
+    "update embedding_checks set state = 'sound'",
 ]
 
 
@@ -261,7 +268,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "   and relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
                 "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
                 "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
-                "   and relname !~ '^embedding_reembedding(s|_events)$'"
+                "   and relname !~ '^embedding_(reembeddings|audit|backups|checks|check_states)$'"
                 "   and relname !~ '^embedding_(files|folders|file_states)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
@@ -304,6 +311,13 @@ CALLS: list[LiteralString] = [
     "select * from claim_embedding_files('tests', array[gen_random_uuid()], 1, '1 minute')",
     "select * from find_embedding_files('words', 'a')",
     "select embedding_file_ids('a')",
+    "select * from list_embedding_audit()",
+    "select record_embedding_audit('restored', figures => '{}')",
+    "select end_embedding_backup(id, 'tests', 1, 1)"
+    "  from begin_embedding_backup('backups', 'tests', '1 minute')",
+    "select record_embedding_backup_check('backups', 'a')",
+    "select * from begin_embedding_check('tests', '1 day', '1 minute')",
+    "select end_embedding_check(1, 'tests', 'sound', 1, 1, 0, 0)",
 ]
 
 
@@ -360,6 +374,10 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         for role in ("embedding_worker", "service_role")
         for name in (
             "embedding_announcements",
+            "embedding_audit",
+            "embedding_backups",
+            "embedding_check_states",
+            "embedding_checks",
             "embedding_control",
             "embedding_counts",
             "embedding_failures",
@@ -369,7 +387,6 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
             "embedding_progress",
             "embedding_providers",
             "embedding_queue",
-            "embedding_reembedding_events",
             "embedding_reembeddings",
             "embedding_status",
             "embedding_targets",
@@ -426,6 +443,8 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "as_stored",
         "as_worded",
         "backfill_embeddings",
+        "begin_embedding_backup",
+        "begin_embedding_check",
         "cache_embeddings",
         "cache_enhancements",
         "cached_embeddings",
@@ -438,6 +457,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "complete_embedding_file",
         "complete_embeddings",
         "conditions_sql",
+        "continue_embedding_check",
         "control_embeddings",
         "count_due",
         "count_due_embeddings",
@@ -454,7 +474,10 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_table_name",
         "embedding_worker_deregister",
         "embedding_worker_heartbeat",
+        "end_embedding_backup",
+        "end_embedding_check",
         "estimate_embeddings",
+        "extend_embedding_backup",
         "extend_embeddings",
         "fail_embeddings",
         "filter_sql",
@@ -470,6 +493,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "key_values_sql",
         "keys_sql",
         "known_embedding_files",
+        "list_embedding_audit",
         "list_embeddings",
         "missing_embeddings",
         "nearest_sql",
@@ -477,6 +501,8 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "passages_sql",
         "poll_embeddings",
         "recheck_embeddings",
+        "record_embedding_audit",
+        "record_embedding_backup_check",
         "record_embedding_files",
         "record_id_sql",
         "record_match_sql",
@@ -519,7 +545,13 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from embedding_control",
     "select * from embedding_progress",
     "select * from embedding_reembeddings",
-    "select * from embedding_reembedding_events",
+    "select * from embedding_audit",
+    "select * from embedding_backups",
+    "select * from embedding_checks",
+    "select * from list_embedding_audit()",
+    "select record_embedding_audit('restored')",
+    "select * from begin_embedding_backup('backups', 'tests', '1 minute')",
+    "select * from begin_embedding_check('tests', '1 day', '1 minute')",
     "select * from reembedding_progress(1)",
     "select * from reembedding_usage(1)",
     "select control_embeddings('pause')",
@@ -686,15 +718,20 @@ CALLED_BY_WORKERS = [
     *names(
         "public",
         """
-        announce_embedding_event backfill_embeddings cache_embeddings cache_enhancements
+        announce_embedding_event backfill_embeddings begin_embedding_backup
+        begin_embedding_check cache_embeddings cache_enhancements
         cached_embeddings cached_enhancements claim_embedding_files claim_embeddings
-        complete_documents complete_embedding_file complete_embeddings control_embeddings
+        complete_documents complete_embedding_file complete_embeddings
+        continue_embedding_check control_embeddings
         count_due_embeddings diagnose_embeddings embedding_command embedding_database_load
         embedding_file_ids embedding_provider_report embedding_rate embedding_schema_version
         embedding_stats embedding_table_name embedding_worker_deregister
-        embedding_worker_heartbeat estimate_embeddings extend_embeddings fail_embeddings
-        find_embedding_files finish_embedding_scan known_embedding_files list_embeddings
-        poll_embeddings recheck_embeddings record_embedding_files reembedding_progress
+        embedding_worker_heartbeat end_embedding_backup end_embedding_check
+        estimate_embeddings extend_embedding_backup extend_embeddings fail_embeddings
+        find_embedding_files finish_embedding_scan known_embedding_files
+        list_embedding_audit list_embeddings
+        poll_embeddings recheck_embeddings record_embedding_audit
+        record_embedding_backup_check record_embedding_files reembedding_progress
         reembedding_usage release_embeddings reprocess_embeddings requeue_embeddings
         sample_embeddings stage_chunks start_embedding_scan verify_embeddings
         """,
@@ -730,7 +767,8 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        add_column another_row_works beside_record_sql blind_spot body_of cast_sql
+        add_column another_row_works audit audit_batch audit_watch backup_is_due
+        beside_record_sql blind_spot body_of cast_sql
         change_model changed_jobs check_cast check_dependents check_identity check_in_chunks
         check_lengths check_names check_pattern check_reembedding check_rename
         check_side_key check_side_names check_source check_start chunking claim
@@ -764,7 +802,7 @@ CALLED_BY_NOBODY = [
         make_store make_triggers match_function_name match_functions match_statement
         match_statement_sql match_store_sql match_words_sql may_be_inside may_pass
         missing_records missing_sql name_chunk_tables name_store new_store_name
-        new_vector_type next_records open_for_vectors open_reembedding open_table
+        new_backup_name new_vector_type next_records open_for_vectors open_reembedding open_table
         open_verified owner_sql parsing_target percentile plan_chunks plan_enhancement
         plan_model plan_settings plan_store plan_table plan_vector_index plan_watch
         planned_full_text planned_prompt planned_side_width planned_width protect_functions
@@ -777,9 +815,9 @@ CALLED_BY_NOBODY = [
         store_target stored_chunks stored_column stored_count stored_width stores_of
         suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
         text_sql text_to_embed texts texts_to_embed tie_side_table trigger_sql
-        triggered_table trusts trusts_vectors unstaged vector_index_progress
+        triggered_table trusts trusts_vectors unstaged unwatch vector_index_progress
         vector_index_sql vector_indexes_of vector_type verified_range verified_sql
-        visible_character wake write_match_function write_passage_match_function write_sql
+        visible_character wake watch write_match_function write_passage_match_function write_sql
         write_vectors
         """,
     ),
@@ -832,7 +870,10 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
         ("embedding_announcements", True),
+        ("embedding_audit", True),
+        ("embedding_backups", True),
         ("embedding_cache", True),
+        ("embedding_checks", True),
         ("embedding_control", True),
         ("embedding_counts", True),
         ("embedding_enhancements", True),
@@ -840,7 +881,6 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_folders", True),
         ("embedding_providers", True),
         ("embedding_queue", True),
-        ("embedding_reembedding_events", True),
         ("embedding_reembeddings", True),
         ("embedding_targets", True),
         ("embedding_usage", True),

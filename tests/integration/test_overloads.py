@@ -19,6 +19,7 @@ from tests.integration.tables import completions_of, create_role, embed
 from worker.database.migrations import scheduled, seed
 from worker.errors import SchemaError
 from worker.queue import (
+    Checked,
     Chunk,
     ChunkText,
     Completion,
@@ -27,6 +28,7 @@ from worker.queue import (
     FoundFile,
     Place,
     Report,
+    Target,
     Usage,
 )
 from worker.queue.functions import FUNCTIONS
@@ -200,6 +202,25 @@ def use_files(queue: PostgresQueue) -> None:
     assert queue.remove_folder("handbook") == 1
 
 
+def use_safekeeping(queue: PostgresQueue, target: Target) -> None:
+    """Call each function about the audit, backups and checks."""
+    queue.record_audit("restored", "docs", "embedding", figures={"rows": 1})
+    assert queue.audit("docs", 1)[0].event == "restored"
+    backup = queue.begin_backup("backups", "tests", SCOPE.lease)
+    assert backup
+    assert queue.extend_backup(backup, SCOPE.lease, 1, 10)
+    assert queue.end_backup(backup, 2, 20)
+    assert queue.record_backup_check("backups", backup.name, None)
+    assert queue.backups()[0].state == "complete"
+    check = queue.begin_check(
+        "tests", timedelta(days=1), SCOPE.lease, target.table_name, "embedding"
+    )
+    assert check
+    assert queue.continue_check(check, SCOPE.lease, "1", {"rows": 1})
+    assert queue.end_check(check, "sound", Checked(rows=1, vectors=1))
+    assert queue.checks()[0].state == "sound"
+
+
 def use_everything(queue: PostgresQueue) -> None:
     """Call each function of the SQL API, by each method of the queue."""
     queue.check_schema()
@@ -249,6 +270,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.failures()
     use_reembeddings(queue)
     use_files(queue)
+    use_safekeeping(queue, queue.target("docs", "embedding"))
     queue.deregister(SCOPE)
     assert queue.table_name("squatted") == "squatted"
     assert queue.unwatch("docs", "embedding")

@@ -449,8 +449,8 @@ def test_it_goes_on_in_a_restored_dump(
         fresh.rename_reembedded(*NAME)
         assert are_in_step(restored)
         assert nearest(restored, NEW, "new") == ("new", 1.0)
-        statement: LiteralString = "delete from embedding_reembedding_events"
-        assert refusal(restored, statement)[0] == "the events of re-embeddings cannot be changed"
+        statement: LiteralString = "delete from embedding_audit"
+        assert refusal(restored, statement)[0] == "the audit cannot be changed"
 
 
 def test_readers_are_locked_out_only_at_the_end(

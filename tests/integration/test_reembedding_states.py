@@ -279,7 +279,7 @@ REFUSED: dict[str, tuple[LiteralString, LiteralString, str, str]] = {
         "a vector column cannot have 5000 dimensions", "from 1 to 4000"),
     "no source": ("",
         "select start_reembedding('docs', 'embedding', 'test:new', 3, source => 'web')",
-        "a re-embedding cannot be changed from 'web'", "cli, sql or api"),
+        "a call cannot come from 'web'", "cli, sql or api"),
     "another type": (
         "",
         "select start_reembedding('docs', 'embedding', 'test:new', 3,"
@@ -376,18 +376,18 @@ def test_every_step_is_recorded_with_who_where_and_what(queue: PostgresQueue, db
 @pytest.mark.parametrize(
     "statement",
     [
-        "update embedding_reembedding_events set actor = 'nobody'",
-        "delete from embedding_reembedding_events",
-        "truncate embedding_reembedding_events",
-        "set session_replication_role = replica; delete from embedding_reembedding_events",
+        "update embedding_audit set actor = 'nobody'",
+        "delete from embedding_audit",
+        "truncate embedding_audit",
+        "set session_replication_role = replica; delete from embedding_audit",
     ],
 )
 def test_the_record_cannot_be_changed(
     db: Database, queue: PostgresQueue, statement: LiteralString
 ) -> None:
-    start(queue)
-    assert refusal(db, statement)[0] == "the events of re-embeddings cannot be changed"
-    assert value(db, "select count(*) from embedding_reembedding_events") == 1
+    begun = start(queue)
+    assert refusal(db, statement)[0] == "the audit cannot be changed"
+    assert len(queue.reembedding_events(begun)) == 1
 
 
 def test_progress_is_counted_without_reading_the_jobs(db: Database, queue: PostgresQueue) -> None:

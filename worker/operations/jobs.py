@@ -11,7 +11,7 @@ from typing import Any, Literal
 from worker.errors import SettingsError, StatementTimeout
 from worker.operations.batches import batches
 from worker.operations.session import select
-from worker.queue import AdminQueue, ListedJob, Reprocessed, Requeued
+from worker.queue import AdminQueue, ListedJob, Reprocessed, Requeued, Source
 
 MOST_EXAMPLES = 3
 CHANGED = "changed"  # the error class of a text that changed between two reads
@@ -47,6 +47,7 @@ def requeue(
     column: str | None = None,
     record: str | None = None,
     error_class: str | None = None,
+    source: Source = "api",
     stop: Event | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> int:
@@ -69,6 +70,7 @@ def requeue(
             error_class=error_class,
             after=after,
             failed_before=began,
+            source=source,
         )
         began = began or batch.called_at
         return batch
@@ -95,7 +97,12 @@ def find_matches(
     matched = 0
     examples: list[dict[str, Any]] = []
     selection = select(queue, table, column)
-    for batch in _matching(queue, pattern, selection.table, selection.column, None, dry_run=True):
+    found = _matching(
+        lambda after: queue.reprocess(
+            pattern, selection.table, selection.column, after, dry_run=True
+        )
+    )
+    for batch in found:
         matched += batch.matched
         examples += batch.examples[: MOST_EXAMPLES - len(examples)]
         on_batch(matched)
@@ -108,6 +115,7 @@ def reprocess(
     *,
     table: str | None = None,
     column: str | None = None,
+    source: Source = "api",
     stop: Event | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> int:
@@ -118,7 +126,13 @@ def reprocess(
     """
     requeued = 0
     selection = select(queue, table, column)
-    for batch in _matching(queue, pattern, selection.table, selection.column, stop, dry_run=False):
+    matching = _matching(
+        lambda after: queue.reprocess(
+            pattern, selection.table, selection.column, after, dry_run=False, source=source
+        ),
+        stop,
+    )
+    for batch in matching:
         requeued += batch.matched
         on_batch(requeued)
     return requeued
@@ -131,19 +145,11 @@ def find_unsteady_jobs(queue: AdminQueue, table: str | None, column: str | None)
 
 
 def _matching(
-    queue: AdminQueue,
-    pattern: str,
-    table: str | None,
-    column: str | None,
-    stop: Event | None,
-    *,
-    dry_run: bool,
+    call: Callable[[int], Reprocessed], stop: Event | None = None
 ) -> Iterator[Reprocessed]:
     """Go through the queue for what matches."""
     try:
-        yield from batches(
-            lambda after: queue.reprocess(pattern, table, column, after, dry_run=dry_run), stop
-        )
+        yield from batches(call, stop)
     except StatementTimeout:
         raise SettingsError(
             "the pattern takes more than five seconds for a single text",

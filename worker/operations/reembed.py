@@ -275,12 +275,14 @@ def resume(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api
     return reembedding
 
 
-def retry_failed(queue: PostgresQueue, reembedding: Reembedding) -> int:
+def retry_failed(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api") -> int:
     """Make the failed jobs of the new vectors pending again. Returns how many.
 
     Running workers do them, or `resume` and the stages after it.
     """
-    return requeue(queue, table=reembedding.table_name, column=reembedding.new_column)
+    return requeue(
+        queue, table=reembedding.table_name, column=reembedding.new_column, source=source
+    )
 
 
 def swap(

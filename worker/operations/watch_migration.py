@@ -43,6 +43,7 @@ def _migration(wanted: WatchRequest, options: WatchOptions) -> str:
             "source": wanted.source,
             "embedding_column": wanted.column,
             **{name: options.get(name) for name in WatchOptions.__annotations__},
+            "audit_source": "sql",
         },
     )
     types = FUNCTIONS["watch_embeddings"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from worker.embedders.registry import check_model, open_embedder, own_prompts
 from worker.errors import SettingsError
-from worker.queue import Target, WatchOptions, WatchPreview, searched_by
+from worker.queue import Source, Target, WatchOptions, WatchPreview, searched_by
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 
@@ -52,10 +52,16 @@ class WatchPlan:
     request: WatchRequest
     preview: WatchPreview
 
-    def apply(self) -> Target:
+    def apply(self, audit_source: Source = "api") -> Target:
         """Watch the column as planned. The index over its words is built by `build_index`."""
         wanted = self.request
-        return self.queue.watch(wanted.table, wanted.source, wanted.column, **wanted.options)
+        return self.queue.watch(
+            wanted.table,
+            wanted.source,
+            wanted.column,
+            audit_source=audit_source,
+            **wanted.options,
+        )
 
     def build_index(self, target: Target, on_start: Callable[[], None] = lambda: None) -> None:
         """Build the index that a column with a language needs, if it is not there.
@@ -140,12 +146,12 @@ def _chat_model(settings: Settings, options: WatchOptions, before: Target | None
     return f"ollama:{settings.ollama_llm_model}" if is_wanted else given
 
 
-def unwatch(queue: PostgresQueue, table: str, column: str) -> None:
+def unwatch(queue: PostgresQueue, table: str, column: str, source: Source = "api") -> None:
     """Stop keeping a column in step. Its vectors stay; a side table and chunks are dropped.
 
     Raises SettingsError if it is not watched.
     """
-    if not queue.unwatch(table, column):
+    if not queue.unwatch(table, column, source=source):
         raise SettingsError(
             f"column {column} of table {table} is not watched",
             "`worker targets` lists the watched columns.",

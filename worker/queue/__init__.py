@@ -1,6 +1,9 @@
 """The SQL API of `supabase/migrations`, seen from Python."""
 
+from worker.queue.audit import AuditEntry, RecordedEvent, Source
+from worker.queue.backups import BackupState, KnownBackup
 from worker.queue.cache import Cached
+from worker.queue.checks import Check, Checked, CheckState
 from worker.queue.chunks import (
     BLANK_LINE,
     Chunk,
@@ -41,14 +44,13 @@ from worker.queue.jobs import (
     SettledStatus,
     TextKey,
 )
-from worker.queue.protocols import AdminQueue, FolderQueue, Queue
+from worker.queue.protocols import AdminQueue, FolderQueue, Queue, SafekeepingQueue
 from worker.queue.reembeddings import (
     Reembedding,
     ReembeddingEvent,
     ReembeddingProgress,
     ReembeddingState,
     ReembeddingUsage,
-    Source,
     VectorKind,
 )
 from worker.queue.reports import (
@@ -92,7 +94,12 @@ from worker.queue.workers import (
 __all__ = [
     "BLANK_LINE",
     "AdminQueue",
+    "AuditEntry",
+    "BackupState",
     "Cached",
+    "Check",
+    "CheckState",
+    "Checked",
     "Chunk",
     "ChunkFormat",
     "ChunkText",
@@ -120,6 +127,7 @@ __all__ = [
     "FoundFile",
     "Job",
     "JobId",
+    "KnownBackup",
     "KnownFile",
     "LeaseKey",
     "Level",
@@ -131,6 +139,7 @@ __all__ = [
     "Queue",
     "QueueProgress",
     "Rechecked",
+    "RecordedEvent",
     "Reembedding",
     "ReembeddingEvent",
     "ReembeddingProgress",
@@ -141,6 +150,7 @@ __all__ = [
     "Report",
     "Reprocessed",
     "Requeued",
+    "SafekeepingQueue",
     "Scope",
     "Session",
     "SettledStatus",

@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.database.migrations import check_version
+from worker.queue.audit import AuditCalls, Source
+from worker.queue.backups import BackupCalls
+from worker.queue.checks import CheckCalls
 from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Requeued, Scope
 from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
 from worker.queue.reembeddings import ReembeddingReports
@@ -44,7 +47,7 @@ class _DueJobs:
     due_exact: bool
 
 
-class AdminCalls(ReembeddingReports):
+class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls):
     """The AdminQueue protocol, except calls of workers and calls that depend on the transport."""
 
     def check_schema(self) -> None:
@@ -99,6 +102,7 @@ class AdminCalls(ReembeddingReports):
         after: int = 0,
         batch: int = JOBS_IN_ONE_CALL,
         failed_before: datetime | None = None,
+        source: Source = "api",
     ) -> Requeued:
         return self._batch(
             Requeued,
@@ -111,6 +115,7 @@ class AdminCalls(ReembeddingReports):
             only_error_class=error_class,
             after_id=after,
             failed_before=failed_before,
+            source=source,
         )
 
     def list_jobs(
@@ -134,6 +139,7 @@ class AdminCalls(ReembeddingReports):
         batch: int = JOBS_IN_ONE_CALL,
         *,
         dry_run: bool,
+        source: Source = "api",
     ) -> Reprocessed:
         return self._batch(
             Reprocessed,
@@ -144,6 +150,7 @@ class AdminCalls(ReembeddingReports):
             only_column=column,
             after_id=after,
             dry_run=dry_run,
+            source=source,
         )
 
     def recheck(
@@ -168,8 +175,14 @@ class AdminCalls(ReembeddingReports):
     def stats(self, since: timedelta) -> Stats:
         return self._rows(Stats, "embedding_stats", since=since)[0]
 
-    def control(self, desired_state: DesiredState, worker: str | None = None) -> int:
-        return int(self._call("control_embeddings", desired_state=desired_state, worker=worker))
+    def control(
+        self, desired_state: DesiredState, worker: str | None = None, *, source: Source = "api"
+    ) -> int:
+        return int(
+            self._call(
+                "control_embeddings", desired_state=desired_state, worker=worker, source=source
+            )
+        )
 
     def commands(self) -> list[StandingCommand]:
         return self._read(StandingCommand, "embedding_control", "worker")

@@ -74,6 +74,20 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "embedding_column": "text",
         "batch": "integer",
     },
+    "begin_embedding_backup": {
+        "destination": "text",
+        "worker": "text",
+        "lease_for": "interval",
+        "every": "interval",
+        "only_table": "text",
+    },
+    "begin_embedding_check": {
+        "worker": "text",
+        "every": "interval",
+        "lease_for": "interval",
+        "only_table": "text",
+        "only_column": "text",
+    },
     "cache_embeddings": {
         "model": "text",
         "hashes": "bytea[]",
@@ -141,7 +155,15 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "unenhanced": "text[]",
         "again_in": "interval[]",
     },
-    "control_embeddings": {"desired_state": "text", "worker": "text"},
+    "continue_embedding_check": {
+        "target_id": "integer",
+        "worker": "text",
+        "lease_for": "interval",
+        "looked_to": "text",
+        "found_so_far": "jsonb",
+        "state": "text",
+    },
+    "control_embeddings": {"desired_state": "text", "worker": "text", "source": "text"},
     "convert_embeddings": {
         "relation": "regclass",
         "embedding_column": "text",
@@ -177,12 +199,41 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "listens": "boolean",
         "rss_mb": "real",
     },
+    "end_embedding_backup": {
+        "id": "bigint",
+        "worker": "text",
+        "rows": "bigint",
+        "bytes": "bigint",
+        "error": "text",
+        "source": "text",
+    },
+    "end_embedding_check": {
+        "target_id": "integer",
+        "worker": "text",
+        "state": "text",
+        "rows": "bigint",
+        "vectors": "bigint",
+        "lost": "bigint",
+        "overwritten": "bigint",
+        "from_cache": "bigint",
+        "from_backup": "bigint",
+        "requeued": "bigint",
+        "over_budget": "bigint",
+        "source": "text",
+    },
     "estimate_embeddings": {
         "default_model": "text",
         "only_table": "text",
         "only_column": "text",
         "missing": "boolean",
         "sample": "integer",
+    },
+    "extend_embedding_backup": {
+        "id": "bigint",
+        "worker": "text",
+        "lease_for": "interval",
+        "rows": "bigint",
+        "bytes": "bigint",
     },
     "extend_embeddings": {
         "worker": "text",
@@ -217,6 +268,11 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "problem": "text",
     },
     "finish_reembedding": _STEP,
+    "list_embedding_audit": {
+        "only_table": "text",
+        "only_reembedding": "integer",
+        "max_rows": "integer",
+    },
     "list_embeddings": {
         "statuses": "text[]",
         "only_table": "text",
@@ -239,6 +295,14 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "pause_reembedding": _STEP,
     "preview_watch_embeddings": {**_WATCH, "default_model": "text"},
     "known_embedding_files": {"folder": "uuid", "after_id": "bigint", "batch": "integer"},
+    "record_embedding_audit": {
+        "event": "text",
+        "table_name": "text",
+        "embedding_column": "text",
+        "source": "text",
+        "figures": "jsonb",
+    },
+    "record_embedding_backup_check": {"destination": "text", "name": "text", "problem": "text"},
     "record_embedding_files": {
         "folder": "uuid",
         "lease": "uuid",
@@ -276,6 +340,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "after_id": "bigint",
         "batch": "integer",
         "dry_run": "boolean",
+        "source": "text",
     },
     "requeue_embeddings": {
         "only_status": "text",
@@ -286,6 +351,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "after_id": "bigint",
         "batch": "integer",
         "failed_before": "timestamp with time zone",
+        "source": "text",
     },
     "resume_reembedding": _STEP,
     "rollback_reembedding": _STEP,
@@ -330,7 +396,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "source": "text",
     },
     "swap_reembedding": _STEP,
-    "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text"},
+    "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text", "source": "text"},
     "verify_embeddings": {
         "watched_table": "text",
         "embedding_column": "text",
@@ -341,7 +407,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "usual_length": "double precision",
         "tolerance": "double precision",
     },
-    "watch_embeddings": _WATCH,
+    "watch_embeddings": {**_WATCH, "audit_source": "text"},
 }
 
 STATEMENT_TIMEOUTS: dict[str, str] = {"reprocess_embeddings": "5s", "requeue_embeddings": "5s"}

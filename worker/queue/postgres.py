@@ -11,6 +11,7 @@ from worker.database.history import RESTORED_IN_PART, MigrationHistory
 from worker.database.migrations import Migration, check_version
 from worker.errors import SchemaError, SettingsError
 from worker.queue.admin_calls import AdminCalls
+from worker.queue.audit import Source
 from worker.queue.files import FileCalls, FolderCalls
 from worker.queue.reembeddings import ReembeddingCalls
 from worker.queue.reports import Session
@@ -66,11 +67,17 @@ class PostgresQueue(WorkerCalls, AdminCalls, FileCalls, FolderCalls, Reembedding
     # -- the targets
 
     def watch(
-        self, table: str, source: str | None, column: str, **options: Unpack[WatchOptions]
+        self,
+        table: str,
+        source: str | None,
+        column: str,
+        *,
+        audit_source: Source = "api",
+        **options: Unpack[WatchOptions],
     ) -> Target:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
         arguments = self._watch_arguments(table, source, column, options)
-        return self._rows(Target, "watch_embeddings", **arguments)[0]
+        return self._rows(Target, "watch_embeddings", **arguments, audit_source=audit_source)[0]
 
     def preview_watch(
         self,
@@ -107,13 +114,14 @@ class PostgresQueue(WorkerCalls, AdminCalls, FileCalls, FolderCalls, Reembedding
         }
         return [row[function] for row in self._postgres.rows(function, arguments, {function: str})]
 
-    def unwatch(self, table: str, column: str) -> bool:
+    def unwatch(self, table: str, column: str, *, source: Source = "api") -> bool:
         """Stop keeping `column` in step. False if it was not watched."""
         return bool(
             self._call(
                 "unwatch_embeddings",
                 watched_table=self.table_name(table),
                 embedding_column=column,
+                source=source,
             )
         )
 

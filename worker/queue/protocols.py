@@ -10,7 +10,10 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from worker.queue.audit import AuditEntry, RecordedEvent, Source
+from worker.queue.backups import KnownBackup
 from worker.queue.cache import Cached
+from worker.queue.checks import Check, Checked, CheckState
 from worker.queue.chunks import DocumentCompletion
 from worker.queue.files import (
     FILES_IN_ONE_CALL,
@@ -248,7 +251,111 @@ class FolderQueue(Protocol):
         """Write the text of a file and complete its job. Returns why not, if it was refused."""
 
 
-class AdminQueue(Queue, FolderQueue, Protocol):
+class SafekeepingQueue(Protocol):
+    """The calls about the audit, backups, and checks of the stored vectors."""
+
+    def audit(self, table: str | None = None, limit: int = 20) -> list[AuditEntry]:
+        """Return the latest entries, the newest first; of a table, by the name in its entries.
+
+        At most 1000.
+        """
+
+    def record_audit(
+        self,
+        event: RecordedEvent,
+        table: str | None = None,
+        column: str | None = None,
+        *,
+        source: Source = "api",
+        figures: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add an entry for what this program has done, with at most 2000 characters of figures."""
+
+    def backups(self) -> list[KnownBackup]:
+        """Return the backups that the database knows, the earliest first."""
+
+    def begin_backup(
+        self,
+        destination: str,
+        worker: str,
+        lease_for: timedelta,
+        every: timedelta | None = None,
+        table: str | None = None,
+    ) -> KnownBackup | None:
+        """Begin a backup, or continue the one that failed or whose worker died.
+
+        None: it is not due, or another worker makes it. `every`: only if that time has passed since
+        the last one was complete. `destination` must not contain a key or a password.
+        """
+
+    def extend_backup(
+        self,
+        backup: KnownBackup,
+        lease_for: timedelta,
+        rows: int | None = None,
+        bytes: int | None = None,
+    ) -> bool:
+        """Report how far a backup is, and extend its lease. False: another worker has it by now.
+
+        With a lease of 0, another worker can continue it at once.
+        """
+
+    def end_backup(
+        self,
+        backup: KnownBackup,
+        rows: int,
+        bytes: int,
+        error: str | None = None,
+        *,
+        source: Source = "api",
+    ) -> bool:
+        """End a backup: it is complete, or, with an error, failed.
+
+        False: another worker has it by now.
+        """
+
+    def record_backup_check(self, destination: str, name: str, problem: str | None) -> bool:
+        """Record that a backup was read back, and what was wrong with it.
+
+        False: this database does not know it.
+        """
+
+    def checks(self) -> list[Check]:
+        """Return the checks of all columns that were ever checked."""
+
+    def begin_check(
+        self,
+        worker: str,
+        every: timedelta,
+        lease_for: timedelta,
+        table: str | None = None,
+        column: str | None = None,
+    ) -> Check | None:
+        """Begin a walk over the column that needs it most, or continue one whose worker has died.
+
+        None: none is due, or others do it.
+        """
+
+    def continue_check(
+        self,
+        check: Check,
+        lease_for: timedelta,
+        looked_to: str | None = None,
+        found_so_far: Mapping[str, Any] | None = None,
+        state: CheckState | None = None,
+    ) -> bool:
+        """Record how far a walk is, and extend its lease. False: another worker has it by now.
+
+        What is None stays as it is. With a lease of 0, another worker can continue it at once.
+        """
+
+    def end_check(
+        self, check: Check, state: CheckState, checked: Checked, *, source: Source = "api"
+    ) -> bool:
+        """End a walk. False: another worker has it by now."""
+
+
+class AdminQueue(Queue, FolderQueue, SafekeepingQueue, Protocol):
     """The interface of a queue for the commands, which includes that for the engine.
 
     Raises SettingsError, with the message of the database, if a request is not valid.
@@ -277,11 +384,13 @@ class AdminQueue(Queue, FolderQueue, Protocol):
         after: int = 0,
         batch: int = JOBS_IN_ONE_CALL,
         failed_before: datetime | None = None,
+        source: Source = "api",
     ) -> Requeued:
         """Make jobs pending again that match all given arguments, at most `batch` of them.
 
         The batch begins after the job `after`. A job that failed since `failed_before` is left
-        out if `status` is failed; it is not used otherwise.
+        out if `status` is failed; it is not used otherwise. The audit gets one entry for all
+        batches, with the `source` of the call.
         """
 
     def list_jobs(
@@ -298,6 +407,7 @@ class AdminQueue(Queue, FolderQueue, Protocol):
         batch: int = JOBS_IN_ONE_CALL,
         *,
         dry_run: bool,
+        source: Source = "api",
     ) -> Reprocessed:
         """Make jobs pending whose text or id matches.
 
@@ -323,7 +433,9 @@ class AdminQueue(Queue, FolderQueue, Protocol):
     def stats(self, since: timedelta) -> Stats:
         """Return the statistics of this period until now."""
 
-    def control(self, desired_state: DesiredState, worker: str | None = None) -> int:
+    def control(
+        self, desired_state: DesiredState, worker: str | None = None, *, source: Source = "api"
+    ) -> int:
         """Send a command to all workers, or to one. Returns how many workers it reaches.
 
         Raises SettingsError if there is no such worker.
@@ -426,7 +538,7 @@ class AdminQueue(Queue, FolderQueue, Protocol):
         """Return all re-embeddings, the earliest first."""
 
     def reembedding_events(self, reembedding: Reembedding) -> list[ReembeddingEvent]:
-        """Return the steps of a re-embedding, the earliest first."""
+        """Return the latest steps of a re-embedding, the earliest of them first."""
 
     def reembedding_progress(self, reembedding: Reembedding) -> ReembeddingProgress:
         """Return how far the new vectors of a re-embedding are."""

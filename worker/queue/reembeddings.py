@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from worker.queue.audit import AUDIT_IN_ONE_CALL, Source
 from worker.queue.calls import Calls
 from worker.queue.targets import Store
 
@@ -14,8 +15,6 @@ ReembeddingState = Literal[
     "filling", "paused", "indexing", "verifying", "ready", "swapped", "finished", "cancelled"
 ]
 VectorKind = Literal["vector", "halfvec"]
-Source = Literal["cli", "sql", "api"]
-"""Where a step of a re-embedding was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +117,15 @@ class ReembeddingReports(Calls):
         return self._read(Reembedding, "embedding_reembeddings", "id")
 
     def reembedding_events(self, reembedding: Reembedding) -> list[ReembeddingEvent]:
-        """Return the steps of a re-embedding, the earliest first."""
-        every = self._read(ReembeddingEvent, "embedding_reembedding_events", "id")
-        return [event for event in every if event.reembedding_id == reembedding.id]
+        """Return the latest steps of a re-embedding, the earliest of them first."""
+        events = self._rows(
+            ReembeddingEvent,
+            "list_embedding_audit",
+            only_table=None,
+            only_reembedding=reembedding.id,
+            max_rows=AUDIT_IN_ONE_CALL,
+        )
+        return events[::-1]
 
     def reembedding_progress(self, reembedding: Reembedding) -> ReembeddingProgress:
         return self._rows(ReembeddingProgress, "reembedding_progress", id=reembedding.id)[0]

@@ -34,7 +34,7 @@ def wake(worker: Worker = None) -> None:
 
 def _send(desired_state: DesiredState, worker: str | None) -> None:
     with open_queue(load_settings()) as queue:
-        count = queue.control(desired_state, worker)
+        count = queue.control(desired_state, worker, source="cli")
     if worker:
         out(f"{_SENT[desired_state]} sent to {worker}.")
     else:

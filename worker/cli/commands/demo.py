@@ -52,7 +52,7 @@ def demo() -> int:
         if not queue.count_due(scope):
             say("(already embedded: requeued, to embed them again)")
             for table in ("sessions", "summaries", "handbook"):
-                queue.requeue(status=None, table=table)
+                queue.requeue(status=None, table=table, source="cli")
         say("", "3. worker process")
         result = process_visibly(Processing(queue, settings, scope, RunOptions()))
         print_summary(result, as_json=False)

@@ -74,6 +74,7 @@ def requeue(
             column=column,
             record=record_id,
             error_class=error_class,
+            source="cli",
             stop=stop,
             on_batch=lambda far: progress.say(f"requeued {counted(far, 'job')} so far"),
         )
@@ -201,6 +202,7 @@ def reprocess(
                     pattern,
                     table=table,
                     column=column,
+                    source="cli",
                     stop=stop,
                     on_batch=lambda far: progress.say(f"requeued {counted(far, 'job')} so far"),
                 )

@@ -183,7 +183,7 @@ def verify(column: OpenColumn = None, queries: ComparedBy = None) -> int:
 def retry_failed(column: OpenColumn = None) -> None:
     """Make the failed jobs of the new vectors pending again."""
     with open_database(load_settings()) as queue:
-        count = reembed.retry_failed(queue, reembed.find_reembedding(queue, column))
+        count = reembed.retry_failed(queue, reembed.find_reembedding(queue, column), "cli")
     out(f"Requeued: {count}")
 
 

@@ -129,7 +129,7 @@ def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool) -> None
     with open_database(settings) as queue:
         plan = watching.plan_watch(queue, settings, wanted)
         _agree(plan.preview, yes)
-        target = plan.apply()
+        target = plan.apply("cli")
         out(f"Watching: {name_of(target)} <- {target.source}")
         plan.build_index(target, lambda: say("building the index over the words; writers go on"))
     say("hint: to embed existing rows, run `worker backfill`, then `worker process`")
@@ -196,7 +196,7 @@ def unwatch(table: TableName, column: EmbeddingColumn, yes: AgreeToDrop = False)
         target = queue.target(table, column)
         if target.store != "column" and not yes:
             _agree_to_drop(target)
-        watching.unwatch(queue, table, column)
+        watching.unwatch(queue, table, column, "cli")
     out(f"Unwatched: {table}.{column}")
 
 

@@ -1,0 +1,76 @@
+"""The audit: who changed what became of the vectors, when, and from where. See docs/sql-api.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from worker.queue.calls import Calls
+
+Source = Literal["cli", "sql", "api"]
+"""Where a call comes from: a command, SQL, or a program that uses the Python API."""
+RecordedEvent = Literal["restored", "repaired"]
+AUDIT_IN_ONE_CALL = 1000  # the most rows that the Data API returns, by default
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A call that changed something.
+
+    `actor` is the role that called, `login` the one that logged in. `address` is that of the
+    client, or of a pooler or an API between. The last four are those of a step of a re-embedding;
+    `figures` say what was asked for or done.
+    """
+
+    id: int
+    at: datetime
+    actor: str
+    login: str
+    source: Source
+    application: str | None
+    address: str | None
+    event: str
+    table_name: str | None
+    embedding_column: str | None
+    figures: dict[str, Any] | None
+    reembedding_id: int | None
+    from_state: str | None
+    to_state: str | None
+
+
+class AuditCalls(Calls):
+    """Reads the audit, and adds to it what a program does in several calls."""
+
+    def audit(self, table: str | None = None, limit: int = 20) -> list[AuditEntry]:
+        """Return the latest entries, the newest first; of a table, by the name in its entries.
+
+        At most AUDIT_IN_ONE_CALL.
+        """
+        return self._rows(
+            AuditEntry,
+            "list_embedding_audit",
+            only_table=table,
+            only_reembedding=None,
+            max_rows=limit,
+        )
+
+    def record_audit(
+        self,
+        event: RecordedEvent,
+        table: str | None = None,
+        column: str | None = None,
+        *,
+        source: Source = "api",
+        figures: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add an entry for what this program has done, with at most 2000 characters of figures."""
+        self._call(
+            "record_embedding_audit",
+            event=event,
+            table_name=table,
+            embedding_column=column,
+            source=source,
+            figures=None if figures is None else dict(figures),
+        )

@@ -1,0 +1,131 @@
+"""Which backups were made, which is due, and who makes it. See docs/sql-api.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from worker.queue.audit import Source
+from worker.queue.calls import Calls
+
+BackupState = Literal["running", "complete", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBackup:
+    """A backup as the database knows it. Whether it is still there, only its destination knows.
+
+    `name` is the time when it was begun. `only_table` None: of all tables. `rows` and `bytes` are
+    what is written so far, `failures` the attempts in a row that failed, with the message of the
+    last one. `problem` is what was wrong when it was read back, at `checked_at`.
+    """
+
+    id: int
+    destination: str
+    name: str
+    only_table: str | None
+    state: BackupState
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None
+    lease_expires_at: datetime | None
+    rows: int
+    bytes: int
+    failures: int
+    error_message: str | None
+    checked_at: datetime | None
+    problem: str | None
+
+
+class BackupCalls(Calls):
+    """Begins and ends backups. What is written, the caller writes."""
+
+    def backups(self) -> list[KnownBackup]:
+        """Return the backups that the database knows, the earliest first."""
+        return self._read(KnownBackup, "embedding_backups", "id")
+
+    def begin_backup(
+        self,
+        destination: str,
+        worker: str,
+        lease_for: timedelta,
+        every: timedelta | None = None,
+        table: str | None = None,
+    ) -> KnownBackup | None:
+        """Begin a backup, or continue the one that failed or whose worker died.
+
+        None: it is not due, or another worker makes it. `every`: only if that time has passed since
+        the last one was complete. `destination` must not contain a key or a password.
+        """
+        found = self._rows(
+            KnownBackup,
+            "begin_embedding_backup",
+            destination=destination,
+            worker=worker,
+            lease_for=lease_for,
+            every=every,
+            only_table=table,
+        )
+        return found[0] if found else None
+
+    def extend_backup(
+        self,
+        backup: KnownBackup,
+        lease_for: timedelta,
+        rows: int | None = None,
+        bytes: int | None = None,
+    ) -> bool:
+        """Report how far a backup is, and extend its lease. False: another worker has it by now.
+
+        With a lease of 0, another worker can continue it at once.
+        """
+        return bool(
+            self._call(
+                "extend_embedding_backup",
+                id=backup.id,
+                worker=backup.worker,
+                lease_for=lease_for,
+                rows=rows,
+                bytes=bytes,
+            )
+        )
+
+    def end_backup(
+        self,
+        backup: KnownBackup,
+        rows: int,
+        bytes: int,
+        error: str | None = None,
+        *,
+        source: Source = "api",
+    ) -> bool:
+        """End a backup: it is complete, or, with an error, failed.
+
+        False: another worker has it by now.
+        """
+        return bool(
+            self._call(
+                "end_embedding_backup",
+                id=backup.id,
+                worker=backup.worker,
+                rows=rows,
+                bytes=bytes,
+                error=error,
+                source=source,
+            )
+        )
+
+    def record_backup_check(self, destination: str, name: str, problem: str | None) -> bool:
+        """Record that a backup was read back, and what was wrong with it.
+
+        False: this database does not know it.
+        """
+        return bool(
+            self._call(
+                "record_embedding_backup_check",
+                destination=destination,
+                name=name,
+                problem=problem,
+            )
+        )
