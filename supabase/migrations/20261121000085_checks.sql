@@ -8,8 +8,7 @@
 create table public.embedding_checks (
     target_id integer primary key,                 -- as in embedding_targets; unwatch_embeddings deletes the row
     state text,                                    -- null: no walk has ended yet
-    rows bigint,                                   -- what the last whole walk found ...
-    vectors bigint,
+    vectors bigint,                                -- what the last whole walk found: completed jobs ...
     lost bigint,
     overwritten bigint,
     checked_at timestamptz,                        -- ... and when
@@ -92,11 +91,12 @@ begin
     return found;
 end $$;
 
--- Ends a walk with what it has found, and what became of the damaged vectors. Returns false if another worker has it by now.
+-- Ends a walk with what it has found, and what became of the damaged vectors. `cost`: US dollars for those that are requeued, null: not
+-- known. Returns false if another worker has it by now.
 create function public.end_embedding_check(
-    target_id integer, worker text, state text, rows bigint, vectors bigint, lost bigint, overwritten bigint,
+    target_id integer, worker text, state text, vectors bigint, lost bigint, overwritten bigint,
     from_cache bigint default 0, from_backup bigint default 0, requeued bigint default 0, over_budget bigint default 0,
-    source text default 'sql'
+    cost double precision default 0, source text default 'sql'
 )
 returns boolean
 language plpgsql
@@ -106,7 +106,7 @@ set row_security = off
 as $$
 begin
     update public.embedding_checks as known
-       set state = end_embedding_check.state, rows = end_embedding_check.rows, vectors = end_embedding_check.vectors,
+       set state = end_embedding_check.state, vectors = end_embedding_check.vectors,
            lost = end_embedding_check.lost, overwritten = end_embedding_check.overwritten, checked_at = clock_timestamp(),
            from_cache = end_embedding_check.from_cache, from_backup = end_embedding_check.from_backup,
            requeued = end_embedding_check.requeued, over_budget = end_embedding_check.over_budget,
@@ -120,7 +120,7 @@ begin
         perform embedding.audit(
                     'repaired', target.table_name, target.embedding_column, end_embedding_check.source, jsonb_build_object(
                         'lost', lost, 'overwritten', overwritten, 'from_cache', from_cache, 'from_backup', from_backup,
-                        'requeued', requeued, 'over_budget', over_budget))
+                        'requeued', requeued, 'over_budget', over_budget, 'cost', cost))
            from public.embedding_targets as target where target.id = end_embedding_check.target_id;
     end if;
     return true;

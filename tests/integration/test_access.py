@@ -317,7 +317,7 @@ CALLS: list[LiteralString] = [
     "  from begin_embedding_backup('backups', 'tests', '1 minute')",
     "select record_embedding_backup_check('backups', 'a')",
     "select * from begin_embedding_check('tests', '1 day', '1 minute')",
-    "select end_embedding_check(1, 'tests', 'sound', 1, 1, 0, 0)",
+    "select end_embedding_check(1, 'tests', 'sound', 1, 0, 0)",
 ]
 
 

@@ -60,19 +60,19 @@ def test_a_checked_column_is_due_again_after_the_interval(
     targets: list[Target], queue: AdminQueue, docs: Database
 ) -> None:
     first, second = begun(queue, "one"), begun(queue, "two")
-    found = Checked(rows=10, vectors=9, lost=1)
+    found = Checked(vectors=9, lost=1)
     assert queue.end_check(first, "waiting", found)
     let_pass(docs, "1 hour")
-    assert queue.end_check(second, "sound", Checked(rows=4, vectors=4))
+    assert queue.end_check(second, "sound", Checked(vectors=4))
     assert begin(queue) is None
     known = {check.table_name: check for check in queue.checks()}[first.table_name]
-    assert (known.state, known.rows, known.vectors, known.lost) == ("waiting", 10, 9, 1)
+    assert (known.state, known.vectors, known.lost) == ("waiting", 9, 1)
     assert (known.overwritten, known.started_at, known.lease_expires_at) == (0, None, None)
     let_pass(docs, "23 hours 30 minutes")
     again = begun(queue)
     assert again.target_id == first.target_id
     assert begin(queue) is None
-    assert queue.end_check(again, "sound", Checked(rows=10, vectors=10))
+    assert queue.end_check(again, "sound", Checked(vectors=10))
     let_pass(docs, "1 hour")
     assert begun(queue, "two").target_id == second.target_id
 
@@ -83,20 +83,20 @@ def test_another_worker_goes_on_where_a_dead_one_ended(
     [target, _] = targets
     dead = begun(queue, "one", target)
     begun_at = dead.started_at
-    assert queue.continue_check(dead, LEASE, "500", {"rows": 500, "lost": 2})
+    assert queue.continue_check(dead, LEASE, "500", {"overwritten": 5, "lost": 2})
     assert queue.continue_check(dead, LEASE)
     assert begin(queue, "two", target) is None
     let_pass(docs, "6 minutes")
     check = begun(queue, "two", target)
-    assert (check.looked_to, check.found_so_far) == ("500", {"rows": 500, "lost": 2})
+    assert (check.looked_to, check.found_so_far) == ("500", {"overwritten": 5, "lost": 2})
     assert begun_at
     assert check.started_at
     assert begun_at - check.started_at == timedelta(minutes=6)
-    assert not queue.continue_check(dead, LEASE, "600", {"rows": 600})
-    assert not queue.end_check(dead, "sound", Checked(rows=600, vectors=600))
-    assert queue.end_check(check, "sound", Checked(rows=1000, vectors=998))
+    assert not queue.continue_check(dead, LEASE, "600", {"lost": 6})
+    assert not queue.end_check(dead, "sound", Checked(vectors=600))
+    assert queue.end_check(check, "sound", Checked(vectors=998))
     [known] = queue.checks()
-    assert (known.looked_to, known.found_so_far, known.rows) == (None, {}, 1000)
+    assert (known.looked_to, known.found_so_far, known.vectors) == (None, {}, 998)
 
 
 def test_an_unfinished_walk_comes_before_a_new_one(
@@ -118,13 +118,13 @@ def test_a_repair_is_in_the_audit_and_a_sound_walk_is_not(
 ) -> None:
     before = len(queue.audit(limit=1000))
     [target, other] = targets
-    queue.end_check(begun(queue, target=other), "sound", Checked(rows=4, vectors=4))
+    queue.end_check(begun(queue, target=other), "sound", Checked(vectors=4))
     queue.end_check(
-        begun(queue, target=target), "waiting", Checked(rows=4, vectors=1, lost=3, over_budget=3)
+        begun(queue, target=target), "waiting", Checked(vectors=1, lost=3, over_budget=3)
     )
     assert len(queue.audit(limit=1000)) == before
     let_pass(docs, "2 days")
-    figures = Checked(rows=4, vectors=1, lost=3, from_cache=1, from_backup=1, requeued=1)
+    figures = Checked(vectors=1, lost=3, from_cache=1, from_backup=1, requeued=1)
     assert queue.end_check(begun(queue, target=target), "repaired", figures, source="cli")
     entry = queue.audit(limit=1)[0]
     assert (entry.event, entry.table_name, entry.source) == (
@@ -158,4 +158,4 @@ def test_a_column_that_is_no_longer_watched_leaves_no_check(
     check = begun(queue, target=targets[0])
     docs.execute("select unwatch_embeddings(%s, 'embedding')", [targets[0].table_name])
     assert queue.checks() == []
-    assert not queue.end_check(check, "sound", Checked(rows=1, vectors=1))
+    assert not queue.end_check(check, "sound", Checked(vectors=1))

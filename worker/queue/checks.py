@@ -27,7 +27,6 @@ class Check:
     table_name: str
     embedding_column: str
     state: CheckState | None
-    rows: int | None
     vectors: int | None
     lost: int | None
     overwritten: int | None
@@ -45,9 +44,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a whole walk found, and what became of the damaged vectors."""
+    """What a whole walk found, and what became of the damaged vectors.
 
-    rows: int
+    `cost`: US dollars for those that are requeued, as an estimate; None: not known.
+    """
+
     vectors: int
     lost: int = 0
     overwritten: int = 0
@@ -55,6 +56,7 @@ class Checked:
     from_backup: int = 0
     requeued: int = 0
     over_budget: int = 0
+    cost: float | None = 0.0
 
 
 class CheckCalls(Calls):

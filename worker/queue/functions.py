@@ -211,7 +211,6 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "target_id": "integer",
         "worker": "text",
         "state": "text",
-        "rows": "bigint",
         "vectors": "bigint",
         "lost": "bigint",
         "overwritten": "bigint",
@@ -219,6 +218,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "from_backup": "bigint",
         "requeued": "bigint",
         "over_budget": "bigint",
+        "cost": "double precision",
         "source": "text",
     },
     "estimate_embeddings": {
