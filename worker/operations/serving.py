@@ -19,6 +19,7 @@ from worker.engine.throttling import together
 from worker.observers.composite import CompositeObserver
 from worker.observers.metrics import Metrics, served
 from worker.observers.periodic_checks import EveryMinute, OtherModels
+from worker.observers.relay import Relay
 from worker.operations.files import FILES
 from worker.operations.observing import notifying_observer
 from worker.operations.processing import embedder_opener, run_options
@@ -68,18 +69,21 @@ def run_service(
             throttle=together([commands, load]),
             reconnect_timeout=inf,
         )
-        with files_beside(pipeline, settings, log or composite):
+        relay = Relay(composite)
+        composite.add(relay)
+        with files_beside(pipeline, settings, relay):
             _serve(pipeline, commands, settings)
+        relay.pulse()
     return pipeline.stats
 
 
 def files_beside(
-    pipeline: Pipeline, settings: Settings, log: Progress
+    pipeline: Pipeline, settings: Settings, observer: Progress
 ) -> AbstractContextManager[None]:
     """Scan and read files beside a run, unless it is paused, if their texts are in its scope."""
     if pipeline.scope.table not in (None, FILES):
         return nullcontext()
-    return files_served(settings, log, lambda: pipeline.decision.level == "paused")
+    return files_served(settings, observer, lambda: pipeline.decision.level == "paused")
 
 
 @contextmanager
