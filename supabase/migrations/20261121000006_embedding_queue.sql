@@ -33,6 +33,8 @@ create table public.embedding_queue (
     truncated_to integer,                          -- only that many characters were embedded; null: all of them
     unenhanced text,                               -- error class of the chat model without whose text it was embedded; null:
                                                    -- it was not
+    vector_hash bigint,                            -- hash of the vector as it was stored (embedding.vector_hash_sql); null: not
+                                                   -- known, as of a text in chunks
     completed_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),

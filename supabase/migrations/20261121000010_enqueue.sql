@@ -130,6 +130,7 @@ begin
                    cost = case when not are_new then job.cost end,
                    truncated_to = case when not are_new then job.truncated_to end,
                    unenhanced = case when not are_new then job.unenhanced end,
+                   vector_hash = case when not are_new then job.vector_hash end,
                    updated_at = now()
               from public.embedding_targets as target
              cross join unnest(queued_ids, owners, too_long) as record (id, owner, too_long)

@@ -174,6 +174,7 @@ begin
                    cost = case when eq_status = 'skipped' then null else cost end,
                    truncated_to = case when eq_status = 'skipped' then null else truncated_to end,
                    unenhanced = case when eq_status = 'skipped' then null else unenhanced end,
+                   vector_hash = case when eq_status = 'skipped' then null else vector_hash end,
                    completed_at = case when eq_status = 'pending' then completed_at else now() end,
                    updated_at = now()
               from eq_settled

@@ -16,7 +16,7 @@
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- Whether a text of these jobs has changed while their vectors were written: a trigger of the table that fires on
--- every update can do that. Without such a trigger, nothing is read.
+-- every update can do that.
 create function embedding.is_rewritten(target public.embedding_targets, ids bigint[], hashes bytea[])
 returns boolean
 language plpgsql
@@ -25,14 +25,8 @@ as $$
 declare
     rewritten boolean;
 begin
-    if not embedding.is_column(target) or not exists ( -- the row itself is not written
-        select from pg_trigger
-         where not tgisinternal and tgtype & 16 = 16 -- on update
-           and tgfoid::regproc::text !~ '^embedding\.trigger_\d+$'
-           and (tgrelid = target.relation::regclass
-                or tgrelid in (select relid from pg_partition_tree(target.relation::regclass)))
-    ) then
-        return false;
+    if not embedding.is_column(target) then
+        return false; -- the row itself is not written
     end if;
     execute format($sql$
         select exists (
@@ -90,16 +84,19 @@ begin
         (parse_ident(target.relation))[2]);
 end $$;
 
--- Writes vectors for locked rows: one for each record, with the hash of its text for each id. Raises if a trigger of
+-- Writes vectors for locked rows: one for each record, with the hash of its text for each id. Returns the hash of each vector as
+-- it is stored. Only a trigger can store another one than is given: without one, nothing is read. Raises if a trigger of
 -- the table prevents that. Its plan is not kept: the settings that pin a plan would apply to those triggers as well.
 create function embedding.write_vectors(
     target public.embedding_targets, records text[], vectors vector[], ids bigint[], hashes bytea[]
 )
-returns void
+returns bigint[]
 language plpgsql
 set search_path = '', pg_temp
 as $$
 declare
+    is_seen constant boolean := embedding.has_other_triggers(target);
+    vector_hashes bigint[];
     written integer;
 begin
     execute embedding.write_sql(target, 'unnest($1, $2) as eq_given (eq_record, eq_vector)', 'eq_vector')
@@ -107,18 +104,26 @@ begin
     get diagnostics written = row_count;
     if written <> cardinality(ids) then -- although the rows exist and are locked
         raise exception 'a trigger of the table drops the vector' using errcode = 'triggered_data_change_violation';
-    elsif embedding.is_rewritten(target, ids, hashes) then
+    elsif is_seen and embedding.is_rewritten(target, ids, hashes) then
         raise exception 'a trigger of the table changes the text when the vector is written'
             using errcode = 'triggered_data_change_violation';
     end if;
     set constraints all immediate; -- a deferred trigger raises its error now, not at the commit
+    if not is_seen then
+        return embedding.hash_vectors(target, vectors);
+    end if;
+    vector_hashes := embedding.hash_stored(target, records);
+    if array_position(vector_hashes, null) is not null then
+        raise exception 'a trigger of the table removes the vector' using errcode = 'triggered_data_change_violation';
+    end if;
+    return vector_hashes;
 end $$;
 
 -- Completes locked jobs. Raises if one of them has lost its lease. Those that are `unenhanced` are marked, and with a time in
 -- `again_in` pending again after it: with a text that was given by hand, if there is one.
 create function embedding.finish_jobs(
     ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], truncated_to integer[], costs real[],
-    unenhanced text[], again_in interval[]
+    unenhanced text[], again_in interval[], vector_hashes bigint[]
 )
 returns void
 language plpgsql
@@ -140,11 +145,11 @@ begin
            attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
            lease = null, lease_expires_at = null, worker = null,
            content_hash = given.hash, model = finish_jobs.model, tokens = given.tokens, cost = given.cost,
-           truncated_to = given.truncated_to, unenhanced = given.class, completed_at = clock_timestamp(), updated_at = now()
+           truncated_to = given.truncated_to, unenhanced = given.class, vector_hash = given.vector_hash, completed_at = clock_timestamp(), updated_at = now()
       from (select of_job.*, case when of_job.class is not null then of_job.again_in end as pause
               from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs, finish_jobs.unenhanced,
-                          finish_jobs.again_in)
-                   as of_job (id, lease, hash, tokens, truncated_to, cost, class, again_in)) as given
+                          finish_jobs.again_in, vector_hashes)
+                   as of_job (id, lease, hash, tokens, truncated_to, cost, class, again_in, vector_hash)) as given
      where job.id = given.id and job.lease = given.lease;
     get diagnostics finished = row_count;
     if finished <> cardinality(ids) then -- although they are locked
@@ -189,8 +194,9 @@ begin
                with ordinality as given (id, lease, hash, vector, tokens, truncated_to, cost, class, again_in, place)
          where place = any (places);
     end if;
-    perform embedding.write_vectors(target, records, vectors, ids, hashes);
-    perform embedding.finish_jobs(ids, leases, hashes, model, tokens, truncated_to, costs, unenhanced, again_in);
+    perform embedding.finish_jobs(
+        ids, leases, hashes, model, tokens, truncated_to, costs, unenhanced, again_in,
+        embedding.write_vectors(target, records, vectors, ids, hashes));
     return ids;
 end $$;
 

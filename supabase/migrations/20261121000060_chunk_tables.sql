@@ -61,7 +61,7 @@ begin
         return target;
     end if;
     perform embedding.check_side_key(
-        target, '{hash,content,context,embedding,position,first_char,last_char,page,heading_path}');
+        target, '{hash,content,context,embedding,vector_hash,position,first_char,last_char,page,heading_path}');
     target.context := case when wanted.context is null then before.context
                            else embedding.source_sql(target.relation::regclass, nullif(wanted.context, '')) end;
     target.chunk_format := coalesce(wanted.format, before.chunk_format, 'markdown');
@@ -100,7 +100,8 @@ begin
                                              'coalesce(context, '''') || '' '' || content', target.language) end;
 end $$;
 
--- Creates the tables of the chunks of a target and the view of its passages, as far as they are missing.
+-- Creates the tables of the chunks of a target and the view of its passages, as far as they are missing. A chunk has the hash of
+-- its vector as it was stored (embedding.vector_hash_sql), and null where a trigger of somebody else could change the vector.
 create function embedding.make_chunk_tables(target public.embedding_targets)
 returns void
 language plpgsql
@@ -113,7 +114,7 @@ begin
     if to_regclass(target.chunks_relation) is null then
         perform embedding.make_side_table(
             target, target.chunks_relation, 'hash bytea not null, content text not null, context text, embedding '
-            || embedding.vector_type(target.dimensions) || ' not null', 'hash');
+            || embedding.vector_type(target.dimensions) || ' not null, vector_hash bigint', 'hash');
         is_complete := false;
     end if;
     if to_regclass(target.places_relation) is null then

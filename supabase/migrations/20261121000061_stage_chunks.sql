@@ -46,8 +46,8 @@ set lock_timeout = '100ms'
 as $$
 declare
     insertion constant text := format($sql$
-        insert into %1$s (%2$s, hash, content, context, embedding)
-        select %3$s, eq_hash, eq_content, eq_context, eq_vector
+        insert into %1$s (%2$s, hash, content, context, embedding, vector_hash)
+        select %3$s, eq_hash, eq_content, eq_context, eq_vector, %4$s
           from unnest($1, $2) as eq_locked (eq_id, eq_record)
           join unnest($3, $4, $5, $6, $7) as eq_chunk (eq_chunk_id, eq_hash, eq_content, eq_context, eq_vector)
             on eq_chunk_id = eq_id
@@ -55,7 +55,8 @@ declare
         $sql$,
         target.chunks_relation,
         embedding.key_list(target.key_columns),
-        array_to_string(embedding.key_values_sql(target.relation::regclass, target.key_columns, 'eq_record'), ', '));
+        array_to_string(embedding.key_values_sql(target.relation::regclass, target.key_columns, 'eq_record'), ', '),
+        case when embedding.has_other_triggers(target) then 'null' else embedding.vector_hash_sql(target, 'eq_vector') end);
     documents jsonb;
     locked_ids bigint[];
     records text[];

@@ -105,7 +105,7 @@ begin
     if ids is not null then
         perform embedding.replace_places(
             target, ids, records, place_ids, place_hashes, first_chars, last_chars, pages, heading_paths);
-        perform embedding.finish_jobs(ids, leases, hashes, model, tokens, null, costs, unenhanced, again_in);
+        perform embedding.finish_jobs(ids, leases, hashes, model, tokens, null, costs, unenhanced, again_in, null);
         done := ids;
     end if;
 end $$;

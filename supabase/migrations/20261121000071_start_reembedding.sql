@@ -4,7 +4,7 @@
 --        waits 100 ms for each lock, unless lock_timeout is set, and changes nothing if it does not get it: call it again.
 -- Undo:  drop function public.start_reembedding, embedding.make_store, embedding.new_vector_type,
 --        embedding.grant_column, embedding.column_grants, embedding.new_store_name, embedding.check_start, embedding.store_of,
---        embedding.kind_of_vectors, embedding.record_event;
+--        embedding.record_event;
 
 -- Adds a step of a re-embedding, which is in its new state already, to the audit.
 create function embedding.record_event(
@@ -16,19 +16,6 @@ set search_path = '', pg_temp
 as $$
     select embedding.audit(event, reembedding.table_name, reembedding.embedding_column, source, figures, reembedding.id,
                            from_state, reembedding.state);
-$$;
-
--- The type of the vectors of a target: vector or halfvec.
-create function embedding.kind_of_vectors(target public.embedding_targets)
-returns text
-language sql
-stable
-set search_path = '', pg_temp
-as $$
-    select typname::text
-      from embedding.as_stored(target) as stored
-      join pg_attribute on attrelid = stored.relation::regclass and attname = stored.embedding_column
-      join pg_type on pg_type.oid = atttypid;
 $$;
 
 -- Where the vectors of a target are: in a column of the watched table, in a side table, or in chunks.
@@ -253,5 +240,5 @@ exception when lock_not_available then
 end $$;
 
 select embedding.protect_functions(
-    'embedding.record_event', 'embedding.kind_of_vectors', 'embedding.store_of', 'embedding.check_start', 'embedding.new_store_name', 'embedding.new_vector_type',
+    'embedding.record_event', 'embedding.store_of', 'embedding.check_start', 'embedding.new_store_name', 'embedding.new_vector_type',
     'embedding.column_grants', 'embedding.grant_column', 'embedding.make_store', 'public.start_reembedding');

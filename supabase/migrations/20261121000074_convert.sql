@@ -65,8 +65,8 @@ as $$
                 then embedding.write_sql(new, 'unnest($1) as eq_given (eq_record)', embedding.vector_of_sql(old))
     else format($sql$
         with eq_chunk as (
-            insert into %1$s (%2$s, hash, content, context, embedding)
-            select %2$s, hash, content, context, embedding
+            insert into %1$s (%2$s, hash, content, context, embedding, vector_hash)
+            select %2$s, hash, content, context, embedding, case when vector_hash = %8$s then %9$s else vector_hash end
               from unnest($1) as eq_given (eq_record) join %3$s on %4$s
             on conflict do nothing
         )
@@ -76,12 +76,14 @@ as $$
         on conflict do nothing$sql$,
         new.chunks_relation, embedding.key_list(new.key_columns), old.chunks_relation,
         embedding.record_match_sql(old.chunks_relation::regclass, old.key_columns), new.places_relation,
-        old.places_relation, embedding.record_match_sql(old.places_relation::regclass, old.key_columns)) end;
+        old.places_relation, embedding.record_match_sql(old.places_relation::regclass, old.key_columns),
+        embedding.vector_hash_sql(old, 'embedding'), -- of an overwritten one, the hash stays as it is, and different
+        case when embedding.has_other_triggers(new) then 'null' else embedding.vector_hash_sql(new, 'embedding') end) end;
 $$;
 
 -- Casts vectors of a column that is converted, those of up to `batch` jobs after the job `after_id`, and completes their jobs.
--- Only records whose old vector is that of their text; the others are embedded by workers, which begin when there are no
--- more jobs: then it returns no row. Else the job that it looked to, and how many it has filled.
+-- Only records whose old vector is that of their text, and was not overwritten; the others are embedded by workers, which begin
+-- when there are no more jobs: then it returns no row. Else the job that it looked to, and how many it has filled.
 create function public.cast_embeddings(table_name text, embedding_column text, after_id bigint, batch integer)
 returns table (looked_to bigint, filled integer)
 language plpgsql
@@ -95,6 +97,7 @@ declare
     new public.embedding_targets;
     ids bigint[];
     records text[];
+    old_hashes bigint[];
 begin
     select * into old from public.embedding_targets as known where known.id = reembedding.old_target;
     select * into new from public.embedding_targets as known where known.id = reembedding.new_target;
@@ -107,19 +110,23 @@ begin
         return;
     end if;
     execute format(
-        'select array_agg(eq_record) from (select eq_record from unnest($1) as eq_given (eq_record) join %s on %s and (%s) '
-        'and %s for no key update of %I skip locked) as eq_locked',
+        'select array_agg(eq_record), array_agg(eq_hash) from (select eq_record, %s as eq_hash '
+        'from unnest($1) as eq_given (eq_record) join %s on %s and (%s) and %s for no key update of %I skip locked) as eq_locked',
+        case when old.chunk_format is null then embedding.vector_hash_sql(old, embedding.vector_of_sql(old))
+             else 'null::bigint' end,
         new.relation, new.record_match_sql, coalesce(new.filter, 'true'), embedding.has_vector_sql(old),
         (parse_ident(new.relation))[2])
-       into records using records;
+       into records, old_hashes using records;
     -- a statement of its own: who edited a row before it was locked is seen
     with eq_job as materialized (
         select job.id, job.record_id, done.content_hash, done.model, done.tokens, done.truncated_to, done.unenhanced
-          from public.embedding_queue as job
+          from unnest(records, old_hashes) as locked (record_id, vector_hash)
+          join public.embedding_queue as job on job.record_id = locked.record_id
           join public.embedding_queue as done
             on done.record_id = job.record_id and done.table_name = job.table_name and done.embedding_column = old.embedding_column
-         where job.id = any (ids) and job.record_id = any (records) and job.status = 'pending' and job.content is null
+         where job.id = any (ids) and job.status = 'pending' and job.content is null
            and done.status = 'completed' and done.content_hash is not null
+           and (done.vector_hash = locked.vector_hash) is not false
            for update of job skip locked
     ), eq_done as (
         update public.embedding_queue as job
@@ -128,10 +135,16 @@ begin
                truncated_to = eq_job.truncated_to, unenhanced = eq_job.unenhanced,
                completed_at = clock_timestamp(), updated_at = now()
           from eq_job where job.id = eq_job.id
-        returning job.record_id
+        returning job.id, job.record_id
     )
-    select array_agg(record_id), count(*) into records, filled from eq_done;
+    select array_agg(id), array_agg(record_id), count(*) into ids, records, filled from eq_done;
     execute embedding.cast_sql(old, new) using records;
+    if new.chunk_format is null then
+        update public.embedding_queue as job
+           set vector_hash = stored.vector_hash
+          from unnest(ids, embedding.hash_stored(new, records)) as stored (id, vector_hash)
+         where job.id = stored.id;
+    end if;
     return next;
 end $$;
 

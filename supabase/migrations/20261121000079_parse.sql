@@ -104,7 +104,7 @@ begin
      where file.id = records[1]::bigint;
     perform embedding.finish_jobs(
         array[id], array[lease], hashes[1:1], target.model, array[null::integer], array[null::integer],
-        array[null::real], array[null::text], array[null::interval]);
+        array[null::real], array[null::text], array[null::interval], null);
     return null;
 end $$;
 

@@ -792,9 +792,10 @@ CALLED_BY_NOBODY = [
         fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
         find_vectors findings finish_jobs first_jobs first_records fix_text_forms
         fold_counts follow_model follow_names forget full_model full_text_index_name
-        full_text_indexes full_text_sql grant_column grant_to growing_pause has_stored_sql
-        hold_scan index_builder is_claimable is_of_the_server is_ours is_readable
-        is_rewritten is_timeout is_watched_by_statement jobs_after keep_match_function
+        full_text_indexes full_text_sql grant_column grant_to growing_pause has_other_triggers
+        has_stored_sql hash_stored hash_vectors hold_scan index_builder is_claimable
+        is_of_the_server is_ours is_readable is_rewritten is_timeout
+        is_watched_by_statement jobs_after keep_match_function
         kept_with_store key_columns key_list key_too_long kind_of_vectors lease_jobs
         let_readers_read let_workers_call let_workers_read list_sql lock_documents
         lock_holders lock_reembedding lock_serving lock_sql lock_store lock_vector_index
@@ -815,7 +816,8 @@ CALLED_BY_NOBODY = [
         store_target stored_chunks stored_column stored_count stored_width stores_of
         suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
         text_sql text_to_embed texts texts_to_embed tie_side_table trigger_sql
-        triggered_table trusts trusts_vectors unstaged unwatch vector_index_progress
+        triggered_table trusts trusts_vectors unstaged unwatch vector_hash_sql
+        vector_index_progress
         vector_index_sql vector_indexes_of vector_type verified_range verified_sql
         visible_character wake watch write_match_function write_passage_match_function write_sql
         write_vectors

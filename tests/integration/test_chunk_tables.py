@@ -98,7 +98,7 @@ def test_the_tables_have_the_columns_of_the_contract(docs: Database) -> None:
             " 'docs_passages'::regclass) group by 1",
         )
     } == {
-        "docs_chunks": "id! hash! content! context embedding!",
+        "docs_chunks": "id! hash! content! context embedding! vector_hash",
         "docs_chunk_places": "id! position! hash! first_char! last_char! page heading_path",
         "docs_passages": "id position first_char last_char page heading_path context content hash",
     }
