@@ -8,7 +8,8 @@
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- What a verification finds, by conditions on the rows of embedding.seen_sql. eq_wanted: the row is inside the filter and
--- has a text; null for a chunk. eq_differs: that text is not the one that was embedded.
+-- has a text; null for a chunk. eq_differs: that text is not the one that was embedded. eq_overwritten: the vector is not the one
+-- that was written, as far as the hash of that is known.
 create function embedding.findings()
 returns table (finding text, condition text)
 language sql
@@ -28,6 +29,7 @@ as $$
            ('other_model', 'eq_wanted and eq_has and eq_status = ''completed'' and eq_old_model <> $4'),
            ('unrecorded', 'eq_wanted and eq_has and eq_status is null'),
            ('without_text', 'eq_has and not eq_wanted and coalesce(eq_status not in (''pending'', ''processing''), true)'),
+           ('overwritten', 'eq_overwritten and (eq_status = ''completed'') is not false'),
            -- vectors by themselves
            ('wrong_width', 'eq_width <> $1'),
            ('zero', 'eq_length = 0'),
@@ -50,7 +52,7 @@ declare
     has_vector text := embedding.has_vector_sql(target);
     vector text := 'null';
     extension constant regnamespace := (select extnamespace from pg_extension where extname = 'vector');
-    measures text := 'null::integer as eq_width, null::double precision as eq_length';
+    measures text := 'null::integer as eq_width, null::double precision as eq_length, null::bigint as eq_vector_hash';
 begin
     if is_in_chunks then
         has_vector := format('%s and not exists (select from %s where %s and not exists (select from %s where %s and %s.hash = %s.hash))',
@@ -60,21 +62,25 @@ begin
     end if;
     if of_chunks or not is_in_chunks then
         vector := embedding.vector_of_sql(stored);
-        measures := format('%1$s.vector_dims(eq_vector) as eq_width, %1$s.%2$s(eq_vector) as eq_length', extension,
-                           case embedding.kind_of_vectors(target) when 'halfvec' then 'l2_norm' else 'vector_norm' end);
+        measures := format('%1$s.vector_dims(eq_vector) as eq_width, %1$s.%2$s(eq_vector) as eq_length, %3$s as eq_vector_hash',
+                           extension,
+                           case embedding.kind_of_vectors(target) when 'halfvec' then 'l2_norm' else 'vector_norm' end,
+                           embedding.vector_hash_sql(target, 'eq_vector'));
     end if;
     return format($sql$
-        select eq_row.*, eq_job.*, eq_old_hash is distinct from eq_hash as eq_differs
-          from (select eq_record, eq_has, eq_width, eq_length, eq_wanted, %1$s as eq_queued_id,
+        select eq_row.*, eq_job.*, eq_old_hash is distinct from eq_hash as eq_differs,
+               (eq_vector_hash <> coalesce(eq_chunk_hash, eq_job_hash)) is true as eq_overwritten
+          from (select eq_record, eq_has, eq_width, eq_length, eq_vector_hash, eq_chunk_hash, eq_wanted, %1$s as eq_queued_id,
                        case when eq_wanted then sha256(convert_to(eq_text, 'UTF8')) end as eq_hash
                   from (select *, %8$s, case when not %2$L then coalesce(
                                ascii(eq_text) between 33 and 126 or eq_text collate "C" ~ %3$L, false) end as eq_wanted
                           from (select %4$s as eq_record, %5$s as eq_has, case when %6$s then (%7$s)::text end as eq_text,
-                                       %9$s as eq_vector
+                                       %9$s as eq_vector, %12$s as eq_chunk_hash
                                   from %10$s where /* eq_range */ offset '0') as eq_read offset '0') as eq_known
                 offset '0') as eq_row
           left join (
-                select record_id as eq_job_id, status as eq_status, content_hash as eq_old_hash, model as eq_old_model
+                select record_id as eq_job_id, status as eq_status, content_hash as eq_old_hash, model as eq_old_model,
+                       vector_hash as eq_job_hash
                   from public.embedding_queue
                  where not %2$L and target_id = %11$s
                    and record_id = any (array(select %1$s from unnest($5) as eq_record))
@@ -82,7 +88,8 @@ begin
         embedding.queued_id_sql('eq_record'), of_chunks, embedding.visible_character(), stored.record_id_sql,
         case when of_chunks then 'true' else has_vector end,
         case when of_chunks then 'false' else coalesce(target.filter, 'true') end,
-        case when of_chunks then 'null' else embedding.text_sql(target) end, measures, vector, stored.relation, target.id);
+        case when of_chunks then 'null' else embedding.text_sql(target) end, measures, vector, stored.relation, target.id,
+        case when of_chunks then quote_ident((parse_ident(stored.relation))[2]) || '.vector_hash' else 'null::bigint' end);
 end $$;
 
 -- The statement that counts the rows of a range, and returns the ids of the rows of each finding as JSON.
@@ -97,6 +104,7 @@ as $$
         select array[count(*), count(*) filter (where eq_wanted), count(*) filter (where eq_has)], array[%s]
           from (select *, coalesce(eq_wanted and eq_has and eq_status = 'completed' and eq_old_model = $4
                                    and not eq_differs, %L)
+                          and not eq_overwritten
                           and (eq_width = $1) is not false and (eq_length > 0) is not false
                           and (abs(eq_length - $2) <= $3) is not false as eq_sound
                   from (%s) as eq_seen offset 0) as eq_judged$sql$,

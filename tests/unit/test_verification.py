@@ -104,6 +104,7 @@ def test_nothing_found_is_ok() -> None:
         "model",
         "recorded",
         "without_text",
+        "overwritten",
         "width",
         "length",
     ]

@@ -139,7 +139,7 @@ class _Verifier:
             of_chunks = Findings()
             self._walk(of_chunks, usual, on_rows, of_chunks=True)
             findings.add("chunks", of_chunks.counts["rows"], [])
-            for finding in ("wrong_width", "zero", "odd_length"):
+            for finding in ("overwritten", "wrong_width", "zero", "odd_length"):
                 found = of_chunks.counts[finding]
                 findings.add(finding, found, of_chunks.record_ids.get(finding, []))
         return findings

@@ -119,6 +119,9 @@ def _vector_cases(watched: Watched, usual: UsualLength | None) -> dict[str, list
         "without_text": [
             _Case("without_text", "vectors of rows without a text, or outside the filter", clear)
         ],
+        "overwritten": [
+            _Case("overwritten", "vectors that are not the ones that were written", watched.renew)
+        ],
         "width": [_Case("wrong_width", "vectors of another width", watched.renew)],
         "length": [
             _Case("zero", "vectors of zeros, which no search finds", watched.renew),
