@@ -7,16 +7,20 @@ from queue import Empty, SimpleQueue
 
 from worker.engine.progress import Progress, RunStats
 
+_Events = SimpleQueue[tuple[str, Mapping[str, object]]]
+
 
 class Relay:
-    """A Progress for other threads: observers of a run expect all calls from its own thread.
+    """A Progress of the thread of a run, which passes on to `observer` what other threads report.
 
-    Each `pulse`, which the thread of the run calls, passes the events on to `observer`.
+    Observers of a run expect all calls from its own thread. Other threads get the Progress
+    `entrance`; what they report is passed on with the next `pulse`.
     """
 
     def __init__(self, observer: Progress) -> None:
         self._observer = observer
-        self._waiting: SimpleQueue[tuple[str, Mapping[str, object]]] = SimpleQueue()
+        self._waiting: _Events = SimpleQueue()
+        self.entrance: Progress = _Entrance(self._waiting)
 
     def update(self, stats: RunStats) -> None:
         pass
@@ -28,6 +32,20 @@ class Relay:
                 self._observer.event(name, **fields)
         except Empty:
             pass
+
+    def event(self, name: str, **fields: object) -> None:
+        pass
+
+
+class _Entrance:
+    def __init__(self, waiting: _Events) -> None:
+        self._waiting = waiting
+
+    def update(self, stats: RunStats) -> None:
+        pass
+
+    def pulse(self) -> None:
+        pass
 
     def event(self, name: str, **fields: object) -> None:
         self._waiting.put((name, fields))

@@ -69,12 +69,19 @@ def run_service(
             throttle=together([commands, load]),
             reconnect_timeout=inf,
         )
-        relay = Relay(composite)
-        composite.add(relay)
-        with files_beside(pipeline, settings, relay):
+        with _beside(pipeline, settings, composite):
             _serve(pipeline, commands, settings)
-        relay.pulse()
     return pipeline.stats
+
+
+@contextmanager
+def _beside(pipeline: Pipeline, settings: Settings, composite: CompositeObserver) -> Iterator[None]:
+    """Do the other work of a service, in threads whose events `composite` gets."""
+    relay = Relay(composite)
+    composite.add(relay)
+    with files_beside(pipeline, settings, relay.entrance):
+        yield
+    relay.pulse()
 
 
 def files_beside(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from worker.cli.console import ProgressLine, out, out_json, say
+from worker.cli.console import ProgressLine, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
     Against,
@@ -19,7 +20,7 @@ from worker.cli.options import (
     ReportFiles,
     SampleSize,
 )
-from worker.cli.render.verification import print_verification
+from worker.cli.render.verification import print_verifications
 from worker.errors import SettingsError
 from worker.evaluation.judgments import JudgedQuery, read_queries
 from worker.operations import verify as verifying
@@ -48,29 +49,23 @@ def verify(
     """Check the vectors of watched columns: all rows, and a sample against the model."""
     reports = report or []
     _check_reports(reports)
-    asked = _read(queries, qrels)
     progress = ProgressLine()
     settings = load_settings(asks_model=True)
-    results: list[Verification] = []
+    check = partial(
+        verifying.verify,
+        against=against,
+        queries=_read(queries, qrels),
+        sample=sample,
+        k=k,
+        on_rows=lambda rows: progress.say(f"read {rows} rows"),
+    )
     with open_queue(settings) as queue:
-        for name in _columns(queue, table, column, against):
-            result = verifying.verify(
-                queue,
-                settings,
-                *name,
-                against=against,
-                queries=asked,
-                sample=sample,
-                k=k,
-                on_rows=lambda rows: progress.say(f"read {rows} rows"),
-            )
-            if not as_json:
-                if results:
-                    out("")
-                print_verification(result)
-            results.append(result)
+        names = _columns(queue, table, column, against)
+        results = [check(queue, settings, *name) for name in names]
     if as_json:
         out_json([asdict(result) for result in results])
+    else:
+        print_verifications(results)
     _write(results, reports)
     return int(not all(result.passed for result in results))
 

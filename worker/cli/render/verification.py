@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from worker.cli.console import out
 from worker.cli.render.tables import out_table
 from worker.cli.render.text import counted, dollars, one_line
@@ -9,6 +11,14 @@ from worker.verification.reports import figures_of
 from worker.verification.result import Check, Verification
 
 LONGEST_ID = 80  # cells of a terminal
+
+
+def print_verifications(results: Sequence[Verification]) -> None:
+    """Print the checks of columns, one after the other."""
+    for number, result in enumerate(results):
+        if number:
+            out("")
+        print_verification(result)
 
 
 def print_verification(result: Verification) -> None:
