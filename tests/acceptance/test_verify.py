@@ -62,7 +62,7 @@ def test_faults_are_printed_with_their_records_and_what_to_do(
         result.stdout
     )
     checks = len(json.loads(worker("verify", "notes", "--json", **with_openai).stdout)[0]["checks"])
-    assert result.stdout.endswith(f"not passed: 2 checks of {checks} found a problem\n")
+    assert result.stdout.endswith(f"not passed: 3 checks of {checks} found a problem\n")
 
 
 def test_what_it_advises_repairs_what_it_found(
