@@ -190,7 +190,7 @@ end $$;
 
 -- Claims texts in chunks one by one, until they have 4,000,000 characters. The other jobs are left as they are.
 create function embedding.claim_documents(
-    target public.embedding_targets, ids bigint[], claimer text, lease_for interval, default_model text
+    target public.embedding_targets, ids bigint[], claimer text, lease_for interval, default_model text, anyway boolean
 )
 returns setof embedding.claimed_job
 language plpgsql
@@ -203,7 +203,7 @@ declare
 begin
     for place in 1 .. cardinality(ids) loop
         for document in
-            select * from embedding.claim(target, ids[place:place], claimer, lease_for, default_model)
+            select * from embedding.claim(target, ids[place:place], claimer, lease_for, default_model, anyway)
         loop
             return next document;
             characters := characters + coalesce(length(document.content), 0);
@@ -243,13 +243,15 @@ begin
     return hashes;
 end $$;
 
--- Claims the jobs `ids` (already locked by the caller, all of one target) and reads their texts.
+-- Claims the jobs `ids` (already locked by the caller, all of one target) and reads their texts. `anyway`: also if text and
+-- model are those of the stored vector.
 create function embedding.claim(
     target public.embedding_targets,
     ids bigint[],
     claimer text,
     lease_for interval,
-    default_model text
+    default_model text,
+    anyway boolean default false
 )
 returns setof embedding.claimed_job
 language plpgsql
@@ -264,7 +266,7 @@ declare
     statuses text[];
 begin
     if target.chunk_format is not null and cardinality(ids) > 1 then
-        return query select * from embedding.claim_documents(target, ids, claimer, lease_for, default_model);
+        return query select * from embedding.claim_documents(target, ids, claimer, lease_for, default_model, anyway);
         return;
     end if;
     select lease.fence, lease.leased into fence, leased
@@ -280,7 +282,7 @@ begin
     if cardinality(judged) > leased then
         raise exception 'the record id matches more than one row' using errcode = 'cardinality_violation';
     end if;
-    unready := array(select job from unnest(judged) as job where job.verdict <> 'ready' or job.is_open);
+    unready := array(select job from unnest(judged) as job where job.is_open or job.verdict <> 'ready' and not (anyway and job.verdict = 'unchanged'));
     if unready <> '{}' then
         select settled.ids, settled.statuses into settled_ids, statuses
           from embedding.settle(target, unready) as settled;

@@ -113,7 +113,8 @@ create function embedding.claim_in_parts(
     ids bigint[],
     claimer text,
     lease_for interval,
-    default_model text
+    default_model text,
+    anyway boolean default false
 )
 returns setof embedding.claimed_job
 language plpgsql
@@ -127,7 +128,7 @@ declare
 begin
     for try in 1 .. 3 loop
         begin
-            return query select * from embedding.claim(target, ids, claimer, lease_for, default_model);
+            return query select * from embedding.claim(target, ids, claimer, lease_for, default_model, anyway);
             return;
         exception when others or query_canceled or assert_failure then
             get stacked diagnostics context = pg_exception_context;
@@ -140,8 +141,10 @@ begin
         exit when middle > 0 or not embedding.may_pass(state) or embedding.is_timeout(state);
     end loop;
     if middle > 0 then
-        return query select * from embedding.claim_in_parts(target, ids[:middle], claimer, lease_for, default_model);
-        return query select * from embedding.claim_in_parts(target, ids[middle + 1:], claimer, lease_for, default_model);
+        return query select * from embedding.claim_in_parts(
+            target, ids[:middle], claimer, lease_for, default_model, anyway);
+        return query select * from embedding.claim_in_parts(
+            target, ids[middle + 1:], claimer, lease_for, default_model, anyway);
     else
         return query select * from embedding.fail_unreadable(target, ids, cause, embedding.is_timeout(state));
     end if;

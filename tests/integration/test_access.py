@@ -306,6 +306,9 @@ CALLS: list[LiteralString] = [
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
     "select * from verify_embeddings('docs', 'embedding')",
+    "select * from export_embeddings('docs', 'embedding')",
+    "select * from restore_embeddings('docs', 'embedding', '{1}', '{x}', '{\"[1,2,3]\"}', 'a:b')",
+    "select * from claim_records('docs', 'embedding', '{1}', 'tests', '1 minute')",
     "select start_embedding_scan(gen_random_uuid(), '1 minute')",
     "select * from known_embedding_files(gen_random_uuid())",
     "select * from claim_embedding_files('tests', array[gen_random_uuid()], 1, '1 minute')",
@@ -453,6 +456,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "check_table",
         "claim_embedding_files",
         "claim_embeddings",
+        "claim_records",
         "complete_documents",
         "complete_embedding_file",
         "complete_embeddings",
@@ -477,6 +481,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "end_embedding_backup",
         "end_embedding_check",
         "estimate_embeddings",
+        "export_embeddings",
         "extend_embedding_backup",
         "extend_embeddings",
         "fail_embeddings",
@@ -511,6 +516,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "release_embeddings",
         "reprocess_embeddings",
         "requeue_embeddings",
+        "restore_embeddings",
         "row_count",
         "same_key_sql",
         "sample_embeddings",
@@ -736,6 +742,7 @@ CALLED_BY_WORKERS = [
         sample_embeddings stage_chunks start_embedding_scan verify_embeddings
         """,
     ),
+    *names("public", "claim_records export_embeddings restore_embeddings"),
     *names("embedding", "count_due identity_problem passage_count row_count"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [
@@ -816,11 +823,17 @@ CALLED_BY_NOBODY = [
         store_target stored_chunks stored_column stored_count stored_width stores_of
         suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
         text_sql text_to_embed texts texts_to_embed tie_side_table trigger_sql
-        triggered_table trusts trusts_vectors unstaged unwatch vector_hash_sql
-        vector_index_progress
+        triggered_table trusts trusts_vectors unstaged unwatch vector_hash_sql vector_index_progress
         vector_index_sql vector_indexes_of vector_type verified_range verified_sql
         visible_character wake watch write_match_function write_passage_match_function write_sql
         write_vectors
+        """,
+    ),
+    *names(
+        "embedding",
+        """
+        check_restored chunks_end exported_at_once exported_chunks exported_rows is_intact_sql
+        judge_restored lease_restored open_job restore write_restored
         """,
     ),
 ]

@@ -57,6 +57,10 @@ USES: list[LiteralString] = [
     "select backfill_embeddings('bob.docs', 'embedding')",
     "select watch_embeddings('bob.docs', 'body', 'embedding')",
     "select * from claim_embeddings('tests')",
+    "select * from export_embeddings('bob.docs', 'embedding')",
+    "select * from restore_embeddings('bob.docs', 'embedding', '{1,2}',"
+    " array[sha256('one'), sha256('two')], '{\"[1,2,3]\", \"[1,2,3]\"}', 'a:b')",
+    "select * from claim_records('bob.docs', 'embedding', '{1,2}', 'tests', '1 minute')",
 ]
 # Of what bob may do with a table of his; each makes a function of his run wherever it can.
 TRAPS: dict[str, list[LiteralString]] = {

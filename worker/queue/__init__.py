@@ -67,6 +67,7 @@ from worker.queue.reports import (
     TargetStatus,
     VerifiedRows,
 )
+from worker.queue.safekeeping import Exported, Outcome, RestoreOutcome, StoredRow
 from worker.queue.search import Match
 from worker.queue.targets import (
     ChunkFormat,
@@ -114,6 +115,7 @@ __all__ = [
     "Enhanced",
     "Enhancement",
     "Estimate",
+    "Exported",
     "Failure",
     "FileClaim",
     "FileFacts",
@@ -135,6 +137,7 @@ __all__ = [
     "Match",
     "OnFailure",
     "OnTooLong",
+    "Outcome",
     "Place",
     "Queue",
     "QueueProgress",
@@ -150,6 +153,7 @@ __all__ = [
     "Report",
     "Reprocessed",
     "Requeued",
+    "RestoreOutcome",
     "SafekeepingQueue",
     "Scope",
     "Session",
@@ -159,6 +163,7 @@ __all__ = [
     "Stats",
     "StoppedProvider",
     "Store",
+    "StoredRow",
     "StoredVector",
     "Target",
     "TargetCoverage",

@@ -15,12 +15,15 @@ from worker.queue.audit import Source
 from worker.queue.files import FileCalls, FolderCalls
 from worker.queue.reembeddings import ReembeddingCalls
 from worker.queue.reports import Session
+from worker.queue.safekeeping import SafekeepingCalls
 from worker.queue.targets import Target, WatchOptions, WatchPreview, resolve_table
 from worker.queue.transports.postgres import PostgresTransport
 from worker.queue.worker_calls import WorkerCalls
 
 
-class PostgresQueue(WorkerCalls, AdminCalls, FileCalls, FolderCalls, ReembeddingCalls):
+class PostgresQueue(
+    WorkerCalls, AdminCalls, FileCalls, SafekeepingCalls, FolderCalls, ReembeddingCalls
+):
     """The queue in the database at `url`, and everything else the SQL API offers.
 
     Methods raise what a Transport raises. After Unreachable, the next call connects again.

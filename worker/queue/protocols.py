@@ -59,6 +59,12 @@ from worker.queue.reports import (
     TargetStatus,
     VerifiedRows,
 )
+from worker.queue.safekeeping import (
+    ROWS_EXPORTED_IN_ONE_CALL,
+    Exported,
+    RestoreOutcome,
+    StoredRow,
+)
 from worker.queue.search import Match
 from worker.queue.targets import Target
 from worker.queue.workers import (
@@ -252,7 +258,44 @@ class FolderQueue(Protocol):
 
 
 class SafekeepingQueue(Protocol):
-    """The calls about the audit, backups, and checks of the stored vectors."""
+    """The calls about backups, checks, the audit, and vectors that come back."""
+
+    def export(
+        self,
+        target: Target,
+        after: str | None,
+        *,
+        of_chunks: bool = False,
+        batch: int = ROWS_EXPORTED_IN_ONE_CALL,
+    ) -> Exported:
+        """Return the sound vectors of completed jobs, of the next rows after the record `after`.
+
+        In the order of the key, of at most `batch` rows; with `of_chunks`, those of the chunks of
+        the next texts, of which none is cut. Raises Busy if the table is locked as a whole.
+        """
+
+    def restore(
+        self,
+        target: Target,
+        rows: Sequence[StoredRow],
+        *,
+        overwrite: bool = False,
+        dry_run: bool = False,
+    ) -> list[RestoreOutcome]:
+        """Write vectors to the rows whose text is still the one they were made from, and complete
+        their jobs. Returns what became of each, or with `dry_run` would.
+
+        `overwrite`: also where there is another vector of this text and model. Raises SettingsError
+        if the column has another model or width, and Busy if the table is locked as a whole.
+        """
+
+    def claim_records(
+        self, target: Target, record_ids: Sequence[str], scope: Scope, *, dry_run: bool = False
+    ) -> Claim:
+        """Claim the first of these records, whatever the status of their jobs.
+
+        Leaves out those that another session holds. With `dry_run`, nothing is changed.
+        """
 
     def audit(self, table: str | None = None, limit: int = 20) -> list[AuditEntry]:
         """Return the latest entries, the newest first; of a table, by the name in its entries.
@@ -369,6 +412,12 @@ class AdminQueue(Queue, FolderQueue, SafekeepingQueue, Protocol):
 
     def target(self, table: str, column: str) -> Target:
         """Return one watched column. Raises SettingsError if it is not watched."""
+
+    def table_name(self, given: str) -> str:
+        """Return the name under which a table is watched, for a name as typed.
+
+        A table that was dropped is known by the name it was watched under. Raises SettingsError.
+        """
 
     def backfill(self, target: Target, batch: int) -> int:
         """Enqueue the next rows that lack a vector. Returns how many; 0 if there are no more."""

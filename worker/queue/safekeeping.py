@@ -1,17 +1,35 @@
-"""Stored vectors as backups have them."""
+"""The calls for backups: stored vectors with what they were made from, and how they come back."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from typing import Any, Literal
 
-from worker.queue.transports import Vector
+import numpy as np
+import numpy.typing as npt
+
+from worker.queue.calls import Calls
+from worker.queue.jobs import Claim, Scope
+from worker.queue.targets import Target
+from worker.queue.transports import columns_of
+from worker.queue.worker_calls import CLAIMED
+
+ROWS_EXPORTED_IN_ONE_CALL = 1000
+"""The Data API cuts longer answers of a Supabase project, and says nothing."""
+
+Outcome = Literal["restored", "present", "other_vector", "stale", "gone", "locked", "refused"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # frozen, it would take four times as long to create, for every row
 class StoredRow:
-    """A vector with what its job records. Of a text in chunks, a chunk: `record_id` is then that of
-    the text, `content_hash` that of the chunk, and the figures of the job are None."""
+    """A stored vector, and what it was made from.
+
+    `content_hash` is that of the text. Of a text in chunks, each chunk is a row: `record_id` is the
+    id of the text, `content_hash` is the hash of the chunk, and the fields after `model` are None.
+    """
 
     record_id: str
     content_hash: bytes
@@ -21,4 +39,124 @@ class StoredRow:
     truncated_to: int | None
     unenhanced: str | None
     completed_at: datetime | None
-    vector: Vector
+    vector: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The stored vectors of a range of the key, which ends at the record `looked_to` (None: there
+    are no more)."""
+
+    rows: list[StoredRow]
+    looked_to: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOutcome:
+    """What became of a row that was to be restored, and why if it was refused.
+
+    restored: its vector is written. present: it has this vector already. other_vector: it has
+    another vector of this text and model, which was kept. stale: its text is another one by now.
+    gone: there is no such row, or it has nothing to embed. locked: another session holds it; a
+    retry may succeed. refused: it cannot be read or written.
+    """
+
+    record_id: str
+    outcome: Outcome
+    cause: str | None
+
+
+class SafekeepingCalls(Calls):
+    """The SafekeepingQueue protocol."""
+
+    def export(
+        self,
+        target: Target,
+        after: str | None,
+        *,
+        of_chunks: bool = False,
+        batch: int = ROWS_EXPORTED_IN_ONE_CALL,
+    ) -> Exported:
+        columns = {**columns_of(StoredRow), "looked_to": str}
+        arguments = {**_named(target), "of_chunks": of_chunks, "after_record": after}
+        rows = self._portion.within_time(
+            batch,
+            lambda size: self._transport.rows(
+                "export_embeddings", {**arguments, "batch": size}, columns
+            ),
+        )
+        looked_to = [row.pop("looked_to") for row in rows]
+        return Exported(
+            [StoredRow(**row) for row in rows if row["record_id"] is not None],
+            looked_to[0] if rows else None,
+        )
+
+    def restore(
+        self,
+        target: Target,
+        rows: Sequence[StoredRow],
+        *,
+        overwrite: bool = False,
+        dry_run: bool = False,
+    ) -> list[RestoreOutcome]:
+        return [
+            outcome
+            for model, of_model in groupby(rows, key=lambda row: row.model)
+            for outcome in self._restore(
+                list(of_model),
+                {**_named(target), "model": model, "overwrite": overwrite, "dry_run": dry_run},
+            )
+        ]
+
+    def _restore(
+        self, rows: Sequence[StoredRow], arguments: Mapping[str, Any]
+    ) -> list[RestoreOutcome]:
+        """Restore rows with vectors of one model, as many at once as it takes in time."""
+        outcomes: list[RestoreOutcome] = []
+
+        def write(most: int) -> Sequence[StoredRow]:
+            """Restore at most `most` rows. Return the remaining ones."""
+            of_rows = _arguments_of(rows[:most])
+            outcomes.extend(
+                self._rows(RestoreOutcome, "restore_embeddings", **arguments, **of_rows)
+            )
+            return rows[most:]
+
+        while rows:
+            rows = self._portion.within_time(len(rows), write)
+        return outcomes
+
+    def claim_records(
+        self, target: Target, record_ids: Sequence[str], scope: Scope, *, dry_run: bool = False
+    ) -> Claim:
+        arguments = {
+            **_named(target),
+            "worker": scope.worker,
+            "lease_for": scope.lease,
+            "default_model": scope.default_model,
+            "dry_run": dry_run,
+        }
+        return self._portion.within_time(
+            len(record_ids),
+            lambda size: Claim.of(
+                self._transport.rows(
+                    "claim_records", {**arguments, "record_ids": list(record_ids[:size])}, CLAIMED
+                )
+            ),
+        )
+
+
+def _named(target: Target) -> dict[str, Any]:
+    return {"watched_table": target.table_name, "embedding_column": target.embedding_column}
+
+
+def _arguments_of(rows: Sequence[StoredRow]) -> dict[str, Any]:
+    return {
+        "record_ids": [row.record_id for row in rows],
+        "hashes": [row.content_hash for row in rows],
+        "vectors": [row.vector for row in rows],
+        "tokens": [row.tokens for row in rows],
+        "costs": [row.cost for row in rows],
+        "truncated_to": [row.truncated_to for row in rows],
+        "unenhanced": [row.unenhanced for row in rows],
+    }

@@ -1,0 +1,81 @@
+-- Why:   records are embedded or restored although their jobs are not due: those that a restore or a repair names.
+-- Locks: what a claim locks. It waits for none: it leaves alone what another session holds.
+-- Undo:  drop function public.claim_records, embedding.open_job;
+
+-- Locks the job of a record for a claim, and inserts it if it is missing. Null: there is no such row, another session holds
+-- the job, or a worker has a lease for it.
+create function embedding.open_job(target public.embedding_targets, record_id text)
+returns bigint
+language plpgsql
+set search_path = '', pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    job public.embedding_queue;
+begin
+    select * into job from public.embedding_queue as known
+     where known.record_id = open_job.record_id and known.target_id = target.id;
+    if job.id is null then
+        execute format('insert into public.embedding_queue (target_id, table_name, record_id, embedding_column, user_id, priority) '
+                       'select $2, $3, %s, $4, %s, $5 from (select $1 as eq_record) as eq_asked, %s where %s '
+                       'on conflict do nothing returning id',
+                       target.record_id_sql, embedding.owner_sql((parse_ident(target.relation))[2], target.user_column),
+                       target.relation, target.record_match_sql)
+           into job.id
+          using record_id, target.id, target.table_name, target.embedding_column, target.priority;
+        return job.id;
+    end if;
+    select * into job from public.embedding_queue as free
+     where free.id = job.id and (free.lease_expires_at > clock_timestamp()) is not true
+       for update skip locked;
+    if job.abandoned_claims + job.unwritten > 0 then -- so that the claim does not fail it
+        update public.embedding_queue as free set abandoned_claims = 0, unwritten = 0 where free.id = job.id;
+    end if;
+    return job.id;
+end $$;
+
+-- Claims the given records of a column, like claim_embeddings, but whatever the status of their jobs, and although their text
+-- and model may be unchanged. Records whose job is leased or locked are left out, and those after the ones whose texts have
+-- 4,000,000 characters: claim them later. With `dry_run` it returns the same and changes nothing.
+create function public.claim_records(
+    watched_table text, embedding_column text, record_ids text[], worker text, lease_for interval,
+    default_model text default null, dry_run boolean default false
+)
+returns setof embedding.claimed_job
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+declare
+    target constant public.embedding_targets := embedding.open_verified(watched_table, embedding_column);
+    characters bigint := 0;
+    claimed embedding.claimed_job[] := '{}';
+    record_id text;
+    id bigint;
+    job embedding.claimed_job;
+begin
+    perform embedding.open_table(target, 'row share');
+    begin
+        foreach record_id in array record_ids loop
+            id := embedding.open_job(target, record_id);
+            continue when id is null;
+            for job in
+                select * from embedding.claim_in_parts(target, array[id], worker, lease_for, default_model, true)
+            loop
+                claimed := claimed || job;
+                characters := characters + coalesce(length(job.content), 0);
+            end loop;
+            exit when characters >= 4000000;
+        end loop;
+        if dry_run then
+            raise exception using errcode = 'EQ000';
+        end if;
+    exception when sqlstate 'EQ000' then null;
+    end;
+    return query select * from unnest(claimed);
+end $$;
+
+select embedding.protect_functions('embedding.open_job');
+select embedding.let_workers_call('public.claim_records');
