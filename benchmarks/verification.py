@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from benchmarks.database import NARROW, Connection, Server, write_vectors
+from benchmarks.database import NARROW, Connection, Server, value, write_vectors
 from benchmarks.report import Figure
 from worker.queue.postgres import PostgresQueue
 
@@ -46,9 +46,13 @@ def complete_all(connection: Connection, rows: int) -> None:
     connection.execute("update embedding_targets set model = 'benchmark:model'")
     for first in range(0, rows, 1000):
         write_vectors(connection, "docs", range(first, min(first + 1000, rows)), NARROW)
+    vector_hash = value(
+        connection, "select embedding.vector_hash_sql(t, 'embedding') from embedding_targets as t"
+    )
     connection.execute(
         "update embedding_queue set status = 'completed', model = 'benchmark:model',"
-        " content_hash = sha256(convert_to(body, 'UTF8')) from docs where record_id = docs.id::text"
+        f" content_hash = sha256(convert_to(body, 'UTF8')), vector_hash = {vector_hash}"
+        " from docs where record_id = docs.id::text"
     )
 
 

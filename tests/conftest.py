@@ -109,6 +109,7 @@ VERSIONS = (
     "test_restore",
     "test_security",
     "test_triggers",
+    "test_vector_hash",
     "test_watch",
 )
 TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}

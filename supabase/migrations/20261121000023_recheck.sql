@@ -14,8 +14,8 @@ as $$ select 'eq_old_hash is distinct from sha256(convert_to(eq_text, ''UTF8''))
 -- Those of the given jobs of a target whose row has changed since they ended: another text, no vector, a vector of
 -- another model, a row that is deleted or outside the filter, or a text where there was none. A row that cannot be
 -- read counts as changed: the claim finds out what is wrong with it. Halving finds such a row among many. Without
--- jobs it raises any error of the target as a whole.
-create function embedding.changed_jobs(target public.embedding_targets, ids bigint[])
+-- jobs it raises any error of the target as a whole. `only_text`: a row without a vector has not changed by that.
+create function embedding.changed_jobs(target public.embedding_targets, ids bigint[], only_text boolean default false)
 returns bigint[]
 language plpgsql
 stable
@@ -38,12 +38,12 @@ begin
                       from %4$s where %5$s) as eq_found on true
              where eq_inside is not true
                 or case eq_status when 'skipped' then eq_text collate "C" ~ $2
-                                  else not eq_has_vector or eq_old_model <> $3
+                                  else not (eq_has_vector or $4) or eq_old_model <> $3
                                        or %6$s end)
         $sql$,
         coalesce(target.filter, 'true'), embedding.text_sql(target), embedding.has_vector_sql(target),
         target.relation, target.record_match_sql, embedding.text_differs_sql())
-       into changed using ids, embedding.visible_character(), embedding.full_model(target);
+       into changed using ids, embedding.visible_character(), embedding.full_model(target), only_text;
     return changed;
 exception
     when others then
@@ -52,7 +52,8 @@ exception
         elsif middle = 0 then
             return ids;
         end if;
-        return embedding.changed_jobs(target, ids[:middle]) || embedding.changed_jobs(target, ids[middle + 1:]);
+        return embedding.changed_jobs(target, ids[:middle], only_text)
+               || embedding.changed_jobs(target, ids[middle + 1:], only_text);
 end $$;
 
 -- Compares the texts of jobs that are completed or skipped with what was embedded, and makes those that differ

@@ -306,6 +306,7 @@ CALLS: list[LiteralString] = [
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
     "select * from verify_embeddings('docs', 'embedding')",
+    "select * from find_damaged_embeddings('docs', 'embedding')",
     "select * from export_embeddings('docs', 'embedding')",
     "select * from restore_embeddings('docs', 'embedding', '{1}', '{x}', '{\"[1,2,3]\"}', 'a:b')",
     "select * from claim_records('docs', 'embedding', '{1}', 'tests', '1 minute')",
@@ -481,6 +482,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "end_embedding_backup",
         "end_embedding_check",
         "estimate_embeddings",
+        "find_damaged_embeddings",
         "export_embeddings",
         "extend_embedding_backup",
         "extend_embeddings",
@@ -734,7 +736,7 @@ CALLED_BY_WORKERS = [
         embedding_stats embedding_table_name embedding_worker_deregister
         embedding_worker_heartbeat end_embedding_backup end_embedding_check
         estimate_embeddings extend_embedding_backup extend_embeddings fail_embeddings
-        find_embedding_files finish_embedding_scan known_embedding_files
+        find_damaged_embeddings find_embedding_files finish_embedding_scan known_embedding_files
         list_embedding_audit list_embeddings
         poll_embeddings recheck_embeddings record_embedding_audit
         record_embedding_backup_check record_embedding_files reembedding_progress
@@ -781,7 +783,8 @@ CALLED_BY_NOBODY = [
         check_side_key check_side_names check_source check_start chunking claim
         claim_documents claim_in_parts clear_all clear_row_sql clear_sql column_grants
         column_width columns_read complete complete_in_chunks count_jobs count_pending
-        count_to_embed count_usage counts_and counts_since default_enhance_prompt
+        count_to_embed count_usage counts_and counts_since damage_sql damaged_jobs
+        damaged_range default_enhance_prompt next_bounded
         dependent_cure dependent_kind dependent_objects dependents_of describe_error
         diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_column_changed
         diagnose_dimensions_above_index diagnose_failed_jobs

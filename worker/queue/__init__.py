@@ -11,6 +11,7 @@ from worker.queue.chunks import (
     DocumentCompletion,
     Place,
 )
+from worker.queue.damage import Damage, Damaged, DamagedRange
 from worker.queue.enhancement import (
     Enhanced,
     Enhancement,
@@ -44,7 +45,7 @@ from worker.queue.jobs import (
     SettledStatus,
     TextKey,
 )
-from worker.queue.protocols import AdminQueue, FolderQueue, Queue, SafekeepingQueue
+from worker.queue.protocols import AdminQueue, DamageQueue, FolderQueue, Queue, SafekeepingQueue
 from worker.queue.reembeddings import (
     Reembedding,
     ReembeddingEvent,
@@ -109,6 +110,10 @@ __all__ = [
     "Claim",
     "Command",
     "Completion",
+    "Damage",
+    "DamageQueue",
+    "Damaged",
+    "DamagedRange",
     "DatabaseLoad",
     "DesiredState",
     "DocumentCompletion",

@@ -273,6 +273,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "ids": "bigint[]",
         "max_rows": "integer",
     },
+    "find_damaged_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "after_record": "text",
+        "batch": "integer",
+    },
     "finish_embedding_scan": {
         "folder": "uuid",
         "lease": "uuid",

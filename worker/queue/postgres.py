@@ -12,6 +12,7 @@ from worker.database.migrations import Migration, check_version
 from worker.errors import SchemaError, SettingsError
 from worker.queue.admin_calls import AdminCalls
 from worker.queue.audit import Source
+from worker.queue.damage import DamageCalls
 from worker.queue.files import FileCalls, FolderCalls
 from worker.queue.reembeddings import ReembeddingCalls
 from worker.queue.reports import Session
@@ -22,7 +23,13 @@ from worker.queue.worker_calls import WorkerCalls
 
 
 class PostgresQueue(
-    WorkerCalls, AdminCalls, FileCalls, SafekeepingCalls, FolderCalls, ReembeddingCalls
+    WorkerCalls,
+    AdminCalls,
+    FileCalls,
+    FolderCalls,
+    SafekeepingCalls,
+    DamageCalls,
+    ReembeddingCalls,
 ):
     """The queue in the database at `url`, and everything else the SQL API offers.
 

@@ -15,6 +15,7 @@ from worker.queue.backups import KnownBackup
 from worker.queue.cache import Cached
 from worker.queue.checks import Check, Checked, CheckState
 from worker.queue.chunks import DocumentCompletion
+from worker.queue.damage import ROWS_CHECKED_IN_ONE_CALL, DamagedRange
 from worker.queue.files import (
     FILES_IN_ONE_CALL,
     FileClaim,
@@ -398,7 +399,20 @@ class SafekeepingQueue(Protocol):
         """End a walk. False: another worker has it by now."""
 
 
-class AdminQueue(Queue, FolderQueue, SafekeepingQueue, Protocol):
+class DamageQueue(Protocol):
+    """The interface for whoever looks for damaged vectors."""
+
+    def damaged(
+        self, target: Target, after: str | None, batch: int = ROWS_CHECKED_IN_ONE_CALL
+    ) -> DamagedRange:
+        """Find completed jobs of the next rows after a record whose vector is lost or overwritten.
+
+        It checks at most `batch` rows, in the order of the key, and fewer if their vectors are
+        large. Raises Busy if the table is locked as a whole.
+        """
+
+
+class AdminQueue(Queue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
     """The interface of a queue for the commands, which includes that for the engine.
 
     Raises SettingsError, with the message of the database, if a request is not valid.

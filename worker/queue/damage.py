@@ -1,0 +1,63 @@
+"""The calls that keep stored vectors safe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.queue.calls import Calls
+from worker.queue.targets import Target
+from worker.queue.transports import columns_of
+
+ROWS_CHECKED_IN_ONE_CALL = 5000
+Damage = Literal["lost", "overwritten"]
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A completed job whose vector is gone (lost), or is not the one that was stored (overwritten).
+
+    Its text is still the one with this `content_hash`, which `model` has embedded.
+    """
+
+    record_id: str
+    damage: Damage
+    content_hash: bytes
+    model: str
+    tokens: int | None
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedRange:
+    """The damaged jobs of a range of the key, which ends at the record `looked_to` (None: there are
+    no more)."""
+
+    rows: list[Damaged]
+    looked_to: str | None
+
+
+class DamageCalls(Calls):
+    """The DamageQueue protocol."""
+
+    def damaged(
+        self, target: Target, after: str | None, batch: int = ROWS_CHECKED_IN_ONE_CALL
+    ) -> DamagedRange:
+        columns = {**columns_of(Damaged), "looked_to": str}
+        rows = self._portion.within_time(
+            batch,
+            lambda size: self._transport.rows(
+                "find_damaged_embeddings",
+                {
+                    "watched_table": target.table_name,
+                    "embedding_column": target.embedding_column,
+                    "after_record": after,
+                    "batch": size,
+                },
+                columns,
+            ),
+        )
+        looked_to = [row.pop("looked_to") for row in rows]
+        return DamagedRange(
+            [Damaged(**row) for row in rows if row["record_id"] is not None], looked_to[0]
+        )
