@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import re
 from base64 import urlsafe_b64decode
@@ -115,6 +116,8 @@ class Settings:
     files_parse_memory_mb: int = 1024
     files_max_mb: int = 256
     files_fallback_encoding: str = "cp1252"
+    verify_every: timedelta | None = timedelta(hours=1)
+    repair_budget: float = 1.0
     s3_endpoint: str | None = field(default=None, repr=False)
     s3_region: str | None = None
     s3_access_key_id: str | None = field(default=None, repr=False)
@@ -317,6 +320,20 @@ def _duration(given: str) -> timedelta:
         return parse_duration(given)
     except SettingsError:
         raise ValueError(f"must be a duration like 90s, 30m, 24h or 7d: `{given}`") from None
+
+
+def _duration_or_off(given: str) -> timedelta | None:
+    return None if given.lower() == "off" else _duration(given)
+
+
+def _dollars(given: str) -> float:
+    try:
+        amount = float(given)
+    except ValueError:
+        amount = math.nan
+    if not 0 <= amount < math.inf:
+        raise ValueError(f"must be a number of US dollars, 0 or more: `{given}`")
+    return amount
 
 
 def _encoding(given: str) -> str:
@@ -560,6 +577,8 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "files_parse_memory_mb": _whole_number(128, MOST_MEMORY),
     "files_max_mb": _whole_number(1, MOST_MEMORY),
     "files_fallback_encoding": _encoding,
+    "verify_every": _duration_or_off,
+    "repair_budget": _dollars,
     "s3_endpoint": _http_url,
     "s3_region": str,
     "s3_access_key_id": str,

@@ -257,6 +257,7 @@ CATALOG: dict[str, Entry] = {
         "Check the vectors of watched columns: all rows, and a sample against the model.",
         (
             "worker verify",
+            "worker verify --repair --repair-budget 1",
             "worker verify docs --column embedding_2 --against embedding --report report.html",
         ),
     ),

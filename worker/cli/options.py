@@ -585,6 +585,22 @@ ReportFiles = Annotated[
         help="Also write a report: HTML or Markdown by the name, .html or .md. May be repeated.",
     ),
 ]
+Repair = Annotated[
+    bool,
+    typer.Option(
+        "--repair",
+        help="Repair lost and overwritten vectors: from the cache, from a backup, or by embedding"
+        " their texts again.",
+    ),
+]
+RepairBudget = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="DOLLARS",
+        help="US dollars that embedding texts again may cost (env: REPAIR_BUDGET).",
+    ),
+]
 SampleSize = Annotated[
     int,
     typer.Option(

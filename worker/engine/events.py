@@ -47,6 +47,19 @@ EVENTS: dict[str, tuple[Level, str]] = {
     ),
     "file_failed": ("info", "{path} cannot be read: {error_class}"),
     "files_interrupted": ("warning", "files are neither scanned nor read for now: {cause}"),
+    "vectors_damaged": (
+        "warning",
+        "of {vectors} vectors of {table}.{column}, {lost} are lost and {overwritten} overwritten",
+    ),
+    "vectors_repaired": (
+        "info",
+        "{from_cache} vectors of {table}.{column} are back from the cache and {from_backup} from a"
+        " backup; {requeued} texts are to be embedded again, {over_budget} are over the budget",
+    ),
+    "texts_changed": (
+        "warning",
+        "{changed} of {checked} texts of {table}.{column} have changed without a write",
+    ),
     "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",

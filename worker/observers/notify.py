@@ -22,7 +22,16 @@ from worker.observers.channels import Channel, NotDelivered, Notice
 from worker.queue import Queue, Scope
 from worker.terminal import printable
 
-NOTIFIED = frozenset({"target_reached", "queue_drained", "failures_exceeded", "provider_stopped"})
+NOTIFIED = frozenset(
+    {
+        "target_reached",
+        "queue_drained",
+        "failures_exceeded",
+        "provider_stopped",
+        "vectors_damaged",
+        "texts_changed",
+    }
+)
 """The events that people are notified of."""
 
 MOST_WAITING = 100  # notices for one channel

@@ -1,11 +1,13 @@
-"""The calls that keep stored vectors safe."""
+"""Damaged vectors: which they are, and how they are embedded again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from worker.queue.calls import Calls
+from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.targets import Target
 from worker.queue.transports import columns_of
 
@@ -61,3 +63,18 @@ class DamageCalls(Calls):
         return DamagedRange(
             [Damaged(**row) for row in rows if row["record_id"] is not None], looked_to[0]
         )
+
+    def requeue_damaged(self, target: Target, record_ids: Sequence[str]) -> int:
+        requeued = 0
+        while record_ids:
+            now, record_ids = record_ids[:JOBS_IN_ONE_CALL], record_ids[JOBS_IN_ONE_CALL:]
+            requeued += self._call(
+                "requeue_damaged_embeddings",
+                watched_table=target.table_name,
+                embedding_column=target.embedding_column,
+                record_ids=list(now),
+            )
+        return requeued
+
+    def repair_cost(self) -> float:
+        return float(self._call("embedding_repair_cost"))

@@ -208,6 +208,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "listens": "boolean",
         "rss_mb": "real",
     },
+    "embedding_repair_cost": {},
     "end_embedding_backup": {
         "id": "bigint",
         "worker": "text",
@@ -363,6 +364,11 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "batch": "integer",
         "dry_run": "boolean",
         "source": "text",
+    },
+    "requeue_damaged_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "record_ids": "text[]",
     },
     "requeue_embeddings": {
         "only_status": "text",

@@ -411,6 +411,12 @@ class DamageQueue(Protocol):
         large. Raises Busy if the table is locked as a whole.
         """
 
+    def requeue_damaged(self, target: Target, record_ids: Sequence[str]) -> int:
+        """Make the jobs of damaged records pending. Returns how many were completed until now."""
+
+    def repair_cost(self) -> float:
+        """Return what the repairs of the last 24 hours cost, in US dollars."""
+
 
 class AdminQueue(Queue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
     """The interface of a queue for the commands, which includes that for the engine.

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from worker.cli.commands import repair as repairing
 from worker.cli.console import ProgressLine, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
@@ -17,8 +18,11 @@ from worker.cli.options import (
     ComparedQueries,
     Cutoff,
     Qrels,
+    Repair,
+    RepairBudget,
     ReportFiles,
     SampleSize,
+    Yes,
 )
 from worker.cli.render.verification import print_verifications
 from worker.errors import SettingsError
@@ -45,29 +49,36 @@ def verify(
     k: Cutoff = 10,
     as_json: AsJson = False,
     report: ReportFiles = None,
+    repair: Repair = False,
+    repair_budget: RepairBudget = None,
+    yes: Yes = False,
 ) -> int:
     """Check the vectors of watched columns: all rows, and a sample against the model."""
+    if repair:
+        return repairing.repair(table, column, repair_budget, yes, as_json)
     reports = report or []
     _check_reports(reports)
-    progress = ProgressLine()
-    settings = load_settings(asks_model=True)
-    check = partial(
-        verifying.verify,
-        against=against,
-        queries=_read(queries, qrels),
-        sample=sample,
-        k=k,
-        on_rows=lambda rows: progress.say(f"read {rows} rows"),
-    )
-    with open_queue(settings) as queue:
-        names = _columns(queue, table, column, against)
-        results = [check(queue, settings, *name) for name in names]
+    asked = _read(queries, qrels)
+    check = partial(verifying.verify, against=against, queries=asked, sample=sample, k=k)
+    results = _verified(check, table, column, against)
     if as_json:
         out_json([asdict(result) for result in results])
     else:
         print_verifications(results)
     _write(results, reports)
     return int(not all(result.passed for result in results))
+
+
+def _verified(
+    check: Callable[..., Verification], table: str | None, column: str | None, against: str | None
+) -> list[Verification]:
+    progress = ProgressLine()
+    settings = load_settings(asks_model=True)
+    with open_queue(settings) as queue:
+        return [
+            check(queue, settings, *name, on_rows=lambda rows: progress.say(f"read {rows} rows"))
+            for name in _columns(queue, table, column, against)
+        ]
 
 
 def _columns(

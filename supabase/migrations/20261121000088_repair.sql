@@ -1,0 +1,66 @@
+-- Why:   damaged vectors that neither the cache nor a backup has are made again.
+-- Locks: row locks on the jobs, for the length of a call; it waits for none.
+-- Undo:  drop function public.embedding_repair_cost, public.requeue_damaged_embeddings, embedding.drop_overwritten_chunks;
+
+-- Deletes those chunks of texts whose vector is not the one that was written, so that they count as missing.
+create function embedding.drop_overwritten_chunks(target public.embedding_targets, record_ids text[])
+returns void
+language plpgsql
+set search_path = '', pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    execute format('delete from %s using unnest($1) as eq_asked (eq_record) where %s and vector_hash <> %s',
+                   target.chunks_relation,
+                   embedding.record_match_sql(target.chunks_relation::regclass, target.key_columns),
+                   embedding.vector_hash_sql(target, format('%I.embedding', (parse_ident(target.chunks_relation))[2])))
+      using record_ids;
+end $$;
+
+-- Makes the jobs of records whose vectors are damaged (see find_damaged_embeddings) pending, ten priorities below live edits, to
+-- be embedded even if their text and model have not changed. Of a text in chunks only the damaged chunks are embedded. Jobs that
+-- are not completed by now are left alone. Returns how many there were.
+create function public.requeue_damaged_embeddings(watched_table text, embedding_column text, record_ids text[])
+returns bigint
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set lock_timeout = '1s'
+set statement_timeout = '1min' -- of a call over the Data API, as in requeue_embeddings
+as $$
+declare
+    target constant public.embedding_targets := embedding.open_verified(watched_table, embedding_column);
+    requeued bigint;
+begin
+    if target.chunk_format is not null then
+        perform embedding.drop_overwritten_chunks(target, record_ids);
+    end if;
+    requeued := embedding.reset_jobs(
+        array(select damaged.id from public.embedding_queue as damaged
+               where damaged.record_id = any (record_ids) and damaged.target_id = target.id and damaged.status = 'completed'
+               order by damaged.id
+                 for update skip locked),
+        false, greatest(target.priority - 10, -32768));
+    perform embedding.wake();
+    return requeued;
+end $$;
+
+-- US dollars that the repairs of the last 24 hours cost, by their estimates.
+create function public.embedding_repair_cost()
+returns double precision
+language sql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+as $$
+    select coalesce(sum((entry.figures ->> 'cost')::double precision), 0)
+      from public.embedding_audit as entry
+     where entry.event = 'repaired' and entry.at > now() - interval '24 hours';
+$$;
+
+select embedding.protect_functions('embedding.drop_overwritten_chunks');
+select embedding.let_workers_call('public.requeue_damaged_embeddings', 'public.embedding_repair_cost');

@@ -1,0 +1,214 @@
+"""Compares stored vectors with what was written, while a worker is idle, and repairs the damage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from secrets import token_hex
+from threading import Event
+
+from worker.engine.progress import Progress
+from worker.errors import SettingsError
+from worker.operations.repair import Damage, Repaired, Repairer, damaged_ranges, in_batches
+from worker.operations.session import worker_name
+from worker.queue import AdminQueue, Check, Checked, CheckState, Damaged, Source, Target
+from worker.settings import Settings
+
+LEASE = timedelta(minutes=5)
+SHARE = 0.02  # of the time, in which a walk may keep the database busy
+LONGEST_REST = 60.0  # seconds
+LOOK_AGAIN = 30.0  # seconds
+BUSY = 2  # a worker that is never idle checks after so many intervals
+
+Attend = Callable[[float], bool]
+"""Called after each range with the seconds that it took. False: end early."""
+
+
+class Interrupted(Exception):
+    """A check has ended early: another worker goes on with it."""
+
+
+def new_name() -> str:
+    """Return a name for a worker that checks vectors."""
+    return f"{worker_name()}:check:{token_hex(3)}"
+
+
+@dataclass(slots=True)
+class ColumnCheck:
+    """A check of a column that was begun: it finds the damage, repairs it, and ends.
+
+    Raises Interrupted if `attend` wants that, or if another worker has the check by now.
+    """
+
+    queue: AdminQueue
+    check: Check
+    target: Target
+    attend: Attend
+    source: Source = "api"
+
+    def find(self) -> Damage:
+        """Compare all vectors with what was written, from where an earlier worker ended."""
+        damage = Damage(self._vectors(), **self.check.found_so_far)
+        for rows, looked_to in self._ranges(self.check.looked_to):
+            damage.add(rows)
+            so_far = {"lost": damage.lost, "overwritten": damage.overwritten}
+            self._go_on(looked_to, so_far)
+        return damage
+
+    def repair(self, settings: Settings, budget: float | None) -> Repaired:
+        """Repair the damage; embedding texts again may cost `budget` US dollars."""
+        repairer = Repairer(self.queue, settings, self.target, budget)
+        for rows in in_batches(self._damaged()):
+            repairer.repair(rows)
+        return repairer.done
+
+    def end(self, state: CheckState, damage: Damage, repaired: Repaired) -> None:
+        """Record what was found and done."""
+        checked = Checked(**asdict(damage), **asdict(repaired))
+        self.queue.end_check(self.check, state, checked, source=self.source)
+
+    def release(self) -> None:
+        """Let another worker go on at once."""
+        self.queue.continue_check(self.check, timedelta(0))
+
+    def _damaged(self) -> Iterator[list[Damaged]]:
+        for rows, _ in self._ranges(None):
+            yield rows
+            self._go_on(state="repairing")
+
+    def _ranges(self, after: str | None) -> Iterator[tuple[list[Damaged], str | None]]:
+        began = time.monotonic()
+        for rows, looked_to in damaged_ranges(self.queue, self.target, after):
+            yield rows, looked_to
+            if looked_to is not None and not self.attend(time.monotonic() - began):
+                raise Interrupted
+            began = time.monotonic()
+
+    def _go_on(
+        self,
+        looked_to: str | None = None,
+        found_so_far: dict[str, int] | None = None,
+        state: CheckState | None = None,
+    ) -> None:
+        if not self.queue.continue_check(self.check, LEASE, looked_to, found_so_far, state):
+            raise Interrupted
+
+    def _vectors(self) -> int:
+        """Count the jobs that are completed."""
+        name = (self.target.table_name, self.target.embedding_column)
+        return sum(
+            each.completed
+            for each in self.queue.coverage()
+            if (each.table_name, each.embedding_column) == name
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedColumn:
+    """What a check of a column has found, and what became of it; None: nothing was done."""
+
+    target: Target
+    damage: Damage
+    repaired: Repaired | None
+
+
+def repair_column(
+    queue: AdminQueue,
+    settings: Settings,
+    target: Target,
+    *,
+    budget: float | None = None,
+    agree: Callable[[Damage], bool] = lambda damage: True,
+    attend: Attend = lambda took: True,
+    source: Source = "api",
+) -> CheckedColumn:
+    """Check a column now, and repair the damage, however large it is, if `agree` says so.
+
+    `budget`: US dollars that embedding texts again may cost; None: whatever it takes. Raises
+    SettingsError if a worker is checking the column, and Interrupted if `attend` wants to end.
+    """
+    names = (target.table_name, target.embedding_column)
+    check = queue.begin_check(new_name(), timedelta(0), LEASE, *names)
+    if check is None:
+        raise SettingsError(
+            f"a worker is checking {'.'.join(names)}, or it is suspended",
+            "Try again later; `worker status` shows a column that is suspended.",
+        )
+    column = ColumnCheck(queue, check, target, attend, source)
+    try:
+        damage = column.find()
+        if not damage.rows:
+            column.end("sound", damage, Repaired())
+            return CheckedColumn(target, damage, None)
+        if not agree(damage):
+            column.release()
+            return CheckedColumn(target, damage, None)
+        repaired = column.repair(settings, budget)
+    except BaseException:
+        column.release()
+        raise
+    column.end("repaired", damage, repaired)
+    return CheckedColumn(target, damage, repaired)
+
+
+@dataclass(slots=True)
+class IntegrityMonitor:
+    """Checks each watched column every VERIFY_EVERY, and repairs what is damaged.
+
+    Workers share this: a column is checked by one of them at a time, and another goes on where one
+    has ended. Reports `vectors_damaged` if a check finds something new, and `vectors_repaired`.
+    """
+
+    settings: Settings
+    observer: Progress
+    is_idle: Callable[[], bool] = lambda: True
+    is_paused: Callable[[], bool] = lambda: False
+    worker: str = field(default_factory=new_name)
+
+    def serve(self, queue: AdminQueue, stop: Event) -> None:
+        """Check what is due until `stop` is set."""
+        every = self.settings.verify_every
+        while every and not stop.is_set():
+            check = None
+            if not self.is_paused():
+                wanted = every if self.is_idle() else BUSY * every
+                check = queue.begin_check(self.worker, wanted, LEASE)
+            if check:
+                self._check(queue, check, stop)
+            else:
+                stop.wait(min(LOOK_AGAIN, every.total_seconds()))
+
+    def _check(self, queue: AdminQueue, check: Check, stop: Event) -> None:
+        target = queue.target(check.table_name, check.embedding_column)
+        column = ColumnCheck(queue, check, target, lambda took: _rest(took, stop))
+        try:
+            damage = column.find()
+            if damage.rows and (damage.lost, damage.overwritten) != (check.lost, check.overwritten):
+                self._report("vectors_damaged", target, **asdict(damage))
+            state, repaired = self._repaired(column, damage)
+        except Interrupted:
+            column.release()
+        else:
+            column.end(state, damage, repaired)
+
+    def _repaired(self, column: ColumnCheck, damage: Damage) -> tuple[CheckState, Repaired]:
+        """Repair the damage, unless a person should look at it first."""
+        if not damage.rows:
+            return "sound", Repaired()
+        if damage.is_large:
+            return "waiting", Repaired()
+        budget = max(0.0, self.settings.repair_budget - column.queue.repair_cost())
+        repaired = column.repair(self.settings, budget)
+        self._report("vectors_repaired", column.target, **asdict(repaired))
+        return "repaired", repaired
+
+    def _report(self, event: str, target: Target, **figures: object) -> None:
+        names = {"table": target.table_name, "column": target.embedding_column}
+        self.observer.event(event, **names, **figures)
+
+
+def _rest(took: float, stop: Event) -> bool:
+    """Rest so long that a walk takes its SHARE of the time. False: the worker ends."""
+    return not stop.wait(min(took * (1 / SHARE - 1), LONGEST_REST))
