@@ -119,7 +119,7 @@ begin
     return vector_hashes;
 end $$;
 
--- Completes locked jobs. Raises if one of them has lost its lease. Those that are `unenhanced` are marked, and with a time in
+-- Completes locked jobs. Raises if one of them has lost its lease (null: has got one). Those that are `unenhanced` are marked, and with a time in
 -- `again_in` pending again after it: with a text that was given by hand, if there is one.
 create function embedding.finish_jobs(
     ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], truncated_to integer[], costs real[],
@@ -150,7 +150,7 @@ begin
               from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs, finish_jobs.unenhanced,
                           finish_jobs.again_in, vector_hashes)
                    as of_job (id, lease, hash, tokens, truncated_to, cost, class, again_in, vector_hash)) as given
-     where job.id = given.id and job.lease = given.lease;
+     where job.id = given.id and job.lease is not distinct from given.lease;
     get diagnostics finished = row_count;
     if finished <> cardinality(ids) then -- although they are locked
         raise exception 'a trigger of the table queues the row again when its vector is written'

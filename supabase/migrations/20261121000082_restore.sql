@@ -2,18 +2,19 @@
 --        model.
 -- Locks: what embedding.complete locks. It waits for nothing: it reports what another session holds.
 -- Undo:  drop function public.restore_embeddings, embedding.restore, embedding.check_restored, embedding.write_restored,
---        embedding.lease_restored, embedding.judge_restored; drop type embedding.judged_vector;
+--        embedding.lock_restored, embedding.judge_restored; drop type embedding.judged_vector;
 --
--- A restore leases the jobs of its rows to itself, and completes them as a worker does, with the same guards, in one
--- transaction: a restored row cannot be told from an embedded one. A worker that is embedding such a text loses its lease.
+-- A restore locks rows and jobs and completes them as a completion does: a restored row cannot be told from an embedded one.
+-- The hash of the text is its guard as well; instead of a lease, the job must be as it was when it was judged. A worker that is
+-- embedding such a text loses its lease.
 
 -- The type of the vectors is looked up here, since pgvector may live in `extensions` or in `public`.
 select set_config('search_path', extnamespace::regnamespace::text, true) from pg_extension where extname = 'vector';
 
 -- What a restore does with a vector: see restore_embeddings. `place`: in its arguments; `record_id`: as the queue has it;
--- `job_version`: of the job as it was then, null if there is none.
+-- `job_version`: of its job, null if there is none; `by_hand`: that job has its text.
 create type embedding.judged_vector as (
-    place integer, outcome text, record_id text, job_id bigint, job_version xid, owner uuid
+    place integer, outcome text, record_id text, hash bytea, job_version xid, by_hand boolean, owner uuid
 );
 
 -- What a restore would do with vectors of `model`. It locks nothing.
@@ -31,7 +32,7 @@ declare
     judged embedding.judged_vector[];
 begin
     execute format($sql$
-        select array_agg((eq_place, eq_outcome, eq_own_id, eq_job_id, eq_version, eq_owner)::embedding.judged_vector
+        select array_agg((eq_place, eq_outcome, eq_own_id, eq_hash, eq_version, eq_by_hand is not null, eq_owner)::embedding.judged_vector
                          order by eq_place)
           from unnest($1, $2, $3) with ordinality as eq_given (eq_record, eq_hash, eq_vector_hash, eq_place)
           left join lateral (
@@ -39,7 +40,7 @@ begin
                        %5$s as eq_vector
                   from %6$s where %7$s offset 0) as eq_row on true
           left join lateral (
-                select id as eq_job_id, xmin as eq_version, status as eq_status, content as eq_by_hand,
+                select xmin as eq_version, status as eq_status, content as eq_by_hand,
                        content_hash as eq_old_hash, model as eq_old_model, vector_hash as eq_written
                   from public.embedding_queue where record_id = eq_own_id and target_id = %8$s offset 0) as eq_job on true
          cross join lateral (select coalesce(%9$s, eq_text) as eq_content offset 0) as eq_chosen
@@ -65,86 +66,74 @@ begin
     return judged;
 end $$;
 
--- Leases the jobs of judged vectors, and inserts missing ones, except those that another session holds or has changed since.
-create function embedding.lease_restored(target public.embedding_targets, judged embedding.judged_vector[])
-returns table (place integer, id bigint, lease uuid)
+-- Locks the rows and jobs of judged vectors, and inserts missing jobs. Leaves out those that another session holds or has changed.
+create function embedding.lock_restored(target public.embedding_targets, judged embedding.judged_vector[])
+returns table (place integer, record_id text, id bigint, lease uuid)
 language plpgsql
 set search_path = '', pg_temp
-set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
-set enable_mergejoin = off
+set jit = off
 as $$
-#variable_conflict use_column
-declare
-    fence constant uuid := gen_random_uuid();
-    ids bigint[];
 begin
-    ids := array(
-        select free.id
-          from unnest(judged) as given
-         cross join lateral (
-               select job.id from public.embedding_queue as job
-                where job.id = given.job_id and job.xmin = given.job_version
-                  for update skip locked) as free);
-    update public.embedding_queue as job
-       set status = 'processing', lease = fence, lease_expires_at = 'infinity'
-     where job.id = any (ids);
-    insert into public.embedding_queue
-        (target_id, table_name, record_id, embedding_column, user_id, priority, status, lease, lease_expires_at)
-    select target.id, target.table_name, given.record_id, target.embedding_column, given.owner, target.priority,
-           'processing', fence, 'infinity'
-      from unnest(judged) as given where given.job_id is null
-    on conflict do nothing;
-    return query
-    select given.place, leased.id, fence
-      from unnest(judged) as given
-     cross join lateral (
-           select job.id from public.embedding_queue as job
-            where job.record_id = given.record_id and job.target_id = target.id and job.lease = fence
-           offset 0) as leased;
+    return query execute format($sql$
+        with eq_row as materialized (
+            select eq_given.*
+              from (select place as eq_place, record_id as eq_record, hash as eq_hash, job_version as eq_version,
+                           by_hand as eq_by_hand, owner as eq_owner from unnest($1)) as eq_given
+             cross join lateral (
+                    select from %1$s where %2$s and (%3$s) and (eq_by_hand or sha256(convert_to((%4$s)::text, 'UTF8')) = eq_hash)
+                       for no key update of %5$I skip locked) as eq_locked
+        ), eq_job as materialized (
+            select eq_place, eq_record, eq_locked.*
+              from eq_row
+             cross join lateral (
+                   select id, lease from public.embedding_queue as eq_queue
+                    where record_id = eq_record and target_id = $2 and xmin = eq_version
+                      for update skip locked) as eq_locked
+        ), eq_new as (
+            insert into public.embedding_queue (target_id, table_name, record_id, embedding_column, user_id, priority)
+            select $2, $3, eq_record, $4, eq_owner, $5 from eq_row where eq_version is null
+            on conflict do nothing
+            returning record_id, id
+        )
+        select * from eq_job
+         union all
+        select eq_place, eq_record, eq_new.id, null from eq_new join eq_row on eq_record = eq_new.record_id$sql$,
+        target.relation, target.record_match_sql, coalesce(target.filter, 'true'), embedding.text_sql(target),
+        (parse_ident(target.relation))[2])
+    using judged, target.id, target.table_name, target.embedding_column, target.priority;
 end $$;
 
--- Writes the judged vectors, and returns the places of those that it has written. The rows or jobs of the others are locked by
--- another session, or have changed since. A job that it could not complete is as it was before.
+-- Writes judged vectors, completes their jobs, and returns their places. Leaves out those whose row or job is locked by another
+-- session, or has changed since. See embedding.complete about the lock_timeout.
 create function embedding.write_restored(
-    target public.embedding_targets, judged embedding.judged_vector[], hashes bytea[], vectors vector[], model text,
-    tokens integer[], costs real[], truncated_to integer[], unenhanced text[]
+    target public.embedding_targets, judged embedding.judged_vector[], vectors vector[], model text, tokens integer[],
+    costs real[], truncated_to integer[], unenhanced text[]
 )
 returns integer[]
 language plpgsql
 set search_path = '', pg_temp
+set lock_timeout = '100ms'
 as $$
 declare
     given record;
-    done bigint[];
-    written integer[];
 begin
-    loop
-        begin
-            select array_agg(leased.id) as ids, array_agg(leased.lease) as leases, array_agg(one.hash) as hashes,
-                   array_agg(one.vector) as vectors, array_agg(one.tokens) as tokens, array_agg(one.truncated_to) as truncated_to,
-                   array_agg(one.cost) as costs, array_agg(one.class) as unenhanced, array_agg(place) as places
-              into given
-              from unnest(hashes, vectors, tokens, truncated_to, costs, unenhanced)
-                   with ordinality as one (hash, vector, tokens, truncated_to, cost, class, place)
-              join embedding.lease_restored(target, judged) as leased using (place);
-            if given.ids is null then
-                return '{}';
-            end if;
-            done := embedding.complete(
-                target, given.ids, given.leases, given.hashes, given.vectors, model, given.tokens, given.truncated_to,
-                given.costs, given.unenhanced, null);
-            written := array(select leased.place from unnest(given.ids, given.places) as leased (id, place)
-                               join unnest(done) as id using (id));
-            if cardinality(done) < cardinality(given.ids) then
-                raise exception using errcode = 'EQ000';
-            end if;
-            return written;
-        exception when sqlstate 'EQ000' then
-            judged := array(select one from unnest(judged) as one join unnest(written) as place using (place));
-        end;
-    end loop;
+    select array_agg(place) as places, array_agg(locked.record_id) as records, array_agg(locked.id) as ids,
+           array_agg(locked.lease) as leases, array_agg(wanted.hash) as hashes, array_agg(one.vector) as vectors,
+           array_agg(one.tokens) as tokens, array_agg(one.cost) as costs, array_agg(one.truncated_to) as truncated_to,
+           array_agg(one.class) as unenhanced
+      into given
+      from unnest(vectors, tokens, costs, truncated_to, unenhanced)
+           with ordinality as one (vector, tokens, cost, truncated_to, class, place)
+      join unnest(judged) as wanted using (place)
+      join embedding.lock_restored(target, judged) as locked using (place);
+    if given.ids is not null then
+        perform embedding.finish_jobs(
+            given.ids, given.leases, given.hashes, write_restored.model, given.tokens, given.truncated_to, given.costs,
+            given.unenhanced, null, embedding.write_vectors(target, given.records, given.vectors, given.ids, given.hashes));
+    end if;
+    return coalesce(given.places, '{}');
 end $$;
 
 -- Raises if a target has vectors of another model, as far as its model is known, or of another width.
@@ -203,7 +192,7 @@ begin
     end if;
     if chosen <> '{}' then
         written := embedding.write_restored(
-            target, chosen, hashes, vectors, restore.model, tokens, costs, truncated_to, unenhanced);
+            target, chosen, vectors, restore.model, tokens, costs, truncated_to, unenhanced);
     end if;
     if cardinality(written) < cardinality(chosen) then -- many are edited by now
         judged_again := embedding.judge_restored(target, records, hashes, vectors, restore.model, overwrite);
@@ -292,6 +281,6 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.judge_restored', 'embedding.lease_restored', 'embedding.write_restored',
+    'embedding.judge_restored', 'embedding.lock_restored', 'embedding.write_restored',
     'embedding.check_restored', 'embedding.restore');
 select embedding.let_workers_call('public.restore_embeddings');

@@ -1,6 +1,6 @@
 -- Why:   records are embedded or restored although their jobs are not due: those that a restore or a repair names.
 -- Locks: what a claim locks. It waits for none: it leaves alone what another session holds.
--- Undo:  drop function public.claim_records, embedding.open_job;
+-- Undo:  drop function public.claim_records, embedding.delete_overwritten, embedding.open_job;
 
 -- Locks the job of a record for a claim, and inserts it if it is missing. Null: there is no such row, another session holds
 -- the job, or a worker has a lease for it.
@@ -35,8 +35,25 @@ begin
     return job.id;
 end $$;
 
+-- Deletes the chunks of a text whose vectors are not the ones that were written, so that they count as missing.
+create function embedding.delete_overwritten(target public.embedding_targets, record_id text)
+returns void
+language plpgsql
+set search_path = '', pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    name constant text := quote_ident((parse_ident(target.chunks_relation))[2]);
+begin
+    execute format('delete from %s using (select $1 as eq_record) as eq_asked where %s and not %s', target.chunks_relation,
+                   embedding.record_match_sql(target.chunks_relation::regclass, target.key_columns),
+                   embedding.is_intact_sql(target, name || '.embedding', name || '.vector_hash'))
+      using record_id;
+end $$;
+
 -- Claims the given records of a column, like claim_embeddings, but whatever the status of their jobs, and although their text
--- and model may be unchanged. Records whose job is leased or locked are left out, and those after the ones whose texts have
+-- and model may be unchanged; chunks that were overwritten are not `stored`. Records whose job is leased or locked are left out, and those after the ones whose texts have
 -- 4,000,000 characters: claim them later. With `dry_run` it returns the same and changes nothing.
 create function public.claim_records(
     watched_table text, embedding_column text, record_ids text[], worker text, lease_for interval,
@@ -47,6 +64,7 @@ language plpgsql
 security definer
 set search_path = '', pg_temp
 set row_security = off
+set lock_timeout = '1s'
 as $$
 declare
     target constant public.embedding_targets := embedding.open_verified(watched_table, embedding_column);
@@ -61,6 +79,9 @@ begin
         foreach record_id in array record_ids loop
             id := embedding.open_job(target, record_id);
             continue when id is null;
+            if target.chunk_format is not null then
+                perform embedding.delete_overwritten(target, record_id);
+            end if;
             for job in
                 select * from embedding.claim_in_parts(target, array[id], worker, lease_for, default_model, true)
             loop
@@ -77,5 +98,5 @@ begin
     return query select * from unnest(claimed);
 end $$;
 
-select embedding.protect_functions('embedding.open_job');
+select embedding.protect_functions('embedding.open_job', 'embedding.delete_overwritten');
 select embedding.let_workers_call('public.claim_records');

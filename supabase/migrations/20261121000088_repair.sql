@@ -1,23 +1,6 @@
 -- Why:   damaged vectors that neither the cache nor a backup has are made again.
 -- Locks: row locks on the jobs, for the length of a call; it waits for none.
--- Undo:  drop function public.embedding_repair_cost, public.requeue_damaged_embeddings, embedding.drop_overwritten_chunks;
-
--- Deletes those chunks of texts whose vector is not the one that was written, so that they count as missing.
-create function embedding.drop_overwritten_chunks(target public.embedding_targets, record_ids text[])
-returns void
-language plpgsql
-set search_path = '', pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
-as $$
-begin
-    execute format('delete from %s using unnest($1) as eq_asked (eq_record) where %s and vector_hash <> %s',
-                   target.chunks_relation,
-                   embedding.record_match_sql(target.chunks_relation::regclass, target.key_columns),
-                   embedding.vector_hash_sql(target, format('%I.embedding', (parse_ident(target.chunks_relation))[2])))
-      using record_ids;
-end $$;
+-- Undo:  drop function public.embedding_repair_cost, public.requeue_damaged_embeddings;
 
 -- Makes the jobs of records whose vectors are damaged (see find_damaged_embeddings) pending, ten priorities below live edits, to
 -- be embedded even if their text and model have not changed. Of a text in chunks only the damaged chunks are embedded. Jobs that
@@ -36,7 +19,7 @@ declare
     requeued bigint;
 begin
     if target.chunk_format is not null then
-        perform embedding.drop_overwritten_chunks(target, record_ids);
+        perform embedding.delete_overwritten(target, damaged.record_id) from unnest(record_ids) as damaged (record_id);
     end if;
     requeued := embedding.reset_jobs(
         array(select damaged.id from public.embedding_queue as damaged
@@ -62,5 +45,4 @@ as $$
      where entry.event = 'repaired' and entry.at > now() - interval '24 hours';
 $$;
 
-select embedding.protect_functions('embedding.drop_overwritten_chunks');
 select embedding.let_workers_call('public.requeue_damaged_embeddings', 'public.embedding_repair_cost');

@@ -835,8 +835,9 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        check_restored chunks_end exported_at_once exported_chunks exported_rows is_intact_sql
-        judge_restored lease_restored open_job restore write_restored
+        check_restored chunks_end delete_overwritten exported_at_once exported_chunks
+        exported_rows is_intact_sql judge_restored lock_restored open_job restore
+        write_restored
         """,
     ),
 ]

@@ -284,6 +284,51 @@ def test_another_vector_of_the_text_is_kept_unless_it_is_to_be_overwritten(
     assert set(outcomes(queue, other).values()) == {"present"}
 
 
+def test_an_overwritten_vector_is_not_exported_and_is_replaced(
+    docs: Database, queue: AdminQueue, backup: list[StoredRow]
+) -> None:
+    docs.execute("update docs set embedding = '[7,7,7]' where id = 1")
+    target = queue.target("docs", "embedding")
+    assert [row.record_id for row in exported(queue, target)] == ["2", "3", "4", "5"]
+    assert outcomes(queue, backup) == {"1": "restored"} | dict.fromkeys("2345", "present")
+    assert vectors(docs)[1] == "[1,1,0]"
+    assert len(exported(queue, target)) == 5
+    damaged = "select found from verify_embeddings('docs', 'embedding') where finding ~ %s"
+    assert rows(docs, damaged, "overwritten|lost") == [(0,), (0,)]
+
+
+def test_a_vector_that_somebody_put_back_by_hand_counts_as_written_again(
+    docs: Database, queue: AdminQueue, backup: list[StoredRow]
+) -> None:
+    docs.execute("update embedding_queue set vector_hash = 1")
+    assert set(outcomes(queue, backup).values()) == {"restored"}
+    assert len(exported(queue, queue.target("docs", "embedding"))) == 5
+
+
+def test_vectors_that_a_trigger_changes_are_present_once_they_are_restored(
+    docs: Database, queue: AdminQueue
+) -> None:
+    docs.execute(
+        "create function to_length_one() returns trigger language plpgsql"
+        " set search_path = public, extensions as"
+        " $$ begin new.embedding := l2_normalize(new.embedding); return new; end $$"
+    )
+    docs.execute(
+        "create trigger to_length_one before update on docs"
+        " for each row execute function to_length_one()"
+    )
+    insert(docs, 5)
+    complete(queue, claim(queue))
+    backup = exported(queue, queue.target("docs", "embedding"))
+    assert np.linalg.norm(backup[4].vector) == pytest.approx(1)
+    assert set(outcomes(queue, backup).values()) == {"present"}
+    docs.execute("alter table docs disable trigger to_length_one")
+    docs.execute("update docs set embedding = null")
+    docs.execute("alter table docs enable trigger to_length_one")
+    assert set(outcomes(queue, backup).values()) == {"restored"}
+    assert len(exported(queue, queue.target("docs", "embedding"))) == 5
+
+
 def test_a_text_given_by_hand_is_the_text_of_its_row(
     docs: Database, queue: AdminQueue, backup: list[StoredRow]
 ) -> None:

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, Server, rows, value
 from tests.integration.chunks import (
     Document,
     complete,
@@ -19,7 +19,7 @@ from tests.integration.chunks import (
 from tests.integration.jobs import SCOPE
 from tests.integration.tables import vector_of
 from tests.integration.test_restore import exported
-from worker.errors import SettingsError
+from worker.errors import DatabaseError, SettingsError
 from worker.queue import AdminQueue, StoredRow
 
 FIVE = (
@@ -130,6 +130,24 @@ def test_a_damaged_text_is_claimed_and_only_what_it_lacks_is_staged(
     assert faults(documents) == {}
 
 
+def test_an_overwritten_chunk_is_not_exported_and_counts_as_missing(
+    documents: Database, queue: AdminQueue
+) -> None:
+    documents.execute(
+        "update docs_chunks set embedding = '[7,7,7]' where id = 5 and content like '%5.3%'"
+    )
+    target = queue.target("docs", "embedding")
+    assert of_texts(exported(queue, target, of_chunks=True))["5"] == 4
+    [document] = claimed(queue, "5", dry_run=True)
+    assert value(documents, "select count(*) from docs_chunks where embedding = '[7,7,7]'") == 1
+    [document] = claimed(queue, "5")
+    assert [chunk.content for chunk in document.unstored] == ["Sentence 5.3. "]
+    assert stage(documents, document) == []
+    assert complete(documents, document) == []
+    assert of_texts(exported(queue, target, of_chunks=True))["5"] == 5
+    assert faults(documents) == {}
+
+
 def test_a_new_database_gets_its_chunks_from_the_backup(
     documents: Database, queue: AdminQueue
 ) -> None:
@@ -162,3 +180,20 @@ def test_texts_in_chunks_are_not_restored_as_a_whole(
         queue.export(target, None)
     with pytest.raises(SettingsError, match="is embedded in chunks"):
         queue.restore(target, exported(queue, target, of_chunks=True))
+
+
+def test_a_text_with_too_many_chunks_for_the_data_api_is_named(
+    db: Database, server: Server, queue: AdminQueue
+) -> None:
+    create_chunked(db)
+    db.execute(
+        "insert into docs (id, body) select 1, string_agg('Sentence ' || i, '. ')"
+        " from generate_series(1, 1000) i"
+    )
+    embed(db)
+    target = queue.target("docs", "embedding")
+    if server.project is None:
+        assert len(exported(queue, target, of_chunks=True)) == 1000
+        return
+    with pytest.raises(DatabaseError, match="1 of docs has more chunks than the Data API"):
+        queue.export(target, None, of_chunks=True)

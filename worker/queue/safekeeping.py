@@ -11,14 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from worker.errors import DatabaseError
 from worker.queue.calls import Calls
 from worker.queue.jobs import Claim, Scope
 from worker.queue.targets import Target
-from worker.queue.transports import columns_of
+from worker.queue.transports import MOST_ROWS, columns_of
 from worker.queue.worker_calls import CLAIMED
 
-ROWS_EXPORTED_IN_ONE_CALL = 1000
-"""The Data API cuts longer answers of a Supabase project, and says nothing."""
+ROWS_EXPORTED_IN_ONE_CALL = MOST_ROWS - 1
+"""Then an answer of as many as the Data API returns is a text with more chunks."""
 
 Outcome = Literal["restored", "present", "other_vector", "stale", "gone", "locked", "refused"]
 
@@ -85,6 +86,12 @@ class SafekeepingCalls(Calls):
                 "export_embeddings", {**arguments, "batch": size}, columns
             ),
         )
+        if len(rows) == MOST_ROWS and self._transport.cuts_answers:
+            raise DatabaseError(
+                f"{rows[0]['record_id']} of {target.table_name} has more chunks than the Data API"
+                " returns",
+                "Use a connection to the database: set DATABASE_URL.",
+            )
         looked_to = [row.pop("looked_to") for row in rows]
         return Exported(
             [StoredRow(**row) for row in rows if row["record_id"] is not None],
@@ -123,7 +130,7 @@ class SafekeepingCalls(Calls):
             return rows[most:]
 
         while rows:
-            rows = self._portion.within_time(len(rows), write)
+            rows = self._portion.within_time(min(len(rows), MOST_ROWS), write)
         return outcomes
 
     def claim_records(

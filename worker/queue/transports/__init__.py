@@ -14,6 +14,9 @@ Row = dict[str, Any]
 Columns = Mapping[str, Any]
 """The names of the columns to read, each with the type that its values are to have in Python."""
 
+MOST_ROWS = 1000
+"""The most rows of an answer of the Data API, unless a project has another limit."""
+
 
 class Transport(Protocol):
     """A transport to the SQL API. Every call is a short transaction of its own.
@@ -22,6 +25,9 @@ class Transport(Protocol):
     Busy if a table is locked as a whole, SchemaError if the SQL API is missing, SettingsError if
     the SQL API refuses a request, and DatabaseError for any other error of the database.
     """
+
+    cuts_answers: bool
+    """Whether an answer with more than MOST_ROWS rows lacks the others, without notice."""
 
     def call(self, function: LiteralString, arguments: Mapping[str, Any]) -> Any:
         """Return the value that a function returns."""

@@ -34,6 +34,8 @@ Connection = psycopg.Connection[Any]
 class PostgresTransport:
     """Calls the SQL API in the database behind `database`."""
 
+    cuts_answers = False
+
     def __init__(self, database: PostgresConnection) -> None:
         self._database = database
         self._knows_vectors: Connection | None = None
