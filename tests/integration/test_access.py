@@ -307,6 +307,8 @@ CALLS: list[LiteralString] = [
     "select * from recheck_embeddings()",
     "select * from verify_embeddings('docs', 'embedding')",
     "select * from find_damaged_embeddings('docs', 'embedding')",
+    "select requeue_damaged_embeddings('docs', 'embedding', '{1}')",
+    "select embedding_repair_cost()",
     "select * from export_embeddings('docs', 'embedding')",
     "select * from restore_embeddings('docs', 'embedding', '{1}', '{x}', '{\"[1,2,3]\"}', 'a:b')",
     "select * from claim_records('docs', 'embedding', '{1}', 'tests', '1 minute')",
@@ -483,6 +485,8 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "end_embedding_check",
         "estimate_embeddings",
         "find_damaged_embeddings",
+        "requeue_damaged_embeddings",
+        "embedding_repair_cost",
         "export_embeddings",
         "extend_embedding_backup",
         "extend_embeddings",
@@ -736,7 +740,8 @@ CALLED_BY_WORKERS = [
         embedding_stats embedding_table_name embedding_worker_deregister
         embedding_worker_heartbeat end_embedding_backup end_embedding_check
         estimate_embeddings extend_embedding_backup extend_embeddings fail_embeddings
-        find_damaged_embeddings find_embedding_files finish_embedding_scan known_embedding_files
+        embedding_repair_cost find_damaged_embeddings find_embedding_files
+        finish_embedding_scan requeue_damaged_embeddings known_embedding_files
         list_embedding_audit list_embeddings
         poll_embeddings recheck_embeddings record_embedding_audit
         record_embedding_backup_check record_embedding_files reembedding_progress

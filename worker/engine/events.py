@@ -56,10 +56,13 @@ EVENTS: dict[str, tuple[Level, str]] = {
         "{from_cache} vectors of {table}.{column} are back from the cache and {from_backup} from a"
         " backup; {requeued} texts are to be embedded again, {over_budget} are over the budget",
     ),
-    "texts_changed": (
+    "model_drifted": (
         "warning",
-        "{changed} of {checked} texts of {table}.{column} have changed without a write",
+        "the model of {table}.{column} no longer gives the vectors that it gave: cosine"
+        " {lowest:.4f}, {gate:.4f} is wanted",
     ),
+    "problem_found": ("warning", "{subject}: {cause}"),
+    "checks_interrupted": ("warning", "stored vectors are not checked for now: {cause}"),
     "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",

@@ -29,7 +29,8 @@ NOTIFIED = frozenset(
         "failures_exceeded",
         "provider_stopped",
         "vectors_damaged",
-        "texts_changed",
+        "model_drifted",
+        "problem_found",
     }
 )
 """The events that people are notified of."""
@@ -76,8 +77,7 @@ class Notifier:
         if name not in NOTIFIED or not self._delivery_threads:
             return
         notice = self._notice(name, fields)
-        of_the_scope = ".".join(filter(None, (self._scope.table, self._scope.column)))
-        subject = str(fields.get("provider", of_the_scope))
+        subject = self._subject(fields)
         try:
             is_ours = self._queue.announce(name, subject, uuid4())
         except WorkerError as problem:  # no notification is better than one from every worker
@@ -87,6 +87,14 @@ class Notifier:
         if is_ours:
             for delivery_thread in self._delivery_threads:
                 delivery_thread.take(notice)
+
+    def _subject(self, fields: dict[str, object]) -> str:
+        """Return what an event is about: of several reports about one subject, one is sent."""
+        if about := fields.get("provider") or fields.get("subject"):
+            return str(about)
+        if "table" in fields:
+            return f"{fields['table']}.{fields['column']}"
+        return ".".join(filter(None, (self._scope.table, self._scope.column)))
 
     def _notice(self, name: str, fields: dict[str, object]) -> Notice:
         hint = fields.get("hint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from worker.engine.progress import Progress
 from worker.errors import SettingsError
 from worker.operations.repair import Damage, Repaired, Repairer, damaged_ranges, in_batches
 from worker.operations.session import worker_name
+from worker.operations.verify import compare_with_model
 from worker.queue import AdminQueue, Check, Checked, CheckState, Damaged, Source, Target
 from worker.settings import Settings
 
@@ -21,6 +23,8 @@ SHARE = 0.02  # of the time, in which a walk may keep the database busy
 LONGEST_REST = 60.0  # seconds
 LOOK_AGAIN = 30.0  # seconds
 BUSY = 2  # a worker that is never idle checks after so many intervals
+A_DAY = 86_400.0  # seconds between two comparisons of a column with its model
+COMPARED = 5  # texts of a column
 
 Attend = Callable[[float], bool]
 """Called after each range with the seconds that it took. False: end early."""
@@ -158,7 +162,9 @@ class IntegrityMonitor:
     """Checks each watched column every VERIFY_EVERY, and repairs what is damaged.
 
     Workers share this: a column is checked by one of them at a time, and another goes on where one
-    has ended. Reports `vectors_damaged` if a check finds something new, and `vectors_repaired`.
+    has ended. Reports `vectors_damaged` if a check finds something new, `vectors_repaired`,
+    `problem_found` for what the doctor finds in the database, and, once a day, `model_drifted` if
+    the model gives other vectors than it gave.
     """
 
     settings: Settings
@@ -166,6 +172,9 @@ class IntegrityMonitor:
     is_idle: Callable[[], bool] = lambda: True
     is_paused: Callable[[], bool] = lambda: False
     worker: str = field(default_factory=new_name)
+    _diagnosed_at: float = -math.inf
+    _problems: set[tuple[str, str]] = field(default_factory=set)
+    _compared_at: dict[int, float] = field(default_factory=dict)
 
     def serve(self, queue: AdminQueue, stop: Event) -> None:
         """Check what is due until `stop` is set."""
@@ -192,6 +201,34 @@ class IntegrityMonitor:
             column.release()
         else:
             column.end(state, damage, repaired)
+            self._diagnose(queue)
+            if state == "sound":
+                self._compare_with_model(queue, target, check.target_id)
+
+    def _diagnose(self, queue: AdminQueue) -> None:
+        """Report what is wrong in the database, each problem once until it is gone."""
+        now, every = time.monotonic(), self.settings.verify_every or timedelta(0)
+        if now < self._diagnosed_at + every.total_seconds():
+            return
+        self._diagnosed_at = now
+        found = [finding for finding in queue.diagnose() if finding.level == "problem"]
+        for finding in found:
+            if (finding.check, finding.subject) not in self._problems:
+                fields = asdict(finding)
+                del fields["level"]
+                self.observer.event("problem_found", **fields)
+        self._problems = {(finding.check, finding.subject) for finding in found}
+
+    def _compare_with_model(self, queue: AdminQueue, target: Target, id: int) -> None:
+        """Compare a few vectors with those that the model gives now, once a day."""
+        now = time.monotonic()
+        if now < self._compared_at.get(id, -math.inf) + A_DAY:
+            return
+        self._compared_at[id] = now
+        result = compare_with_model(queue, self.settings, target, COMPARED)
+        if result.status == "problem":
+            figures = {name: result.figures[name] for name in ("lowest", "gate")}
+            self._report("model_drifted", target, **figures)
 
     def _repaired(self, column: ColumnCheck, damage: Damage) -> tuple[CheckState, Repaired]:
         """Repair the damage, unless a person should look at it first."""

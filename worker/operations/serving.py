@@ -20,7 +20,9 @@ from worker.observers.composite import CompositeObserver
 from worker.observers.metrics import Metrics, served
 from worker.observers.periodic_checks import EveryMinute, OtherModels
 from worker.observers.relay import Relay
+from worker.operations.beside import served_beside
 from worker.operations.files import FILES
+from worker.operations.integrity import IntegrityMonitor
 from worker.operations.observing import notifying_observer
 from worker.operations.processing import embedder_opener, run_options
 from worker.operations.reading import files_served
@@ -79,9 +81,29 @@ def _beside(pipeline: Pipeline, settings: Settings, composite: CompositeObserver
     """Do the other work of a service, in threads whose events `composite` gets."""
     relay = Relay(composite)
     composite.add(relay)
-    with files_beside(pipeline, settings, relay.entrance):
+    with (
+        files_beside(pipeline, settings, relay.entrance),
+        integrity_beside(pipeline, settings, relay.entrance),
+    ):
         yield
     relay.pulse()
+
+
+def integrity_beside(
+    pipeline: Pipeline, settings: Settings, observer: Progress
+) -> AbstractContextManager[None]:
+    """Check the stored vectors beside a run, and repair them."""
+    monitor = IntegrityMonitor(
+        settings,
+        observer,
+        is_idle=lambda: pipeline.activity.state != "working",
+        is_paused=lambda: pipeline.decision.level == "paused",
+    )
+    return served_beside(
+        settings,
+        {"check": monitor.serve},
+        lambda cause: observer.event("checks_interrupted", cause=cause),
+    )
 
 
 def files_beside(

@@ -60,6 +60,15 @@ def verify(
     return _Verifier(queue, settings, target, other, sample, k).run(queries, on_rows)
 
 
+def compare_with_model(queue: AdminQueue, settings: Settings, target: Target, sample: int) -> Check:
+    """Embed some texts of a column again, and compare the vectors. A paid model charges for that.
+
+    The figures `lowest` and `gate` of the check are cosines. A model that cannot be called leaves
+    a check that is not conclusive.
+    """
+    return _Verifier(queue, settings, target, None, sample, k=1).compare_sample()
+
+
 def _other(
     queue: AdminQueue, target: Target, against: str | None, queries: Sequence[JudgedQuery]
 ) -> Target | None:
@@ -104,6 +113,11 @@ class _Verifier:
             checks.append(self._made("queries", lambda: self._queries_check(other, queries)))
         against = _name(other) if other else None
         return Verification.of(_name(target), target.model, against, checks, self._spent)
+
+    def compare_sample(self) -> Check:
+        """Compare a sample with the model, and make no other check."""
+        self._stored = self.queue.sample_vectors(self.target, self.sample)
+        return self._sample_check(len(self._stored))
 
     @property
     def _watched(self) -> Watched:
