@@ -63,6 +63,7 @@ CONTRACT = (
     "test_chunk_engine",
     "test_claim",
     "test_complete",
+    "test_damage",
     "test_database_load",
     "test_enhancement",
     "test_errors",

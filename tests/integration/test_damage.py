@@ -205,8 +205,9 @@ def test_a_row_that_cannot_be_read_is_not_damaged(db: Database, queue: AdminQueu
 
 def test_a_vector_that_a_trigger_makes_is_not_damaged(three: Database, queue: AdminQueue) -> None:
     three.execute(
-        "create function unit() returns trigger language plpgsql as $$ begin"
-        " new.embedding := public.l2_normalize(new.embedding); return new; end $$"
+        "create function unit() returns trigger language plpgsql"
+        " set search_path = public, extensions as"
+        " $$ begin new.embedding := l2_normalize(new.embedding); return new; end $$"
     )
     three.execute("create trigger unit before update on docs for each row execute function unit()")
     three.execute("update docs set body = body || ' more'")
