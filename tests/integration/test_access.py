@@ -468,6 +468,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "control_embeddings",
         "count_due",
         "count_due_embeddings",
+        "describe_embeddings",
         "diagnose_embeddings",
         "distance_sql",
         "embedding_command",
@@ -735,7 +736,8 @@ CALLED_BY_WORKERS = [
         cached_embeddings cached_enhancements claim_embedding_files claim_embeddings
         complete_documents complete_embedding_file complete_embeddings
         continue_embedding_check control_embeddings
-        count_due_embeddings diagnose_embeddings embedding_command embedding_database_load
+        count_due_embeddings describe_embeddings diagnose_embeddings
+        embedding_command embedding_database_load
         embedding_file_ids embedding_provider_report embedding_rate embedding_schema_version
         embedding_stats embedding_table_name embedding_worker_deregister
         embedding_worker_heartbeat end_embedding_backup end_embedding_check

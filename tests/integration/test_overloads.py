@@ -242,6 +242,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.reprocess("*", None, None, 0, dry_run=True)
     queue.recheck(None, None, 0, 100, dry_run=True)
     assert queue.verify(target, None)[0].found == 3
+    assert queue.describe(target).key_columns == ["id"]
     assert len(queue.sample_vectors(target, 10)) == 1
     queue.preview_watch("docs", None, "embedding", "a:b")
     queue.estimate("a:b", None, None, True)

@@ -12,6 +12,7 @@ from worker.queue.chunks import (
     Place,
 )
 from worker.queue.damage import Damage, Damaged, DamagedRange
+from worker.queue.described import StoredKind
 from worker.queue.enhancement import (
     Enhanced,
     Enhancement,
@@ -168,6 +169,7 @@ __all__ = [
     "Stats",
     "StoppedProvider",
     "Store",
+    "StoredKind",
     "StoredRow",
     "StoredVector",
     "Target",

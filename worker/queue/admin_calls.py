@@ -14,6 +14,7 @@ from worker.database.migrations import check_version
 from worker.queue.audit import AuditCalls, Source
 from worker.queue.backups import BackupCalls
 from worker.queue.checks import CheckCalls
+from worker.queue.described import DescribeCalls
 from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Requeued, Scope
 from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
 from worker.queue.reembeddings import ReembeddingReports
@@ -47,7 +48,7 @@ class _DueJobs:
     due_exact: bool
 
 
-class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls):
+class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, DescribeCalls):
     """The AdminQueue protocol, except calls of workers and calls that depend on the transport."""
 
     def check_schema(self) -> None:

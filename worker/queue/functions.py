@@ -191,6 +191,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "embedding_command": {"worker": "text"},
     "embedding_provider_report": {"provider": "text", "error": "text", "hint": "text"},
     "embedding_rate": {"model": "text"},
+    "describe_embeddings": {"watched_table": "text", "embedding_column": "text"},
     "embedding_schema_version": {},
     "embedding_stats": {"since": "interval"},
     "embedding_table_name": {"relation": "regclass"},

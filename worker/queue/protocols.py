@@ -16,6 +16,7 @@ from worker.queue.cache import Cached
 from worker.queue.checks import Check, Checked, CheckState
 from worker.queue.chunks import DocumentCompletion
 from worker.queue.damage import ROWS_CHECKED_IN_ONE_CALL, DamagedRange
+from worker.queue.described import StoredKind
 from worker.queue.files import (
     FILES_IN_ONE_CALL,
     FileClaim,
@@ -260,6 +261,9 @@ class FolderQueue(Protocol):
 
 class SafekeepingQueue(Protocol):
     """The calls about backups, checks, the audit, and vectors that come back."""
+
+    def describe(self, target: Target) -> StoredKind:
+        """Return the key of a table and the type of its vectors. Raises Busy if it is locked."""
 
     def export(
         self,
