@@ -10,12 +10,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks import api, chunks, files, fill, latency, queue, rivals
+from benchmarks import api, backup, chunks, files, fill, latency, queue, rivals
 from benchmarks.database import server
 from benchmarks.report import Figure, Skipped, table, write_json
 
 SUITES = {
     "api": api,
+    "backup": backup,
     "chunks": chunks,
     "fill": fill,
     "files": files,

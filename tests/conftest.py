@@ -82,6 +82,7 @@ CONTRACT = (
     "test_service",
     "test_stats",
     "test_usage",
+    "test_whole_backup",
 )
 # What is tried through pgbouncer: what may depend on the session that a statement runs in.
 SESSIONS = (
@@ -112,6 +113,7 @@ VERSIONS = (
     "test_triggers",
     "test_vector_hash",
     "test_watch",
+    "test_whole_backup",
 )
 TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}
 

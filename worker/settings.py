@@ -118,6 +118,8 @@ class Settings:
     files_fallback_encoding: str = "cp1252"
     verify_every: timedelta | None = timedelta(hours=1)
     repair_budget: float = 1.0
+    backup_to: str = "backups"
+    backup_keep: timedelta | None = None
     s3_endpoint: str | None = field(default=None, repr=False)
     s3_region: str | None = None
     s3_access_key_id: str | None = field(default=None, repr=False)
@@ -579,6 +581,8 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "files_fallback_encoding": _encoding,
     "verify_every": _duration_or_off,
     "repair_budget": _dollars,
+    "backup_to": str,
+    "backup_keep": _duration,
     "s3_endpoint": _http_url,
     "s3_region": str,
     "s3_access_key_id": str,

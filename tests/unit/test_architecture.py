@@ -30,6 +30,7 @@ MAY_IMPORT = {
         "observers",
         "evaluation",
         "files",
+        "safekeeping",
         "verification",
         "reembedding",
         "engine",

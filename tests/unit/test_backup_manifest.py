@@ -33,7 +33,7 @@ CHUNKS = ChunkSettings("markdown", 1000, "characters", 500, None)
 NOTES = replace(
     DOCS, table="notes", key_columns=("a", "b"), key_types=("text", "uuid"), parts=(), chunks=CHUNKS
 )
-MANIFEST = Manifest(AT, AT, AT, "embedding-worker 1.0", (DOCS, NOTES))
+MANIFEST = Manifest("7/5", AT, AT, AT, "embedding-worker 1.0", (DOCS, NOTES))
 
 
 def test_a_manifest_is_read_as_it_was_written() -> None:

@@ -53,10 +53,9 @@ GROUPS = [rows(range(10)), rows(range(10, 15)), rows(range(15, 40))]
 
 def write(path: Path, *groups: Sequence[StoredRow], column: BackedUpColumn = COLUMN) -> Part:
     """Write a part, and return it as its manifest has it."""
-    writer = PartWriter(path, column)
-    for group in groups:
-        writer.write(group)
-    writer.close()
+    with PartWriter(path, column) as writer:
+        for group in groups:
+            writer.write(group)
     ids = [row.record_id for group in groups for row in group]
     size, sha256 = path.stat().st_size, sha256_of(path)
     return Part("parts/a.parquet", len(ids), size, sha256, ids[0], ids[-1], None)

@@ -45,6 +45,8 @@ def commands_in(group: typer.core.TyperGroup) -> dict[str, typer.core.TyperComma
     found: dict[str, Any] = {}
     for name, command in group.commands.items():
         if isinstance(command, typer.core.TyperGroup):
+            if command.invoke_without_command:
+                found[name] = command
             found |= {f"{name} {of_group}": each for of_group, each in commands_in(command).items()}
         else:
             found[name] = command

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from worker.safekeeping.retention import KnownBackup, to_delete
+from worker.safekeeping.retention import DatedBackup, to_delete
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -17,11 +17,11 @@ DOCS, NOTES = "docs.embedding", "notes.embedding"
 
 def backup(
     days: float, *columns: str, passed: bool | None = None, written: float | None = None
-) -> KnownBackup:
+) -> DatedBackup:
     """A backup that was begun so many days ago. Without columns it is torn."""
     began = NOW - timedelta(days=days)
     written_at = NOW - timedelta(days=days if written is None else written)
-    return KnownBackup(f"{days:g}", began, written_at, frozenset(columns) or None, passed)
+    return DatedBackup(f"{days:g}", began, written_at, frozenset(columns) or None, passed)
 
 
 @pytest.mark.parametrize(
@@ -37,19 +37,20 @@ def backup(
         # a backup of some columns stands for these only
         ([backup(1, DOCS), backup(30, DOCS, NOTES), backup(40, DOCS, NOTES)], ["40"]),
         ([backup(1, DOCS), backup(2, NOTES), backup(30, DOCS, NOTES)], ["30"]),
-        # bad ones are no last good ones
-        ([backup(30, DOCS, passed=False)], ["30"]),
+        # a damaged one is better than none
+        ([backup(30, DOCS, passed=False), backup(40, DOCS, passed=False)], ["40"]),
+        ([backup(30, DOCS, passed=False), backup(40, DOCS)], ["30"]),
         # torn ones: after a day in which nothing was written
         ([backup(0.5), backup(2), backup(3, written=0.1)], ["2"]),
     ],
 )
-def test_what_is_deleted(backups: list[KnownBackup], deleted: list[str]) -> None:
+def test_what_is_deleted(backups: list[DatedBackup], deleted: list[str]) -> None:
     for order in (backups, backups[::-1]):
         assert to_delete(order, WEEK, NOW) == deleted
 
 
 def test_a_last_good_one_stays_in_every_case() -> None:
-    kinds: list[Callable[[int], KnownBackup]] = [
+    kinds: list[Callable[[int], DatedBackup]] = [
         lambda days: backup(days, DOCS),
         lambda days: backup(days, DOCS, passed=True),
         lambda days: backup(days, DOCS, passed=False),

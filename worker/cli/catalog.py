@@ -23,10 +23,12 @@ class Entry:
 
 
 GROUPS: dict[str, str] = {
+    "backup": "Back up the vectors of watched columns, and manage the backups.",
     "files": "Make folders of files searchable.",
     "reembed": "Give a column another model, with no downtime and a way back.",
 }
-"""Groups of commands, and what they are for. Their commands are below, as `group command`."""
+"""Groups of commands, and what they are for. Their commands are below, as `group command`; a group
+that is a command as well is below by its own name."""
 
 CATALOG: dict[str, Entry] = {
     "process": Entry(
@@ -260,6 +262,30 @@ CATALOG: dict[str, Entry] = {
             "worker verify --repair --repair-budget 1",
             "worker verify docs --column embedding_2 --against embedding --report report.html",
         ),
+    ),
+    "backup": Entry(
+        "backup:backup",
+        "Back up the vectors of watched columns, and manage the backups.",
+        (
+            "worker backup",
+            "worker backup --to s3://my-bucket/vectors --keep 7d",
+            "worker backup --table docs --json",
+        ),
+    ),
+    "backup list": Entry(
+        "backup:list_backups",
+        "List the backups at a place, the newest first.",
+        ("worker backup list", "worker backup list --to s3://my-bucket/vectors --json"),
+    ),
+    "backup check": Entry(
+        "backup:check",
+        "Read all of a backup, and report what is not as it was written.",
+        ("worker backup check", "worker backup check 2026-11-30T17-35-02Z --json"),
+    ),
+    "backup prune": Entry(
+        "backup:prune",
+        "Delete old backups and torn ones; never the last good backup of a column.",
+        ("worker backup prune --keep 7d",),
     ),
     "doctor": Entry(
         "database:doctor",

@@ -37,20 +37,46 @@ class Commands(UserDict[str, Any]):
 
     def _open(self, name: str) -> Any:
         path = self.prefix + name
-        if path in GROUPS:
-            summary = summary_of(path)
-            return CommandGroup(name=name, prefix=f"{path} ", help=summary, short_help=summary)
-        return _imported(name, CATALOG[path])
+        if path not in GROUPS:
+            return _imported(name, CATALOG[path])
+        summary = summary_of(path)
+        own = _imported(name, CATALOG[path]) if path in CATALOG else None
+        return CommandGroup(f"{path} ", own, name=name, help=summary, short_help=summary)
 
 
 class CommandGroup(TyperGroup):
-    """The commands of the catalog whose names begin with `prefix`, in its order."""
+    """The commands of the catalog whose names begin with `prefix`, in its order.
 
-    def __init__(self, prefix: str = "", **attributes: Any) -> None:
+    `own`: the command that runs if none of them is given.
+    """
+
+    def __init__(self, prefix: str = "", own: Any = None, **attributes: Any) -> None:
         names = {"help_option_names": ["-h", "--help"]}
+        if own:
+            attributes |= {
+                "help": own.help,
+                "epilog": own.epilog,
+                "params": own.params,
+                "callback": self._run_own,
+                "invoke_without_command": True,
+            }
         super().__init__(**{"rich_markup_mode": None, "context_settings": names} | attributes)
         self.prefix = prefix
         self.commands = Commands(prefix)
+        self._own = own
+        self._invoked: Any = None
+
+    def invoke(self, ctx: Any) -> Any:
+        self._invoked = ctx
+        return super().invoke(ctx)
+
+    def _run_own(self, **options: Any) -> None:
+        """Run the command of the group itself, unless one of its commands follows."""
+        context = self._invoked
+        if context.invoked_subcommand is None:
+            self._own.callback(**options)
+        elif any("COMMANDLINE" in str(context.get_parameter_source(name)) for name in options):
+            context.fail(f"Write the options after `{context.invoked_subcommand}`.")
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)

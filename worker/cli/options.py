@@ -608,6 +608,30 @@ SampleSize = Annotated[
     ),
 ]
 
+# backup
+
+BackupName = Annotated[
+    str,
+    typer.Argument(metavar="BACKUP", help="The name of a backup, or `latest` for the last one."),
+]
+BackupTo = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="PLACE",
+        help="Where backups are: a directory, s3://BUCKET/PREFIX or storage://BUCKET/PREFIX"
+        " (env: BACKUP_TO; default: backups).",
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AGE",
+        help="Delete backups that are older, like 7d; never the last good one of a column"
+        " (env: BACKUP_KEEP).",
+    ),
+]
+
 # migrate, init, psql
 
 CopyTo = Annotated[

@@ -40,7 +40,7 @@ class Directory:
         self._write(name, lambda target: target.write(content))
 
     def read(self, name: str) -> bytes:
-        with self._explained(), self._path(name).open("rb") as file:
+        with self._explained(reads=True), self._path(name).open("rb") as file:
             content = file.read(MOST_READ + 1)
         if len(content) > MOST_READ:
             raise BackupDamaged(f"{name} is too large to be what it should be")
@@ -49,7 +49,7 @@ class Directory:
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
         path = self._path(name)
-        with self._explained():
+        with self._explained(reads=True):
             path.open("rb").close()
         yield path
 
@@ -129,12 +129,16 @@ class Directory:
         return self._root / name
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn the errors of the system into one line of cause and one of cure."""
+    def _explained(self, *, reads: bool = False) -> Iterator[None]:
+        """Turn the errors of the system into one line of cause and one of cure.
+
+        Of one that `reads`, a FileNotFoundError stays one, unless the directory itself vanished.
+        """
         try:
             yield
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and self._root.is_dir():
+            is_missing = reads and isinstance(error, FileNotFoundError)
+            if is_missing and (self._seen is None or self._root.is_dir()):
                 raise
             raise BackupError(f"{self._root}: {error.strerror}", _cure(error.errno)) from None
 

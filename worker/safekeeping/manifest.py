@@ -14,11 +14,14 @@ from datetime import UTC, datetime
 from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import quote
 
 from worker.errors import BackupDamaged
 
 FORMAT = 1
 MANIFEST, PROGRESS, PARTS = "manifest.json", "progress.json", "parts/"
+END = ".parquet"  # of the name of a part
+LONGEST_NAME = 150  # characters of the name of a column in that of a part
 MOST_WIDTH = 16_000  # dimensions, by pgvector
 MOST_ROWS = 10**8  # of a part
 MOST_BYTES = 2**40  # of a part
@@ -44,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ChunkSettings:
-    """How the texts of a column are cut into chunks."""
+    """How the texts of a column are cut into chunks; `context` is SQL over the row."""
 
     format: str
     size: int
@@ -88,8 +91,12 @@ class BackedUpColumn:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup has. `finished_at` is None in `progress.json`."""
+    """What a backup has. `finished_at` is None in `progress.json`.
 
+    `database` tells one from others that have tables of the same names.
+    """
+
+    database: str
     started_at: datetime
     written_at: datetime
     finished_at: datetime | None
@@ -109,6 +116,12 @@ class Manifest:
     def problems(self) -> dict[str, str]:
         """Why columns are not here, or not all of their vectors."""
         return {column.name: column.problem for column in self.columns if column.problem}
+
+
+def part_name(column: BackedUpColumn, number: int, token: str) -> str:
+    """Return the name of a part. `token`: of the process, so that no other one writes this file."""
+    readable = quote(column.name, safe="").replace("~", "%7E")[:LONGEST_NAME]
+    return f"{PARTS}{readable}-{number:04}-{token}{END}"
 
 
 def to_json(manifest: Manifest) -> bytes:
@@ -145,7 +158,8 @@ def _check(manifest: Manifest) -> None:
     for column in manifest.columns:
         if not 1 <= (column.width or 1) <= MOST_WIDTH:
             raise ValueError(f"{column.name} has {column.width} dimensions")
-        if len(column.key_columns) != len(column.key_types) or not column.key_columns:
+        has_key = bool(column.key_columns) or (column.problem and not column.parts)
+        if len(column.key_columns) != len(column.key_types) or not has_key:
             raise ValueError(f"the key of {column.name} is not complete")
         if column.parts and None in (column.width, column.model):
             raise ValueError(f"{column.name} has vectors without a model or a width")
@@ -157,7 +171,9 @@ def _check_parts(column: BackedUpColumn, *, is_finished: bool) -> None:
     if any(ends[:-1]) or (is_finished and ends and not column.problem and not ends[-1]):
         raise ValueError(f"the parts of {column.name} do not follow one another")
     for part in column.parts:
-        if not re.fullmatch(re.escape(PARTS) + r"[\w%][\w%.-]*\.parquet", part.name, re.ASCII):
+        if not re.fullmatch(
+            re.escape(PARTS) + r"[\w%][\w%.-]*" + re.escape(END), part.name, re.ASCII
+        ):
             raise ValueError(f"{part.name!r} is no name of a part")
         if not re.fullmatch("[0-9a-f]{64}", part.sha256):
             raise ValueError(f"{part.name} has no SHA-256")

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from worker.safekeeping.manifest import FORMAT, OTHER, BackedUpColumn, Part
 from worker.safekeeping.storage import sha256_of
 
 ABOUT = b"embedding-worker"  # the key of what a part says about itself
-NAMES = [field.name for field in fields(StoredRow)]
+NAMES = [field.name for field in fields(StoredRow)]  # the vector is the last
+_values = attrgetter(*NAMES)
 
 
 def check_installed() -> None:
@@ -57,12 +59,12 @@ class PartWriter:
         """Add a row group. Raises OSError."""
         import pyarrow
 
+        *others, vectors = zip(*map(_values, rows), strict=True)
         columns = [
-            _vectors([row.vector for row in rows])
-            if field.name == "vector"
-            else pyarrow.array([getattr(row, field.name) for row in rows], field.type)
-            for field in self._schema
+            pyarrow.array(values, field.type)
+            for values, field in zip(others, self._schema, strict=False)
         ]
+        columns.append(_vectors(vectors))
         self._writer.write_batch(pyarrow.record_batch(columns, schema=self._schema))
 
     @property
@@ -70,7 +72,10 @@ class PartWriter:
         """How many bytes were written."""
         return self._file.tell()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the file. Raises OSError."""
         try:
             self._writer.close()

@@ -11,7 +11,7 @@ TORN_FOR = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class KnownBackup:
+class DatedBackup:
     """A backup. `columns`: those of which it has all vectors; None: it is not complete.
 
     `passed`: what its last check found; None: it was never checked.
@@ -24,11 +24,12 @@ class KnownBackup:
     passed: bool | None = None
 
 
-def to_delete(backups: Iterable[KnownBackup], keep: timedelta, now: datetime) -> list[str]:
+def to_delete(backups: Iterable[DatedBackup], keep: timedelta, now: datetime) -> list[str]:
     """Return the names of the backups that are older than `keep`, and of those that are torn.
 
     The newest backup of a column that may be good is never among them, nor the newest one that
-    passed its check: if backups fail from now on, they stay for ever.
+    passed its check: if backups fail from now on, they stay for ever. If all are damaged, the
+    newest one stays.
     """
     newest_first = sorted(backups, key=lambda backup: backup.started_at, reverse=True)
     needed = _needed(newest_first)
@@ -43,13 +44,14 @@ def to_delete(backups: Iterable[KnownBackup], keep: timedelta, now: datetime) ->
     ]
 
 
-def _needed(newest_first: Sequence[KnownBackup]) -> set[str]:
+def _needed(newest_first: Sequence[DatedBackup]) -> set[str]:
     """Return the names of the backups that are the last good ones of a column."""
-    found: dict[tuple[str, bool], str] = {}
+    good: dict[str, str] = {}
+    passed: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for backup in newest_first:
         for column in backup.columns or ():
-            if backup.passed is not False:
-                found.setdefault((column, False), backup.name)
+            (damaged if backup.passed is False else good).setdefault(column, backup.name)
             if backup.passed:
-                found.setdefault((column, True), backup.name)
-    return set(found.values())
+                passed.setdefault(column, backup.name)
+    return {*(damaged | good).values(), *passed.values()}

@@ -1,0 +1,132 @@
+"""The commands about backups: `backup`, `backup list`, `check`, `prune`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from worker.cli.console import ProgressLine, out, out_json, say
+from worker.cli.environment import load_settings
+from worker.cli.options import AsJson, BackupName, BackupTo, Keep, Table
+from worker.cli.render.backup import megabytes, print_backups, print_checked, print_made
+from worker.cli.signals import stopped_by_signals
+from worker.durations import parse_duration
+from worker.errors import BackupError, SettingsError, WorkerError
+from worker.operations import backup as backups
+from worker.operations.backup import BackupRequest
+from worker.operations.session import open_queue
+from worker.safekeeping import inventory
+from worker.safekeeping.inventory import LATEST, FoundBackup
+from worker.safekeeping.locations import Destination, open_storage, parse_destination
+from worker.settings import Settings
+
+
+def backup(
+    to: BackupTo = None, table: Table = None, keep: Keep = None, as_json: AsJson = False
+) -> int:
+    """Back up the vectors of watched columns, and manage the backups.
+
+    A backup that was interrupted is continued for a day. It contains vectors, keys and hashes, and
+    no text.
+    """
+    settings = load_settings()
+    request = BackupRequest(_place(to, settings), table, keep=_keep(keep, settings))
+    progress = ProgressLine()
+    with open_queue(settings) as queue, stopped_by_signals("this part") as stop:
+        made = backups.make_backup(
+            queue,
+            settings,
+            request,
+            stop=stop,
+            on_progress=lambda rows, size: progress.say(f"{rows} vectors, {megabytes(size)}"),
+            source="cli",
+        )
+    if made is None:
+        raise BackupError(
+            f"another worker makes a backup to {request.destination} now",
+            "Wait until it has ended: `worker backup list` shows how far it is.",
+        )
+    if as_json:
+        out_json(asdict(made))
+    else:
+        print_made(made)
+    return 130 if made.state == "unfinished" else int(made.state != "complete")
+
+
+def list_backups(to: BackupTo = None, as_json: AsJson = False) -> None:
+    """List the backups at a place, the newest first."""
+    settings = load_settings()
+    place = _place(to, settings)
+    found = inventory.find_backups(open_storage(place, settings))
+    if as_json:
+        out_json([_as_json(each) for each in found])
+    elif found:
+        print_backups(found)
+    else:
+        say(f"There are no backups at {place}: `worker backup` makes one.")
+
+
+def check(name: BackupName = LATEST, to: BackupTo = None, as_json: AsJson = False) -> int:
+    """Read all of a backup, and report what is not as it was written.
+
+    What it finds is recorded beside the backup, and in the database if that can be reached.
+    """
+    settings = load_settings()
+    place = _place(to, settings)
+    storage = open_storage(place, settings)
+    checked = inventory.check_backup(storage, inventory.find_backup(storage, name).name)
+    _record(settings, place, checked)
+    if as_json:
+        out_json(asdict(checked))
+    else:
+        print_checked(checked)
+    return int(bool(checked.problems))
+
+
+def prune(to: BackupTo = None, keep: Keep = None, as_json: AsJson = False) -> None:
+    """Delete old backups and torn ones; never the last good backup of a column."""
+    settings = load_settings()
+    age = _keep(keep, settings)
+    if age is None:
+        raise SettingsError(
+            "nothing says how old a backup may become", "Give --keep 7d, or set BACKUP_KEEP."
+        )
+    deleted = inventory.prune(open_storage(_place(to, settings), settings), age)
+    if as_json:
+        out_json({"deleted": deleted})
+    else:
+        out(*(f"Deleted: {name}" for name in deleted))
+        if not deleted:
+            say("There was nothing to delete.")
+
+
+def _place(to: str | None, settings: Settings) -> Destination:
+    return parse_destination(settings.backup_to if to is None else to)
+
+
+def _keep(keep: str | None, settings: Settings) -> timedelta | None:
+    return settings.backup_keep if keep is None else parse_duration(keep)
+
+
+def _record(settings: Settings, place: Destination, checked: inventory.CheckedBackup) -> None:
+    """Record a check in the database. A backup can be checked because there is none any more."""
+    with suppress(WorkerError), open_queue(settings) as queue:
+        problem = "; ".join(checked.problems) or None
+        queue.record_backup_check(str(place), checked.name, problem)
+
+
+def _as_json(backup: FoundBackup) -> dict[str, Any]:
+    manifest = backup.manifest
+    return {
+        "name": backup.name,
+        "state": backup.state,
+        "started_at": backup.started_at,
+        "finished_at": manifest.finished_at if manifest else None,
+        "rows": manifest.rows if manifest else None,
+        "bytes": manifest.bytes if manifest else None,
+        "columns": [column.name for column in manifest.columns] if manifest else [],
+        "checked_at": backup.checked_at,
+        "problem": backup.problem,
+    }

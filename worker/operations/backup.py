@@ -1,0 +1,170 @@
+"""Backs up the vectors of watched columns. The same call again continues what was not finished."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from secrets import token_hex
+from threading import Event
+
+from worker.errors import BackupError, SettingsError, WorkerError
+from worker.operations.backup_run import LEASE, BackupRun
+from worker.operations.session import select, worker_name
+from worker.queue import AdminQueue, KnownBackup, Target
+from worker.queue.audit import Source
+from worker.safekeeping.inventory import State, prune, state_of
+from worker.safekeeping.locations import Destination, open_storage
+from worker.safekeeping.manifest import Manifest
+from worker.safekeeping.parts import check_installed
+from worker.settings import Settings
+
+_running: set[str] = set()
+"""The names of the workers of this process that make a backup now."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRequest:
+    """What to back up, and where to. `table` None: all tables.
+
+    `every`: only if the last backup to this place is older. `keep`: delete older backups after it.
+    """
+
+    destination: Destination
+    table: str | None = None
+    every: timedelta | None = None
+    keep: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeBackup:
+    """A backup that was made, or stopped before its end (`unfinished`).
+
+    `kept_rows`: how many of the rows an earlier attempt had written. `problems`: why a column is
+    not in it, or not as a whole. `deleted`: the older backups that were deleted.
+    """
+
+    name: str
+    destination: str
+    state: State
+    rows: int
+    bytes: int
+    kept_rows: int
+    seconds: float
+    problems: dict[str, str] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
+
+
+def make_backup(
+    queue: AdminQueue,
+    settings: Settings,
+    request: BackupRequest,
+    *,
+    stop: Event | None = None,
+    on_progress: Callable[[int, int], None] = lambda rows, bytes: None,
+    source: Source = "api",
+) -> MadeBackup | None:
+    """Make a backup, or continue the last one. None: it is not due, or another worker makes it.
+
+    `on_progress` gets the rows and the bytes so far. A column that cannot be read is left out and
+    named; all else that is wrong ends the backup: raises SettingsError, BackupError, Unreachable.
+    """
+    check_installed()
+    selection = select(queue, request.table, None)
+    if not selection.targets:
+        raise SettingsError(
+            "no column is watched, so there is nothing to back up", "`worker watch` adds one."
+        )
+    storage = open_storage(request.destination, settings)
+    worker = f"{worker_name()}:{token_hex(3)}"
+    _running.add(worker)
+    try:
+        begun = _begin(queue, request, worker, selection.table)
+        if begun is None:
+            return None
+        run = BackupRun(queue, storage, begun, stop or Event(), on_progress)
+        made = _run(run, selection.targets, source)
+    finally:
+        _running.discard(worker)
+    if request.keep is None or made.state == "unfinished":
+        return made
+    return replace(made, deleted=prune(storage, request.keep))
+
+
+def _begin(
+    queue: AdminQueue, request: BackupRequest, worker: str, table: str | None
+) -> KnownBackup | None:
+    """Begin a backup or continue one. None: it is not due, or another worker makes it."""
+    destination = str(request.destination)
+    begun = queue.begin_backup(destination, worker, LEASE, request.every, table)
+    if begun is None and _release_of_the_dead(queue, destination):
+        begun = queue.begin_backup(destination, worker, LEASE, request.every, table)
+    return begun
+
+
+def _release_of_the_dead(queue: AdminQueue, destination: str) -> bool:
+    """Release the backups whose workers were killed on this host. False: there are none."""
+    dead = [
+        backup
+        for backup in queue.backups()
+        if backup.destination == destination
+        and backup.state == "running"
+        and not _may_be_alive(backup.worker)
+    ]
+    return any([queue.extend_backup(backup, timedelta(0)) for backup in dead])
+
+
+def _may_be_alive(worker: str) -> bool:
+    """Whether a worker could still make its backup. Of those of other hosts, nothing is known."""
+    process, _, _ = worker.rpartition(":")  # host:pid
+    host, _, pid = process.rpartition(":")
+    if worker in _running or host != socket.gethostname() or not pid.isdigit():
+        return True
+    if int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _run(run: BackupRun, targets: Sequence[Target], source: Source) -> MadeBackup:
+    """Make a backup that was begun, and report how it ended."""
+    began = time.monotonic()
+    try:
+        manifest = _made(run, targets)
+    except WorkerError as error:
+        with suppress(WorkerError):  # the database may be why
+            run.end(error.cause, source)
+        raise
+    if manifest.finished_at is None:
+        run.release()
+    else:
+        run.end(None, source)
+    return MadeBackup(
+        name=run.known.name,
+        destination=run.known.destination,
+        state=state_of(manifest),
+        rows=manifest.rows,
+        bytes=manifest.bytes,
+        kept_rows=run.kept_rows,
+        seconds=time.monotonic() - began,
+        problems=manifest.problems,
+    )
+
+
+def _made(run: BackupRun, targets: Sequence[Target]) -> Manifest:
+    try:
+        return run.back_up(targets)
+    except OSError as error:
+        raise BackupError(
+            f"a part cannot be written to the folder for temporary files: {error.strerror}",
+            "Make room there, or set TMPDIR to another folder; then run the command again.",
+        ) from None
