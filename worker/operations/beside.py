@@ -1,4 +1,4 @@
-"""Threads that serve beside a run until it ends, each with a queue of its own."""
+"""Work beside a run, in threads with connections of their own."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ TRY_AGAIN = 15.0  # seconds after an error
 END_WITHIN = 10.0  # seconds
 
 Serve = Callable[[AdminQueue, Event], None]
-"""Serves with a queue until the event is set."""
+"""Works until the event is set."""
 
 
 @contextmanager
 def served_beside(
-    settings: Settings, services: Mapping[str, Serve], on_error: Callable[[str], object]
+    services: Mapping[str, Serve],
+    settings: Settings,
+    on_error: Callable[[WorkerError | None, str], None],
 ) -> Iterator[None]:
-    """Serve in threads, by their names, until the end of the `with`.
+    """Run each service in a thread of its name, until the end of the `with`.
 
-    One that raises an error begins again after a while. `on_error` gets the cause of each.
+    One that raises begins again after TRY_AGAIN. `on_error` gets the error, None for a defect, and
+    its cause.
     """
     stop = Event()
     threads = [
@@ -40,14 +43,18 @@ def served_beside(
 
 
 def _kept_up(
-    serve: Serve, settings: Settings, stop: Event, on_error: Callable[[str], object]
+    serve: Serve,
+    settings: Settings,
+    stop: Event,
+    on_error: Callable[[WorkerError | None, str], None],
 ) -> None:
+    """Serve with a queue of its own until `stop` is set, and begin again after each error."""
     while not stop.is_set():
         try:
             with open_queue(settings) as queue:
                 serve(queue, stop)
         except WorkerError as error:
-            on_error(error.cause)
-        except Exception as error:  # a defect: its message may hold a text
-            on_error(f"a defect: {type(error).__name__}")
+            on_error(error, error.cause)
+        except Exception as error:  # a defect: its message may hold what was in a file
+            on_error(None, f"a defect: {type(error).__name__}")
         stop.wait(TRY_AGAIN)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from secrets import token_hex
@@ -166,20 +166,19 @@ class _Reading:
         )
 
 
-@contextmanager
 def files_served(
     settings: Settings, observer: Progress, is_paused: Callable[[], bool]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Scan the folders of this host and read their files, in threads with connections of their own,
     until the end of the `with`."""
-    services = {
-        "scan": FolderScans(settings, observer, is_paused).serve,
-        "read": _ServedReading(settings, observer, is_paused).serve,
-    }
-    with served_beside(
-        settings, services, lambda cause: observer.event("files_interrupted", cause=cause)
-    ):
-        yield
+    return served_beside(
+        {
+            "scan": FolderScans(settings, observer, is_paused).serve,
+            "read": _ServedReading(settings, observer, is_paused).serve,
+        },
+        settings,
+        lambda _, cause: observer.event("files_interrupted", cause=cause),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,9 +100,9 @@ def integrity_beside(
         is_paused=lambda: pipeline.decision.level == "paused",
     )
     return served_beside(
-        settings,
         {"check": monitor.serve},
-        lambda cause: observer.event("checks_interrupted", cause=cause),
+        settings,
+        lambda _, cause: observer.event("checks_interrupted", cause=cause),
     )
 
 
