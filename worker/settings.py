@@ -119,6 +119,7 @@ class Settings:
     verify_every: timedelta | None = timedelta(hours=1)
     repair_budget: float = 1.0
     backup_to: str = "backups"
+    backup_every: timedelta | None = None
     backup_keep: timedelta | None = None
     s3_endpoint: str | None = field(default=None, repr=False)
     s3_region: str | None = None
@@ -582,6 +583,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "verify_every": _duration_or_off,
     "repair_budget": _dollars,
     "backup_to": str,
+    "backup_every": _duration,
     "backup_keep": _duration,
     "s3_endpoint": _http_url,
     "s3_region": str,

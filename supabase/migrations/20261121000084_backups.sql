@@ -10,6 +10,7 @@ create table public.embedding_backups (
     destination text not null,                     -- a folder, or s3://bucket/prefix; never with a key or a password
     name text not null,                            -- when it was begun, in UTC: 2026-11-30T17-35-02Z
     only_table text,                               -- null: all tables
+    every interval,                                -- of a schedule: the time between two of them
     state text not null default 'running',
     worker text not null,                          -- who makes it, or made it last
     started_at timestamptz not null default clock_timestamp(),
@@ -84,12 +85,13 @@ begin
      where known.destination = begin_embedding_backup.destination
        and known.only_table is not distinct from begin_embedding_backup.only_table
      order by known.id desc limit 1;
-    if not embedding.backup_is_due(latest, every) then
+    if not embedding.backup_is_due(latest, begin_embedding_backup.every) then
         return;
     elsif latest.state <> 'complete' and latest.started_at > clock_timestamp() - interval '1 day' then
         return query
             update public.embedding_backups as known
-               set state = 'running', worker = begin_embedding_backup.worker, lease_expires_at = until, finished_at = null
+               set state = 'running', worker = begin_embedding_backup.worker, lease_expires_at = until, finished_at = null,
+                   every = coalesce(begin_embedding_backup.every, known.every)
              where known.id = latest.id and known.state = latest.state
                and known.lease_expires_at is not distinct from latest.lease_expires_at -- else another one was faster
             returning known.*;
@@ -100,9 +102,10 @@ begin
            error_message = 'nobody continued it within a day'
      where known.id = latest.id and known.state = 'running' and known.lease_expires_at < clock_timestamp();
     return query
-        insert into public.embedding_backups as known (destination, name, only_table, worker, lease_expires_at, failures)
+        insert into public.embedding_backups as known
+               (destination, name, only_table, every, worker, lease_expires_at, failures)
         values (begin_embedding_backup.destination, embedding.new_backup_name(begin_embedding_backup.destination),
-                begin_embedding_backup.only_table, begin_embedding_backup.worker, until,
+                begin_embedding_backup.only_table, begin_embedding_backup.every, begin_embedding_backup.worker, until,
                 case when latest.state <> 'complete' then latest.failures else 0 end)
         on conflict do nothing -- another one was faster
         returning known.*;
@@ -127,8 +130,8 @@ begin
     return found;
 end $$;
 
--- Ends a backup: it is complete, or, with an `error`, failed. Returns false if another worker has it by now. Of a destination, it
--- forgets backups of which nothing was heard for 90 days; not the last complete one.
+-- Ends a backup: it is complete, or, with an `error`, failed. Returns false if another worker has it by now. Of a destination, the
+-- rows of the latest 200 backups stay, and that of the last complete one.
 create function public.end_embedding_backup(
     id bigint, worker text, rows bigint, bytes bigint, error text default null, source text default 'sql'
 )
@@ -157,9 +160,11 @@ begin
             'error', left(error, 200))));
     delete from public.embedding_backups as old
      where old.destination = ended.destination and old.state <> 'running'
-       and greatest(old.finished_at, old.checked_at) < now() - interval '90 days'
+       and old.id <= (select newest.id from public.embedding_backups as newest
+                       where newest.destination = ended.destination order by newest.id desc offset 200 limit 1)
        and old.id is distinct from (select max(newest.id) from public.embedding_backups as newest
-                                      where newest.destination = ended.destination and newest.state = 'complete');
+                                     where newest.destination = ended.destination and newest.state = 'complete'
+                                       and newest.only_table is null);
     return true;
 end $$;
 

@@ -227,7 +227,9 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
     )
     mixed.execute("select control_embeddings('pause')")
     found = one_document(worker("status", "--json").stdout)
-    assert list(found) == ["columns", "failures", "providers", "commands", "progress", "workers"]
+    assert list(found) == [
+        *("columns", "failures", "providers", "commands", "progress", "workers", "backups")
+    ]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")
     for failure in found["failures"]:
@@ -536,7 +538,7 @@ def test_the_sql_of_watch_gives_what_is_not_mentioned_as_null(
         return {
             name: value
             for name, value in re.findall(r"(\w+) => (.*?)::", call)
-            if value != "null" and name not in ("relation", "embedding_column")
+            if value != "null" and name not in ("relation", "embedding_column", "audit_source")
         }
 
     assert given() == {}

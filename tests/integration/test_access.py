@@ -793,7 +793,8 @@ CALLED_BY_NOBODY = [
         count_to_embed count_usage counts_and counts_since damage_sql damaged_jobs
         damaged_range default_enhance_prompt next_bounded
         dependent_cure dependent_kind dependent_objects dependents_of describe_error
-        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_column_changed
+        diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_backups
+        diagnose_column_changed
         diagnose_dimensions_above_index diagnose_failed_jobs
         diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid

@@ -51,7 +51,7 @@ def test_an_entry_says_who_called_and_from_where(
 
 
 @pytest.mark.over_a_connection
-def test_a_worker_that_logs_in_over_tcp_is_named_with_its_application(
+def test_a_login_is_named_with_its_application_and_the_role_that_it_takes(
     docs: Database, server: Server, database: str
 ) -> None:
     create_role(docs, "anna", "login in role embedding_worker")

@@ -21,6 +21,8 @@ NOW: Figures = {
     "silent_workers": 1,
     "rows_per_second": None,
     "stopped_providers": 0,
+    "backup_age": None,
+    "failed_backups": 0,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -17,6 +18,7 @@ from worker.operations.history import History, Throughput
 from worker.operations.status import StatusSnapshot
 from worker.queue import (
     Failure,
+    KnownBackup,
     QueueProgress,
     StandingCommand,
     StoppedProvider,
@@ -242,6 +244,66 @@ def test_an_age_is_in_its_largest_unit(seconds: int, text: str) -> None:
     assert age(ago(seconds), NOW) == text
 
 
+# Backups
+
+
+def backup(**changes: Any) -> KnownBackup:
+    made = KnownBackup(
+        id=1,
+        destination="s3://safe/vectors",
+        name="2026-11-24T10-00-00Z",
+        only_table=None,
+        state="complete",
+        worker="h:1:abc",
+        started_at=ago(7300),
+        finished_at=ago(7200),
+        lease_expires_at=None,
+        rows=120_000,
+        bytes=160_000_000,
+        failures=0,
+        error_message=None,
+        checked_at=None,
+        problem=None,
+    )
+    return replace(made, **changes)
+
+
+FAILED = backup(
+    id=2, state="failed", finished_at=ago(60), rows=5, failures=4, error_message="no route\nto host"
+)
+
+
+@pytest.mark.parametrize(
+    ("backups", "line"),
+    [
+        ([backup()], "backup: 2h ago, 120000 vectors, at s3://safe/vectors"),
+        ([backup(), backup(id=2, only_table="docs", rows=3, finished_at=ago(9))], "backup: 2h ago"),
+        ([backup(), FAILED], "backup: 2h ago, 120000 vectors; failed 4 times since: no route to"),
+        ([replace(FAILED, failures=1)], "backup: none is complete; failed once since: no route"),
+        (
+            [backup(), backup(id=2, state="running", finished_at=None, rows=700)],
+            "backup: 2h ago, 120000 vectors; one is made now: 700 vectors so far",
+        ),
+    ],
+)
+def test_a_line_says_how_old_the_last_backup_is(backups: list[KnownBackup], line: str) -> None:
+    [shown_line] = [
+        shown_line
+        for shown_line in shown(replace(LOOK, backups=backups), 120)
+        if shown_line.startswith("backup: ")
+    ]
+    assert shown_line.startswith(line)
+
+
+def test_without_backups_there_is_no_line() -> None:
+    assert not any(line.startswith("backup") for line in shown(LOOK))
+
+
+def test_the_figures_of_backups() -> None:
+    figures = replace(LOOK, backups=[backup(), FAILED]).figures()
+    assert (figures["backup_age"], figures["failed_backups"]) == (7200, 4)
+
+
 # The figures
 
 
@@ -256,6 +318,8 @@ def test_the_figures_of_nothing() -> None:
         "silent_workers": 0,
         "rows_per_second": None,
         "stopped_providers": 0,
+        "backup_age": None,
+        "failed_backups": 0,
     }
 
 
@@ -268,7 +332,7 @@ def test_the_figures_of_columns_and_workers() -> None:
     workers = [WORKER, WORKER, replace(WORKER, seen_at=ago(300))]
     progress = QueueProgress(9, 3.5, 60, 2)
     figures = replace(LOOK, columns=columns, workers=workers, progress=progress).figures()
-    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0]
+    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0, None, 0]
 
 
 # The history

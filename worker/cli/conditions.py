@@ -21,6 +21,8 @@ FIGURES = {
     "silent_workers": "workers",
     "rows_per_second": "rows/s",
     "stopped_providers": "providers",
+    "backup_age": "seconds",
+    "failed_backups": "attempts",
 }
 """The figures that a condition can compare, with their units."""
 

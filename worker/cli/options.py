@@ -610,6 +610,13 @@ SampleSize = Annotated[
 
 # backup
 
+BackupEvery = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION",
+        help="Make a backup this often, like 4h (env: BACKUP_EVERY; default: none).",
+    ),
+]
 BackupName = Annotated[
     str,
     typer.Argument(metavar="BACKUP", help="The name of a backup, or `latest` for the last one."),

@@ -63,6 +63,15 @@ EVENTS: dict[str, tuple[Level, str]] = {
     ),
     "problem_found": ("warning", "{subject}: {cause}"),
     "checks_interrupted": ("warning", "stored vectors are not checked for now: {cause}"),
+    "backup_completed": (
+        "info",
+        "backup {backup}: {rows} vectors in {bytes} bytes at {destination}, in {seconds:.1f} s",
+    ),
+    "backup_failed": ("warning", "no backup is made at {destination} for now: {cause}"),
+    "backups_seen": (
+        "debug",
+        "last complete backup at {destination}: {completed_at}, failed since: {failures}",
+    ),
     "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import accumulate
 from threading import Thread
 from typing import Any, get_args
@@ -54,6 +56,7 @@ class Metrics:
             "database_back": self._back,
             "provider_stopped": lambda of: self._providers.labels(of["provider"]).set(0),
             "provider_back": lambda of: self._providers.labels(of["provider"]).set(1),
+            "backups_seen": self._backups_seen,
         }
 
     def _make_counters(self) -> None:
@@ -94,6 +97,12 @@ class Metrics:
         self._providers = self._gauge(
             "provider_up", "1 if the provider can be used, else 0", "provider"
         )
+        self._backed_up_at = float("nan")  # seconds since 1970
+        age = self._gauge("backup_age_seconds", "Age of the last complete backup, NaN if none")
+        age.set_function(lambda: time.time() - self._backed_up_at)
+        self._failed_backups = self._gauge(
+            "failed_backups", "Attempts to make a backup since then that failed"
+        )
         memory = self._gauge("resident_memory_bytes", "Memory of the process that is in RAM")
         memory.set_function(lambda: resident_mb() * 2**20)
 
@@ -131,6 +140,11 @@ class Metrics:
     def _minute_passed(self, fields: dict[str, Any]) -> None:
         pending = fields["pending"]
         self._pending.set(float("nan") if pending is None else pending)
+
+    def _backups_seen(self, fields: dict[str, Any]) -> None:
+        if completed_at := fields["completed_at"]:
+            self._backed_up_at = datetime.fromisoformat(completed_at).timestamp()
+        self._failed_backups.set(fields["failures"])
 
     def _lost(self, _: dict[str, Any]) -> None:
         self._outages.inc()

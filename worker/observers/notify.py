@@ -31,6 +31,7 @@ NOTIFIED = frozenset(
         "vectors_damaged",
         "model_drifted",
         "problem_found",
+        "backup_failed",
     }
 )
 """The events that people are notified of."""
@@ -90,8 +91,9 @@ class Notifier:
 
     def _subject(self, fields: dict[str, object]) -> str:
         """Return what an event is about: of several reports about one subject, one is sent."""
-        if about := fields.get("provider") or fields.get("subject"):
-            return str(about)
+        for name in ("provider", "destination", "subject"):
+            if name in fields:
+                return str(fields[name])
         if "table" in fields:
             return f"{fields['table']}.{fields['column']}"
         return ".".join(filter(None, (self._scope.table, self._scope.column)))

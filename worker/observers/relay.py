@@ -1,44 +1,42 @@
-"""Events of other threads, which the thread of the run passes on."""
+"""Takes the events of other threads to the thread of a run, whose observers have its connection."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from queue import Empty, SimpleQueue
+from collections import deque
+from collections.abc import Callable
 
-from worker.engine.progress import Progress, RunStats
-
-_Events = SimpleQueue[tuple[str, Mapping[str, object]]]
+from worker.engine.progress import RunStats
 
 
 class Relay:
-    """A Progress of the thread of a run, which passes on to `observer` what other threads report.
+    """A Progress whose events any thread may send. Each pulse passes them on, in their order."""
 
-    Observers of a run expect all calls from its own thread. Other threads get the Progress
-    `entrance`; what they report is passed on with the next `pulse`.
-    """
-
-    def __init__(self, observer: Progress) -> None:
-        self._observer = observer
-        self._waiting: _Events = SimpleQueue()
-        self.entrance: Progress = _Entrance(self._waiting)
+    def __init__(self, emit: Callable[..., None]) -> None:
+        self._emit = emit
+        self._waiting: deque[tuple[str, dict[str, object]]] = deque()
+        self.entrance = _Entrance(self._waiting)
+        """The Progress for other threads."""
 
     def update(self, stats: RunStats) -> None:
         pass
 
     def pulse(self) -> None:
-        try:
-            while True:
-                name, fields = self._waiting.get_nowait()
-                self._observer.event(name, **fields)
-        except Empty:
-            pass
+        while self._waiting:
+            name, fields = self._waiting.popleft()
+            self._emit(name, **fields)
 
     def event(self, name: str, **fields: object) -> None:
         pass
 
+    def close(self) -> None:
+        """Pass on what is left."""
+        self.pulse()
+
 
 class _Entrance:
-    def __init__(self, waiting: _Events) -> None:
+    """Keeps events until the next pulse of the relay."""
+
+    def __init__(self, waiting: deque[tuple[str, dict[str, object]]]) -> None:
         self._waiting = waiting
 
     def update(self, stats: RunStats) -> None:
@@ -48,4 +46,4 @@ class _Entrance:
         pass
 
     def event(self, name: str, **fields: object) -> None:
-        self._waiting.put((name, fields))
+        self._waiting.append((name, fields))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import inf
 from threading import Event
@@ -19,15 +19,11 @@ from worker.engine.throttling import together
 from worker.observers.composite import CompositeObserver
 from worker.observers.metrics import Metrics, served
 from worker.observers.periodic_checks import EveryMinute, OtherModels
-from worker.observers.relay import Relay
-from worker.operations.beside import served_beside
-from worker.operations.files import FILES
-from worker.operations.integrity import IntegrityMonitor
 from worker.operations.observing import notifying_observer
 from worker.operations.processing import embedder_opener, run_options
-from worker.operations.reading import files_served
 from worker.operations.scopes import check_models, models_in_use, resolve_scope
-from worker.queue import AdminQueue, Scope
+from worker.operations.side_work import side_work
+from worker.queue import AdminQueue, Scope, Source
 from worker.settings import Settings
 from worker.throttle.load import LoadThrottle
 
@@ -44,18 +40,19 @@ def run_service(
     observers: Sequence[Progress] = (),
     metrics_port: int | None = None,
     notify_command: str | None = None,
+    source: Source = "api",
 ) -> RunStats:
     """Embed jobs as they become due, until `stop` is set. Waits for a database that is out of
     reach.
 
-    `log` and `observers` get all events; `log` also gets the results of notifications. Raises
-    SettingsError if nothing of that name is watched or the metrics cannot be served, and what a
-    model raises if none can be opened.
+    With BACKUP_EVERY, it makes backups as well; `source` is where the audit says that they come
+    from. `log` and `observers` get all events; `log` also gets the results of notifications. Raises
+    SettingsError if nothing of that name is watched, the metrics cannot be served or no backup can
+    be made, and what a model raises if none can be opened.
     """
     scope = resolve_scope(queue, settings, table, column)
     check_models(settings, models_in_use(queue, scope))
     commands = CommandThrottle(queue, scope)
-    load = LoadThrottle(queue, settings, lambda: _loads_this_host(queue, scope))
     with _service_observer(
         log or CompositeObserver(), observers, queue, settings, scope, notify_command, metrics_port
     ) as composite:
@@ -68,51 +65,12 @@ def run_service(
             options=options or run_options(settings),
             progress=composite,
             stop=stop,
-            throttle=together([commands, load]),
+            throttle=together([commands, _load_throttle(queue, settings, scope)]),
             reconnect_timeout=inf,
         )
-        with _beside(pipeline, settings, composite):
+        with side_work(pipeline, settings, composite, source):
             _serve(pipeline, commands, settings)
     return pipeline.stats
-
-
-@contextmanager
-def _beside(pipeline: Pipeline, settings: Settings, composite: CompositeObserver) -> Iterator[None]:
-    """Do the other work of a service, in threads whose events `composite` gets."""
-    relay = Relay(composite)
-    composite.add(relay)
-    with (
-        files_beside(pipeline, settings, relay.entrance),
-        integrity_beside(pipeline, settings, relay.entrance),
-    ):
-        yield
-    relay.pulse()
-
-
-def integrity_beside(
-    pipeline: Pipeline, settings: Settings, observer: Progress
-) -> AbstractContextManager[None]:
-    """Check the stored vectors beside a run, and repair them."""
-    monitor = IntegrityMonitor(
-        settings,
-        observer,
-        is_idle=lambda: pipeline.activity.state != "working",
-        is_paused=lambda: pipeline.decision.level == "paused",
-    )
-    return served_beside(
-        {"check": monitor.serve},
-        settings,
-        lambda _, cause: observer.event("checks_interrupted", cause=cause),
-    )
-
-
-def files_beside(
-    pipeline: Pipeline, settings: Settings, observer: Progress
-) -> AbstractContextManager[None]:
-    """Scan and read files beside a run, unless it is paused, if their texts are in its scope."""
-    if pipeline.scope.table not in (None, FILES):
-        return nullcontext()
-    return files_served(settings, observer, lambda: pipeline.decision.level == "paused")
 
 
 @contextmanager
@@ -145,6 +103,10 @@ def _service_observer(
 
 
 ON_THIS_HOST = ("local:", "sentence-transformers:")
+
+
+def _load_throttle(queue: AdminQueue, settings: Settings, scope: Scope) -> LoadThrottle:
+    return LoadThrottle(queue, settings, lambda: _loads_this_host(queue, scope))
 
 
 def _loads_this_host(queue: AdminQueue, scope: Scope) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from worker.queue import (
     AdminQueue,
     Failure,
+    KnownBackup,
     QueueProgress,
     StandingCommand,
     StoppedProvider,
@@ -34,6 +35,22 @@ class StatusSnapshot:
     failures: list[Failure]
     providers: list[StoppedProvider]
     commands: list[StandingCommand]
+    backups: list[KnownBackup] = field(default_factory=list)
+
+    @property
+    def latest_backup(self) -> KnownBackup | None:
+        """The latest backup of all tables."""
+        return next((each for each in reversed(self.backups) if not each.only_table), None)
+
+    @property
+    def last_complete_backup(self) -> KnownBackup | None:
+        """The last complete backup of all tables."""
+        complete = [
+            backup
+            for backup in self.backups
+            if backup.state == "complete" and not backup.only_table
+        ]
+        return complete[-1] if complete else None
 
     @property
     def pauses(self) -> list[StandingCommand]:
@@ -58,6 +75,12 @@ class StatusSnapshot:
         since = self.oldest_due
         return max((self.at - since).total_seconds(), 0) if since else 0
 
+    @property
+    def backup_age(self) -> float | None:
+        """How many seconds ago the last complete backup was made; None: there is none."""
+        last = self.last_complete_backup
+        return (self.at - last.finished_at).total_seconds() if last and last.finished_at else None
+
     def is_silent(self, worker: WorkerStatus) -> bool:
         """Whether a worker sent no heartbeat for two minutes."""
         return self.at - worker.seen_at > SILENT_AFTER
@@ -76,6 +99,8 @@ class StatusSnapshot:
             "silent_workers": silent,
             "rows_per_second": self.progress.rows_per_second,
             "stopped_providers": len(self.providers),
+            "backup_age": self.backup_age,
+            "failed_backups": self.latest_backup.failures if self.latest_backup else 0,
         }
 
     def document(self) -> dict[str, object]:
@@ -94,6 +119,11 @@ class StatusSnapshot:
             "workers": [
                 asdict(worker) | {"silent": self.is_silent(worker)} for worker in self.workers
             ],
+            "backups": [
+                asdict(backup)
+                for backup in self.backups
+                if backup in (self.latest_backup, self.last_complete_backup)
+            ],
         }
 
 
@@ -106,6 +136,7 @@ def status(queue: AdminQueue) -> StatusSnapshot:
         failures=queue.failures(),
         providers=queue.providers(),
         commands=queue.commands(),
+        backups=queue.backups(),
         at=queue.clock(),
     )
 

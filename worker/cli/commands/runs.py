@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 from worker.cli.console import say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
     AsJson,
+    BackupEvery,
     BatchSize,
     Column,
     DelayMs,
     DryRun,
+    Keep,
     MaxCost,
     MaxMinutes,
     MetricsPort,
@@ -27,6 +30,8 @@ from worker.cli.render.progress import show_progress
 from worker.cli.render.summary import exit_code, print_summary
 from worker.cli.render.unserved import report_unserved
 from worker.cli.signals import stopped_by_signals
+from worker.durations import parse_duration
+from worker.errors import SettingsError
 from worker.observers.logs import Log
 from worker.observers.systemd import Systemd
 from worker.operations.estimate import estimate
@@ -34,6 +39,7 @@ from worker.operations.processing import Processing, RunResult, prepare, run_opt
 from worker.operations.serving import run_service
 from worker.operations.session import open_queue
 from worker.operations.stop_conditions import StopConditions, parse_percent
+from worker.settings import Settings
 
 
 def process(
@@ -94,9 +100,11 @@ def run(
     column: Column = None,
     metrics_port: MetricsPort = None,
     notify_command: NotifyCommand = None,
+    backup_every: BackupEvery = None,
+    keep: Keep = None,
 ) -> int:
     """Embed jobs as they become due, until stopped."""
-    settings = load_settings(asks_model=True)
+    settings = _with_backups(load_settings(asks_model=True), backup_every, keep)
     if not settings.enable_background_embedding:
         say("ENABLE_BACKGROUND_EMBEDDING is false: `worker run` embeds nothing.")
         say("hint: `worker process` embeds all due jobs once.")
@@ -114,5 +122,17 @@ def run(
             observers=[Systemd(os.environ)],
             metrics_port=metrics_port,
             notify_command=notify_command,
+            source="cli",
         )
     return 0
+
+
+def _with_backups(settings: Settings, every: str | None, keep: str | None) -> Settings:
+    """Return the settings with the schedule of backups that was given."""
+    if every is not None:
+        settings = replace(settings, backup_every=parse_duration(every))
+    if keep is None:
+        return settings
+    if not settings.backup_every:
+        raise SettingsError("--keep needs a schedule of backups", "Give --backup-every as well.")
+    return replace(settings, backup_keep=parse_duration(keep))

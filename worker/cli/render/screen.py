@@ -10,7 +10,14 @@ from worker.cli.render.tables import aligned
 from worker.cli.render.text import block_bar, counted, cut, name_of, one_line, rounded_down
 from worker.durations import SECONDS, format_duration
 from worker.operations.status import StatusSnapshot, count_missing
-from worker.queue import Failure, StandingCommand, StoppedProvider, TargetStatus, WorkerStatus
+from worker.queue import (
+    Failure,
+    KnownBackup,
+    StandingCommand,
+    StoppedProvider,
+    TargetStatus,
+    WorkerStatus,
+)
 
 BAR = 6  # cells
 LONGEST_REASON = 100
@@ -48,6 +55,9 @@ def render_sections(snapshot: StatusSnapshot, width: int) -> list[Section]:
         sections.append(_failures(snapshot.failures, width))
     if snapshot.providers:
         sections.append(_providers(snapshot.providers, width))
+    if snapshot.latest_backup:
+        line = _backup(snapshot, snapshot.latest_backup)
+        sections.append(Section([], [[cut(line, width)]]))
     if snapshot.pauses:
         sections.append(_pauses(snapshot.pauses, width))
     return sections
@@ -203,6 +213,20 @@ def _failures(failures: list[Failure], width: int) -> Section:
 
 def _providers(providers: list[StoppedProvider], width: int) -> Section:
     return Section([], [[cut(line, width) for line in _stopped(each)] for each in providers])
+
+
+def _backup(snapshot: StatusSnapshot, latest: KnownBackup) -> str:
+    """Say when the last backup was made, and whether there was none since that should be."""
+    complete = snapshot.last_complete_backup
+    line = "backup: none is complete"
+    if complete and complete.finished_at:
+        line = f"backup: {age(complete.finished_at, snapshot.at)} ago, {complete.rows} vectors"
+    if latest.failures:
+        times = "once" if latest.failures == 1 else f"{latest.failures} times"
+        return f"{line}; failed {times} since: {one_line(latest.error_message or '', 160)}"
+    if latest.state == "running":
+        return f"{line}; one is made now: {latest.rows} vectors so far"
+    return f"{line}, at {one_line(latest.destination, 160)}"
 
 
 def _pauses(pauses: list[StandingCommand], width: int) -> Section:

@@ -1,0 +1,33 @@
+-- Why:   backups fail, or are no longer made, long before somebody needs one.
+-- Locks: nothing. The check reads embedding_backups.
+-- Undo:  drop function embedding.diagnose_backups;
+
+-- For each destination of backups of all tables: the latest one failed, or the last complete one is older than twice the interval
+-- of the schedule.
+create function embedding.diagnose_backups()
+returns setof embedding.finding
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    with place as (
+        select known.destination, max(known.id) as latest, min(known.started_at) as begun_at,
+               max(known.finished_at) filter (where known.state = 'complete') as complete_at,
+               (array_agg(known.every order by known.id desc) filter (where known.every is not null))[1] as every
+          from public.embedding_backups as known where known.only_table is null group by known.destination)
+    select 'warning', 'backup_failed', place.destination,
+           format('the latest backup has failed %s: %s',
+                  case latest.failures when 1 then 'once' else latest.failures || ' times in a row' end, latest.error_message),
+           'Remove the cause. A worker with a schedule tries again by itself; otherwise run `worker backup`.'
+      from place join public.embedding_backups as latest on latest.id = place.latest
+     where latest.failures > 0 and latest.error_message is not null
+    union all
+    select 'warning', 'backup_overdue', place.destination,
+           coalesce(format('the last complete backup was made at %s', date_trunc('minute', place.complete_at)),
+                    'no backup was ever complete')
+           || format(', and there should be one every %s', place.every),
+           'Check that a worker runs with --backup-every and is not paused, or run `worker backup`.'
+      from place where coalesce(place.complete_at, place.begun_at) < now() - 2 * place.every;
+$$;
+
+select embedding.protect_functions('embedding.diagnose_backups');
