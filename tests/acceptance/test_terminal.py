@@ -25,7 +25,7 @@ from worker.terminal import STEERING
 # The title of the window, two ways to clear it, line breaks, right-to-left, two invisible signs.
 EVIL = "x\x1b]0;OWNED\x07\x1b[2J\x9b2J\nerror: forged\r\u202e\u2066\u061c\u2028\ufeff\U000e0041y"
 NAME = '"%s"' % EVIL  # noqa: UP031
-JSON_COMMANDS = ("status", "list", "targets", "stats", "doctor", "process", "backfill")
+JSON_COMMANDS = ("status", "list", "targets", "stats", "audit", "doctor", "process", "backfill")
 
 Terminal = Callable[..., str]
 Shell = Callable[[str], Completed]
@@ -96,6 +96,8 @@ HOSTILE_COMMANDS = [
     ["stats", "--since", EVIL],
     ["process", "--until", EVIL],
     ["list", "--limit", EVIL],
+    ["audit", "--table", NAME],
+    ["audit", "--table", EVIL],
     ["list", EVIL],
     ["list", f"--{EVIL}"],
     [EVIL],
@@ -121,7 +123,7 @@ def test_json_escapes_what_a_text_shows_as_a_replacement(
         result = worker(command, "--json", **with_openai)
         assert is_clean(result.stdout), (command, result.stdout)
         document = json.loads(result.stdout)
-        if command in ("status", "list", "targets"):
+        if command in ("status", "list", "targets", "audit"):
             assert any(EVIL in text for text in texts_in(document)), command
 
 

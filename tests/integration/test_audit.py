@@ -214,7 +214,7 @@ def test_reprocessing_is_one_entry_and_its_pattern_is_cut(
     assert rows(docs, EVENTS)[before:] == [("reprocessed", "cli", {"pattern": pattern[:200]})]
 
 
-def test_a_call_that_has_nothing_to_do_adds_nothing(docs: Database, queue: AdminQueue) -> None:
+def test_a_call_without_jobs_to_choose_from_adds_nothing(docs: Database, queue: AdminQueue) -> None:
     """A requeue that runs every minute does not fill the table."""
     before = len(events(docs))
     for _ in range(3):

@@ -91,6 +91,11 @@ CATALOG: dict[str, Entry] = {
         "Show recent work: how much, how fast, at what cost, and what failed.",
         ("worker stats", "worker stats --since 7d"),
     ),
+    "audit": Entry(
+        "audit:audit",
+        "List who changed what became of the vectors, when, and from where.",
+        ("worker audit", "worker audit --table docs --limit 100 --json"),
+    ),
     "pause": Entry(
         "control:pause",
         "Pause workers: they finish their current jobs and claim no more until `worker resume`.",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Sequence
 
 from worker.cli.console import out, say
-from worker.cli.render.tables import aligned, out_table
+from worker.cli.render.tables import aligned, out_table, terminal_width
 from worker.cli.render.text import ago, counted
 from worker.files.locations import location_of
 from worker.files.scan import ScanResult
@@ -22,7 +20,7 @@ def print_files(found: Sequence[FileStatus], *, is_full: bool) -> None:
     `is_full`: there may be more.
     """
     heads = ["path", "state", "pages", "reason"]
-    for line in aligned(heads, [_cells(file) for file in found], _width()):
+    for line in aligned(heads, [_cells(file) for file in found], terminal_width()):
         out(line)
     if is_full:
         say("There may be more: --limit shows up to 1000.")
@@ -30,11 +28,6 @@ def print_files(found: Sequence[FileStatus], *, is_full: bool) -> None:
 
 def _cells(file: FileStatus) -> tuple[object, ...]:
     return f"{file.folder}/{file.path}", file.state, file.pages, _reason(file)
-
-
-def _width() -> int | None:
-    """The width of the terminal; None: the lines go elsewhere, and are not cut."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _reason(file: FileStatus) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -41,6 +43,11 @@ def aligned(
         for line in [heads, *cells]
     ]
     return lines if width is None else [cut(line, width) for line in lines]
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal; None: the lines go elsewhere, and are not cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _padded(cell: str, width: int, right: bool) -> str:
