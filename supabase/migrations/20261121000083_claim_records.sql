@@ -1,6 +1,6 @@
 -- Why:   records are embedded or restored although their jobs are not due: those that a restore or a repair names.
 -- Locks: what a claim locks. It waits for none: it leaves alone what another session holds.
--- Undo:  drop function public.claim_records, embedding.delete_overwritten, embedding.open_job;
+-- Undo:  drop function public.placed_chunks, public.claim_records, embedding.delete_overwritten, embedding.open_job;
 
 -- Locks the job of a record for a claim, and inserts it if it is missing. Null: there is no such row, another session holds
 -- the job, or a worker has a lease for it.
@@ -53,8 +53,9 @@ begin
 end $$;
 
 -- Claims the given records of a column, like claim_embeddings, but whatever the status of their jobs, and although their text
--- and model may be unchanged; chunks that were overwritten are not `stored`. Records whose job is leased or locked are left out, and those after the ones whose texts have
--- 4,000,000 characters: claim them later. With `dry_run` it returns the same and changes nothing.
+-- and model may be unchanged; chunks that were overwritten are not `stored`. Returns a row for each record, in their order, up to the
+-- text that brings them to 4,000,000 characters: also `dropped` for one that does not exist, and `pending` for one whose job another
+-- session holds. With `dry_run` it returns the same and changes nothing.
 create function public.claim_records(
     watched_table text, embedding_column text, record_ids text[], worker text, lease_for interval,
     default_model text default null, dry_run boolean default false
@@ -78,7 +79,14 @@ begin
     begin
         foreach record_id in array record_ids loop
             id := embedding.open_job(target, record_id);
-            continue when id is null;
+            if id is null then
+                job := null;
+                job.record_id := record_id;
+                job.status := case when exists (select from public.embedding_queue as known where known.record_id = job.record_id
+                                                   and known.target_id = target.id) then 'pending' else 'dropped' end;
+                claimed := claimed || job;
+                continue;
+            end if;
             if target.chunk_format is not null then
                 perform embedding.delete_overwritten(target, record_id);
             end if;
@@ -98,5 +106,33 @@ begin
     return query select * from unnest(claimed);
 end $$;
 
+-- The chunks of texts that a search finds and whose vectors are the ones that were written: a row for each of the given records.
+create function public.placed_chunks(watched_table text, embedding_column text, record_ids text[])
+returns table (record_id text, hashes bytea[])
+language plpgsql
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set lock_timeout = '1s'
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    target constant public.embedding_targets := embedding.open_verified(watched_table, embedding_column);
+    name constant text := quote_ident((parse_ident(target.chunks_relation))[2]);
+begin
+    perform embedding.check_in_chunks(target, true);
+    return query execute format($sql$
+        select eq_record, array(select %1$s.hash from %2$s where %3$s and %4$s and exists (
+                   select from %5$s where %6$s and %7$I.hash = %1$s.hash offset 0))
+          from unnest($1) as eq_asked (eq_record)$sql$,
+        name, target.chunks_relation, embedding.record_match_sql(target.chunks_relation::regclass, target.key_columns),
+        embedding.is_intact_sql(target, name || '.embedding', name || '.vector_hash'), target.places_relation,
+        embedding.record_match_sql(target.places_relation::regclass, target.key_columns),
+        (parse_ident(target.places_relation))[2])
+    using record_ids;
+end $$;
+
 select embedding.protect_functions('embedding.open_job', 'embedding.delete_overwritten');
-select embedding.let_workers_call('public.claim_records');
+select embedding.let_workers_call('public.claim_records', 'public.placed_chunks');

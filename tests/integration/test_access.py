@@ -511,6 +511,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "nearest_sql",
         "passage_count",
         "passages_sql",
+        "placed_chunks",
         "poll_embeddings",
         "recheck_embeddings",
         "record_embedding_audit",
@@ -751,7 +752,7 @@ CALLED_BY_WORKERS = [
         sample_embeddings stage_chunks start_embedding_scan verify_embeddings
         """,
     ),
-    *names("public", "claim_records export_embeddings restore_embeddings"),
+    *names("public", "claim_records export_embeddings placed_chunks restore_embeddings"),
     *names("embedding", "count_due identity_problem passage_count row_count"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [

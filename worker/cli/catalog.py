@@ -292,6 +292,15 @@ CATALOG: dict[str, Entry] = {
         "Delete old backups and torn ones; never the last good backup of a column.",
         ("worker backup prune --keep 7d",),
     ),
+    "restore": Entry(
+        "restore:restore",
+        "Restore vectors from a backup, without calling the model.",
+        (
+            "worker restore latest --dry-run",
+            "worker restore 2026-11-30T17-35-02Z --to s3://my-bucket/vectors",
+            "worker restore latest --table docs --record 42",
+        ),
+    ),
     "doctor": Entry(
         "database:doctor",
         "Check connection, schema, columns and models, and print how to fix what is wrong.",

@@ -639,6 +639,28 @@ Keep = Annotated[
     ),
 ]
 
+# restore
+
+BackupToRestore = Annotated[
+    str,
+    typer.Argument(
+        metavar="BACKUP",
+        help="The name of a backup, or `latest` for the last complete one.",
+    ),
+]
+OnlyRecord = Annotated[
+    str | None,
+    typer.Option("--record", metavar="ID", help="Only this record of --table."),
+]
+OverwriteVectors = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Also replace other vectors of the same texts and model."),
+]
+RestoreDryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Count what would be restored, and write nothing."),
+]
+
 # migrate, init, psql
 
 CopyTo = Annotated[

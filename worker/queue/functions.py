@@ -317,6 +317,11 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "except_targets": "integer[]",
     },
     "pause_reembedding": _STEP,
+    "placed_chunks": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "record_ids": "text[]",
+    },
     "preview_watch_embeddings": {**_WATCH, "default_model": "text"},
     "known_embedding_files": {"folder": "uuid", "after_id": "bigint", "batch": "integer"},
     "record_embedding_audit": {

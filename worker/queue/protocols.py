@@ -299,8 +299,13 @@ class SafekeepingQueue(Protocol):
     ) -> Claim:
         """Claim the first of these records, whatever the status of their jobs.
 
-        Leaves out those that another session holds. With `dry_run`, nothing is changed.
+        It has a job, or a settled one, for each of them up to the last. `pending`: another session
+        holds it; `dropped`: it does not exist. With `dry_run`, nothing is changed.
         """
+
+    def placed_chunks(self, target: Target, record_ids: Sequence[str]) -> dict[str, set[bytes]]:
+        """Return the hashes of the chunks of each text that a search finds, and whose vectors are
+        the ones that were written."""
 
     def audit(self, table: str | None = None, limit: int = 20) -> list[AuditEntry]:
         """Return the latest entries, the newest first; of a table, by the name in its entries.

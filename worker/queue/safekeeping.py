@@ -152,6 +152,14 @@ class SafekeepingCalls(Calls):
             ),
         )
 
+    def placed_chunks(self, target: Target, record_ids: Sequence[str]) -> dict[str, set[bytes]]:
+        rows = self._transport.rows(
+            "placed_chunks",
+            {**_named(target), "record_ids": list(record_ids)},
+            {"record_id": str, "hashes": list[bytes]},
+        )
+        return {row["record_id"]: set(row["hashes"]) for row in rows}
+
 
 def _named(target: Target) -> dict[str, Any]:
     return {"watched_table": target.table_name, "embedding_column": target.embedding_column}

@@ -1,0 +1,57 @@
+"""The command `restore`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from worker.cli.console import ProgressLine, out_json
+from worker.cli.environment import load_settings
+from worker.cli.options import (
+    AsJson,
+    BackupTo,
+    BackupToRestore,
+    OnlyRecord,
+    OverwriteVectors,
+    RestoreDryRun,
+    Table,
+)
+from worker.cli.render.restore import print_restored
+from worker.cli.signals import stopped_by_signals
+from worker.operations import restore as restoring
+from worker.operations.restore import RestoreRequest
+from worker.operations.session import open_queue
+from worker.safekeeping.locations import parse_destination
+
+
+def restore(
+    name: BackupToRestore,
+    to: BackupTo = None,
+    table: Table = None,
+    record: OnlyRecord = None,
+    overwrite: OverwriteVectors = False,
+    dry_run: RestoreDryRun = False,
+    as_json: AsJson = False,
+) -> int:
+    """Restore vectors from a backup, without calling the model.
+
+    Only records whose text is still the one that was embedded get their vector, and only if they
+    lack it. Everything is checked before anything is written. Run the command again to continue.
+    """
+    settings = load_settings()
+    place = parse_destination(settings.backup_to if to is None else to)
+    request = RestoreRequest(place, name, table, record, overwrite, dry_run)
+    progress = ProgressLine()
+    with open_queue(settings) as queue, stopped_by_signals("this range") as stop:
+        restored = restoring.restore(
+            queue,
+            settings,
+            request,
+            stop=stop,
+            on_progress=lambda rows, of_rows: progress.say(f"{rows} of {of_rows} vectors"),
+            source="cli",
+        )
+    if as_json:
+        out_json(asdict(restored))
+    else:
+        print_restored(restored)
+    return 130 if stop.is_set() else int(not restored.is_finished)

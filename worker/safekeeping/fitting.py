@@ -1,0 +1,52 @@
+"""Whether the vectors of a backup fit a column of this database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from worker.queue import StoredKind, Target
+from worker.safekeeping.manifest import BackedUpColumn, ChunkSettings, Part
+
+WHOLE_NUMBERS = {"smallint", "integer", "bigint"}
+
+
+def problems_of(column: BackedUpColumn, target: Target, kind: StoredKind) -> Iterator[str]:
+    """Say why the vectors of a backup cannot be restored into a column; nothing if they can."""
+    if (tuple(kind.key_columns), tuple(kind.key_types)) != (column.key_columns, column.key_types):
+        backed_up = _key(column.key_columns, column.key_types)
+        yield f"its key is {_key(kind.key_columns, kind.key_types)}, in the backup {backed_up}"
+    if None not in (target.dimensions, column.width) and target.dimensions != column.width:
+        yield f"it has {target.dimensions} dimensions, in the backup {column.width}"
+    if target.model not in (None, column.model):
+        yield f"it has vectors of {target.model}, in the backup of {column.model}"
+    elif target.document_prompt not in (None, column.document_prompt):
+        yield "its document prompt is another one than in the backup"
+    if (target.chunk_format is None) != (column.chunks is None):
+        yield "its texts are embedded " + ("as a whole" if column.chunks else "in chunks")
+    elif column.chunks and _chunks(column.chunks) != _cut(target):
+        yield "its texts are cut into other chunks than in the backup"
+    elif column.chunks and target.enhance_model:
+        yield "a chat model writes a part of its chunks, which is not in a backup"
+
+
+def parts_of(column: BackedUpColumn, record: str | None) -> Sequence[Part]:
+    """Return the parts that may have a record (None: all), by the order of whole numbers."""
+    if record is None or len(column.key_types) != 1 or column.key_types[0] not in WHOLE_NUMBERS:
+        return column.parts
+    try:
+        key = int(record)
+        return [part for part in column.parts if int(part.first) <= key <= int(part.last)]
+    except ValueError:
+        return column.parts
+
+
+def _key(names: Sequence[str], types: Sequence[str]) -> str:
+    return ", ".join(" ".join(each) for each in zip(names, types, strict=True))
+
+
+def _chunks(chunks: ChunkSettings) -> tuple[object, ...]:
+    return chunks.format, chunks.size, chunks.unit, chunks.context
+
+
+def _cut(target: Target) -> tuple[object, ...]:
+    return target.chunk_format, target.chunk_size, target.chunk_unit, target.context
