@@ -6,23 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any, LiteralString
 
 import pytest
 
 from tests.conftest import Database, Server, eventually, rows, value
-from tests.integration.documents import sent
+from tests.integration.documents import document, is_consistent, sent, write
 from tests.integration.reembeddings import openai_settings as openai_settings
 from tests.integration.reembeddings import owner_queue as owner_queue
 from tests.integration.runs import unlike_their_text
 from tests.openai_server import OpenAIServer
 from worker.engine.progress import RunStats
 from worker.operations import integrity
+from worker.operations.backup import BackupRequest, make_backup
 from worker.operations.integrity import IntegrityMonitor
 from worker.operations.processing import process
 from worker.queue import Check
 from worker.queue.postgres import PostgresQueue
+from worker.safekeeping.locations import parse_destination
 from worker.settings import Settings
 
 SOON = timedelta(milliseconds=50)
@@ -247,3 +250,72 @@ def test_another_worker_goes_on_where_one_was_killed(
     assert found["lost"] == 2
     assert rows(monitored.db, "select record_id from embedding_queue where status = 'pending'"
                               " order by record_id::int") == [("3",), ("150",)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage", ["null", "array_fill(1, '{8}')::vector"], ids=["lost", "overwritten"]
+)
+def test_what_a_backup_has_is_not_paid_for(
+    monitored: Monitored, url: str, tmp_path: Path, damage: LiteralString
+) -> None:
+    monitored.settings = replace(monitored.settings, backup_to=str(tmp_path))
+    request = BackupRequest(parse_destination(str(tmp_path)))
+    assert make_backup(monitored.queue, monitored.settings, request)
+    monitored.db.execute("update docs set body = 'edited since' where id = 8")
+    monitored.embed()
+    monitored.db.execute(f"update docs set embedding = {damage} where id in (7, 8)")
+    with monitored.served(url):
+        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
+    [repaired] = monitored.reports.named("vectors_repaired")
+    assert (repaired["from_backup"], repaired["requeued"]) == (1, 1)
+    assert monitored.embed() == 1
+    assert unlike_their_text(monitored.db) == []
+
+
+def test_a_text_in_chunks_gets_its_chunks_back(
+    db: Database,
+    queue: PostgresQueue,
+    settings: Settings,
+    openai: OpenAIServer,
+    url: str,
+    tmp_path: Path,
+) -> None:
+    db.execute("create table docs (id bigint primary key, body text)")
+    db.execute(
+        "select watch_embeddings('docs', 'body', 'embedding', dimensions => 8, chunks => true,"
+        " chunk_size => 100)"
+    )
+    for key in range(1, 21):
+        write(db, key, document(8, f"number {key}"))
+    settings = replace(settings, verify_every=SOON, backup_to=str(tmp_path))
+    monitored = Monitored(db, queue, settings, openai)
+    assert monitored.embed() > 20
+    assert make_backup(queue, settings, BackupRequest(parse_destination(str(tmp_path))))
+    db.execute("delete from docs_chunks where id = 3")
+    db.execute("update docs_chunks set embedding = array_fill(1, '{8}')::vector where id = 4")
+    with monitored.served(url):
+        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
+    [found] = monitored.reports.named("vectors_damaged")
+    assert (found["lost"], found["overwritten"]) == (1, 1)
+    [repaired] = monitored.reports.named("vectors_repaired")
+    assert (repaired["from_backup"], repaired["requeued"]) == (2, 0)
+    assert monitored.embed() == 0
+    assert is_consistent(db)
+    [again] = [queue.damaged(queue.target("docs", "embedding"), None)]
+    assert again.rows == []
+
+
+def test_the_model_and_the_database_are_looked_at_as_well(monitored: Monitored, url: str) -> None:
+    monitored.db.execute("alter table docs disable trigger user")
+    monitored.db.execute("update docs set embedding = '[1,2,3,4,5,6,7,8]'")
+    monitored.db.execute("update embedding_queue set vector_hash = null")
+    with monitored.served(url):
+        eventually(lambda: monitored.reports.named("problem_found"), 20)
+        eventually(lambda: monitored.reports.named("model_drifted"), 20)
+        checked_at = monitored.check().checked_at
+        eventually(is_checked(monitored, checked_at), 20)
+    assert [found["check"] for found in monitored.reports.named("problem_found")] == [
+        "triggers_disabled"
+    ]
+    [drifted] = monitored.reports.named("model_drifted")
+    assert drifted["lowest"] < drifted["gate"]

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from worker.embedders.base import cost_of
 from worker.embedders.registry import open_embedder
-from worker.queue import AdminQueue, Damaged, StoredRow, Target
+from worker.errors import BackupDamaged, BackupError, SettingsError
+from worker.operations.restore_texts import TextsInChunks
+from worker.queue import AdminQueue, Damaged, RestoreOutcome, StoredRow, Target
+from worker.safekeeping.inventory import find_backups, read_column
+from worker.safekeeping.locations import open_storage, parse_destination
+from worker.safekeeping.parts import check_installed
 from worker.settings import Settings
+
+Restore = Callable[[Sequence[StoredRow]], list[RestoreOutcome]]
 
 MOST_AT_ONCE = 10_000  # rows; a backup is read once for them
 LARGE = 0.05  # of the vectors of a column: more at once is for a person to look at
+MOST_BACKUPS = 3  # the newest; an older one has little that these do not have
 FEW = 10  # fewer rows than these are repaired whatever their share is
 
 
@@ -93,19 +102,34 @@ class Repairer:
 
     def repair(self, rows: Sequence[Damaged]) -> None:
         """Repair these rows, each in the cheapest way that there is."""
-        left = self._restore(rows, self._cached(rows))
-        self.done.from_cache += len(rows) - len(left)
-        for found in self._backed_up(left):
-            before = len(left)
-            left = self._restore(left, found)
-            self.done.from_backup += before - len(left)
+        with self._restoring() as restore:
+            left = _not_restored(rows, restore(self._cached(rows)))
+            self.done.from_cache += len(rows) - len(left)
+            for found in self._backed_up(left):
+                before = len(left)
+                left = _not_restored(left, restore(found))
+                self.done.from_backup += before - len(left)
         self._embed_again(left)
 
+    @contextmanager
+    def _restoring(self) -> Iterator[Restore]:
+        """Yield what writes vectors that were found to their rows."""
+        restore: Restore = partial(self.queue.restore, self.target)
+        with ExitStack() as opened:
+            if self.target.chunk_format is not None:
+                texts = TextsInChunks.opened(self.queue, self.settings, self.target, dry_run=False)
+                try:
+                    restore = opened.enter_context(texts).restore
+                except SettingsError:  # this worker has not the model that counts the tokens
+                    restore = _nothing
+            yield restore
+
     def _cached(self, rows: Sequence[Damaged]) -> list[StoredRow]:
-        """Return the vectors that the cache has."""
+        """Return the vectors that the cache has. Chunks are looked up when they are embedded."""
         target = self.target
-        if target.dimensions is None or target.enhance_model is not None:
+        if None in (target.dimensions, target.model) or target.chunk_format or target.enhance_model:
             return []
+        assert target.dimensions is not None
         model = rows[0].model
         known = self.queue.cached(model, target.dimensions, [row.content_hash for row in rows])
         return [
@@ -116,14 +140,32 @@ class Repairer:
         ]
 
     def _backed_up(self, rows: Sequence[Damaged]) -> Iterator[list[StoredRow]]:
-        """Return vectors of these rows from backups."""
-        return iter(())
+        """Return vectors of these rows from the newest backups, as far as these can be read."""
+        wanted = {row.record_id: row for row in rows}
+        with suppress(BackupError, SettingsError):
+            for group in self._groups(wanted):
+                found = [row for row in group if self._fits(row, wanted[row.record_id])]
+                if found:
+                    yield found
 
-    def _restore(self, rows: Sequence[Damaged], found: Sequence[StoredRow]) -> list[Damaged]:
-        """Write the vectors that were found. Return the rows that are still damaged."""
-        outcomes = self.queue.restore(self.target, found, overwrite=True) if found else []
-        sound = {each.record_id for each in outcomes if each.outcome in ("restored", "present")}
-        return [row for row in rows if row.record_id not in sound]
+    def _groups(self, wanted: Mapping[str, Damaged]) -> Iterator[list[StoredRow]]:
+        """Return the rows of these records from backups."""
+        if not wanted:
+            return
+        check_installed()
+        storage = open_storage(parse_destination(self.settings.backup_to), self.settings)
+        sound = [backup for backup in find_backups(storage) if backup.is_restorable]
+        for backup in sound[:MOST_BACKUPS]:
+            for column in backup.manifest.columns if backup.manifest else ():
+                if column.name == f"{self.target.table_name}.{self.target.embedding_column}":
+                    with suppress(BackupDamaged, FileNotFoundError):
+                        yield from read_column(storage, backup.name, column, wanted)
+
+    def _fits(self, found: StoredRow, row: Damaged) -> bool:
+        is_same_text = (
+            self.target.chunk_format is not None or found.content_hash == row.content_hash
+        )
+        return found.model == row.model and is_same_text
 
     def _embed_again(self, rows: Sequence[Damaged]) -> None:
         """Requeue as many as the budget allows."""
@@ -144,5 +186,16 @@ class Repairer:
     def _price(self) -> float | None:
         """Return the price of the model of the column; None: not known."""
         name = self.target.model or self.settings.embedding_model
-        with closing(open_embedder(name, None, self.settings)) as embedder:
+        with suppress(SettingsError), closing(open_embedder(name, None, self.settings)) as embedder:
             return embedder.price
+        return None
+
+
+def _nothing(found: Sequence[StoredRow]) -> list[RestoreOutcome]:
+    return []
+
+
+def _not_restored(rows: Sequence[Damaged], outcomes: Sequence[RestoreOutcome]) -> list[Damaged]:
+    """Return the rows that are still damaged."""
+    sound = {each.record_id for each in outcomes if each.outcome in ("restored", "present")}
+    return [row for row in rows if row.record_id not in sound]

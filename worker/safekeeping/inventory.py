@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from worker.errors import BackupDamaged, BackupError, SettingsError
+from worker.queue import StoredRow
 from worker.safekeeping.manifest import MANIFEST, PROGRESS, BackedUpColumn, Manifest, from_json
 from worker.safekeeping.parts import check_installed, read_part
 from worker.safekeeping.retention import DatedBackup, to_delete
@@ -94,6 +95,18 @@ def read_manifest(storage: Storage, name: str) -> Manifest:
     except FileNotFoundError:
         raise BackupDamaged(f"backup {name} has no {MANIFEST}: it is torn", _WHICH) from None
     return from_json(content, f"{name}/{MANIFEST}")
+
+
+def read_column(
+    storage: Storage, name: str, column: BackedUpColumn, only: Collection[str]
+) -> Iterator[list[StoredRow]]:
+    """Return the vectors of these records that a backup has of a column, some rows at a time.
+
+    Raises BackupDamaged if a part is not what was written, and FileNotFoundError if it is missing.
+    """
+    for part in column.parts:
+        with storage.local(folder_of(name) + part.name) as path:
+            yield from read_part(path, part, column, only)
 
 
 def check_backup(storage: Storage, name: str) -> CheckedBackup:
