@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,12 @@ CURES = {
     "NoRegionError": ("there is no region", "Set S3_REGION."),
 }
 UNKNOWN = "Check S3_ENDPOINT and the network."
+_OF_OTHER_SERVERS: Mapping[str, Any] = {
+    "s3": {"addressing_style": "path"},
+    # Otherwise each upload has headers of AWS, which other servers refuse.
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
 REFUSED = ("AccessDenied", "403", "AllAccessDisabled")
 MISSING = ("404", "NoSuchKey", "NotFound")
 
@@ -75,7 +82,7 @@ def open_client(kind: BucketKind, settings: Settings) -> Any:
                 connect_timeout=CONNECT_TIMEOUT,
                 read_timeout=READ_TIMEOUT,
                 retries={"mode": "standard", "max_attempts": 3},
-                s3={"addressing_style": "path"} if endpoint else None,
+                **(_OF_OTHER_SERVERS if endpoint else {}),
             ),
         )
     except client_errors() as problem:

@@ -258,6 +258,19 @@ def test_names_of_any_kind_become_names_of_files(db: Database, any_place: Place)
     assert check_backup(any_place.storage, made.name).problems == ()
 
 
+def test_vectors_of_another_width_are_left_out_and_counted(db: Database, place: Place) -> None:
+    db.execute("create table docs (id bigint primary key, body text, v vector)")
+    db.execute("select watch_embeddings('docs', 'body', 'v')")
+    insert(db, 40)
+    assert not complete(place.queue, claim(place.queue))
+    db.execute("update docs set v = '[1,2]' where id = 30")
+    db.execute("update embedding_queue set vector_hash = null")
+    made = place.back_up()
+    assert made.problems == {"docs.v": "1 vectors have another width than the first"}
+    assert len(place.rows_of(made.name, "docs.v")) == 39
+    assert check_backup(place.storage, made.name).problems == ()
+
+
 # What is wrong with a column
 
 
@@ -463,6 +476,16 @@ def test_parts_of_another_model_are_not_continued(docs: Database, place: Place) 
     made = place.back_up()
     assert (made.state, made.kept_rows, made.rows) == ("complete", 0, ROWS)
     assert {row.model for row in place.rows_of(made.name)} == {"test:model#other: "}
+
+
+def test_a_column_that_is_not_watched_any_more_is_left_out(docs: Database, place: Place) -> None:
+    fill(docs, place.queue)
+    second_table(docs, place.queue)
+    assert unfinished(place, 5).rows  # of aaa
+    docs.execute("select unwatch_embeddings('aaa', 'embedding')")
+    made = place.back_up()
+    assert (made.state, made.rows) == ("complete", ROWS + 15)
+    assert [each.table for each in place.manifest(made.name).columns] == ["docs", "zzz"]
 
 
 def test_edits_and_deletes_before_a_backup_goes_on_lose_nothing_else(

@@ -255,6 +255,20 @@ def test_a_bucket_that_refuses_is_said_with_its_cure(s3: S3Server, tmp_path: Pat
     assert "S3_ENDPOINT" in str(problem.value.hint)
 
 
+def test_no_headers_are_sent_that_only_aws_takes(s3: S3Server, tmp_path: Path) -> None:
+    storage = bucket(s3)
+    assert isinstance(storage, Bucket)
+    sent: list[str] = []
+    storage._client.meta.events.register(
+        "before-send.s3", lambda request, **_: sent.extend(map(str.lower, request.headers))
+    )
+    storage.put("a", file_of(tmp_path, os.urandom(LARGE)))
+    storage.put_bytes("b", b"x")
+    storage.delete(["a", "b"])
+    assert "authorization" in sent
+    assert not [name for name in sent if "checksum" in name or "trailer" in name]
+
+
 KILLED_UPLOAD = """
 import os, sys, signal
 from pathlib import Path

@@ -68,6 +68,7 @@ class BackupRun:
     manifest: Manifest | None = None
     _token: str = field(default_factory=lambda: token_hex(3))
     _reported_at: float = 0.0
+    _left_out: int = 0  # vectors of the present column
 
     def back_up(self, targets: Sequence[Target]) -> Manifest:
         """Write all parts, and then the manifest. If stopped before, it is not finished."""
@@ -102,6 +103,10 @@ class BackupRun:
         if before.database != database:
             cause = f"another database has a backup {self.known.name} at this place"
             raise BackupError(cause, OTHER_DATABASE)
+        if before.finished_at is None:  # some may not be watched any more
+            names = {_name(target) for target in targets}
+            columns = tuple(column for column in before.columns if column.name in names)
+            return replace(before, columns=columns)
         return before
 
     def _database(self, targets: Sequence[Target]) -> str:
@@ -165,11 +170,12 @@ class BackupRun:
 
     def _of_before(self, target: Target) -> BackedUpColumn | None:
         assert self.manifest
-        name = f"{target.table_name}.{target.embedding_column}"
-        return next((each for each in self.manifest.columns if each.name == name), None)
+        columns = self.manifest.columns
+        return next((each for each in columns if each.name == _name(target)), None)
 
     def _export(self, target: Target, before: BackedUpColumn | None) -> None:
         """Write the parts of a column that are not there."""
+        self._left_out = 0
         column = self._described(target)
         if before and _is_same(before, column):
             column = replace(before, parts=self._sound(before.parts), problem=None)
@@ -180,6 +186,8 @@ class BackupRun:
             self._record(column)
         if column.parts and not _is_same(column, self._described_now(target)):
             raise SettingsError("it got another model, width or key meanwhile")
+        if self._left_out:
+            raise SettingsError(f"{self._left_out} vectors have another width than the first")
 
     def _described(self, target: Target) -> BackedUpColumn:
         kind = self.queue.describe(target)
@@ -236,8 +244,10 @@ class BackupRun:
             if found.rows and None in (column.model, column.width):
                 now = self._described_now(target)
                 column = replace(now, width=now.width or len(found.rows[0].vector))
-            if found.rows:
-                new.write(found.rows, column)
+            rows = [row for row in found.rows if len(row.vector) == column.width]
+            self._left_out += len(found.rows) - len(rows)
+            if rows:
+                new.write(rows, column)
             after = found.looked_to
             self._report(new.rows, new.bytes)
             if after is None or new.size >= MOST_OF_A_PART or self.stop.is_set():
@@ -312,6 +322,10 @@ class NewPart:
         """Return what the manifest says of the part, which is written."""
         size, sha256 = self._path.stat().st_size, sha256_of(self._path)
         return Part(name, self.rows, size, sha256, self._first, self._last, looked_to)
+
+
+def _name(target: Target) -> str:
+    return f"{target.table_name}.{target.embedding_column}"
 
 
 def _undescribed(target: Target) -> BackedUpColumn:

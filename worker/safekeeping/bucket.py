@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +14,6 @@ from worker.safekeeping.storage import MOST_READ
 
 PIECE = 2**20  # bytes that are in memory while an object is fetched
 UPLOADED_AT_ONCE = 2**23  # bytes: a larger file is uploaded, and tried again, in pieces of that
-DELETED_AT_ONCE = 1000  # objects, by S3
 RIGHTS = (*READING, "s3:PutObject", "s3:DeleteObject")
 
 
@@ -68,14 +66,10 @@ class Bucket:
             yield local
 
     def delete(self, names: Iterable[str]) -> None:
-        keys = ({"Key": self._prefix + name} for name in names)
+        """Delete objects one by one: a call for many has a checksum that not every server takes."""
         with self._explained():
-            while some := list(islice(keys, DELETED_AT_ONCE)):
-                answer = self._client.delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": some, "Quiet": True}
-                )
-                for refused in answer.get("Errors", ()):
-                    raise BackupError(*explained(_Refused(refused), RIGHTS))
+            for name in names:
+                self._client.delete_object(**self._at(name))
 
     def delete_unfinished(self, prefix: str) -> None:
         """Give up uploads, whose pieces are paid for. A key may lack the right to see them."""
@@ -109,10 +103,3 @@ class Bucket:
                 f"a part cannot be kept in the folder for temporary files: {error.strerror}",
                 "Make room there, or set TMPDIR to another folder.",
             ) from None
-
-
-class _Refused(Exception):
-    """The error of one of several objects."""
-
-    def __init__(self, refused: dict[str, str]) -> None:
-        self.response = {"Error": refused}
