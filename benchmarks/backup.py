@@ -1,7 +1,8 @@
-"""How fast vectors are backed up, how large a backup is, and what memory that takes.
+"""How fast vectors are backed up and restored, how large a backup is, and what memory that takes.
 
-The limit is a COPY in binary of the same rows, with the hashes of their texts, into a file. The
-vectors are random and of length 1, so they hardly compress.
+The limit of a backup is a COPY in binary of the same rows, with the hashes of their texts, into a
+file; that of a restore is one UPDATE of the vectors from a table. The vectors are random and of
+length 1, so they hardly compress.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.database import NARROW, Connection, Database, Server
+from benchmarks.database import NARROW, Connection, Database, Server, value
 from benchmarks.report import Figure
 from benchmarks.usage import usage
 from benchmarks.verification import complete_all, seconds
 from worker.operations.backup import BackupRequest, MadeBackup, make_backup
+from worker.safekeeping.directory import Directory
+from worker.safekeeping.inventory import folder_of, read_manifest
 from worker.safekeeping.locations import parse_destination
+from worker.safekeeping.parts import read_part
 from worker.settings import Settings
 
-RATE = 25_000  # rows a second
+RATE, RESTORE_RATE = 25_000, 10_000  # rows a second
 MOST_MEMORY = 200  # MB
 MOST_BYTES = 1_400  # of a row: 140 MB for 100,000
-MB = 1e6
 AT_ONCE = 1000  # rows that are written by one statement
 HASH = """
 do $$ begin
@@ -36,6 +39,10 @@ do $$ begin
                            embedding.vector_hash_sql(target, 'docs.embedding'))
                from public.embedding_targets as target);
 end $$
+"""
+UPDATE = "update docs set embedding = kept.embedding from kept where kept.id = docs.id"
+DIFFERENT = """
+select count(*) from docs join kept using (id) where docs.embedding is distinct from kept.embedding
 """
 COPY = """
 copy (select record_id, content_hash, embedding
@@ -75,7 +82,29 @@ def backup(server: Server, size: Size) -> Iterator[Figure]:
     yield Figure(what=f"{what}, memory", unit="MB", samples=[peak], at_most=MOST_MEMORY)
 
 
-GROUPS = {"backup": backup}
+def restore(server: Server, size: Size) -> Iterator[Figure]:
+    """Rows a second that come back from the parts of a backup into rows that lost their vectors."""
+    limits, rates = [], []
+    with (
+        filled(server, size.rows) as database,
+        database.connect() as connection,
+        tempfile.TemporaryDirectory(prefix="embedding-worker-", dir="/var/tmp") as folder,
+    ):
+        place = Path(folder, "backups")
+        name = back_up(database, place).name
+        connection.execute("create table kept as select id, embedding from docs")
+        for _ in range(size.repetitions):
+            lose_vectors(database, connection)
+            limits.append(size.rows / seconds(partial(connection.execute, UPDATE)))
+            lose_vectors(database, connection)
+            rates.append(size.rows / seconds(partial(restore_all, database, place, name)))
+            check_restored(connection)
+    what = f"restore: {size.rows:,} vectors"
+    yield Figure(what=what, unit="rows/s", samples=rates, at_least=RESTORE_RATE)
+    yield Figure(what=f"{what}, against one UPDATE", unit="rows/s", samples=rates, limits=limits)
+
+
+GROUPS = {"backup": backup, "restore": restore}
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:
@@ -123,3 +152,28 @@ def peak_of_a_backup(database: Database) -> float:
     with tempfile.TemporaryDirectory(prefix="embedding-worker-") as folder:
         command = [sys.executable, "-m", "worker", "backup", "--to", folder]
         return usage(command, {"DATABASE_URL": database.url}).peak
+
+
+def lose_vectors(database: Database, connection: Connection) -> None:
+    """Set all vectors to null behind the queue's back."""
+    connection.execute("update docs set embedding = null")
+    database.tidy()
+
+
+def restore_all(database: Database, folder: Path, name: str) -> None:
+    """Write all rows of a backup. Raises RuntimeError if one of them is not restored."""
+    storage = Directory(folder)
+    with database.queue() as queue:
+        for column in read_manifest(storage, name).columns:
+            target = queue.target(column.table, column.column)
+            for part in column.parts:
+                with storage.local(folder_of(name) + part.name) as path:
+                    for rows in read_part(path, part, column):
+                        outcomes = {each.outcome for each in queue.restore(target, rows)}
+                        if outcomes != {"restored"}:
+                            raise RuntimeError(f"not restored: {outcomes}")
+
+
+def check_restored(connection: Connection) -> None:
+    if different := value(connection, DIFFERENT):
+        raise RuntimeError(f"{different} vectors are not what they were")

@@ -114,3 +114,11 @@ def test_scans_of_files_are_compared_with_a_walk(tmp_path: Path) -> None:
     found = figures(tmp_path, "files", "--only", "scan")
     assert [figure["unit"] for figure in found] == ["s"] * 4
     assert all(figure["measured"] > 0 for figure in found)
+
+
+@pytest.mark.only_in_full
+def test_a_backup_and_its_restore_are_compared_with_single_statements(tmp_path: Path) -> None:
+    found = figures(tmp_path, "backup")
+    assert [figure["unit"] for figure in found] == ["rows/s"] * 2 + ["bytes", "MB"] + ["rows/s"] * 2
+    assert [figure["verdict"] for figure in found[2:4]] == ["ok", "ok"]
+    assert all(figure["measured"] > 0 for figure in found)
