@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Database, rows
+from tests.conftest import REPOSITORY, Database, rows
 from tests.integration import chunks
 from tests.integration.jobs import claim, complete, insert
 from tests.s3_server import S3Server
@@ -409,6 +412,71 @@ def test_a_backup_that_is_killed_anywhere_is_continued_by_the_same_call(
         }
     states = {known.state for known in any_place.queue.backups()}
     assert states == {"complete"}
+
+
+KILLED_PROCESS = """
+import os, signal, sys
+from worker.operations import backup_run
+from worker.safekeeping.bucket import Bucket
+backup_run.RANGE, backup_run.MOST_OF_A_PART = 10, 2000
+left = int(sys.argv.pop(1))
+def step():
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+replace = os.replace
+os.replace = lambda *given: (step(), replace(*given))  # a file is written, and has no name yet
+begin = Bucket.__init__
+def __init__(self, location, client):
+    begin(self, location, client)
+    client.meta.events.register("before-send.s3.PutObject", lambda **_: step())
+Bucket.__init__ = __init__
+from worker.cli import main
+main()
+"""
+
+
+def test_a_process_is_killed_at_many_points_and_the_same_command_ends_the_backup(
+    docs: Database, any_place: Place, database_url: str, tmp_path: Path
+) -> None:
+    fill(docs, any_place.queue)
+    settings = any_place.settings
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY),
+        "DATABASE_URL": database_url,
+        "BACKUP_TO": any_place.to,
+        "S3_ENDPOINT": settings.s3_endpoint or "",
+        "S3_REGION": settings.s3_region or "",
+        "S3_ACCESS_KEY_ID": settings.s3_access_key_id or "",
+        "S3_SECRET_ACCESS_KEY": settings.s3_secret_access_key or "",
+    }
+
+    def run(kill_at: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", KILLED_PROCESS, str(kill_at), "backup", "--json"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    for kill_at in (1, 2, 4, 4, 6, 3):  # the same part, the next one, what is known of both, …
+        assert run(kill_at).returncode == -9
+        assert [found.state for found in find_backups(any_place.storage)] in ([], ["unfinished"])
+    ended = run(10**6)
+    assert ended.returncode == 0, ended.stderr
+    made = json.loads(ended.stdout)
+    assert (made["state"], made["rows"]) == ("complete", ROWS)
+    assert 0 < made["kept_rows"] <= ROWS
+    assert in_backup(any_place.rows_of(made["name"])) == stored(docs)
+    assert check_backup(any_place.storage, made["name"]).problems == ()
+    [known] = any_place.queue.backups()
+    assert known.state == "complete"
+    left = [*Path(any_place.to).rglob("*.partial"), *Path(any_place.to).rglob("progress.json")]
+    assert not left
 
 
 def stop_after(count: int, stop: Event) -> Callable[[int, int], None]:
