@@ -42,7 +42,8 @@ begin
             union all select * from embedding.diagnose_failed_jobs()
             union all select * from embedding.diagnose_autovacuum_off()
             union all select * from embedding.diagnose_autovacuum_behind()
-            union all select * from embedding.diagnose_backups()) as found
+            union all select * from embedding.diagnose_backups()
+            union all select * from embedding.diagnose_damage()) as found
      order by array_position('{problem,warning,note}', found.level), found.subject, found.check_name;
 end $$;
 

@@ -795,7 +795,7 @@ CALLED_BY_NOBODY = [
         damaged_range default_enhance_prompt next_bounded
         dependent_cure dependent_kind dependent_objects dependents_of describe_error
         diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_backups
-        diagnose_column_changed
+        diagnose_column_changed diagnose_damage
         diagnose_dimensions_above_index diagnose_failed_jobs
         diagnose_full_text_index_missing diagnose_function_overloaded
         diagnose_identity_changed diagnose_index_during_backfill diagnose_index_invalid

@@ -19,9 +19,10 @@ from tests.integration.reembeddings import owner_queue as owner_queue
 from tests.integration.runs import unlike_their_text
 from tests.openai_server import OpenAIServer
 from worker.engine.progress import RunStats
+from worker.errors import SettingsError
 from worker.operations import integrity
 from worker.operations.backup import BackupRequest, make_backup
-from worker.operations.integrity import IntegrityMonitor
+from worker.operations.integrity import IntegrityMonitor, repair_column
 from worker.operations.processing import process
 from worker.queue import Check
 from worker.queue.postgres import PostgresQueue
@@ -173,6 +174,8 @@ def test_much_damage_at_once_waits_for_a_person_and_ends_when_it_is_gone(
         assert (first.state, first.lost) == ("waiting", ROWS // 10)
         eventually(is_checked(monitored, first.checked_at), 20)
         assert len(monitored.reports.named("vectors_damaged")) == 1
+        problems = {found.check: found.cause for found in monitored.queue.diagnose()}
+        assert problems["vectors_damaged"] == "of 200 vectors, 20 are lost and 0 overwritten"
         assert (
             value(monitored.db, "select count(*) from embedding_queue where status = 'pending'")
             == 0
@@ -319,3 +322,36 @@ def test_the_model_and_the_database_are_looked_at_as_well(monitored: Monitored, 
     ]
     [drifted] = monitored.reports.named("model_drifted")
     assert drifted["lowest"] < drifted["gate"]
+
+
+def test_no_backup_is_deleted_while_there_is_much_damage(
+    monitored: Monitored, url: str, tmp_path: Path
+) -> None:
+    def back_up() -> list[str]:
+        request = BackupRequest(parse_destination(str(tmp_path)), keep=timedelta(microseconds=1))
+        made = make_backup(monitored.queue, monitored.settings, request)
+        assert made
+        return made.deleted
+
+    back_up()
+    monitored.db.execute("update docs set embedding = null where id <= %s", [ROWS // 2])
+    with monitored.served(url):
+        eventually(is_checked(monitored), 20)
+    assert back_up() == []
+    monitored.settings = replace(monitored.settings, backup_to=str(tmp_path))
+    target = monitored.queue.target("docs", "embedding")
+    done = repair_column(monitored.queue, monitored.settings, target)
+    assert done.repaired
+    assert (done.repaired.from_backup, done.repaired.requeued) == (ROWS // 2, 0)
+    assert monitored.check().state == "repaired"
+    assert len(back_up()) == 2
+    assert monitored.embed() == 0
+    assert unlike_their_text(monitored.db) == []
+
+
+def test_only_one_checks_a_column_at_a_time(monitored: Monitored) -> None:
+    assert monitored.queue.begin_check("another", timedelta(0), integrity.LEASE)
+    with pytest.raises(SettingsError, match="a worker is checking"):
+        repair_column(
+            monitored.queue, monitored.settings, monitored.queue.target("docs", "embedding")
+        )

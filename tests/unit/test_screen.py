@@ -17,6 +17,7 @@ from worker.cli.render.text import block_bar
 from worker.operations.history import History, Throughput
 from worker.operations.status import StatusSnapshot
 from worker.queue import (
+    Check,
     Failure,
     KnownBackup,
     QueueProgress,
@@ -304,6 +305,50 @@ def test_the_figures_of_backups() -> None:
     assert (figures["backup_age"], figures["failed_backups"]) == (7200, 4)
 
 
+# Checks
+
+
+def check(**changes: Any) -> Check:
+    found = Check(
+        target_id=1,
+        table_name="docs",
+        embedding_column="embedding",
+        state="repaired",
+        vectors=2000,
+        lost=150,
+        overwritten=50,
+        checked_at=ago(60),
+        from_cache=0,
+        from_backup=0,
+        requeued=0,
+        over_budget=0,
+        started_at=None,
+        looked_to=None,
+        found_so_far={},
+        worker=None,
+        lease_expires_at=None,
+    )
+    return replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "left"),
+    [(check(), 0), (check(state="waiting"), 200), (check(over_budget=7), 7)],
+)
+def test_damage_that_is_left_is_shown(found: Check, left: int) -> None:
+    look = replace(LOOK, checks=[found])
+    lines = [line for line in shown(look, 120) if line.startswith("damaged: ")]
+    assert lines == (
+        [
+            f"damaged: {left} of 2000 vectors of docs.embedding; `worker verify --repair` repairs"
+            " them"
+        ]
+        if left
+        else []
+    )
+    assert look.figures()["damaged_vectors"] == left
+
+
 # The figures
 
 
@@ -320,6 +365,7 @@ def test_the_figures_of_nothing() -> None:
         "stopped_providers": 0,
         "backup_age": None,
         "failed_backups": 0,
+        "damaged_vectors": 0,
     }
 
 
@@ -332,7 +378,7 @@ def test_the_figures_of_columns_and_workers() -> None:
     workers = [WORKER, WORKER, replace(WORKER, seen_at=ago(300))]
     progress = QueueProgress(9, 3.5, 60, 2)
     figures = replace(LOOK, columns=columns, workers=workers, progress=progress).figures()
-    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0, None, 0]
+    assert list(figures.values()) == [400, 7, 9, 5, 80.0, 2, 1, 3.5, 0, None, 0, 0]
 
 
 # The history

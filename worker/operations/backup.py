@@ -90,9 +90,14 @@ def make_backup(
         made = _run(run, selection.targets, source)
     finally:
         _running.discard(worker)
-    if request.keep is None or made.state == "unfinished":
+    if request.keep is None or made.state == "unfinished" or _has_much_damage(queue):
         return made
     return replace(made, deleted=prune(storage, request.keep))
+
+
+def _has_much_damage(queue: AdminQueue) -> bool:
+    """Whether vectors are lost that only an older backup may have, since no newer one gets them."""
+    return any(check.left for check in queue.checks())
 
 
 def _begin(

@@ -211,7 +211,11 @@ class IntegrityMonitor:
         if now < self._diagnosed_at + every.total_seconds():
             return
         self._diagnosed_at = now
-        found = [finding for finding in queue.diagnose() if finding.level == "problem"]
+        found = [
+            finding
+            for finding in queue.diagnose()
+            if finding.level == "problem" and finding.check != "vectors_damaged"
+        ]
         for finding in found:
             if (finding.check, finding.subject) not in self._problems:
                 fields = asdict(finding)

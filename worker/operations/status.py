@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from worker.queue import (
     AdminQueue,
+    Check,
     Failure,
     KnownBackup,
     QueueProgress,
@@ -19,6 +20,8 @@ from worker.queue import (
 
 SILENT_AFTER = timedelta(minutes=2)
 ESTIMATES_ARE_OFF_BY = 0.1
+
+CHECKED = ("table_name", "embedding_column", "checked_at", "vectors", "lost", "overwritten")
 
 Figures = Mapping[str, float | None]
 """Numbers on the whole queue, by name; None where one is not known."""
@@ -36,6 +39,12 @@ class StatusSnapshot:
     providers: list[StoppedProvider]
     commands: list[StandingCommand]
     backups: list[KnownBackup] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> list[Check]:
+        """The checks that found damaged vectors which are left: a person has to repair them."""
+        return [check for check in self.checks if check.left]
 
     @property
     def latest_backup(self) -> KnownBackup | None:
@@ -101,6 +110,7 @@ class StatusSnapshot:
             "stopped_providers": len(self.providers),
             "backup_age": self.backup_age,
             "failed_backups": self.latest_backup.failures if self.latest_backup else 0,
+            "damaged_vectors": sum(check.left for check in self.checks),
         }
 
     def document(self) -> dict[str, object]:
@@ -124,6 +134,10 @@ class StatusSnapshot:
                 for backup in self.backups
                 if backup in (self.latest_backup, self.last_complete_backup)
             ],
+            "checks": [
+                {name: getattr(check, name) for name in CHECKED} | {"left": check.left}
+                for check in self.checks
+            ],
         }
 
 
@@ -137,6 +151,7 @@ def status(queue: AdminQueue) -> StatusSnapshot:
         providers=queue.providers(),
         commands=queue.commands(),
         backups=queue.backups(),
+        checks=queue.checks(),
         at=queue.clock(),
     )
 

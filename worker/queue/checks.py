@@ -41,6 +41,13 @@ class Check:
     worker: str | None
     lease_expires_at: datetime | None
 
+    @property
+    def left(self) -> int:
+        """How many damaged vectors the last whole walk found and did not repair."""
+        if self.state == "waiting":
+            return (self.lost or 0) + (self.overwritten or 0)
+        return self.over_budget
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:

@@ -11,6 +11,7 @@ from worker.cli.render.text import block_bar, counted, cut, name_of, one_line, r
 from worker.durations import SECONDS, format_duration
 from worker.operations.status import StatusSnapshot, count_missing
 from worker.queue import (
+    Check,
     Failure,
     KnownBackup,
     StandingCommand,
@@ -55,6 +56,8 @@ def render_sections(snapshot: StatusSnapshot, width: int) -> list[Section]:
         sections.append(_failures(snapshot.failures, width))
     if snapshot.providers:
         sections.append(_providers(snapshot.providers, width))
+    if snapshot.damaged:
+        sections.append(Section([], [[cut(_damaged(each), width)] for each in snapshot.damaged]))
     if snapshot.latest_backup:
         line = _backup(snapshot, snapshot.latest_backup)
         sections.append(Section([], [[cut(line, width)]]))
@@ -213,6 +216,15 @@ def _failures(failures: list[Failure], width: int) -> Section:
 
 def _providers(providers: list[StoppedProvider], width: int) -> Section:
     return Section([], [[cut(line, width) for line in _stopped(each)] for each in providers])
+
+
+def _damaged(check: Check) -> str:
+    """Say how many vectors of a column are damaged, and what repairs them."""
+    name = f"{check.table_name}.{check.embedding_column}"
+    return (
+        f"damaged: {check.left} of {check.vectors} vectors of {one_line(name, 80)};"
+        " `worker verify --repair` repairs them"
+    )
 
 
 def _backup(snapshot: StatusSnapshot, latest: KnownBackup) -> str:

@@ -1,6 +1,6 @@
 -- Why:   backups fail, or are no longer made, long before somebody needs one.
 -- Locks: nothing. The check reads embedding_backups.
--- Undo:  drop function embedding.diagnose_backups;
+-- Undo:  drop function embedding.diagnose_damage, embedding.diagnose_backups;
 
 -- For each destination of backups of all tables: the latest one failed, or the last complete one is older than twice the interval
 -- of the schedule.
@@ -30,4 +30,21 @@ as $$
       from place where coalesce(place.complete_at, place.begun_at) < now() - 2 * place.every;
 $$;
 
-select embedding.protect_functions('embedding.diagnose_backups');
+-- A check found so much damage at once that a person has to look at it, or embedding it again would cost more than it may.
+create function embedding.diagnose_damage()
+returns setof embedding.finding
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    select 'problem', 'vectors_damaged', format('%s.%I', found.table_name, found.embedding_column),
+           format('of %s vectors, %s are lost and %s overwritten', found.vectors, found.lost, found.overwritten)
+           || case when found.state = 'waiting' then ''
+                   else format('; embedding %s of them again would cost more than it may', found.over_budget) end,
+           case when found.state = 'waiting' then 'Find out what happened, then run `worker verify --repair`.'
+                else 'Run `worker verify --repair`, or allow more by REPAIR_BUDGET.' end
+      from public.embedding_check_states as found
+     where found.state = 'waiting' or found.over_budget > 0;
+$$;
+
+select embedding.protect_functions('embedding.diagnose_backups', 'embedding.diagnose_damage');
