@@ -1,5 +1,5 @@
--- Why:   backups fail, or are no longer made, long before somebody needs one.
--- Locks: nothing. The check reads embedding_backups.
+-- Why:   backups fail, or are no longer made, long before somebody needs one; and damage is left that only a person can repair.
+-- Locks: nothing. The checks read embedding_backups and embedding_checks.
 -- Undo:  drop function embedding.diagnose_damage, embedding.diagnose_backups;
 
 -- For each destination of backups of all tables: the latest one failed, or the last complete one is older than twice the interval

@@ -148,6 +148,32 @@ def test_an_overwritten_chunk_is_not_exported_and_counts_as_missing(
     assert faults(documents) == {}
 
 
+def test_chunks_that_a_search_finds_are_listed_by_text(
+    documents: Database, queue: AdminQueue
+) -> None:
+    target = queue.target("docs", "embedding")
+    documents.execute("update docs_chunks set embedding = '[7,7,7]' where id = 3")
+    documents.execute("delete from docs_chunk_places where id = 4 and position = 1")
+    found = queue.placed_chunks(target, ["1", "3", "4", "9"])
+    assert {record: len(hashes) for record, hashes in found.items()} == {
+        **{"1": 1, "3": 0, "4": 3, "9": 0},
+    }
+    stored = rows(documents, "select hash from docs_chunks where id = 1")
+    assert found["1"] == {hash_ for (hash_,) in stored}
+
+
+def test_records_that_are_not_claimed_say_why(documents: Database, queue: AdminQueue) -> None:
+    documents.execute(
+        "update embedding_queue set status = 'processing', lease = gen_random_uuid(),"
+        " lease_expires_at = now() + interval '1 minute' where record_id = '2'"
+    )
+    documents.execute("update docs set body = '' where id = 3")
+    target = queue.target("docs", "embedding")
+    found = queue.claim_records(target, ["1", "2", "3", "9"], SCOPE, dry_run=True)
+    assert [job.record_id for job in found.jobs] == ["1"]
+    assert found.settled == {"pending": 1, "skipped": 1, "dropped": 1}
+
+
 def test_a_new_database_gets_its_chunks_from_the_backup(
     documents: Database, queue: AdminQueue
 ) -> None:

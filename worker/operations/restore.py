@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
@@ -29,7 +29,7 @@ HOW_TO_LEAVE_OUT = "Nothing was written. Correct this, or restore one table: --t
 
 @dataclass(frozen=True, slots=True)
 class RestoreRequest:
-    """What to restore, and from where. `table` None: all tables; `record` None: all records.
+    """What to restore, and from where: all tables, columns and records, or only these.
 
     `overwrite`: also where a row has another vector of its text. `dry_run`: write nothing.
     """
@@ -37,7 +37,8 @@ class RestoreRequest:
     destination: Destination
     name: str = LATEST
     table: str | None = None
-    record: str | None = None
+    column: str | None = None
+    records: Collection[str] | None = None
     overwrite: bool = False
     dry_run: bool = False
 
@@ -89,7 +90,7 @@ def restore(
     Unreachable or Busy; the same call then continues.
     """
     check_installed()
-    if request.record is not None and request.table is None:
+    if request.records is not None and request.table is None:
         raise SettingsError("a record is one of a table", "Name the table as well: --table TABLE.")
     began = time.monotonic()
     storage = open_storage(request.destination, settings)
@@ -99,11 +100,6 @@ def restore(
     run = RestoreRun(queue, storage, settings, request.overwrite, request.dry_run, stop)
     run.report_to(on_progress, sum(part.rows for each in wanted for part in each.parts))
     columns = tuple(_restored(run, column, request, source) for column in wanted)
-    if request.record is not None and not any(each.rows_read for each in wanted):
-        raise BackupError(
-            f"backup {name} has no vector of record {request.record}",
-            "A backup has only vectors that belonged to their text when it was made.",
-        )
     return RestoredBackup(
         name=name,
         destination=str(request.destination),
@@ -130,8 +126,13 @@ def _checked(
 ) -> list[ColumnToRestore]:
     """Return what to restore. Raises BackupError if parts are damaged or columns differ."""
     manifest = read_manifest(storage, name)
-    table = None if request.table is None else select(queue, request.table, None).table
-    columns = [each for each in manifest.columns if table in (None, each.table) and each.parts]
+    selected = select(queue, request.table, request.column) if request.table else None
+    table = selected.table if selected else None
+    columns = [
+        each
+        for each in manifest.columns
+        if each.parts and table in (None, each.table) and request.column in (None, each.column)
+    ]
     if not columns:
         raise SettingsError(
             f"backup {name} has no vectors" + (f" of table {table}" if table else ""),
@@ -166,7 +167,7 @@ def _wanted(
     problems: list[str],
 ) -> ColumnToRestore | None:
     """Return a column to restore, and add what is wrong with it to `problems`."""
-    parts = parts_of(column, request.record)
+    parts = parts_of(column, request.records)
     problems += _damaged(storage, name, parts)
     try:
         [target] = queue.targets(column.table, column.column)
@@ -175,7 +176,7 @@ def _wanted(
         problems.append(f"{column.name}: {error.cause}")
         return None
     problems += [f"{column.name}: {problem}" for problem in problems_of(column, target, kind)]
-    return ColumnToRestore(name, column, target, parts, request.record)
+    return ColumnToRestore(name, column, target, parts, request.records)
 
 
 def _damaged(storage: Storage, name: str, parts: Sequence[Part]) -> Iterator[str]:

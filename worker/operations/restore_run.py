@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -21,13 +21,13 @@ MOST_REFUSED = 5  # records whose reasons are reported
 
 @dataclass(slots=True)
 class ColumnToRestore:
-    """A column of a backup, and the target that gets its vectors. `record` None: all records."""
+    """A column of a backup, and the target that gets its vectors. `records` None: all of them."""
 
     backup: str
     column: BackedUpColumn
     target: Target
     parts: Sequence[Part]
-    record: str | None
+    records: Collection[str] | None
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     refused: dict[str, str] = field(default_factory=dict)
     rows_read: int = 0
@@ -79,7 +79,8 @@ class RestoreRun:
                     found = restore(locked)
                     wanted.count([each for each in found if each.outcome != "locked"])
                     locked = _still_locked(locked, found)
-            wanted.outcomes.update(locked=len({row.record_id for row in locked}))
+            if locked:
+                wanted.outcomes["locked"] += len({row.record_id for row in locked})
 
     def _restore_part(
         self,
@@ -89,9 +90,8 @@ class RestoreRun:
     ) -> list[StoredRow]:
         """Restore the vectors of a part. Returns those whose rows are locked."""
         locked: list[StoredRow] = []
-        only = None if wanted.record is None else [wanted.record]
         with self.storage.local(folder_of(wanted.backup) + part.name) as path:
-            for rows in read_part(path, part, wanted.column, only):
+            for rows in read_part(path, part, wanted.column, wanted.records):
                 if self.stop.is_set():
                     break
                 found = restore(rows)

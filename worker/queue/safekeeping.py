@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from worker.queue.worker_calls import CLAIMED
 
 ROWS_EXPORTED_IN_ONE_CALL = MOST_ROWS - 1
 """Then an answer of as many as the Data API returns is a text with more chunks."""
+LONGEST_RESTORE = 0.5  # seconds of a call
 
 Outcome = Literal["restored", "present", "other_vector", "stale", "gone", "locked", "refused"]
 
@@ -69,6 +71,8 @@ class RestoreOutcome:
 
 class SafekeepingCalls(Calls):
     """The SafekeepingQueue protocol."""
+
+    _restored_at_once = MOST_ROWS
 
     def export(
         self,
@@ -130,8 +134,19 @@ class SafekeepingCalls(Calls):
             return rows[most:]
 
         while rows:
-            rows = self._portion.within_time(min(len(rows), MOST_ROWS), write)
+            began = time.monotonic()
+            size = min(len(rows), self._restored_at_once)
+            rows = self._portion.within_time(size, write)
+            self._adjust(time.monotonic() - began)
         return outcomes
+
+    def _adjust(self, seconds: float) -> None:
+        """Restore fewer rows at once if a call takes long, as with a vector index: their locks
+        last as long as the call."""
+        if seconds > LONGEST_RESTORE:
+            self._restored_at_once = max(10, self._restored_at_once // 2)
+        elif seconds < LONGEST_RESTORE / 4:
+            self._restored_at_once = min(MOST_ROWS, self._restored_at_once * 2)
 
     def claim_records(
         self, target: Target, record_ids: Sequence[str], scope: Scope, *, dry_run: bool = False

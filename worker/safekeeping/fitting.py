@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
 
 from worker.queue import StoredKind, Target
 from worker.safekeeping.manifest import BackedUpColumn, ChunkSettings, Part
@@ -29,15 +30,19 @@ def problems_of(column: BackedUpColumn, target: Target, kind: StoredKind) -> Ite
         yield "a chat model writes a part of its chunks, which is not in a backup"
 
 
-def parts_of(column: BackedUpColumn, record: str | None) -> Sequence[Part]:
-    """Return the parts that may have a record (None: all), by the order of whole numbers."""
-    if record is None or len(column.key_types) != 1 or column.key_types[0] not in WHOLE_NUMBERS:
+def parts_of(column: BackedUpColumn, records: Collection[str] | None) -> Sequence[Part]:
+    """Return the parts that may have some records (None: any), by the order of whole numbers."""
+    if records is None or len(column.key_types) != 1 or column.key_types[0] not in WHOLE_NUMBERS:
         return column.parts
     try:
-        key = int(record)
-        return [part for part in column.parts if int(part.first) <= key <= int(part.last)]
+        keys = sorted(map(int, records))
+        return [part for part in column.parts if _has_any(part, keys)]
     except ValueError:
         return column.parts
+
+
+def _has_any(part: Part, keys: Sequence[int]) -> bool:
+    return bisect_left(keys, int(part.first)) < bisect_right(keys, int(part.last))
 
 
 def _key(names: Sequence[str], types: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from worker.cli.options import (
 )
 from worker.cli.render.restore import print_restored
 from worker.cli.signals import stopped_by_signals
+from worker.errors import BackupError
 from worker.operations import restore as restoring
 from worker.operations.restore import RestoreRequest
 from worker.operations.session import open_queue
@@ -39,7 +40,10 @@ def restore(
     """
     settings = load_settings()
     place = parse_destination(settings.backup_to if to is None else to)
-    request = RestoreRequest(place, name, table, record, overwrite, dry_run)
+    records = None if record is None else [record]
+    request = RestoreRequest(
+        place, name, table, records=records, overwrite=overwrite, dry_run=dry_run
+    )
     progress = ProgressLine()
     with open_queue(settings) as queue, stopped_by_signals("this range") as stop:
         restored = restoring.restore(
@@ -49,6 +53,11 @@ def restore(
             stop=stop,
             on_progress=lambda rows, of_rows: progress.say(f"{rows} of {of_rows} vectors"),
             source="cli",
+        )
+    if record is not None and not any(column.outcomes for column in restored.columns):
+        raise BackupError(
+            f"backup {restored.name} has no vector of record {record}",
+            "A backup has only vectors that belonged to their text when it was made.",
         )
     if as_json:
         out_json(asdict(restored))
