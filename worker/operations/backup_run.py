@@ -46,6 +46,7 @@ LEASE = timedelta(minutes=10)
 """How long a backup belongs to its worker after a sign of life: it may take to upload a part."""
 REPORTED_EVERY = 5.0  # seconds
 RANGE = ROWS_EXPORTED_IN_ONE_CALL
+MOST_OF_A_RANGE = 4 * 2**20  # bytes: it is in memory several times
 MOST_OF_A_PART = 64 * 2**20  # bytes before they are compressed, and the rest of a range
 ROW = 100  # bytes of a row, without its vector
 OTHER_DATABASE = "Give each database a place of its own (--to)."
@@ -238,9 +239,10 @@ class BackupRun:
         """Write ranges until a part is large enough. Returns the record it ends at; None: at the
         last one. The column gets its model and width with its first vector, if they are new."""
         after = column.parts[-1].looked_to if column.parts else None
+        is_in_chunks = column.chunks is not None
         while True:
-            is_in_chunks = column.chunks is not None
-            found = self.queue.export(target, after, of_chunks=is_in_chunks, batch=RANGE)
+            batch = max(1, min(RANGE, MOST_OF_A_RANGE // (4 * (column.width or 1))))
+            found = self.queue.export(target, after, of_chunks=is_in_chunks, batch=batch)
             if found.rows and None in (column.model, column.width):
                 now = self._described_now(target)
                 column = replace(now, width=now.width or len(found.rows[0].vector))

@@ -36,13 +36,21 @@ def check_installed() -> None:
         )
 
 
+@cache
+def _pyarrow() -> Any:
+    """Import the library, which takes half a second. An allocator of its own would keep 50 MB."""
+    import pyarrow.parquet
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    return pyarrow
+
+
 class PartWriter:
     """Writes a part. The same rows give the same bytes, with the same release of pyarrow."""
 
     def __init__(self, path: Path, column: BackedUpColumn) -> None:
         """Begin a file. Raises OSError."""
-        import pyarrow.parquet
-
+        pyarrow = _pyarrow()
         self._path = path
         self._schema = _schema().with_metadata({ABOUT: json.dumps(_about(column)).encode()})
         self._file = path.open("wb")
@@ -57,8 +65,7 @@ class PartWriter:
 
     def write(self, rows: Sequence[StoredRow]) -> None:
         """Add a row group. Raises OSError."""
-        import pyarrow
-
+        pyarrow = _pyarrow()
         *others, vectors = zip(*map(_values, rows), strict=True)
         columns = [
             pyarrow.array(values, field.type)
@@ -100,8 +107,7 @@ def read_part(
 
     Raises BackupDamaged if anything is wrong; before the first row, unless it is with the rows.
     """
-    import pyarrow
-
+    pyarrow = _pyarrow()
     check_part(path, part)
     try:
         yield from _row_groups(path, part, column, only)
@@ -113,8 +119,7 @@ def read_part(
 def _row_groups(
     path: Path, part: Part, column: BackedUpColumn, only: Collection[str] | None
 ) -> Iterator[list[StoredRow]]:
-    import pyarrow.parquet
-
+    pyarrow = _pyarrow()
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
         if not file.schema_arrow.equals(_schema()):
             raise ValueError("it has other columns")
@@ -150,8 +155,7 @@ def _rows(group: Any, width: int | None) -> list[StoredRow]:
 
 
 def _vectors(vectors: Sequence[Any]) -> Any:
-    import pyarrow
-
+    pyarrow = _pyarrow()
     ends = np.cumsum([0, *map(len, vectors)], dtype=np.int32)
     values = pyarrow.array(np.concatenate(vectors).astype(np.float32, copy=False))
     return pyarrow.ListArray.from_arrays(ends, values, type=_schema().field("vector").type)
@@ -172,7 +176,7 @@ def _about(column: BackedUpColumn) -> dict[str, Any]:
 
 @cache
 def _schema() -> Any:
-    import pyarrow
+    pyarrow = _pyarrow()
 
     def of(name: str, type_: Any, nullable: bool = True) -> Any:
         return pyarrow.field(name, type_, nullable)
