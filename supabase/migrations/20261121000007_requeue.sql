@@ -155,7 +155,8 @@ begin
     called_at := now();
     perform embedding.audit_batch(
         'requeued', only_table, only_column, source,
-        jsonb_build_object('status', only_status, 'record_id', left(only_record, 200), 'error_class', only_error_class),
+        jsonb_build_object('status', coalesce(only_status, 'every'), 'record_id', left(only_record, 200),
+                           'error_class', only_error_class),
         batch is null or after_id = 0 and failed_before is null, requeued, looked_to);
     perform embedding.wake();
     return next;

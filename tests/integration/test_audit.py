@@ -173,7 +173,7 @@ def test_a_requeue_of_one_batch_is_counted(docs: Database, queue: AdminQueue) ->
     assert jobs.requeue(queue, error_class="rejected", source="cli") == 3
     assert latest(queue).figures == {"status": "failed", "error_class": "rejected", "jobs": 3}
     docs.execute("select requeue_embeddings(null, only_record => '2')")
-    assert latest(queue).figures == {"record_id": "2", "jobs": 1}
+    assert latest(queue).figures == {"status": "every", "record_id": "2", "jobs": 1}
 
 
 def test_two_requeues_of_many_batches_are_two_entries(docs: Database, queue: AdminQueue) -> None:
