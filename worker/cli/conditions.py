@@ -23,6 +23,7 @@ FIGURES = {
     "stopped_providers": "providers",
     "backup_age": "seconds",
     "failed_backups": "attempts",
+    "damaged_vectors": "vectors",
 }
 """The figures that a condition can compare, with their units."""
 
