@@ -153,3 +153,31 @@ def test_the_python_api_does_the_same(
     with api.open_queue(settings) as queue:
         result = api.verify(queue, settings, "notes", on_rows=read.append)
     assert (result.passed, read) == (True, [20])
+
+
+@pytest.mark.usefixtures("embedded")
+def test_damage_is_repaired_and_said(
+    embedded: Database, worker: Worker, with_openai: dict[str, str], openai: OpenAIServer
+) -> None:
+    plant(embedded)
+    cause, _ = refused(worker("verify", "--repair", **with_openai), 2)
+    assert cause.startswith("notes.embedding: 20 vectors, 1 lost, 1 overwritten; a repair writes")
+    assert openai.requests == []
+    result = worker("verify", "--repair", "--yes", "--repair-budget", "0", **with_openai)
+    assert result.returncode == 1
+    assert result.stdout == (
+        "notes.embedding: 20 vectors, 1 lost, 1 overwritten\n  repaired: 0 from the cache,"
+        " 0 from a backup, 0 to be embedded again ($0), 2 left: over the budget\n"
+    )
+    assert "damaged: 2 of 20 vectors of notes.embedding" in worker("status", **with_openai).stdout
+    result = worker("verify", "notes", "--repair", "--yes", "--json", **with_openai)
+    assert result.returncode == 0
+    [found] = json.loads(result.stdout)
+    assert (found["lost"], found["overwritten"], found["repaired"]["requeued"]) == (1, 1, 2)
+    for field in [*found, *found["repaired"]]:
+        assert f"`{field}`" in section("verify"), field
+    assert worker("process", **with_openai).returncode == 0
+    assert worker("verify", **with_openai).returncode == 0
+    assert worker("verify", "--repair", **with_openai).stdout == (
+        "notes.embedding: 20 vectors, all sound\n"
+    )

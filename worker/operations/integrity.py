@@ -58,7 +58,7 @@ class ColumnCheck:
         for rows, looked_to in self._ranges(self.check.looked_to):
             damage.add(rows)
             so_far = {"lost": damage.lost, "overwritten": damage.overwritten}
-            self._go_on(looked_to, so_far)
+            self._go_on(looked_to, so_far if looked_to else None)
         return damage
 
     def repair(self, settings: Settings, budget: float | None) -> Repaired:

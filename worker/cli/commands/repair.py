@@ -56,11 +56,11 @@ def _agreed(target: Target, yes: bool, damage: Damage) -> bool:
     """Ask before vectors are written. Raises SettingsError if nobody can answer."""
     if yes:
         return True
-    say(damage_line(name_of(target), damage))
-    if confirmed("Repair them?"):
+    found = damage_line(name_of(target), damage)
+    if confirmed(f"{found}. Repair them?"):
         return True
     raise SettingsError(
-        "a repair writes vectors, and may embed texts again", "Add --yes to confirm."
+        f"{found}; a repair writes vectors, and may embed texts again", "Add --yes to confirm."
     )
 
 
