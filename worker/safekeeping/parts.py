@@ -38,7 +38,10 @@ def check_installed() -> None:
 
 @cache
 def _pyarrow() -> Any:
-    """Import the library, which takes half a second. An allocator of its own would keep 50 MB."""
+    """Import the library, which takes half a second.
+
+    With its own allocator, a backup of wide vectors took 35 MB more.
+    """
     import pyarrow.parquet
 
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
