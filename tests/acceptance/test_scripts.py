@@ -63,6 +63,7 @@ def script(checkout: Path, tmp_path: Path, database_url: str) -> Script:
                 "PATH": os.environ["PATH"],
                 "DATABASE_URL": database_url,
                 "BACKFILL_LOCK": str(tmp_path / "backfill.lock"),
+                "BACKUP_LOCK": str(tmp_path / "backup.lock"),
                 **environment,
             },
             stdout=subprocess.PIPE,
@@ -193,6 +194,29 @@ def test_the_cautious_processor_passes_the_exit_code_on(
     stdout, stderr = process.communicate(timeout=60)
     assert (stdout, process.returncode) == ("", 3)
     assert [line.split(":")[0] for line in stderr.splitlines()] == ["error", "hint"]
+
+
+def test_monitor_and_backup_repairs_first_and_passes_failures_on(
+    notes: Database, script: Script, with_openai: dict[str, str], tmp_path: Path
+) -> None:
+    fill(notes, 20)
+    environment = with_openai | {"BACKUP_TO": str(tmp_path / "backups")}
+    _, code = ended(script("backfill.sh", **environment))
+    assert code == 0
+    lines, code = ended(script("monitor-and-backup.sh", **environment))
+    assert code == 0
+    assert all(STAMPED.fullmatch(line) for line in lines)
+    assert lines[0].endswith("notes.embedding: 20 vectors, all sound")
+    assert re.search(r"Backup \S+: 20 vectors", lines[-1])
+    notes.execute("update notes set embedding = null where id = 3")
+    lines, code = ended(script("monitor-and-backup.sh", **environment))
+    assert code == 0
+    assert any("repaired: 0 from the cache, 1 from a backup" in line for line in lines)
+    lines, code = ended(
+        script("monitor-and-backup.sh", **environment | {"BACKUP_TO": "/dev/null/x"})
+    )
+    assert code == 1
+    assert any("all sound" in line for line in lines)
 
 
 def test_every_script_can_be_run() -> None:
