@@ -78,6 +78,7 @@ CONTRACT = (
     "test_reprocess",
     "test_requeue",
     "test_restore",
+    "test_restore_backup",
     "test_restore_chunks",
     "test_service",
     "test_stats",

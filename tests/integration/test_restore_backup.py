@@ -156,6 +156,7 @@ def test_half_of_the_texts_changed_since(
     assert value(docs, "select count(*) from embedding_queue where status = 'pending'") == 30
 
 
+@pytest.mark.over_a_connection
 def test_a_restore_is_in_the_audit_once_and_one_that_writes_nothing_is_not(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_restore_is_in_the_audit_once_and_one_that_writes_nothing_is_not(
     assert figures == {"backup": backup, "from": place.to, "restored": 5, "present": 55}
 
 
+@pytest.mark.over_a_connection
 def test_other_vectors_are_kept_unless_they_are_to_be_overwritten(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -196,6 +198,7 @@ def test_one_record_is_restored_from_the_part_that_has_it(
         place.restore(queue, records=["30"])
 
 
+@pytest.mark.over_a_connection
 def test_only_one_table_is_restored(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -213,6 +216,7 @@ def test_only_one_table_is_restored(
         place.restore(queue, name=backup, table="notes")
 
 
+@pytest.mark.over_a_connection
 def test_an_index_that_is_missing_is_named(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -221,6 +225,7 @@ def test_an_index_that_is_missing_is_named(
     assert place.restore(queue).columns[0].is_indexed is True
 
 
+@pytest.mark.over_a_connection
 def test_backups_in_a_bucket_are_restored(docs: Database, queue: AdminQueue, s3: S3Server) -> None:
     insert(docs, ROWS)
     complete(queue, claim(queue, ROWS))
@@ -233,6 +238,7 @@ def test_backups_in_a_bucket_are_restored(docs: Database, queue: AdminQueue, s3:
 # -- what is in the way
 
 
+@pytest.mark.over_a_connection
 def test_a_stopped_restore_is_not_finished_and_the_next_one_continues(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -280,6 +286,7 @@ def test_a_table_that_is_locked_ends_the_restore(
             place.restore(queue)
 
 
+@pytest.mark.over_a_connection
 def test_a_row_that_is_refused_is_named_with_its_reason(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -291,6 +298,7 @@ def test_a_row_that_is_refused_is_named_with_its_reason(
     assert "small" in restored.columns[0].refused["7"]
 
 
+@pytest.mark.over_a_connection
 def test_two_restores_at_once_are_harmless(
     docs: Database, queue: AdminQueue, place: Place, backup: str, server: Server, database_url: str
 ) -> None:
@@ -307,6 +315,7 @@ def test_two_restores_at_once_are_harmless(
 # -- what is refused before the first write
 
 
+@pytest.mark.over_a_connection
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("damage", ["flipped", "missing", "longer", "other"])
 def test_a_damaged_part_is_named_before_anything_is_written(
@@ -331,6 +340,7 @@ def test_a_damaged_part_is_named_before_anything_is_written(
     assert value(docs, "select count(embedding) from docs") == 0
 
 
+@pytest.mark.over_a_connection
 def test_all_problems_are_in_one_report(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -350,6 +360,7 @@ def test_all_problems_are_in_one_report(
         assert problem in refused.value.cause
 
 
+@pytest.mark.over_a_connection
 def test_a_manifest_of_another_version_is_refused(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -368,6 +379,7 @@ def test_a_manifest_of_another_version_is_refused(
     assert value(docs, "select count(embedding) from docs") == 0
 
 
+@pytest.mark.over_a_connection
 def test_latest_is_the_newest_complete_backup(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
@@ -381,6 +393,7 @@ def test_latest_is_the_newest_complete_backup(
         place.restore(queue, name="yesterday")
 
 
+@pytest.mark.over_a_connection
 def test_a_table_with_another_key_or_that_is_not_watched_is_refused(
     docs: Database, place: Place, backup: str, elsewhere: tuple[Database, AdminQueue]
 ) -> None:
@@ -392,6 +405,24 @@ def test_a_table_with_another_key_or_that_is_not_watched_is_refused(
     db.execute("create table docs (tenant text, id integer, body text, primary key (tenant, id))")
     db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
     with pytest.raises(BackupError, match="its key is tenant text, id integer, in the backup id"):
+        place.restore(queue)
+
+
+@pytest.mark.over_a_connection
+def test_a_column_that_is_enhanced_otherwise_is_refused(
+    docs: Database, queue: AdminQueue, place: Place, backup: str
+) -> None:
+    watch = "select watch_embeddings('docs', 'body', 'embedding', enhance => 'openai:gpt-4o-mini'"
+    docs.execute(watch + ", enhance_prompt => 'Describe this.')")
+    complete(queue, claim(queue, ROWS))
+    with pytest.raises(BackupError, match="a chat model enhances its texts otherwise"):
+        place.restore(queue)
+    place.back_up(queue)
+    docs.execute("update docs set embedding = null")
+    assert place.outcomes(queue) == {"restored": ROWS}
+    docs.execute(watch + ", enhance_prompt => 'Describe it briefly.')")
+    complete(queue, claim(queue, ROWS))
+    with pytest.raises(BackupError, match="a chat model enhances its texts otherwise"):
         place.restore(queue)
 
 
@@ -466,6 +497,7 @@ def test_damaged_chunks_are_mended_and_edited_texts_pay_only_for_what_is_new(
     assert is_consistent(manual)
 
 
+@pytest.mark.over_a_connection
 def test_texts_that_are_cut_differently_are_refused(
     manual: Database, queue: AdminQueue, place: Place
 ) -> None:

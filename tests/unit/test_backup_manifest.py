@@ -15,6 +15,7 @@ from worker.errors import BackupDamaged
 from worker.safekeeping.manifest import (
     BackedUpColumn,
     ChunkSettings,
+    EnhanceSettings,
     Manifest,
     Part,
     from_json,
@@ -27,11 +28,29 @@ PARTS = tuple(
     for n, looked_to in ((1, "9"), (2, None))
 )
 DOCS = BackedUpColumn(
-    "docs", "embedding", ("id",), ("bigint",), "vector", 3, "m:odel", "", None, None, PARTS, None
+    "docs",
+    "embedding",
+    ("id",),
+    ("bigint",),
+    "vector",
+    3,
+    "m:odel",
+    "",
+    None,
+    None,
+    None,
+    PARTS,
+    None,
 )
 CHUNKS = ChunkSettings("markdown", 1000, "characters", 500, None)
 NOTES = replace(
-    DOCS, table="notes", key_columns=("a", "b"), key_types=("text", "uuid"), parts=(), chunks=CHUNKS
+    DOCS,
+    table="notes",
+    key_columns=("a", "b"),
+    key_types=("text", "uuid"),
+    parts=(),
+    chunks=CHUNKS,
+    enhancement=EnhanceSettings("c:hat", "Describe this."),
 )
 MANIFEST = Manifest("7/5", AT, AT, AT, "embedding-worker 1.0", (DOCS, NOTES))
 

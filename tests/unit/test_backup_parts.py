@@ -21,7 +21,19 @@ from worker.safekeeping.storage import sha256_of
 
 WIDTH = 24
 COLUMN = BackedUpColumn(
-    "docs", "embedding", ("id",), ("bigint",), "vector", WIDTH, "m:odel", "", None, None, (), None
+    "docs",
+    "embedding",
+    ("id",),
+    ("bigint",),
+    "vector",
+    WIDTH,
+    "m:odel",
+    "",
+    None,
+    None,
+    None,
+    (),
+    None,
 )
 AT = datetime(2026, 11, 30, 17, 35, 2, 123456, UTC)
 ODD = [np.float32(x) for x in (-0.0, 1e-45, 3.4028235e38, -1.1754944e-38, 0.1)]

@@ -33,6 +33,7 @@ from worker.safekeeping.manifest import (
     PROGRESS,
     BackedUpColumn,
     ChunkSettings,
+    EnhanceSettings,
     Manifest,
     Part,
     from_json,
@@ -341,6 +342,9 @@ def _undescribed(target: Target) -> BackedUpColumn:
             target.max_chunks,
             target.context,
         )
+    enhancement = None
+    if target.enhance_model and target.enhance_prompt:
+        enhancement = EnhanceSettings(target.enhance_model, target.enhance_prompt)
     return BackedUpColumn(
         table=target.table_name,
         column=target.embedding_column,
@@ -352,6 +356,7 @@ def _undescribed(target: Target) -> BackedUpColumn:
         document_prompt=target.document_prompt,
         query_prompt=target.query_prompt,
         chunks=chunks,
+        enhancement=enhancement,
         parts=(),
         problem=None,
     )

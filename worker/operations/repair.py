@@ -12,6 +12,7 @@ from worker.embedders.registry import open_embedder
 from worker.errors import BackupDamaged, BackupError, SettingsError
 from worker.operations.restore_texts import TextsInChunks
 from worker.queue import AdminQueue, Damaged, RestoreOutcome, StoredRow, Target
+from worker.safekeeping.fitting import is_enhanced_alike
 from worker.safekeeping.inventory import find_backups, read_column
 from worker.safekeeping.locations import open_storage, parse_destination
 from worker.safekeeping.parts import check_installed
@@ -157,7 +158,8 @@ class Repairer:
         sound = [backup for backup in find_backups(storage) if backup.is_restorable]
         for backup in sound[:MOST_BACKUPS]:
             for column in backup.manifest.columns if backup.manifest else ():
-                if column.name == f"{self.target.table_name}.{self.target.embedding_column}":
+                is_this = column.name == f"{self.target.table_name}.{self.target.embedding_column}"
+                if is_this and is_enhanced_alike(column, self.target):
                     with suppress(BackupDamaged, FileNotFoundError):
                         yield from read_column(storage, backup.name, column, wanted)
 

@@ -140,16 +140,19 @@ class TextsInChunks:
 
 
 def _judged(document: SplitDocument, job: Job, vectors: Vectors, placed: set[bytes]) -> Outcome:
-    """Say what can be done for a text. It is stale if the backup lacks one of its chunks."""
+    """Say what can be done for a text. It is stale if the backup lacks one of its chunks, or what a
+    chat model wrote for them."""
     wanted = {place.hash for place in document.places}
     assert job.stored is not None
-    if wanted <= placed or not wanted <= vectors.keys() | set(job.stored):
+    if job.enhancement or wanted <= placed or not wanted <= vectors.keys() | set(job.stored):
         return "stale"
     return "restored"
 
 
 def _missing(document: SplitDocument, job: Job, vectors: Vectors) -> list[Completion]:
     """Return the chunks of a document that are not stored and that the backup has, each once."""
+    if job.enhancement:
+        return []
     assert job.stored is not None
     places = {place.hash: place for place in document.places if place.hash in vectors}
     return [

@@ -26,8 +26,17 @@ def problems_of(column: BackedUpColumn, target: Target, kind: StoredKind) -> Ite
         yield "its texts are embedded " + ("as a whole" if column.chunks else "in chunks")
     elif column.chunks and _chunks(column.chunks) != _cut(target):
         yield "its texts are cut into other chunks than in the backup"
+    if not is_enhanced_alike(column, target):
+        yield "a chat model enhances its texts otherwise than in the backup"
     elif column.chunks and target.enhance_model:
         yield "a chat model writes a part of its chunks, which is not in a backup"
+
+
+def is_enhanced_alike(column: BackedUpColumn, target: Target) -> bool:
+    """Whether vectors were made with what the same chat model writes by the same prompt."""
+    enhancement = column.enhancement
+    made_with = (enhancement.model, enhancement.prompt) if enhancement else (None, None)
+    return made_with == (target.enhance_model, target.enhance_prompt)
 
 
 def parts_of(column: BackedUpColumn, records: Collection[str] | None) -> Sequence[Part]:

@@ -57,6 +57,14 @@ class ChunkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EnhanceSettings:
+    """The chat model that writes what is embedded with or instead of a text, and its prompt."""
+
+    model: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class BackedUpColumn:
     """A watched column, as it was. `problem`: why not all of its vectors are here; None: they are.
 
@@ -73,6 +81,7 @@ class BackedUpColumn:
     document_prompt: str | None
     query_prompt: str | None
     chunks: ChunkSettings | None
+    enhancement: EnhanceSettings | None
     parts: tuple[Part, ...]
     problem: str | None
 
