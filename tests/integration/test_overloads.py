@@ -150,6 +150,7 @@ def use_chunks(queue: PostgresQueue) -> None:
     assert queue.complete_documents(job.model, [DocumentCompletion(job, [place], 1, 1, None)]) == []
     assert [match.content for match in queue.search(target, vector, 1)] == ["one"]
     assert queue.verify(target, None, of_chunks=True)[0].found == 1
+    assert queue.placed_chunks(target, ["1"]) == {"1": {place.hash}}
     assert [stored.content for stored in queue.sample_vectors(target, 1)] == ["one"]
     queue.unwatch("long", "embedding")
 
@@ -244,6 +245,14 @@ def use_everything(queue: PostgresQueue) -> None:
     assert queue.verify(target, None)[0].found == 3
     assert queue.describe(target).key_columns == ["id"]
     assert len(queue.sample_vectors(target, 10)) == 1
+    [stored] = queue.export(target, None).rows
+    assert [each.outcome for each in queue.restore(target, [stored])] == ["present"]
+    assert queue.damaged(target, None).rows == []
+    assert queue.requeue_damaged(target, []) == 0
+    assert queue.requeue_damaged(target, [job.record_id]) == 1
+    assert queue.repair_cost() == 0
+    assert len(queue.claim_records(target, [job.record_id], SCOPE).jobs) == 1
+    assert [each.outcome for each in queue.restore(target, [stored])] == ["restored"]
     queue.preview_watch("docs", None, "embedding", "a:b")
     queue.estimate("a:b", None, None, True)
     queue.stats(timedelta(hours=1))
