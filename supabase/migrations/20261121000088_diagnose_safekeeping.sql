@@ -21,6 +21,7 @@ as $$
            'Remove the cause. A worker with a schedule tries again by itself; otherwise run `worker backup`.'
       from place join public.embedding_backups as latest on latest.id = place.latest
      where latest.failures > 0 and latest.error_message is not null
+       and (place.every is not null or latest.finished_at > now() - interval '1 day') -- of a command that nobody repeats
     union all
     select 'warning', 'backup_overdue', place.destination,
            coalesce(format('the last complete backup was made at %s', date_trunc('minute', place.complete_at)),

@@ -66,6 +66,8 @@ def own_server() -> Iterator[OwnServer]:
     with tempfile.TemporaryDirectory(prefix="embedding-worker-") as folder:
         data_dir = Path(folder).resolve()
         with embedded_postgres(data_dir) as url:
+            with embedded_postgres(data_dir) as same:  # another thread stops using it
+                assert same == url
             with PostgresQueue(url, "tests") as queue:
                 for migration in migrations():
                     queue.apply(migration)

@@ -11,10 +11,12 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 
 from worker.errors import DatabaseError, SettingsError
@@ -35,15 +37,47 @@ def default_data_dir() -> Path:
     return data_home.expanduser() / "embedding-worker"
 
 
+@dataclass(slots=True)
+class _Server:
+    """A server that this process uses, and how many times."""
+
+    url: str
+    stop: Callable[[], None]
+    uses: int = 0
+
+
+_servers: dict[Path, _Server] = {}
+_servers_lock = Lock()
+
+
 @contextmanager
 def embedded_postgres(data_dir: Path, version: int = POSTGRES_VERSION) -> Iterator[str]:
     """Yield the URL of the server over `data_dir`, started if need be.
 
-    Stops it on leaving, unless another process still uses it. Raises SettingsError if there is no
-    server to start or no place for its data, DatabaseError if it does not start.
+    Stops it on leaving, unless another thread or process still uses it. Raises SettingsError if
+    there is no server to start or no place for its data, DatabaseError if it does not start.
+    """
+    folder = data_dir.expanduser().resolve() / f"postgres{version}"
+    with _servers_lock:
+        server = _servers.get(folder) or _start(folder, version)
+        _servers[folder] = server
+        server.uses += 1
+    try:
+        yield server.url
+    finally:
+        with _servers_lock:
+            server.uses -= 1
+            if not server.uses:
+                del _servers[folder]
+                server.stop()
+
+
+def _start(folder: Path, version: int) -> _Server:
+    """Start the server over a folder, or find it running, and hold the lock of its users.
+
+    A process has one such lock, however many threads use the server.
     """
     fasteners, pgserver = _packages()
-    folder = data_dir.expanduser().resolve() / f"postgres{version}"
     _check(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,16 +96,18 @@ def embedded_postgres(data_dir: Path, version: int = POSTGRES_VERSION) -> Iterat
     try:
         server.start()
     except Exception as problem:
+        users.release_read_lock()
         raise DatabaseError(
             f"the embedded Postgres did not start: {problem}", f"Its log is {folder / 'log'}."
         ) from problem
-    try:
-        yield server.get_uri()
-    finally:
+
+    def stop() -> None:
         users.release_read_lock()
         if users.acquire_write_lock(blocking=False):
             server.stop()
             users.release_write_lock()
+
+    return _Server(server.get_uri(), stop)
 
 
 def program(name: str) -> str | None:
