@@ -334,6 +334,8 @@ def test_the_docs_list_the_migrations_to_the_last_one() -> None:
         f"{len(migrations()):04}_{last.copy_name}.sql\n.env\n{len(migrations())} migrations copied"
     )
     assert docs.count(copied) == docs.count(" migrations copied") == 2
+    settings = re.findall(r"^# [A-Z0-9_]+=", (REPOSITORY / ".env.example").read_text(), re.M)
+    assert docs.count(f"\n{len(settings)} settings added to .env") == 2
     assert f"…\n{last.version}  {last.name} " in docs
 
 
