@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -355,3 +358,16 @@ def test_only_one_checks_a_column_at_a_time(monitored: Monitored) -> None:
         repair_column(
             monitored.queue, monitored.settings, monitored.queue.target("docs", "embedding")
         )
+
+
+def test_a_repair_that_was_killed_is_continued_at_once_on_its_host(monitored: Monitored) -> None:
+    monitored.db.execute("update docs set embedding = null where id <= 5")
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        killed.wait()
+    dead = f"{socket.gethostname()}:{killed.pid}:check:abcdef"
+    assert monitored.queue.begin_check(dead, timedelta(0), integrity.LEASE)
+    target = monitored.queue.target("docs", "embedding")
+    done = repair_column(monitored.queue, monitored.settings, target)
+    assert done.repaired
+    assert done.repaired.requeued == 5
+    assert monitored.embed() == 5

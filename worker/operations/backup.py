@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,7 +12,7 @@ from threading import Event
 
 from worker.errors import BackupError, SettingsError, WorkerError
 from worker.operations.backup_run import LEASE, BackupRun
-from worker.operations.session import select, worker_name
+from worker.operations.session import has_ended, select, worker_name
 from worker.queue import AdminQueue, KnownBackup, Target
 from worker.queue.audit import Source
 from worker.safekeeping.inventory import State, prune, state_of
@@ -125,19 +123,9 @@ def _release_of_the_dead(queue: AdminQueue, destination: str) -> bool:
 
 def _may_be_alive(worker: str) -> bool:
     """Whether a worker could still make its backup. Of those of other hosts, nothing is known."""
-    process, _, _ = worker.rpartition(":")  # host:pid
-    host, _, pid = process.rpartition(":")
-    if worker in _running or host != socket.gethostname() or not pid.isdigit():
-        return True
-    if int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    if worker.startswith(f"{worker_name()}:"):
+        return worker in _running
+    return not has_ended(worker)
 
 
 def _run(run: BackupRun, targets: Sequence[Target], source: Source) -> MadeBackup:

@@ -13,7 +13,7 @@ from threading import Event
 from worker.engine.progress import Progress
 from worker.errors import SettingsError
 from worker.operations.repair import Damage, Repaired, Repairer, damaged_ranges, in_batches
-from worker.operations.session import worker_name
+from worker.operations.session import has_ended, worker_name
 from worker.operations.verify import compare_with_model
 from worker.queue import AdminQueue, Check, Checked, CheckState, Damaged, Source, Target
 from worker.settings import Settings
@@ -133,13 +133,7 @@ def repair_column(
     `budget`: US dollars that embedding texts again may cost; None: whatever it takes. Raises
     SettingsError if a worker is checking the column, and Interrupted if `attend` wants to end.
     """
-    names = (target.table_name, target.embedding_column)
-    check = queue.begin_check(new_name(), timedelta(0), LEASE, *names)
-    if check is None:
-        raise SettingsError(
-            f"a worker is checking {'.'.join(names)}, or it is suspended",
-            "Try again later; `worker status` shows a column that is suspended.",
-        )
+    check = _begin(queue, target)
     column = ColumnCheck(queue, check, target, attend, source)
     try:
         damage = column.find()
@@ -155,6 +149,21 @@ def repair_column(
         raise
     column.end("repaired", damage, repaired)
     return CheckedColumn(target, damage, repaired)
+
+
+def _begin(queue: AdminQueue, target: Target) -> Check:
+    """Begin a check now, or go on with that of a worker of this host that has ended."""
+    names = (target.table_name, target.embedding_column)
+    for known in queue.checks():
+        if (known.table_name, known.embedding_column) == names and has_ended(known.worker or ""):
+            queue.continue_check(known, timedelta(0))
+    check = queue.begin_check(new_name(), timedelta(0), LEASE, *names)
+    if check is None:
+        raise SettingsError(
+            f"a worker is checking {'.'.join(names)}, or it is suspended",
+            "Try again later; `worker status` shows a column that is suspended.",
+        )
+    return check
 
 
 @dataclass(slots=True)

@@ -98,3 +98,18 @@ def select(queue: AdminQueue, table: str | None, column: str | None) -> Selectio
 def worker_name() -> str:
     """The name of this process among those that use the database."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def has_ended(worker: str) -> bool:
+    """Whether a worker, `host:pid:…`, was a process of this host that has ended."""
+    host, _, rest = worker.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
