@@ -63,7 +63,7 @@ begin
             perform embedding.check_table(target.relation);
             perform embedding.changed_jobs(target, '{}');
             while looked < cardinality(ids) and clock_timestamp() < until loop
-                differ := differ + cardinality(embedding.changed_jobs(target, ids[looked + 1:looked + 10], true));
+                differ := differ + cardinality(embedding.changed_jobs(target, ids[looked + 1:looked + 10]));
                 looked := least(looked + 10, cardinality(ids));
             end loop;
         exception when others then

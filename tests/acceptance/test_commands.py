@@ -228,7 +228,8 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
     mixed.execute("select control_embeddings('pause')")
     found = one_document(worker("status", "--json").stdout)
     assert list(found) == [
-        *("columns", "failures", "providers", "commands", "progress", "workers", "backups")
+        *("columns", "failures", "providers", "commands", "progress", "workers", "backups"),
+        "checks",
     ]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")

@@ -109,7 +109,7 @@ def test_the_json_of_a_dry_run_has_the_documented_fields(
     fill(notes, 3)
     [found] = forecasts(worker, command, **with_openai)
     text = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
-    documented = text.split("### Before it costs anything")[1].split("## worker requeue")[0]
+    documented = text.split("### Before it costs anything")[1].split("\n## ")[0]
     names = [field.name for field in fields(Forecast)]
     assert list(found) == names == re.findall(r"^\| `(\w+)` \|", documented, re.M)
 

@@ -511,7 +511,7 @@ def test_wrong_vectors_do_not_pass(texts: Database, work: Undertaking) -> None:
         work.latest.problem,
     )
     assert str(stuck.problem).startswith("not passed: "), stuck.problem
-    assert work.failed_checks == {"missing", "sample"}
+    assert work.failed_checks == {"missing", "overwritten", "sample"}
     assert work.go_on(options=StageOptions(verifies=False)).state == "verifying"
 
 

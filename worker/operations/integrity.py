@@ -210,7 +210,8 @@ class IntegrityMonitor:
             column.release()
         else:
             column.end(state, damage, repaired)
-            self._diagnose(queue)
+            if state != "waiting":
+                self._diagnose(queue)
             if state == "sound":
                 self._compare_with_model(queue, target, check.target_id)
 
@@ -223,7 +224,7 @@ class IntegrityMonitor:
         found = [
             finding
             for finding in queue.diagnose()
-            if finding.level == "problem" and finding.check != "vectors_damaged"
+            if finding.level == "problem" and finding.check != "vectors_damaged"  # see _check
         ]
         for finding in found:
             if (finding.check, finding.subject) not in self._problems:
