@@ -205,7 +205,7 @@ def test_monitor_and_backup_repairs_first_and_passes_failures_on(
     assert code == 0
     lines, code = ended(script("monitor-and-backup.sh", **environment))
     assert code == 0
-    assert all(STAMPED.fullmatch(line) for line in lines)
+    assert all(map(STAMPED.fullmatch, lines))
     assert lines[0].endswith("notes.embedding: 20 vectors, all sound")
     assert re.search(r"Backup \S+: 20 vectors", lines[-1])
     notes.execute("update notes set embedding = null where id = 3")
