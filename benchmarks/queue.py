@@ -26,6 +26,7 @@ from benchmarks.database import (
     Server,
     value,
 )
+from benchmarks.monitoring import beside_monitor
 from benchmarks.report import Figure
 from benchmarks.statements import insert_texts, statements, write_all_vectors
 from benchmarks.usage import usage
@@ -192,6 +193,24 @@ def writers_at_once(server: Server, size: Size) -> Iterator[Figure]:
                 limits=limits,
                 samples=rates,
             )
+
+
+def monitor(server: Server, size: Size) -> Iterator[Figure]:
+    """Edits a second by many writers beside the integrity monitor, compared with none."""
+    with server.database(TINY) as database, run_processes(WRITERS) as processes:
+        edits.create_tables(database, size.single_rows)
+        edits.watch(database, edits.COLUMNS[0])
+        rate = partial(edits.edits_per_second, database, processes, "notes", size.single_rows)
+        limits, rates = alternate(
+            size.close_repetitions, rate, partial(beside_monitor, database, rate)
+        )
+        yield Figure(
+            what=f"monitor: {WRITERS} writers beside it",
+            unit="edits/s",
+            limits=limits,
+            samples=rates,
+            at_least=0.98,
+        )
 
 
 # -- claims: the duration of a claim if the queue is long or cannot be vacuumed
@@ -528,6 +547,7 @@ GROUPS: Mapping[str, Group] = {
     "cycle": cycle,
     "triggers": triggers,
     "writers_at_once": writers_at_once,
+    "monitor": monitor,
     "claims": claims,
     "scale": scale,
     "wal": wal,

@@ -31,10 +31,13 @@ def figures(folder: Path, *arguments: str) -> list[dict[str, Any]]:
 
 @pytest.mark.only_in_full
 def test_statements_and_writers_at_once_are_compared_with_a_plain_table(tmp_path: Path) -> None:
-    found = figures(tmp_path, "queue", "--only", "triggers", "--only", "writers_at_once")
+    groups = ("triggers", "writers_at_once", "monitor")
+    chosen = [argument for group in groups for argument in ("--only", group)]
+    found = figures(tmp_path, "queue", *chosen)
     assert "triggers: one DELETE" in [figure["what"] for figure in found]
     assert [figure["what"] for figure in found if figure["unit"] == "edits/s"] == [
-        f"writers_at_once: 8 writers, watched columns: {watched}" for watched in (1, 2, 3)
+        *(f"writers_at_once: 8 writers, watched columns: {watched}" for watched in (1, 2, 3)),
+        "monitor: 8 writers beside it",
     ]
     assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
 
