@@ -4,8 +4,10 @@
 -- Locks: the migration nothing. embedding.add_column takes ACCESS EXCLUSIVE on the table, until the transaction ends.
 --        embedding.clear_all writes every row that has a vector.
 -- Undo:  drop function embedding.clear_all, embedding.clear_sql, embedding.clear_row_sql, embedding.has_stored_sql,
---        embedding.has_vector_sql, embedding.hash_stored, embedding.hash_vectors, embedding.has_other_triggers, embedding.write_sql, embedding.vector_of_sql, embedding.same_key_sql, embedding.keys_sql,
---        embedding.key_list, embedding.as_worded, embedding.vector_hash_sql, embedding.kind_of_vectors, embedding.stored_width, embedding.as_stored, embedding.side_tables, embedding.is_column,
+--        embedding.has_vector_sql, embedding.hash_stored, embedding.hash_vectors, embedding.has_other_triggers,
+--        embedding.write_sql, embedding.vector_of_sql, embedding.same_key_sql, embedding.keys_sql, embedding.key_list,
+--        embedding.as_worded, embedding.vector_hash_sql, embedding.kind_of_vectors, embedding.stored_width,
+--        embedding.as_stored, embedding.side_tables, embedding.is_column,
 --        embedding.text_by_hand_sql, embedding.text_sql, embedding.add_column, embedding.vector_type,
 --        embedding.planned_width, embedding.column_width;
 
@@ -434,6 +436,8 @@ end $$;
 select embedding.protect_functions(
     'embedding.column_width', 'embedding.planned_width', 'embedding.vector_type', 'embedding.add_column',
     'embedding.text_sql', 'embedding.text_by_hand_sql', 'embedding.is_column', 'embedding.side_tables', 'embedding.as_stored',
-    'embedding.stored_width', 'embedding.kind_of_vectors', 'embedding.vector_hash_sql', 'embedding.as_worded', 'embedding.key_list', 'embedding.keys_sql', 'embedding.same_key_sql',
-    'embedding.vector_of_sql', 'embedding.write_sql', 'embedding.has_other_triggers', 'embedding.hash_vectors', 'embedding.hash_stored', 'embedding.has_vector_sql', 'embedding.has_stored_sql', 'embedding.clear_row_sql', 'embedding.clear_sql',
+    'embedding.stored_width', 'embedding.kind_of_vectors', 'embedding.vector_hash_sql', 'embedding.as_worded',
+    'embedding.key_list', 'embedding.keys_sql', 'embedding.same_key_sql', 'embedding.vector_of_sql', 'embedding.write_sql',
+    'embedding.has_other_triggers', 'embedding.hash_vectors', 'embedding.hash_stored', 'embedding.has_vector_sql',
+    'embedding.has_stored_sql', 'embedding.clear_row_sql', 'embedding.clear_sql',
     'embedding.clear_all');

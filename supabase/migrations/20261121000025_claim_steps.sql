@@ -282,7 +282,8 @@ begin
     if cardinality(judged) > leased then
         raise exception 'the record id matches more than one row' using errcode = 'cardinality_violation';
     end if;
-    unready := array(select job from unnest(judged) as job where job.is_open or job.verdict <> 'ready' and not (anyway and job.verdict = 'unchanged'));
+    unready := array(select job from unnest(judged) as job
+                      where job.is_open or job.verdict <> 'ready' and not (anyway and job.verdict = 'unchanged'));
     if unready <> '{}' then
         select settled.ids, settled.statuses into settled_ids, statuses
           from embedding.settle(target, unready) as settled;

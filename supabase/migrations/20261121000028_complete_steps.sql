@@ -119,8 +119,8 @@ begin
     return vector_hashes;
 end $$;
 
--- Completes locked jobs. Raises if one of them has lost its lease (null: has got one). Those that are `unenhanced` are marked, and with a time in
--- `again_in` pending again after it: with a text that was given by hand, if there is one.
+-- Completes locked jobs. Raises if the lease of one of them is not the given one (null: it has none). Those that are `unenhanced`
+-- are marked, and with a time in `again_in` pending again after it: with a text that was given by hand, if there is one.
 create function embedding.finish_jobs(
     ids bigint[], leases uuid[], hashes bytea[], model text, tokens integer[], truncated_to integer[], costs real[],
     unenhanced text[], again_in interval[], vector_hashes bigint[]
@@ -145,7 +145,8 @@ begin
            attempts = 0, abandoned_claims = 0, unwritten = 0, passed_over = 0,
            lease = null, lease_expires_at = null, worker = null,
            content_hash = given.hash, model = finish_jobs.model, tokens = given.tokens, cost = given.cost,
-           truncated_to = given.truncated_to, unenhanced = given.class, vector_hash = given.vector_hash, completed_at = clock_timestamp(), updated_at = now()
+           truncated_to = given.truncated_to, unenhanced = given.class, vector_hash = given.vector_hash,
+           completed_at = clock_timestamp(), updated_at = now()
       from (select of_job.*, case when of_job.class is not null then of_job.again_in end as pause
               from unnest(ids, leases, hashes, finish_jobs.tokens, finish_jobs.truncated_to, costs, finish_jobs.unenhanced,
                           finish_jobs.again_in, vector_hashes)

@@ -240,5 +240,5 @@ exception when lock_not_available then
 end $$;
 
 select embedding.protect_functions(
-    'embedding.record_event', 'embedding.store_of', 'embedding.check_start', 'embedding.new_store_name', 'embedding.new_vector_type',
-    'embedding.column_grants', 'embedding.grant_column', 'embedding.make_store', 'public.start_reembedding');
+    'embedding.record_event', 'embedding.store_of', 'embedding.check_start', 'embedding.new_store_name',
+    'embedding.new_vector_type', 'embedding.column_grants', 'embedding.grant_column', 'embedding.make_store', 'public.start_reembedding');

@@ -57,8 +57,8 @@ begin
                 on eq_job.record_id = eq_record
              where eq_vector is not null and %7$s
         )
-        select eq_sound.record_id, content_hash, model, tokens, cost, truncated_to, unenhanced, completed_at, eq_vector::%8$s.vector,
-               eq_looked_to
+        select eq_sound.record_id, content_hash, model, tokens, cost, truncated_to, unenhanced, completed_at,
+               eq_vector::%8$s.vector, eq_looked_to
           from eq_end left join eq_sound on true
          where eq_sound.record_id is not null or eq_looked_to is not null
          order by eq_place$sql$,
@@ -69,8 +69,8 @@ begin
     using batch, embedding.full_model(target);
 end $$;
 
--- The last text of a range of about `batch` chunks after a text, which ends with a whole text, and whether there are more. `chunks` is the
--- target as if the table of its chunks were watched, with the key of the texts.
+-- The last text of a range of about `batch` chunks after a text, which ends with a whole text, and whether there are more.
+-- `chunks` is the target as if the table of its chunks were watched, with the key of the texts.
 create function embedding.chunks_end(
     chunks public.embedding_targets, after_record text, batch integer, out last_record text, out has_more boolean
 )

@@ -32,8 +32,8 @@ declare
     judged embedding.judged_vector[];
 begin
     execute format($sql$
-        select array_agg((eq_place, eq_outcome, eq_own_id, eq_hash, eq_version, eq_by_hand is not null, eq_owner)::embedding.judged_vector
-                         order by eq_place)
+        select array_agg((eq_place, eq_outcome, eq_own_id, eq_hash, eq_version, eq_by_hand is not null,
+                          eq_owner)::embedding.judged_vector order by eq_place)
           from unnest($1, $2, $3) with ordinality as eq_given (eq_record, eq_hash, eq_vector_hash, eq_place)
           left join lateral (
                 select %1$s as eq_own_id, %2$s as eq_owner, coalesce((%3$s), false) as eq_inside, (%4$s)::text as eq_text,
@@ -66,7 +66,7 @@ begin
     return judged;
 end $$;
 
--- Locks the rows and jobs of judged vectors, and inserts missing jobs. Leaves out those that another session holds or has changed.
+-- Locks the rows and jobs of judged vectors, and inserts missing jobs. Leaves out what another session holds or has changed.
 create function embedding.lock_restored(target public.embedding_targets, judged embedding.judged_vector[])
 returns table (place integer, record_id text, id bigint, lease uuid)
 language plpgsql

@@ -17,7 +17,8 @@ begin
     select * into job from public.embedding_queue as known
      where known.record_id = open_job.record_id and known.target_id = target.id;
     if job.id is null then
-        execute format('insert into public.embedding_queue (target_id, table_name, record_id, embedding_column, user_id, priority) '
+        execute format('insert into public.embedding_queue '
+                       '(target_id, table_name, record_id, embedding_column, user_id, priority) '
                        'select $2, $3, %s, $4, %s, $5 from (select $1 as eq_record) as eq_asked, %s where %s '
                        'on conflict do nothing returning id',
                        target.record_id_sql, embedding.owner_sql((parse_ident(target.relation))[2], target.user_column),
@@ -52,10 +53,10 @@ begin
       using record_id;
 end $$;
 
--- Claims the given records of a column, like claim_embeddings, but whatever the status of their jobs, and although their text
--- and model may be unchanged; chunks that were overwritten are not `stored`. Returns a row for each record, in their order, up to the
--- text that brings them to 4,000,000 characters: also `dropped` for one that does not exist, and `pending` for one whose job another
--- session holds. With `dry_run` it returns the same and changes nothing.
+-- Claims the given records of a column, like claim_embeddings, but whatever the status of their jobs, and although their text and
+-- model may be unchanged; chunks that were overwritten are not `stored`. Returns a row for each record, in their order, up to the
+-- text that brings them to 4,000,000 characters: also `dropped` for one that does not exist, and `pending` for one whose job
+-- another session holds. With `dry_run` it returns the same and changes nothing.
 create function public.claim_records(
     watched_table text, embedding_column text, record_ids text[], worker text, lease_for interval,
     default_model text default null, dry_run boolean default false

@@ -61,8 +61,8 @@ as $$
                                     where known.destination = new_backup_name.destination));
 $$;
 
--- Begins a backup to a destination, or continues the one that failed or whose worker died, for a day after it was begun. No row: it
--- is not due, or another worker makes it. `every`: only if that time has passed since the last one was complete.
+-- Begins a backup to a destination, or continues the one that failed or whose worker died, for a day after it was begun. No row:
+-- it is not due, or another worker makes it. `every`: only if that time has passed since the last one was complete.
 create function public.begin_embedding_backup(
     destination text, worker text, lease_for interval, every interval default null, only_table text default null
 )
@@ -111,8 +111,8 @@ begin
         returning known.*;
 end $$;
 
--- Reports how far a backup is, and extends its lease; with a `lease_for` of 0 another worker can continue it at once. Returns false
--- if another worker has it by now.
+-- Reports how far a backup is, and extends its lease; with a `lease_for` of 0 another worker can continue it at once. Returns
+-- false if another worker has it by now.
 create function public.extend_embedding_backup(
     id bigint, worker text, lease_for interval, rows bigint default null, bytes bigint default null
 )
@@ -130,8 +130,8 @@ begin
     return found;
 end $$;
 
--- Ends a backup: it is complete, or, with an `error`, failed. Returns false if another worker has it by now. Of a destination, the
--- rows of the latest 200 backups stay, and that of the last complete one.
+-- Ends a backup: it is complete, or, with an `error`, failed. Returns false if another worker has it by now. Of a destination,
+-- the rows of the latest 200 backups stay, and that of the last complete one.
 create function public.end_embedding_backup(
     id bigint, worker text, rows bigint, bytes bigint, error text default null, source text default 'sql'
 )
@@ -168,7 +168,7 @@ begin
     return true;
 end $$;
 
--- Records that a backup was read back, and what was wrong with it; null: nothing. Returns false if this database does not know it.
+-- Records that a backup was read back, and what was wrong with it (null: nothing). False: this database does not know it.
 create function public.record_embedding_backup_check(destination text, name text, problem text default null)
 returns boolean
 language plpgsql

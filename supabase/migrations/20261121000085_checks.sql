@@ -91,8 +91,8 @@ begin
     return found;
 end $$;
 
--- Ends a walk with what it has found, and what became of the damaged vectors. `cost`: US dollars for those that are requeued, null: not
--- known. Returns false if another worker has it by now.
+-- Ends a walk with what it has found, and what became of the damaged vectors. `cost`: US dollars for those that are requeued,
+-- null: not known. Returns false if another worker has it by now.
 create function public.end_embedding_check(
     target_id integer, worker text, state text, vectors bigint, lost bigint, overwritten bigint,
     from_cache bigint default 0, from_backup bigint default 0, requeued bigint default 0, over_budget bigint default 0,

@@ -8,8 +8,8 @@
 -- that was stored (`overwritten`; see embedding.vector_hash_sql). Most calls find nothing: they read the vectors of a range and
 -- the jobs of its records, and texts only of what looks damaged.
 
--- The next records after another one, in the order of the key, at most `batch`, and at most as many as have 16 MiB of vectors, but
--- at least one. `looked_to`: the last one; null: there are no more.
+-- The next records after another one, in the order of the key, at most `batch`, and at most as many as have 16 MiB of vectors,
+-- but at least one. `looked_to`: the last one; null: there are no more.
 create function embedding.next_bounded(
     target public.embedding_targets, after_record text, batch integer, out records text[], out looked_to text
 )
@@ -29,7 +29,8 @@ begin
         of_places.relation := target.places_relation;
         execute format(
             'select %s from %s where %s order by %s offset %s limit 1',
-            embedding.record_id_sql(to_regclass(target.places_relation), (parse_ident(target.places_relation))[2], target.key_columns),
+            embedding.record_id_sql(
+                to_regclass(target.places_relation), (parse_ident(target.places_relation))[2], target.key_columns),
             target.places_relation, embedding.beside_record_sql(of_places, '>', after_record), embedding.keys_sql(of_places),
             vectors)
            into beyond;
@@ -74,7 +75,8 @@ begin
                  union all
                 select %9$s, true from %10$s where %11$s and not %12$s) as eq_text
          group by eq_record$sql$,
-        embedding.record_id_sql(to_regclass(target.places_relation), (parse_ident(target.places_relation))[2], target.key_columns),
+        embedding.record_id_sql(
+            to_regclass(target.places_relation), (parse_ident(target.places_relation))[2], target.key_columns),
         keys, target.places_relation,
         embedding.beside_record_sql(of_places, '>', after_record) || ' and '
         || embedding.beside_record_sql(of_places, '<=', last_record),
@@ -164,11 +166,12 @@ begin
     end if;
 end $$;
 
--- Finds completed jobs whose text is still the one that was embedded, and whose vector is `lost` or `overwritten` (`damage`). Of a
--- text in chunks: a chunk that a place names is gone, or its vector was overwritten. A job that is pending, a row without a text
--- or outside the filter, and a text that changed are not damage. It checks up to `batch` rows after the record `after_record`, in
--- the order of the key, with at most 16 MiB of vectors, and returns at most 1000 of them; the last one that it checked is in each
--- row (`looked_to`; null: there are no more). If nothing is damaged, the only row has no `record_id`. It writes nothing.
+-- Finds completed jobs whose text is still the one that was embedded, and whose vector is `lost` or `overwritten` (`damage`). Of
+-- a text in chunks: a chunk that a place names is gone, or its vector was overwritten. A job that is pending, a row without a
+-- text or outside the filter, and a text that changed are not damage. It checks up to `batch` rows after the record
+-- `after_record`, in the order of the key, with at most 16 MiB of vectors, and returns at most 1000 of them; the last one that it
+-- checked is in each row (`looked_to`; null: there are no more). If nothing is damaged, the only row has no `record_id`. It
+-- writes nothing.
 create function public.find_damaged_embeddings(
     watched_table text, embedding_column text, after_record text default null, batch integer default 5000
 )

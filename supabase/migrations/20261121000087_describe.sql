@@ -2,8 +2,8 @@
 -- Locks: an ACCESS SHARE lock on the watched table, for the length of a call.
 -- Undo:  drop function public.describe_embeddings;
 
--- Returns the key of a watched table with the types of its columns, the type of the vectors (`vector` or `halfvec`), and what tells
--- this database from others: a copy of its files has the same `database_id`, a dump that is restored elsewhere has another one.
+-- Returns the key of a watched table with the types of its columns, the type of the vectors (`vector` or `halfvec`), and what
+-- tells this database from others: a copy of its files has the same `database_id`, a dump that is restored elsewhere another.
 create function public.describe_embeddings(watched_table text, embedding_column text)
 returns table (database_id text, key_columns text[], key_types text[], vector_type text)
 language plpgsql
@@ -22,12 +22,10 @@ begin
                target.key_columns,
                array(select format_type(attribute.atttypid, attribute.atttypmod)
                        from unnest(target.key_columns) with ordinality as key (name, place)
-                       join pg_attribute as attribute on attribute.attrelid = target.relation::regclass and attribute.attname = key.name
+                       join pg_attribute as attribute
+                         on attribute.attrelid = target.relation::regclass and attribute.attname = key.name
                       order by place),
-               (select vector.typname::text
-                  from embedding.find_vectors(target.table_name, target.embedding_column) as found
-                  join pg_attribute as attribute on attribute.attrelid = found.relation and attribute.attnum = found.number
-                  join pg_type as vector on vector.oid = attribute.atttypid);
+               embedding.kind_of_vectors(target);
 end $$;
 
 select embedding.let_workers_call('public.describe_embeddings');
