@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from secrets import token_hex
 from threading import Event
 
 from worker.errors import BackupError, SettingsError, WorkerError
 from worker.operations.backup_run import LEASE, BackupRun
-from worker.operations.session import has_ended, select, worker_name
+from worker.operations.session import has_ended, new_worker_name, select, worker_name
 from worker.queue import AdminQueue, KnownBackup, Target
 from worker.queue.audit import Source
 from worker.safekeeping.inventory import State, prune, state_of
@@ -78,7 +77,7 @@ def make_backup(
             "no column is watched, so there is nothing to back up", "`worker watch` adds one."
         )
     storage = open_storage(request.destination, settings)
-    worker = f"{worker_name()}:{token_hex(3)}"
+    worker = new_worker_name()
     _running.add(worker)
     try:
         begun = _begin(queue, request, worker, selection.table)

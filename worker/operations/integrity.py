@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from secrets import token_hex
+from functools import partial
 from threading import Event
 
 from worker.engine.progress import Progress
 from worker.errors import SettingsError
 from worker.operations.repair import Damage, Repaired, Repairer, damaged_ranges, in_batches
-from worker.operations.session import has_ended, worker_name
+from worker.operations.session import has_ended, new_worker_name
 from worker.operations.verify import compare_with_model
 from worker.queue import AdminQueue, Check, Checked, CheckState, Damaged, Source, Target
 from worker.settings import Settings
@@ -34,9 +34,7 @@ class Interrupted(Exception):
     """A check has ended early: another worker goes on with it."""
 
 
-def new_name() -> str:
-    """Return a name for a worker that checks vectors."""
-    return f"{worker_name()}:check:{token_hex(3)}"
+_new_name = partial(new_worker_name, "check")
 
 
 @dataclass(slots=True)
@@ -157,7 +155,7 @@ def _begin(queue: AdminQueue, target: Target) -> Check:
     for known in queue.checks():
         if (known.table_name, known.embedding_column) == names and has_ended(known.worker or ""):
             queue.continue_check(known, timedelta(0))
-    check = queue.begin_check(new_name(), timedelta(0), LEASE, *names)
+    check = queue.begin_check(_new_name(), timedelta(0), LEASE, *names)
     if check is None:
         raise SettingsError(
             f"a worker is checking {'.'.join(names)}, or it is suspended",
@@ -180,7 +178,7 @@ class IntegrityMonitor:
     observer: Progress
     is_idle: Callable[[], bool] = lambda: True
     is_paused: Callable[[], bool] = lambda: False
-    worker: str = field(default_factory=new_name)
+    worker: str = field(default_factory=_new_name)
     _diagnosed_at: float = -math.inf
     _problems: set[tuple[str, str]] = field(default_factory=set)
     _compared_at: dict[int, float] = field(default_factory=dict)

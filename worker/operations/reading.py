@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from datetime import timedelta
-from secrets import token_hex
+from functools import partial
 from threading import Event
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from worker.files.sources import Source
 from worker.operations.beside import served_beside
 from worker.operations.files import folders_of_host
 from worker.operations.folder_scans import FolderScans, shown_path
-from worker.operations.session import worker_name
+from worker.operations.session import new_worker_name
 from worker.queue import AdminQueue, FileJob, Folder, Scope
 from worker.settings import Settings
 
@@ -67,9 +67,7 @@ def files_at_once(settings: Settings) -> int:
     return at_once if settings.files_at_once else min(at_once, os.cpu_count() or 1)
 
 
-def new_name() -> str:
-    """Return a name for a worker that reads files."""
-    return f"{worker_name()}:files:{token_hex(3)}"
+_new_name = partial(new_worker_name, "files")
 
 
 @dataclass(slots=True)
@@ -82,7 +80,7 @@ class _Reading:
     stop: Event
     observer: Progress
     is_paused: Callable[[], bool] = lambda: False
-    worker: str = field(default_factory=new_name)
+    worker: str = field(default_factory=_new_name)
     may_hold_files: bool = False
     """Whether an outage may have left files claimed by this worker."""
     _sources: dict[UUID, Source] = field(default_factory=dict)
@@ -188,7 +186,7 @@ class _ServedReading:
     settings: Settings
     observer: Progress
     is_paused: Callable[[], bool]
-    worker: str = field(default_factory=new_name)
+    worker: str = field(default_factory=_new_name)
 
     def serve(self, queue: AdminQueue, stop: Event) -> None:
         """Read what is due, and look again, until `stop` is set."""

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from operator import attrgetter
-from secrets import token_hex
 from typing import Self
 
 from worker.chunking.documents import SplitDocument, split_document
 from worker.engine.splitting import estimate_tokens
 from worker.operations.opening import opened_model
-from worker.operations.session import worker_name
+from worker.operations.session import new_worker_name
 from worker.queue import (
     AdminQueue,
     Chunk,
@@ -56,7 +55,7 @@ class TextsInChunks:
         cls, queue: AdminQueue, settings: Settings, target: Target, dry_run: bool
     ) -> Iterator[Self]:
         """Open what counts tokens, if the size of chunks is one of tokens. It calls no model."""
-        scope = Scope(f"{worker_name()}:{token_hex(3)}", LEASE, settings.embedding_model)
+        scope = Scope(new_worker_name(), LEASE, settings.embedding_model)
         if target.chunk_unit != "tokens":
             yield cls(queue, target, dry_run, estimate_tokens, scope)
             return

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from secrets import token_hex
 
 from worker.embedders.registry import open_embedder
 from worker.errors import WorkerError
 from worker.host import release_memory
-from worker.operations.session import select, worker_name
+from worker.operations.session import new_worker_name, select
 from worker.queue import AdminQueue, Scope
 from worker.settings import Settings
 
@@ -20,8 +19,7 @@ def resolve_scope(
     """Return the scope of a new worker. Raises SettingsError if nothing of that name is watched."""
     selection = select(queue, table, column)
     return Scope(
-        # random characters: in containers, host and pid can be those of another worker
-        worker=f"{worker_name()}:{token_hex(3)}",
+        worker=new_worker_name(),
         lease=timedelta(seconds=settings.embedding_lease_seconds),
         default_model=settings.embedding_model,
         table=selection.table,

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from secrets import token_hex
 
 from worker.database.embedded import default_data_dir, embedded_postgres
 from worker.errors import SettingsError
@@ -98,6 +99,14 @@ def select(queue: AdminQueue, table: str | None, column: str | None) -> Selectio
 def worker_name() -> str:
     """The name of this process among those that use the database."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def new_worker_name(task: str | None = None) -> str:
+    """Return a name for a worker that holds leases, for one kind of `task` if it is given.
+
+    It ends in random characters: in containers, host and pid can be those of another worker.
+    """
+    return ":".join(filter(None, (worker_name(), task, token_hex(3))))
 
 
 def has_ended(worker: str) -> bool:
