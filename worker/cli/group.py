@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from worker.cli.catalog import CATALOG, GROUPS, Entry
 from worker.cli.console import report
+from worker.cli.signals import INTERRUPTED
 from worker.errors import WorkerError
 
 TAKES_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -116,7 +117,7 @@ def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
             report(problem)
             code = problem.exit_code
         except KeyboardInterrupt:
-            code = 130
+            code = INTERRUPTED
         if threading.active_count() > 1:
             # Exit at once: a thread that waits for a model would delay a normal exit.
             sys.stdout.flush()

@@ -10,6 +10,7 @@ from threading import Event
 from worker.cli.console import say
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130  # the exit code of a command that a signal stopped
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from worker.cli.console import ProgressLine, out, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.options import AsJson, BackupName, BackupTo, Keep, Table
 from worker.cli.render.backup import megabytes, print_backups, print_checked, print_made
-from worker.cli.signals import stopped_by_signals
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.durations import parse_duration
 from worker.errors import BackupError, SettingsError, WorkerError
 from worker.operations import backup as backups
@@ -52,7 +52,7 @@ def backup(
         out_json(asdict(made))
     else:
         print_made(made)
-    return 130 if made.state == "unfinished" else int(made.state != "complete")
+    return INTERRUPTED if made.state == "unfinished" else int(made.state != "complete")
 
 
 def list_backups(to: BackupTo = None, as_json: AsJson = False) -> None:

@@ -29,7 +29,7 @@ from worker.cli.options import (
 )
 from worker.cli.render.files import print_files, print_folders, print_scan
 from worker.cli.render.text import counted
-from worker.cli.signals import stopped_by_signals
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.files.locations import location_of
 from worker.files.scan import ScanResult
@@ -127,7 +127,7 @@ def scan(names: FolderNames = None, as_json: AsJson = False) -> int:
     elif not found and not stop.is_set():
         say("This host has no folders: `worker files folders` lists them all.")
     if stop.is_set():
-        return 130
+        return INTERRUPTED
     return int(any(each.result is None or each.result.problem for each in found))
 
 

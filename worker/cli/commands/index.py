@@ -6,14 +6,12 @@ from worker.cli.console import out, say
 from worker.cli.environment import load_settings
 from worker.cli.options import AsStatements, EmbeddingColumn, LikeColumn, Rebuild, TableName
 from worker.cli.render.indexing import show_build
-from worker.cli.signals import stopped_by_signals
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.operations import indexing
 from worker.operations.session import open_database
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.indexing import MOST_MEMORY_KB, IndexPlan, IndexRequest
-
-INTERRUPTED = 130  # the exit code
 
 
 def index(

@@ -31,7 +31,7 @@ from worker.cli.render.forecast import print_forecast
 from worker.cli.render.jobs import print_job, print_matches
 from worker.cli.render.text import counted, name_of
 from worker.cli.render.unserved import report_unserved
-from worker.cli.signals import stopped_by_signals
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.operations import backfill as enqueuing
 from worker.operations import jobs
@@ -42,7 +42,6 @@ from worker.queue import AdminQueue, Target
 BATCH = "this batch"
 CONTINUES = "the same command continues with the rest"
 BEGINS_AGAIN = "the same command begins again with the first job"
-INTERRUPTED = 130  # the exit code
 
 
 def requeue(

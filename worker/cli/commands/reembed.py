@@ -39,7 +39,7 @@ from worker.cli.render.reembedding import (
     stage_of,
 )
 from worker.cli.render.verification import print_verification
-from worker.cli.signals import stopped_by_signals
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.evaluation.judgments import JudgedQuery, read_queries
 from worker.operations import reembed
@@ -51,7 +51,6 @@ from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.settings import Settings
 from worker.terminal import printable
 
-INTERRUPTED = 130  # the exit code
 EXAMPLE = EmbeddingMigrationConfig(
     source_collection="docs.embedding", model="openai:text-embedding-3-large", dimensions=1024
 )

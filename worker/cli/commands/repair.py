@@ -9,14 +9,12 @@ from worker.cli.console import ProgressLine, confirmed, out, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.render.repair import damage_line, repair_line
 from worker.cli.render.text import name_of
-from worker.cli.signals import stopped_by_signals
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.operations.integrity import CheckedColumn, Interrupted, repair_column
 from worker.operations.repair import Damage
 from worker.operations.session import open_queue, select
 from worker.queue import Target
-
-INTERRUPTED = 130  # the exit code
 
 
 def repair(

@@ -16,7 +16,7 @@ from worker.cli.options import (
     Table,
 )
 from worker.cli.render.restore import print_restored
-from worker.cli.signals import stopped_by_signals
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import BackupError
 from worker.operations import restore as restoring
 from worker.operations.restore import RestoreRequest
@@ -63,4 +63,4 @@ def restore(
         out_json(asdict(restored))
     else:
         print_restored(restored)
-    return 130 if stop.is_set() else int(not restored.is_finished)
+    return INTERRUPTED if stop.is_set() else int(not restored.is_finished)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from worker.cli.console import out, out_json, report, say
 from worker.cli.render.text import dollars
+from worker.cli.signals import INTERRUPTED
 from worker.errors import Paused
 from worker.operations.processing import RunResult
 
@@ -74,7 +75,7 @@ def exit_code(result: RunResult) -> int:
     if result.errors:
         return result.errors[0].exit_code
     if result.was_interrupted:
-        return 130
+        return INTERRUPTED
     if result.did_nothing_for_a_pause:
         raise Paused("workers are paused, so nothing was embedded", RESUME)
     if result.was_paused:
