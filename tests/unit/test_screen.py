@@ -283,7 +283,7 @@ FAILED = backup(
         ([replace(FAILED, failures=1)], "backup: none is complete; failed once since: no route"),
         (
             [backup(), backup(id=2, state="running", finished_at=None, rows=700)],
-            "backup: 2h ago, 120000 vectors; one is made now: 700 vectors so far",
+            "backup: 2h ago, 120000 vectors; one is being made: 700 vectors so far",
         ),
     ],
 )

@@ -24,8 +24,7 @@ def inspect_models(targets: Sequence[Target], settings: Settings) -> Iterator[Fi
     enabled = [target for target in targets if target.enabled]
     for target in enabled:
         if problem := other_model(target, default):
-            subject = f"{target.table_name}.{target.embedding_column}"
-            yield Finding("problem", "other_model", subject, problem.cause, problem.hint)
+            yield Finding("problem", "other_model", target.named, problem.cause, problem.hint)
         yield from _missing_prompt(target, settings)
     wanted = {
         (target.model or default, target.dimensions)
@@ -48,7 +47,7 @@ def _missing_prompt(target: Target, settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "note",
             "missing_prompt",
-            f"{target.table_name}.{target.embedding_column}",
+            target.named,
             f"its texts are embedded without `{own}`, which {target.model} was trained with:"
             " a search finds less",
             f"`worker watch {target.table_name} --column {target.embedding_column}"

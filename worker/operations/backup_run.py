@@ -44,20 +44,20 @@ from worker.safekeeping.parts import PartWriter, check_part
 from worker.safekeeping.storage import Storage, sha256_of
 
 LEASE = timedelta(minutes=10)
-"""How long a backup belongs to its worker after a sign of life: it may take to upload a part."""
+"""How long a backup belongs to its worker after its last report: an upload may take that long."""
 REPORTED_EVERY = 5.0  # seconds
 RANGE = ROWS_EXPORTED_IN_ONE_CALL
 MOST_OF_A_RANGE = 4 * 2**20  # bytes: it is in memory several times
 MOST_OF_A_PART = 64 * 2**20  # bytes before they are compressed, and the rest of a range
 ROW = 100  # bytes of a row, without its vector
-OTHER_DATABASE = "Give each database a place of its own (--to)."
+OTHER_DATABASE = "Give each database a destination of its own (--to)."
 
 
 @dataclass(slots=True)
 class BackupRun:
     """Makes a backup that was begun. What an earlier attempt wrote is kept, as far as it is sound.
 
-    Raises BackupError if the place of backups cannot be used or another worker has taken over,
+    Raises BackupError if the destination cannot be used or another worker has taken over,
     Unreachable, and OSError if the folder for temporary files cannot be used.
     """
 
@@ -103,10 +103,10 @@ class BackupRun:
         if before is None:
             return Manifest(database, self.known.started_at, now, None, made_by, ())
         if before.database != database:
-            cause = f"another database has a backup {self.known.name} at this place"
+            cause = f"another database has a backup {self.known.name} at this destination"
             raise BackupError(cause, OTHER_DATABASE)
         if before.finished_at is None:  # some may not be watched any more
-            names = {_name(target) for target in targets}
+            names = {target.named for target in targets}
             columns = tuple(column for column in before.columns if column.name in names)
             return replace(before, columns=columns)
         return before
@@ -131,7 +131,7 @@ class BackupRun:
         self.storage.put_bytes(self._folder + which, to_json(self.manifest))
 
     def _record(self, column: BackedUpColumn) -> None:
-        """Record what there is of a column, in the place of what was known of it."""
+        """Record what there is of a column, instead of what was known of it."""
         assert self.manifest
         columns = {each.name: each for each in self.manifest.columns} | {column.name: column}
         self.manifest = replace(
@@ -173,7 +173,7 @@ class BackupRun:
     def _of_before(self, target: Target) -> BackedUpColumn | None:
         assert self.manifest
         columns = self.manifest.columns
-        return next((each for each in columns if each.name == _name(target)), None)
+        return next((each for each in columns if each.name == target.named), None)
 
     def _export(self, target: Target, before: BackedUpColumn | None) -> None:
         """Write the parts of a column that are not there."""
@@ -325,10 +325,6 @@ class NewPart:
         """Return what the manifest says of the part, which is written."""
         size, sha256 = self._path.stat().st_size, sha256_of(self._path)
         return Part(name, self.rows, size, sha256, self._first, self._last, looked_to)
-
-
-def _name(target: Target) -> str:
-    return f"{target.table_name}.{target.embedding_column}"
 
 
 def _undescribed(target: Target) -> BackedUpColumn:

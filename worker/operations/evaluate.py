@@ -116,7 +116,7 @@ def evaluate_target(
         searches.run_all(judged, embedded.vectors, on_query)
     compared = compare(judged, searches.rankings, k)
     return Evaluation(
-        column=f"{target.table_name}.{target.embedding_column}",
+        column=target.named,
         model=embedded.model,
         k=k,
         queries=len(judged),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,15 +10,13 @@ from functools import partial
 from worker.embedders.base import cost_of
 from worker.embedders.registry import open_embedder
 from worker.errors import BackupDamaged, BackupError, SettingsError
-from worker.operations.restore_texts import TextsInChunks
+from worker.operations.restore_texts import Restore, TextsInChunks
 from worker.queue import AdminQueue, Damaged, RestoreOutcome, StoredRow, Target
 from worker.safekeeping.fitting import is_enhanced_alike
 from worker.safekeeping.inventory import find_backups, read_column
-from worker.safekeeping.locations import open_storage, parse_destination
+from worker.safekeeping.locations import destination_of, open_storage
 from worker.safekeeping.parts import check_installed
 from worker.settings import Settings
-
-Restore = Callable[[Sequence[StoredRow]], list[RestoreOutcome]]
 
 MOST_AT_ONCE = 10_000  # rows; a backup is read once for them
 LARGE = 0.05  # of the vectors of a column: more at once is for a person to look at
@@ -154,11 +152,11 @@ class Repairer:
         if not wanted:
             return
         check_installed()
-        storage = open_storage(parse_destination(self.settings.backup_to), self.settings)
+        storage = open_storage(destination_of(self.settings), self.settings)
         sound = [backup for backup in find_backups(storage) if backup.is_restorable]
         for backup in sound[:MOST_BACKUPS]:
             for column in backup.manifest.columns if backup.manifest else ():
-                is_this = column.name == f"{self.target.table_name}.{self.target.embedding_column}"
+                is_this = column.name == self.target.named
                 if is_this and is_enhanced_alike(column, self.target):
                     with suppress(BackupDamaged, FileNotFoundError):
                         yield from read_column(storage, backup.name, column, wanted)

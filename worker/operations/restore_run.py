@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
-from worker.operations.restore_texts import TextsInChunks
+from worker.operations.restore_texts import Restore, TextsInChunks
 from worker.queue import AdminQueue, Outcome, RestoreOutcome, StoredRow, Target
 from worker.safekeeping.inventory import folder_of
 from worker.safekeeping.manifest import BackedUpColumn, Part
@@ -65,11 +65,7 @@ class RestoreRun:
         with TextsInChunks.opened(self.queue, self.settings, wanted.target, self.dry_run) as texts:
             self._restore_parts(wanted, texts.restore)
 
-    def _restore_parts(
-        self,
-        wanted: ColumnToRestore,
-        restore: Callable[[Sequence[StoredRow]], list[RestoreOutcome]],
-    ) -> None:
+    def _restore_parts(self, wanted: ColumnToRestore, restore: Restore) -> None:
         for part in wanted.parts:
             if self.stop.is_set():
                 return
@@ -83,10 +79,7 @@ class RestoreRun:
                 wanted.outcomes["locked"] += len({row.record_id for row in locked})
 
     def _restore_part(
-        self,
-        wanted: ColumnToRestore,
-        part: Part,
-        restore: Callable[[Sequence[StoredRow]], list[RestoreOutcome]],
+        self, wanted: ColumnToRestore, part: Part, restore: Restore
     ) -> list[StoredRow]:
         """Restore the vectors of a part. Returns those whose rows are locked."""
         locked: list[StoredRow] = []

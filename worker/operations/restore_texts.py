@@ -35,6 +35,8 @@ OUTCOMES: Mapping[str, Outcome] = {"pending": "locked", "failed": "refused"}
 REFUSED: Mapping[str, Outcome] = {"unwritable": "refused", "changed": "stale"}
 """By the reason of a refusal; otherwise another session was in the way."""
 
+Restore = Callable[[Sequence[StoredRow]], list[RestoreOutcome]]
+"""Writes vectors to their rows, and returns what became of each."""
 Vectors = Mapping[bytes, StoredRow]
 """The chunks of a text in a backup, by their hashes."""
 

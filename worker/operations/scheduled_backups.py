@@ -13,7 +13,7 @@ from worker.errors import Unreachable, WorkerError
 from worker.operations.backup import BackupRequest, MadeBackup, make_backup
 from worker.operations.beside import served_beside
 from worker.queue import AdminQueue, KnownBackup, Source
-from worker.safekeeping.locations import open_storage, parse_destination
+from worker.safekeeping.locations import destination_of, open_storage
 from worker.safekeeping.parts import check_installed
 from worker.settings import Settings
 
@@ -23,7 +23,7 @@ LOOK_EVERY = 15.0  # seconds between two looks whether a backup is due
 def check_schedule(settings: Settings) -> None:
     """Raise SettingsError if no backup can be made for want of a package or a setting."""
     check_installed()
-    open_storage(parse_destination(settings.backup_to), settings)
+    open_storage(destination_of(settings), settings)
 
 
 def backups_served(
@@ -38,9 +38,7 @@ def backups_served(
     `observer` is called by that thread. Raises SettingsError if none can be made.
     """
     check_schedule(settings)
-    request = BackupRequest(
-        parse_destination(settings.backup_to), every=every, keep=settings.backup_keep
-    )
+    request = BackupRequest(destination_of(settings), every=every, keep=settings.backup_keep)
     schedule = ScheduledBackups(settings, request, observer, is_paused, source)
     return served_beside({"backup": schedule.serve}, settings, schedule.report_error)
 

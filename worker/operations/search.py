@@ -134,6 +134,6 @@ def only_target(queue: AdminQueue, table: str | None, column: str | None) -> Tar
     if not targets:
         raise SettingsError("nothing is watched yet", "`worker watch` registers a column.")
     if len(targets) > 1:
-        names = ", ".join(f"{target.table_name}.{target.embedding_column}" for target in targets)
+        names = ", ".join(target.named for target in targets)
         raise SettingsError(f"several columns are watched: {names}", "Give --table and --column.")
     return targets[0]

@@ -111,8 +111,8 @@ class _Verifier:
             checks.append(self._made("overlap", lambda: self._overlap_check(other)))
         if other and queries:
             checks.append(self._made("queries", lambda: self._queries_check(other, queries)))
-        against = _name(other) if other else None
-        return Verification.of(_name(target), target.model, against, checks, self._spent)
+        against = other.named if other else None
+        return Verification.of(target.named, target.model, against, checks, self._spent)
 
     def compare_sample(self) -> Check:
         """Compare a sample with the model, and make no other check."""
@@ -303,10 +303,6 @@ class _Verifier:
             [match.record_id for match in self.queue.search(target, vector, self.k, model)]
             for vector in embedded.vectors
         ]
-
-
-def _name(target: Target) -> str:
-    return f"{target.table_name}.{target.embedding_column}"
 
 
 def _job(target: Target, model: Model, place: int, text: str) -> Job:

@@ -11,7 +11,7 @@ from worker.queue.chunks import (
     DocumentCompletion,
     Place,
 )
-from worker.queue.damage import Damage, Damaged, DamagedRange
+from worker.queue.damage import Damaged, DamagedRange, DamageKind
 from worker.queue.described import StoredKind
 from worker.queue.enhancement import (
     Enhanced,
@@ -111,7 +111,7 @@ __all__ = [
     "Claim",
     "Command",
     "Completion",
-    "Damage",
+    "DamageKind",
     "DamageQueue",
     "Damaged",
     "DamagedRange",

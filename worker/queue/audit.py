@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from worker.queue.calls import Calls
+from worker.queue.transports import MOST_ROWS
 
 Source = Literal["cli", "sql", "api"]
 """Where a call comes from: a command, SQL, or a program that uses the Python API."""
 RecordedEvent = Literal["restored", "repaired"]
-AUDIT_IN_ONE_CALL = 1000  # the most rows that the Data API returns, by default
+AUDIT_IN_ONE_CALL = MOST_ROWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from worker.queue.targets import Target
 from worker.queue.transports import columns_of
 
 ROWS_CHECKED_IN_ONE_CALL = 5000
-Damage = Literal["lost", "overwritten"]
+DamageKind = Literal["lost", "overwritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Damaged:
     """
 
     record_id: str
-    damage: Damage
+    damage: DamageKind
     content_hash: bytes
     model: str
     tokens: int | None

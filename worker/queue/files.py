@@ -10,11 +10,11 @@ from uuid import UUID
 
 from worker.queue.calls import Calls
 from worker.queue.jobs import JobId, LeaseKey, RefusalReason
-from worker.queue.transports import columns_of
+from worker.queue.transports import MOST_ROWS, columns_of
 
 FolderKind = Literal["directory", "s3", "storage"]
 FileState = Literal["found", "parsing", "unread", "waiting", "searchable", "failed", "missing"]
-FILES_IN_ONE_CALL = 1000  # the most rows that the Data API returns, by default
+FILES_IN_ONE_CALL = MOST_ROWS
 
 
 @dataclass(frozen=True, slots=True)

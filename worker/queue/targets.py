@@ -63,6 +63,11 @@ class Target:
     problem: str | None
 
     @property
+    def named(self) -> str:
+        """The column as people name it, with its table."""
+        return f"{self.table_name}.{self.embedding_column}"
+
+    @property
     def named_column(self) -> str:
         """The name of the column that people use."""
         return self.serves or self.embedding_column

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from worker.buckets import READING, client_errors, explained, is_missing, split_location
-from worker.errors import BackupDamaged, BackupError
-from worker.safekeeping.storage import MOST_READ
+from worker.errors import BackupError
+from worker.safekeeping.storage import read_small
 
 PIECE = 2**20  # bytes that are in memory while an object is fetched
 UPLOADED_AT_ONCE = 2**23  # bytes: a larger file is uploaded, and tried again, in pieces of that
@@ -49,10 +49,7 @@ class Bucket:
         with self._explained(name):
             answer = self._client.get_object(**self._at(name))
             with answer["Body"] as body:
-                content: bytes = body.read(MOST_READ + 1)
-        if len(content) > MOST_READ:
-            raise BackupDamaged(f"{name} is too large to be what it should be")
-        return content
+                return read_small(body, name)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from tempfile import mkstemp
 from typing import IO
 
 from worker.errors import BackupDamaged, BackupError
-from worker.safekeeping.storage import MOST_READ
+from worker.safekeeping.storage import read_small
 
 UNFINISHED = ".partial"  # ends the name of a file that is being written
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -41,10 +41,7 @@ class Directory:
 
     def read(self, name: str) -> bytes:
         with self._explained(reads=True), self._path(name).open("rb") as file:
-            content = file.read(MOST_READ + 1)
-        if len(content) > MOST_READ:
-            raise BackupDamaged(f"{name} is too large to be what it should be")
-        return content
+            return read_small(file, name)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -147,9 +144,9 @@ def _cure(code: int | None) -> str:
     if code in FULL:
         return "Make room there or keep fewer backups (--keep), then run the command again."
     if code in REFUSED:
-        return "Let this user write there, or choose another place (--to)."
+        return "Let this user write there, or choose another destination (--to)."
     if code == errno.EROFS:
-        return "Mount it so that it can be written, or choose another place (--to)."
+        return "Mount it so that it can be written, or choose another destination (--to)."
     return "Check that it is a directory and that its disk is mounted, then run the command again."
 
 

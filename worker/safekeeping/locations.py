@@ -32,10 +32,15 @@ def parse_destination(given: str) -> Destination:
         return Destination(*bucket)
     if "://" in given or not given.strip() or "\0" in given:
         raise SettingsError(
-            f"this is no place for backups: {given or repr(given)}",
+            f"not a destination for backups: {given or repr(given)}",
             "Give the path of a directory, s3://BUCKET/PREFIX or storage://BUCKET/PREFIX.",
         )
     return Destination("directory", os.path.abspath(os.path.expanduser(given)))
+
+
+def destination_of(settings: Settings, given: str | None = None) -> Destination:
+    """Return where backups are: `given`, or what the settings say. Raises SettingsError."""
+    return parse_destination(settings.backup_to if given is None else given)
 
 
 def open_storage(destination: Destination, settings: Settings) -> Storage:

@@ -6,15 +6,17 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
+
+from worker.errors import BackupDamaged
 
 MOST_READ = 2**26  # bytes of an object that is read into memory
 
 
 class Storage(Protocol):
-    """A place with objects, named like `daily/2026-11-30T17-35-02Z/manifest.json`.
+    """A destination of backups: objects, named like `daily/2026-11-30T17-35-02Z/manifest.json`.
 
-    An object is there as a whole, or not at all. All calls raise BackupError if the place cannot
+    An object is there as a whole, or not at all. All calls raise BackupError if it cannot
     be used.
     """
 
@@ -41,6 +43,14 @@ class Storage(Protocol):
 
     def delete_unfinished(self, prefix: str) -> None:
         """Delete what writers that were killed left of objects with this prefix."""
+
+
+def read_small(file: IO[bytes], name: str) -> bytes:
+    """Read an object. Raises BackupDamaged if it has more than MOST_READ."""
+    content = file.read(MOST_READ + 1)
+    if len(content) > MOST_READ:
+        raise BackupDamaged(f"{name} is too large to be what it should be")
+    return content
 
 
 def sha256_of(path: Path) -> str:

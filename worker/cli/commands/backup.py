@@ -19,7 +19,7 @@ from worker.operations.backup import BackupRequest
 from worker.operations.session import open_queue
 from worker.safekeeping import inventory
 from worker.safekeeping.inventory import LATEST, FoundBackup
-from worker.safekeeping.locations import Destination, open_storage, parse_destination
+from worker.safekeeping.locations import Destination, destination_of, open_storage
 from worker.settings import Settings
 
 
@@ -32,7 +32,7 @@ def backup(
     no text.
     """
     settings = load_settings()
-    request = BackupRequest(_place(to, settings), table, keep=_keep(keep, settings))
+    request = BackupRequest(destination_of(settings, to), table, keep=_keep(keep, settings))
     progress = ProgressLine()
     with open_queue(settings) as queue, stopped_by_signals("this part") as stop:
         made = backups.make_backup(
@@ -45,7 +45,7 @@ def backup(
         )
     if made is None:
         raise BackupError(
-            f"another worker makes a backup to {request.destination} now",
+            f"another worker is making a backup to {request.destination}",
             "Wait until it has ended: `worker backup list` shows how far it is.",
         )
     if as_json:
@@ -56,16 +56,16 @@ def backup(
 
 
 def list_backups(to: BackupTo = None, as_json: AsJson = False) -> None:
-    """List the backups at a place, the newest first."""
+    """List the backups at a destination, the newest first."""
     settings = load_settings()
-    place = _place(to, settings)
-    found = inventory.find_backups(open_storage(place, settings))
+    destination = destination_of(settings, to)
+    found = inventory.find_backups(open_storage(destination, settings))
     if as_json:
         out_json([_as_json(each) for each in found])
     elif found:
         print_backups(found)
     else:
-        say(f"There are no backups at {place}: `worker backup` makes one.")
+        say(f"There are no backups at {destination}: `worker backup` makes one.")
 
 
 def check(name: BackupName = LATEST, to: BackupTo = None, as_json: AsJson = False) -> int:
@@ -74,10 +74,10 @@ def check(name: BackupName = LATEST, to: BackupTo = None, as_json: AsJson = Fals
     What it finds is recorded beside the backup, and in the database if that can be reached.
     """
     settings = load_settings()
-    place = _place(to, settings)
-    storage = open_storage(place, settings)
+    destination = destination_of(settings, to)
+    storage = open_storage(destination, settings)
     checked = inventory.check_backup(storage, inventory.find_backup(storage, name).name)
-    _record(settings, place, checked)
+    _record(settings, destination, checked)
     if as_json:
         out_json(asdict(checked))
     else:
@@ -86,14 +86,15 @@ def check(name: BackupName = LATEST, to: BackupTo = None, as_json: AsJson = Fals
 
 
 def prune(to: BackupTo = None, keep: Keep = None, as_json: AsJson = False) -> None:
-    """Delete old backups and torn ones; never the last good backup of a column."""
+    """Delete old backups and unfinished ones; never the last good backup of a column."""
     settings = load_settings()
     age = _keep(keep, settings)
     if age is None:
         raise SettingsError(
-            "nothing says how old a backup may become", "Give --keep 7d, or set BACKUP_KEEP."
+            "the age from which backups are deleted is missing",
+            "Give --keep 7d, or set BACKUP_KEEP.",
         )
-    deleted = inventory.prune(open_storage(_place(to, settings), settings), age)
+    deleted = inventory.prune(open_storage(destination_of(settings, to), settings), age)
     if as_json:
         out_json({"deleted": deleted})
     else:
@@ -102,19 +103,15 @@ def prune(to: BackupTo = None, keep: Keep = None, as_json: AsJson = False) -> No
             say("There was nothing to delete.")
 
 
-def _place(to: str | None, settings: Settings) -> Destination:
-    return parse_destination(settings.backup_to if to is None else to)
-
-
 def _keep(keep: str | None, settings: Settings) -> timedelta | None:
     return settings.backup_keep if keep is None else parse_duration(keep)
 
 
-def _record(settings: Settings, place: Destination, checked: inventory.CheckedBackup) -> None:
+def _record(settings: Settings, destination: Destination, checked: inventory.CheckedBackup) -> None:
     """Record a check in the database. A backup can be checked because there is none any more."""
     with suppress(WorkerError), open_queue(settings) as queue:
         problem = "; ".join(checked.problems) or None
-        queue.record_backup_check(str(place), checked.name, problem)
+        queue.record_backup_check(str(destination), checked.name, problem)
 
 
 def _as_json(backup: FoundBackup) -> dict[str, Any]:

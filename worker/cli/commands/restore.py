@@ -21,7 +21,7 @@ from worker.errors import BackupError
 from worker.operations import restore as restoring
 from worker.operations.restore import RestoreRequest
 from worker.operations.session import open_queue
-from worker.safekeeping.locations import parse_destination
+from worker.safekeeping.locations import destination_of
 
 
 def restore(
@@ -39,10 +39,10 @@ def restore(
     lack it. Everything is checked before anything is written. Run the command again to continue.
     """
     settings = load_settings()
-    place = parse_destination(settings.backup_to if to is None else to)
     records = None if record is None else [record]
+    destination = destination_of(settings, to)
     request = RestoreRequest(
-        place, name, table, records=records, overwrite=overwrite, dry_run=dry_run
+        destination, name, table, records=records, overwrite=overwrite, dry_run=dry_run
     )
     progress = ProgressLine()
     with open_queue(settings) as queue, stopped_by_signals("this range") as stop:

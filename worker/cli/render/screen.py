@@ -220,9 +220,8 @@ def _providers(providers: list[StoppedProvider], width: int) -> Section:
 
 def _damaged(check: Check) -> str:
     """Say how many vectors of a column are damaged, and what repairs them."""
-    name = f"{check.table_name}.{check.embedding_column}"
     return (
-        f"damaged: {check.left} of {check.vectors} vectors of {one_line(name, 80)};"
+        f"damaged: {check.left} of {check.vectors} vectors of {one_line(name_of(check), 80)};"
         " `worker verify --repair` repairs them"
     )
 
@@ -237,7 +236,7 @@ def _backup(snapshot: StatusSnapshot, latest: KnownBackup) -> str:
         times = "once" if latest.failures == 1 else f"{latest.failures} times"
         return f"{line}; failed {times} since: {one_line(latest.error_message or '', 160)}"
     if latest.state == "running":
-        return f"{line}; one is made now: {latest.rows} vectors so far"
+        return f"{line}; one is being made: {latest.rows} vectors so far"
     return f"{line}, at {one_line(latest.destination, 160)}"
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from rich.cells import cell_len, set_cell_size
 
 from worker.durations import format_duration
-from worker.queue import Failure, ListedJob, Target, TargetStatus
+from worker.queue import Check, Failure, ListedJob, Target, TargetStatus
 from worker.terminal import printable
 
 NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`"
@@ -16,7 +16,7 @@ NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN -
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def name_of(watched: Target | TargetStatus | Failure | ListedJob) -> str:
+def name_of(watched: Target | TargetStatus | Failure | ListedJob | Check) -> str:
     """A watched column as people write it: `table.column`."""
     return printable(f"{watched.table_name}.{watched.embedding_column}")
 
