@@ -12,8 +12,8 @@ WorkerError
 │   ├── ProviderRefused    key, quota or model: every job is released                 exit 4
 │   ├── Transient          the same call may work later: the job is rescheduled       exit 1
 │   └── Rejected           the same text will be refused again: the job is failed
-├── BackupError            a backup, or the place of backups, cannot be used          exit 1
-│   └── BackupDamaged      it is torn, or not what was written: nothing of it is used exit 1
+├── BackupError            a backup, or where backups are, cannot be used             exit 1
+│   └── BackupDamaged      it is unfinished, or not what was written: it is not used  exit 1
 └── ParseFailure           a file has no text that can be read: its job is failed
 """
 
@@ -155,11 +155,11 @@ class Rejected(ProviderError):
 
 
 class BackupError(WorkerError):
-    """A backup cannot be written or read, or the place where backups are."""
+    """A backup, or the destination of backups, cannot be written or read."""
 
 
 class BackupDamaged(BackupError):
-    """A backup is torn, was changed since it was written, or is of another version."""
+    """A backup is not finished, was changed since it was written, or is of another version."""
 
 
 class ParseFailure(WorkerError):

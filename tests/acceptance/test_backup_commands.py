@@ -132,7 +132,7 @@ def test_a_damaged_backup_is_named_and_not_used(
     assert "damaged" in shown.stdout
     assert "SHA-256" in shown.stderr
     cause, hint = refused(worker("backup", "check"), 1)
-    assert cause == "there is no complete backup at this place"
+    assert cause == "there is no complete backup at this destination"
     assert "worker backup list" in hint
 
 
@@ -189,14 +189,14 @@ def test_a_full_disk_is_said_in_a_line_and_the_same_command_continues(
 @pytest.mark.parametrize(
     ("arguments", "cause", "hint"),
     [
-        (["--to", "ftp://x"], "this is no place for backups: ftp://x", "Give the path of a dir"),
+        (["--to", "ftp://x"], "not a destination for backups: ftp://x", "Give the path of a dir"),
         (["--to", "storage://x"], "S3_ENDPOINT, S3_REGION", "Copy them from the project"),
         (["--to", "/proc/none"], "/proc/none: ", "Check that it is a directory"),
         (["--table", "nothing"], "there is no table nothing", "Write it as in SQL"),
         (["--keep", "soon"], "invalid duration: `soon`", "Write a number and a unit"),
-        (["prune"], "nothing says how old a backup may become", "Give --keep 7d"),
-        (["check"], "there is no complete backup at this place", "`worker backup list`"),
-        (["check", "../x"], "../x is no name of a backup", "`worker backup list`"),
+        (["prune"], "the age from which backups are deleted is missing", "Give --keep 7d"),
+        (["check"], "there is no complete backup at this destination", "`worker backup list`"),
+        (["check", "../x"], "../x is not the name of a backup", "`worker backup list`"),
         (["check", "2026-11-30T17-35-02Z"], "there is no backup 2026-11-30T17-35-02Z", "`worker"),
     ],
 )

@@ -104,13 +104,13 @@ def test_what_cannot_be_restored_is_said_in_one_line(
 ) -> None:
     cause, hint = refused(worker("restore", "latest", "--record", "1"), 2)
     assert (cause, hint) == (
-        "a record is one of a table",
+        "a record was given without its table",
         "Name the table as well: --table TABLE.",
     )
     cause, _ = refused(worker("restore", "latest", "--table", "notes", "--record", "0"), 1)
     assert cause.endswith("has no vector of record 0")
     cause, hint = refused(worker("restore", "latest", "--to", str(tmp_path / "nothing")), 1)
-    assert cause == "there is no complete backup at this place"
+    assert cause == "there is no complete backup at this destination"
     [part] = (tmp_path / "backups").rglob("*.parquet")
     part.unlink()
     [name] = [path.name for path in (tmp_path / "backups" / "daily").iterdir()]

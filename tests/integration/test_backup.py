@@ -500,7 +500,7 @@ def test_a_backup_that_is_stopped_can_be_continued_at_once(docs: Database, place
     fill(docs, place.queue)
     stopped = unfinished(place)
     assert 25 <= stopped.rows < ROWS
-    with pytest.raises(BackupDamaged, match="it is torn"):
+    with pytest.raises(BackupDamaged, match="it is not finished"):
         place.manifest(stopped.name)
     assert [found.state for found in find_backups(place.storage)] == ["unfinished"]
     made = place.back_up()
@@ -720,12 +720,12 @@ def test_torn_backups_are_deleted_after_a_day_in_which_nothing_was_written(
 ) -> None:
     fill(docs, place.queue)
     running = unfinished(place)
-    with aged(place, running.name, 2) as torn:
+    with aged(place, running.name, 2) as unfinished_one:
         active = Path(place.to) / folder_of("2026-01-01T00-00-00Z")
         shutil.copytree(Path(place.to) / folder_of(running.name), active)
-        assert prune(place.storage, WEEK) == [torn]
+        assert prune(place.storage, WEEK) == [unfinished_one]
     assert names(place) == [running.name, active.name]
-    assert not (Path(place.to) / folder_of(torn)).exists()
+    assert not (Path(place.to) / folder_of(unfinished_one)).exists()
 
 
 def test_a_backup_of_a_later_release_is_left_alone(docs: Database, place: Place) -> None:

@@ -194,7 +194,7 @@ def test_one_record_is_restored_from_the_part_that_has_it(
     assert place.outcomes(queue, table="docs", records=["30"]) == {"restored": 1}
     assert value(docs, "select array_agg(id) from docs where embedding is not null") == [30]
     assert place.outcomes(queue, table="docs", records=["600", "-1"]) == {}
-    with pytest.raises(SettingsError, match="a record is one of a table"):
+    with pytest.raises(SettingsError, match="a record was given without its table"):
         place.restore(queue, records=["30"])
 
 
@@ -383,13 +383,13 @@ def test_a_manifest_of_another_version_is_refused(
 def test_latest_is_the_newest_complete_backup(
     docs: Database, queue: AdminQueue, place: Place, backup: str
 ) -> None:
-    torn = Path(place.to, "daily", "2099-01-01T00-00-00Z")
-    shutil.copytree(Path(place.to, folder_of(backup)), torn)
-    (torn / "manifest.json").unlink()
+    unfinished = Path(place.to, "daily", "2099-01-01T00-00-00Z")
+    shutil.copytree(Path(place.to, folder_of(backup)), unfinished)
+    (unfinished / "manifest.json").unlink()
     assert place.restore(queue).name == backup
     with pytest.raises(BackupError, match="there is no backup 2098-01-01T00-00-00Z"):
         place.restore(queue, name="2098-01-01T00-00-00Z")
-    with pytest.raises(SettingsError, match="yesterday is no name of a backup"):
+    with pytest.raises(SettingsError, match="yesterday is not the name of a backup"):
         place.restore(queue, name="yesterday")
 
 

@@ -18,7 +18,7 @@ DOCS, NOTES = "docs.embedding", "notes.embedding"
 def backup(
     days: float, *columns: str, passed: bool | None = None, written: float | None = None
 ) -> DatedBackup:
-    """A backup that was begun so many days ago. Without columns it is torn."""
+    """A backup that was begun so many days ago. Without columns it is unfinished."""
     began = NOW - timedelta(days=days)
     written_at = NOW - timedelta(days=days if written is None else written)
     return DatedBackup(f"{days:g}", began, written_at, frozenset(columns) or None, passed)
@@ -40,7 +40,7 @@ def backup(
         # a damaged one is better than none
         ([backup(30, DOCS, passed=False), backup(40, DOCS, passed=False)], ["40"]),
         ([backup(30, DOCS, passed=False), backup(40, DOCS)], ["30"]),
-        # torn ones: after a day in which nothing was written
+        # unfinished ones: after a day in which nothing was written
         ([backup(0.5), backup(2), backup(3, written=0.1)], ["2"]),
     ],
 )

@@ -279,7 +279,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "backup list": Entry(
         "backup:list_backups",
-        "List the backups at a place, the newest first.",
+        "List the backups at a destination, the newest first.",
         ("worker backup list", "worker backup list --to s3://my-bucket/vectors --json"),
     ),
     "backup check": Entry(
@@ -289,7 +289,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "backup prune": Entry(
         "backup:prune",
-        "Delete old backups and torn ones; never the last good backup of a column.",
+        "Delete old backups and unfinished ones; never the last good backup of a column.",
         ("worker backup prune --keep 7d",),
     ),
     "restore": Entry(

@@ -625,7 +625,7 @@ BackupTo = Annotated[
     str | None,
     typer.Option(
         "--to",
-        metavar="PLACE",
+        metavar="DESTINATION",
         help="Where backups are: a directory, s3://BUCKET/PREFIX or storage://BUCKET/PREFIX"
         " (env: BACKUP_TO; default: backups).",
     ),

@@ -28,7 +28,8 @@ _running: set[str] = set()
 class BackupRequest:
     """What to back up, and where to. `table` None: all tables.
 
-    `every`: only if the last backup to this place is older. `keep`: delete older backups after it.
+    `every`: only if the last backup to this destination is older. `keep`: delete older backups
+    after it.
     """
 
     destination: Destination

@@ -91,7 +91,9 @@ def restore(
     """
     check_installed()
     if request.records is not None and request.table is None:
-        raise SettingsError("a record is one of a table", "Name the table as well: --table TABLE.")
+        raise SettingsError(
+            "a record was given without its table", "Name the table as well: --table TABLE."
+        )
     began = time.monotonic()
     storage = open_storage(request.destination, settings)
     name = _restorable(storage, request.name)

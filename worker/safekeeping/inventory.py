@@ -67,7 +67,7 @@ def state_of(manifest: Manifest) -> State:
 
 
 def find_backups(storage: Storage) -> list[FoundBackup]:
-    """Return the backups at a place, the newest first."""
+    """Return the backups at a destination, the newest first."""
     objects: defaultdict[str, set[str]] = defaultdict(set)
     for found in storage.names(FOLDER):
         name, _, rest = found.removeprefix(FOLDER).partition("/")
@@ -80,20 +80,23 @@ def find_backup(storage: Storage, wanted: str) -> FoundBackup:
     """Return a backup by its name, or the `latest` complete one. Raises BackupError."""
     name = wanted.rstrip("/").removeprefix(FOLDER)
     if name != LATEST and not _started_at(name):
-        raise SettingsError(f"{wanted} is no name of a backup", _WHICH)
+        raise SettingsError(f"{wanted} is not the name of a backup", _WHICH)
     for backup in find_backups(storage):
         if backup.name == name or (name == LATEST and backup.state == "complete"):
             return backup
     kind = "complete backup" if name == LATEST else f"backup {name}"
-    raise BackupError(f"there is no {kind} at this place", _WHICH)
+    raise BackupError(f"there is no {kind} at this destination", _WHICH)
 
 
 def read_manifest(storage: Storage, name: str) -> Manifest:
-    """Return what a backup has. Raises BackupDamaged if it is torn, or not what was written."""
+    """Return what a backup has. Raises BackupDamaged if it is not finished, or not
+    what was written."""
     try:
         content = storage.read(folder_of(name) + MANIFEST)
     except FileNotFoundError:
-        raise BackupDamaged(f"backup {name} has no {MANIFEST}: it is torn", _WHICH) from None
+        raise BackupDamaged(
+            f"backup {name} has no {MANIFEST}: it is not finished", _WHICH
+        ) from None
     return from_json(content, f"{name}/{MANIFEST}")
 
 
@@ -110,7 +113,7 @@ def read_column(
 
 
 def check_backup(storage: Storage, name: str) -> CheckedBackup:
-    """Read all of a backup, and record at its place what is wrong with it."""
+    """Read all of a backup, and record beside it what is wrong with it."""
     check_installed()
     try:
         manifest = read_manifest(storage, name)
@@ -139,7 +142,7 @@ def prune(storage: Storage, keep: timedelta, now: datetime | None = None) -> lis
 
 
 def delete_backup(storage: Storage, name: str) -> None:
-    """Delete a backup: its manifest first, so that half of one is torn."""
+    """Delete a backup: its manifest first, so that half of one counts as unfinished."""
     folder = folder_of(name)
     storage.delete([folder + MANIFEST])
     storage.delete(list(storage.names(folder)))

@@ -1,7 +1,7 @@
 """The manifest of a backup: what it has, and how to tell that all of it is there.
 
-It is written last, so a backup without one is torn. While a backup is made, `progress.json` has
-what there is so far, in the same format.
+It is written last, so a backup without one is not finished. While a backup is made,
+`progress.json` has what there is so far, in the same format.
 """
 
 from __future__ import annotations

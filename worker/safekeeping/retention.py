@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-TORN_FOR = timedelta(days=1)
+UNFINISHED_FOR = timedelta(days=1)
 """How long nothing was written to a backup that is not complete, until it is deleted."""
 
 
@@ -25,7 +25,7 @@ class DatedBackup:
 
 
 def to_delete(backups: Iterable[DatedBackup], keep: timedelta, now: datetime) -> list[str]:
-    """Return the names of the backups that are older than `keep`, and of those that are torn.
+    """Return the names of the backups that are older than `keep`, and of unfinished ones.
 
     The newest backup of a column that may be good is never among them, nor the newest one that
     passed its check: if backups fail from now on, they stay for ever. If all are damaged, the
@@ -37,7 +37,7 @@ def to_delete(backups: Iterable[DatedBackup], keep: timedelta, now: datetime) ->
         backup.name
         for backup in reversed(newest_first)
         if (
-            backup.written_at < now - TORN_FOR
+            backup.written_at < now - UNFINISHED_FOR
             if backup.columns is None
             else backup.started_at < now - keep and backup.name not in needed
         )

@@ -24,7 +24,7 @@ def print_made(made: MadeBackup) -> None:
     seconds = format_duration(made.seconds)
     out(f"Backup {made.name}: {figures}, in {seconds} -> {printable(made.destination)}")
     if made.kept_rows:
-        out(f"Of an earlier attempt: {counted(made.kept_rows, 'vector')}")
+        out(f"Kept from an earlier attempt: {counted(made.kept_rows, 'vector')}")
     for name, problem in made.problems.items():
         out(printable(f"Not complete: {name}: {problem}"))
     for name in made.deleted:
