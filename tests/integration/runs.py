@@ -57,6 +57,19 @@ class Remarks:
 
 
 @dataclass
+class Log(Remarks):
+    """Somebody who also writes down what each event says."""
+
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def event(self, name: str, **fields: object) -> None:
+        self.events.append((name, fields))
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [fields for event, fields in self.events if event == name]
+
+
+@dataclass
 class Runs:
     """Makes runs over a queue, with a stand-in as the model."""
 

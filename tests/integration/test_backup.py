@@ -715,7 +715,7 @@ def test_retention_deletes_old_ones_and_never_the_last_good_one(
         assert ten in names(place)
 
 
-def test_torn_backups_are_deleted_after_a_day_in_which_nothing_was_written(
+def test_unfinished_backups_are_deleted_after_a_day_in_which_nothing_was_written(
     docs: Database, place: Place
 ) -> None:
     fill(docs, place.queue)
@@ -750,7 +750,7 @@ def test_what_is_no_backup_is_left_alone(docs: Database, place: Place) -> None:
     assert set(others) <= set(place.storage.names())
 
 
-# Places that fail
+# Destinations that fail
 
 
 def test_a_full_disk_ends_a_backup_with_a_cure_and_what_is_there_is_kept(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Database, eventually
-from tests.integration.runs import Remarks
+from tests.integration.runs import Log
 from worker.errors import Unreachable
 from worker.files import watching
 from worker.operations import files, folder_scans
@@ -28,19 +28,6 @@ from worker.settings import Settings
 LONG = 20.0  # seconds; who waits for an event that long waits for one that does not come
 NEVER = timedelta(days=1)
 SETTINGS = Settings(files_host="here", files_scan_every=NEVER)
-
-
-@dataclass
-class Log(Remarks):
-    """Somebody who writes down what scans report."""
-
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def event(self, name: str, **fields: object) -> None:
-        self.events.append((name, fields))
-
-    def of(self, name: str) -> list[dict[str, Any]]:
-        return [fields for event, fields in self.events if event == name]
 
 
 @dataclass

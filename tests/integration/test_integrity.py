@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, LiteralString
+from typing import LiteralString
 
 import pytest
 
@@ -19,9 +19,8 @@ from tests.conftest import Database, Server, eventually, rows, value
 from tests.integration.documents import document, is_consistent, sent, write
 from tests.integration.reembeddings import openai_settings as openai_settings
 from tests.integration.reembeddings import owner_queue as owner_queue
-from tests.integration.runs import unlike_their_text
+from tests.integration.runs import Log, unlike_their_text
 from tests.openai_server import OpenAIServer
-from worker.engine.progress import RunStats
 from worker.errors import SettingsError
 from worker.operations import integrity
 from worker.operations.backup import BackupRequest, make_backup
@@ -37,25 +36,6 @@ ROWS = 200
 
 
 @dataclass
-class Reports:
-    """An observer that keeps the events."""
-
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def update(self, stats: RunStats) -> None:
-        pass
-
-    def pulse(self) -> None:
-        pass
-
-    def event(self, name: str, **fields: object) -> None:
-        self.events.append((name, fields))
-
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [fields for event, fields in self.events if event == name]
-
-
-@dataclass
 class Monitored:
     """A watched table whose vectors are checked, and what is seen of that."""
 
@@ -63,7 +43,7 @@ class Monitored:
     queue: PostgresQueue
     settings: Settings
     openai: OpenAIServer
-    reports: Reports = field(default_factory=Reports)
+    log: Log = field(default_factory=Log)
 
     def check(self) -> Check:
         """What the last check has found."""
@@ -73,7 +53,7 @@ class Monitored:
     @contextmanager
     def served(self, url: str, monitor: IntegrityMonitor | None = None) -> Iterator[None]:
         """Serve in a thread with a queue of its own, as beside a worker."""
-        monitor = monitor or IntegrityMonitor(self.settings, self.reports)
+        monitor = monitor or IntegrityMonitor(self.settings, self.log)
         stop = Event()
 
         def serve() -> None:
@@ -123,7 +103,7 @@ def test_sound_vectors_are_left_alone(monitored: Monitored, url: str) -> None:
         eventually(is_checked(monitored), 20)
     check = monitored.check()
     assert (check.state, check.vectors, check.lost, check.overwritten) == ("sound", ROWS, 0, 0)
-    assert monitored.reports.events == []
+    assert monitored.log.events == []
     assert monitored.embed() == 0
 
 
@@ -143,10 +123,10 @@ def test_damage_is_found_and_repaired_within_one_interval(
     monitored.db.execute("set session_replication_role = replica")
     monitored.db.execute(damage)
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
-    [found] = monitored.reports.named("vectors_damaged")
+        eventually(lambda: monitored.log.of("vectors_repaired"), 20)
+    [found] = monitored.log.of("vectors_damaged")
     assert (found["lost"], found["overwritten"], found["vectors"]) == (lost, overwritten, ROWS)
-    [repaired] = monitored.reports.named("vectors_repaired")
+    [repaired] = monitored.log.of("vectors_repaired")
     assert (repaired["requeued"], repaired["over_budget"]) == (lost + overwritten, 0)
     assert monitored.embed() == lost + overwritten
     assert unlike_their_text(monitored.db) == []
@@ -159,8 +139,8 @@ def test_what_the_cache_has_is_not_paid_for(monitored: Monitored, url: str) -> N
     process(monitored.queue, cached)
     monitored.db.execute("update docs set embedding = null where id = 1001")
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
-    [repaired] = monitored.reports.named("vectors_repaired")
+        eventually(lambda: monitored.log.of("vectors_repaired"), 20)
+    [repaired] = monitored.log.of("vectors_repaired")
     assert (repaired["from_cache"], repaired["requeued"]) == (1, 0)
     assert monitored.embed() == 0
     assert unlike_their_text(monitored.db) == []
@@ -171,12 +151,12 @@ def test_much_damage_at_once_waits_for_a_person_and_ends_when_it_is_gone(
 ) -> None:
     monitored.db.execute("update docs set embedding = null where id <= %s", [ROWS // 10])
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_damaged"), 20)
+        eventually(lambda: monitored.log.of("vectors_damaged"), 20)
         eventually(is_checked(monitored), 20)
         first = monitored.check()
         assert (first.state, first.lost) == ("waiting", ROWS // 10)
         eventually(is_checked(monitored, first.checked_at), 20)
-        assert len(monitored.reports.named("vectors_damaged")) == 1
+        assert len(monitored.log.of("vectors_damaged")) == 1
         problems = {found.check: found.cause for found in monitored.queue.diagnose()}
         assert problems["vectors_damaged"] == "of 200 vectors, 20 are lost and 0 overwritten"
         assert (
@@ -198,13 +178,13 @@ def test_what_costs_more_than_the_budget_is_left_until_there_is_more(
     monitored.settings = replace(monitored.settings, repair_budget=0.0)
     monitored.db.execute("update docs set embedding = null where id = 7")
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
-    [repaired, *_] = monitored.reports.named("vectors_repaired")
+        eventually(lambda: monitored.log.of("vectors_repaired"), 20)
+    [repaired, *_] = monitored.log.of("vectors_repaired")
     assert (repaired["requeued"], repaired["over_budget"]) == (0, 1)
     assert monitored.embed() == 0
     monitored.settings = replace(monitored.settings, repair_budget=1.0)
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_repaired")[-1]["requeued"] == 1, 20)
+        eventually(lambda: monitored.log.of("vectors_repaired")[-1]["requeued"] == 1, 20)
     assert monitored.embed() == 1
 
 
@@ -219,15 +199,15 @@ def test_rows_that_are_skipped_or_filtered_are_no_loss(monitored: Monitored, url
 def test_a_worker_that_is_paused_or_busy_leaves_the_database_alone(
     monitored: Monitored, url: str
 ) -> None:
-    paused = IntegrityMonitor(monitored.settings, monitored.reports, is_paused=lambda: True)
+    paused = IntegrityMonitor(monitored.settings, monitored.log, is_paused=lambda: True)
     with monitored.served(url, paused):
         Event().wait(0.5)
     assert monitored.queue.checks() == []
     rarely = replace(monitored.settings, verify_every=timedelta(hours=1))
-    with monitored.served(url, IntegrityMonitor(rarely, monitored.reports)):
+    with monitored.served(url, IntegrityMonitor(rarely, monitored.log)):
         eventually(is_checked(monitored), 20)
     monitored.db.execute("update embedding_checks set checked_at = now() - interval '90 minutes'")
-    busy = IntegrityMonitor(rarely, monitored.reports, is_idle=lambda: False)
+    busy = IntegrityMonitor(rarely, monitored.log, is_idle=lambda: False)
     before = monitored.check().checked_at
     with monitored.served(url, busy):
         Event().wait(0.5)
@@ -251,8 +231,8 @@ def test_another_worker_goes_on_where_one_was_killed(
     )
     monitored.db.execute("update embedding_checks set lease_expires_at = now() - interval '1 s'")
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
-    [found, *_] = monitored.reports.named("vectors_damaged")
+        eventually(lambda: monitored.log.of("vectors_repaired"), 20)
+    [found, *_] = monitored.log.of("vectors_damaged")
     assert found["lost"] == 2
     assert rows(monitored.db, "select record_id from embedding_queue where status = 'pending'"
                               " order by record_id::int") == [("3",), ("150",)]  # fmt: skip
@@ -271,8 +251,8 @@ def test_what_a_backup_has_is_not_paid_for(
     monitored.embed()
     monitored.db.execute(f"update docs set embedding = {damage} where id in (7, 8)")
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
-    [repaired] = monitored.reports.named("vectors_repaired")
+        eventually(lambda: monitored.log.of("vectors_repaired"), 20)
+    [repaired] = monitored.log.of("vectors_repaired")
     assert (repaired["from_backup"], repaired["requeued"]) == (1, 1)
     assert monitored.embed() == 1
     assert unlike_their_text(monitored.db) == []
@@ -300,10 +280,10 @@ def test_a_text_in_chunks_gets_its_chunks_back(
     db.execute("delete from docs_chunks where id = 3")
     db.execute("update docs_chunks set embedding = array_fill(1, '{8}')::vector where id = 4")
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("vectors_repaired"), 20)
-    [found] = monitored.reports.named("vectors_damaged")
+        eventually(lambda: monitored.log.of("vectors_repaired"), 20)
+    [found] = monitored.log.of("vectors_damaged")
     assert (found["lost"], found["overwritten"]) == (1, 1)
-    [repaired] = monitored.reports.named("vectors_repaired")
+    [repaired] = monitored.log.of("vectors_repaired")
     assert (repaired["from_backup"], repaired["requeued"]) == (2, 0)
     assert monitored.embed() == 0
     assert is_consistent(db)
@@ -316,14 +296,12 @@ def test_the_model_and_the_database_are_looked_at_as_well(monitored: Monitored, 
     monitored.db.execute("update docs set embedding = '[1,2,3,4,5,6,7,8]'")
     monitored.db.execute("update embedding_queue set vector_hash = null")
     with monitored.served(url):
-        eventually(lambda: monitored.reports.named("problem_found"), 20)
-        eventually(lambda: monitored.reports.named("model_drifted"), 20)
+        eventually(lambda: monitored.log.of("problem_found"), 20)
+        eventually(lambda: monitored.log.of("model_drifted"), 20)
         checked_at = monitored.check().checked_at
         eventually(is_checked(monitored, checked_at), 20)
-    assert [found["check"] for found in monitored.reports.named("problem_found")] == [
-        "triggers_disabled"
-    ]
-    [drifted] = monitored.reports.named("model_drifted")
+    assert [found["check"] for found in monitored.log.of("problem_found")] == ["triggers_disabled"]
+    [drifted] = monitored.log.of("model_drifted")
     assert drifted["lowest"] < drifted["gate"]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import Database, eventually, rows, value
 from tests.integration.jobs import claim, complete, insert
-from tests.integration.runs import Remarks
+from tests.integration.runs import Log
 from worker.errors import BackupError, SettingsError, Unreachable
 from worker.observers.metrics import Metrics
 from worker.observers.notify import NOTIFIED
@@ -32,19 +32,6 @@ from worker.settings import Settings
 
 LONG = 20.0  # seconds; who waits for an event that long waits for one that does not come
 EVERY = timedelta(hours=4)
-
-
-@dataclass
-class Log(Remarks):
-    """Somebody who writes down what workers report."""
-
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def event(self, name: str, **fields: object) -> None:
-        self.events.append((name, fields))
-
-    def of(self, name: str) -> list[dict[str, Any]]:
-        return [fields for event, fields in self.events if event == name]
 
 
 @dataclass
