@@ -1,14 +1,14 @@
 -- Why:   idle workers compare the vectors of each column with what was written, a range of the key at a time. They share this
---        work: one walks over a column at a time, another goes on where it ended, and what was found stays known.
+--        work: one checks a column at a time, another continues where it ended, and what was found stays known.
 -- Locks: the row of a check, for the length of a call.
 -- Undo:  drop function public.end_embedding_check, public.continue_embedding_check, public.begin_embedding_check;
 --        drop view public.embedding_check_states; drop table public.embedding_checks;
 
--- One row for each target that was checked: what the last whole walk found, and how far the present one is.
+-- One row for each target that was checked: what the last whole check found, and how far the present one is.
 create table public.embedding_checks (
     target_id integer primary key,                 -- as in embedding_targets; unwatch_embeddings deletes the row
-    state text,                                    -- null: no walk has ended yet
-    vectors bigint,                                -- what the last whole walk found: completed jobs ...
+    state text,                                    -- null: no check has ended yet
+    vectors bigint,                                -- what the last whole check found: completed jobs ...
     lost bigint,
     overwritten bigint,
     checked_at timestamptz,                        -- ... and when
@@ -16,7 +16,7 @@ create table public.embedding_checks (
     from_backup bigint not null default 0,
     requeued bigint not null default 0,
     over_budget bigint not null default 0,
-    started_at timestamptz,                        -- of the present walk; null: there is none
+    started_at timestamptz,                        -- of the present check; null: there is none
     looked_to text,                                -- ... the last record that it has checked; null: none yet
     found_so_far jsonb not null default '{}',      -- ... what it has found up to there
     worker text,                                   -- ... who does it, or did it last
@@ -29,7 +29,7 @@ select target.table_name, target.embedding_column, known.*
   from public.embedding_checks as known
   join public.embedding_targets as target on target.id = known.target_id;
 
--- Begins a walk over the target whose last one was longest ago and ended more than `every` ago, or continues one whose worker has
+-- Begins a check of the target whose last one was longest ago and ended more than `every` ago, or continues one whose worker has
 -- died. No row: none is due, or others do it.
 create function public.begin_embedding_check(
     worker text, every interval, lease_for interval, only_table text default null, only_column text default null
@@ -66,7 +66,7 @@ begin
     end if;
 end $$;
 
--- Records how far a walk is, and extends its lease; with a `lease_for` of 0 another worker can continue it at once. Without
+-- Records how far a check is, and extends its lease; with a `lease_for` of 0 another worker can continue it at once. Without
 -- `looked_to` only the lease is extended. `state`: it is `repairing` by now. Returns false if another worker has it by now.
 create function public.continue_embedding_check(
     target_id integer, worker text, lease_for interval, looked_to text default null, found_so_far jsonb default null,
@@ -91,7 +91,7 @@ begin
     return found;
 end $$;
 
--- Ends a walk with what it has found, and what became of the damaged vectors. `cost`: US dollars for those that are requeued,
+-- Ends a check with what it has found, and what became of the damaged vectors. `cost`: US dollars for those that are requeued,
 -- null: not known. Returns false if another worker has it by now.
 create function public.end_embedding_check(
     target_id integer, worker text, state text, vectors bigint, lost bigint, overwritten bigint,

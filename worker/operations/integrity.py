@@ -19,7 +19,7 @@ from worker.queue import AdminQueue, Check, Checked, CheckState, Damaged, Source
 from worker.settings import Settings
 
 LEASE = timedelta(minutes=5)
-SHARE = 0.02  # of the time, in which a walk may keep the database busy
+SHARE = 0.02  # of the time, in which a check may keep the database busy
 LONGEST_REST = 60.0  # seconds
 LOOK_AGAIN = 30.0  # seconds
 BUSY = 2  # a worker that is never idle checks after so many intervals
@@ -259,5 +259,5 @@ class IntegrityMonitor:
 
 
 def _rest(took: float, stop: Event) -> bool:
-    """Rest so long that a walk takes its SHARE of the time. False: the worker ends."""
+    """Rest so long that a check takes its SHARE of the time. False: the worker ends."""
     return not stop.wait(min(took * (1 / SHARE - 1), LONGEST_REST))

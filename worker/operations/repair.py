@@ -26,7 +26,7 @@ FEW = 10  # fewer rows than these are repaired whatever their share is
 
 @dataclass(slots=True)
 class Damage:
-    """How many of the `vectors` of a column are damaged, as far as a walk has come."""
+    """How many of the `vectors` of a column are damaged, as far as a check has come."""
 
     vectors: int
     lost: int = 0
@@ -66,7 +66,7 @@ class Repaired:
 def damaged_ranges(
     queue: AdminQueue, target: Target, after: str | None = None
 ) -> Iterator[tuple[list[Damaged], str | None]]:
-    """Walk over the rows of a column, from the one after a record. Yields the damaged ones of each
+    """Read the rows of a column, from the one after a record. Yields the damaged ones of each
     range, and where the next range begins; None: it was the last one."""
     while True:
         found = queue.damaged(target, after)

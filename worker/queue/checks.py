@@ -1,4 +1,4 @@
-"""Walks over the stored vectors of each column, which idle workers share. See docs/sql-api.md."""
+"""Checks of the stored vectors of each column, which idle workers share. See docs/sql-api.md."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CheckState = Literal["sound", "repaired", "repairing", "waiting"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What the last whole walk over a column found, and how far the present one is.
+    """What the last whole check of a column found, and how far the present one is.
 
-    `state` is None until a walk has ended; `waiting` means that a person has to begin the repair.
+    `state` is None until a check has ended; `waiting` means that a person has to begin the repair.
     `from_cache`, `from_backup`, `requeued` and `over_budget` are what became of the damaged
-    vectors. `started_at` is None unless there is a walk; it has checked the records up to
+    vectors. `started_at` is None unless a check is going on; it has checked the records up to
     `looked_to`, and found `found_so_far`.
     """
 
@@ -43,7 +43,7 @@ class Check:
 
     @property
     def left(self) -> int:
-        """How many damaged vectors the last whole walk found and did not repair."""
+        """How many damaged vectors the last whole check found and did not repair."""
         if self.state == "waiting":
             return (self.lost or 0) + (self.overwritten or 0)
         return self.over_budget
@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a whole walk found, and what became of the damaged vectors.
+    """What a whole check found, and what became of the damaged vectors.
 
     `cost`: US dollars for those that are requeued, as an estimate; None: not known.
     """
@@ -81,7 +81,7 @@ class CheckCalls(Calls):
         table: str | None = None,
         column: str | None = None,
     ) -> Check | None:
-        """Begin a walk over the column that needs it most, or continue one whose worker has died.
+        """Begin a check of the column that needs it most, or continue one whose worker has died.
 
         None: none is due, or others do it.
         """
@@ -104,7 +104,7 @@ class CheckCalls(Calls):
         found_so_far: Mapping[str, Any] | None = None,
         state: CheckState | None = None,
     ) -> bool:
-        """Record how far a walk is, and extend its lease. False: another worker has it by now.
+        """Record how far a check is, and extend its lease. False: another worker has it by now.
 
         What is None stays as it is. With a lease of 0, another worker can continue it at once.
         """
@@ -123,7 +123,7 @@ class CheckCalls(Calls):
     def end_check(
         self, check: Check, state: CheckState, checked: Checked, *, source: Source = "api"
     ) -> bool:
-        """End a walk. False: another worker has it by now."""
+        """End a check. False: another worker has it by now."""
         return bool(
             self._call(
                 "end_embedding_check",

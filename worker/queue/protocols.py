@@ -384,7 +384,7 @@ class SafekeepingQueue(Protocol):
         table: str | None = None,
         column: str | None = None,
     ) -> Check | None:
-        """Begin a walk over the column that needs it most, or continue one whose worker has died.
+        """Begin a check of the column that needs it most, or continue one whose worker has died.
 
         None: none is due, or others do it.
         """
@@ -397,7 +397,7 @@ class SafekeepingQueue(Protocol):
         found_so_far: Mapping[str, Any] | None = None,
         state: CheckState | None = None,
     ) -> bool:
-        """Record how far a walk is, and extend its lease. False: another worker has it by now.
+        """Record how far a check is, and extend its lease. False: another worker has it by now.
 
         What is None stays as it is. With a lease of 0, another worker can continue it at once.
         """
@@ -405,7 +405,7 @@ class SafekeepingQueue(Protocol):
     def end_check(
         self, check: Check, state: CheckState, checked: Checked, *, source: Source = "api"
     ) -> bool:
-        """End a walk. False: another worker has it by now."""
+        """End a check. False: another worker has it by now."""
 
 
 class DamageQueue(Protocol):
