@@ -1,10 +1,10 @@
--- Why:   people want to know who changed what became of their vectors, when, and from where. Nobody can change such an entry.
+-- Why:   people want to know who did what to their vectors, when, and from where. Nobody can change such an entry.
 -- Locks: nothing, the table is new.
 -- Undo:  drop function public.list_embedding_audit, public.record_embedding_audit, embedding.audit_batch, embedding.audit;
 --        drop table public.embedding_audit; drop function embedding.refuse_change;
 --
--- Entries hold no texts. Only calls that change something add one, and a call in batches adds one for all of them: so no machine
--- that waits makes the table grow.
+-- Entries hold no texts. Only calls that change something add one, and a call in batches adds one for all of them: so a worker
+-- that waits does not make the table grow.
 
 create table public.embedding_audit (
     id bigint generated always as identity primary key,

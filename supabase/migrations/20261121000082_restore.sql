@@ -194,7 +194,7 @@ begin
         written := embedding.write_restored(
             target, chosen, vectors, restore.model, tokens, costs, truncated_to, unenhanced);
     end if;
-    if cardinality(written) < cardinality(chosen) then -- many are edited by now
+    if cardinality(written) < cardinality(chosen) then -- some were locked or edited meanwhile
         judged_again := embedding.judge_restored(target, records, hashes, vectors, restore.model, overwrite);
     end if;
     return query

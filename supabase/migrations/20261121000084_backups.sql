@@ -4,7 +4,7 @@
 -- Undo:  drop function public.record_embedding_backup_check, public.end_embedding_backup, public.extend_embedding_backup,
 --        public.begin_embedding_backup, embedding.new_backup_name, embedding.backup_is_due; drop table public.embedding_backups;
 
--- One row for each backup that was begun. Whether it is still there, only its destination knows.
+-- One row for each backup that was begun. Only its destination shows whether it still exists.
 create table public.embedding_backups (
     id bigint generated always as identity primary key,
     destination text not null,                     -- a folder, or s3://bucket/prefix; never with a key or a password

@@ -93,7 +93,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "audit": Entry(
         "audit:audit",
-        "List who changed what became of the vectors, when, and from where.",
+        "List who did what to columns, jobs, vectors and workers, when, and from where.",
         ("worker audit", "worker audit --table docs --limit 100 --json"),
     ),
     "pause": Entry(

@@ -1,4 +1,4 @@
-"""Lists who changed what became of the vectors."""
+"""Lists who did what to columns, jobs, vectors and workers."""
 
 from __future__ import annotations
 

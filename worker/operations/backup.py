@@ -104,12 +104,12 @@ def _begin(
     """Begin a backup or continue one. None: it is not due, or another worker makes it."""
     destination = str(request.destination)
     begun = queue.begin_backup(destination, worker, LEASE, request.every, table)
-    if begun is None and _release_of_the_dead(queue, destination):
+    if begun is None and _release_abandoned(queue, destination):
         begun = queue.begin_backup(destination, worker, LEASE, request.every, table)
     return begun
 
 
-def _release_of_the_dead(queue: AdminQueue, destination: str) -> bool:
+def _release_abandoned(queue: AdminQueue, destination: str) -> bool:
     """Release the backups whose workers were killed on this host. False: there are none."""
     dead = [
         backup

@@ -159,18 +159,18 @@ class BackupRun:
         """
         if self.stop.is_set():
             return True
-        before = self._of_before(target)
+        before = self._recorded(target)
         try:
             self._export(target, before)
         except WorkerError as error:
             if isinstance(error, Busy) and not is_last:
                 return False
             _raise_unless_of_the_column(error)
-            so_far = self._of_before(target) or _undescribed(target)
+            so_far = self._recorded(target) or _undescribed(target)
             self._record(replace(so_far, problem=error.cause))
         return True
 
-    def _of_before(self, target: Target) -> BackedUpColumn | None:
+    def _recorded(self, target: Target) -> BackedUpColumn | None:
         assert self.manifest
         columns = self.manifest.columns
         return next((each for each in columns if each.name == target.named), None)

@@ -1,4 +1,4 @@
-"""The audit: who changed what became of the vectors, when, and from where. See docs/sql-api.md."""
+"""The audit: who did what, when, and from where. See docs/sql-api.md."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ BackupState = Literal["running", "complete", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class KnownBackup:
-    """A backup as the database knows it. Whether it is still there, only its destination knows.
+    """A backup as the database knows it. Only its destination shows whether it still exists.
 
     `name` is the time when it was begun. `only_table` None: of all tables. `rows` and `bytes` are
     what is written so far, `failures` the attempts in a row that failed, with the message of the
@@ -39,7 +39,7 @@ class KnownBackup:
 
 
 class BackupCalls(Calls):
-    """Begins and ends backups. What is written, the caller writes."""
+    """Begins and ends backups. The caller writes their files."""
 
     def backups(self) -> list[KnownBackup]:
         """Return the backups that the database knows, the earliest first."""

@@ -67,7 +67,7 @@ class Checked:
 
 
 class CheckCalls(Calls):
-    """Begins and ends checks. What is compared, the caller compares."""
+    """Begins and ends checks. The caller compares the vectors."""
 
     def checks(self) -> list[Check]:
         """Return the checks of all columns that were ever checked."""

@@ -70,7 +70,7 @@ class RestoreOutcome:
 
 
 class SafekeepingCalls(Calls):
-    """The SafekeepingQueue protocol."""
+    """The calls of the SafekeepingQueue protocol that read and write vectors."""
 
     _restored_at_once = MOST_ROWS
 

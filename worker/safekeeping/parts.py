@@ -54,7 +54,6 @@ class PartWriter:
     def __init__(self, path: Path, column: BackedUpColumn) -> None:
         """Begin a file. Raises OSError."""
         pyarrow = _pyarrow()
-        self._path = path
         self._schema = _schema().with_metadata({ABOUT: json.dumps(_about(column)).encode()})
         self._file = path.open("wb")
         self._writer = pyarrow.parquet.ParquetWriter(

@@ -13,7 +13,7 @@ from worker.operations.session import open_queue
 
 
 def audit(table: Table = None, limit: JobsShown = 20, as_json: AsJson = False) -> None:
-    """List who changed what became of the vectors, when, and from where."""
+    """List who did what to columns, jobs, vectors and workers, when, and from where."""
     with open_queue(load_settings()) as queue:
         found = list_audit(queue, table, limit=limit)
     if as_json:
