@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from threading import Event
 
-from worker.errors import BackupError, SettingsError, WorkerError
+from worker.errors import SettingsError, WorkerError
 from worker.operations.backup_run import LEASE, BackupRun
 from worker.operations.session import has_ended, new_worker_name, select, worker_name
 from worker.queue import AdminQueue, KnownBackup, Target
@@ -18,6 +18,7 @@ from worker.safekeeping.inventory import State, prune, state_of
 from worker.safekeeping.locations import Destination, open_storage
 from worker.safekeeping.manifest import Manifest
 from worker.safekeeping.parts import check_installed
+from worker.safekeeping.storage import temporary_files_error
 from worker.settings import Settings
 
 _running: set[str] = set()
@@ -157,7 +158,4 @@ def _made(run: BackupRun, targets: Sequence[Target]) -> Manifest:
     try:
         return run.back_up(targets)
     except OSError as error:
-        raise BackupError(
-            f"a part cannot be written to the folder for temporary files: {error.strerror}",
-            "Make room there, or set TMPDIR to another folder; then run the command again.",
-        ) from None
+        raise temporary_files_error(error) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from worker.buckets import READING, client_errors, explained, is_missing, split_location
 from worker.errors import BackupError
-from worker.safekeeping.storage import read_small
+from worker.safekeeping.storage import read_small, temporary_files_error
 
 PIECE = 2**20  # bytes that are in memory while an object is fetched
 UPLOADED_AT_ONCE = 2**23  # bytes: a larger file is uploaded, and tried again, in pieces of that
@@ -96,7 +96,4 @@ class Bucket:
                 raise FileNotFoundError(name) from None
             raise BackupError(*explained(problem, RIGHTS)) from None
         except OSError as error:  # of the file on this host
-            raise BackupError(
-                f"a part cannot be kept in the folder for temporary files: {error.strerror}",
-                "Make room there, or set TMPDIR to another folder.",
-            ) from None
+            raise temporary_files_error(error) from None

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol
 
-from worker.errors import BackupDamaged
+from worker.errors import BackupDamaged, BackupError
 
 MOST_READ = 2**26  # bytes of an object that is read into memory
 
@@ -51,6 +51,14 @@ def read_small(file: IO[bytes], name: str) -> bytes:
     if len(content) > MOST_READ:
         raise BackupDamaged(f"{name} is too large to be what it should be")
     return content
+
+
+def temporary_files_error(error: OSError) -> BackupError:
+    """Return the error that a part cannot be in the folder for temporary files."""
+    return BackupError(
+        f"a part cannot be written to the folder for temporary files: {error.strerror}",
+        "Make room there, or set TMPDIR to another folder; then run the command again.",
+    )
 
 
 def sha256_of(path: Path) -> str:
