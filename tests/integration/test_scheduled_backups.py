@@ -21,7 +21,7 @@ from worker.errors import BackupError, SettingsError, Unreachable
 from worker.observers.metrics import Metrics
 from worker.observers.notify import NOTIFIED
 from worker.observers.relay import Relay
-from worker.operations import backup_run, beside, scheduled_backups
+from worker.operations import background, backup_run, scheduled_backups
 from worker.operations.backup import BackupRequest, make_backup
 from worker.operations.scheduled_backups import ScheduledBackups, backups_served, check_schedule
 from worker.queue import AdminQueue, KnownBackup
@@ -94,7 +94,7 @@ class Schedule:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduled_backups, "LOOK_EVERY", 0.1)
-    monkeypatch.setattr(beside, "TRY_AGAIN", 0.1)
+    monkeypatch.setattr(background, "TRY_AGAIN", 0.1)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_stopping_waits_for_no_destination(
     schedule: Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread that cannot end is left behind when the process ends."""
-    monkeypatch.setattr(beside, "END_WITHIN", 0.5)
+    monkeypatch.setattr(background, "END_WITHIN", 0.5)
     arrived, let_go = hold_the_first_part(monkeypatch)
     with backups_served(schedule.settings, EVERY, schedule.log, lambda: False, "cli"):
         assert arrived.wait(LONG)

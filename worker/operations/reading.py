@@ -21,7 +21,7 @@ from worker.files.parsing.options import MB, ParseOptions
 from worker.files.parsing.pool import ParserPool
 from worker.files.reading import FileReader, ReadStats
 from worker.files.sources import Source
-from worker.operations.beside import served_beside
+from worker.operations.background import in_background
 from worker.operations.files import folders_of_host
 from worker.operations.folder_scans import FolderScans, shown_path
 from worker.operations.session import new_worker_name
@@ -169,7 +169,7 @@ def files_served(
 ) -> AbstractContextManager[None]:
     """Scan the folders of this host and read their files, in threads with connections of their own,
     until the end of the `with`."""
-    return served_beside(
+    return in_background(
         {
             "scan": FolderScans(settings, observer, is_paused).serve,
             "read": _ServedReading(settings, observer, is_paused).serve,

@@ -10,8 +10,8 @@ from threading import Event
 
 from worker.engine.progress import Progress
 from worker.errors import Unreachable, WorkerError
+from worker.operations.background import in_background
 from worker.operations.backup import BackupRequest, MadeBackup, make_backup
-from worker.operations.beside import served_beside
 from worker.queue import AdminQueue, KnownBackup, Source
 from worker.safekeeping.locations import destination_of, open_storage
 from worker.safekeeping.parts import check_installed
@@ -40,7 +40,7 @@ def backups_served(
     check_schedule(settings)
     request = BackupRequest(destination_of(settings), every=every, keep=settings.backup_keep)
     schedule = ScheduledBackups(settings, request, observer, is_paused, source)
-    return served_beside({"backup": schedule.serve}, settings, schedule.report_error)
+    return in_background({"backup": schedule.serve}, settings, schedule.report_error)
 
 
 @dataclass(slots=True)

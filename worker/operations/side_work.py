@@ -9,7 +9,7 @@ from worker.engine.pipeline import Pipeline
 from worker.engine.progress import Progress
 from worker.observers.composite import CompositeObserver
 from worker.observers.relay import Relay
-from worker.operations.beside import served_beside
+from worker.operations.background import in_background
 from worker.operations.files import FILES
 from worker.operations.integrity import IntegrityMonitor
 from worker.operations.reading import files_served
@@ -59,7 +59,7 @@ def _checks(
         is_idle=lambda: pipeline.activity.state != "working",
         is_paused=lambda: _is_paused(pipeline),
     )
-    return served_beside(
+    return in_background(
         {"check": monitor.serve},
         settings,
         lambda _, cause: observer.event("checks_interrupted", cause=cause),

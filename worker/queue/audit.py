@@ -45,10 +45,6 @@ class AuditCalls(Calls):
     """Reads the audit, and adds to it what a program does in several calls."""
 
     def audit(self, table: str | None = None, limit: int = 20) -> list[AuditEntry]:
-        """Return the latest entries, the newest first; of a table, by the name in its entries.
-
-        At most AUDIT_IN_ONE_CALL.
-        """
         return self._rows(
             AuditEntry,
             "list_embedding_audit",
@@ -66,7 +62,6 @@ class AuditCalls(Calls):
         source: Source = "api",
         figures: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add an entry for what this program has done, with at most 2000 characters of figures."""
         self._call(
             "record_embedding_audit",
             event=event,

@@ -42,7 +42,6 @@ class BackupCalls(Calls):
     """Begins and ends backups. The caller writes their files."""
 
     def backups(self) -> list[KnownBackup]:
-        """Return the backups that the database knows, the earliest first."""
         return self._read(KnownBackup, "embedding_backups", "id")
 
     def begin_backup(
@@ -53,11 +52,6 @@ class BackupCalls(Calls):
         every: timedelta | None = None,
         table: str | None = None,
     ) -> KnownBackup | None:
-        """Begin a backup, or continue the one that failed or whose worker died.
-
-        None: it is not due, or another worker makes it. `every`: only if that time has passed since
-        the last one was complete. `destination` must not contain a key or a password.
-        """
         found = self._rows(
             KnownBackup,
             "begin_embedding_backup",
@@ -76,10 +70,6 @@ class BackupCalls(Calls):
         rows: int | None = None,
         bytes: int | None = None,
     ) -> bool:
-        """Report how far a backup is, and extend its lease. False: another worker has it by now.
-
-        With a lease of 0, another worker can continue it at once.
-        """
         return bool(
             self._call(
                 "extend_embedding_backup",
@@ -100,10 +90,6 @@ class BackupCalls(Calls):
         *,
         source: Source = "api",
     ) -> bool:
-        """End a backup: it is complete, or, with an error, failed.
-
-        False: another worker has it by now.
-        """
         return bool(
             self._call(
                 "end_embedding_backup",
@@ -117,10 +103,6 @@ class BackupCalls(Calls):
         )
 
     def record_backup_check(self, destination: str, name: str, problem: str | None) -> bool:
-        """Record that a backup was read back, and what was wrong with it.
-
-        False: this database does not know it.
-        """
         return bool(
             self._call(
                 "record_embedding_backup_check",

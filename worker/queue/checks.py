@@ -70,7 +70,6 @@ class CheckCalls(Calls):
     """Begins and ends checks. The caller compares the vectors."""
 
     def checks(self) -> list[Check]:
-        """Return the checks of all columns that were ever checked."""
         return self._read(Check, "embedding_check_states", "table_name", "embedding_column")
 
     def begin_check(
@@ -81,10 +80,6 @@ class CheckCalls(Calls):
         table: str | None = None,
         column: str | None = None,
     ) -> Check | None:
-        """Begin a check of the column that needs it most, or continue one whose worker has died.
-
-        None: none is due, or others do it.
-        """
         found = self._rows(
             Check,
             "begin_embedding_check",
@@ -104,10 +99,6 @@ class CheckCalls(Calls):
         found_so_far: Mapping[str, Any] | None = None,
         state: CheckState | None = None,
     ) -> bool:
-        """Record how far a check is, and extend its lease. False: another worker has it by now.
-
-        What is None stays as it is. With a lease of 0, another worker can continue it at once.
-        """
         return bool(
             self._call(
                 "continue_embedding_check",
@@ -123,7 +114,6 @@ class CheckCalls(Calls):
     def end_check(
         self, check: Check, state: CheckState, checked: Checked, *, source: Source = "api"
     ) -> bool:
-        """End a check. False: another worker has it by now."""
         return bool(
             self._call(
                 "end_embedding_check",

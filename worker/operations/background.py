@@ -19,7 +19,7 @@ Serve = Callable[[AdminQueue, Event], None]
 
 
 @contextmanager
-def served_beside(
+def in_background(
     services: Mapping[str, Serve],
     settings: Settings,
     on_error: Callable[[WorkerError | None, str], None],
