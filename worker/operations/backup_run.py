@@ -71,6 +71,7 @@ class BackupRun:
     _token: str = field(default_factory=lambda: token_hex(3))
     _reported_at: float = 0.0
     _left_out: int = 0  # vectors of the present column
+    _parts: int = 0  # that this run has written, of all columns
 
     def back_up(self, targets: Sequence[Target]) -> Manifest:
         """Write all parts, and then the manifest. If stopped before, it is not finished."""
@@ -226,7 +227,8 @@ class BackupRun:
             with NewPart(path) as new:
                 column, looked_to = self._fill(new, target, column)
             if new.rows:
-                part = new.part(part_name(column, len(column.parts) + 1, self._token), looked_to)
+                self._parts += 1
+                part = new.part(part_name(column, self._parts, self._token), looked_to)
                 self._report(is_due=True)
                 self.storage.put(self._folder + part.name, path)
                 return replace(column, parts=(*column.parts, part)), looked_to is None

@@ -128,7 +128,10 @@ class Manifest:
 
 
 def part_name(column: BackedUpColumn, number: int, token: str) -> str:
-    """Return the name of a part. `token`: of the process, so that no other one writes this file."""
+    """Return the name of a part. `token`: of the process, so that no other one writes this file.
+
+    `number`: no other part of this process has it, since long names may begin alike.
+    """
     readable = quote(column.name, safe="").replace("~", "%7E")[:LONGEST_NAME]
     return f"{PARTS}{readable}-{number:04}-{token}{END}"
 

@@ -1,0 +1,55 @@
+"""Backups of columns whose names are much alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from psycopg import sql
+
+from tests.conftest import Database, value
+from tests.integration.jobs import claim, complete
+from worker.operations.backup import BackupRequest, make_backup
+from worker.operations.restore import RestoreRequest, restore
+from worker.queue import AdminQueue
+from worker.safekeeping.inventory import check_backup
+from worker.safekeeping.locations import open_storage, parse_destination
+from worker.settings import Settings
+
+LONG = "文書" * 9  # 54 bytes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(f"{LONG}甲", f"{LONG}乙"), ("Docs", "docs"), ("a/b", "a%2Fb"), ('q"u\'o\nte', "50% off")],
+)
+def test_each_column_has_parts_of_its_own(
+    db: Database, queue: AdminQueue, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for first, name in enumerate(names):
+        table = sql.Identifier(name)
+        db.execute(sql.SQL("create table {} (id bigint primary key, body text)").format(table))
+        db.execute(
+            "select watch_embeddings(%s, 'body', 'embedding', dimensions => 3)",
+            [table.as_string()],
+        )
+        db.execute(
+            sql.SQL("insert into {} select i, 'text ' || i from generate_series({}, {}) i").format(
+                table, sql.Literal(100 * first), sql.Literal(100 * first + 9)
+            )
+        )
+    while jobs := claim(queue):  # of one table at a time
+        assert complete(queue, jobs) == []
+    settings = Settings()
+    place = parse_destination(str(tmp_path))
+    made = make_backup(queue, settings, BackupRequest(place))
+    assert made and made.rows == 20
+    checked = check_backup(open_storage(place, settings), made.name)
+    assert checked.problems == ()
+    files = [file.name.lower() for file in tmp_path.rglob("*.parquet")]
+    assert len(set(files)) == 2
+    for name in names:
+        db.execute(sql.SQL("update {} set embedding = null").format(sql.Identifier(name)))
+    done = restore(queue, settings, RestoreRequest(place))
+    assert [column.outcomes for column in done.columns] == [{"restored": 10}] * 2
