@@ -30,8 +30,11 @@ begin
     select * into job from public.embedding_queue as free
      where free.id = job.id and (free.lease_expires_at > clock_timestamp()) is not true
        for update skip locked;
-    if job.abandoned_claims + job.unwritten > 0 then -- so that the claim does not fail it
-        update public.embedding_queue as free set abandoned_claims = 0, unwritten = 0 where free.id = job.id;
+    if job.abandoned_claims + job.unwritten > 0 or job.content_hash is not null then
+        update public.embedding_queue as free
+           set abandoned_claims = 0, unwritten = 0, -- so that the claim does not fail it
+               content_hash = null -- if it is not completed, the next claim does not take it for unchanged
+         where free.id = job.id;
     end if;
     return job.id;
 end $$;

@@ -22,7 +22,7 @@ LONG = "文書" * 9  # 54 bytes
 
 @pytest.mark.parametrize(
     "names",
-    [(f"{LONG}甲", f"{LONG}乙"), ("Docs", "docs"), ("a/b", "a%2Fb"), ('q"u\'o\nte', "50% off")],
+    [(f"{LONG}甲", f"{LONG}乙"), ("Docs", "docs"), ("a/b", "a%2Fb"), ("q\"u'o\nte", "50% off")],
 )
 def test_each_column_has_parts_of_its_own(
     db: Database, queue: AdminQueue, tmp_path: Path, names: tuple[str, str]

@@ -116,7 +116,9 @@ class Repairer:
         restore: Restore = partial(self.queue.restore, self.target)
         with ExitStack() as opened:
             if self.target.chunk_format is not None:
-                texts = TextsInChunks.opened(self.queue, self.settings, self.target, dry_run=False)
+                texts = TextsInChunks.opened(
+                    self.queue, self.settings, self.target, dry_run=False, whole=True
+                )
                 try:
                     restore = opened.enter_context(texts).restore
                 except SettingsError:  # this worker has not the model that counts the tokens
@@ -157,7 +159,8 @@ class Repairer:
         for backup in sound[:MOST_BACKUPS]:
             for column in backup.manifest.columns if backup.manifest else ():
                 is_this = column.name == self.target.named
-                if is_this and is_enhanced_alike(column, self.target):
+                is_alike = is_enhanced_alike(column, self.target)
+                if is_this and is_alike and column.width == self.target.dimensions:
                     with suppress(BackupDamaged, FileNotFoundError):
                         yield from read_column(storage, backup.name, column, wanted)
 

@@ -43,27 +43,37 @@ Vectors = Mapping[bytes, StoredRow]
 
 @dataclass(frozen=True, slots=True)
 class TextsInChunks:
-    """Restores texts of a column in chunks. `count` counts the tokens of a text."""
+    """Restores texts of a column in chunks. `count` counts the tokens of a text.
+
+    `whole`: only texts of which no chunk is missing then. Of others, none is written.
+    """
 
     queue: AdminQueue
     target: Target
     dry_run: bool
     count: Callable[[str], int]
     scope: Scope
+    whole: bool = False
 
     @classmethod
     @contextmanager
     def opened(
-        cls, queue: AdminQueue, settings: Settings, target: Target, dry_run: bool
+        cls,
+        queue: AdminQueue,
+        settings: Settings,
+        target: Target,
+        dry_run: bool,
+        *,
+        whole: bool = False,
     ) -> Iterator[Self]:
         """Open what counts tokens, if the size of chunks is one of tokens. It calls no model."""
         scope = Scope(new_worker_name(), LEASE, settings.embedding_model)
         if target.chunk_unit != "tokens":
-            yield cls(queue, target, dry_run, estimate_tokens, scope)
+            yield cls(queue, target, dry_run, estimate_tokens, scope, whole)
             return
         with opened_model(settings, target) as model:
             count = model.embedder.count or estimate_tokens
-            yield cls(queue, target, dry_run, count, scope)
+            yield cls(queue, target, dry_run, count, scope, whole)
 
     def restore(self, rows: Sequence[StoredRow]) -> list[RestoreOutcome]:
         """Restore whole texts. Returns what became of each."""
@@ -72,7 +82,11 @@ class TextsInChunks:
             for record, chunks in groupby(rows, attrgetter("record_id"))
         }
         placed = self.queue.placed_chunks(self.target, list(texts))
-        present = [record for record, vectors in texts.items() if vectors.keys() <= placed[record]]
+        present = [
+            record
+            for record, vectors in texts.items()
+            if not self.whole and vectors.keys() <= placed[record]
+        ]
         found = [RestoreOutcome(record, "present", None) for record in present]
         remaining = [record for record in texts if record not in set(present)]
         while remaining:
@@ -97,8 +111,8 @@ class TextsInChunks:
             if job := jobs.get(record):
                 document = self._split(job)
                 outcome = _judged(document, job, texts[record], placed[record])
-                is_useful = outcome == "restored" or _missing(document, job, texts[record])
-                if is_useful and not self.dry_run:
+                is_useful = not self.whole and _missing(document, job, texts[record])
+                if (outcome == "restored" or is_useful) and not self.dry_run:
                     outcome = self._write(job, outcome, document, texts[record])
             else:
                 outcome = self._unclaimed(record)

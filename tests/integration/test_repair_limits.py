@@ -1,0 +1,120 @@
+"""What a repair must not do: take damage for repaired, pay more than it may, or end for good."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Database
+from tests.integration.documents import document, is_consistent, write
+from tests.integration.reembeddings import openai_settings as openai_settings
+from tests.integration.runs import unlike_their_text
+from tests.integration.test_integrity import ROWS, Monitored
+from tests.integration.test_integrity import monitored as monitored
+from tests.integration.test_integrity import url as url
+from tests.openai_server import OpenAIServer
+from worker.operations.backup import BackupRequest, make_backup
+from worker.operations.integrity import repair_column
+from worker.operations.restore import RestoreRequest, restore
+from worker.queue.postgres import PostgresQueue
+from worker.safekeeping.locations import parse_destination
+from worker.settings import Settings
+
+PENDING = "select count(*) from embedding_queue where status = 'pending'"
+
+
+@pytest.fixture
+def in_chunks(
+    db: Database, queue: PostgresQueue, settings: Settings, openai: OpenAIServer, tmp_path: Path
+) -> Monitored:
+    """A table of five texts of eight chunks, with their vectors."""
+    db.execute("create table docs (id bigint primary key, body text)")
+    db.execute(
+        "select watch_embeddings('docs', 'body', 'embedding', dimensions => 8, chunks => true,"
+        " chunk_size => 100)"
+    )
+    for key in range(1, 6):
+        write(db, key, document(8, f"number {key}"))
+    settings = replace(settings, backup_to=str(tmp_path))
+    monitored = Monitored(db, queue, settings, openai)
+    assert monitored.embed() == 40
+    return monitored
+
+
+def back_up(monitored: Monitored) -> None:
+    place = parse_destination(monitored.settings.backup_to)
+    assert make_backup(monitored.queue, monitored.settings, BackupRequest(place))
+
+
+def lose_chunks(monitored: Monitored, key: int, count: int) -> None:
+    """Delete the first chunks of a text, in the order of their hashes."""
+    monitored.db.execute(
+        "delete from docs_chunks where (id, hash) in"
+        " (select id, hash from docs_chunks where id = %s order by hash limit %s)",
+        [key, count],
+    )
+
+
+def repair(monitored: Monitored, **options: Any) -> Any:
+    target = monitored.queue.target("docs", "embedding")
+    return repair_column(monitored.queue, monitored.settings, target, **options).repaired
+
+
+def test_a_chunk_that_no_backup_has_is_embedded_again(in_chunks: Monitored) -> None:
+    lose_chunks(in_chunks, 3, 1)
+    back_up(in_chunks)
+    repaired = repair(in_chunks)
+    assert (repaired.from_backup, repaired.requeued) == (0, 1)
+    assert in_chunks.embed() == 1
+    assert is_consistent(in_chunks.db)
+
+
+def test_a_text_of_which_a_backup_has_a_part_is_not_paid_for_beyond_the_budget(
+    in_chunks: Monitored,
+) -> None:
+    lose_chunks(in_chunks, 3, 1)
+    back_up(in_chunks)
+    lose_chunks(in_chunks, 3, 1)
+    repaired = repair(in_chunks, budget=0.0)
+    assert (repaired.requeued, repaired.over_budget) == (0, 1)
+    assert in_chunks.embed() == 0
+
+
+def test_a_text_of_which_a_backup_has_a_part_is_embedded_again(in_chunks: Monitored) -> None:
+    lose_chunks(in_chunks, 3, 1)
+    back_up(in_chunks)
+    lose_chunks(in_chunks, 3, 1)
+    repaired = repair(in_chunks)
+    assert (repaired.from_backup, repaired.requeued) == (0, 1)
+    assert in_chunks.embed() == 2
+    assert is_consistent(in_chunks.db)
+
+
+def test_a_restore_of_a_part_of_a_text_leaves_the_others_to_a_worker(in_chunks: Monitored) -> None:
+    lose_chunks(in_chunks, 3, 1)
+    back_up(in_chunks)
+    lose_chunks(in_chunks, 3, 1)
+    place = parse_destination(in_chunks.settings.backup_to)
+    restore(in_chunks.queue, in_chunks.settings, RestoreRequest(place))
+    assert in_chunks.embed() == 1
+    assert is_consistent(in_chunks.db)
+
+
+def test_an_old_backup_of_another_width_does_no_harm(monitored: Monitored, tmp_path: Path) -> None:
+    monitored.settings = replace(monitored.settings, backup_to=str(tmp_path))
+    back_up(monitored)
+    db = monitored.db
+    db.execute("select unwatch_embeddings('docs', 'embedding')")
+    db.execute("alter table docs drop column if exists embedding")
+    db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 4)")
+    db.execute("update docs set body = body where true")
+    db.execute("select backfill_embeddings('docs', 'embedding')")
+    assert monitored.embed() == ROWS
+    db.execute("update docs set embedding = null where id = 7")
+    repaired = repair(monitored)
+    assert (repaired.from_backup, repaired.requeued) == (0, 1)
+    assert monitored.embed() == 1
+    assert unlike_their_text(db) == []
