@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Database
+from tests.conftest import Database, eventually, value
 from tests.integration.documents import document, is_consistent, write
 from tests.integration.reembeddings import openai_settings as openai_settings
 from tests.integration.runs import unlike_their_text
@@ -17,7 +17,8 @@ from tests.integration.test_integrity import monitored as monitored
 from tests.integration.test_integrity import url as url
 from tests.openai_server import OpenAIServer
 from worker.operations.backup import BackupRequest, make_backup
-from worker.operations.integrity import repair_column
+from worker.operations.integrity import ColumnCheck, repair_column
+from worker.operations.repair import Damage
 from worker.operations.restore import RestoreRequest, restore
 from worker.queue.postgres import PostgresQueue
 from worker.safekeeping.locations import parse_destination
@@ -101,6 +102,23 @@ def test_a_restore_of_a_part_of_a_text_leaves_the_others_to_a_worker(in_chunks: 
     restore(in_chunks.queue, in_chunks.settings, RestoreRequest(place))
     assert in_chunks.embed() == 1
     assert is_consistent(in_chunks.db)
+
+
+def test_damage_that_becomes_large_during_a_repair_is_left(monitored: Monitored, url: str) -> None:
+    """A script that nulls vectors in small steps is still at it when the first are repaired."""
+    db = monitored.db
+    db.execute("update docs set embedding = null where id = 7")
+    found = ColumnCheck.find
+
+    def and_more(check: ColumnCheck) -> Damage:
+        damage = found(check)
+        db.execute("update docs set embedding = null where id > 100")
+        return damage
+
+    with pytest.MonkeyPatch.context() as patch, monitored.served(url):
+        patch.setattr(ColumnCheck, "find", and_more)
+        eventually(lambda: [check.state for check in monitored.queue.checks()] == ["waiting"], 20)
+    assert value(db, PENDING) <= ROWS // 20
 
 
 def test_an_old_backup_of_another_width_does_no_harm(monitored: Monitored, tmp_path: Path) -> None:

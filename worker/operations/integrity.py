@@ -59,10 +59,19 @@ class ColumnCheck:
             self._go_on(looked_to, so_far if looked_to else None)
         return damage
 
-    def repair(self, settings: Settings, budget: float | None) -> Repaired:
-        """Repair the damage; embedding texts again may cost `budget` US dollars."""
+    def repair(
+        self, settings: Settings, budget: float | None, seen: Damage | None = None
+    ) -> Repaired:
+        """Repair the damage; embedding texts again may cost `budget` US dollars.
+
+        With `seen`, what is found on the way is added to it, and a repair ends when that is large.
+        """
         repairer = Repairer(self.queue, settings, self.target, budget)
         for rows in in_batches(self._damaged()):
+            if seen:
+                seen.add(rows)
+                if seen.is_large:
+                    break
             repairer.repair(rows)
         return repairer.done
 
@@ -249,8 +258,12 @@ class IntegrityMonitor:
         if damage.is_large:
             return "waiting", Repaired()
         budget = max(0.0, self.settings.repair_budget - column.queue.repair_cost())
-        repaired = column.repair(self.settings, budget)
+        seen = Damage(damage.vectors)
+        repaired = column.repair(self.settings, budget, seen)
         self._report("vectors_repaired", column.target, **asdict(repaired))
+        if seen.is_large:  # something damages vectors right now
+            damage.lost, damage.overwritten = seen.lost, seen.overwritten
+            return "waiting", repaired
         return "repaired", repaired
 
     def _report(self, event: str, target: Target, **figures: object) -> None:
