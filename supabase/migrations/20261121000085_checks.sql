@@ -19,6 +19,7 @@ create table public.embedding_checks (
     started_at timestamptz,                        -- of the present check; null: there is none
     looked_to text,                                -- ... the last record that it has checked; null: none yet
     found_so_far jsonb not null default '{}',      -- ... what it has found up to there
+    cost double precision not null default 0,      -- ... US dollars for the texts that it had embedded again
     worker text,                                   -- ... who does it, or did it last
     lease_expires_at timestamptz,
     constraint embedding_checks_known_state check (state in ('sound', 'repaired', 'repairing', 'waiting'))
@@ -104,23 +105,28 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
+declare
+    spent double precision; -- also by a worker that was killed
 begin
+    select greatest(known.cost, end_embedding_check.cost) into spent
+      from public.embedding_checks as known where known.target_id = end_embedding_check.target_id;
     update public.embedding_checks as known
        set state = end_embedding_check.state, vectors = end_embedding_check.vectors,
            lost = end_embedding_check.lost, overwritten = end_embedding_check.overwritten, checked_at = clock_timestamp(),
            from_cache = end_embedding_check.from_cache, from_backup = end_embedding_check.from_backup,
            requeued = end_embedding_check.requeued, over_budget = end_embedding_check.over_budget,
-           started_at = null, looked_to = null, found_so_far = '{}', lease_expires_at = null
+           started_at = null, looked_to = null, found_so_far = '{}', cost = 0, lease_expires_at = null
      where known.target_id = end_embedding_check.target_id and known.worker = end_embedding_check.worker
        and known.started_at is not null;
     if not found then
         return false;
     end if;
-    if from_cache + from_backup + requeued > 0 then
+    if from_cache + from_backup + requeued > 0 or spent > 0 then
         perform embedding.audit(
                     'repaired', target.table_name, target.embedding_column, end_embedding_check.source, jsonb_build_object(
                         'lost', lost, 'overwritten', overwritten, 'from_cache', from_cache, 'from_backup', from_backup,
-                        'requeued', requeued, 'over_budget', over_budget, 'cost', cost))
+                        'requeued', requeued, 'over_budget', over_budget,
+                        'cost', case when end_embedding_check.cost is not null then spent end))
            from public.embedding_targets as target where target.id = end_embedding_check.target_id;
     end if;
     return true;

@@ -4,8 +4,10 @@
 
 -- Makes the jobs of records whose vectors are damaged (see find_damaged_embeddings) pending, ten priorities below live edits, to
 -- be embedded even if their text and model have not changed. Of a text in chunks only the damaged chunks are embedded. Jobs that
--- are not completed by now are left alone. Returns how many there were.
-create function public.requeue_damaged_embeddings(watched_table text, embedding_column text, record_ids text[])
+-- are not completed by now are left alone. `cost`: US dollars that this will cost, as an estimate. Returns how many there were.
+create function public.requeue_damaged_embeddings(
+    watched_table text, embedding_column text, record_ids text[], cost double precision default 0
+)
 returns bigint
 language plpgsql
 security definer
@@ -27,11 +29,14 @@ begin
                order by damaged.id
                  for update skip locked),
         false, greatest(target.priority - 10, -32768));
+    update public.embedding_checks as known
+       set cost = known.cost + requeue_damaged_embeddings.cost
+     where known.target_id = target.id and requeue_damaged_embeddings.cost > 0;
     perform embedding.wake();
     return requeued;
 end $$;
 
--- US dollars that the repairs of the last 24 hours cost, by their estimates.
+-- US dollars that the repairs of the last 24 hours cost, by their estimates, and those that have not ended.
 create function public.embedding_repair_cost()
 returns double precision
 language sql
@@ -41,6 +46,7 @@ set search_path = '', pg_temp
 set row_security = off
 as $$
     select coalesce(sum((entry.figures ->> 'cost')::double precision), 0)
+           + (select coalesce(sum(known.cost), 0) from public.embedding_checks as known)
       from public.embedding_audit as entry
      where entry.event = 'repaired' and entry.at > now() - interval '24 hours';
 $$;

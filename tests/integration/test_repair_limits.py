@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,25 @@ def test_damage_that_becomes_large_during_a_repair_is_left(monitored: Monitored,
         patch.setattr(ColumnCheck, "find", and_more)
         eventually(lambda: [check.state for check in monitored.queue.checks()] == ["waiting"], 20)
     assert value(db, PENDING) <= ROWS // 20
+
+
+def test_what_an_interrupted_repair_cost_counts_for_the_next(monitored: Monitored) -> None:
+    monitored.db.execute("update docs set embedding = null where id = 7")
+    target = monitored.queue.target("docs", "embedding")
+    check = monitored.queue.begin_check("tests", timedelta(0), timedelta(minutes=1))
+    assert check
+
+    column = ColumnCheck(monitored.queue, check, target, lambda took: True)
+    assert column.find().rows == 1
+    column.repair(monitored.settings, 1.0)  # killed before the end of the check is recorded
+    assert value(monitored.db, PENDING) == 1
+    spent = monitored.queue.repair_cost()
+    assert spent > 0
+    monitored.queue.continue_check(check, timedelta(0))
+    assert monitored.embed() == 1
+    assert repair(monitored) is None
+    assert monitored.queue.repair_cost() == pytest.approx(spent)
+    assert monitored.queue.audit(limit=1)[0].event == "repaired"
 
 
 def test_an_old_backup_of_another_width_does_no_harm(monitored: Monitored, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ class Repairer:
         if not rows:
             return
         price = self._price()
+        before = self.done.cost
         affordable: list[str] = []
         for row in rows:
             cost = cost_of(row.tokens, price)
@@ -183,7 +184,8 @@ class Repairer:
                 continue
             self.done.cost = spent
             affordable.append(row.record_id)
-        self.done.requeued += self.queue.requeue_damaged(self.target, affordable)
+        now = 0.0 if before is None or self.done.cost is None else self.done.cost - before
+        self.done.requeued += self.queue.requeue_damaged(self.target, affordable, now)
         self.done.over_budget += len(rows) - len(affordable)
 
     def _price(self) -> float | None:

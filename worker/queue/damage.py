@@ -64,7 +64,7 @@ class DamageCalls(Calls):
             [Damaged(**row) for row in rows if row["record_id"] is not None], looked_to[0]
         )
 
-    def requeue_damaged(self, target: Target, record_ids: Sequence[str]) -> int:
+    def requeue_damaged(self, target: Target, record_ids: Sequence[str], cost: float = 0.0) -> int:
         requeued = 0
         while record_ids:
             now, record_ids = record_ids[:JOBS_IN_ONE_CALL], record_ids[JOBS_IN_ONE_CALL:]
@@ -73,7 +73,9 @@ class DamageCalls(Calls):
                 watched_table=target.table_name,
                 embedding_column=target.embedding_column,
                 record_ids=list(now),
+                cost=cost,
             )
+            cost = 0.0  # it is all recorded, with the first of them
         return requeued
 
     def repair_cost(self) -> float:

@@ -375,6 +375,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "watched_table": "text",
         "embedding_column": "text",
         "record_ids": "text[]",
+        "cost": "double precision",
     },
     "requeue_embeddings": {
         "only_status": "text",

@@ -420,8 +420,11 @@ class DamageQueue(Protocol):
         large. Raises Busy if the table is locked as a whole.
         """
 
-    def requeue_damaged(self, target: Target, record_ids: Sequence[str]) -> int:
-        """Make the jobs of damaged records pending. Returns how many were completed until now."""
+    def requeue_damaged(self, target: Target, record_ids: Sequence[str], cost: float = 0.0) -> int:
+        """Make the jobs of damaged records pending. Returns how many were completed until now.
+
+        `cost`: US dollars that this will cost, as an estimate.
+        """
 
     def repair_cost(self) -> float:
         """Return what the repairs of the last 24 hours cost, in US dollars."""
