@@ -210,7 +210,9 @@ def _dated(backup: FoundBackup) -> DatedBackup | None:
     if manifest is None:
         return None
     columns = frozenset(
-        f"{manifest.database} {column.name}" for column in manifest.columns if not column.problem
+        f"{manifest.database} {column.name}"
+        for column in manifest.columns
+        if column.parts and not column.problem
     )
     passed = False if backup.state == "damaged" else bool(backup.checked_at) or None
     return DatedBackup(backup.name, backup.started_at, manifest.written_at, columns, passed)

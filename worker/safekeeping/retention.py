@@ -12,7 +12,7 @@ UNFINISHED_FOR = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class DatedBackup:
-    """A backup. `columns`: those of which it has all vectors; None: it is not complete.
+    """A backup. `columns`: those of which it has all vectors, and any; None: it is not complete.
 
     `passed`: what its last check found; None: it was never checked.
     """
