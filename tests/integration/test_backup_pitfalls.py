@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Database
+from tests.conftest import Database, Server
 from tests.integration.jobs import claim, complete, insert
+from worker.errors import BackupError
+from worker.operations import backup_run
 from worker.operations.backup import BackupRequest, MadeBackup, make_backup
+from worker.operations.backup_run import BackupRun
 from worker.queue import AdminQueue
 from worker.safekeeping.inventory import find_backups, prune
 from worker.safekeeping.locations import Destination, open_storage, parse_destination
@@ -44,3 +47,34 @@ def test_a_backup_without_vectors_takes_the_place_of_none(
     later = datetime.now(UTC) + timedelta(days=100)
     assert good.name not in prune(storage, timedelta(days=7), later)
     assert good.name in [backup.name for backup in find_backups(storage)]
+
+
+def test_two_databases_that_begin_in_one_second_do_not_delete_the_parts_of_each_other(
+    docs: Database,
+    queue: AdminQueue,
+    place: Destination,
+    server: Server,
+    with_docs: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both look whether the other one is there before either has written anything."""
+    insert(docs, 10)
+    assert complete(queue, claim(queue)) == []
+    finish = BackupRun._finish
+
+    def overtaken(run: BackupRun) -> None:
+        other = run.manifest
+        assert other
+        monkeypatch.setattr(BackupRun, "_finish", finish)
+        run.storage.put_bytes(
+            run._folder + backup_run.PROGRESS,
+            backup_run.to_json(backup_run.replace(other, database="another/1")),
+        )
+        run.storage.put_bytes(run._folder + "parts/docs.embedding-0001-abcdef.parquet", b"theirs")
+        finish(run)
+
+    monkeypatch.setattr(BackupRun, "_finish", overtaken)
+    with pytest.raises(BackupError, match="another database"):
+        back_up(queue, place)
+    storage = open_storage(place, Settings())
+    assert any("abcdef" in name for name in storage.names())

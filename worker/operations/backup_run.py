@@ -103,14 +103,17 @@ class BackupRun:
         before = self._read(MANIFEST) or self._read(PROGRESS)
         if before is None:
             return Manifest(database, self.known.started_at, now, None, made_by, ())
-        if before.database != database:
-            cause = f"another database has a backup {self.known.name} at this destination"
-            raise BackupError(cause, OTHER_DATABASE)
+        self._raise_unless_of(database, before)
         if before.finished_at is None:  # some may not be watched any more
             names = {target.named for target in targets}
             columns = tuple(column for column in before.columns if column.name in names)
             return replace(before, columns=columns)
         return before
+
+    def _raise_unless_of(self, database: str, found: Manifest) -> None:
+        if found.database != database:
+            cause = f"another database has a backup {self.known.name} at this destination"
+            raise BackupError(cause, OTHER_DATABASE)
 
     def _database(self, targets: Sequence[Target]) -> str:
         """Return what tells this database from others. Any column that can be read knows it."""
@@ -143,6 +146,8 @@ class BackupRun:
     def _finish(self) -> None:
         assert self.manifest
         self._report()
+        if now_there := self._read(MANIFEST) or self._read(PROGRESS):
+            self._raise_unless_of(self.manifest.database, now_there)  # both began at once
         now = datetime.now(UTC)
         self.manifest = replace(self.manifest, written_at=now, finished_at=now)
         self._write(MANIFEST)
