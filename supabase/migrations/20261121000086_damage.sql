@@ -1,7 +1,7 @@
 -- Why:   vectors that were paid for can vanish, or be overwritten, behind the queue's back: an idle worker looks for them, range
 --        by range.
 -- Locks: an ACCESS SHARE lock on the table that is read, for the length of a call, which reads one range of the key.
--- Undo:  drop function public.find_damaged_embeddings, embedding.damaged_range, embedding.damaged_jobs, embedding.damage_sql,
+-- Undo:  drop function public.find_damaged_embeddings, embedding.damaged_range, embedding.tokens_of_chunks, embedding.damaged_jobs, embedding.damage_sql,
 --        embedding.next_bounded;
 --
 -- A completed job is damaged if its text is still the one that was embedded, and its vector is gone (`lost`), or is not the one
@@ -123,6 +123,22 @@ begin
        into ids, damaged, damages using records, most;
 end $$;
 
+-- As many tokens as the chunks of a text have at most: one for each character. The job only knows those that were embedded last.
+create function embedding.tokens_of_chunks(target public.embedding_targets, record_id text)
+returns integer
+language plpgsql
+stable
+set search_path = '', pg_temp
+as $$
+declare
+    characters bigint;
+begin
+    execute format('select sum(last_char - first_char) from (select $1 as eq_record) as eq_asked, %s where %s', target.places_relation,
+                   embedding.record_match_sql(target.places_relation::regclass, target.key_columns))
+       into characters using record_id;
+    return characters;
+end $$;
+
 -- The damaged jobs of the next range: see find_damaged_embeddings. It is stable, so that the vectors, the jobs and the texts are
 -- those of one moment. The plans of the texts are pinned like that of a claim.
 create function embedding.damaged_range(target public.embedding_targets, after_record text, batch integer)
@@ -155,7 +171,10 @@ begin
     end if;
     changed := case when found_jobs.ids is not null then embedding.changed_jobs(target, found_jobs.ids, true) end;
     return query
-    select job.record_id, given.damage, job.content_hash, job.model, job.tokens, job.cost, range.looked_to
+    select job.record_id, given.damage, job.content_hash, job.model,
+           case when target.chunk_format is null then job.tokens
+                else coalesce(embedding.tokens_of_chunks(target, job.record_id), nullif(job.tokens, 0)) end,
+           job.cost, range.looked_to
       from unnest(found_jobs.ids, found_jobs.damages) with ordinality as given (id, damage, place)
       join public.embedding_queue as job on job.id = given.id
      where job.id <> all (changed)
@@ -192,5 +211,6 @@ begin
 end $$;
 
 select embedding.protect_functions(
-    'embedding.next_bounded', 'embedding.damage_sql', 'embedding.damaged_jobs', 'embedding.damaged_range');
+    'embedding.next_bounded', 'embedding.damage_sql', 'embedding.damaged_jobs', 'embedding.tokens_of_chunks',
+    'embedding.damaged_range');
 select embedding.let_workers_call('public.find_damaged_embeddings');

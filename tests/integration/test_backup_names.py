@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, value
+from tests.conftest import Database
 from tests.integration.jobs import claim, complete
 from worker.operations.backup import BackupRequest, make_backup
 from worker.operations.restore import RestoreRequest, restore
@@ -44,7 +43,8 @@ def test_each_column_has_parts_of_its_own(
     settings = Settings()
     place = parse_destination(str(tmp_path))
     made = make_backup(queue, settings, BackupRequest(place))
-    assert made and made.rows == 20
+    assert made
+    assert made.rows == 20
     checked = check_backup(open_storage(place, settings), made.name)
     assert checked.problems == ()
     files = [file.name.lower() for file in tmp_path.rglob("*.parquet")]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Database, Server
+from tests.conftest import Database
 from tests.integration.jobs import claim, complete, insert
 from worker.errors import BackupError
-from worker.operations import backup_run
 from worker.operations.backup import BackupRequest, MadeBackup, make_backup
 from worker.operations.backup_run import BackupRun
 from worker.queue import AdminQueue
 from worker.safekeeping.inventory import find_backups, prune
 from worker.safekeeping.locations import Destination, open_storage, parse_destination
+from worker.safekeeping.manifest import PROGRESS, to_json
 from worker.settings import Settings
 
 
@@ -53,8 +54,6 @@ def test_two_databases_that_begin_in_one_second_do_not_delete_the_parts_of_each_
     docs: Database,
     queue: AdminQueue,
     place: Destination,
-    server: Server,
-    with_docs: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Both look whether the other one is there before either has written anything."""
@@ -67,8 +66,8 @@ def test_two_databases_that_begin_in_one_second_do_not_delete_the_parts_of_each_
         assert other
         monkeypatch.setattr(BackupRun, "_finish", finish)
         run.storage.put_bytes(
-            run._folder + backup_run.PROGRESS,
-            backup_run.to_json(backup_run.replace(other, database="another/1")),
+            run._folder + PROGRESS,
+            to_json(replace(other, database="another/1")),
         )
         run.storage.put_bytes(run._folder + "parts/docs.embedding-0001-abcdef.parquet", b"theirs")
         finish(run)

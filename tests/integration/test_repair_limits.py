@@ -141,6 +141,35 @@ def test_what_an_interrupted_repair_cost_counts_for_the_next(monitored: Monitore
     assert monitored.queue.audit(limit=1)[0].event == "repaired"
 
 
+def test_a_text_in_chunks_costs_what_all_of_it_costs(in_chunks: Monitored, tmp_path: Path) -> None:
+    """Its job has only the tokens of the chunks that were embedded last: none after a restore."""
+    back_up(in_chunks)
+    lose_chunks(in_chunks, 3, 8)
+    assert repair(in_chunks).from_backup == 1
+    in_chunks.settings = replace(in_chunks.settings, backup_to=str(tmp_path / "none"))
+    lose_chunks(in_chunks, 3, 8)
+    repaired = repair(in_chunks, budget=0.0)
+    assert (repaired.requeued, repaired.over_budget) == (0, 1)
+    repaired = repair(in_chunks, budget=1.0)
+    assert (repaired.requeued, repaired.over_budget) == (1, 0)
+    assert in_chunks.embed() == 8
+
+
+@pytest.mark.parametrize(("cost", "over_budget"), [(0.001, 0), (0.5, 1), (None, 1)])
+def test_what_a_chat_model_writes_counts(
+    monitored: Monitored, cost: float | None, over_budget: int
+) -> None:
+    db = monitored.db
+    db.execute(
+        "update embedding_targets set enhance_model = 'openai:gpt-5-nano', enhance_prompt = 'x',"
+        " enhance_on_failure = 'wait'"
+    )
+    db.execute("update embedding_queue set cost = %s where record_id = '7'", [cost])
+    db.execute("update docs set embedding = null where id = 7")
+    repaired = repair(monitored, budget=0.1)
+    assert (repaired.requeued, repaired.over_budget) == (1 - over_budget, over_budget)
+
+
 def test_an_old_backup_of_another_width_does_no_harm(monitored: Monitored, tmp_path: Path) -> None:
     monitored.settings = replace(monitored.settings, backup_to=str(tmp_path))
     back_up(monitored)

@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from worker.embedders.base import cost_of
-from worker.embedders.registry import open_embedder
+from worker.embedders.base import ChatPrice, cost_of
+from worker.embedders.registry import open_chat_model, open_embedder
 from worker.errors import BackupDamaged, BackupError, SettingsError
 from worker.operations.restore_texts import Restore, TextsInChunks
 from worker.queue import AdminQueue, Damaged, RestoreOutcome, StoredRow, Target
@@ -174,11 +174,11 @@ class Repairer:
         """Requeue as many as the budget allows."""
         if not rows:
             return
-        price = self._price()
+        price, chat_is_free = self._price(), self._chat_is_free()
         before = self.done.cost
         affordable: list[str] = []
         for row in rows:
-            cost = cost_of(row.tokens, price)
+            cost = self._cost_of(row, price, chat_is_free)
             spent = None if cost is None or self.done.cost is None else self.done.cost + cost
             if self.budget is not None and (spent is None or spent > self.budget):
                 continue
@@ -187,6 +187,25 @@ class Repairer:
         now = 0.0 if before is None or self.done.cost is None else self.done.cost - before
         self.done.requeued += self.queue.requeue_damaged(self.target, affordable, now)
         self.done.over_budget += len(rows) - len(affordable)
+
+    def _cost_of(self, row: Damaged, price: float | None, chat_is_free: bool) -> float | None:
+        """Return what it costs to embed a text again; None: not known. What a chat model wrote for
+        it may have to be written again: that is known of a whole text, which cost as much before.
+        """
+        cost = cost_of(row.tokens, price)
+        if cost is None or chat_is_free:
+            return cost
+        is_known = row.cost is not None and self.target.chunk_format is None
+        return max(cost, row.cost or 0.0) if is_known else None
+
+    def _chat_is_free(self) -> bool:
+        """Whether no chat model enhances the texts of the column, or one that costs nothing."""
+        name = self.target.enhance_model
+        if name is None:
+            return True
+        with suppress(SettingsError), closing(open_chat_model(name, self.settings)) as chat:
+            return chat.price == ChatPrice(0.0, 0.0)
+        return False
 
     def _price(self) -> float | None:
         """Return the price of the model of the column; None: not known."""
