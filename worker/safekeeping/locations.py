@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,8 +32,9 @@ def parse_destination(given: str) -> Destination:
     if bucket := parse_url(given):
         return Destination(*bucket)
     if "://" in given or not given.strip() or "\0" in given:
+        shown = re.sub("//.*@", "//…@", given, flags=re.DOTALL)  # it may have a password
         raise SettingsError(
-            f"not a destination for backups: {given or repr(given)}",
+            f"not a destination for backups: {shown or repr(given)}",
             "Give the path of a directory, s3://BUCKET/PREFIX or storage://BUCKET/PREFIX.",
         )
     return Destination("directory", os.path.abspath(os.path.expanduser(given)))
