@@ -37,6 +37,7 @@ from worker.safekeeping.manifest import (
     Manifest,
     Part,
     from_json,
+    name_of,
     part_name,
     to_json,
 )
@@ -105,7 +106,7 @@ class BackupRun:
             return Manifest(database, self.known.started_at, now, None, made_by, ())
         self._raise_unless_of(database, before)
         if before.finished_at is None:  # some may not be watched any more
-            names = {target.named for target in targets}
+            names = {_name(target) for target in targets}
             columns = tuple(column for column in before.columns if column.name in names)
             return replace(before, columns=columns)
         return before
@@ -179,7 +180,7 @@ class BackupRun:
     def _recorded(self, target: Target) -> BackedUpColumn | None:
         assert self.manifest
         columns = self.manifest.columns
-        return next((each for each in columns if each.name == target.named), None)
+        return next((each for each in columns if each.name == _name(target)), None)
 
     def _export(self, target: Target, before: BackedUpColumn | None) -> None:
         """Write the parts of a column that are not there."""
@@ -332,6 +333,10 @@ class NewPart:
         """Return what the manifest says of the part, which is written."""
         size, sha256 = self._path.stat().st_size, sha256_of(self._path)
         return Part(name, self.rows, size, sha256, self._first, self._last, looked_to)
+
+
+def _name(target: Target) -> str:
+    return name_of(target.table_name, target.embedding_column)
 
 
 def _undescribed(target: Target) -> BackedUpColumn:

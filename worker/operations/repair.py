@@ -155,10 +155,11 @@ class Repairer:
             return
         check_installed()
         storage = open_storage(destination_of(self.settings), self.settings)
+        names = (self.target.table_name, self.target.embedding_column)
         sound = [backup for backup in find_backups(storage) if backup.is_restorable]
         for backup in sound[:MOST_BACKUPS]:
             for column in backup.manifest.columns if backup.manifest else ():
-                is_this = column.name == self.target.named
+                is_this = (column.table, column.column) == names
                 is_alike = is_enhanced_alike(column, self.target)
                 if is_this and is_alike and column.width == self.target.dimensions:
                     with suppress(BackupDamaged, FileNotFoundError):

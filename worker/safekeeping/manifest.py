@@ -87,7 +87,7 @@ class BackedUpColumn:
 
     @property
     def name(self) -> str:
-        return f"{self.table}.{self.column}"
+        return name_of(self.table, self.column)
 
     @property
     def rows(self) -> int:
@@ -125,6 +125,11 @@ class Manifest:
     def problems(self) -> dict[str, str]:
         """Why columns are not here, or not all of their vectors."""
         return {column.name: column.problem for column in self.columns if column.problem}
+
+
+def name_of(table: str, column: str) -> str:
+    """Return the name of a column, which no other one has: `table` is quoted if it has to be."""
+    return f'{table}."{column}"' if "." in column else f"{table}.{column}"
 
 
 def part_name(column: BackedUpColumn, number: int, token: str) -> str:
