@@ -19,7 +19,7 @@ from tests.integration.test_integrity import url as url
 from tests.openai_server import OpenAIServer
 from worker.operations.backup import BackupRequest, make_backup
 from worker.operations.integrity import ColumnCheck, repair_column
-from worker.operations.repair import Damage
+from worker.operations.repair import Damage, Repairer
 from worker.operations.restore import RestoreRequest, restore
 from worker.queue.postgres import PostgresQueue
 from worker.safekeeping.locations import parse_destination
@@ -168,6 +168,18 @@ def test_what_a_chat_model_writes_counts(
     db.execute("update docs set embedding = null where id = 7")
     repaired = repair(monitored, budget=0.1)
     assert (repaired.requeued, repaired.over_budget) == (1 - over_budget, over_budget)
+
+
+def test_workers_share_the_budget_while_they_repair(monitored: Monitored) -> None:
+    """Another one spends it on another column, after this one has begun."""
+    target = monitored.queue.target("docs", "embedding")
+    repairer = Repairer(monitored.queue, monitored.settings, target, 1.0, shares_budget=True)
+    monitored.db.execute("update docs set embedding = null where id in (7, 8)")
+    first, second = monitored.queue.damaged(target, None).rows
+    repairer.repair([first])
+    monitored.db.execute("insert into embedding_checks (target_id, cost) values (99, 1.0)")
+    repairer.repair([second])
+    assert (repairer.done.requeued, repairer.done.over_budget) == (1, 1)
 
 
 def test_an_old_backup_of_another_width_does_no_harm(monitored: Monitored, tmp_path: Path) -> None:

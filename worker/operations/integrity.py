@@ -64,9 +64,11 @@ class ColumnCheck:
     ) -> Repaired:
         """Repair the damage; embedding texts again may cost `budget` US dollars.
 
-        With `seen`, what is found on the way is added to it, and a repair ends when that is large.
+        With `seen`, as a worker repairs by itself: what is found on the way is added to it, and a
+        repair ends when that is large; the budget is that of all repairs of the last 24 hours.
         """
-        repairer = Repairer(self.queue, settings, self.target, budget)
+        shares_budget = seen is not None
+        repairer = Repairer(self.queue, settings, self.target, budget, shares_budget)
         for rows in in_batches(self._damaged()):
             if seen:
                 seen.add(rows)
@@ -257,9 +259,8 @@ class IntegrityMonitor:
             return "sound", Repaired()
         if damage.is_large:
             return "waiting", Repaired()
-        budget = max(0.0, self.settings.repair_budget - column.queue.repair_cost())
         seen = Damage(damage.vectors)
-        repaired = column.repair(self.settings, budget, seen)
+        repaired = column.repair(self.settings, self.settings.repair_budget, seen)
         self._report("vectors_repaired", column.target, **asdict(repaired))
         if seen.is_large:  # something damages vectors right now
             damage.lost, damage.overwritten = seen.lost, seen.overwritten

@@ -91,12 +91,13 @@ def in_batches(ranges: Iterable[Sequence[Damaged]]) -> Iterator[list[Damaged]]:
 @dataclass(slots=True)
 class Repairer:
     """Repairs damaged vectors of a column. `budget`: the US dollars that embedding texts again may
-    cost; None: whatever it takes."""
+    cost; None: whatever it takes. `shares_budget`: with all repairs of the last 24 hours."""
 
     queue: AdminQueue
     settings: Settings
     target: Target
     budget: float | None
+    shares_budget: bool = False
     done: Repaired = field(default_factory=Repaired)
 
     def repair(self, rows: Sequence[Damaged]) -> None:
@@ -176,18 +177,23 @@ class Repairer:
         if not rows:
             return
         price, chat_is_free = self._price(), self._chat_is_free()
-        before = self.done.cost
+        left = None if self.budget is None else max(0.0, self.budget - self._spent())
+        now: float | None = 0.0
         affordable: list[str] = []
         for row in rows:
             cost = self._cost_of(row, price, chat_is_free)
-            spent = None if cost is None or self.done.cost is None else self.done.cost + cost
-            if self.budget is not None and (spent is None or spent > self.budget):
+            total = None if cost is None or now is None else now + cost
+            if left is not None and (total is None or total > left):
                 continue
-            self.done.cost = spent
+            now = total
             affordable.append(row.record_id)
-        now = 0.0 if before is None or self.done.cost is None else self.done.cost - before
-        self.done.requeued += self.queue.requeue_damaged(self.target, affordable, now)
+        self.done.cost = None if now is None or self.done.cost is None else self.done.cost + now
+        self.done.requeued += self.queue.requeue_damaged(self.target, affordable, now or 0.0)
         self.done.over_budget += len(rows) - len(affordable)
+
+    def _spent(self) -> float:
+        """Return what of the budget is spent by now, also by other workers if they share it."""
+        return self.queue.repair_cost() if self.shares_budget else self.done.cost or 0.0
 
     def _cost_of(self, row: Damaged, price: float | None, chat_is_free: bool) -> float | None:
         """Return what it costs to embed a text again; None: not known. What a chat model wrote for
