@@ -792,7 +792,7 @@ CALLED_BY_NOBODY = [
         claim_documents claim_in_parts clear_all clear_row_sql clear_sql column_grants
         column_width columns_read complete complete_in_chunks count_jobs count_pending
         count_to_embed count_usage counts_and counts_since damage_sql damaged_jobs
-        damaged_range default_enhance_prompt next_bounded
+        damaged_range tokens_of_chunks default_enhance_prompt next_bounded
         dependent_cure dependent_kind dependent_objects dependents_of describe_error
         diagnose_autovacuum_behind diagnose_autovacuum_off diagnose_backups
         diagnose_column_changed diagnose_damage
