@@ -164,6 +164,7 @@ def test_damage_is_repaired_and_said(
     assert cause.startswith("notes.embedding: 20 vectors, 1 lost, 1 overwritten; a repair writes")
     assert openai.requests == []
     result = worker("verify", "--repair", "--yes", "--repair-budget", "0", **with_openai)
+    assert "note: there is no backup at " in result.stderr
     assert result.returncode == 1
     assert result.stdout == (
         "notes.embedding: 20 vectors, 1 lost, 1 overwritten\n  repaired: 0 from the cache,"

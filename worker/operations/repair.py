@@ -222,6 +222,18 @@ class Repairer:
         return None
 
 
+def why_no_backup(settings: Settings) -> str | None:
+    """Say why no vector can come from a backup; None: there is one that can be read."""
+    try:
+        check_installed()
+        place = parse_destination(settings.backup_to)
+        if any(backup.is_restorable for backup in find_backups(open_storage(place, settings))):
+            return None
+    except (BackupError, SettingsError) as error:
+        return error.cause
+    return f"there is no backup at {place}"
+
+
 def _nothing(found: Sequence[StoredRow]) -> list[RestoreOutcome]:
     return []
 

@@ -12,9 +12,10 @@ from worker.cli.render.text import name_of
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.operations.integrity import CheckedColumn, Interrupted, repair_column
-from worker.operations.repair import Damage
+from worker.operations.repair import Damage, why_no_backup
 from worker.operations.session import open_queue, select
 from worker.queue import Target
+from worker.settings import Settings
 
 
 def repair(
@@ -38,7 +39,7 @@ def repair(
                         settings,
                         target,
                         budget=budget,
-                        agree=partial(_agreed, target, yes),
+                        agree=partial(_agreed, settings, target, yes),
                         attend=attend,
                         source="cli",
                     )
@@ -50,12 +51,15 @@ def repair(
     return int(any(result.repaired and result.repaired.over_budget for result in results))
 
 
-def _agreed(target: Target, yes: bool, damage: Damage) -> bool:
+def _agreed(settings: Settings, target: Target, yes: bool, damage: Damage) -> bool:
     """Ask before vectors are written. Raises SettingsError if nobody can answer."""
+    no_backup = why_no_backup(settings)
     if yes:
+        if no_backup:
+            say(f"note: {no_backup}", "hint: BACKUP_TO says where backups are")
         return True
     found = damage_line(name_of(target), damage)
-    if confirmed(f"{found}. Repair them?"):
+    if confirmed(f"{found}{f'; {no_backup}' if no_backup else ''}. Repair them?"):
         return True
     raise SettingsError(
         f"{found}; a repair writes vectors, and may embed texts again", "Add --yes to confirm."
