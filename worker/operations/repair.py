@@ -226,12 +226,12 @@ def why_no_backup(settings: Settings) -> str | None:
     """Say why no vector can come from a backup; None: there is one that can be read."""
     try:
         check_installed()
-        place = parse_destination(settings.backup_to)
-        if any(backup.is_restorable for backup in find_backups(open_storage(place, settings))):
-            return None
+        destination = destination_of(settings)
+        found = find_backups(open_storage(destination, settings))
     except (BackupError, SettingsError) as error:
         return error.cause
-    return f"there is no backup at {place}"
+    is_there = any(backup.is_restorable for backup in found)
+    return None if is_there else f"there is no backup at {destination}"
 
 
 def _nothing(found: Sequence[StoredRow]) -> list[RestoreOutcome]:
