@@ -78,7 +78,6 @@ CONTRACT = (
     "test_reprocess",
     "test_requeue",
     "test_restore",
-    "test_restore_backup",
     "test_restore_chunks",
     "test_service",
     "test_stats",
@@ -94,10 +93,8 @@ SESSIONS = (
     "test_database_load",
     "test_leases",
     "test_notify",
-    "test_pipeline",
     "test_service",
     "test_session_settings",
-    "test_status_and_search",
 )
 # What is tried on another version of Postgres: SQL of ours, and its errors, plans and catalogs.
 VERSIONS = (

@@ -81,6 +81,7 @@ def test_splitting_is_measured_for_each_kind_of_document(tmp_path: Path) -> None
     assert [figure["measured"] > 1 for figure in found if figure["unit"] == "MB"] == [True]
 
 
+@pytest.mark.only_in_full
 def test_storing_is_compared_with_a_copy_of_the_same_rows(tmp_path: Path) -> None:
     found = figures(tmp_path, "chunks", "--only", "storing")
     assert [figure["unit"] for figure in found] == ["chunks/s", "documents/s", "MB/s"] * 2
@@ -113,6 +114,7 @@ def test_a_worker_embeds_a_long_document_in_little_more_memory(tmp_path: Path) -
     assert [figure["verdict"] for figure in found[2:]] == ["ok", "ok"]
 
 
+@pytest.mark.only_in_full
 def test_scans_of_files_are_compared_with_a_walk(tmp_path: Path) -> None:
     found = figures(tmp_path, "files", "--only", "scan")
     assert [figure["unit"] for figure in found] == ["s"] * 4

@@ -63,7 +63,14 @@ def edit(docs: Database, number: int) -> None:
     embed(docs)
 
 
-@pytest.mark.parametrize("where", READ)
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("view", marks=pytest.mark.only_in_full),
+        pytest.param("search", marks=pytest.mark.only_in_full),
+        "match function",
+    ],
+)
 def test_a_reader_never_sees_two_versions_of_a_text_or_half_of_one(
     docs: Database, database_url: str, where: str
 ) -> None:
