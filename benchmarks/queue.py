@@ -16,6 +16,7 @@ from functools import partial
 from typing import LiteralString
 
 from benchmarks import edits
+from benchmarks import verification as verifying
 from benchmarks.database import (
     FILLED_AT_ONCE,
     NARROW,
@@ -196,8 +197,11 @@ def writers_at_once(server: Server, size: Size) -> Iterator[Figure]:
 
 
 def monitor(server: Server, size: Size) -> Iterator[Figure]:
-    """Edits a second by many writers beside the integrity monitor, compared with none."""
+    """Edits a second by many writers while a large table is checked, compared with no check."""
     with server.database(TINY) as database, run_processes(WRITERS) as processes:
+        database.refill("docs", size.large_run)
+        with database.connect() as connection:
+            verifying.complete_all(connection, size.large_run, TINY)
         edits.create_tables(database, size.single_rows)
         edits.watch(database, edits.COLUMNS[0])
         rate = partial(edits.edits_per_second, database, processes, "notes", size.single_rows)

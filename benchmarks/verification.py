@@ -40,12 +40,12 @@ def verification(server: Server, rows: int, repetitions: int) -> Iterator[Figure
     yield Figure(what=what, unit="rows/s", samples=samples, at_least=REACH)
 
 
-def complete_all(connection: Connection, rows: int) -> None:
+def complete_all(connection: Connection, rows: int, dimensions: int = NARROW) -> None:
     """Write vectors in the order of the key, and complete the jobs, as workers do."""
     connection.execute("set session_replication_role = replica")
     connection.execute("update embedding_targets set model = 'benchmark:model'")
     for first in range(0, rows, 1000):
-        write_vectors(connection, "docs", range(first, min(first + 1000, rows)), NARROW)
+        write_vectors(connection, "docs", range(first, min(first + 1000, rows)), dimensions)
     vector_hash = value(
         connection, "select embedding.vector_hash_sql(t, 'embedding') from embedding_targets as t"
     )
