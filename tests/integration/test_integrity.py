@@ -291,7 +291,13 @@ def test_a_text_in_chunks_gets_its_chunks_back(
     assert again.rows == []
 
 
-def test_the_model_and_the_database_are_looked_at_as_well(monitored: Monitored, url: str) -> None:
+def test_the_model_and_the_database_are_looked_at_as_well(
+    monitored: Monitored, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monitored.served(url):
+        eventually(is_checked(monitored), 20)
+    assert len(sent(monitored.openai)) == ROWS  # nothing is compared on the first day
+    monkeypatch.setattr(integrity, "A_DAY", 0.0)
     monitored.db.execute("alter table docs disable trigger user")
     monitored.db.execute("update docs set embedding = '[1,2,3,4,5,6,7,8]'")
     monitored.db.execute("update embedding_queue set vector_hash = null")
@@ -301,7 +307,7 @@ def test_the_model_and_the_database_are_looked_at_as_well(monitored: Monitored, 
         checked_at = monitored.check().checked_at
         eventually(is_checked(monitored, checked_at), 20)
     assert [found["check"] for found in monitored.log.of("problem_found")] == ["triggers_disabled"]
-    [drifted] = monitored.log.of("model_drifted")
+    drifted, *_ = monitored.log.of("model_drifted")
     assert drifted["lowest"] < drifted["gate"]
 
 

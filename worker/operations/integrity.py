@@ -192,6 +192,7 @@ class IntegrityMonitor:
     worker: str = field(default_factory=_new_name)
     _diagnosed_at: float = -math.inf
     _problems: set[tuple[str, str]] = field(default_factory=set)
+    _started_at: float = field(default_factory=time.monotonic)
     _compared_at: dict[int, float] = field(default_factory=dict)
 
     def serve(self, queue: AdminQueue, stop: Event) -> None:
@@ -243,9 +244,10 @@ class IntegrityMonitor:
         self._problems = {(finding.check, finding.subject) for finding in found}
 
     def _compare_with_model(self, queue: AdminQueue, target: Target, id: int) -> None:
-        """Compare a few vectors with those that the model gives now, once a day."""
+        """Compare a few vectors with those that the model gives now, once a day; for the first time
+        after a day, so that a worker that is started often does not pay for that each time."""
         now = time.monotonic()
-        if now < self._compared_at.get(id, -math.inf) + A_DAY:
+        if now < self._compared_at.get(id, self._started_at) + A_DAY:
             return
         self._compared_at[id] = now
         result = compare_with_model(queue, self.settings, target, COMPARED)
