@@ -20,7 +20,7 @@ def monitored(database: Database) -> Iterator[None]:
     Raises RuntimeError unless it checks from the beginning to the end.
     """
     stop = Event()
-    monitor = IntegrityMonitor(Settings(verify_every=timedelta(hours=1)), CompositeObserver())
+    monitor = IntegrityMonitor(Settings(), timedelta(hours=1), CompositeObserver())
 
     def serve() -> None:
         with database.queue() as queue:

@@ -53,7 +53,7 @@ class Monitored:
     @contextmanager
     def served(self, url: str, monitor: IntegrityMonitor | None = None) -> Iterator[None]:
         """Serve in a thread with a queue of its own, as beside a worker."""
-        monitor = monitor or IntegrityMonitor(self.settings, self.log)
+        monitor = monitor or IntegrityMonitor(self.settings, SOON, self.log)
         stop = Event()
 
         def serve() -> None:
@@ -84,7 +84,7 @@ def monitored(
     texts.execute(
         "insert into docs select n, 'text ' || n from generate_series(1, %s) as n", [ROWS]
     )
-    monitored = Monitored(texts, queue, replace(settings, verify_every=SOON), openai)
+    monitored = Monitored(texts, queue, settings, openai)
     assert monitored.embed() == ROWS
     return monitored
 
@@ -199,15 +199,15 @@ def test_rows_that_are_skipped_or_filtered_are_no_loss(monitored: Monitored, url
 def test_a_worker_that_is_paused_or_busy_leaves_the_database_alone(
     monitored: Monitored, url: str
 ) -> None:
-    paused = IntegrityMonitor(monitored.settings, monitored.log, is_paused=lambda: True)
+    paused = IntegrityMonitor(monitored.settings, SOON, monitored.log, is_paused=lambda: True)
     with monitored.served(url, paused):
         Event().wait(0.5)
     assert monitored.queue.checks() == []
-    rarely = replace(monitored.settings, verify_every=timedelta(hours=1))
-    with monitored.served(url, IntegrityMonitor(rarely, monitored.log)):
+    rarely = timedelta(hours=1)
+    with monitored.served(url, IntegrityMonitor(monitored.settings, rarely, monitored.log)):
         eventually(is_checked(monitored), 20)
     monitored.db.execute("update embedding_checks set checked_at = now() - interval '90 minutes'")
-    busy = IntegrityMonitor(rarely, monitored.log, is_idle=lambda: False)
+    busy = IntegrityMonitor(monitored.settings, rarely, monitored.log, is_idle=lambda: False)
     before = monitored.check().checked_at
     with monitored.served(url, busy):
         Event().wait(0.5)
@@ -273,7 +273,7 @@ def test_a_text_in_chunks_gets_its_chunks_back(
     )
     for key in range(1, 21):
         write(db, key, document(8, f"number {key}"))
-    settings = replace(settings, verify_every=SOON, backup_to=str(tmp_path))
+    settings = replace(settings, backup_to=str(tmp_path))
     monitored = Monitored(db, queue, settings, openai)
     assert monitored.embed() > 20
     assert make_backup(queue, settings, BackupRequest(parse_destination(str(tmp_path))))

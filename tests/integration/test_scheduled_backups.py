@@ -366,7 +366,7 @@ def test_a_relay_keeps_events_until_the_next_pulse_and_their_order() -> None:
     relay.pulse()
     assert [name for name, _ in log.events] == ["backup_failed", "backups_seen"]
     relay.entrance.event("backup_completed", rows=1)
-    relay.close()
+    relay.pulse()
     assert len(log.events) == 3
 
 

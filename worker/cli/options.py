@@ -598,7 +598,7 @@ RepairBudget = Annotated[
     typer.Option(
         min=0,
         metavar="DOLLARS",
-        help="US dollars that embedding texts again may cost (env: REPAIR_BUDGET).",
+        help="US dollars that embedding texts again may cost, for each column (default: no limit).",
     ),
 ]
 SampleSize = Annotated[

@@ -28,10 +28,6 @@ class Relay:
     def event(self, name: str, **fields: object) -> None:
         pass
 
-    def close(self) -> None:
-        """Pass on what is left."""
-        self.pulse()
-
 
 class _Entrance:
     """Keeps events until the next pulse of the relay."""

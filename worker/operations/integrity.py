@@ -22,7 +22,7 @@ LEASE = timedelta(minutes=5)
 SHARE = 0.02  # of the time, in which a check may keep the database busy
 LONGEST_REST = 60.0  # seconds
 LOOK_AGAIN = 30.0  # seconds
-BUSY = 2  # a worker that is never idle checks after so many intervals
+BUSY = 2  # intervals between two checks by a worker that is never idle
 A_DAY = 86_400.0  # seconds between two comparisons of a column with its model
 COMPARED = 5  # texts of a column
 
@@ -177,7 +177,7 @@ def _begin(queue: AdminQueue, target: Target) -> Check:
 
 @dataclass(slots=True)
 class IntegrityMonitor:
-    """Checks each watched column every VERIFY_EVERY, and repairs what is damaged.
+    """Checks each watched column at an interval (`every`), and repairs what is damaged.
 
     Workers share this: a column is checked by one of them at a time, and another goes on where one
     has ended. Reports `vectors_damaged` if a check finds something new, `vectors_repaired`,
@@ -186,6 +186,7 @@ class IntegrityMonitor:
     """
 
     settings: Settings
+    every: timedelta
     observer: Progress
     is_idle: Callable[[], bool] = lambda: True
     is_paused: Callable[[], bool] = lambda: False
@@ -197,16 +198,15 @@ class IntegrityMonitor:
 
     def serve(self, queue: AdminQueue, stop: Event) -> None:
         """Check what is due until `stop` is set."""
-        every = self.settings.verify_every
-        while every and not stop.is_set():
+        while not stop.is_set():
             check = None
             if not self.is_paused():
-                wanted = every if self.is_idle() else BUSY * every
+                wanted = self.every if self.is_idle() else BUSY * self.every
                 check = queue.begin_check(self.worker, wanted, LEASE)
             if check:
                 self._check(queue, check, stop)
             else:
-                stop.wait(min(LOOK_AGAIN, every.total_seconds()))
+                stop.wait(min(LOOK_AGAIN, self.every.total_seconds()))
 
     def _check(self, queue: AdminQueue, check: Check, stop: Event) -> None:
         target = queue.target(check.table_name, check.embedding_column)
@@ -227,8 +227,8 @@ class IntegrityMonitor:
 
     def _diagnose(self, queue: AdminQueue) -> None:
         """Report what is wrong in the database, each problem once until it is gone."""
-        now, every = time.monotonic(), self.settings.verify_every or timedelta(0)
-        if now < self._diagnosed_at + every.total_seconds():
+        now = time.monotonic()
+        if now < self._diagnosed_at + self.every.total_seconds():
             return
         self._diagnosed_at = now
         found = [

@@ -52,9 +52,12 @@ def _files(
 def _checks(
     pipeline: Pipeline, settings: Settings, observer: Progress
 ) -> AbstractContextManager[None]:
-    """Check stored vectors, and repair them."""
+    """Check stored vectors, and repair them, if the settings have an interval."""
+    if not settings.verify_every:
+        return nullcontext()
     monitor = IntegrityMonitor(
         settings,
+        settings.verify_every,
         observer,
         is_idle=lambda: pipeline.activity.state != "working",
         is_paused=lambda: _is_paused(pipeline),

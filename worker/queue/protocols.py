@@ -409,7 +409,7 @@ class SafekeepingQueue(Protocol):
 
 
 class DamageQueue(Protocol):
-    """The interface for whoever looks for damaged vectors."""
+    """The interface for finding damaged vectors, and for embedding their texts again."""
 
     def damaged(
         self, target: Target, after: str | None, batch: int = ROWS_CHECKED_IN_ONE_CALL

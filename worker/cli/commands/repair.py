@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 
 from worker.cli.console import ProgressLine, confirmed, out, out_json, say
 from worker.cli.environment import load_settings
@@ -15,7 +16,6 @@ from worker.operations.integrity import CheckedColumn, Interrupted, repair_colum
 from worker.operations.repair import Damage, why_no_backup
 from worker.operations.session import open_queue, select
 from worker.queue import Target
-from worker.settings import Settings
 
 
 def repair(
@@ -23,6 +23,7 @@ def repair(
 ) -> int:
     """Repair the damaged vectors of watched columns. Return the exit code."""
     settings = load_settings(asks_model=True)
+    no_backup = cache(partial(why_no_backup, settings))
     progress = ProgressLine()
     results: list[CheckedColumn] = []
     with open_queue(settings) as queue, stopped_by_signals("this range") as stop:
@@ -39,7 +40,7 @@ def repair(
                         settings,
                         target,
                         budget=budget,
-                        agree=partial(_agreed, settings, target, yes),
+                        agree=partial(_agreed, target, yes, no_backup),
                         attend=attend,
                         source="cli",
                     )
@@ -51,15 +52,17 @@ def repair(
     return int(any(result.repaired and result.repaired.over_budget for result in results))
 
 
-def _agreed(settings: Settings, target: Target, yes: bool, damage: Damage) -> bool:
+def _agreed(
+    target: Target, yes: bool, why_no_backup: Callable[[], str | None], damage: Damage
+) -> bool:
     """Ask before vectors are written. Raises SettingsError if nobody can answer."""
-    no_backup = why_no_backup(settings)
+    reason = why_no_backup()
     if yes:
-        if no_backup:
-            say(f"note: {no_backup}", "hint: BACKUP_TO says where backups are")
+        if reason:
+            say(f"note: {reason}", "hint: BACKUP_TO says where backups are")
         return True
     found = damage_line(name_of(target), damage)
-    if confirmed(f"{found}{f'; {no_backup}' if no_backup else ''}. Repair them?"):
+    if confirmed(f"{found}{f'; {reason}' if reason else ''}. Repair them?"):
         return True
     raise SettingsError(
         f"{found}; a repair writes vectors, and may embed texts again", "Add --yes to confirm."
