@@ -35,6 +35,7 @@ MOST_FAILURES = 999_999_999  # jobs
 MOST_FILES = 10_000_000  # of a folder
 MOST_EXTRA = 10_000  # bytes of EMBEDDING_EXTRA_BODY
 OLLAMA_PORT = 11434
+SHORTEST_TOKEN = 16  # characters
 SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
 VENDORS = ("openai", "voyage", "mistral", "jina", "gemini", "cohere", "nvidia", "together")
 """The providers with a key and a base URL of their own: NAME_API_KEY, NAME_BASE_URL."""
@@ -102,6 +103,10 @@ class Settings:
     worker_log_level: str = "info"
     worker_metrics_port: int | None = None
     worker_metrics_host: str = "127.0.0.1"
+    worker_web_address: str = "127.0.0.1:8080"
+    worker_web_token: str | None = field(default=None, repr=False)
+    worker_web_read_token: str | None = field(default=None, repr=False)
+    worker_web_url: str | None = None
     embedding_progress_interval: int = 5
     notify_webhook_url: str | None = field(default=None, repr=False)
     notify_command: str | None = field(default=None, repr=False)
@@ -185,6 +190,8 @@ class Settings:
             for variable, reason in missing.items()
             if variable not in given  # otherwise its own problem is reported
         ]
+        if self.worker_web_token and self.worker_web_token == self.worker_web_read_token:
+            found.append("WORKER_WEB_TOKEN and WORKER_WEB_READ_TOKEN are the same")
         return [*found, *(self._problems_of_the_provider(given) if asks_model else [])]
 
     def key_and_base_url(self, vendor: str) -> tuple[str | None, str | None]:
@@ -437,6 +444,20 @@ def _http_url(given: str) -> str:
     return given
 
 
+def _web_url(given: str) -> str:
+    parts = urlsplit(_http_url(given))
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("must be a URL like https://host/path, without a user, query or fragment")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def _token(given: str) -> str:
+    # Never repeated. A short one could be guessed.
+    if len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable():
+        raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of ASCII")
+    return given
+
+
 def _project_url(given: str) -> str:
     parts = urlsplit(_http_url(given))
     if parts.hostname == "supabase.com" or parts.username:
@@ -566,6 +587,10 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "worker_log_level": _one_of("debug", "info", "warning"),
     "worker_metrics_port": _whole_number(1, 65535),
     "worker_metrics_host": str,
+    "worker_web_address": str,
+    "worker_web_token": _token,
+    "worker_web_read_token": _token,
+    "worker_web_url": _web_url,
     "embedding_progress_interval": _whole_number(1, 100),
     "notify_webhook_url": _http_url,
     "notify_command": str,

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     },
     "__main__": {"cli"},
     "cli": {
+        "web",
         "operations",
         "observers",
         "evaluation",
@@ -39,6 +40,7 @@ MAY_IMPORT = {
         "embedders",
         "host",
         "terminal",
+        "figures",
         "durations",
         "settings",
         "errors",
@@ -63,6 +65,7 @@ MAY_IMPORT = {
         "settings",
         "errors",
     },
+    "web": {"operations", "queue", "terminal", "figures", "durations", "settings", "errors"},
     "observers": {"engine", "queue", "host", "proxies", "terminal", "settings", "errors"},
     "throttle": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
@@ -82,6 +85,7 @@ MAY_IMPORT = {
     "settings": {"durations", "errors"},
     "terminal": {"errors"},
     "durations": {"errors"},
+    "figures": set[str](),
     "errors": set[str](),
 }
 
@@ -117,6 +121,12 @@ ONLY_IN = {
     "prometheus_client": ["observers/metrics.py"],
     "tenacity": ["engine/retry.py", "engine/retrying.py", "observers/channels.py"],
     "dotenv": ["settings.py"],
+    "starlette": ["web/*"],
+    "uvicorn": ["web/server.py", "web/protocol.py"],
+    "h11": ["web/protocol.py"],
+    "jinja2": ["web/pages.py"],
+    "markupsafe": ["web/pages.py"],
+    "pydantic": ["web/api/*.py"],
     "typer": ["cli/__init__.py", "cli/group.py", "cli/options.py"],
     "rich": ["cli/render/*.py"],
 }

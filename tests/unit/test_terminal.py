@@ -10,8 +10,8 @@ from io import BytesIO, StringIO, TextIOWrapper
 import pytest
 
 from worker.cli.console import out_json, report, say
-from worker.cli.render.text import counted, rounded_down
 from worker.errors import WorkerError
+from worker.figures import counted, rounded_down
 from worker.terminal import PLAIN, STEERING, as_json, prepare_streams, printable, write
 
 JOINERS = {"\u200c", "\u200d"}

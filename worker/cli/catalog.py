@@ -44,7 +44,12 @@ CATALOG: dict[str, Entry] = {
     "run": Entry(
         "runs:run",
         "Embed jobs as they become due, until stopped.",
-        ("worker run", "worker run --metrics-port 9400"),
+        ("worker run", "worker run --metrics-port 9400", "worker run --serve"),
+    ),
+    "serve": Entry(
+        "serve:serve",
+        "Serve the dashboard and the HTTP API, until stopped.",
+        ("worker serve", "worker serve --address 127.0.0.1:9000"),
     ),
     "requeue": Entry(
         "jobs:requeue",

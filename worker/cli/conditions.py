@@ -6,9 +6,9 @@ import operator
 import re
 from dataclasses import dataclass
 
-from worker.cli.render.text import rounded_down
 from worker.durations import SECONDS, format_duration
 from worker.errors import SettingsError
+from worker.figures import rounded_down
 from worker.operations.status import Figures
 
 FIGURES = {

@@ -66,6 +66,17 @@ MetricsPort = Annotated[
 MostJobs = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Stop after this many jobs.")
 ]
+ServesWeb = Annotated[
+    bool, typer.Option("--serve", help="Serve the dashboard and the HTTP API as well.")
+]
+WebAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Where to listen (env: WORKER_WEB_ADDRESS; default: 127.0.0.1:8080).",
+    ),
+]
 NotifyCommand = Annotated[
     str | None,
     typer.Option(

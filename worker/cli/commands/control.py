@@ -5,7 +5,7 @@ from __future__ import annotations
 from worker.cli.console import out
 from worker.cli.environment import load_settings
 from worker.cli.options import Worker
-from worker.cli.render.text import counted
+from worker.figures import counted
 from worker.operations.session import open_queue
 from worker.queue import DesiredState
 

@@ -22,10 +22,10 @@ from worker.cli.options import (
     WithCron,
 )
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import counted
 from worker.database.embedded import program
 from worker.database.migrations import Migration, migrations, scheduled
 from worker.errors import SettingsError
+from worker.figures import counted
 from worker.operations import migrating
 from worker.operations.diagnosis import diagnose
 from worker.operations.project import add_variables, copy_migrations, others_may_read

@@ -28,9 +28,9 @@ from worker.cli.options import (
     ShowPendingFiles,
 )
 from worker.cli.render.files import print_files, print_folders, print_scan
-from worker.cli.render.text import counted
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
+from worker.figures import counted
 from worker.files.locations import location_of
 from worker.files.scan import ScanResult
 from worker.operations import files

@@ -29,10 +29,11 @@ from worker.cli.options import (
 )
 from worker.cli.render.forecast import print_forecast
 from worker.cli.render.jobs import print_job, print_matches
-from worker.cli.render.text import counted, name_of
+from worker.cli.render.text import name_of
 from worker.cli.render.unserved import report_unserved
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
+from worker.figures import counted
 from worker.operations import backfill as enqueuing
 from worker.operations import jobs
 from worker.operations.estimate import estimate

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
+from worker.cli.commands.serve import served_visibly
 from worker.cli.console import say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
@@ -21,8 +23,10 @@ from worker.cli.options import (
     MetricsPort,
     MostJobs,
     NotifyCommand,
+    ServesWeb,
     Table,
     Until,
+    WebAddress,
 )
 from worker.cli.render.advice import advice_on
 from worker.cli.render.forecast import print_forecast
@@ -102,6 +106,8 @@ def run(
     notify_command: NotifyCommand = None,
     backup_every: BackupEvery = None,
     keep: Keep = None,
+    serve: ServesWeb = False,
+    address: WebAddress = None,
 ) -> int:
     """Embed jobs as they become due, until stopped."""
     settings = _with_backups(load_settings(asks_model=True), backup_every, keep)
@@ -110,7 +116,13 @@ def run(
         say("hint: `worker process` embeds all due jobs once.")
         return 0
     is_for_people = settings.worker_log_format == "console"
-    with open_queue(settings) as queue, stopped_by_signals(say_so=is_for_people) as stop:
+    if address and not serve:
+        raise SettingsError("--address is that of the dashboard", "Give --serve as well.")
+    with (
+        open_queue(settings) as queue,
+        stopped_by_signals(say_so=is_for_people) as stop,
+        served_visibly(settings, address) if serve else nullcontext(),
+    ):
         run_service(
             queue,
             settings,

@@ -23,9 +23,10 @@ from worker.cli.options import (
     Table,
     Words,
 )
-from worker.cli.render.text import counted, dollars, one_line
+from worker.cli.render.text import one_line
 from worker.embedders.base import well_formed
 from worker.errors import SettingsError
+from worker.figures import counted, dollars
 from worker.operations import reranking
 from worker.operations import search as searching
 from worker.operations.files import FILES

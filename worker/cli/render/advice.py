@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from worker.cli.render.screen import missing_rows
-from worker.cli.render.text import NOTHING_WATCHED, counted, name_of
+from worker.cli.render.text import NOTHING_WATCHED, name_of
 from worker.errors import WorkerError
+from worker.figures import counted
 from worker.operations.jobs import find_unsteady_jobs
 from worker.operations.processing import RunResult
 from worker.queue import AdminQueue, Scope

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from worker.cli.console import out, say
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import ago, counted
+from worker.cli.render.text import ago
 from worker.durations import format_duration
+from worker.figures import counted
 from worker.operations.backup import MadeBackup
 from worker.safekeeping.inventory import CheckedBackup, FoundBackup
 from worker.terminal import printable

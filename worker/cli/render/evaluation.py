@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from worker.cli.console import out, out_json, say
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import counted, dollars, rounded_down
 from worker.evaluation.scores import Difference
+from worker.figures import counted, dollars, rounded_down
 from worker.operations.evaluate import Evaluation
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from worker.cli.console import out, say
 from worker.cli.render.tables import aligned, out_table, terminal_width
-from worker.cli.render.text import ago, counted
+from worker.cli.render.text import ago
+from worker.figures import counted
 from worker.files.locations import location_of
 from worker.files.scan import ScanResult
 from worker.operations.files import FolderScan

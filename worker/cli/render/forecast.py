@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from worker.cli.console import out, out_json, say
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import NOTHING_WATCHED, dollars
+from worker.cli.render.text import NOTHING_WATCHED
+from worker.figures import dollars
 from worker.operations.estimate import Estimation, Forecast, add_up
 
 NOTHING_DUE = "nothing is due; `worker backfill --dry-run` shows how many rows lack a vector"

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from rich.cells import cell_len
 
 from worker.cli.console import out, say
-from worker.cli.render.text import ago, counted, name_of, one_line
+from worker.cli.render.text import ago, name_of, one_line
 from worker.durations import format_duration
+from worker.figures import counted
 from worker.operations.jobs import Matches
 from worker.queue import ListedJob
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from worker.cli.console import out, out_json, say
-from worker.cli.render.text import counted, dollars
 from worker.durations import format_duration
+from worker.figures import counted, dollars
 from worker.operations.estimate import Forecast
 from worker.operations.reembed import StartPlan
 from worker.queue import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.cli.render.text import counted, dollars
+from worker.figures import counted, dollars
 from worker.operations.repair import Damage, Repaired
 
 

@@ -6,8 +6,8 @@ import shlex
 
 from worker.cli.console import out, say
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import counted
 from worker.durations import format_duration
+from worker.figures import counted
 from worker.operations.restore import RestoredBackup, RestoredColumn
 from worker.queue import Outcome
 from worker.terminal import printable

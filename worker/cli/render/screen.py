@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from worker.cli.render.tables import aligned
-from worker.cli.render.text import block_bar, counted, cut, name_of, one_line, rounded_down
+from worker.cli.render.text import block_bar, cut, name_of, one_line
 from worker.durations import SECONDS, format_duration
+from worker.figures import counted, rounded_down
 from worker.operations.status import StatusSnapshot, count_missing
 from worker.queue import (
     Check,

@@ -8,7 +8,8 @@ from typing import Any
 
 from worker.cli.console import out, out_json, say
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import dollars, one_line
+from worker.cli.render.text import one_line
+from worker.figures import dollars
 from worker.queue import Stats
 
 BAR = 30  # characters

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from worker.cli.console import out, out_json, report, say
-from worker.cli.render.text import dollars
 from worker.cli.signals import INTERRUPTED
 from worker.errors import Paused
+from worker.figures import dollars
 from worker.operations.processing import RunResult
 
 RESUME = "Run `worker resume` to let workers continue."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 
 from rich.cells import cell_len, set_cell_size
@@ -34,25 +33,6 @@ def cut(text: str, width: int) -> str:
 def ago(when: datetime) -> str:
     """How long ago a time was."""
     return f"{format_duration((datetime.now(UTC) - when).total_seconds())} ago"
-
-
-def dollars(cost: float | None) -> str:
-    """An amount of US dollars, to a hundredth of a cent."""
-    if cost is None:
-        return "not known"
-    if not cost:
-        return "$0"
-    return "<$0.0001" if cost < 0.0001 else f"${cost:.4f}"
-
-
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: `1 row`, `2 rows`."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
-def rounded_down(percent: float) -> float:
-    """Round a percentage down to one decimal: 100 only if it is 100."""
-    return math.floor(percent * 10 + 1e-9) / 10 if percent < 100 else 100.0
 
 
 def block_bar(percent: float, width: int) -> str:

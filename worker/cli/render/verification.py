@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from worker.cli.console import out
 from worker.cli.render.tables import out_table
-from worker.cli.render.text import counted, dollars, one_line
+from worker.cli.render.text import one_line
+from worker.figures import counted, dollars
 from worker.verification.reports import figures_of
 from worker.verification.result import Check, Verification
 

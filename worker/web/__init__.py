@@ -1,0 +1,1 @@
+"""The dashboard for operators, and the HTTP API for apps."""

@@ -1,0 +1,225 @@
+"""The routes of the dashboard: its screens, their actions, the live updates, and the login."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette._utils import get_route_path
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+
+from worker.web.access import COOKIE, SESSION, Role
+from worker.web.live import Live, News, Topic
+from worker.web.pages import Pages, notice_of
+from worker.web.screens.base import Action, Done, Look, Screen, not_found
+from worker.web.services import Services
+
+LONGEST_ADDRESS = 2000  # characters
+LARGEST_FORM = 2**18  # bytes
+MOST_FIELDS = 1200  # a page of jobs, all chosen, and more
+FOUND = 303
+
+
+class Dashboard:
+    """The screens, for those who are logged in."""
+
+    def __init__(self, services: Services, screens: tuple[Screen, ...]) -> None:
+        self._services = services
+        self._screens = screens
+        self.pages = Pages(services, tuple(screen for screen in screens if screen.label))
+        self.live = Live(self._render_topic)
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes of all screens and their actions."""
+        shown = [
+            Route(each.path, partial(self._show, each), methods=["GET"], name=each.name)
+            for each in self._screens
+        ]
+        pressed = [
+            Route(action.path, partial(self._press, action), methods=["POST"])
+            for each in self._screens
+            for action in each.actions
+        ]
+        return [
+            *pressed,
+            *shown,
+            Route("/live", self._watch, methods=["GET"]),
+            Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+        ]
+
+    # -- screens
+
+    async def _show(self, screen: Screen, request: Request) -> Response:
+        role = self.role_of(request)
+        if role is None:
+            return self._to_login(request)
+        address = _address_of(request)
+        values = _values_of(request)
+        content = await run_in_threadpool(self._content, screen, role, values)
+        page = self.pages.page(screen, role, content, address, notice_of(values))
+        return HTMLResponse(page)
+
+    def _content(self, screen: Screen, role: Role, values: Mapping[str, str]) -> str:
+        with self._services.queues.lent() as queue:
+            context = screen.load(Look(self._services, queue, role, values))
+        return self.pages.content(screen, role, context)
+
+    async def _press(self, action: Action, request: Request) -> Response:
+        role = self.role_of(request)
+        if role is None:
+            return self._to_login(request)
+        if role != "admin":
+            raise HTTPException(403, "This token may only look. Log in with the admin token.")
+        done = await run_in_threadpool(self._press_it, action, role, await _form_of(request))
+        return self._redirect(done)
+
+    def _press_it(self, action: Action, role: Role, form: _Form) -> Done:
+        with self._services.queues.lent() as queue:
+            look = Look(self._services, queue, role, form.values, form.address, form.chosen)
+            return action.press(look)
+
+    def _redirect(self, done: Done) -> Response:
+        path, _, query = done.address.partition("?")
+        given = {name: value for name, value in parse_qsl(query) if name not in ("notice", "count")}
+        given["notice"] = done.notice
+        if done.count is not None:
+            given["count"] = str(done.count)
+        return RedirectResponse(f"{self._services.prefix}{path}?{urlencode(given)}", FOUND)
+
+    # -- live updates
+
+    async def _watch(self, request: Request) -> Response:
+        role = self.role_of(request)
+        if role is None:
+            raise HTTPException(401, "Log in first.")
+        address = request.query_params.get("page", "")[:LONGEST_ADDRESS]
+        if self._find(address) is None:
+            raise not_found("page")
+        if self.live.is_full:
+            raise HTTPException(503, "Too many pages are open. Reload to see the latest state.")
+        return StreamingResponse(
+            _as_events(self.live.watch(Topic(address, role))), media_type="text/event-stream"
+        )
+
+    async def _render_topic(self, topic: Topic) -> str:
+        screen, values = self._find(topic.address) or (None, {})
+        assert screen is not None  # it was found before
+        return await run_in_threadpool(self._content, screen, topic.role, values)
+
+    def _find(self, address: str) -> tuple[Screen, dict[str, str]] | None:
+        """Find the screen at an address, and the values in its path and query."""
+        parts = urlsplit(address)
+        scope: Scope = {"type": "http", "method": "GET", "path": parts.path, "headers": []}
+        for screen in self._screens:
+            match, found = Route(screen.path, lambda _: None).matches(scope)
+            if match is Match.FULL and screen.is_live:
+                return screen, dict(parse_qsl(parts.query)) | _texts(found["path_params"])
+        return None
+
+    # -- the login
+
+    def role_of(self, request: Request) -> Role | None:
+        """Return the role of who is logged in."""
+        return self._services.access.role_of_cookie(request.cookies.get(COOKIE, ""))
+
+    async def _login(self, request: Request) -> Response:
+        if request.method == "POST":
+            form = (await _form_of(request)).values
+            return self._log_in(form.get("token", ""), form.get("next", ""))
+        token = request.query_params.get("token")
+        if token is not None:
+            return self._log_in(token, "")
+        return self._ask_for_token(request.query_params.get("next", ""))
+
+    def _log_in(self, token: str, next: str) -> Response:
+        access = self._services.access
+        if access.attempts.are_too_many():
+            return self._ask_for_token(next, "Too many wrong tokens. Wait a minute.", 429)
+        role = access.role_of_token(token.strip())
+        if role is None:
+            access.attempts.fail()
+            return self._ask_for_token(next, "This is not the token of this server.", 401)
+        is_ours = self._find(next) is not None and next.startswith("/")
+        response = RedirectResponse(self._services.prefix + (next if is_ours else "/"), FOUND)
+        response.set_cookie(
+            COOKIE,
+            access.cookie_of(role),
+            max_age=SESSION,
+            path=self._services.prefix or "/",
+            secure=self._services.is_secure,
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+    def _ask_for_token(self, next: str, problem: str | None = None, status: int = 200) -> Response:
+        page = self.pages.plain("login.html", next=next[:LONGEST_ADDRESS], problem=problem)
+        return HTMLResponse(page, status)
+
+    async def _logout(self, request: Request) -> Response:
+        response = RedirectResponse(self.pages.href("/login"), FOUND)
+        response.delete_cookie(COOKIE, path=self._services.prefix or "/")
+        return response
+
+    def _to_login(self, request: Request) -> Response:
+        is_page = request.method == "GET"
+        address = self.pages.href("/login", next=_address_of(request) if is_page else None)
+        return RedirectResponse(address, FOUND)
+
+
+class _Form(NamedTuple):
+    values: dict[str, str]
+    chosen: tuple[str, ...]
+    address: str | None
+
+
+async def _form_of(request: Request) -> _Form:
+    """Read a form, with the values of its path."""
+    body = await request.body()
+    if len(body) > LARGEST_FORM:
+        raise HTTPException(413, f"The form is larger than {LARGEST_FORM} bytes.")
+    try:
+        pairs = parse_qsl(body.decode(), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise HTTPException(400, "The form cannot be read.") from None
+    chosen = tuple(value for name, value in pairs if name == "chosen")
+    values = dict(pairs) | _texts(request.path_params)
+    return _Form(values, chosen, request.client.host if request.client else None)
+
+
+def _values_of(request: Request) -> dict[str, str]:
+    return dict(request.query_params) | _texts(request.path_params)
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
+def _address_of(request: Request) -> str:
+    """The path of a request with its query, without the prefix and without a notice."""
+    path = get_route_path(request.scope)
+    query = [
+        (name, value)
+        for name, value in request.query_params.multi_items()
+        if name not in ("notice", "count")
+    ]
+    return path + ("?" + urlencode(query) if query else "")
+
+
+async def _as_events(watched: AsyncIterator[News | None]) -> AsyncIterator[str]:
+    """Write news as server-sent events. An outage has a name, so that it is not swapped in."""
+    yield "retry: 2000\n\n"
+    async for news in watched:
+        if news is None:
+            yield ": still here\n\n"
+            continue
+        lines = "".join(f"data: {line}\n" for line in news.text.splitlines() or [""])
+        yield (f"event: {news.kind}\n" if news.kind == "outage" else "") + lines + "\n"

@@ -1,0 +1,42 @@
+"""HTTP/1.1 that does not wait forever for a request to arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+LONGEST_HEAD = 10.0  # seconds until the first line and the headers of a request have arrived
+
+
+class PatientProtocol(H11Protocol):
+    """Closes connections whose request does not arrive: uvicorn limits only the pause between two
+    requests."""
+
+    _head_is_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_expecting()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.conn.their_state is h11.IDLE:
+            self._expect_head()
+        else:
+            self._stop_expecting()
+
+    def _expect_head(self) -> None:
+        if self._head_is_due is None:
+            self._head_is_due = self.loop.call_later(LONGEST_HEAD, self.transport.close)
+
+    def _stop_expecting(self) -> None:
+        if self._head_is_due is not None:
+            self._head_is_due.cancel()
+            self._head_is_due = None

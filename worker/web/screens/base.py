@@ -1,0 +1,95 @@
+"""What a screen is, and what it gets to work with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from worker.errors import SettingsError
+from worker.queue import AdminQueue, Source
+from worker.web.access import Role
+from worker.web.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at a screen, or the press of a button: by whom, and with what.
+
+    `values` are those of the path and the query, or of the form. `address` is that of the browser.
+    """
+
+    services: Services
+    queue: AdminQueue
+    role: Role
+    values: Mapping[str, str]
+    address: str | None = None
+    chosen: tuple[str, ...] = ()
+    """The values of the boxes of a form that are checked."""
+
+    @property
+    def source(self) -> Source:
+        """Where the audit says that an action comes from."""
+        return "api"
+
+    def back(self, otherwise: str) -> str:
+        """Return the address of the page that a form was on, as it says."""
+        given = self.values.get("back", "")
+        return given if re.match(r"/(?![/\\])", given) else otherwise
+
+    def value(self, name: str) -> str | None:
+        """Return a value, None if it is empty or missing."""
+        return self.values.get(name) or None
+
+    def number(self, name: str, least: int = 0) -> int | None:
+        """Return a value as a whole number. Raises SettingsError if it is none."""
+        given = self.value(name)
+        if given is None:
+            return None
+        if not (given.isascii() and given.isdigit() and len(given) <= 18) or int(given) < least:
+            raise SettingsError(f"{name} is not a number from {least}: {given[:40]}")
+        return int(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of an action: where to go on, and what to say there.
+
+    `notice` is one of pages.NOTICES, `count` a number in it.
+    """
+
+    address: str
+    notice: str
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A button: the path of its form, and what it does. Only an admin may press it."""
+
+    path: str
+    press: Callable[[Look], Done]
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """A screen. `load` reads what its template shows, in a few short calls of the queue.
+
+    `is_live`: an open page is kept up to date. Without a `label` it is not in the menu.
+    """
+
+    name: str
+    path: str
+    title: str
+    load: Callable[[Look], Mapping[str, Any]]
+    label: str | None = None
+    actions: tuple[Action, ...] = field(default=())
+    is_live: bool = True
+
+
+def not_found(what: str) -> HTTPException:
+    """The error for something that does not exist."""
+    return HTTPException(404, f"There is no such {what}.")

@@ -1,0 +1,112 @@
+"""Serves the web application, in a thread."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from threading import Thread
+from typing import NamedTuple
+
+import uvicorn
+
+from worker.errors import SettingsError
+from worker.operations.session import open_queue
+from worker.settings import Settings
+from worker.web.access import Access
+from worker.web.app import create_app
+from worker.web.guard import LOOPBACK
+from worker.web.protocol import PatientProtocol
+from worker.web.queues import Queues
+from worker.web.services import Services
+
+MOST_CONNECTIONS = 1200
+GRACE = 1  # seconds for requests that are being answered when the server stops
+END_WITHIN = 5.0  # seconds
+
+
+class Served(NamedTuple):
+    """Where the server is, and the token that was made up for it; None: it was set."""
+
+    url: str
+    token: str | None
+
+
+@contextmanager
+def served(settings: Settings, address: str | None = None) -> Iterator[Served]:
+    """Serve the dashboard and the API until the end of the `with`.
+
+    Raises SettingsError if the address is not available, or is open to others while no token is
+    set.
+    """
+    host, port = _host_and_port(address or settings.worker_web_address)
+    if host not in LOOPBACK and not settings.worker_web_token:
+        raise SettingsError(
+            f"{host} can be reached from elsewhere, and WORKER_WEB_TOKEN is not set",
+            "Set it to a long random word, or serve 127.0.0.1.",
+        )
+    access = Access.of(settings)
+    with (
+        _listening(host, port) as listener,
+        closing(Queues(partial(open_queue, settings))) as queues,
+    ):
+        port = listener.getsockname()[1]
+        services = Services(settings, queues, access, host)
+        with _running(services, listener):
+            shown = f"[{host}]" if ":" in host else host
+            url = settings.worker_web_url or f"http://{shown}:{port}"
+            yield Served(url, None if settings.worker_web_token else access.tokens["admin"])
+
+
+@contextmanager
+def _running(services: Services, listener: socket.socket) -> Iterator[None]:
+    """Run the server in a thread, until the end of the `with`."""
+    app = create_app(services)
+    logging.getLogger("uvicorn.error").disabled = True  # it would print what a defect had in hand
+    config = uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE,
+        limit_concurrency=MOST_CONNECTIONS,
+    )
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="web", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(END_WITHIN)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        [(family, *_, bound), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.create_server(bound[:2], family=family, backlog=1024)
+    except (OSError, UnicodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "there is no such address"
+        raise SettingsError(
+            f"{host}:{port} cannot be served: {reason}", "Give another --address HOST:PORT."
+        ) from None
+    with closing(listener):
+        yield listener
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise SettingsError(
+            f"the address is not HOST:PORT: {address}", "Give one like 127.0.0.1:8080."
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,0 +1,94 @@
+"""Long work that the dashboard has started: it has progress, and can be cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from threading import Event, Lock, Thread
+from typing import Literal
+
+from worker.errors import WorkerError
+
+MOST_AT_ONCE = 4
+REMEMBERED = 20  # tasks that have ended
+
+State = Literal["running", "done", "cancelled", "failed"]
+
+
+@dataclass(slots=True)
+class Task:
+    """Work in a thread. `progress` says how far it is, `error` why it failed."""
+
+    id: int
+    title: str
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    state: State = "running"
+    progress: str = ""
+    error: str = ""
+    stop: Event = field(default_factory=Event)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self.state == "running" and self.stop.is_set()
+
+
+class TooManyTasks(WorkerError):
+    """MOST_AT_ONCE tasks are running."""
+
+    exit_code = 1
+
+
+class Tasks:
+    """The tasks of this process, the latest first. They end with the process: all work is in short
+    steps, so nothing is lost."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task] = []
+        self._ids = count(1)
+        self._lock = Lock()
+
+    def start(self, title: str, work: Callable[[Task], None]) -> Task:
+        """Do `work` in a thread. It sets `progress`, and ends soon after `stop` is set.
+
+        Raises TooManyTasks.
+        """
+        with self._lock:
+            if sum(task.state == "running" for task in self._tasks) >= MOST_AT_ONCE:
+                raise TooManyTasks("too many tasks are running", "Wait for one, or cancel one.")
+            task = Task(next(self._ids), title)
+            ended = [each for each in self._tasks if each.state != "running"]
+            forgotten = ended[REMEMBERED:]
+            self._tasks = [task, *(each for each in self._tasks if each not in forgotten)]
+        Thread(target=_run, args=(task, work), name=f"task-{task.id}", daemon=True).start()
+        return task
+
+    def cancel(self, id: int) -> bool:
+        """Let a task end after its current step. False if it is not running."""
+        found = next((task for task in self.all() if task.id == id), None)
+        if found is None or found.state != "running":
+            return False
+        found.stop.set()
+        return True
+
+    def all(self) -> list[Task]:
+        """Return the tasks that are running, and the latest that have ended."""
+        with self._lock:
+            return list(self._tasks)
+
+    def close(self) -> None:
+        """Let all tasks end after their current step."""
+        for task in self.all():
+            task.stop.set()
+
+
+def _run(task: Task, work: Callable[[Task], None]) -> None:
+    try:
+        work(task)
+        task.state = "cancelled" if task.stop.is_set() else "done"
+    except WorkerError as error:
+        task.error = " ".join(filter(None, [f"{error.cause}.", error.hint]))
+        task.state = "failed"
+    except Exception as error:  # a defect: its message may hold what is in the database
+        task.error, task.state = f"a defect: {type(error).__name__}", "failed"
