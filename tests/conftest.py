@@ -324,6 +324,14 @@ def project_with_accounts(db: Database) -> None:
         pass  # its start made the tables of the accounts
 
 
+@pytest.fixture(scope="module")
+def shared_url(postgres: Callable[[str], str], template_of: TemplateOf) -> Iterator[str]:
+    """The URL of a migrated database that the tests of a module share."""
+    url = postgres("18")
+    with new_database(url, template_of(url, migrated_database)) as name:
+        yield _url_of(url, name)
+
+
 @pytest.fixture
 def database(server: Server, template: str) -> Iterator[str]:
     """The name of a database of this test alone, migrated."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -32,13 +32,20 @@ class CachedFiles(StaticFiles):
         return response
 
 
-def create_app(services: Services) -> ASGIApp:
-    """Return the application. Its lifespan ends all live updates and tasks."""
+@dataclass(frozen=True, slots=True)
+class WebApp:
+    """The application. Call `close` in the thread that runs it, before it ends: it ends all live
+    updates and tasks."""
+
+    asgi: ASGIApp
+    close: Callable[[], None]
+
+
+def create_app(services: Services) -> WebApp:
+    """Return the application."""
     dashboard = Dashboard(services, SCREENS)
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+    def close() -> None:
         dashboard.live.close()
         services.tasks.close()
 
@@ -46,6 +53,6 @@ def create_app(services: Services) -> ASGIApp:
         routes=[Mount("/static", CachedFiles(directory=STATIC)), *dashboard.routes()],
         middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
         exception_handlers=exception_handlers(dashboard.pages.plain),
-        lifespan=lifespan,
     )
-    return Guard(app, services.prefix, services.hosts, services.settings.worker_web_url)
+    guard = Guard(app, services.prefix, services.hosts, services.settings.worker_web_url)
+    return WebApp(guard, close)

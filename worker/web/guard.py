@@ -55,6 +55,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         scope["root_path"] = self.prefix
+        if not scope["path"].startswith(f"{self.prefix}/"):  # a proxy took it away
+            scope["path"] = self.prefix + scope["path"]
         answer = _Answer(send)
         try:
             headers = Headers(scope=scope)
@@ -141,16 +143,17 @@ class _Answer:
 
 async def _within(seconds: float, work: Awaitable[None], answer: _Answer) -> None:
     """Do the work. Raises Refused if its answer does not begin in that time."""
-    async with asyncio.timeout(seconds) as deadline:
 
-        async def lift() -> None:
-            await answer.begins.wait()
-            deadline.reschedule(None)
+    async def lift(deadline: asyncio.Timeout) -> None:
+        await answer.begins.wait()
+        deadline.reschedule(None)
 
-        lifting = asyncio.create_task(lift())
-        try:
-            await work
-        except TimeoutError:
-            raise Refused(408, "The request took too long.") from None
-        finally:
-            lifting.cancel()
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            lifting = asyncio.create_task(lift(deadline))
+            try:
+                await work
+            finally:
+                lifting.cancel()
+    except TimeoutError:
+        raise Refused(408, "The request took too long.") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from threading import Thread
@@ -28,9 +28,11 @@ END_WITHIN = 5.0  # seconds
 
 
 class Served(NamedTuple):
-    """Where the server is, and the token that was made up for it; None: it was set."""
+    """Where browsers find the server, the port it listens on, and the token that was made up for
+    it; None: it was set."""
 
     url: str
+    port: int
     token: str | None
 
 
@@ -57,7 +59,17 @@ def served(settings: Settings, address: str | None = None) -> Iterator[Served]:
         with _running(services, listener):
             shown = f"[{host}]" if ":" in host else host
             url = settings.worker_web_url or f"http://{shown}:{port}"
-            yield Served(url, None if settings.worker_web_token else access.tokens["admin"])
+            yield Served(url, port, None if settings.worker_web_token else access.tokens["admin"])
+
+
+class ClosingServer(uvicorn.Server):
+    """Calls `close` before it waits for the connections to end."""
+
+    close: Callable[[], None]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.close()
+        await super().shutdown(sockets)
 
 
 @contextmanager
@@ -66,10 +78,10 @@ def _running(services: Services, listener: socket.socket) -> Iterator[None]:
     app = create_app(services)
     logging.getLogger("uvicorn.error").disabled = True  # it would print what a defect had in hand
     config = uvicorn.Config(
-        app,
+        app.asgi,
         http=PatientProtocol,
         ws="none",
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -77,7 +89,8 @@ def _running(services: Services, listener: socket.socket) -> Iterator[None]:
         timeout_graceful_shutdown=GRACE,
         limit_concurrency=MOST_CONNECTIONS,
     )
-    server = uvicorn.Server(config)
+    server = ClosingServer(config)
+    server.close = app.close
     thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="web", daemon=True)
     thread.start()
     try:

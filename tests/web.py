@@ -1,0 +1,64 @@
+"""A server of the dashboard and the API in this process, and those who use it.
+
+with served_web(Settings(database_url=url)) as web:
+    web.get("/jobs").text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import httpx
+
+from worker.settings import Settings
+from worker.web.server import served
+
+ADMIN_TOKEN = "the-token-of-the-admin"
+READ_TOKEN = "the-token-of-readers"
+
+
+@dataclass(frozen=True)
+class Web:
+    """A running server, and a client of each role. No client follows redirects."""
+
+    url: str
+    as_admin: httpx.Client
+    as_reader: httpx.Client
+    as_nobody: httpx.Client
+
+    def get(self, path: str, **options: str) -> httpx.Response:
+        """Open a page as the admin."""
+        return self.as_admin.get(path, headers={"accept": "text/html"}, params=options or None)
+
+    def post(self, path: str, form: Mapping[str, str | list[str]] | None = None) -> httpx.Response:
+        """Send a form as the admin, as a browser does."""
+        return self.as_admin.post(path, data=form or {}, headers=self.of_a_browser)
+
+    @property
+    def of_a_browser(self) -> dict[str, str]:
+        """The headers of a form that a page of this server sends."""
+        return {"accept": "text/html", "origin": self.url, "sec-fetch-site": "same-origin"}
+
+
+@contextmanager
+def served_web(settings: Settings) -> Iterator[Web]:
+    """Serve the web application at a free port, with a token for each role."""
+    settings = replace(
+        settings,
+        worker_web_token=settings.worker_web_token or ADMIN_TOKEN,
+        worker_web_read_token=settings.worker_web_read_token or READ_TOKEN,
+    )
+    with (
+        served(settings, "127.0.0.1:0") as server,
+        httpx.Client(base_url=server.url) as admin,
+        httpx.Client(base_url=server.url) as reader,
+        httpx.Client(base_url=server.url) as nobody,
+    ):
+        for client, token in (
+            (admin, settings.worker_web_token),
+            (reader, settings.worker_web_read_token),
+        ):
+            assert client.post("/login", data={"token": token}).status_code == 303
+        yield Web(server.url, admin, reader, nobody)
