@@ -138,6 +138,8 @@ SECRETS = {
     },
     "NOTIFY_COMMAND": "curl -d @- https://hooks.example/services/hunter2-command",
     "NOTIFY_WEBHOOK_URL": "https://hooks.example/services/hunter2-webhook",
+    "WORKER_WEB_TOKEN": "hunter2-of-the-admin",
+    "WORKER_WEB_READ_TOKEN": "hunter2-of-readers",
     "S3_ENDPOINT": "https://user:hunter2-s3@s3.example",
     "S3_ACCESS_KEY_ID": "hunter2-s3-id",
     "S3_SECRET_ACCESS_KEY": "hunter2-s3-secret",

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from threading import Event
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from tests.conftest import eventually
 from worker.errors import SettingsError
-from worker.web.tasks import MOST_AT_ONCE, REMEMBERED, Task, Tasks, TooManyTasks
+from worker.web.tasks import MOST_AT_ONCE, REMEMBERED, Task, Tasks
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_only_so_many_run_at_once_and_running_ones_are_remembered(tasks: Tasks) 
     assert len(tasks.all()) <= REMEMBERED + 2
     for _ in range(MOST_AT_ONCE - 1):
         tasks.start("long", wait)
-    with pytest.raises(TooManyTasks):
+    with pytest.raises(HTTPException):
         tasks.start("one too many", wait)
     tasks.cancel(running.id)
     eventually(lambda: running.state == "cancelled", 10)

@@ -72,6 +72,8 @@ EVENTS: dict[str, tuple[Level, str]] = {
         "debug",
         "last complete backup at {destination}: {completed_at}, failed since: {failures}",
     ),
+    "web_started": ("info", "the dashboard and the API are at {url}"),
+    "web_failed": ("warning", "a defect of the dashboard or the API: {cause}"),
     "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),
     "worker_stopped": (
         "info",

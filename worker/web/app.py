@@ -52,7 +52,7 @@ def create_app(services: Services) -> WebApp:
     app = Starlette(
         routes=[Mount("/static", CachedFiles(directory=STATIC)), *dashboard.routes()],
         middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
-        exception_handlers=exception_handlers(dashboard.pages.plain),
+        exception_handlers=exception_handlers(dashboard.pages.plain, services.on_defect),
     )
     guard = Guard(app, services.prefix, services.hosts, services.settings.worker_web_url)
     return WebApp(guard, close)

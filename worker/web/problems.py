@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,11 +19,8 @@ from worker.errors import (
     Unreachable,
     WorkerError,
 )
-from worker.terminal import write
-from worker.web.tasks import TooManyTasks
 
 STATUS: tuple[tuple[type[WorkerError], int], ...] = (
-    (TooManyTasks, 429),
     (SettingsError, 400),
     (Unreachable, 503),
     (Busy, 503),
@@ -42,12 +38,15 @@ Problem = tuple[int, str, str | None]
 
 
 def exception_handlers(
-    page: Callable[..., str],
+    page: Callable[..., str], on_defect: Callable[[str], None]
 ) -> Mapping[Any, Callable[[Request, Exception], Response]]:
-    """Return the handlers for all errors. `page` renders the template of a problem."""
+    """Return the handlers for all errors. `page` renders the template of a problem, and `on_defect`
+    gets the kind of an error that nobody expected."""
 
     def answer(request: Request, error: Exception) -> Response:
         problem = problem_of(error)
+        if not isinstance(error, HTTPException | WorkerError):
+            on_defect(type(error).__name__)
         if wants_page(request):
             status, cause, hint = problem
             content = page("problem.html", status=status, cause=cause, hint=hint)
@@ -64,9 +63,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, WorkerError):
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         return status, error.cause, error.hint
-    cause = f"a defect: {type(error).__name__}"  # its message may hold a text
-    write(sys.stderr, f"error: {cause} in the dashboard or the API")
-    return 500, cause, None
+    return 500, f"a defect: {type(error).__name__}", None  # its message may hold a text
 
 
 def as_json(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -24,6 +23,8 @@ from worker.web.services import Services
 
 MOST_CONNECTIONS = 1200
 GRACE = 1  # seconds for requests that are being answered when the server stops
+# Its log would print what a defect had in hand.
+SILENT = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn": {"level": 60}}}
 END_WITHIN = 5.0  # seconds
 
 
@@ -37,9 +38,14 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def served(settings: Settings, address: str | None = None) -> Iterator[Served]:
+def served(
+    settings: Settings,
+    address: str | None = None,
+    on_defect: Callable[[str], None] = lambda _: None,
+) -> Iterator[Served]:
     """Serve the dashboard and the API until the end of the `with`.
 
+    `on_defect` gets the kind of each error that nobody expected.
     Raises SettingsError if the address is not available, or is open to others while no token is
     set.
     """
@@ -55,7 +61,7 @@ def served(settings: Settings, address: str | None = None) -> Iterator[Served]:
         closing(Queues(partial(open_queue, settings))) as queues,
     ):
         port = listener.getsockname()[1]
-        services = Services(settings, queues, access, host)
+        services = Services(settings, queues, access, on_defect, host)
         with _running(services, listener):
             shown = f"[{host}]" if ":" in host else host
             url = settings.worker_web_url or f"http://{shown}:{port}"
@@ -76,13 +82,12 @@ class ClosingServer(uvicorn.Server):
 def _running(services: Services, listener: socket.socket) -> Iterator[None]:
     """Run the server in a thread, until the end of the `with`."""
     app = create_app(services)
-    logging.getLogger("uvicorn.error").disabled = True  # it would print what a defect had in hand
     config = uvicorn.Config(
         app.asgi,
         http=PatientProtocol,
         ws="none",
         lifespan="off",
-        log_config=None,
+        log_config=SILENT,
         access_log=False,
         server_header=False,
         proxy_headers=False,

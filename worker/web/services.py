@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -14,11 +15,13 @@ from worker.web.tasks import Tasks
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all handlers share. `host` is the one that the server listens on."""
+    """What all handlers share. `host` is the one that the server listens on; `on_defect` gets the
+    kind of an error that nobody expected."""
 
     settings: Settings
     queues: Queues
     access: Access
+    on_defect: Callable[[str], None]
     host: str = "127.0.0.1"
     tasks: Tasks = field(default_factory=Tasks)
 

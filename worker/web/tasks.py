@@ -9,6 +9,8 @@ from itertools import count
 from threading import Event, Lock, Thread
 from typing import Literal
 
+from starlette.exceptions import HTTPException
+
 from worker.errors import WorkerError
 
 MOST_AT_ONCE = 4
@@ -34,12 +36,6 @@ class Task:
         return self.state == "running" and self.stop.is_set()
 
 
-class TooManyTasks(WorkerError):
-    """MOST_AT_ONCE tasks are running."""
-
-    exit_code = 1
-
-
 class Tasks:
     """The tasks of this process, the latest first. They end with the process: all work is in short
     steps, so nothing is lost."""
@@ -52,11 +48,11 @@ class Tasks:
     def start(self, title: str, work: Callable[[Task], None]) -> Task:
         """Do `work` in a thread. It sets `progress`, and ends soon after `stop` is set.
 
-        Raises TooManyTasks.
+        Raises HTTPException if MOST_AT_ONCE are running.
         """
         with self._lock:
             if sum(task.state == "running" for task in self._tasks) >= MOST_AT_ONCE:
-                raise TooManyTasks("too many tasks are running", "Wait for one, or cancel one.")
+                raise HTTPException(429, "Too many tasks are running. Wait, or cancel one.")
             task = Task(next(self._ids), title)
             ended = [each for each in self._tasks if each.state != "running"]
             forgotten = ended[REMEMBERED:]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-from worker.cli.commands.serve import served_visibly
+from worker.cli.commands.serve import say_where, served_here
 from worker.cli.console import say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
@@ -115,13 +116,13 @@ def run(
         say("ENABLE_BACKGROUND_EMBEDDING is false: `worker run` embeds nothing.")
         say("hint: `worker process` embeds all due jobs once.")
         return 0
-    is_for_people = settings.worker_log_format == "console"
     if address and not serve:
         raise SettingsError("--address is that of the dashboard", "Give --serve as well.")
+    is_for_people, log = settings.worker_log_format == "console", Log.of(settings, sys.stderr)
     with (
         open_queue(settings) as queue,
         stopped_by_signals(say_so=is_for_people) as stop,
-        served_visibly(settings, address) if serve else nullcontext(),
+        _web(settings, address, log) if serve else nullcontext(),
     ):
         run_service(
             queue,
@@ -130,13 +131,24 @@ def run(
             table=table,
             column=column,
             options=run_options(settings, batch_size, delay_ms),
-            log=Log.of(settings, sys.stderr),
+            log=log,
             observers=[Systemd(os.environ)],
             metrics_port=metrics_port,
             notify_command=notify_command,
             source="cli",
         )
     return 0
+
+
+@contextmanager
+def _web(settings: Settings, address: str | None, log: Log) -> Iterator[None]:
+    """Serve the dashboard and the API until the end of the `with`."""
+    with served_here(settings, address, lambda kind: log.event("web_failed", cause=kind)) as server:
+        if settings.worker_log_format == "console":
+            say_where(server)
+        else:
+            log.event("web_started", url=server.url)
+        yield
 
 
 def _with_backups(settings: Settings, every: str | None, keep: str | None) -> Settings:

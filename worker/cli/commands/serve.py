@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from worker.cli.console import say
 from worker.cli.environment import load_settings
@@ -12,21 +13,24 @@ from worker.cli.signals import stopped_by_signals
 from worker.errors import SettingsError
 from worker.settings import Settings
 
+if TYPE_CHECKING:
+    from worker.web.server import Served
+
 
 def serve(address: WebAddress = None) -> None:
     """Serve the dashboard and the HTTP API, until stopped."""
     settings = load_settings()
     stopping = stopped_by_signals("the requests that are being answered")
-    with stopping as stop, served_visibly(settings, address):
+    with stopping as stop, served_here(settings, address, _say_defect) as server:
+        say_where(server)
         stop.wait()
 
 
 @contextmanager
-def served_visibly(settings: Settings, address: str | None) -> Iterator[None]:
-    """Serve them until the end of the `with`, and say where.
-
-    Raises SettingsError if they cannot be served.
-    """
+def served_here(
+    settings: Settings, address: str | None, on_defect: Callable[[str], None]
+) -> Iterator[Served]:
+    """Serve them until the end of the `with`. Raises SettingsError if they cannot be served."""
     try:
         from worker.web.server import served
     except ImportError as problem:
@@ -34,9 +38,17 @@ def served_visibly(settings: Settings, address: str | None) -> Iterator[None]:
             f"the dashboard needs the package {(problem.name or 'starlette').partition('.')[0]}",
             "pip install 'embedding-worker[web]'",
         ) from None
-    with served(settings, address) as server:
-        say(f"serving the dashboard and the API at {server.url}")
-        if server.token:
-            say(f"log in with {server.url}/login?token={server.token}")
-            say("hint: the token is another one after each start; WORKER_WEB_TOKEN sets it")
-        yield
+    with served(settings, address, on_defect) as server:
+        yield server
+
+
+def say_where(server: Served) -> None:
+    """Print where the dashboard is, and the token that was made up."""
+    say(f"serving the dashboard and the API at {server.url}")
+    if server.token:
+        say(f"log in with {server.url}/login?token={server.token}")
+        say("hint: the token is another one after each start; WORKER_WEB_TOKEN sets it")
+
+
+def _say_defect(kind: str) -> None:
+    say(f"error: a defect of the dashboard or the API: {kind}")
