@@ -6,17 +6,30 @@ with served_web(Settings(database_url=url)) as web:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html import unescape
 
 import httpx
+import psycopg
 
+from tests.conftest import (
+    Database,
+    Server,
+    TemplateOf,
+    eventually,
+    migrated_database,
+    new_database,
+)
 from worker.settings import Settings
 from worker.web.server import served
 
 ADMIN_TOKEN = "the-token-of-the-admin"
 READ_TOKEN = "the-token-of-readers"
+HOSTILE = '<script>alert("1")</script> \u202e"quoted\'&amp; 💥 ' + "long" * 70
+"""A name or a text that would break a page that does not escape it."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,43 @@ class Web:
         """Send a form as the admin, as a browser does."""
         return self.as_admin.post(path, data=form or {}, headers=self.of_a_browser)
 
+    def page(self, path: str) -> str:
+        """A page that must be there."""
+        answer = self.get(path)
+        assert answer.status_code == 200, f"{answer.status_code}: {read(answer.text)}"
+        return answer.text
+
+    def press(self, path: str, form: Mapping[str, str | list[str]] | None = None) -> str:
+        """Send a form that must be answered with a page, and return what is said on it."""
+        answer = self.post(path, form)
+        if answer.status_code == 303:
+            return read(self.page(answer.headers["location"]))
+        assert answer.status_code == 200, f"{answer.status_code}: {read(answer.text)}"
+        return read(answer.text)
+
+    def task_ends(self, state: str = "done", within: float = 20) -> str:
+        """Wait until the latest task has ended in this state, and return what is said of it."""
+        latest = ""
+
+        def has_ended() -> bool:
+            nonlocal latest
+            found = re.search(r'<li id="task-\d+">(.*?)</li>', self.page("/"), re.DOTALL)
+            latest = read(found[1]) if found else ""
+            return ": running" not in latest and ": ending" not in latest
+
+        eventually(has_ended, within)
+        assert f": {state}" in latest, latest
+        return latest
+
     @property
     def of_a_browser(self) -> dict[str, str]:
         """The headers of a form that a page of this server sends."""
         return {"accept": "text/html", "origin": self.url, "sec-fetch-site": "same-origin"}
+
+
+def read(page: str) -> str:
+    """What a page says, without its markup."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
 
 @contextmanager
@@ -62,3 +108,14 @@ def served_web(settings: Settings) -> Iterator[Web]:
         ):
             assert client.post("/login", data={"token": token}).status_code == 303
         yield Web(server.url, admin, reader, nobody)
+
+
+@contextmanager
+def new_web(server: Server, template_of: TemplateOf) -> Iterator[tuple[Web, Database]]:
+    """Serve the dashboard of a database that is new and migrated; and a connection to it."""
+    template = template_of(server.url, migrated_database)
+    with new_database(server.url, template) as name:
+        url = server.direct_url_of(name)
+        settings = Settings(database_url=url)
+        with psycopg.connect(url, autocommit=True) as db, served_web(settings) as web:
+            yield web, db

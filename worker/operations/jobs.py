@@ -82,6 +82,22 @@ def requeue(
     return requeued
 
 
+def count_failed(
+    queue: AdminQueue,
+    table: str | None = None,
+    column: str | None = None,
+    error_class: str | None = None,
+) -> int:
+    """Count the failed jobs that `requeue` would take."""
+    return sum(
+        failure.failed
+        for failure in queue.failures()
+        if table in (None, failure.table_name)
+        and column in (None, failure.embedding_column)
+        and error_class in (None, failure.error_class)
+    )
+
+
 def find_matches(
     queue: AdminQueue,
     pattern: str,

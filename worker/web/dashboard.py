@@ -18,7 +18,7 @@ from starlette.types import Scope
 from worker.web.access import COOKIE, SESSION, Role
 from worker.web.live import Live, News, Topic
 from worker.web.pages import Pages, notice_of
-from worker.web.screens.base import Action, Done, Look, Screen, not_found
+from worker.web.screens.base import Action, Done, Look, Revealed, Screen, not_found
 from worker.web.services import Services
 
 LONGEST_ADDRESS = 2000  # characters
@@ -43,7 +43,7 @@ class Dashboard:
             for each in self._screens
         ]
         pressed = [
-            Route(action.path, partial(self._press, action), methods=["POST"])
+            Route(action.path, partial(self._press, each, action), methods=["POST"])
             for each in self._screens
             for action in each.actions
         ]
@@ -72,16 +72,19 @@ class Dashboard:
             context = screen.load(Look(self._services, queue, role, values))
         return self.pages.content(screen, role, context)
 
-    async def _press(self, action: Action, request: Request) -> Response:
+    async def _press(self, screen: Screen, action: Action, request: Request) -> Response:
         role = self.role_of(request)
         if role is None:
             return self._to_login(request)
         if role != "admin":
             raise HTTPException(403, "This token may only look. Log in with the admin token.")
         done = await run_in_threadpool(self._press_it, action, role, await _form_of(request))
-        return self._redirect(done)
+        if isinstance(done, Done):
+            return self._redirect(done)
+        content = self.pages.content(screen, role, done.context)
+        return HTMLResponse(self.pages.page(screen, role, content))
 
-    def _press_it(self, action: Action, role: Role, form: _Form) -> Done:
+    def _press_it(self, action: Action, role: Role, form: _Form) -> Done | Revealed:
         with self._services.queues.lent() as queue:
             look = Look(self._services, queue, role, form.values, form.address, form.chosen)
             return action.press(look)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from worker import __version__
 from worker.durations import format_duration
@@ -40,6 +41,16 @@ NOTICES: Mapping[str, str] = {
 own onto a page."""
 
 
+class Watched(Protocol):
+    """Whatever names a watched column."""
+
+    @property
+    def table_name(self) -> str: ...
+
+    @property
+    def embedding_column(self) -> str: ...
+
+
 class Pages:
     """Renders pages. Everything that a template shows is escaped, and without characters that
     control the direction of a text."""
@@ -58,6 +69,9 @@ class Pages:
             "ago": ago,
             "counted": counted,
             "dollars": dollars,
+            "exactly": exactly,
+            "key": key,
+            "shortened": shortened,
             "duration": lambda seconds: NOTHING if seconds is None else format_duration(seconds),
             "number": number,
             "percent": percent,
@@ -69,6 +83,7 @@ class Pages:
             "version": __version__,
             "static": self._static,
             "href": self.href,
+            "target_value": target_value,
         }
 
     def content(self, screen: Screen, role: Role, context: Mapping[str, Any]) -> str:
@@ -78,15 +93,21 @@ class Pages:
         )
 
     def page(
-        self, screen: Screen, role: Role, content: str, address: str, notice: str | None
+        self,
+        screen: Screen,
+        role: Role,
+        content: str,
+        address: str | None = None,
+        notice: str | None = None,
     ) -> str:
-        """Render a page around its content. `address` is its path with the query."""
+        """Render a page around its content. `address` is its path with the query; without one, it
+        is not kept up to date."""
         return self._render(
             "page.html",
             screen=screen,
             role=role,
             content=Markup(content),
-            live=self.href("/live", page=address) if screen.is_live else None,
+            live=self.href("/live", page=address) if screen.is_live and address else None,
             notice=notice,
         )
 
@@ -125,6 +146,26 @@ def number(value: float | None, digits: int = 0) -> str:
 def percent(value: float | None) -> str:
     """A percentage, rounded down: 100 % only if it is."""
     return NOTHING if value is None else f"{rounded_down(value):g} %"
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """A text, cut if it is long."""
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def exactly(value: object) -> Markup:
+    """A value as it is, for a field of a form that is sent back."""
+    return escape(value)
+
+
+def key(parts: Iterable[object]) -> str:
+    """What stands for some names in the id of an element."""
+    return hashlib.sha256(json.dumps([*parts], default=str).encode()).hexdigest()[:16]
+
+
+def target_value(watched: Watched) -> str:
+    """What stands for a watched column in addresses and forms; Look.watched reads it."""
+    return json.dumps([watched.table_name, watched.embedding_column])
 
 
 def ago(when: datetime | str | None, now: datetime) -> str:

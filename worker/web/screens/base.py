@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from worker.errors import SettingsError
 from worker.queue import AdminQueue, Source
 from worker.web.access import Role
 from worker.web.services import Services
+from worker.web.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,30 @@ class Look:
     def source(self) -> Source:
         """Where the audit says that an action comes from."""
         return "api"
+
+    @property
+    def watched(self) -> tuple[str | None, str | None]:
+        """The table and the column that a form or an address names; None for any."""
+        target = self.value("target")
+        if target is None:
+            return self.value("table"), self.value("column")
+        try:
+            match json.loads(target):
+                case [str(table), str(column)]:
+                    return table, column
+        except ValueError:
+            pass
+        raise SettingsError(f"this does not name a column: {target[:40]}")
+
+    def start(self, title: str, work: Callable[[AdminQueue, Task], None], otherwise: str) -> Done:
+        """Do long work as a task, with a queue of its own. Go back, or to `otherwise`."""
+
+        def work_with_a_queue(task: Task) -> None:
+            with self.services.queues.lent() as queue:
+                work(queue, task)
+
+        task = self.services.tasks.start(title, work_with_a_queue)
+        return Done(self.back(otherwise), "started", task.id)
 
     def back(self, otherwise: str) -> str:
         """Return the address of the page that a form was on, as it says."""
@@ -67,11 +93,19 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Revealed:
+    """What an action answers that shows a hidden text: the screen with it, which is not kept up
+    to date and has no address of its own."""
+
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """A button: the path of its form, and what it does. Only an admin may press it."""
 
     path: str
-    press: Callable[[Look], Done]
+    press: Callable[[Look], Done | Revealed]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from worker.web.screens.base import Screen
+from worker.web.screens.failures import FAILURES
 from worker.web.screens.overview import OVERVIEW
+from worker.web.screens.workers import WORKERS
 
-SCREENS: tuple[Screen, ...] = (OVERVIEW,)
+SCREENS: tuple[Screen, ...] = (OVERVIEW, FAILURES, WORKERS)

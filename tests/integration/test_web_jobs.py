@@ -1,0 +1,131 @@
+"""The screens about jobs and workers: what they show, and what a press of a button does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from psycopg import sql
+
+from tests.conftest import Database, Server, TemplateOf, rows, value
+from tests.web import HOSTILE, Web, new_web, read
+
+TABLE = "docs"
+ODD = 'od"d <b>&amp; \u202etable 💥'
+TARGET = json.dumps([TABLE, "embedding"])
+
+LOG_OUT = '<form method="post" action="/logout">'
+
+
+@pytest.fixture(scope="module")
+def served(server: Server, template_of: TemplateOf) -> Iterator[tuple[Web, Database]]:
+    with new_web(server, template_of) as (web, db):
+        db.execute("create table docs (id bigint primary key, body text)")
+        db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+        odd = sql.Identifier(ODD).as_string()
+        db.execute(sql.SQL("create table {} (id text primary key, body text)").format(sql.SQL(odd)))
+        db.execute("select watch_embeddings(%s, 'body', 'embedding', dimensions => 3)", [odd])
+        yield web, db
+
+
+@pytest.fixture
+def web(served: tuple[Web, Database]) -> Web:
+    return served[0]
+
+
+@pytest.fixture
+def db(served: tuple[Web, Database]) -> Iterator[Database]:
+    yield served[1]
+    served[1].execute("truncate docs")
+    served[1].execute("truncate embedding_workers, embedding_control")
+
+
+def fail(db: Database, count: int, error_class: str = "rejected", message: str = "no") -> None:
+    db.execute("insert into docs select i, 'text ' || i from generate_series(1, %s) i", [count])
+    db.execute(
+        "update embedding_queue set status = 'failed', error_class = %s, error_message = %s,"
+        " updated_at = clock_timestamp()",
+        [error_class, message],
+    )
+
+
+def heartbeat(db: Database, worker: str, host: str = "here", cause: str | None = None) -> None:
+    db.execute(
+        "select embedding_worker_heartbeat(%s, %s, 7, cause => %s, rss_mb => 123)",
+        [worker, host, cause],
+    )
+
+
+def test_failures_are_shown_by_class_with_an_example(web: Web, db: Database) -> None:
+    fail(db, 3, "too_long", "a text of 9000 tokens")
+    shown = read(web.page("/failures"))
+    assert "too_long docs. embedding 3 a text of 9000 tokens" in shown
+    assert "Requeue all" in shown
+
+
+def test_all_failures_that_match_are_requeued_as_a_task(web: Web, db: Database) -> None:
+    fail(db, 2500)
+    db.execute("update embedding_queue set error_class = 'too_long' where record_id = '7'")
+    said = web.press("/failures/requeue", {"target": TARGET, "class": "rejected"})
+    assert "has started" in said
+    assert "2,499 of 2,499 jobs" in web.task_ends()
+    assert rows(db, "select record_id from embedding_queue where status = 'failed'") == [("7",)]
+    recorded = "select figures ->> 'error_class' from embedding_audit where event = 'requeued'"
+    assert rows(db, recorded) == [("rejected",)]
+
+
+def test_hostile_names_and_messages_stay_text(web: Web, db: Database) -> None:
+    fail(db, 1, HOSTILE, HOSTILE)
+    heartbeat(db, HOSTILE, HOSTILE, HOSTILE)
+    for path in ("/", "/failures", "/workers"):
+        page = web.page(path)
+        assert "<script>alert" not in page
+        assert "\u202e" not in read(page)
+        assert "<b>" not in page
+        assert "💥" in page
+
+
+def test_one_worker_is_paused_and_resumed(web: Web, db: Database) -> None:
+    heartbeat(db, "one:1:aa")
+    heartbeat(db, HOSTILE)
+    assert "Pause" in web.page("/workers")
+    web.press("/workers/one/pause", {"worker": "one:1:aa"})
+    assert rows(db, "select worker, desired_state from embedding_control") == [
+        ("one:1:aa", "pause")
+    ]
+    assert "told to pause" in read(web.page("/workers"))
+    web.press("/workers/one/sleep", {"worker": HOSTILE})
+    web.press("/workers/one/work", {"worker": "one:1:aa"})
+    assert set(rows(db, "select worker, desired_state from embedding_control")) == {
+        ("one:1:aa", "work"),
+        (HOSTILE, "sleep"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/failures/requeue", {}),
+        ("/workers/one/pause", {"worker": "one:1:aa"}),
+        ("/workers/all/sleep", {}),
+        ("/tasks/cancel", {"id": "1"}),
+    ],
+)
+def test_a_reader_sees_no_button_and_presses_none(
+    web: Web, db: Database, path: str, form: dict[str, str]
+) -> None:
+    fail(db, 1)
+    heartbeat(db, "one:1:aa")
+    for page in ("/", "/failures", "/workers"):
+        assert 'method="post"' not in web.as_reader.get(page).text.replace(LOG_OUT, "")
+    assert web.as_reader.post(path, data=form).status_code == 403
+    assert rows(db, "select from embedding_control") == []
+    assert value(db, "select count(*) from embedding_queue where status = 'failed'") == 1
+
+
+def test_what_does_not_exist_is_said_with_its_cure(web: Web) -> None:
+    answer = web.post("/workers/one/pause", {"worker": "gone"})
+    assert answer.status_code == 400
+    assert "there is no worker gone" in read(answer.text)
+    assert web.get("/failures?target=nonsense").status_code == 400

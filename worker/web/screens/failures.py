@@ -1,0 +1,82 @@
+"""Failures by class and column, and their requeue in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from worker.errors import SettingsError
+from worker.operations.jobs import count_failed, requeue
+from worker.queue import AdminQueue
+from worker.web.screens.base import Action, Done, Look, Screen
+from worker.web.tasks import Task
+
+MOST_SHOWN = 200
+ADDRESS = "/failures"
+
+
+def load(look: Look) -> Mapping[str, Any]:
+    """Read the failures of all columns or of one, the most frequent first."""
+    table, column = look.watched
+    error_class = look.value("class")
+    found = [
+        failure
+        for failure in look.queue.failures()
+        if table in (None, failure.table_name)
+        and column in (None, failure.embedding_column)
+        and error_class in (None, failure.error_class)
+    ]
+    chosen = {"target": look.value("target"), "table": look.value("table"), "class": error_class}
+    return {
+        "failures": found[:MOST_SHOWN],
+        "left_out": len(found) - MOST_SHOWN,
+        "failed": sum(failure.failed for failure in found),
+        "targets": look.queue.targets(),
+        "table": table,
+        "column": column,
+        "error_class": error_class,
+        "chosen": {name: value for name, value in chosen.items() if value},
+        "address": ADDRESS,
+    }
+
+
+def _requeue(look: Look) -> Done:
+    """Start the requeue of all failed jobs that match, in batches."""
+    table, column = look.watched
+    error_class, source = look.value("class"), look.source
+    expected = count_failed(look.queue, table, column, error_class)
+    if not expected:
+        raise SettingsError("no failed job matches", "They may have been requeued meanwhile.")
+
+    def work(queue: AdminQueue, task: Task) -> None:
+        def show(far: int) -> None:
+            task.progress = f"{far:,} of {max(expected, far):,} jobs"
+
+        show(0)
+        requeue(
+            queue,
+            table=table,
+            column=column,
+            error_class=error_class,
+            source=source,
+            stop=task.stop,
+            on_batch=show,
+        )
+
+    return look.start(f"Requeue of {_named(table, column, error_class)}", work, ADDRESS)
+
+
+def _named(table: str | None, column: str | None, error_class: str | None) -> str:
+    """Say which failed jobs are meant."""
+    jobs = f"jobs failed as {error_class}" if error_class else "failed jobs"
+    return jobs + (f" of {'.'.join(filter(None, (table, column)))}" if table else "")
+
+
+FAILURES = Screen(
+    name="failures",
+    path=ADDRESS,
+    title="Failures",
+    label="Failures",
+    load=load,
+    actions=(Action("/failures/requeue", _requeue),),
+)
