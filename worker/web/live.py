@@ -12,7 +12,8 @@ from worker.errors import WorkerError
 from worker.web.access import Role
 
 INTERVAL = 1.0  # seconds
-SHARE = 0.1  # of the time that the poller may spend; it slows down above that
+SHARE = 0.1  # of the time that the poller may spend; above that it slows down …
+LONGEST_INTERVAL = 5.0  # seconds; … to this
 MOST_TOPICS = 50
 MOST_WATCHERS = 1000
 KEEP_ALIVE = 15.0  # seconds of silence; a proxy may cut a silent connection
@@ -96,7 +97,8 @@ class Live:
             for topic in list(self._watchers):
                 self._tell(topic, await self._news_of(topic))
             spent = time.monotonic() - began
-            await asyncio.sleep(max(INTERVAL - spent, spent / SHARE - spent))
+            interval = max(INTERVAL, min(spent / SHARE, LONGEST_INTERVAL))
+            await asyncio.sleep(max(interval - spent, 0))
 
     async def _news_of(self, topic: Topic) -> News:
         try:
