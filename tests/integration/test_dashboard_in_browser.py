@@ -264,12 +264,12 @@ def test_a_page_says_that_the_database_is_away_and_recovers(
         page = chromium.page(web.url)
         page.run("await page.goto('/login?token=' + argument)", ADMIN_TOKEN)
         page.run("await page.waitForSelector('h1')")
-        with proxy.hung_up():
-            page.run("await page.locator('#outage').waitFor({state: 'visible'})")
-            said = page.run("return await page.locator('#outage').textContent()")
-            assert "Not up to date" in said
-            again = page.run("return (await page.context().request.get('/')).status()")
-            assert again == 503
+        proxy.refuse()
+        page.run("await page.locator('#outage').waitFor({state: 'visible'})")
+        said = page.run("return await page.locator('#outage').textContent()")
+        assert "Not up to date" in said
+        assert page.run("return (await page.context().request.get('/')).status()") == 503
+        proxy.accept()
         page.run("await page.locator('#outage').waitFor({state: 'hidden'})")
         assert page.run("return (await page.goto('/')).status()") == 200
         page.close()
