@@ -64,6 +64,7 @@ CONTRACT = (
     "test_claim",
     "test_complete",
     "test_damage",
+    "test_dashboard",
     "test_database_load",
     "test_enhancement",
     "test_errors",

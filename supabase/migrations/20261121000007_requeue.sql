@@ -107,7 +107,7 @@ end $$;
 -- Without a `batch` it requeues all of them. With one, at most that many: call it until `looked_to` is null, with
 -- `looked_to` as the next `after_id`, and the `called_at` of the first call as `failed_before`, so that a job that
 -- fails again is not requeued twice. `failed_before` concerns only failed jobs; of every status, each job is requeued
--- once, because it is passed. `source` is where the call comes from: cli, sql or api. Over the Data API a call may take a minute:
+-- once, because it is passed. `source` is where the call comes from: see embedding.audit. Over the Data API a call may take a minute:
 -- PostgREST takes the timeout from here, not from its role.
 create function public.requeue_embeddings(
     only_status text default 'failed',

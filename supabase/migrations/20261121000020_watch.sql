@@ -78,7 +78,7 @@ end $$;
 -- Another chat model or prompt makes all records pending, to be embedded again.
 --
 -- `store` says where the vectors are: in a `column` of the table, or in a side `table`, which is made beside it
--- (embedding.make_side_table). It cannot be changed. `audit_source` is where the call comes from: cli, sql or api.
+-- (embedding.make_side_table). It cannot be changed. `audit_source` is where the call comes from: see embedding.audit.
 create function public.watch_embeddings(
     relation regclass,
     source text default null,

@@ -14,6 +14,11 @@ create table public.embedding_workers (
     cause text,                                    -- of its state or throttle level, if there is one: a command, a figure
     listens boolean not null default false,        -- whether a NOTIFY reaches it
     rss_mb real,                                   -- its memory, in MB of 2**20 bytes
+    memory_limit_mb real,                          -- of the fullest cgroup around it; null: none has a limit
+    cores integer,                                 -- of its host
+    load real,                                     -- the load average of its host in the last minute, divided by the cores
+    cpu_percent real,                              -- how busy the CPUs of its host were since the heartbeat before
+    version text,                                  -- of the package it runs
     completed bigint not null default 0,           -- jobs since it started
     failed bigint not null default 0,
     usage jsonb not null default '[]',             -- by model, as it was last reported: see embedding_worker_heartbeat
@@ -32,7 +37,9 @@ create table public.embedding_workers (
 create function public.embedding_worker_heartbeat(
     worker text, host text, pid integer, state text default 'working',
     completed bigint default 0, failed bigint default 0, usage jsonb default '[]',
-    throttle_level text default 'full', cause text default null, listens boolean default false, rss_mb real default null
+    throttle_level text default 'full', cause text default null, listens boolean default false, rss_mb real default null,
+    version text default null, cores integer default null, load real default null, cpu_percent real default null,
+    memory_limit_mb real default null
 )
 returns void
 language plpgsql
@@ -49,14 +56,18 @@ begin
         usage := usage #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
     end if;
     insert into public.embedding_workers as known
-           (worker, host, pid, state, completed, failed, throttle_level, cause, listens, rss_mb)
+           (worker, host, pid, state, completed, failed, throttle_level, cause, listens, rss_mb, version, cores, load,
+            cpu_percent, memory_limit_mb)
     values (embedding_worker_heartbeat.worker, embedding_worker_heartbeat.host, embedding_worker_heartbeat.pid,
             embedding_worker_heartbeat.state, embedding_worker_heartbeat.completed, embedding_worker_heartbeat.failed,
             embedding_worker_heartbeat.throttle_level, embedding_worker_heartbeat.cause, embedding_worker_heartbeat.listens,
-            embedding_worker_heartbeat.rss_mb)
+            embedding_worker_heartbeat.rss_mb, embedding_worker_heartbeat.version, embedding_worker_heartbeat.cores,
+            embedding_worker_heartbeat.load, embedding_worker_heartbeat.cpu_percent, embedding_worker_heartbeat.memory_limit_mb)
     on conflict on constraint embedding_workers_pkey do update
        set state = excluded.state, completed = excluded.completed, failed = excluded.failed, throttle_level = excluded.throttle_level,
-           cause = excluded.cause, listens = excluded.listens, rss_mb = excluded.rss_mb, seen_at = now()
+           cause = excluded.cause, listens = excluded.listens, rss_mb = excluded.rss_mb, version = excluded.version,
+           cores = excluded.cores, load = excluded.load, cpu_percent = excluded.cpu_percent,
+           memory_limit_mb = excluded.memory_limit_mb, seen_at = now()
     returning known.usage into before; -- the row is now locked: another call for this worker waits here
     known_now := embedding.count_usage(before, embedding_worker_heartbeat.usage);
     if known_now <> before then

@@ -13,7 +13,7 @@ create table public.embedding_control (
 
 -- Sends a command to all workers, or to one: `work`, `pause` or `sleep`. A command for all replaces earlier commands for
 -- single workers. Returns how many workers it reaches; it also applies to workers that start later. `source` is where the call
--- comes from: cli, sql or api.
+-- comes from: see embedding.audit.
 create function public.control_embeddings(desired_state text, worker text default null, source text default 'sql')
 returns bigint
 language plpgsql

@@ -1,6 +1,6 @@
 -- Why:   people see what was done in a period.
 -- Locks: nothing.
--- Undo:  drop function public.embedding_stats, embedding.failed_since, embedding.percentile;
+-- Undo:  drop function public.embedding_stats, embedding.usage_since, embedding.failed_since, embedding.percentile;
 
 -- The percentile of a histogram in milliseconds, by linear interpolation within its bucket; null without counts.
 -- Bucket i, from 0, counts durations above 10^((i-1)/4) ms (the first: from 0) up to 10^(i/4) ms; the last, with
@@ -63,6 +63,44 @@ begin
     end if;
 end $$;
 
+-- What was done from `start` on, as in embedding_stats.
+create function embedding.usage_since(start timestamptz)
+returns table (
+    completed bigint, failed bigint, requests bigint, tokens bigint, cost double precision,
+    request_p50_ms double precision, request_p95_ms double precision,
+    lag_p50_ms double precision, lag_p95_ms double precision
+)
+language sql
+stable
+set search_path = '', pg_temp
+as $$
+    with counted as materialized (
+        select usage.* from public.embedding_usage as usage where usage.minute >= usage_since.start
+    ), totals as (
+        select coalesce(sum(counted.completed), 0)::bigint as completed,
+               coalesce(sum(counted.failed), 0)::bigint as failed,
+               coalesce(sum(counted.requests), 0)::bigint as requests,
+               coalesce(sum(counted.tokens), 0)::bigint as tokens,
+               case when bool_and(counted.cost is not null) is not false
+                    then coalesce(sum(counted.cost), 0) end::double precision as cost
+          from counted
+    ), request as (
+        select array_agg(bucket.count order by bucket.place) as counts
+          from (select entry.place, sum(entry.count)::bigint as count
+                  from counted, unnest(counted.request_ms) with ordinality as entry (count, place)
+                 group by entry.place) as bucket
+    ), lag_ as (
+        select array_agg(bucket.count order by bucket.place) as counts
+          from (select entry.place, sum(entry.count)::bigint as count
+                  from counted, unnest(counted.lag_ms) with ordinality as entry (count, place)
+                 group by entry.place) as bucket
+    )
+    select totals.*,
+           embedding.percentile(request.counts, 0.5), embedding.percentile(request.counts, 0.95),
+           embedding.percentile(lag_.counts, 0.5), embedding.percentile(lag_.counts, 0.95)
+      from totals, request, lag_;
+$$;
+
 -- What was done in the last `since`, of the 7 days that embedding_usage goes back. Milliseconds are null if
 -- nothing was measured, `cost` (US dollars) if a price is not known. `hours`: what was done in each hour, and how many
 -- seconds of that hour are in the period. `failures`: the jobs that failed in that time and still are; unless
@@ -82,30 +120,11 @@ set row_security = off
 as $$
     with window_ as materialized (
         select date_trunc('minute', now() - since, 'UTC') as start
-    ), counted as materialized (
-        select usage.* from public.embedding_usage as usage, window_ where usage.minute >= window_.start
-    ), totals as (
-        select coalesce(sum(counted.completed), 0)::bigint as completed,
-               coalesce(sum(counted.failed), 0)::bigint as failed,
-               coalesce(sum(counted.requests), 0)::bigint as requests,
-               coalesce(sum(counted.tokens), 0)::bigint as tokens,
-               case when bool_and(counted.cost is not null) is not false
-                    then coalesce(sum(counted.cost), 0) end::double precision as cost
-          from counted
-    ), request as (
-        select array_agg(bucket.count order by bucket.place) as counts
-          from (select entry.place, sum(entry.count)::bigint as count
-                  from counted, unnest(counted.request_ms) with ordinality as entry (count, place)
-                 group by entry.place) as bucket
-    ), lag_ as (
-        select array_agg(bucket.count order by bucket.place) as counts
-          from (select entry.place, sum(entry.count)::bigint as count
-                  from counted, unnest(counted.lag_ms) with ordinality as entry (count, place)
-                 group by entry.place) as bucket
     ), by_hour as (
         select date_trunc('hour', counted.minute, 'UTC') as hour,
                sum(counted.completed) as completed, sum(counted.failed) as failed
-          from counted
+          from public.embedding_usage as counted, window_
+         where counted.minute >= window_.start
          group by 1
     ), hours as (
         select jsonb_agg(jsonb_build_object(
@@ -126,14 +145,12 @@ as $$
          where known.latest_at >= window_.start
          group by known.error_class
     )
-    select totals.*,
-           embedding.percentile(request.counts, 0.5), embedding.percentile(request.counts, 0.95),
-           embedding.percentile(lag_.counts, 0.5), embedding.percentile(lag_.counts, 0.95),
+    select done.*,
            coalesce(hours.hours, '[]'),
            coalesce((select jsonb_agg(to_jsonb(classes) order by classes.failed desc, classes.error_class)
                        from classes), '[]')
-      from totals, request, lag_, hours;
+      from window_ cross join lateral embedding.usage_since(window_.start) as done cross join hours;
 $$;
 
-select embedding.protect_functions('embedding.percentile', 'embedding.failed_since');
+select embedding.protect_functions('embedding.percentile', 'embedding.failed_since', 'embedding.usage_since');
 select embedding.let_workers_call('public.embedding_stats');

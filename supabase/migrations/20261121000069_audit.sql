@@ -11,9 +11,10 @@ create table public.embedding_audit (
     at timestamptz not null default clock_timestamp(),
     actor text not null,                           -- the role that called: over the Data API that of the key
     login text not null default session_user,      -- the role that logged in
-    source text not null,                          -- cli | sql | api
+    source text not null,                          -- cli | sql | api | web
     application text,                              -- as the caller calls itself
-    address text,                                  -- of the client, or of the pooler or API between; null: a local socket
+    address text,                                  -- of the client, or of the pooler or API between; of a call from the web that
+                                                   -- of its browser or app; null: a local socket
     event text not null,                           -- requeued, swapped, restored, ...
     table_name text,                               -- null: not of one table
     embedding_column text,
@@ -21,7 +22,7 @@ create table public.embedding_audit (
     from_state text,
     to_state text,
     figures jsonb,                                 -- what was asked for, measured or kept then
-    constraint embedding_audit_known_source check (source in ('cli', 'sql', 'api'))
+    constraint embedding_audit_known_source check (source in ('cli', 'sql', 'api', 'web'))
 );
 
 create index embedding_audit_of_reembedding on public.embedding_audit (reembedding_id, id) where reembedding_id is not null;
@@ -45,7 +46,8 @@ create trigger embedding_audit_all_stays
 alter table public.embedding_audit enable always trigger embedding_audit_stays;
 alter table public.embedding_audit enable always trigger embedding_audit_all_stays;
 
--- Adds an entry about the present call. Raises if the source is none.
+-- Adds an entry about the present call. `source` is cli, sql, api or web; after `web` the address of the browser or app may
+-- follow: `web 10.0.0.7`. Raises if the source is none of them.
 create function embedding.audit(
     event text, table_name text, embedding_column text, source text, figures jsonb,
     reembedding_id integer default null, from_state text default null, to_state text default null
@@ -55,18 +57,18 @@ language plpgsql
 set search_path = '', pg_temp
 as $$
 begin
-    if source is null or source not in ('cli', 'sql', 'api') then
+    if source is null or source !~ '^(cli|sql|api|web( [0-9A-Fa-f.:]{2,45})?)$' then
         raise exception 'a call cannot come from %', quote_nullable(source)
-            using errcode = 'invalid_parameter_value', hint = 'The source is cli, sql or api.';
+            using errcode = 'invalid_parameter_value', hint = 'The source is cli, sql, api, or web with an address: web 10.0.0.7.';
     end if;
     insert into public.embedding_audit (
         actor, source, application, address, event, table_name, embedding_column, reembedding_id, from_state, to_state, figures)
     values (
-        coalesce(nullif(current_setting('role'), 'none'), session_user), source,
+        coalesce(nullif(current_setting('role'), 'none'), session_user), split_part(source, ' ', 1),
         left(nullif(coalesce(substring(current_setting('request.headers', true) from '"x-client-info" *: *"([^"]*)"'),
                              current_setting('application_name')), ''), 200),
-        host(inet_client_addr()), event, left(table_name, 200), left(embedding_column, 200), reembedding_id, from_state, to_state,
-        figures);
+        coalesce(nullif(split_part(source, ' ', 2), ''), host(inet_client_addr())), event, left(table_name, 200),
+        left(embedding_column, 200), reembedding_id, from_state, to_state, figures);
 end $$;
 
 -- Adds an entry for a call that may be one batch of several. The first batch adds it for all, and so its count only if there are

@@ -198,12 +198,12 @@ def test_an_error_leaves_the_terminal_as_it_was_and_is_told(
 ) -> None:
     terminal = on_terminal("monitor", "--interval", "0.2")
     terminal.read_until(r"notes\.embedding")
-    local_notes.execute("drop view embedding_failures")
-    assert terminal.end() == 1
+    local_notes.execute("drop function embedding_overview")
+    assert terminal.end() == 3
     assert terminal.modes() == terminal.before
     told = terminal.written[terminal.written.rindex(OUT_OF_IT) :]
     assert "error: " in told
-    assert "embedding_failures" in told
+    assert "embedding_overview" in told
 
 
 def test_a_database_that_goes_away_for_a_moment_is_told_and_survived(

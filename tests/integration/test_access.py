@@ -291,6 +291,7 @@ CALLS: list[LiteralString] = [
     "select * from embedding_command('tests')",
     "select * from poll_embeddings('tests')",
     "select * from embedding_database_load()",
+    "select embedding_overview()",
     "select embedding_provider_report('openai')",
     "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
@@ -475,6 +476,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_database_load",
         "embedding_file_ids",
         "embedding_has_vector_index",
+        "embedding_overview",
         "embedding_provider_report",
         "embedding_rate",
         "embedding_schema_version",
@@ -579,6 +581,7 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from list_embeddings()",
     "select * from reprocess_embeddings('*')",
     "select * from embedding_stats()",
+    "select embedding_overview()",
     "select * from diagnose_embeddings()",
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
@@ -739,7 +742,8 @@ CALLED_BY_WORKERS = [
         continue_embedding_check control_embeddings
         count_due_embeddings describe_embeddings diagnose_embeddings
         embedding_command embedding_database_load
-        embedding_file_ids embedding_provider_report embedding_rate embedding_schema_version
+        embedding_file_ids embedding_overview
+        embedding_provider_report embedding_rate embedding_schema_version
         embedding_stats embedding_table_name embedding_worker_deregister
         embedding_worker_heartbeat end_embedding_backup end_embedding_check
         estimate_embeddings extend_embedding_backup extend_embeddings fail_embeddings
@@ -815,7 +819,7 @@ CALLED_BY_NOBODY = [
         has_stored_sql hash_stored hash_vectors hold_scan index_builder is_claimable
         is_of_the_server is_ours is_readable is_rewritten is_timeout
         is_watched_by_statement jobs_after keep_match_function
-        kept_with_store key_columns key_list key_too_long kind_of_vectors lease_jobs
+        kept_with_store key_columns key_list key_too_long kind_of_vectors known_backups lease_jobs
         let_readers_read let_workers_call let_workers_read list_sql lock_documents
         lock_holders lock_reembedding lock_serving lock_sql lock_store lock_vector_index
         make_chunk_tables make_function make_functions make_side_table make_side_tables
@@ -835,7 +839,8 @@ CALLED_BY_NOBODY = [
         store_target stored_chunks stored_column stored_count stored_width stores_of
         suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql
         text_sql text_to_embed texts texts_to_embed tie_side_table trigger_sql
-        triggered_table trusts trusts_vectors unstaged unwatch vector_hash_sql vector_index_progress
+        triggered_table trusts trusts_vectors unstaged unwatch usage_since vector_hash_sql
+        vector_index_progress
         vector_index_sql vector_indexes_of vector_type verified_range verified_sql
         visible_character wake watch write_match_function write_passage_match_function write_sql
         write_vectors

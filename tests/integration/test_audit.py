@@ -13,7 +13,7 @@ from tests.integration.jobs import SCOPE, claim, complete, insert
 from tests.integration.tables import acting_as, create_role, refusal
 from worker.errors import SettingsError
 from worker.operations import jobs
-from worker.queue import AdminQueue, AuditEntry, Report
+from worker.queue import AdminQueue, AuditEntry, Report, from_web
 from worker.queue.postgres import PostgresQueue
 
 EVENTS: LiteralString = "select event, source, figures from embedding_audit order by id"
@@ -48,6 +48,18 @@ def test_an_entry_says_who_called_and_from_where(
     assert latest(queue).source == "api"
     docs.execute("select control_embeddings('sleep')")
     assert (latest(queue).source, latest(queue).actor) == ("sql", "postgres")
+
+
+def test_a_call_from_the_web_names_the_address_of_its_browser(
+    docs: Database, queue: AdminQueue
+) -> None:
+    for address in ("10.0.0.7", "2001:db8::1"):
+        queue.control("pause", source=from_web(address))
+        assert (latest(queue).source, latest(queue).address) == ("web", address)
+    before = latest(queue)
+    queue.control("work", source="web")
+    queue.control("work", source="cli")
+    assert latest(queue).address == queue.audit(limit=2)[1].address != before.address
 
 
 @pytest.mark.over_a_connection
@@ -93,18 +105,21 @@ def test_headers_that_are_none_fail_no_call(docs: Database, headers: str) -> Non
 
 def test_no_other_source_is_accepted(docs: Database, queue: AdminQueue) -> None:
     for statement in (
-        "select requeue_embeddings(null, source => 'web')",
+        "select requeue_embeddings(null, source => 'browser')",
+        "select requeue_embeddings(null, source => 'web 10.0.0.7; drop')",
+        "select requeue_embeddings(null, source => 'web ')",
+        "select requeue_embeddings(null, source => 'cli 10.0.0.7')",
         "select requeue_embeddings(null, source => null)",
         "select reprocess_embeddings('*', source => '')",
         "select control_embeddings('pause', source => 'API')",
-        "select unwatch_embeddings('docs', 'embedding', source => 'web')",
+        "select unwatch_embeddings('docs', 'embedding', source => 'Web')",
         "select watch_embeddings('docs', 'body', 'embedding', priority => 3::smallint,"
-        " audit_source => 'web')",
+        " audit_source => 'console')",
     ):
         docs.execute("insert into docs values (1, 'one') on conflict do nothing")
         message, hint = refusal(docs, statement)
         assert message.startswith("a call cannot come from")
-        assert "cli, sql or api" in hint
+        assert "cli, sql, api, or web" in hint
     assert value(docs, "select count(*) from embedding_control") == 0
     assert value(docs, "select priority from embedding_targets") == 0
 

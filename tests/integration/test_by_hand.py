@@ -315,8 +315,7 @@ def look_at_everything(queue: AdminQueue) -> None:
     """What the commands of an operator ask."""
     queue.status()
     queue.progress()
-    queue.failures()
-    queue.workers()
+    queue.overview()
     queue.stats(timedelta(days=1))
     queue.count_due(SCOPE)
     queue.estimate("test:model", None, None, missing=False)

@@ -128,11 +128,12 @@ def test_what_failed_is_counted_by_class(docs: Database, queue: AdminQueue) -> N
         [taken[0].record_id],
     )
     assert sorted(
-        (str(found.error_class), found.failed, found.latest_message) for found in queue.failures()
+        (str(found.error_class), found.failed, found.latest_message)
+        for found in queue.overview().failures
     ) == [("None", 1, "9000 tokens"), ("by_hand", 1, "no"), ("rejected", 1, "no")]
     docs.execute("select embedding.fold_counts()")
     queue.requeue(status="failed")
-    assert queue.failures() == []
+    assert queue.overview().failures == []
     assert wrong_counts(docs) == []
 
 
@@ -182,7 +183,7 @@ def test_folding_keeps_every_count(docs: Database, queue: AdminQueue) -> None:
         docs.execute("select embedding.fold_counts()")
         assert counts(docs) == before
         assert wrong_counts(docs) == []
-    assert sorted((found.error_class, found.failed) for found in queue.failures()) == [
+    assert sorted((found.error_class, found.failed) for found in queue.overview().failures) == [
         ("rejected", 3),
         ("too_long", 1),
     ]

@@ -159,7 +159,7 @@ def test_a_provider_that_refuses_the_key_is_named_until_it_does_not(
     insert(docs, 5)
     runs.key = "sk-revoked-long-ago"
     runs.drain()
-    [stopped] = queue.providers()
+    [stopped] = queue.overview().providers
     assert stopped.provider == "openai"
     assert " answered 401: " in stopped.error
     assert "OPENAI_API_KEY" in str(stopped.hint)
@@ -167,7 +167,7 @@ def test_a_provider_that_refuses_the_key_is_named_until_it_does_not(
     assert rows(docs, classes) == [("unauthorized", "pending")]
     runs.key = None
     assert runs.drain().completed == 5
-    assert queue.providers() == []
+    assert queue.overview().providers == []
 
 
 def test_a_text_over_which_the_provider_falls_silent_is_set_back_alone(

@@ -277,7 +277,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.announce("queue_drained", "", uuid4())
     assert queue.status()[0].completed == 1
     queue.progress()
-    queue.failures()
+    queue.overview()
     use_reembeddings(queue)
     use_files(queue)
     use_safekeeping(queue, queue.target("docs", "embedding"))

@@ -110,7 +110,7 @@ def test_a_worker_leaves_nothing_behind(docs: Database, narrow: Server, database
         with pytest.raises(SettingsError):
             queue.watch("docs", "missing", "another", dimensions=3)
         assert nearest(queue, 1) == ["1"]
-        assert (len(queue.status()), len(queue.failures())) == (2, 0)
+        assert (len(queue.status()), len(queue.overview().failures)) == (2, 0)
         assert queue.unwatch("docs", "other")
     assert state(url) == before
 

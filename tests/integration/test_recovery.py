@@ -114,7 +114,7 @@ def test_whatever_the_trouble_work_goes_on_when_it_is_over(
             assert value(docs, "select max(attempts) from embedding_queue") == 0
             openai.faults.clear()
             eventually(are_done(docs, 30 * round))
-            eventually(lambda: queue.providers() == [])
+            eventually(lambda: queue.overview().providers == [])
             eventually(lambda: not run.errors)
     stopped = told(run, "provider_stopped", "provider_back")
     assert stopped == ["provider_stopped", "provider_back"] * (len(stopped) // 2)
@@ -241,13 +241,13 @@ def test_asleep_it_remembers_what_it_told_of_a_provider(
     insert(docs, 1)
     openai.faults.extend([unavailable] * ALWAYS)
     with serving(runs, sleep_after=0.3) as run:
-        eventually(lambda: queue.providers())
+        eventually(lambda: queue.overview().providers)
         docs.execute("delete from docs")
         eventually(is_in(docs, "asleep"))
         openai.faults.clear()
         docs.execute("insert into docs values (100, 'text')")
         eventually(are_done(docs, 1))
-        eventually(lambda: queue.providers() == [])
+        eventually(lambda: queue.overview().providers == [])
     assert told(run, "provider_stopped", "provider_back") == ["provider_stopped", "provider_back"]
 
 

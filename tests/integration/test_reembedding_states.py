@@ -278,8 +278,8 @@ REFUSED: dict[str, tuple[LiteralString, LiteralString, str, str]] = {
     "too many dimensions": ("", "select start_reembedding('docs', 'embedding', 'test:new', 5000)",
         "a vector column cannot have 5000 dimensions", "from 1 to 4000"),
     "no source": ("",
-        "select start_reembedding('docs', 'embedding', 'test:new', 3, source => 'web')",
-        "a call cannot come from 'web'", "cli, sql or api"),
+        "select start_reembedding('docs', 'embedding', 'test:new', 3, source => 'browser')",
+        "a call cannot come from 'browser'", "cli, sql, api, or web"),
     "another type": (
         "",
         "select start_reembedding('docs', 'embedding', 'test:new', 3,"

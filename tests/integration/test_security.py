@@ -503,7 +503,7 @@ def test_no_error_holds_a_value_of_a_row(docs: Database, queue: AdminQueue, leak
                 use()
             except WorkerError as problem:
                 said += [str(problem), str(problem.hint), str(problem.__cause__)]
-        said += [str(queue.failures()), str(queue.targets()), str(queue.diagnose())]
+        said += [str(queue.overview().failures), str(queue.targets()), str(queue.diagnose())]
         said += [str(rows(docs, "select error_class, error_message from embedding_queue"))]
     assert "s3cr3t" not in " ".join(said)
     assert re.search(r"SQLSTATE|violates|invalid input", " ".join(said))

@@ -127,11 +127,12 @@ def test_every_look_at_the_queue_gives_what_a_plain_session_sees(
     strange.control("pause")
     strange.report_provider("openai", "it is out")
     assert strange.command(SCOPE).since == value(events, "select since from embedding_control")
-    [worker] = strange.workers()
+    [worker] = strange.overview().workers
     assert worker.seen_at == value(events, "select seen_at from embedding_workers")
-    [failure] = strange.failures()
+    [failure] = strange.overview().failures
     assert failure.latest_at == value(events, "select latest_at from embedding_failures")
-    assert strange.providers()[0].since == value(events, "select since from embedding_providers")
+    [stopped] = strange.overview().providers
+    assert stopped.since == value(events, "select since from embedding_providers")
     [listed] = strange.list_jobs(["failed"], None, None, 10)
     assert listed.updated_at == failure.latest_at
     assert listed.preview == TEXT

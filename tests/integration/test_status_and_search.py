@@ -301,14 +301,15 @@ def test_failures_are_counted_by_class_with_the_latest_reason(
     docs.execute("update embedding_queue set abandoned_claims = 1 where record_id = '4'")
     claim(queue, 1)
     assert [
-        (found.error_class, found.failed, found.latest_message) for found in queue.failures()
+        (found.error_class, found.failed, found.latest_message)
+        for found in queue.overview().failures
     ] == [
         ("rejected", 2, "too long: 8000 tokens"),
         ("bad_vector", 1, "a vector of zeros"),
         ("no_answer", 1, "claimed 1 times, never answered: it probably kills its worker"),
     ]
     queue.requeue(status="failed")
-    assert queue.failures() == []
+    assert queue.overview().failures == []
 
 
 # -- search

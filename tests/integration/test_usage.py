@@ -183,7 +183,7 @@ def test_a_provider_stands_there_with_its_trouble_until_it_works_again(
 ) -> None:
     queue.report_provider("openai", "api.openai.com answered 401: no such key", "Check the key.")
     queue.report_provider("local", "its files are missing")
-    local, openai = queue.providers()
+    local, openai = queue.overview().providers
     assert (openai.provider, openai.error, openai.hint) == (
         "openai",
         "api.openai.com answered 401: no such key",
@@ -192,7 +192,7 @@ def test_a_provider_stands_there_with_its_trouble_until_it_works_again(
     assert (local.provider, local.hint) == ("local", None)
     queue.report_provider("openai", None)
     queue.report_provider("openai", None)
-    assert queue.providers() == [local]
+    assert queue.overview().providers == [local]
 
 
 def test_a_trouble_lasts_since_it_was_first_reported_in_the_same_words(
@@ -201,11 +201,11 @@ def test_a_trouble_lasts_since_it_was_first_reported_in_the_same_words(
     queue.report_provider("openai", "no key")
     db.execute("update embedding_providers set since = '2026-11-24', seen_at = '2026-11-24'")
     queue.report_provider("openai", "no key", "Give one.")
-    [found] = queue.providers()
+    [found] = queue.overview().providers
     assert found.since == value(db, "select timestamptz '2026-11-24'") < found.seen_at
     assert found.hint == "Give one."
     queue.report_provider("openai", "no money")
-    [found] = queue.providers()
+    [found] = queue.overview().providers
     assert (found.error, found.hint) == ("no money", None)
     assert (datetime.now(UTC) - found.since).total_seconds() < 60
 

@@ -10,12 +10,13 @@ from typing import Any, cast
 import pytest
 
 from worker.engine.throttling import FULL, ThrottleDecision, ThrottleLevel
+from worker.host import HostLoad, HostMeter, Memory, host_load
 from worker.operations import serving
 from worker.queue import DatabaseLoad, Queue
 from worker.settings import Settings
 from worker.throttle import load
-from worker.throttle.host import HostLoad, Memory, OwnLoad, host_load
 from worker.throttle.load import LoadThrottle, Readings, active_signals, decision
+from worker.throttle.own_load import OwnLoad
 
 LIMITS = Settings(worker_max_memory_mb=800)
 MB = 2**20
@@ -53,6 +54,30 @@ def machine(tmp_path: Path) -> Machine:
 
 
 # -- the machine
+
+
+def test_the_cpus_are_as_busy_as_they_were_since_the_last_time(machine: Machine) -> None:
+    def read(*ticks: int) -> float | None:
+        machine.write("proc/stat", f"cpu  {' '.join(map(str, ticks))} 9 9\ncpu0 1 2 3\n")
+        return meter.read().cpu_percent
+
+    meter = HostMeter(machine.root / "proc", machine.root / "cgroups")
+    assert read(100, 0, 50, 1000, 50, 0, 0, 0) is None
+    assert read(150, 10, 60, 1020, 55, 2, 3, 0) == 75.0  # of 100 ticks, 25 were idle
+    assert read(150, 10, 60, 1020, 55, 2, 3, 0) is None
+    assert read(150, 10, 60, 1120, 55, 2, 3, 0) == 0.0
+    assert read(0, 0, 0, 10, 0, 0, 0, 0) is None  # another machine, after a checkpoint
+    machine.write("proc/stat", "intr 5\n")
+    assert meter.read().cpu_percent is None
+
+
+def test_the_figures_of_the_host_are_those_of_the_throttle(machine: Machine) -> None:
+    machine.write("proc/loadavg", "6.00 0.50 0.10 3/174 25750\n")
+    machine.write("proc/self/cgroup", "0::/\n")
+    machine.cgroup("cgroups", str(512 * MB), 100 * MB)
+    figures = HostMeter(machine.root / "proc", machine.root / "cgroups").read()
+    assert (figures.load, figures.memory_limit_mb) == (machine.load.load, 512.0)
+    assert (figures.cores, figures.rss_mb > 1) == (os.cpu_count(), True)
 
 
 def test_what_cannot_be_read_is_not_zero(machine: Machine) -> None:

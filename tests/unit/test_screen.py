@@ -18,9 +18,11 @@ from worker.operations.history import History, Throughput
 from worker.operations.status import StatusSnapshot
 from worker.queue import (
     Check,
+    DatabaseLoad,
     Failure,
     KnownBackup,
     QueueProgress,
+    RecentWork,
     StandingCommand,
     StoppedProvider,
     TargetStatus,
@@ -77,6 +79,13 @@ LOOK = StatusSnapshot(
     failures=[],
     providers=[],
     commands=[],
+    backups=[],
+    checks=[],
+    reembeddings=[],
+    database=DatabaseLoad(),
+    recent=RecentWork(0, 0, 0, 0, 0.0, None, None, None, None),
+    completed_today=0,
+    cost_today=0.0,
 )
 FULL = replace(
     LOOK,
@@ -152,10 +161,9 @@ def test_the_host_is_told_where_the_name_of_the_worker_does_not() -> None:
 
 
 def test_nothing_from_the_database_reaches_the_terminal_raw() -> None:
-    snapshot = StatusSnapshot(
-        at=NOW,
+    snapshot = replace(
+        LOOK,
         columns=[replace(COLUMN, table_name=HOSTILE, problem=HOSTILE)],
-        progress=LOOK.progress,
         workers=[replace(WORKER, worker=HOSTILE, host=HOSTILE, cause=HOSTILE)],
         failures=[Failure(HOSTILE, HOSTILE, HOSTILE, 3, HOSTILE, NOW)],
         providers=[StoppedProvider(HOSTILE, HOSTILE, HOSTILE, NOW, NOW)],

@@ -13,7 +13,7 @@ from worker.errors import SettingsError, WorkerError
 from worker.operations.backup_run import LEASE, BackupRun
 from worker.operations.session import has_ended, new_worker_name, select, worker_name
 from worker.queue import AdminQueue, KnownBackup, Target
-from worker.queue.audit import Source
+from worker.queue.audit import CallSource
 from worker.safekeeping.inventory import State, prune, state_of
 from worker.safekeeping.locations import Destination, open_storage
 from worker.safekeeping.manifest import Manifest
@@ -65,7 +65,7 @@ def make_backup(
     *,
     stop: Event | None = None,
     on_progress: Callable[[int, int], None] = lambda rows, bytes: None,
-    source: Source = "api",
+    source: CallSource = "api",
 ) -> MadeBackup | None:
     """Make a backup, or continue the last one. None: it is not due, or another worker makes it.
 
@@ -129,7 +129,7 @@ def _may_be_alive(worker: str) -> bool:
     return not has_ended(worker)
 
 
-def _run(run: BackupRun, targets: Sequence[Target], source: Source) -> MadeBackup:
+def _run(run: BackupRun, targets: Sequence[Target], source: CallSource) -> MadeBackup:
     """Make a backup that was begun, and report how it ended."""
     began = time.monotonic()
     try:

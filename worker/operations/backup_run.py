@@ -25,7 +25,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.queue import AdminQueue, KnownBackup, StoredRow, Target
-from worker.queue.audit import Source
+from worker.queue.audit import CallSource
 from worker.queue.safekeeping import ROWS_EXPORTED_IN_ONE_CALL
 from worker.safekeeping.inventory import delete_others, folder_of
 from worker.safekeeping.manifest import (
@@ -284,7 +284,7 @@ class BackupRun:
         """Let another worker continue the backup at once."""
         self.queue.extend_backup(self.known, timedelta(0), *self.done)
 
-    def end(self, error: str | None, source: Source) -> None:
+    def end(self, error: str | None, source: CallSource) -> None:
         """Report that the backup is complete, or why it failed."""
         self.queue.end_backup(self.known, *self.done, error, source=source)
 

@@ -15,7 +15,7 @@ from worker.errors import SettingsError
 from worker.operations.repair import Damage, Repaired, Repairer, damaged_ranges, in_batches
 from worker.operations.session import has_ended, new_worker_name
 from worker.operations.verify import compare_with_model
-from worker.queue import AdminQueue, Check, Checked, CheckState, Damaged, Source, Target
+from worker.queue import AdminQueue, CallSource, Check, Checked, CheckState, Damaged, Target
 from worker.settings import Settings
 
 LEASE = timedelta(minutes=5)
@@ -48,7 +48,7 @@ class ColumnCheck:
     check: Check
     target: Target
     attend: Attend
-    source: Source = "api"
+    source: CallSource = "api"
 
     def find(self) -> Damage:
         """Compare all vectors with what was written, from where an earlier worker ended."""
@@ -135,7 +135,7 @@ def repair_column(
     budget: float | None = None,
     agree: Callable[[Damage], bool] = lambda damage: True,
     attend: Attend = lambda took: True,
-    source: Source = "api",
+    source: CallSource = "api",
 ) -> CheckedColumn:
     """Check a column now, and repair the damage, however large it is, if `agree` says so.
 

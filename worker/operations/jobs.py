@@ -11,7 +11,7 @@ from typing import Any, Literal
 from worker.errors import SettingsError, StatementTimeout
 from worker.operations.batches import batches
 from worker.operations.session import select
-from worker.queue import AdminQueue, ListedJob, Reprocessed, Requeued, Source
+from worker.queue import AdminQueue, CallSource, ListedJob, Reprocessed, Requeued
 
 MOST_EXAMPLES = 3
 CHANGED = "changed"  # the error class of a text that changed between two reads
@@ -47,7 +47,7 @@ def requeue(
     column: str | None = None,
     record: str | None = None,
     error_class: str | None = None,
-    source: Source = "api",
+    source: CallSource = "api",
     stop: Event | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> int:
@@ -131,7 +131,7 @@ def reprocess(
     *,
     table: str | None = None,
     column: str | None = None,
-    source: Source = "api",
+    source: CallSource = "api",
     stop: Event | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> int:

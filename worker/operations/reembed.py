@@ -21,7 +21,7 @@ from worker.operations.estimate import Forecast
 from worker.operations.jobs import requeue
 from worker.operations.reembed_forecast import forecast_fill, too_long_for
 from worker.operations.watching import find_width
-from worker.queue import Finding, Reembedding, Source, Store, Target, VectorKind
+from worker.queue import CallSource, Finding, Reembedding, Store, Target, VectorKind
 from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
@@ -107,7 +107,7 @@ def _probe(embedder: Embedder, dimensions: int) -> None:
 def start(
     queue: PostgresQueue,
     plan: StartPlan,
-    source: Source = "api",
+    source: CallSource = "api",
     on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
     """Begin a re-embedding: from now on each edit is embedded by both models.
@@ -151,7 +151,7 @@ def convert(
     queue: PostgresQueue,
     column: str,
     kind: VectorKind,
-    source: Source = "api",
+    source: CallSource = "api",
     store: Store | None = None,
     on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
@@ -254,14 +254,18 @@ def check_same(reembedding: Reembedding, config: EmbeddingMigrationConfig) -> No
         )
 
 
-def pause(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api") -> Reembedding:
+def pause(
+    queue: PostgresQueue, reembedding: Reembedding, source: CallSource = "api"
+) -> Reembedding:
     """Stop filling the new vectors. Edits are queued meanwhile."""
     return queue.pause_reembedding(
         reembedding.table_name, reembedding.embedding_column, source=source
     )
 
 
-def resume(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api") -> Reembedding:
+def resume(
+    queue: PostgresQueue, reembedding: Reembedding, source: CallSource = "api"
+) -> Reembedding:
     """Go on filling the new vectors, if that was paused or texts were requeued since."""
     if reembedding.state == "paused":
         return queue.resume_reembedding(
@@ -275,7 +279,7 @@ def resume(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api
     return reembedding
 
 
-def retry_failed(queue: PostgresQueue, reembedding: Reembedding, source: Source = "api") -> int:
+def retry_failed(queue: PostgresQueue, reembedding: Reembedding, source: CallSource = "api") -> int:
     """Make the failed jobs of the new vectors pending again. Returns how many.
 
     Running workers do them, or `resume` and the stages after it.
@@ -288,7 +292,7 @@ def retry_failed(queue: PostgresQueue, reembedding: Reembedding, source: Source 
 def swap(
     queue: PostgresQueue,
     reembedding: Reembedding,
-    source: Source = "api",
+    source: CallSource = "api",
     *,
     verified: bool = True,
     on_wait: OnWait = lambda _: None,
@@ -305,7 +309,7 @@ def swap(
 def roll_back(
     queue: PostgresQueue,
     reembedding: Reembedding,
-    source: Source = "api",
+    source: CallSource = "api",
     on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
     """Let the old vectors serve again, which were kept in step. Raises Busy as `swap` does."""
@@ -315,7 +319,7 @@ def roll_back(
 def cancel(
     queue: PostgresQueue,
     reembedding: Reembedding,
-    source: Source = "api",
+    source: CallSource = "api",
     on_wait: OnWait = lambda _: None,
 ) -> Reembedding:
     """Drop the new vectors, before a swap.
@@ -328,7 +332,7 @@ def cancel(
 def finish(
     queue: PostgresQueue,
     reembedding: Reembedding,
-    source: Source = "api",
+    source: CallSource = "api",
     *,
     rename: bool = False,
     on_wait: OnWait = lambda _: None,
@@ -348,7 +352,7 @@ def finish(
 def _take(
     step: Callable[..., Reembedding],
     reembedding: Reembedding,
-    source: Source,
+    source: CallSource,
     on_wait: OnWait,
     **more: Any,
 ) -> Reembedding:

@@ -20,7 +20,7 @@ from worker.operations.backfill import backfill_column
 from worker.operations.indexing import build_index
 from worker.operations.processing import prepare, run_options
 from worker.operations.verify import verify
-from worker.queue import Reembedding, ReembeddingState, Source
+from worker.queue import CallSource, Reembedding, ReembeddingState
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.reembedding.indexing import IndexProgress
@@ -69,7 +69,7 @@ class Reembedder:
     queue: PostgresQueue
     settings: Settings
     options: StageOptions = StageOptions()
-    source: Source = "api"
+    source: CallSource = "api"
     stop: Event = field(default_factory=Event)
     on_stage: Callable[[Reembedding], None] = lambda _: None
     show_fill: Callable[[int], AbstractContextManager[Progress]] = lambda _: nullcontext(

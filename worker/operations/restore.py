@@ -15,7 +15,7 @@ from worker.operations.opening import opened_model
 from worker.operations.restore_run import ColumnToRestore, RestoreRun
 from worker.operations.session import select
 from worker.queue import AdminQueue, Outcome
-from worker.queue.audit import Source
+from worker.queue.audit import CallSource
 from worker.safekeeping.fitting import parts_of, problems_of
 from worker.safekeeping.inventory import LATEST, find_backup, folder_of, read_manifest
 from worker.safekeeping.locations import Destination, open_storage
@@ -81,7 +81,7 @@ def restore(
     *,
     stop: Event | None = None,
     on_progress: Callable[[int, int], None] = lambda rows, of_rows: None,
-    source: Source = "api",
+    source: CallSource = "api",
 ) -> RestoredBackup:
     """Restore vectors to the records whose text is still the one they were made from.
 
@@ -194,7 +194,7 @@ def _damaged(storage: Storage, name: str, parts: Sequence[Part]) -> Iterator[str
 
 
 def _restored(
-    run: RestoreRun, column: ColumnToRestore, request: RestoreRequest, source: Source
+    run: RestoreRun, column: ColumnToRestore, request: RestoreRequest, source: CallSource
 ) -> RestoredColumn:
     """Restore a column. What was written is recorded, also if it ends with an error."""
     try:
@@ -221,7 +221,7 @@ def _has_remaining(column: RestoredColumn) -> bool:
 
 
 def _audit(
-    queue: AdminQueue, request: RestoreRequest, column: ColumnToRestore, source: Source
+    queue: AdminQueue, request: RestoreRequest, column: ColumnToRestore, source: CallSource
 ) -> None:
     figures: dict[str, Any] = {"backup": column.backup, "from": str(request.destination)[:500]}
     figures |= {outcome: count for outcome, count in column.outcomes.items() if count}

@@ -12,7 +12,7 @@ from worker.engine.progress import Progress
 from worker.errors import Unreachable, WorkerError
 from worker.operations.background import in_background
 from worker.operations.backup import BackupRequest, MadeBackup, make_backup
-from worker.queue import AdminQueue, KnownBackup, Source
+from worker.queue import AdminQueue, CallSource, KnownBackup
 from worker.safekeeping.locations import destination_of, open_storage
 from worker.safekeeping.parts import check_installed
 from worker.settings import Settings
@@ -31,7 +31,7 @@ def backups_served(
     every: timedelta,
     observer: Progress,
     is_paused: Callable[[], bool],
-    source: Source,
+    source: CallSource,
 ) -> AbstractContextManager[None]:
     """Make the backups that are due, in a thread, until the end of the `with`.
 
@@ -56,7 +56,7 @@ class ScheduledBackups:
     request: BackupRequest
     observer: Progress
     is_paused: Callable[[], bool]
-    source: Source
+    source: CallSource
     _seen: tuple[datetime | None, int] | None = None
     _reported: str | None = None
     """The cause of the last failure that this worker reported or found, until there is none."""

@@ -23,7 +23,7 @@ from worker.operations.observing import notifying_observer
 from worker.operations.processing import embedder_opener, run_options
 from worker.operations.scopes import check_models, models_in_use, resolve_scope
 from worker.operations.side_work import side_work
-from worker.queue import AdminQueue, Scope, Source
+from worker.queue import AdminQueue, CallSource, Scope
 from worker.settings import Settings
 from worker.throttle.load import LoadThrottle
 
@@ -40,7 +40,7 @@ def run_service(
     observers: Sequence[Progress] = (),
     metrics_port: int | None = None,
     notify_command: str | None = None,
-    source: Source = "api",
+    source: CallSource = "api",
 ) -> RunStats:
     """Embed jobs as they become due, until `stop` is set. Waits for a database that is out of
     reach.

@@ -14,13 +14,13 @@ from worker.operations.files import FILES
 from worker.operations.integrity import IntegrityMonitor
 from worker.operations.reading import files_served
 from worker.operations.scheduled_backups import backups_served
-from worker.queue import Source
+from worker.queue import CallSource
 from worker.settings import Settings
 
 
 @contextmanager
 def side_work(
-    pipeline: Pipeline, settings: Settings, observer: CompositeObserver, source: Source
+    pipeline: Pipeline, settings: Settings, observer: CompositeObserver, source: CallSource
 ) -> Iterator[None]:
     """Do all of it in threads, unless the run is paused, until the end of the `with`.
 
@@ -70,7 +70,7 @@ def _checks(
 
 
 def _backups(
-    pipeline: Pipeline, settings: Settings, observer: Progress, source: Source
+    pipeline: Pipeline, settings: Settings, observer: Progress, source: CallSource
 ) -> AbstractContextManager[None]:
     """Make backups, if the settings have a schedule."""
     if not settings.backup_every:

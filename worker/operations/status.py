@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 
 from worker.queue import (
     AdminQueue,
     Check,
-    Failure,
     KnownBackup,
-    QueueProgress,
+    Overview,
     StandingCommand,
-    StoppedProvider,
     TargetStatus,
     WorkerStatus,
 )
@@ -28,18 +26,8 @@ Figures = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class StatusSnapshot:
-    """The queue, its columns and its workers, as they were at a time of the database."""
-
-    at: datetime
-    columns: list[TargetStatus]
-    progress: QueueProgress
-    workers: list[WorkerStatus]
-    failures: list[Failure]
-    providers: list[StoppedProvider]
-    commands: list[StandingCommand]
-    backups: list[KnownBackup] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+class StatusSnapshot(Overview):
+    """The state of the queue, with the figures that follow from it."""
 
     @property
     def damaged(self) -> list[Check]:
@@ -143,17 +131,8 @@ class StatusSnapshot:
 
 def status(queue: AdminQueue) -> StatusSnapshot:
     """Return a snapshot of the queue. Raises Unreachable if the database is out of reach."""
-    return StatusSnapshot(
-        columns=queue.status(),
-        progress=queue.progress(),
-        workers=queue.workers(),
-        failures=queue.failures(),
-        providers=queue.providers(),
-        commands=queue.commands(),
-        backups=queue.backups(),
-        checks=queue.checks(),
-        at=queue.clock(),
-    )
+    overview = queue.overview()
+    return StatusSnapshot(**{each.name: getattr(overview, each.name) for each in fields(overview)})
 
 
 def count_missing(column: TargetStatus) -> int:

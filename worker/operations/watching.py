@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from worker.embedders.registry import check_model, open_embedder, own_prompts
 from worker.errors import SettingsError
-from worker.queue import Source, Target, WatchOptions, WatchPreview, searched_by
+from worker.queue import CallSource, Target, WatchOptions, WatchPreview, searched_by
 from worker.queue.postgres import PostgresQueue
 from worker.settings import Settings
 
@@ -52,7 +52,7 @@ class WatchPlan:
     request: WatchRequest
     preview: WatchPreview
 
-    def apply(self, audit_source: Source = "api") -> Target:
+    def apply(self, audit_source: CallSource = "api") -> Target:
         """Watch the column as planned. The index over its words is built by `build_index`."""
         wanted = self.request
         return self.queue.watch(
@@ -146,7 +146,7 @@ def _chat_model(settings: Settings, options: WatchOptions, before: Target | None
     return f"ollama:{settings.ollama_llm_model}" if is_wanted else given
 
 
-def unwatch(queue: PostgresQueue, table: str, column: str, source: Source = "api") -> None:
+def unwatch(queue: PostgresQueue, table: str, column: str, source: CallSource = "api") -> None:
     """Stop keeping a column in step. Its vectors stay; a side table and chunks are dropped.
 
     Raises SettingsError if it is not watched.

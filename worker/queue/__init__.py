@@ -1,6 +1,6 @@
 """The SQL API of `supabase/migrations`, seen from Python."""
 
-from worker.queue.audit import AuditEntry, RecordedEvent, Source
+from worker.queue.audit import AuditEntry, CallSource, RecordedEvent, Source, WebSource, from_web
 from worker.queue.backups import BackupState, KnownBackup
 from worker.queue.cache import Cached
 from worker.queue.checks import Check, Checked, CheckState
@@ -12,6 +12,7 @@ from worker.queue.chunks import (
     Place,
 )
 from worker.queue.damage import Damaged, DamagedRange, DamageKind
+from worker.queue.dashboard import Overview, RecentWork
 from worker.queue.described import StoredKind
 from worker.queue.enhancement import (
     Enhanced,
@@ -100,6 +101,7 @@ __all__ = [
     "AuditEntry",
     "BackupState",
     "Cached",
+    "CallSource",
     "Check",
     "CheckState",
     "Checked",
@@ -144,9 +146,11 @@ __all__ = [
     "OnFailure",
     "OnTooLong",
     "Outcome",
+    "Overview",
     "Place",
     "Queue",
     "QueueProgress",
+    "RecentWork",
     "Rechecked",
     "RecordedEvent",
     "Reembedding",
@@ -181,9 +185,11 @@ __all__ = [
     "VerifiedRows",
     "WatchOptions",
     "WatchPreview",
+    "WebSource",
     "WorkerState",
     "WorkerStatus",
     "enhancement_key",
+    "from_web",
     "other_model",
     "searched_by",
 ]

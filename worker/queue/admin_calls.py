@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.database.migrations import check_version
-from worker.queue.audit import AuditCalls, Source
+from worker.queue.audit import AuditCalls, CallSource
 from worker.queue.backups import BackupCalls
 from worker.queue.checks import CheckCalls
 from worker.queue.described import DescribeCalls
@@ -20,7 +20,6 @@ from worker.queue.portion import JOBS_IN_ONE_CALL, ROWS_VERIFIED_IN_ONE_CALL
 from worker.queue.reembeddings import ReembeddingReports
 from worker.queue.reports import (
     Estimate,
-    Failure,
     Finding,
     QueueProgress,
     Stats,
@@ -32,7 +31,7 @@ from worker.queue.reports import (
 from worker.queue.search import Match
 from worker.queue.targets import Target, resolve_table, watched_by
 from worker.queue.transports import columns_of
-from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider, WorkerStatus
+from worker.queue.workers import DesiredState, StandingCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, Descri
         after: int = 0,
         batch: int = JOBS_IN_ONE_CALL,
         failed_before: datetime | None = None,
-        source: Source = "api",
+        source: CallSource = "api",
     ) -> Requeued:
         return self._batch(
             Requeued,
@@ -140,7 +139,7 @@ class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, Descri
         batch: int = JOBS_IN_ONE_CALL,
         *,
         dry_run: bool,
-        source: Source = "api",
+        source: CallSource = "api",
     ) -> Reprocessed:
         return self._batch(
             Reprocessed,
@@ -177,7 +176,7 @@ class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, Descri
         return self._rows(Stats, "embedding_stats", since=since)[0]
 
     def control(
-        self, desired_state: DesiredState, worker: str | None = None, *, source: Source = "api"
+        self, desired_state: DesiredState, worker: str | None = None, *, source: CallSource = "api"
     ) -> int:
         return int(
             self._call(
@@ -209,18 +208,6 @@ class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, Descri
 
     def progress(self) -> QueueProgress:
         return self._read(QueueProgress, "embedding_progress")[0]
-
-    def workers(self) -> list[WorkerStatus]:
-        return self._read(WorkerStatus, "embedding_workers", "worker")
-
-    def failures(self) -> list[Failure]:
-        found = self._read(
-            Failure, "embedding_failures", "table_name", "embedding_column", "error_class"
-        )
-        return sorted(found, key=lambda failure: -failure.failed)
-
-    def providers(self) -> list[StoppedProvider]:
-        return self._read(StoppedProvider, "embedding_providers", "provider")
 
     def estimate(
         self, default_model: str, table: str | None, column: str | None, missing: bool

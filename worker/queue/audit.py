@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NewType
 
 from worker.queue.calls import Calls
 from worker.queue.transports import MOST_ROWS
 
-Source = Literal["cli", "sql", "api"]
-"""Where a call comes from: a command, SQL, or a program that uses the Python API."""
+Source = Literal["cli", "sql", "api", "web"]
+"""Where a call comes from: a command, SQL, a program with the Python API, or `worker serve`."""
+WebSource = NewType("WebSource", str)
+"""The source `web` with the address of a browser or app."""
+CallSource = Source | WebSource
+"""What a call gives as its source."""
 RecordedEvent = Literal["restored", "repaired"]
 AUDIT_IN_ONE_CALL = MOST_ROWS
+
+
+def from_web(address: str) -> WebSource:
+    """Return the source of a call from a browser or app at an IP address."""
+    return WebSource(f"web {address}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +30,8 @@ class AuditEntry:
     """A call that changed something.
 
     `actor` is the role that called, `login` the one that logged in. `address` is that of the
-    client, or of a pooler or an API between. The last four are those of a step of a re-embedding;
-    `figures` say what was asked for or done.
+    client, or of a pooler or an API between; of a call from the web, that of its browser or app.
+    The last three are those of a step of a re-embedding; `figures` say what was asked for or done.
     """
 
     id: int
@@ -59,7 +68,7 @@ class AuditCalls(Calls):
         table: str | None = None,
         column: str | None = None,
         *,
-        source: Source = "api",
+        source: CallSource = "api",
         figures: Mapping[str, Any] | None = None,
     ) -> None:
         self._call(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from worker.queue.audit import Source
+from worker.queue.audit import CallSource
 from worker.queue.calls import Calls
 
 BackupState = Literal["running", "complete", "failed"]
@@ -88,7 +88,7 @@ class BackupCalls(Calls):
         bytes: int,
         error: str | None = None,
         *,
-        source: Source = "api",
+        source: CallSource = "api",
     ) -> bool:
         return bool(
             self._call(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from worker.queue.audit import Source
+from worker.queue.audit import CallSource
 from worker.queue.calls import Calls
 
 CheckState = Literal["sound", "repaired", "repairing", "waiting"]
@@ -112,7 +112,7 @@ class CheckCalls(Calls):
         )
 
     def end_check(
-        self, check: Check, state: CheckState, checked: Checked, *, source: Source = "api"
+        self, check: Check, state: CheckState, checked: Checked, *, source: CallSource = "api"
     ) -> bool:
         return bool(
             self._call(

@@ -6,13 +6,16 @@ from datetime import datetime
 
 from worker.queue.admin_calls import AdminCalls
 from worker.queue.damage import DamageCalls
+from worker.queue.dashboard import DashboardCalls
 from worker.queue.files import FileCalls
 from worker.queue.safekeeping import SafekeepingCalls
 from worker.queue.transports.data_api import DataApiTransport
 from worker.queue.worker_calls import WorkerCalls
 
 
-class DataApiQueue(WorkerCalls, AdminCalls, FileCalls, SafekeepingCalls, DamageCalls):
+class DataApiQueue(
+    WorkerCalls, AdminCalls, DashboardCalls, FileCalls, SafekeepingCalls, DamageCalls
+):
     """The queue in the project at `url`, for workers and commands.
 
     Methods raise what a Transport raises, and SettingsError if the project refuses the key.

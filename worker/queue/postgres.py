@@ -11,8 +11,9 @@ from worker.database.history import RESTORED_IN_PART, MigrationHistory
 from worker.database.migrations import Migration, check_version
 from worker.errors import SchemaError, SettingsError
 from worker.queue.admin_calls import AdminCalls
-from worker.queue.audit import Source
+from worker.queue.audit import CallSource
 from worker.queue.damage import DamageCalls
+from worker.queue.dashboard import DashboardCalls
 from worker.queue.files import FileCalls, FolderCalls
 from worker.queue.reembeddings import ReembeddingCalls
 from worker.queue.reports import Session
@@ -25,6 +26,7 @@ from worker.queue.worker_calls import WorkerCalls
 class PostgresQueue(
     WorkerCalls,
     AdminCalls,
+    DashboardCalls,
     FileCalls,
     FolderCalls,
     SafekeepingCalls,
@@ -82,7 +84,7 @@ class PostgresQueue(
         source: str | None,
         column: str,
         *,
-        audit_source: Source = "api",
+        audit_source: CallSource = "api",
         **options: Unpack[WatchOptions],
     ) -> Target:
         """Keep `column` in step with `source`; see watch_embeddings in the SQL API."""
@@ -124,7 +126,7 @@ class PostgresQueue(
         }
         return [row[function] for row in self._postgres.rows(function, arguments, {function: str})]
 
-    def unwatch(self, table: str, column: str, *, source: Source = "api") -> bool:
+    def unwatch(self, table: str, column: str, *, source: CallSource = "api") -> bool:
         """Stop keeping `column` in step. False if it was not watched."""
         return bool(
             self._call(

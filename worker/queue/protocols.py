@@ -10,12 +10,13 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from worker.queue.audit import AuditEntry, RecordedEvent, Source
+from worker.queue.audit import AuditEntry, CallSource, RecordedEvent
 from worker.queue.backups import KnownBackup
 from worker.queue.cache import Cached
 from worker.queue.checks import Check, Checked, CheckState
 from worker.queue.chunks import DocumentCompletion
 from worker.queue.damage import ROWS_CHECKED_IN_ONE_CALL, DamagedRange
+from worker.queue.dashboard import DashboardQueue
 from worker.queue.described import StoredKind
 from worker.queue.files import (
     FILES_IN_ONE_CALL,
@@ -51,7 +52,6 @@ from worker.queue.reembeddings import (
 from worker.queue.reports import (
     DatabaseLoad,
     Estimate,
-    Failure,
     Finding,
     QueueProgress,
     Session,
@@ -74,8 +74,6 @@ from worker.queue.workers import (
     DesiredState,
     Report,
     StandingCommand,
-    StoppedProvider,
-    WorkerStatus,
 )
 
 
@@ -319,7 +317,7 @@ class SafekeepingQueue(Protocol):
         table: str | None = None,
         column: str | None = None,
         *,
-        source: Source = "api",
+        source: CallSource = "api",
         figures: Mapping[str, Any] | None = None,
     ) -> None:
         """Add an entry for what this program has done, with at most 2000 characters of figures."""
@@ -360,7 +358,7 @@ class SafekeepingQueue(Protocol):
         bytes: int,
         error: str | None = None,
         *,
-        source: Source = "api",
+        source: CallSource = "api",
     ) -> bool:
         """End a backup: it is complete, or, with an error, failed.
 
@@ -403,7 +401,7 @@ class SafekeepingQueue(Protocol):
         """
 
     def end_check(
-        self, check: Check, state: CheckState, checked: Checked, *, source: Source = "api"
+        self, check: Check, state: CheckState, checked: Checked, *, source: CallSource = "api"
     ) -> bool:
         """End a check. False: another worker has it by now."""
 
@@ -430,7 +428,7 @@ class DamageQueue(Protocol):
         """Return what the repairs of the last 24 hours cost, in US dollars."""
 
 
-class AdminQueue(Queue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
+class AdminQueue(Queue, DashboardQueue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
     """The interface of a queue for the commands, which includes that for the engine.
 
     Raises SettingsError, with the message of the database, if a request is not valid.
@@ -465,7 +463,7 @@ class AdminQueue(Queue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
         after: int = 0,
         batch: int = JOBS_IN_ONE_CALL,
         failed_before: datetime | None = None,
-        source: Source = "api",
+        source: CallSource = "api",
     ) -> Requeued:
         """Make jobs pending again that match all given arguments, at most `batch` of them.
 
@@ -488,7 +486,7 @@ class AdminQueue(Queue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
         batch: int = JOBS_IN_ONE_CALL,
         *,
         dry_run: bool,
-        source: Source = "api",
+        source: CallSource = "api",
     ) -> Reprocessed:
         """Make jobs pending whose text or id matches.
 
@@ -515,7 +513,7 @@ class AdminQueue(Queue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
         """Return the statistics of this period until now."""
 
     def control(
-        self, desired_state: DesiredState, worker: str | None = None, *, source: Source = "api"
+        self, desired_state: DesiredState, worker: str | None = None, *, source: CallSource = "api"
     ) -> int:
         """Send a command to all workers, or to one. Returns how many workers it reaches.
 
@@ -542,15 +540,6 @@ class AdminQueue(Queue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
 
     def progress(self) -> QueueProgress:
         """Return the progress of all columns together, and their rate."""
-
-    def workers(self) -> list[WorkerStatus]:
-        """Return the workers that are running, or fell silent within a day, by name."""
-
-    def failures(self) -> list[Failure]:
-        """Return the failures by column and class, the most frequent first."""
-
-    def providers(self) -> list[StoppedProvider]:
-        """Return the providers that cannot be used now."""
 
     def estimate(
         self, default_model: str, table: str | None, column: str | None, missing: bool

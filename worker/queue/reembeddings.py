@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from worker.queue.audit import AUDIT_IN_ONE_CALL, Source
+from worker.queue.audit import AUDIT_IN_ONE_CALL, CallSource, Source
 from worker.queue.calls import Calls
 from worker.queue.targets import Store
 
@@ -152,7 +152,7 @@ class ReembeddingCalls(Calls):
         document_prompt: str | None = None,
         query_prompt: str | None = None,
         config: Mapping[str, Any] | None = None,
-        source: Source = "api",
+        source: CallSource = "api",
     ) -> Reembedding:
         """Begin to embed a column with another model. `relation` is the table as SQL names it."""
         return self._rows(
@@ -173,7 +173,7 @@ class ReembeddingCalls(Calls):
         relation: str,
         column: str,
         kind: VectorKind,
-        source: Source = "api",
+        source: CallSource = "api",
         store: Store | None = None,
     ) -> Reembedding:
         """Begin to give the vectors of a column another type, or another store.
@@ -210,7 +210,7 @@ class ReembeddingCalls(Calls):
         reembedding: Reembedding,
         next: ReembeddingState,
         *,
-        source: Source = "api",
+        source: CallSource = "api",
         figures: Mapping[str, Any] | None = None,
     ) -> Reembedding:
         """Move a re-embedding from the state it was seen in to its next stage, or back to filling.
@@ -252,7 +252,9 @@ class ReembeddingCalls(Calls):
         """Drop the old vectors, after a swap. Raises SettingsError if something depends on them."""
         return self._step("finish_reembedding", table, column, **step)
 
-    def rename_reembedded(self, table: str, column: str, *, source: Source = "api") -> Reembedding:
+    def rename_reembedded(
+        self, table: str, column: str, *, source: CallSource = "api"
+    ) -> Reembedding:
         """Give the new column the name of the old one, after the re-embedding is finished."""
         return self._rows(
             Reembedding,
@@ -268,7 +270,7 @@ class ReembeddingCalls(Calls):
         table: str,
         column: str,
         *,
-        source: Source = "api",
+        source: CallSource = "api",
         figures: Mapping[str, Any] | None = None,
     ) -> Reembedding:
         return self._rows(

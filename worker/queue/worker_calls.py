@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
-from worker.host import resident_mb
+import worker
+from worker.host import HostMeter
 from worker.queue.cache import Cached, whole
 from worker.queue.calls import Calls
 from worker.queue.chunks import Chunk, DocumentCompletion
@@ -26,7 +27,7 @@ from worker.queue.jobs import (
     Scope,
 )
 from worker.queue.reports import DatabaseLoad
-from worker.queue.transports import Vector, columns_of
+from worker.queue.transports import Transport, Vector, columns_of
 from worker.queue.workers import Command, Report
 
 CLAIMED = {
@@ -42,6 +43,10 @@ POLLED = {**columns_of(Command), "due": bool}
 
 class WorkerCalls(Calls):
     """The Queue protocol."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self._host = HostMeter()
 
     def claim(self, scope: Scope, batch_size: int, except_targets: Collection[int] = ()) -> Claim:
         return self._portion.within_time(batch_size, partial(self._claim, scope, except_targets))
@@ -133,7 +138,8 @@ class WorkerCalls(Calls):
             worker=scope.worker,
             host=socket.gethostname(),
             pid=os.getpid(),
-            rss_mb=resident_mb(),
+            version=worker.__version__,
+            **asdict(self._host.read()),
             **about,
         )
 

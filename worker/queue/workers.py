@@ -71,7 +71,10 @@ class StandingCommand:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """The last report of a worker. `rss_mb`: its memory, in MB of 2**20 bytes."""
+    """The last report of a worker, with the figures of its host as in `worker.host.HostFigures`.
+
+    `rss_mb`: its memory, in MB of 2**20 bytes. `version`: of the package that it runs.
+    """
 
     worker: str
     host: str
@@ -84,6 +87,11 @@ class WorkerStatus:
     failed: int
     started_at: datetime
     seen_at: datetime
+    version: str | None = None
+    cores: int | None = None
+    load: float | None = None
+    cpu_percent: float | None = None
+    memory_limit_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

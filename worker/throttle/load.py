@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from worker.engine.throttling import FULL, ThrottleDecision, ThrottleLevel, slowest
-from worker.host import release_memory
+from worker.host import HostLoad, host_load, release_memory
 from worker.queue import DatabaseLoad, Queue
 from worker.settings import Settings
-from worker.throttle.host import HostLoad, OwnLoad, host_load
+from worker.throttle.own_load import OwnLoad
 
 HOST_KNOWN_FOR = 2.0  # seconds
 DATABASE_KNOWN_FOR = 10.0  # seconds

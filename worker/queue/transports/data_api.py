@@ -10,20 +10,17 @@ dimensions by hand takes the database 9 ms, decimals take half a millisecond.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from types import UnionType
-from typing import Any, LiteralString, get_args
-from uuid import UUID
+from typing import Any, LiteralString
 
 import numpy as np
 import orjson
 
-from worker.database.times import nearest_time
 from worker.queue.functions import FUNCTIONS
 from worker.queue.transports import Columns, Row, Vector, bytea_array
+from worker.queue.transports.decoding import decoded
 from worker.queue.transports.rest import Rest
 
 
@@ -51,10 +48,10 @@ class DataApiTransport:
     def rows(
         self, function: LiteralString, arguments: Mapping[str, Any], columns: Columns
     ) -> list[Row]:
-        return _decoded(self.call(function, arguments), columns)
+        return decoded(self.call(function, arguments), columns)
 
     def read(self, view: LiteralString, columns: Columns, *order: str) -> list[Row]:
-        return _decoded(self._rest.read(view, list(columns), order), columns)
+        return decoded(self._rest.read(view, list(columns), order), columns)
 
     def listen(self) -> bool:
         return False
@@ -98,47 +95,3 @@ _ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "vector": _decimals,
     "vector[]": lambda vectors: [_decimals(vector) for vector in vectors],
 }
-
-
-def _decoded(answer: Sequence[Row], columns: Columns) -> list[Row]:
-    decoders = {name: _decoder(type_) for name, type_ in columns.items()}
-    return [
-        {
-            name: row[name] if decode is None or row[name] is None else decode(row[name])
-            for name, decode in decoders.items()
-        }
-        for row in answer
-    ]
-
-
-def _decoder(type_: Any) -> Callable[[Any], Any] | None:
-    """Return the function that makes a value of this type (or None) from its JSON."""
-    types = get_args(type_) if isinstance(type_, UnionType) else [type_]
-    return next((decode for wanted, decode in _DECODERS if wanted in types), None)
-
-
-def _time(value: str) -> datetime:
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError:
-        return nearest_time(value)
-
-
-def _bytes(value: str | Mapping[str, Any]) -> bytes:
-    r"""Decode a bytea: PostgREST sends `\x…`, Supabase Lite an object of bytes."""
-    return bytes.fromhex(value[2:]) if isinstance(value, str) else bytes(value["data"])
-
-
-def _vector(value: str) -> Vector:
-    return np.array(json.loads(value), dtype=np.float32)
-
-
-# By the type of the value: servers differ in whether they send a numeric as a number or as text.
-_DECODERS: Sequence[tuple[Any, Callable[[Any], Any]]] = (
-    (datetime, _time),
-    (float, float),
-    (UUID, UUID),
-    (bytes, _bytes),
-    (list[bytes], lambda values: [_bytes(value) for value in values]),
-    (Vector, _vector),
-)
