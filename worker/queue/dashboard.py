@@ -62,9 +62,18 @@ class DashboardQueue(Protocol):
     def overview(self) -> Overview:
         """Return the state of the queue, its columns and its workers, in one short call."""
 
+    def failures(self) -> list[Failure]:
+        """Return all failures by column and class, the most frequent first."""
+
 
 class DashboardCalls(Calls):
     """The DashboardQueue protocol."""
 
     def overview(self) -> Overview:
         return made(Overview, self._call("embedding_overview"))
+
+    def failures(self) -> list[Failure]:
+        found = self._read(
+            Failure, "embedding_failures", "table_name", "embedding_column", "error_class"
+        )
+        return sorted(found, key=lambda failure: -failure.failed)

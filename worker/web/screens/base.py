@@ -11,7 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from worker.errors import SettingsError
-from worker.queue import AdminQueue, Source
+from worker.queue import AdminQueue, CallSource, from_web
 from worker.web.access import Role
 from worker.web.services import Services
 from worker.web.tasks import Task
@@ -33,9 +33,9 @@ class Look:
     """The values of the boxes of a form that are checked."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> CallSource:
         """Where the audit says that an action comes from."""
-        return "api"
+        return from_web(self.address) if self.address else "web"
 
     @property
     def watched(self) -> tuple[str | None, str | None]:
