@@ -69,7 +69,7 @@ create index embedding_queue_leased
 
 -- Failed jobs by class, the latest first.
 create index embedding_queue_failed
-    on public.embedding_queue (target_id, error_class, updated_at desc)
+    on public.embedding_queue (target_id, error_class, updated_at desc, id desc)
     where status = 'failed';
 
 -- A signed-in user reads the state of their own records.

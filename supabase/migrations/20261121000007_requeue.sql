@@ -102,7 +102,7 @@ begin
 end $$;
 
 -- Makes jobs pending again, to be embedded even if their text and model have not changed. Each `only_` argument that
--- is given narrows them down; `only_status` null means every status.
+-- is given narrows them down; `only_status` null means every status. `only_ids` are those of a selection.
 --
 -- Without a `batch` it requeues all of them. With one, at most that many: call it until `looked_to` is null, with
 -- `looked_to` as the next `after_id`, and the `called_at` of the first call as `failed_before`, so that a job that
@@ -118,7 +118,8 @@ create function public.requeue_embeddings(
     after_id bigint default 0,
     batch integer default null,
     failed_before timestamptz default null,
-    source text default 'sql'
+    source text default 'sql',
+    only_ids bigint[] default null
 )
 returns table (requeued bigint, looked_to bigint, called_at timestamptz)
 language plpgsql
@@ -130,21 +131,25 @@ as $$
 declare
     ids bigint[];
 begin
-    if only_record is null and only_status = 'failed' then
+    if only_ids is null and only_record is null and only_status = 'failed' then
         ids := embedding.failed_jobs(batch, only_table, only_column, only_error_class, failed_before);
         looked_to := case when cardinality(ids) = batch then after_id end;
     else
-        if only_record is null then
+        if only_ids is not null then
+            ids := array(select distinct chosen.id from unnest(only_ids) as chosen (id)
+                          where chosen.id > after_id order by chosen.id limit batch);
+            looked_to := case when cardinality(ids) = batch then ids[batch] end;
+        elsif only_record is null then
             select page.ids, page.looked_to into ids, looked_to
               from embedding.jobs_after(after_id, batch, only_table, only_column) as page;
         else
-            ids := array(select job.id from public.embedding_queue as job
-                          where job.record_id = only_record
-                            and (only_table is null or job.table_name = only_table)
-                            and (only_column is null or job.embedding_column = only_column));
+            ids := array(select job.id from public.embedding_queue as job where job.record_id = only_record);
         end if;
         ids := array(select wanted.id from public.embedding_queue as wanted
                       where wanted.id = any (ids)
+                        and (only_table is null or wanted.table_name = only_table)
+                        and (only_column is null or wanted.embedding_column = only_column)
+                        and (only_record is null or wanted.record_id = only_record)
                         and (only_status is null or wanted.status = only_status)
                         and (only_error_class is null or wanted.error_class = only_error_class)
                       order by wanted.id
@@ -156,7 +161,7 @@ begin
     perform embedding.audit_batch(
         'requeued', only_table, only_column, source,
         jsonb_build_object('status', coalesce(only_status, 'every'), 'record_id', left(only_record, 200),
-                           'error_class', only_error_class),
+                           'error_class', only_error_class, 'selected', cardinality(only_ids)),
         batch is null or after_id = 0 and failed_before is null, requeued, looked_to);
     perform embedding.wake();
     return next;

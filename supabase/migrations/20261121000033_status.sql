@@ -38,7 +38,10 @@ begin
         rows := greatest((plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint, jobs);
     end if;
 exception
-    when others then -- an error of a filter must not hide the other targets
+    when others or query_canceled or assert_failure then -- an error of a filter must not hide the other targets
+        if embedding.is_timeout(sqlstate) then
+            raise;
+        end if;
         rows := null;
         exact := false;
 end $$;

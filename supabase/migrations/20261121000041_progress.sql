@@ -1,6 +1,33 @@
 -- Why:   people see the progress of all columns together, and the rate.
 -- Locks: nothing.
--- Undo:  drop view public.embedding_progress;
+-- Undo:  drop view public.embedding_progress; drop function embedding.work_began;
+
+-- Since when workers have worked without a pause of two minutes; null: they do not work now. It reads the minutes backwards, and
+-- none before that pause.
+create function embedding.work_began()
+returns timestamptz
+language plpgsql
+stable
+security definer
+set search_path = '', pg_temp
+set row_security = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    began timestamptz;
+    worked timestamptz;
+begin
+    for worked in
+        select counted.minute from public.embedding_usage as counted
+         where counted.completed + counted.failed > 0 order by counted.minute desc
+    loop
+        exit when worked < coalesce(began - interval '2 minutes', now() - interval '3 minutes');
+        began := worked;
+    end loop;
+    return began;
+end $$;
 
 -- The progress of all columns together: one row. `rows_per_second` is the rate of all workers together: for each model,
 -- the jobs of the last minutes divided by the seconds that workers spent on them, times the workers that use it now (at
@@ -11,15 +38,8 @@
 create view public.embedding_progress
 with (security_invoker = true)
 as
-with minutes as (
-    select counted.minute, counted.minute - lag(counted.minute) over (order by counted.minute) as gap
-      from public.embedding_usage as counted
-     where counted.completed + counted.failed > 0
-     group by counted.minute
-), spell as (
-    select max(minutes.minute) filter (where minutes.gap is null or minutes.gap > interval '2 minutes') as began
-      from minutes
-    having max(minutes.minute) > now() - interval '3 minutes'
+with spell as (
+    select worked.began from embedding.work_began() as worked (began) where worked.began is not null
 ), by_model as (
     select counted.model, sum(counted.completed + counted.failed) as jobs, sum(counted.seconds) as seconds
       from public.embedding_usage as counted
@@ -55,3 +75,4 @@ select queued.pending,
   left join speed on true;
 
 select embedding.let_workers_read('public.embedding_progress');
+select embedding.let_workers_call('embedding.work_began');

@@ -1,11 +1,19 @@
 -- Why:   people see the jobs themselves, with the beginnings of their texts.
 -- Locks: nothing. It waits for a table that is locked as a whole for a second, and then does not read it.
--- Undo:  drop function public.list_embeddings, embedding.first_jobs;
+-- Undo:  drop function public.list_embeddings, embedding.next_jobs; drop type embedding.job_place;
 
--- The first jobs of a target in one of three states, in the order of its index: pending in the order of a claim,
--- processing by the end of their lease, failed by class, the latest first. It reads only as many as requested,
--- whatever the length of the queue: the plan is pinned, as in embedding.due_jobs.
-create function embedding.first_jobs(target_id integer, wanted_status text, most integer)
+-- The place of a job in the order of an index: see embedding.next_jobs.
+create type embedding.job_place as (
+    target_id integer, priority smallint, owner integer, at timestamptz, error_class text, id bigint
+);
+
+-- The next jobs of a target in one of three states after a place (null: the first), in the order of its index: pending in the
+-- order of a claim, processing by the end of their lease, failed by class, the latest first. It reads only as many as
+-- requested, whatever the length of the queue: the plan is pinned, as in embedding.due_jobs, and each statement reads one range.
+-- `only_error_class` is for failed jobs.
+create function embedding.next_jobs(
+    target_id integer, wanted_status text, after embedding.job_place, only_error_class text, most integer
+)
 returns setof public.embedding_queue
 language plpgsql
 stable
@@ -15,26 +23,61 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 as $$
+declare
+    taken integer;
+    room integer;
+    class constant text := coalesce(only_error_class, after.error_class, case when after.id is null then '' end);
+    last_id constant bigint := 9223372036854775807;
 begin
     case wanted_status
-        when 'pending' then
+        when 'pending' then -- the rest of a priority, and those below it
             return query
             select * from public.embedding_queue as job
-             where job.target_id = first_jobs.target_id and job.status = 'pending'
-             order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
+             where job.target_id = next_jobs.target_id and job.status = 'pending' and job.priority = after.priority
+               and (coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id) > (after.owner, after.at, after.id)
+             order by coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
              limit most;
+            get diagnostics taken = row_count;
+            return query
+            select * from public.embedding_queue as job
+             where job.target_id = next_jobs.target_id and job.status = 'pending'
+               and job.priority < coalesce(after.priority::integer, 32768)
+             order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
+             limit most - taken;
         when 'processing' then
             return query
             select * from public.embedding_queue as job
-             where job.target_id = first_jobs.target_id and job.status = 'processing'
-             order by job.lease_expires_at
+             where job.target_id = next_jobs.target_id and job.status = 'processing'
+               and job.lease_expires_at >= coalesce(after.at, '-infinity')
+               and (job.lease_expires_at, job.id) > (coalesce(after.at, '-infinity'), coalesce(after.id, 0))
+             order by job.lease_expires_at, job.id
              limit most;
-        when 'failed' then
+        when 'failed' then -- the rest of a class, the classes after it, and jobs without a class
             return query
             select * from public.embedding_queue as job
-             where job.target_id = first_jobs.target_id and job.status = 'failed'
-             order by job.error_class, job.updated_at desc
+             where job.target_id = next_jobs.target_id and job.status = 'failed' and job.error_class = class
+               and (job.updated_at, job.id)
+                   < (coalesce(after.at, 'infinity'), coalesce(after.id, last_id))
+             order by job.updated_at desc, job.id desc
              limit most;
+            get diagnostics taken = row_count;
+            room := most - taken;
+            if only_error_class is not null then
+                return;
+            end if;
+            return query
+            select * from public.embedding_queue as job
+             where job.target_id = next_jobs.target_id and job.status = 'failed' and job.error_class > class
+             order by job.error_class, job.updated_at desc, job.id desc
+             limit room;
+            get diagnostics taken = row_count;
+            return query
+            select * from public.embedding_queue as job
+             where job.target_id = next_jobs.target_id and job.status = 'failed' and job.error_class is null
+               and (job.updated_at, job.id)
+                   < (case when class is null then after.at else 'infinity' end, case when class is null then after.id else last_id end)
+             order by job.updated_at desc, job.id desc
+             limit room - taken;
         else
             raise exception 'jobs that are % are not listed', wanted_status
                 using errcode = 'invalid_parameter_value', hint = 'Ask for pending, processing or failed.';
@@ -43,7 +86,7 @@ end $$;
 
 -- The jobs in the given states, state by state, with the beginning of the text of each (null if it has none, it
 -- cannot be read, or its column is not worked on: a worker sees only what a claim could show it): up to `max_rows`,
--- 1000 at most. It reads the first jobs of each column, in the order of embedding.first_jobs, and sorts them together:
+-- 1000 at most. It reads the first jobs of each column, in the order of embedding.next_jobs, and sorts them together:
 -- processing by the end of the lease, pending by priority and due time, failed by class, the latest first.
 create function public.list_embeddings(
     statuses text[] default array['processing', 'pending', 'failed'],
@@ -76,8 +119,8 @@ as $$
                             first.updated_at desc, first.id) as place
           from unnest(statuses) with ordinality as asked (status, place)
          cross join public.embedding_targets as target
-         cross join lateral embedding.first_jobs(
-                    target.id, asked.status, least(max_rows, 1000)) as first
+         cross join lateral embedding.next_jobs(
+                    target.id, asked.status, null, null, least(max_rows, 1000)) as first
          where (only_table is null or target.table_name = only_table)
            and (only_column is null or target.embedding_column = only_column)
          order by place
@@ -97,5 +140,5 @@ as $$
      order by listed.place;
 $$;
 
-select embedding.protect_functions('embedding.first_jobs');
+select embedding.protect_functions('embedding.next_jobs');
 select embedding.let_workers_call('public.list_embeddings');

@@ -292,6 +292,9 @@ CALLS: list[LiteralString] = [
     "select * from poll_embeddings('tests')",
     "select * from embedding_database_load()",
     "select embedding_overview()",
+    "select page_embeddings()",
+    "select embedding_job(1)",
+    "select reveal_embedding_text(1)",
     "select embedding_provider_report('openai')",
     "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
@@ -476,6 +479,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_database_load",
         "embedding_file_ids",
         "embedding_has_vector_index",
+        "embedding_job",
         "embedding_overview",
         "embedding_provider_report",
         "embedding_rate",
@@ -540,7 +544,10 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "uses_full_text_index_sql",
         "vector_of_sql",
         "vector_sql",
+        "page_embeddings",
+        "reveal_embedding_text",
         "verify_embeddings",
+        "work_began",
     }
 
 
@@ -582,6 +589,9 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from reprocess_embeddings('*')",
     "select * from embedding_stats()",
     "select embedding_overview()",
+    "select page_embeddings()",
+    "select embedding_job(1)",
+    "select reveal_embedding_text(1)",
     "select * from diagnose_embeddings()",
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
@@ -742,14 +752,14 @@ CALLED_BY_WORKERS = [
         continue_embedding_check control_embeddings
         count_due_embeddings describe_embeddings diagnose_embeddings
         embedding_command embedding_database_load
-        embedding_file_ids embedding_overview
+        embedding_file_ids embedding_job embedding_overview
         embedding_provider_report embedding_rate embedding_schema_version
         embedding_stats embedding_table_name embedding_worker_deregister
         embedding_worker_heartbeat end_embedding_backup end_embedding_check
         estimate_embeddings extend_embedding_backup extend_embeddings fail_embeddings
         embedding_repair_cost find_damaged_embeddings find_embedding_files
         finish_embedding_scan requeue_damaged_embeddings known_embedding_files
-        list_embedding_audit list_embeddings
+        list_embedding_audit list_embeddings page_embeddings reveal_embedding_text
         poll_embeddings recheck_embeddings record_embedding_audit
         record_embedding_backup_check record_embedding_files reembedding_progress
         reembedding_usage release_embeddings reprocess_embeddings requeue_embeddings
@@ -757,7 +767,7 @@ CALLED_BY_WORKERS = [
         """,
     ),
     *names("public", "claim_records export_embeddings placed_chunks restore_embeddings"),
-    *names("embedding", "count_due identity_problem passage_count row_count"),
+    *names("embedding", "count_due identity_problem passage_count row_count work_began"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [
     "public.embedding_has_vector_index",
@@ -813,7 +823,7 @@ CALLED_BY_NOBODY = [
         due_owners due_records due_targets enhancement enqueue enqueue_edited
         enqueue_missing enqueue_new enqueue_sql enter_state everyone fail_exhausted
         fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
-        find_vectors findings finish_jobs first_jobs first_records fix_text_forms
+        find_vectors findings finish_jobs first_records fix_text_forms
         fold_counts follow_model follow_names forget full_model full_text_index_name
         full_text_indexes full_text_sql grant_column grant_to growing_pause has_other_triggers
         has_stored_sql hash_stored hash_vectors hold_scan index_builder is_claimable
@@ -849,6 +859,7 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
+        is_in_order jobs_in_order next_jobs place_of_cursor place_of_job
         check_restored chunks_end delete_overwritten exported_at_once exported_chunks
         exported_rows is_intact_sql judge_restored lock_restored open_job restore
         write_restored

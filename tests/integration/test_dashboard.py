@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, LiteralString
+
+import pytest
 
 import worker
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.tables import Table, embed
+from worker.errors import SettingsError
 from worker.operations.status import status
-from worker.queue import AdminQueue, Report, Usage
+from worker.queue import AdminQueue, JobStatus, Report, Usage, from_web
 
 LEASE = timedelta(minutes=1)
 
@@ -144,3 +148,197 @@ def test_a_heartbeat_reports_the_version_and_the_host_of_a_worker(
         "select version, cores, load, cpu_percent, memory_limit_mb from embedding_workers"
         " where worker = 'test'",
     ) == [(None,) * 5]
+
+
+# -- pages of jobs
+
+STATES = ("pending", "processing", "failed", "completed", "skipped")
+
+
+def pages(queue: AdminQueue, limit: int = 3, **wanted: Any) -> list[int]:
+    """The ids of the jobs on all pages, in their order."""
+    found: list[int] = []
+    cursor: str | None = None
+    while True:
+        page = queue.page_jobs(limit=limit, cursor=cursor, **wanted)
+        assert len(page.jobs) <= limit
+        found += [job.id for job in page.jobs]
+        if page.next_cursor is None:
+            return found
+        cursor = page.next_cursor
+
+
+@pytest.fixture
+def every_state(docs: Database) -> Database:
+    """Two columns with jobs in every state, with ties and gaps in all that orders them."""
+    docs.execute("select watch_embeddings('docs', 'views', 'other', dimensions => 3)")
+    docs.execute("insert into docs select n, 'text ' || n, n from generate_series(1, 60) n")
+    docs.execute(
+        "update embedding_queue set"
+        " priority = id % 3, user_id = md5((id % 4)::text)::uuid,"
+        " available_at = now() + id % 5 * interval '1 minute',"
+        " error_message = 'why', error_class = case id % 7 when 0 then null when 1 then ''"
+        "                                          else 'class ' || id % 3 end,"
+        " updated_at = now() - id % 2 * interval '1 minute'"
+    )
+    docs.execute(
+        "update embedding_queue set status = (array['pending', 'processing', 'failed',"
+        "                                          'completed', 'skipped'])[1 + id / 2 % 5],"
+        " lease = case id / 2 % 5 when 1 then gen_random_uuid() end,"
+        " lease_expires_at = case id / 2 % 5 when 1 then now() + id % 3 * interval '1 minute' end"
+    )
+    return docs
+
+
+@pytest.mark.parametrize("status", [None, *STATES])
+def test_the_pages_of_a_state_have_each_job_once(
+    every_state: Database, queue: AdminQueue, status: JobStatus | None
+) -> None:
+    condition = "true" if status is None else f"status = '{status}'"
+    expected = value(every_state, f"select array_agg(id) from embedding_queue where {condition}")
+    for limit in (1, 5, 500):
+        found = pages(queue, limit, status=status)
+        assert sorted(found) == sorted(expected)
+        assert found == pages(queue, 500, status=status)
+
+
+def test_the_jobs_of_a_state_come_in_its_order(every_state: Database, queue: AdminQueue) -> None:
+    orders: dict[JobStatus, LiteralString] = {
+        "pending": "priority desc, uuid_hash(user_id), available_at, id",
+        "processing": "lease_expires_at, id",
+        "failed": "error_class, updated_at desc, id desc",
+    }
+    for state, order in orders.items():
+        found = rows(
+            every_state,
+            "select id from embedding_queue where status = %s order by target_id, " + order,
+            state,
+        )
+        assert pages(queue, status=state) == [id for (id,) in found]
+    assert pages(queue) == sorted(pages(queue), reverse=True)
+    assert pages(queue, status="skipped") == sorted(pages(queue, status="skipped"), reverse=True)
+
+
+def test_each_argument_narrows_the_jobs_down(every_state: Database, queue: AdminQueue) -> None:
+    conditions: list[tuple[dict[str, Any], LiteralString]] = [
+        ({"column": "other"}, "embedding_column = 'other'"),
+        (
+            {"table": "docs", "status": "failed", "column": "other"},
+            "embedding_column = 'other' and status = 'failed'",
+        ),
+        ({"table": "notes"}, "false"),
+        ({"error_class": "class 2"}, "error_class = 'class 2'"),
+        (
+            {"error_class": "class 2", "status": "failed"},
+            "error_class = 'class 2' and status = 'failed'",
+        ),
+        (
+            {"error_class": "class 2", "status": "pending"},
+            "error_class = 'class 2' and status = 'pending'",
+        ),
+        ({"error_class": "", "status": "failed"}, "error_class = '' and status = 'failed'"),
+        ({"record": "7"}, "record_id = '7'"),
+        ({"record": "7", "column": "other"}, "record_id = '7' and embedding_column = 'other'"),
+        ({"record": "none"}, "false"),
+    ]
+    for wanted, condition in conditions:
+        expected = rows(every_state, f"select id from embedding_queue where {condition}")
+        assert sorted(pages(queue, **wanted)) == sorted(id for (id,) in expected), wanted
+
+
+def test_a_page_looks_at_a_bounded_number_of_jobs(docs: Database, queue: AdminQueue) -> None:
+    insert(docs, 11_000)
+    docs.execute(
+        "update embedding_queue set status = 'completed' where record_id::integer in (1, 10900)"
+    )
+    first = queue.page_jobs(status="completed")
+    assert [job.record_id for job in first.jobs] == ["10900"]
+    second = queue.page_jobs(status="completed", cursor=first.next_cursor)
+    assert (second.jobs, second.next_cursor is None) == ([], False)
+    third = queue.page_jobs(status="completed", cursor=second.next_cursor)
+    assert ([job.record_id for job in third.jobs], third.next_cursor) == (["1"], None)
+
+
+def test_a_job_that_changes_between_two_pages_hides_no_other(
+    docs: Database, queue: AdminQueue
+) -> None:
+    insert(docs, 6)
+    first = queue.page_jobs(status="pending", limit=2)
+    embed(queue, claim(queue, 2))
+    docs.execute("delete from docs where id = 2")
+    second = queue.page_jobs(status="pending", limit=500, cursor=first.next_cursor)
+    assert [job.record_id for job in second.jobs] == ["3", "4", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "7",
+        "{}",
+        "null",
+        "[]",
+        '{"id": 7}',
+        "x" * 100,
+        "[" * 20_000,
+        '{"id": "\\u0000"}',
+        '{"id": 1, "owner": 0, "priority": 99999, "target_id": 1}',
+    ],
+)
+def test_what_is_no_cursor_is_refused(docs: Database, queue: AdminQueue, cursor: str) -> None:
+    with pytest.raises(SettingsError, match="this is no cursor of page_embeddings") as refused:
+        queue.page_jobs(cursor=cursor)
+    assert refused.value.hint == "Begin with the first page, without a cursor."
+
+
+# -- a job
+
+
+def test_a_job_is_shown_with_its_target_and_without_its_text(
+    docs: Database, queue: AdminQueue
+) -> None:
+    insert(docs, 2)
+    [claimed] = claim(queue, 1)
+    docs.execute("update embedding_queue set content = 'secret' where record_id = '2'")
+    queue.control("sleep")
+    job = queue.job(claimed.id)
+    assert job
+    assert (job.id, job.record_id, job.status, job.worker) == (
+        claimed.id,
+        "1",
+        "processing",
+        "test",
+    )
+    assert job.lease_expires_at == value(
+        docs, "select lease_expires_at from embedding_queue where id = %s", claimed.id
+    )
+    assert (job.dimensions, job.enabled, job.in_chunks, job.by_hand) == (3, True, False, False)
+    assert job.desired_state == "sleep"
+    embed(queue, [claimed])
+    done = queue.job(claimed.id)
+    assert done
+    assert (done.status, done.model, done.target_model) == ("completed", "test:model", "test:model")
+    [by_hand] = queue.page_jobs(record="2").jobs
+    other = queue.job(by_hand.id)
+    assert other
+    assert other.by_hand
+    assert "secret" not in str(value(docs, "select embedding_job(%s)", by_hand.id))
+    assert queue.job(10**12) is None
+
+
+def test_a_text_is_revealed_once_it_is_recorded(docs: Database, queue: AdminQueue) -> None:
+    insert(docs, 2)
+    docs.execute("update embedding_queue set content = 'by hand' where record_id = '2'")
+    first, second = sorted(job.id for job in queue.page_jobs().jobs)
+    assert queue.reveal_text(first, source=from_web("10.0.0.7")) == "text 1"
+    [entry] = queue.audit(limit=1)
+    assert (entry.event, entry.source, entry.address) == ("text_revealed", "web", "10.0.0.7")
+    assert (entry.table_name, entry.figures) == ("docs", {"record_id": "1"})
+    assert queue.reveal_text(second) == "by hand"
+    entries = value(docs, "select count(*) from embedding_audit")
+    assert queue.reveal_text(10**12) is None
+    docs.execute("update docs set body = repeat('x', 30000) where id = 1")
+    assert queue.reveal_text(first) == "x" * 20_000
+    docs.execute("update embedding_targets set enabled = false")
+    assert queue.reveal_text(first) is None
+    assert value(docs, "select count(*) from embedding_audit") == entries + 1

@@ -69,6 +69,34 @@ def test_jobs_of_every_status_are_requeued_once_each(docs: Database, queue: Admi
     assert pending(docs) == 5
 
 
+def test_a_selection_is_requeued_in_batches_whatever_else_there_is(
+    docs: Database, queue: AdminQueue
+) -> None:
+    insert(docs, 7)
+    embed(queue, claim(queue, 7))
+    ids = [job.id for job in queue.page_jobs().jobs][:5]
+    after: int | None = 0
+    while after is not None:
+        after = queue.requeue(
+            status=None, ids=[*ids, ids[0], 10**9], batch=2, after=after
+        ).looked_to
+    assert {job.id for job in queue.page_jobs(status="pending").jobs} == set(ids)
+    [entry] = [entry for entry in queue.audit() if entry.event == "requeued"]
+    assert entry.figures == {"status": "every", "selected": 7}
+
+
+def test_a_selection_is_narrowed_down_by_the_other_arguments(
+    failed: Database, queue: AdminQueue
+) -> None:
+    ids = [job.id for job in queue.page_jobs().jobs]
+    assert requeue(queue, ids=[]) == 0
+    assert requeue(queue, status="completed", ids=ids) == 0
+    assert requeue(queue, error_class="other", ids=ids) == 0
+    assert requeue(queue, record="3", ids=ids) == 1
+    assert requeue(queue, ids=ids[:3]) == 2
+    assert pending(failed) == 3
+
+
 def test_a_call_without_a_batch_requeues_all(failed: Database) -> None:
     assert rows(failed, "select requeued, looked_to from requeue_embeddings()") == [(5, None)]
     assert rows(failed, "select requeued, looked_to from requeue_embeddings(null)") == [(5, None)]

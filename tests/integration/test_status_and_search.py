@@ -272,6 +272,11 @@ def test_a_filter_that_fails_does_not_hide_the_status(docs: Database, queue: Adm
         "select watch_embeddings('docs', 'body', 'embedding', filter => 'public.strict(docs)')"
     )
     assert status(queue).rows is None
+    docs.execute(
+        "create or replace function strict(docs) returns boolean language plpgsql"
+        " as $$ begin assert false; end $$"
+    )
+    assert status(queue).rows is None
 
 
 def test_what_is_due_can_be_counted_by_table_and_column(docs: Database, queue: AdminQueue) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
-from typing import Any, Literal
+from typing import Any
 
 from worker.errors import SettingsError, StatementTimeout
 from worker.operations.batches import batches
 from worker.operations.session import select
-from worker.queue import AdminQueue, CallSource, ListedJob, Reprocessed, Requeued
+from worker.queue import AdminQueue, CallSource, JobStatus, ListedJob, Reprocessed, Requeued
 
 MOST_EXAMPLES = 3
 CHANGED = "changed"  # the error class of a text that changed between two reads
@@ -42,20 +42,21 @@ def list_jobs(
 def requeue(
     queue: AdminQueue,
     *,
-    status: Literal["failed"] | None = "failed",
+    status: JobStatus | None = "failed",
     table: str | None = None,
     column: str | None = None,
     record: str | None = None,
     error_class: str | None = None,
+    ids: Sequence[int] | None = None,
     source: CallSource = "api",
     stop: Event | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Make failed jobs pending again; with a `status` of None, jobs of every status.
+    """Make failed jobs pending again, or those of another status; None: jobs of every status.
 
-    The other arguments narrow them down. Returns how many. A job that fails again meanwhile is not
-    requeued twice. Set `stop` from another thread to end after the current batch. `on_batch` is
-    called after every batch, with how many were requeued so far.
+    The other arguments narrow them down; `ids` are those of a selection. Returns how many. A job
+    that fails again meanwhile is not requeued twice. Set `stop` from another thread to end after
+    the current batch. `on_batch` is called after every batch, with how many were requeued so far.
     """
     selection = select(queue, table, column)
     began: datetime | None = None
@@ -68,6 +69,7 @@ def requeue(
             column=selection.column,
             record=record,
             error_class=error_class,
+            ids=ids,
             after=after,
             failed_before=began,
             source=source,

@@ -12,7 +12,7 @@ from worker.queue.chunks import (
     Place,
 )
 from worker.queue.damage import Damaged, DamagedRange, DamageKind
-from worker.queue.dashboard import Overview, RecentWork
+from worker.queue.dashboard import JobDetail, JobsPage, JobSummary, Overview, RecentWork
 from worker.queue.described import StoredKind
 from worker.queue.enhancement import (
     Enhanced,
@@ -36,6 +36,7 @@ from worker.queue.jobs import (
     Completion,
     Job,
     JobId,
+    JobStatus,
     LeaseKey,
     ListedJob,
     Rechecked,
@@ -136,7 +137,11 @@ __all__ = [
     "FolderQueue",
     "FoundFile",
     "Job",
+    "JobDetail",
     "JobId",
+    "JobStatus",
+    "JobSummary",
+    "JobsPage",
     "KnownBackup",
     "KnownFile",
     "LeaseKey",

@@ -103,6 +103,7 @@ class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, Descri
         batch: int = JOBS_IN_ONE_CALL,
         failed_before: datetime | None = None,
         source: CallSource = "api",
+        ids: Sequence[int] | None = None,
     ) -> Requeued:
         return self._batch(
             Requeued,
@@ -116,6 +117,7 @@ class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, Descri
             after_id=after,
             failed_before=failed_before,
             source=source,
+            only_ids=None if ids is None else list(ids),
         )
 
     def list_jobs(

@@ -1,18 +1,23 @@
-"""What the dashboard shows: the state of the queue in one call. See docs/sql-api.md."""
+"""What the dashboard shows: the state of the queue, and its jobs. See docs/sql-api.md."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
+from worker.queue.audit import CallSource
 from worker.queue.backups import KnownBackup
 from worker.queue.calls import Calls
 from worker.queue.checks import Check
+from worker.queue.jobs import JobId, JobStatus
 from worker.queue.reembeddings import Reembedding
 from worker.queue.reports import DatabaseLoad, Failure, QueueProgress, TargetStatus
 from worker.queue.transports.decoding import made
-from worker.queue.workers import StandingCommand, StoppedProvider, WorkerStatus
+from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider, WorkerStatus
+
+JOBS_ON_A_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,79 @@ class Overview:
     cost_today: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """A job on a page. The fields are those of `ListedJob`."""
+
+    id: JobId
+    table_name: str
+    embedding_column: str
+    record_id: str
+    status: JobStatus
+    attempts: int
+    available_at: datetime
+    lease_expires_at: datetime | None
+    worker: str | None
+    error_class: str | None
+    error_message: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobsPage:
+    """Jobs, at most as many as were asked for. `next_cursor` is None on the last page.
+
+    A page can have fewer jobs, or none, and still a `next_cursor`.
+    """
+
+    jobs: list[JobSummary]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetail:
+    """All that is known of a job but its text: the columns of embedding_queue, and of its target.
+
+    `model`, `tokens` and `cost` (US dollars) are those of the stored vector. `target_model`,
+    `dimensions`, `enabled` and `problem` are those of the target, which has its text `in_chunks` or
+    not. `by_hand`: it has a text that was given by hand. `desired_state`: what its worker, or all
+    workers, were told; None: nothing.
+    """
+
+    id: JobId
+    target_id: int
+    table_name: str
+    embedding_column: str
+    record_id: str
+    user_id: UUID | None
+    status: JobStatus
+    attempts: int
+    abandoned_claims: int
+    unwritten: int
+    passed_over: int
+    error_message: str | None
+    error_class: str | None
+    available_at: datetime
+    priority: int
+    lease_expires_at: datetime | None
+    worker: str | None
+    model: str | None
+    tokens: int | None
+    cost: float | None
+    truncated_to: int | None
+    unenhanced: str | None
+    completed_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    target_model: str | None
+    dimensions: int | None
+    enabled: bool
+    problem: str | None
+    in_chunks: bool
+    by_hand: bool
+    desired_state: DesiredState | None
+
+
 class DashboardQueue(Protocol):
     """The calls for the pages of the operator."""
 
@@ -64,6 +142,31 @@ class DashboardQueue(Protocol):
 
     def failures(self) -> list[Failure]:
         """Return all failures by column and class, the most frequent first."""
+
+    def page_jobs(
+        self,
+        *,
+        status: JobStatus | None = None,
+        table: str | None = None,
+        column: str | None = None,
+        error_class: str | None = None,
+        record: str | None = None,
+        cursor: str | None = None,
+        limit: int = JOBS_ON_A_PAGE,
+    ) -> JobsPage:
+        """Return a page of the jobs that match all given arguments, in one short call.
+
+        `cursor` is the `next_cursor` of the page before. Raises SettingsError if it is none.
+        """
+
+    def job(self, id: int) -> JobDetail | None:
+        """Return all that is known of a job but its text. None: there is no such job."""
+
+    def reveal_text(self, id: int, *, source: CallSource = "api") -> str | None:
+        """Return the text of a job, at most 20,000 characters, and record that in the audit.
+
+        None: there is no such job, it has no text, or its text cannot be read.
+        """
 
 
 class DashboardCalls(Calls):
@@ -77,3 +180,34 @@ class DashboardCalls(Calls):
             Failure, "embedding_failures", "table_name", "embedding_column", "error_class"
         )
         return sorted(found, key=lambda failure: -failure.failed)
+
+    def page_jobs(
+        self,
+        *,
+        status: JobStatus | None = None,
+        table: str | None = None,
+        column: str | None = None,
+        error_class: str | None = None,
+        record: str | None = None,
+        cursor: str | None = None,
+        limit: int = JOBS_ON_A_PAGE,
+    ) -> JobsPage:
+        page = self._call(
+            "page_embeddings",
+            only_status=status,
+            only_table=table,
+            only_column=column,
+            only_error_class=error_class,
+            only_record=record,
+            after_cursor=cursor,
+            max_rows=limit,
+        )
+        return made(JobsPage, page)
+
+    def job(self, id: int) -> JobDetail | None:
+        found = self._call("embedding_job", id=id)
+        return made(JobDetail, found) if found else None
+
+    def reveal_text(self, id: int, *, source: CallSource = "api") -> str | None:
+        text: str | None = self._call("reveal_embedding_text", id=id, source=source)
+        return text

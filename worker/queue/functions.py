@@ -189,6 +189,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "blocks_writers": "boolean",
     },
     "embedding_command": {"worker": "text"},
+    "embedding_job": {"id": "bigint"},
     "embedding_overview": {},
     "embedding_provider_report": {"provider": "text", "error": "text", "hint": "text"},
     "embedding_rate": {"model": "text"},
@@ -322,6 +323,15 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "only_column": "text",
         "except_targets": "integer[]",
     },
+    "page_embeddings": {
+        "only_status": "text",
+        "only_table": "text",
+        "only_column": "text",
+        "only_error_class": "text",
+        "only_record": "text",
+        "after_cursor": "text",
+        "max_rows": "integer",
+    },
     "pause_reembedding": _STEP,
     "placed_chunks": {
         "watched_table": "text",
@@ -393,6 +403,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "batch": "integer",
         "failed_before": "timestamp with time zone",
         "source": "text",
+        "only_ids": "bigint[]",
     },
     "restore_embeddings": {
         "watched_table": "text",
@@ -409,6 +420,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "dry_run": "boolean",
     },
     "resume_reembedding": _STEP,
+    "reveal_embedding_text": {"id": "bigint", "source": "text"},
     "rollback_reembedding": _STEP,
     "sample_embeddings": {"sample": "integer"},
     "sample_vectors": {

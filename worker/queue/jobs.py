@@ -20,6 +20,7 @@ from worker.queue.targets import ChunkFormat, ChunkUnit
 JobId = NewType("JobId", int)
 LeaseKey = tuple[JobId, UUID]
 TextKey = tuple[JobId, UUID, bytes]
+JobStatus = Literal["pending", "processing", "completed", "failed", "skipped"]
 SettledStatus = Literal["completed", "skipped", "dropped", "failed", "pending"]
 RefusalReason = Literal[
     "lost", "changed", "other_model", "locked", "suspended", "unwritable", "unstaged"

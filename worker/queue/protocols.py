@@ -464,12 +464,13 @@ class AdminQueue(Queue, DashboardQueue, FolderQueue, SafekeepingQueue, DamageQue
         batch: int = JOBS_IN_ONE_CALL,
         failed_before: datetime | None = None,
         source: CallSource = "api",
+        ids: Sequence[int] | None = None,
     ) -> Requeued:
         """Make jobs pending again that match all given arguments, at most `batch` of them.
 
         The batch begins after the job `after`. A job that failed since `failed_before` is left
-        out if `status` is failed; it is not used otherwise. The audit gets one entry for all
-        batches, with the `source` of the call.
+        out if `status` is failed; it is not used otherwise. `ids`: only these jobs. The audit gets
+        one entry for all batches, with the `source` of the call.
         """
 
     def list_jobs(
