@@ -54,6 +54,7 @@ create table public.embedding_targets (
     record_id_sql text not null,                   -- the key of a row as text:  sessions.id::text
     record_match_sql text not null,                -- the row of a record id:    sessions.id = eq_record::uuid
     user_column text,                              -- the column that names the owner of a row, if there is one
+    coverage_goal real,                            -- the percentage of its rows that people want to have a vector; null: none
     backfill_cursor text,                          -- the last record id that backfill_embeddings has passed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -71,6 +72,7 @@ create table public.embedding_targets (
         num_nulls(chunk_format, chunk_size, chunk_unit, max_chunks, chunks_relation, places_relation, passages_relation)
         in (0, 7)),
     constraint embedding_targets_one_store check (num_nonnulls(chunks_relation, store_relation) <= 1),
+    constraint embedding_targets_goal_is_a_percentage check (coverage_goal > 0 and coverage_goal <= 100),
     constraint embedding_targets_width_above_zero check (dimensions > 0),
     constraint embedding_targets_attempts_above_zero check (max_attempts > 0)
 );

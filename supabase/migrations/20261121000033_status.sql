@@ -93,7 +93,7 @@ exception
 end $$;
 
 -- One row for each target. `coverage` is the percentage of rows with something to embed that have their
--- vector; null if there are none. The numbers of jobs are always exact.
+-- vector; null if there are none. `coverage_goal` is what people want it to be: see set_embedding_goal. The numbers of jobs are always exact.
 --
 -- Rows, passages and due jobs are counted only for a query that selects their columns: Postgres leaves out a left join of an
 -- aggregate that is not used.
@@ -116,6 +116,7 @@ select target.table_name,
        job.failed,
        job.skipped,
        trunc(100.0 * least(job.completed, counted.wanted) / nullif(counted.wanted, 0), 1) as coverage,
+       target.coverage_goal::numeric as coverage_goal,
        soon.due,
        soon.oldest_due,
        soon.due_exact

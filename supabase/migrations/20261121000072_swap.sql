@@ -134,7 +134,7 @@ begin
 end $$;
 
 -- Lets one target of a re-embedding serve the named column in place of the other, which gets `role`. They exchange
--- their priorities, and the match function is overwritten. Nothing of it locks the watched table.
+-- their priorities and goals, and the match function is overwritten. Nothing of it locks the watched table.
 create function embedding.serve(next_target integer, present_target integer, present_role text)
 returns void
 language plpgsql
@@ -154,8 +154,10 @@ begin
         raise exception 'column % of table % cannot serve searches: %', next.embedding_column, next.table_name, problem
             using errcode = 'object_not_in_prerequisite_state', hint = 'Watch it again first.';
     end if;
-    update public.embedding_targets as known set role = present_role, priority = next.priority where known.id = present.id;
-    update public.embedding_targets as known set role = 'serving', priority = present.priority where known.id = next.id;
+    update public.embedding_targets as known
+       set role = present_role, priority = next.priority, coverage_goal = next.coverage_goal where known.id = present.id;
+    update public.embedding_targets as known
+       set role = 'serving', priority = present.priority, coverage_goal = present.coverage_goal where known.id = next.id;
     perform embedding.keep_match_function(next, null);
 end $$;
 

@@ -258,6 +258,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
         "failed": 2,
         "skipped": 1,
         "coverage": 50.0,
+        "coverage_goal": None,
         "passages": None,
         "chunks": None,
         "passages_exact": None,

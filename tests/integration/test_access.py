@@ -295,6 +295,7 @@ CALLS: list[LiteralString] = [
     "select page_embeddings()",
     "select embedding_job(1)",
     "select reveal_embedding_text(1)",
+    "select set_embedding_goal('docs', 'embedding', 90)",
     "select embedding_provider_report('openai')",
     "select announce_embedding_event('queue_drained', '', gen_random_uuid())",
     "select cache_embeddings('a:b', '{x}', array['[1,2,3]'::vector], '{7}', 1)",
@@ -481,6 +482,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_has_vector_index",
         "embedding_job",
         "embedding_overview",
+        "embedding_passages",
         "embedding_provider_report",
         "embedding_rate",
         "embedding_schema_version",
@@ -545,7 +547,9 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "vector_of_sql",
         "vector_sql",
         "page_embeddings",
+        "reveal_embedding_passage",
         "reveal_embedding_text",
+        "set_embedding_goal",
         "verify_embeddings",
         "work_began",
     }
@@ -592,6 +596,9 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select page_embeddings()",
     "select embedding_job(1)",
     "select reveal_embedding_text(1)",
+    "select set_embedding_goal('docs', 'embedding', 90)",
+    "select * from embedding_passages('docs', 'embedding', '1')",
+    "select reveal_embedding_passage('docs', 'embedding', '1', 0)",
     "select * from diagnose_embeddings()",
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
@@ -759,7 +766,8 @@ CALLED_BY_WORKERS = [
         estimate_embeddings extend_embedding_backup extend_embeddings fail_embeddings
         embedding_repair_cost find_damaged_embeddings find_embedding_files
         finish_embedding_scan requeue_damaged_embeddings known_embedding_files
-        list_embedding_audit list_embeddings page_embeddings reveal_embedding_text
+        embedding_passages list_embedding_audit list_embeddings page_embeddings
+        reveal_embedding_passage reveal_embedding_text set_embedding_goal
         poll_embeddings recheck_embeddings record_embedding_audit
         record_embedding_backup_check record_embedding_files reembedding_progress
         reembedding_usage release_embeddings reprocess_embeddings requeue_embeddings
@@ -859,7 +867,7 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        is_in_order jobs_in_order next_jobs place_of_cursor place_of_job
+        is_in_order jobs_in_order next_jobs open_passages place_of_cursor place_of_job
         check_restored chunks_end delete_overwritten exported_at_once exported_chunks
         exported_rows is_intact_sql judge_restored lock_restored open_job restore
         write_restored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, LiteralString
 
 import pytest
@@ -11,10 +12,10 @@ import pytest
 import worker
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, insert
-from tests.integration.tables import Table, embed
+from tests.integration.tables import Table, embed, store_passages
 from worker.errors import SettingsError
 from worker.operations.status import status
-from worker.queue import AdminQueue, JobStatus, Report, Usage, from_web
+from worker.queue import AdminQueue, JobStatus, PassageSummary, Report, Usage, from_web
 
 LEASE = timedelta(minutes=1)
 
@@ -342,3 +343,105 @@ def test_a_text_is_revealed_once_it_is_recorded(docs: Database, queue: AdminQueu
     docs.execute("update embedding_targets set enabled = false")
     assert queue.reveal_text(first) is None
     assert value(docs, "select count(*) from embedding_audit") == entries + 1
+
+
+# -- goals
+
+
+def goal(queue: AdminQueue) -> float | None:
+    return queue.status()[0].coverage_goal
+
+
+def test_a_goal_is_kept_until_it_is_removed(docs: Database, queue: AdminQueue) -> None:
+    assert goal(queue) is None
+    queue.set_goal(queue.target("docs", "embedding"), 99.9, source="web")
+    assert goal(queue) == queue.overview().columns[0].coverage_goal == 99.9
+    [entry] = queue.audit(limit=1)
+    assert (entry.event, entry.source, entry.figures) == ("goal_set", "web", {"percent": 99.9})
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', model => 'a:b')")
+    assert goal(queue) == 99.9
+    queue.set_goal(queue.target("docs", "embedding"), None)
+    assert goal(queue) is None
+
+
+@pytest.mark.parametrize("percent", [0, -1, 100.1, float("nan"), float("inf")])
+@pytest.mark.over_a_connection
+def test_a_goal_is_a_percentage(docs: Database, queue: AdminQueue, percent: float) -> None:
+    with pytest.raises(SettingsError, match="the goal of a column cannot be"):
+        queue.set_goal(queue.target("docs", "embedding"), percent)
+    assert goal(queue) is None
+    assert docs.execute("select from embedding_audit where event = 'goal_set'").rowcount == 0
+
+
+def test_a_goal_of_no_column_is_refused(docs: Database, queue: AdminQueue) -> None:
+    target = replace(queue.target("docs", "embedding"), embedding_column="other")
+    with pytest.raises(SettingsError, match="column other of table docs is not watched"):
+        queue.set_goal(target, 50)
+
+
+def test_a_goal_goes_with_its_column_to_another_model(docs: Database, queue: AdminQueue) -> None:
+    docs.execute("select watch_embeddings('docs', 'body', 'embedding', model => 'a:b')")
+    queue.set_goal(queue.target("docs", "embedding"), 80)
+    docs.execute("select start_reembedding('docs', 'embedding', 'test:new', 3)")
+    goals: LiteralString = (
+        "select role, coverage_goal from embedding_targets where coverage_goal is not null"
+    )
+    assert rows(docs, goals) == [("serving", 80.0)]
+    docs.execute(
+        "select advance_reembedding('docs', 'embedding', 'filling', 'indexing');"
+        """select swap_reembedding('docs', 'embedding', figures => '{"verified": false}')"""
+    )
+    assert rows(docs, goals) == [("serving", 80.0)]
+    docs.execute("select set_embedding_goal('docs', 'embedding', 70)")
+    docs.execute("select rollback_reembedding('docs', 'embedding')")
+    assert rows(docs, goals) == [("serving", 70.0)]
+
+
+# -- passages
+
+
+@pytest.fixture
+def passages(manuals: Database) -> Database:
+    """A text of three passages, of which the first and the last are the same, and one of one."""
+    store_passages(manuals, 1, "one", "two", "one")
+    store_passages(manuals, 2, "one")
+    return manuals
+
+
+def test_the_passages_of_a_text_come_in_their_order_page_by_page(
+    passages: Database, queue: AdminQueue
+) -> None:
+    target = queue.target("docs", "embedding")
+    first = queue.passages(target, "1", limit=2)
+    assert [passage.position for passage in first] == [0, 1]
+    [last] = queue.passages(target, "1", after=1)
+    assert last == PassageSummary(2, 0, 1, None, None, sha256(b"one").digest(), 1, True)
+    assert last.hash == first[0].hash != first[1].hash
+    passages.execute("delete from docs_chunks where content = 'two'")
+    assert [passage.has_vector for passage in queue.passages(target, "1")] == [True, False, True]
+    assert queue.passages(target, "3") == queue.passages(target, "no number") == []
+
+
+def test_the_words_of_a_passage_are_revealed_once_that_is_recorded(
+    passages: Database, queue: AdminQueue
+) -> None:
+    target = queue.target("docs", "embedding")
+    assert queue.reveal_passage(target, "1", 1, source=from_web("::1")) == "two"
+    [entry] = queue.audit(limit=1)
+    assert (entry.event, entry.address) == ("text_revealed", "::1")
+    assert entry.figures == {"record_id": "1", "position": 1}
+    entries = len(queue.audit())
+    for record, position in (("1", 3), ("1", -1), ("9", 0), ("no number", 0)):
+        assert queue.reveal_passage(target, record, position) is None
+    assert len(queue.audit()) == entries
+    passages.execute("update docs_chunks set content = repeat('x', 30000) where content = 'two'")
+    assert queue.reveal_passage(target, "1", 1) == "x" * 20_000
+
+
+def test_a_text_that_is_embedded_as_a_whole_has_no_passages(
+    docs: Database, queue: AdminQueue
+) -> None:
+    with pytest.raises(SettingsError, match="embedded as a whole"):
+        queue.passages(queue.target("docs", "embedding"), "1")
+    with pytest.raises(SettingsError, match="embedded as a whole"):
+        queue.reveal_passage(queue.target("docs", "embedding"), "1", 0)

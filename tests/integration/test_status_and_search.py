@@ -49,6 +49,7 @@ def test_a_table_without_rows_has_no_coverage(docs: Database, queue: AdminQueue)
         failed=0,
         skipped=0,
         coverage=None,
+        coverage_goal=None,
         passages=None,
         chunks=None,
         passages_exact=None,

@@ -50,6 +50,7 @@ COLUMN = TargetStatus(
     failed=0,
     skipped=0,
     coverage=100.0,
+    coverage_goal=None,
     passages=None,
     chunks=None,
     passages_exact=None,

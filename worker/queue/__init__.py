@@ -12,7 +12,14 @@ from worker.queue.chunks import (
     Place,
 )
 from worker.queue.damage import Damaged, DamagedRange, DamageKind
-from worker.queue.dashboard import JobDetail, JobsPage, JobSummary, Overview, RecentWork
+from worker.queue.dashboard import (
+    JobDetail,
+    JobsPage,
+    JobSummary,
+    Overview,
+    PassageSummary,
+    RecentWork,
+)
 from worker.queue.described import StoredKind
 from worker.queue.enhancement import (
     Enhanced,
@@ -152,6 +159,7 @@ __all__ = [
     "OnTooLong",
     "Outcome",
     "Overview",
+    "PassageSummary",
     "Place",
     "Queue",
     "QueueProgress",

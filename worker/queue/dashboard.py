@@ -14,10 +14,12 @@ from worker.queue.checks import Check
 from worker.queue.jobs import JobId, JobStatus
 from worker.queue.reembeddings import Reembedding
 from worker.queue.reports import DatabaseLoad, Failure, QueueProgress, TargetStatus
+from worker.queue.targets import Target
 from worker.queue.transports.decoding import made
 from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider, WorkerStatus
 
 JOBS_ON_A_PAGE = 50
+PASSAGES_ON_A_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,20 @@ class JobDetail:
     desired_state: DesiredState | None
 
 
+@dataclass(frozen=True, slots=True)
+class PassageSummary:
+    """A passage of a text in chunks, without its words: see embedding_passages."""
+
+    position: int
+    first_char: int
+    last_char: int
+    page: int | None
+    heading_path: str | None
+    hash: bytes
+    characters: int
+    has_vector: bool
+
+
 class DashboardQueue(Protocol):
     """The calls for the pages of the operator."""
 
@@ -166,6 +182,34 @@ class DashboardQueue(Protocol):
         """Return the text of a job, at most 20,000 characters, and record that in the audit.
 
         None: there is no such job, it has no text, or its text cannot be read.
+        """
+
+    def set_goal(
+        self, target: Target, percent: float | None, *, source: CallSource = "api"
+    ) -> None:
+        """Set the coverage that is wanted of a column, in percent; None: no goal.
+
+        Raises SettingsError if it is not above 0 and at most 100.
+        """
+
+    def passages(
+        self,
+        target: Target,
+        record_id: str,
+        after: int | None = None,
+        limit: int = PASSAGES_ON_A_PAGE,
+    ) -> list[PassageSummary]:
+        """Return the passages of a text in chunks after a position, without their words.
+
+        Raises SettingsError if the column is embedded as a whole.
+        """
+
+    def reveal_passage(
+        self, target: Target, record_id: str, position: int, *, source: CallSource = "api"
+    ) -> str | None:
+        """Return the words of a passage, at most 20,000 characters, and record that in the audit.
+
+        None: there is no such passage.
         """
 
 
@@ -211,3 +255,40 @@ class DashboardCalls(Calls):
     def reveal_text(self, id: int, *, source: CallSource = "api") -> str | None:
         text: str | None = self._call("reveal_embedding_text", id=id, source=source)
         return text
+
+    def set_goal(
+        self, target: Target, percent: float | None, *, source: CallSource = "api"
+    ) -> None:
+        self._call("set_embedding_goal", **_column(target), percent=percent, source=source)
+
+    def passages(
+        self,
+        target: Target,
+        record_id: str,
+        after: int | None = None,
+        limit: int = PASSAGES_ON_A_PAGE,
+    ) -> list[PassageSummary]:
+        return self._rows(
+            PassageSummary,
+            "embedding_passages",
+            **_column(target),
+            record_id=record_id,
+            after_position=after,
+            max_rows=limit,
+        )
+
+    def reveal_passage(
+        self, target: Target, record_id: str, position: int, *, source: CallSource = "api"
+    ) -> str | None:
+        words: str | None = self._call(
+            "reveal_embedding_passage",
+            **_column(target),
+            record_id=record_id,
+            at_position=position,
+            source=source,
+        )
+        return words
+
+
+def _column(target: Target) -> dict[str, str]:
+    return {"watched_table": target.table_name, "embedding_column": target.embedding_column}

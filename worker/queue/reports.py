@@ -16,6 +16,7 @@ Level = Literal["ok", "note", "warning", "problem"]
 class TargetStatus:
     """The progress of a watched column. `rows` and `coverage` are None if they are not known.
 
+    `coverage_goal` is the coverage that people want, None without one.
     Unless `rows_exact`, `rows` is an estimate of the planner. Unless `due_exact`, more than `due`
     may be due, and the oldest may be older. A column in chunks has `passages`, which a search
     finds, and `chunks`, some of which may wait for the rest of their text; unless
@@ -35,6 +36,7 @@ class TargetStatus:
     failed: int
     skipped: int
     coverage: float | None
+    coverage_goal: float | None
     passages: int | None
     chunks: int | None
     passages_exact: bool | None
