@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, Server, TemplateOf, rows, value
+from tests.conftest import Database, Server, TemplateOf, eventually, rows, value
 from tests.web import HOSTILE, Web, new_web, read
 
 TABLE = "docs"
@@ -38,7 +38,7 @@ def web(served: tuple[Web, Database]) -> Web:
 def db(served: tuple[Web, Database]) -> Iterator[Database]:
     yield served[1]
     served[1].execute("truncate docs")
-    served[1].execute("truncate embedding_workers, embedding_control")
+    served[1].execute("truncate embedding_workers, embedding_control, embedding_providers")
 
 
 def fail(db: Database, count: int, error_class: str = "rejected", message: str = "no") -> None:
@@ -129,3 +129,36 @@ def test_what_does_not_exist_is_said_with_its_cure(web: Web) -> None:
     assert answer.status_code == 400
     assert "there is no worker gone" in read(answer.text)
     assert web.get("/failures?target=nonsense").status_code == 400
+
+
+def test_the_overview_says_whether_all_is_well(web: Web, db: Database) -> None:
+    heartbeat(db, "one:1:aa", cause="load 0.97 a core")
+    db.execute(
+        "update embedding_workers set throttle_level = 'slow', cpu_percent = 93.5, load = 0.97"
+    )
+    eventually(lambda: "The database was checked" in read(web.page("/")), 20)
+    said = read(web.page("/"))
+    assert "All is well." in said
+    assert "one:1:aa 93.5 % 0.97 123 MB slow : load 0.97 a core" in said
+    assert "0 of 100 sessions in a transaction" in said
+
+
+def test_the_overview_says_what_is_wrong(web: Web, db: Database) -> None:
+    heartbeat(db, "one:1:aa")
+    db.execute("update embedding_workers set seen_at = now() - interval '1 hour'")
+    db.execute(
+        "insert into embedding_providers (provider, error, hint)"
+        " values ('openai', 'OpenAI refuses the key', 'Check OPENAI_API_KEY.')"
+    )
+    said = read(web.page("/"))
+    assert "All is well" not in said
+    assert "1 worker sent no heartbeat" in said
+    assert "OpenAI refuses the key Check OPENAI_API_KEY." in said
+
+
+def test_all_workers_are_paused_put_to_sleep_and_resumed(web: Web, db: Database) -> None:
+    assert "All workers, and those that start later, are paused" in web.press("/workers/all/pause")
+    assert "are in deep sleep since" in web.press("/workers/all/sleep")
+    assert "are in deep sleep since" not in web.press("/workers/all/work")
+    source = "select distinct source, address from embedding_audit where event = 'controlled'"
+    assert ("web", "127.0.0.1") in rows(db, source)

@@ -5,7 +5,7 @@ The checks inside the database are in its function `diagnose_embeddings`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 
 from worker.doctor.address import Network, inspect_address
@@ -17,7 +17,7 @@ from worker.doctor.connection import (
 )
 from worker.doctor.models import inspect_models
 from worker.errors import DatabaseError, SettingsError
-from worker.queue import AdminQueue, Finding
+from worker.queue import AdminQueue, Finding, Target
 from worker.settings import Settings
 
 Open = Callable[[], AbstractContextManager[AdminQueue]]
@@ -28,9 +28,16 @@ def examine(settings: Settings, connect: Open, network: Network | None = None) -
 
     `connect` opens the queue without checking its schema. Problems are yielded, not raised.
     """
+    targets = yield from examine_database(settings, connect, network)
+    yield from inspect_models(targets, settings)
+
+
+def examine_database(
+    settings: Settings, connect: Open, network: Network | None = None
+) -> Generator[Finding, None, list[Target]]:
+    """Run the checks that call no model, likewise. Returns the watched columns that it has seen."""
     if settings.database_url:
         yield from inspect_address(settings.database_url, network or Network())
-    targets = None
     try:
         with connect() as queue:
             yield from inspect_session(queue)
@@ -39,7 +46,7 @@ def examine(settings: Settings, connect: Open, network: Network | None = None) -
             yield Finding("ok", "schema", "database", "it has the schema of this worker", None)
             yield from inspect_commands(queue)
             yield from queue.diagnose()
-            targets = queue.targets()
+            return queue.targets()
     except (DatabaseError, SettingsError) as problem:
         yield explain_failure(problem)
-    yield from inspect_models(targets or [], settings)
+    return []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from worker.doctor import examine
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from worker.doctor import examine, examine_database
 from worker.operations.session import open_queue
-from worker.queue import Finding
+from worker.queue import AdminQueue, Finding
 from worker.settings import Settings
 
 
@@ -14,3 +17,10 @@ def diagnose(settings: Settings) -> list[Finding]:
     Problems are returned, not raised. Calls each model once, with a text of one letter.
     """
     return list(examine(settings, lambda: open_queue(settings, check_schema=False)))
+
+
+def diagnose_database(
+    settings: Settings, connect: Callable[[], AbstractContextManager[AdminQueue]]
+) -> list[Finding]:
+    """Check what can be checked without a call of a model, over a queue that `connect` opens."""
+    return list(examine_database(settings, connect))

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from worker import __version__
 from worker.durations import format_duration
-from worker.figures import counted, dollars, rounded_down
+from worker.figures import counted, dollars, milliseconds, rounded_down
 from worker.terminal import printable
 from worker.web.access import Role
 from worker.web.screens.base import Screen
@@ -73,6 +73,7 @@ class Pages:
             "key": key,
             "shortened": shortened,
             "duration": lambda seconds: NOTHING if seconds is None else format_duration(seconds),
+            "milliseconds": lambda count: NOTHING if count is None else milliseconds(count),
             "number": number,
             "percent": percent,
             "time": time_tag,
@@ -82,6 +83,7 @@ class Pages:
             "menu": menu,
             "version": __version__,
             "static": self._static,
+            "address": address,
             "href": self.href,
             "target_value": target_value,
         }
@@ -116,9 +118,8 @@ class Pages:
         return self._render(template, **context)
 
     def href(self, path: str, **query: str | int | None) -> str:
-        """Return the address of a path, with the parts of a query that are given."""
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return self._services.prefix + path + ("?" + urlencode(given) if given else "")
+        """Return the address of a path in the browser, with the parts of a query that are given."""
+        return self._services.prefix + address(path, **query)
 
     def _static(self, name: str) -> str:
         return self.href(f"/static/{name}", v=_fingerprint(name))
@@ -136,6 +137,12 @@ def notice_of(values: Mapping[str, str]) -> str | None:
         if notice
         else None
     )
+
+
+def address(path: str, **query: str | int | None) -> str:
+    """A path with the parts of a query that are given."""
+    given = {name: value for name, value in query.items() if value not in (None, "")}
+    return path + ("?" + urlencode(given) if given else "")
 
 
 def number(value: float | None, digits: int = 0) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from worker.settings import Settings
 from worker.web.access import Access
+from worker.web.checkup import Checkup
 from worker.web.guard import LOOPBACK
 from worker.web.queues import Queues
 from worker.web.tasks import Tasks
@@ -24,6 +25,7 @@ class Services:
     on_defect: Callable[[str], None]
     host: str = "127.0.0.1"
     tasks: Tasks = field(default_factory=Tasks)
+    checkup: Checkup = field(default_factory=Checkup)
 
     @property
     def prefix(self) -> str:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from worker.errors import WorkerError
 
-MOST_AT_ONCE = 3  # fewer than there are queues, so that one is left for pages
+MOST_AT_ONCE = 2  # fewer than there are queues, which pages need as well
 REMEMBERED = 20  # tasks that have ended
 
 State = Literal["running", "done", "cancelled", "failed"]

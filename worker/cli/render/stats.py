@@ -9,7 +9,7 @@ from typing import Any
 from worker.cli.console import out, out_json, say
 from worker.cli.render.tables import out_table
 from worker.cli.render.text import one_line
-from worker.figures import dollars
+from worker.figures import dollars, milliseconds
 from worker.queue import Stats
 
 BAR = 30  # characters
@@ -65,14 +65,7 @@ def _print_totals(found: Stats) -> None:
 def _times(p50: float | None, p95: float | None) -> str:
     if p50 is None or p95 is None:
         return "unknown"
-    return f"p50 {_duration(p50)}, p95 {_duration(p95)}"
-
-
-def _duration(milliseconds: float) -> str:
-    if milliseconds < 1000:
-        return f"{milliseconds:.3g} ms"
-    seconds = milliseconds / 1000
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f"p50 {milliseconds(p50)}, p95 {milliseconds(p95)}"
 
 
 def _print_hours(hours: list[dict[str, Any]]) -> None:

@@ -5,14 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from worker.operations.status import status
-from worker.queue import DesiredState
+from worker.operations.coverage import outlook
+from worker.operations.diagnosis import diagnose_database
+from worker.operations.status import count_missing, status
+from worker.queue import DesiredState, Finding
 from worker.web.screens.base import Action, Done, Look, Screen
+from worker.web.services import Services
+
+MOST_WORKERS = 20  # on the card; the others are on their own screen
 
 
 def load(look: Look) -> Mapping[str, Any]:
     """Read a snapshot of the queue, its columns and its workers."""
-    return {"snapshot": status(look.queue)}
+    snapshot = status(look.queue)
+    examined = look.services.checkup.latest(lambda: _examine(look.services))
+    return {
+        "snapshot": snapshot,
+        "columns": [
+            (column, outlook(snapshot, column), count_missing(column))
+            for column in snapshot.columns
+        ],
+        "failed": sum(column.failed for column in snapshot.columns),
+        "silent": sum(map(snapshot.is_silent, snapshot.workers)),
+        "hosts": sorted(snapshot.workers, key=snapshot.is_silent)[:MOST_WORKERS],
+        "examined": examined,
+        "troubles": examined.troubles if examined else [],
+    }
+
+
+def _examine(services: Services) -> list[Finding]:
+    return diagnose_database(services.settings, services.queues.lent)
 
 
 def _command(desired_state: DesiredState, notice: str) -> Action:
@@ -20,7 +42,7 @@ def _command(desired_state: DesiredState, notice: str) -> Action:
 
     def press(look: Look) -> Done:
         look.queue.control(desired_state, source=look.source)
-        return Done("/", notice)
+        return Done(look.back("/"), notice)
 
     return Action(f"/workers/all/{desired_state}", press)
 
