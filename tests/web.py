@@ -13,16 +13,8 @@ from dataclasses import dataclass, replace
 from html import unescape
 
 import httpx
-import psycopg
 
-from tests.conftest import (
-    Database,
-    Server,
-    TemplateOf,
-    eventually,
-    migrated_database,
-    new_database,
-)
+from tests.conftest import eventually
 from worker.settings import Settings
 from worker.web.server import served
 
@@ -108,14 +100,3 @@ def served_web(settings: Settings) -> Iterator[Web]:
         ):
             assert client.post("/login", data={"token": token}).status_code == 303
         yield Web(server.url, admin, reader, nobody)
-
-
-@contextmanager
-def new_web(server: Server, template_of: TemplateOf) -> Iterator[tuple[Web, Database]]:
-    """Serve the dashboard of a database that is new and migrated; and a connection to it."""
-    template = template_of(server.url, migrated_database)
-    with new_database(server.url, template) as name:
-        url = server.direct_url_of(name)
-        settings = Settings(database_url=url)
-        with psycopg.connect(url, autocommit=True) as db, served_web(settings) as web:
-            yield web, db

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, Server, TemplateOf, eventually, rows, value
-from tests.web import HOSTILE, Web, new_web, read
+from tests.conftest import Database, eventually, rows, value
+from tests.web import HOSTILE, Web, read, served_web
+from worker.settings import Settings
 
 TABLE = "docs"
 ODD = 'od"d <b>&amp; \u202etable 💥'
@@ -19,26 +21,29 @@ LOG_OUT = '<form method="post" action="/logout">'
 
 
 @pytest.fixture(scope="module")
-def served(server: Server, template_of: TemplateOf) -> Iterator[tuple[Web, Database]]:
-    with new_web(server, template_of) as (web, db):
+def database_of_all(shared_url: str) -> Iterator[Database]:
+    with psycopg.connect(shared_url, autocommit=True) as db:
         db.execute("create table docs (id bigint primary key, body text)")
         db.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
-        odd = sql.Identifier(ODD).as_string()
-        db.execute(sql.SQL("create table {} (id text primary key, body text)").format(sql.SQL(odd)))
-        db.execute("select watch_embeddings(%s, 'body', 'embedding', dimensions => 3)", [odd])
-        yield web, db
+        odd = sql.Identifier(ODD)
+        db.execute(sql.SQL("create table {} (id text primary key, body text)").format(odd))
+        watch = "select watch_embeddings(%s, 'body', 'embedding', dimensions => 3)"
+        db.execute(watch, [odd.as_string()])
+        yield db
+
+
+@pytest.fixture(scope="module")
+def web(shared_url: str, database_of_all: Database) -> Iterator[Web]:
+    with served_web(Settings(database_url=shared_url)) as web:
+        yield web
 
 
 @pytest.fixture
-def web(served: tuple[Web, Database]) -> Web:
-    return served[0]
-
-
-@pytest.fixture
-def db(served: tuple[Web, Database]) -> Iterator[Database]:
-    yield served[1]
-    served[1].execute("truncate docs")
-    served[1].execute("truncate embedding_workers, embedding_control, embedding_providers")
+def db(database_of_all: Database) -> Iterator[Database]:
+    """A connection to the database, whose tables and queue are emptied afterwards."""
+    yield database_of_all
+    database_of_all.execute("truncate docs")
+    database_of_all.execute("truncate embedding_workers, embedding_control, embedding_providers")
 
 
 def fail(db: Database, count: int, error_class: str = "rejected", message: str = "no") -> None:
