@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from tests.conftest import Database, eventually, rows, value
+from tests.supabase_project import Project
 from tests.web import HOSTILE, Web, read, served_web
 from worker.settings import Settings
 
@@ -17,6 +19,7 @@ TABLE = "docs"
 ODD = 'od"d <b>&amp; \u202etable 💥'
 TARGET = json.dumps([TABLE, "embedding"])
 
+PATHS = ("/", "/failures", "/workers")
 LOG_OUT = '<form method="post" action="/logout">'
 
 
@@ -80,10 +83,32 @@ def test_all_failures_that_match_are_requeued_as_a_task(web: Web, db: Database) 
     assert rows(db, recorded) == [("rejected",)]
 
 
+def test_a_requeue_shows_how_far_it_is_and_can_be_cancelled(web: Web, db: Database) -> None:
+    fail(db, 2500)
+    db.execute(
+        "create or replace function hold() returns trigger language plpgsql as"
+        " $$ begin perform pg_advisory_xact_lock(7); return null; end $$"
+    )
+    db.execute("create trigger hold after update on embedding_queue execute function hold()")
+    try:
+        db.execute("select pg_advisory_lock(7)")
+        assert "0 of 2,500 jobs" in web.press("/failures/requeue", {"back": "/failures"})
+        [task] = re.findall(r'<li id="task-(\d+)">[^<]*: running', web.page("/failures"))
+        said = web.press("/tasks/cancel", {"id": task, "back": "/failures"})
+        assert f"Task {task} ends after its current step." in said
+        assert ": ending, 0 of 2,500 jobs" in said
+    finally:
+        db.execute("select pg_advisory_unlock(7)")
+        db.execute("drop trigger hold on embedding_queue")
+    assert "2,000 of 2,500 jobs" in web.task_ends("cancelled")
+    assert value(db, "select count(*) from embedding_queue where status = 'failed'") == 500
+    assert "had ended before" in web.press("/tasks/cancel", {"id": task})
+
+
 def test_hostile_names_and_messages_stay_text(web: Web, db: Database) -> None:
     fail(db, 1, HOSTILE, HOSTILE)
     heartbeat(db, HOSTILE, HOSTILE, HOSTILE)
-    for path in ("/", "/failures", "/workers"):
+    for path in PATHS:
         page = web.page(path)
         assert "<script>alert" not in page
         assert "\u202e" not in read(page)
@@ -122,7 +147,7 @@ def test_a_reader_sees_no_button_and_presses_none(
 ) -> None:
     fail(db, 1)
     heartbeat(db, "one:1:aa")
-    for page in ("/", "/failures", "/workers"):
+    for page in PATHS:
         assert 'method="post"' not in web.as_reader.get(page).text.replace(LOG_OUT, "")
     assert web.as_reader.post(path, data=form).status_code == 403
     assert rows(db, "select from embedding_control") == []
@@ -167,3 +192,19 @@ def test_all_workers_are_paused_put_to_sleep_and_resumed(web: Web, db: Database)
     assert "are in deep sleep since" not in web.press("/workers/all/work")
     source = "select distinct source, address from embedding_audit where event = 'controlled'"
     assert ("web", "127.0.0.1") in rows(db, source)
+
+
+@pytest.mark.over_the_data_api
+def test_over_the_data_api_it_shows_and_does_the_same(project: Project, owner: Database) -> None:
+    owner.execute("create table docs (id bigint primary key, body text)")
+    owner.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 3)")
+    fail(owner, 3)
+    heartbeat(owner, "one:1:aa")
+    settings = Settings(supabase_url=project.url, supabase_service_role_key=project.secret_key)
+    with served_web(settings) as web:
+        for path in PATHS:
+            web.page(path)
+        web.press("/failures/requeue", {"target": TARGET})
+        assert "3 of 3 jobs" in web.task_ends()
+        assert "told to pause" in web.press("/workers/one/pause", {"worker": "one:1:aa"})
+    assert value(owner, "select count(*) from embedding_queue where status = 'pending'") == 3
