@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
@@ -19,7 +21,7 @@ TABLE = "docs"
 ODD = 'od"d <b>&amp; \u202etable 💥'
 TARGET = json.dumps([TABLE, "embedding"])
 
-PATHS = ("/", "/failures", "/workers")
+PATHS = ("/", "/jobs", "/failures", "/workers")
 LOG_OUT = '<form method="post" action="/logout">'
 
 
@@ -192,6 +194,112 @@ def test_all_workers_are_paused_put_to_sleep_and_resumed(web: Web, db: Database)
     assert "are in deep sleep since" not in web.press("/workers/all/work")
     source = "select distinct source, address from embedding_audit where event = 'controlled'"
     assert ("web", "127.0.0.1") in rows(db, source)
+
+
+# -- jobs
+
+
+def test_jobs_are_found_by_state_class_column_and_record(web: Web, db: Database) -> None:
+    fail(db, 3, "too_long", "a text of 9000 tokens")
+    db.execute("update embedding_queue set status = 'pending' where record_id = '2'")
+
+    def found(query: str) -> list[str]:
+        return re.findall(r'href="/jobs/\d+">(\w+)</a>', web.page(f"/jobs?{query}"))
+
+    assert found("") == ["3", "2", "1"]
+    assert sorted(found("status=failed")) == ["1", "3"]
+    assert found("status=pending") == ["2"]
+    assert found("record=3") == ["3"]
+    assert sorted(
+        found(urlencode({"target": TARGET, "class": "too_long", "status": "failed"}))
+    ) == [
+        "1",
+        "3",
+    ]
+    assert found("status=failed&class=rejected") == []
+    assert "too_long: a text of 9000 tokens" in read(web.page("/jobs?record=3"))
+
+
+def test_all_pages_together_show_each_job_once(web: Web, db: Database) -> None:
+    fail(db, 120)
+    shown: list[str] = []
+    address: str | None = "/jobs?status=failed"
+    while address:
+        page = web.page(address)
+        shown += re.findall(r'href="/jobs/\d+">(\w+)</a>', page)
+        next_page = re.search(r'href="([^"]*)" rel="next"', page)
+        address = unescape(next_page[1]) if next_page else None
+    assert sorted(shown, key=int) == [str(i) for i in range(1, 121)]
+
+
+def test_chosen_jobs_are_requeued_or_a_whole_page(web: Web, db: Database) -> None:
+    fail(db, 5)
+    shown = re.findall(r'name="chosen" value="(\d+)"', web.page("/jobs?status=failed"))
+    back = "/jobs?status=failed"
+    said = web.press("/jobs/requeue", {"chosen": shown[:2], "back": back})
+    assert "2 made pending again." in said
+    assert "Failed jobs" in said
+    said = web.press("/jobs/requeue", {"every": "yes", "shown": ",".join(shown)})
+    assert "5 made pending again." in said
+    assert value(db, "select count(*) from embedding_queue where status = 'failed'") == 0
+    answer = web.post("/jobs/requeue", {"back": back})
+    assert answer.status_code == 400
+    assert "no job is chosen" in answer.text
+
+
+def job_of(db: Database) -> int:
+    """The only job, which failed: that of a text that means harm."""
+    db.execute("insert into docs values (1, %s)", [HOSTILE])
+    db.execute(
+        "update embedding_queue set status = 'failed', error_class = %s, error_message = %s",
+        [HOSTILE, HOSTILE],
+    )
+    id: int = value(db, "select id from embedding_queue")
+    return id
+
+
+def test_a_job_shows_what_is_known_and_is_requeued(web: Web, db: Database) -> None:
+    fail(db, 1, "too_long", "a text of 9000 tokens")
+    db.execute("update embedding_queue set attempts = 2, model = 'openai:small', tokens = 1234")
+    [id] = rows(db, "select id from embedding_queue")[0]
+    said = read(web.page(f"/jobs/{id}"))
+    for shown in ("too_long: a text of 9000 tokens", "Attempts 2", "openai:small", "1,234"):
+        assert shown in said
+    assert "1 made pending again." in web.press(f"/jobs/{id}/requeue")
+    assert value(db, "select status from embedding_queue") == "pending"
+    assert web.get("/jobs/999999").status_code == 404
+    assert web.get(f"/jobs/{10**30}").status_code == 404
+
+
+def test_a_text_is_hidden_until_an_admin_reveals_it_which_is_recorded(
+    web: Web, db: Database
+) -> None:
+    id = job_of(db)
+    db.execute("update embedding_queue set error_message = 'no', error_class = 'rejected'")
+    for page in (f"/jobs/{id}", "/jobs", "/failures"):
+        assert "quoted" not in web.page(page)
+    assert web.as_reader.post(f"/jobs/{id}/reveal").status_code == 403
+    answer = web.post(f"/jobs/{id}/reveal")
+    assert "quoted" in answer.text
+    assert "<script>alert" not in answer.text
+    assert "hx-sse:connect" not in answer.text
+    assert "quoted" not in web.page(f"/jobs/{id}")
+    recorded = "select source, address from embedding_audit where event = 'text_revealed'"
+    assert rows(db, recorded) == [("web", "127.0.0.1")]
+
+
+def test_hostile_jobs_stay_text(web: Web, db: Database) -> None:
+    id = job_of(db)
+    for path in (
+        "/jobs",
+        f"/jobs/{id}",
+        "/jobs?" + urlencode({"class": HOSTILE, "record": HOSTILE}),
+    ):
+        page = web.page(path)
+        assert "<script>alert" not in page
+        assert "\u202e" not in read(page)
+    for query in ("status=gone", "after=nonsense", "after=%7B%7D", "target=5"):
+        assert web.get(f"/jobs?{query}").status_code == 400
 
 
 @pytest.mark.over_the_data_api
