@@ -117,6 +117,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         raise SettingsError(
             f"{host}:{port} cannot be served: {reason}", "Give another --address HOST:PORT."
         ) from None
+    # asyncio sets it only for sockets that name their protocol: without it, the body of an answer
+    # waits up to 40 ms until its head has arrived
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with closing(listener):
         yield listener
 
