@@ -141,6 +141,9 @@ def test_one_worker_is_paused_and_resumed(web: Web, db: Database) -> None:
         ("/failures/requeue", {}),
         ("/workers/one/pause", {"worker": "one:1:aa"}),
         ("/workers/all/sleep", {}),
+        ("/goals/set", {"target": TARGET, "percent": "5"}),
+        ("/jobs/requeue", {"chosen": "1"}),
+        ("/jobs/1/requeue", {}),
         ("/tasks/cancel", {"id": "1"}),
     ],
 )
@@ -194,6 +197,20 @@ def test_all_workers_are_paused_put_to_sleep_and_resumed(web: Web, db: Database)
     assert "are in deep sleep since" not in web.press("/workers/all/work")
     source = "select distinct source, address from embedding_audit where event = 'controlled'"
     assert ("web", "127.0.0.1") in rows(db, source)
+
+
+def test_a_goal_is_set_shown_and_removed(web: Web, db: Database) -> None:
+    fail(db, 4)
+    said = web.press("/goals/set", {"target": TARGET, "percent": "99.5"})
+    assert "0 % of 99.5 % wanted" in said
+    assert "also needs rows that failed or are not in the queue: 4." in said
+    assert "% wanted" not in web.press("/goals/set", {"target": TARGET, "percent": ""})
+    for wrong in ("0", "101", "nan", "much"):
+        answer = web.post("/goals/set", {"target": TARGET, "percent": wrong})
+        assert answer.status_code == 400
+        assert f"not a percentage: {wrong}" in read(answer.text)
+    recorded = "select source, count(*) from embedding_audit where event = 'goal_set' group by 1"
+    assert rows(db, recorded) == [("web", 2)]
 
 
 # -- jobs

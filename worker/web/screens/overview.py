@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from worker.errors import SettingsError
 from worker.operations.coverage import outlook
 from worker.operations.diagnosis import diagnose_database
 from worker.operations.status import count_missing, status
@@ -47,6 +48,28 @@ def _command(desired_state: DesiredState, notice: str) -> Action:
     return Action(f"/workers/all/{desired_state}", press)
 
 
+def _set_goal(look: Look) -> Done:
+    """Set the coverage that is wanted of a column; nothing removes it."""
+    table, column = look.watched
+    if table is None or column is None:
+        raise SettingsError("no column is named")
+    look.queue.set_goal(look.queue.target(table, column), _percent(look), source=look.source)
+    return Done("/", "goal")
+
+
+def _percent(look: Look) -> float | None:
+    given = look.value("percent")
+    if given is None:
+        return None
+    try:
+        percent = float(given)
+    except ValueError:
+        percent = 0
+    if not 0 < percent <= 100:
+        raise SettingsError(f"not a percentage: {given[:40]}", "Give a number above 0, up to 100.")
+    return percent
+
+
 def _cancel(look: Look) -> Done:
     id = look.number("id") or 0
     was_running = look.services.tasks.cancel(id)
@@ -63,6 +86,7 @@ OVERVIEW = Screen(
         _command("work", "resumed"),
         _command("pause", "paused"),
         _command("sleep", "asleep"),
+        Action("/goals/set", _set_goal),
         Action("/tasks/cancel", _cancel),
     ),
 )
