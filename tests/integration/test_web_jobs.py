@@ -315,7 +315,8 @@ def test_hostile_jobs_stay_text(web: Web, db: Database) -> None:
         page = web.page(path)
         assert "<script>alert" not in page
         assert "\u202e" not in read(page)
-    for query in ("status=gone", "after=nonsense", "after=%7B%7D", "target=5"):
+    deep = "target=" + "[" * 5000
+    for query in ("status=gone", "after=nonsense", "after=%7B%7D", "target=5", deep):
         assert web.get(f"/jobs?{query}").status_code == 400
 
 

@@ -47,7 +47,7 @@ class Look:
             match json.loads(target):
                 case [str(table), str(column)]:
                     return table, column
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         raise SettingsError(f"this does not name a column: {target[:40]}")
 
