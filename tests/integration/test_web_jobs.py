@@ -85,6 +85,19 @@ def test_all_failures_that_match_are_requeued_as_a_task(web: Web, db: Database) 
     assert rows(db, recorded) == [("rejected",)]
 
 
+@pytest.mark.parametrize(
+    "query", [{"target": TARGET}, {"table": TABLE, "column": "embedding"}, {"column": "embedding"}]
+)
+def test_what_is_shown_is_what_would_be_requeued(
+    web: Web, db: Database, query: dict[str, str]
+) -> None:
+    fail(db, 2)
+    page = web.page("/failures?" + urlencode(query))
+    form = page[page.rindex('action="/failures/requeue"') :]
+    fields = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form.partition("</form>")[0])
+    assert {name: unescape(given) for name, given in fields} == query
+
+
 def test_a_requeue_shows_how_far_it_is_and_can_be_cancelled(web: Web, db: Database) -> None:
     fail(db, 2500)
     db.execute(
@@ -110,6 +123,9 @@ def test_a_requeue_shows_how_far_it_is_and_can_be_cancelled(web: Web, db: Databa
 def test_hostile_names_and_messages_stay_text(web: Web, db: Database) -> None:
     fail(db, 1, HOSTILE, HOSTILE)
     heartbeat(db, HOSTILE, HOSTILE, HOSTILE)
+    stopped = "insert into embedding_providers (provider, error, hint) values (%s, %s, %s)"
+    db.execute(stopped, [HOSTILE] * 3)
+    db.execute("update embedding_workers set version = %s", [HOSTILE])
     for path in PATHS:
         page = web.page(path)
         assert "<script>alert" not in page

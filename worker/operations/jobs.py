@@ -11,7 +11,15 @@ from typing import Any
 from worker.errors import SettingsError, StatementTimeout
 from worker.operations.batches import batches
 from worker.operations.session import select
-from worker.queue import AdminQueue, CallSource, JobStatus, ListedJob, Reprocessed, Requeued
+from worker.queue import (
+    AdminQueue,
+    CallSource,
+    Failure,
+    JobStatus,
+    ListedJob,
+    Reprocessed,
+    Requeued,
+)
 
 MOST_EXAMPLES = 3
 CHANGED = "changed"  # the error class of a text that changed between two reads
@@ -84,20 +92,20 @@ def requeue(
     return requeued
 
 
-def count_failed(
+def find_failures(
     queue: AdminQueue,
     table: str | None = None,
     column: str | None = None,
     error_class: str | None = None,
-) -> int:
-    """Count the failed jobs that `requeue` would take."""
-    return sum(
-        failure.failed
+) -> list[Failure]:
+    """Return the failures of the jobs that `requeue` would take, the most frequent first."""
+    return [
+        failure
         for failure in queue.failures()
         if table in (None, failure.table_name)
         and column in (None, failure.embedding_column)
         and error_class in (None, failure.error_class)
-    )
+    ]
 
 
 def find_matches(

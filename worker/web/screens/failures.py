@@ -6,27 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.errors import SettingsError
-from worker.operations.jobs import count_failed, requeue
+from worker.operations.jobs import find_failures, requeue
 from worker.queue import AdminQueue
 from worker.web.screens.base import Action, Done, Look, Screen
 from worker.web.tasks import Task
 
 MOST_SHOWN = 200
 ADDRESS = "/failures"
+FILTER = ("target", "table", "column", "class")
 
 
 def load(look: Look) -> Mapping[str, Any]:
     """Read the failures of all columns or of one, the most frequent first."""
     table, column = look.watched
     error_class = look.value("class")
-    found = [
-        failure
-        for failure in look.queue.failures()
-        if table in (None, failure.table_name)
-        and column in (None, failure.embedding_column)
-        and error_class in (None, failure.error_class)
-    ]
-    chosen = {"target": look.value("target"), "table": look.value("table"), "class": error_class}
+    found = find_failures(look.queue, table, column, error_class)
     return {
         "failures": found[:MOST_SHOWN],
         "left_out": len(found) - MOST_SHOWN,
@@ -35,8 +29,7 @@ def load(look: Look) -> Mapping[str, Any]:
         "table": table,
         "column": column,
         "error_class": error_class,
-        "chosen": {name: value for name, value in chosen.items() if value},
-        "address": ADDRESS,
+        "chosen": {name: value for name in FILTER if (value := look.value(name))},
     }
 
 
@@ -44,7 +37,8 @@ def _requeue(look: Look) -> Done:
     """Start the requeue of all failed jobs that match, in batches."""
     table, column = look.watched
     error_class, source = look.value("class"), look.source
-    expected = count_failed(look.queue, table, column, error_class)
+    found = find_failures(look.queue, table, column, error_class)
+    expected = sum(failure.failed for failure in found)
     if not expected:
         raise SettingsError("no failed job matches", "They may have been requeued meanwhile.")
 
