@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -292,8 +292,8 @@ def claim_milliseconds(queue: PostgresQueue, times: int) -> Samples:
     return samples
 
 
-# -- scale: the views, claims and batches of a command with a queue of every status, of which a
-#    tenth failed
+# -- scale: the views, pages of jobs, claims, and batches of a command, with a queue of every status
+#    of which a tenth failed
 
 COUNT: LiteralString = "select status, count(*) from embedding_queue group by status"
 
@@ -302,20 +302,34 @@ LOOKS: Mapping[LiteralString, float] = {
     "select * from embedding_progress": 50,
     "select * from embedding_failures": 50,
     "select * from list_embeddings()": 50,
+    "select embedding_overview()": 50,
     "select * from embedding_stats()": 100,
 }
 """Queries, and how many milliseconds they may take."""
+
+PAGES: Sequence[LiteralString] = (
+    "select page_embeddings()",
+    "select page_embeddings('pending')",
+    "select page_embeddings('failed')",
+    "select page_embeddings('failed', only_error_class => 'class 3')",
+    "select page_embeddings('completed')",
+    "select page_embeddings('skipped')",
+    "select page_embeddings(only_record => '77')",
+    "select embedding_job(77)",
+)
+"""What the dashboard shows of the jobs: it takes as long however many there are."""
 
 LONGEST_BATCH = 5_000.0  # milliseconds
 
 
 def scale(server: Server, size: Size) -> Iterator[Figure]:
-    """Milliseconds of each view, of a count of the same jobs, of a claim, and of batches."""
+    """Milliseconds of each view, of a count of the same jobs, of pages, a claim, and batches."""
     with server.database(TINY) as few, server.database(TINY) as many:
         for database, jobs in ((few, size.short_queue), (many, size.huge_queue)):
             with database.connect() as connection:
                 make_queue_of_every_status(connection, jobs)
         yield from views(many, size)
+        yield from pages(few, many, size)
         with few.queue() as queue_of_few, many.queue() as queue_of_many:
             limits, samples = claims_of_both(queue_of_few, queue_of_many, size)
             what = f"scale: claim from {size.huge_queue:,} jobs against {size.short_queue:,}"
@@ -331,6 +345,19 @@ def views(database: Database, size: Size) -> Iterator[Figure]:
             times = size.repetitions if query is COUNT else size.claims
             samples = [query_milliseconds(connection, query) for _ in range(times)]
             yield Figure(what=f"scale: {what}", unit="ms", samples=samples, at_most=goal)
+
+
+def pages(few: Database, many: Database, size: Size) -> Iterator[Figure]:
+    """Milliseconds of a page of jobs, compared with the same of a few jobs."""
+    with few.connect() as connection_to_few, many.connect() as connection_to_many:
+        for query in PAGES:
+            limits, samples = alternate(
+                size.claims,
+                partial(query_milliseconds, connection_to_few, query),
+                partial(query_milliseconds, connection_to_many, query),
+            )
+            what = f"scale: {query.removeprefix('select ')}"
+            yield Figure(what=what, unit="ms", limits=limits, samples=samples, at_most=2.0)
 
 
 def batches(queue: PostgresQueue, size: Size) -> Iterator[Figure]:

@@ -45,9 +45,9 @@ begin
 end $$;
 
 -- How many jobs of a target are due, and since when the oldest is; `pending` is the number of its pending jobs. It reads
--- the first and last job of each owner in the index of due jobs. If no job is scheduled for later, all pending jobs are
--- due; else they are counted, up to a limit. `due_exact` is false above that limit, or with too many owners to check:
--- more may then be due, and the oldest may be older.
+-- the first job of each owner in the index of due jobs, and counts those that are scheduled for later: the others are due.
+-- Above a limit, it counts those that are due, up to another one. `due_exact` is false above that limit, or with too many
+-- owners to check: more may then be due, and the oldest may be older.
 create function embedding.count_due(
     target_id integer, pending bigint, out due bigint, out oldest_due timestamptz, out due_exact boolean
 )
@@ -64,10 +64,11 @@ as $$
 declare
     most_jobs constant integer := 10000;
     most_owners constant integer := 500;
+    most_waiting constant integer := 1000;
     level integer := 32768; -- above every priority
     owner integer := 0;
     earliest timestamptz;
-    none_waits boolean := true;
+    waiting bigint := 0; -- jobs that are scheduled for later
     levels integer[] := '{}';
     owners integer[] := '{}';
 begin
@@ -93,24 +94,22 @@ begin
             due_exact := false;
             exit;
         end if;
-        if earliest > now() then
-            none_waits := false;
-            continue;
+        if waiting < most_waiting then
+            waiting := waiting + (
+                select count(*)
+                  from (select from public.embedding_queue as job
+                         where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
+                           and coalesce(uuid_hash(job.user_id), 0) = owner and job.available_at > now()
+                         limit most_waiting - waiting) as later);
         end if;
+        continue when earliest > now();
         oldest_due := least(oldest_due, earliest);
         levels := levels || level;
         owners := owners || owner;
-        none_waits := none_waits and now() >= (
-            select job.available_at
-              from public.embedding_queue as job
-             where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
-               and coalesce(uuid_hash(job.user_id), 0) = owner
-             order by job.available_at desc
-             limit 1);
     end loop;
 
-    if none_waits and due_exact then
-        due := pending;
+    if waiting < most_waiting and due_exact then
+        due := pending - waiting;
     else
         due := embedding.count_pending(target_id, levels, owners, most_jobs);
         due_exact := due_exact and due < most_jobs;

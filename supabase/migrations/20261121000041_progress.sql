@@ -20,7 +20,7 @@ declare
     worked timestamptz;
 begin
     for worked in
-        select counted.minute from public.embedding_usage as counted
+        select distinct counted.minute from public.embedding_usage as counted
          where counted.completed + counted.failed > 0 order by counted.minute desc
     loop
         exit when worked < coalesce(began - interval '2 minutes', now() - interval '3 minutes');

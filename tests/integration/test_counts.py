@@ -293,14 +293,15 @@ def test_the_rows_of_a_large_table_are_estimated(docs: Database, queue: AdminQue
     assert found.rows == pytest.approx(12000, rel=0.1)
 
 
-def test_many_due_among_some_that_wait_are_counted_up_to_a_bound(
+def test_many_due_among_many_that_wait_are_counted_up_to_a_bound(
     docs: Database, queue: AdminQueue
 ) -> None:
-    insert(docs, 10_050)
-    [found] = queue.status()
-    assert (found.due, found.due_exact) == (10_050, True)
-    docs.execute(
-        "update embedding_queue set available_at = now() + interval '1 h' where record_id = '1'"
-    )
-    [found] = queue.status()
-    assert (found.due, found.due_exact) == (10_000, False)
+    insert(docs, 11_050)
+    for waiting, due in ((0, (11_050, True)), (999, (10_051, True)), (1000, (10_000, False))):
+        docs.execute(
+            "update embedding_queue set available_at = now() + interval '1 h'"
+            " where record_id::integer <= %s",
+            [waiting],
+        )
+        [found] = queue.status()
+        assert (found.due, found.due_exact) == due

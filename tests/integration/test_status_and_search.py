@@ -168,12 +168,13 @@ def test_due_jobs_are_counted_by_table_and_column(docs: Database, queue: AdminQu
 def test_where_due_jobs_would_take_long_to_count_the_pending_ones_are_taken(
     docs: Database, queue: AdminQueue
 ) -> None:
-    insert(docs, 10_050)
+    insert(docs, 11_050)
     docs.execute(
-        "update embedding_queue set available_at = now() + interval '1 h' where record_id = '1'"
+        "update embedding_queue set available_at = now() + interval '1 h'"
+        " where record_id::integer <= 1000"
     )
     assert not status(queue).due_exact
-    assert queue.count_due(SCOPE) == 10_050
+    assert queue.count_due(SCOPE) == 11_050
 
 
 def refuse_to_count(db: Database, function: LiteralString) -> None:
