@@ -4,8 +4,8 @@
 --        embedding.stored_count, embedding.row_count;
 
 -- The rows of a target inside its filter, which should have a vector or be skipped. They are counted if the table is
--- small, or was never analyzed, which autovacuum does within minutes. Otherwise the planner estimates them from the
--- statistics of the last ANALYZE and the present size, but no fewer than `jobs`, each of which has a row.
+-- small. Otherwise the planner estimates them from the statistics of the last ANALYZE and the present size; before the first
+-- one, which autovacuum does within minutes, a sample of the pages does. They are no fewer than `jobs`, each of which has a row.
 -- Null if they cannot be counted (the table or a column of the filter is missing, the filter raises).
 create function embedding.row_count(target_id integer, jobs bigint, out rows bigint, out exact boolean)
 language plpgsql
@@ -16,7 +16,7 @@ set row_security = off
 as $$
 declare
     small constant bigint := 16 * 1024 * 1024; -- bytes: counting takes 10 ms, 20 if they have to be read from disk
-    medium constant bigint := 1024 * 1024 * 1024; -- a second
+    sampled constant bigint := 4 * 1024 * 1024;
     target public.embedding_targets;
     plan json;
     size bigint;
@@ -28,10 +28,15 @@ begin
                      pg_relation_size(target.relation::regclass));
     select class.reltuples >= 0 or class.relkind = 'p' into is_analyzed
       from pg_class as class where class.oid = target.relation::regclass;
-    exact := size <= small or not is_analyzed and size <= medium;
+    exact := size <= small;
     if exact then
         execute format('select count(*) from %s where %s', target.relation, coalesce(target.filter, 'true'))
            into rows;
+    elsif not is_analyzed then
+        execute format('select count(*) * %s from %s tablesample system (%s) repeatable (0) where %s',
+                       size / sampled::float8, target.relation, 100 * sampled / size::float8, coalesce(target.filter, 'true'))
+           into rows;
+        rows := greatest(rows, jobs);
     else
         execute format('explain (format json) select from %s where %s', target.relation, coalesce(target.filter, 'true'))
            into plan;

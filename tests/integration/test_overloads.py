@@ -152,7 +152,20 @@ def use_chunks(queue: PostgresQueue) -> None:
     assert queue.verify(target, None, of_chunks=True)[0].found == 1
     assert queue.placed_chunks(target, ["1"]) == {"1": {place.hash}}
     assert [stored.content for stored in queue.sample_vectors(target, 1)] == ["one"]
+    assert [passage.hash for passage in queue.passages(target, "1")] == [place.hash]
+    assert queue.reveal_passage(target, "1", 0) == "one"
     queue.unwatch("long", "embedding")
+
+
+def use_dashboard(queue: PostgresQueue, target: Target) -> None:
+    """Call each function about the state of the queue and its jobs."""
+    [found] = queue.page_jobs(table=target.table_name, record="1").jobs
+    job = queue.job(found.id)
+    assert job
+    assert job.status == found.status == "completed"
+    assert queue.reveal_text(found.id) == "one"
+    queue.set_goal(target, 95)
+    assert queue.overview().columns[0].coverage_goal == 95
 
 
 def use_reembeddings(queue: PostgresQueue) -> None:
@@ -277,7 +290,7 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.announce("queue_drained", "", uuid4())
     assert queue.status()[0].completed == 1
     queue.progress()
-    queue.overview()
+    use_dashboard(queue, target)
     use_reembeddings(queue)
     use_files(queue)
     use_safekeeping(queue, queue.target("docs", "embedding"))
