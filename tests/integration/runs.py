@@ -28,6 +28,7 @@ from worker.engine.heartbeat import Leases
 from worker.engine.models import OpenChatModel, OpenEmbedder
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import Progress, RunStats
+from worker.engine.providers import Limiters
 from worker.engine.splitting import Split
 from worker.engine.throttling import FULL, Throttle
 from worker.engine.writing import Writer
@@ -95,6 +96,7 @@ class Runs:
         progress: Progress | None = None,
         stop: Event | None = None,
         throttle: Throttle = lambda: FULL,
+        limiters: Limiters | None = None,
         **options: Any,
     ) -> Pipeline:
         return Pipeline(
@@ -106,6 +108,7 @@ class Runs:
             progress=progress or Remarks(),
             stop=stop or Event(),
             throttle=throttle,
+            limiters=limiters,
             open_chat_model=self.open_chat_model
             or partial(open_chat_model, settings=self.settings),
         )

@@ -246,3 +246,71 @@ def test_turns_are_spread_evenly() -> None:
     times = sent_at(Limiter(Concurrency(8, 8), rpm=3000), 12)
     # Most of them: on a busy machine, a thread may get its turn late.
     assert 0.01 < median(later - sooner for sooner, later in pairwise(times)) < 0.06
+
+
+def test_a_query_goes_before_all_documents_that_wait_and_puts_off_one() -> None:
+    limiter = Limiter(Concurrency(1, 1))
+    order: list[str] = []
+    entered, let_go = Event(), Event()
+
+    def block() -> None:
+        entered.set()
+        assert let_go.wait(5)
+
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(limiter.call, block, GO_ON)]
+        assert entered.wait(2)
+        calls += [
+            pool.submit(limiter.call, lambda: order.append("document"), GO_ON) for _ in range(4)
+        ]
+        time.sleep(0.05)
+        calls += [
+            pool.submit(limiter.call, lambda: order.append("query"), GO_ON, ahead=True)
+            for _ in range(2)
+        ]
+        time.sleep(0.05)
+        let_go.set()
+        for call in calls:
+            call.result(timeout=5)
+    assert order == ["query"] * 2 + ["document"] * 4
+
+
+@pytest.mark.parametrize(
+    "limiter",
+    [Limiter(Concurrency(2, 2), rpm=6000), Limiter(Concurrency(1, 1))],
+    ids=["the rate", "the window"],
+)
+def test_documents_are_sent_between_queries(limiter: Limiter) -> None:
+    enough = Event()
+
+    def search() -> int:
+        count = 0
+        while not enough.wait(0.005):
+            limiter.call(lambda: time.sleep(0.005), GO_ON, ahead=True)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        searching = pool.submit(search)
+        documents = [pool.submit(limiter.call, lambda: time.sleep(0.005), GO_ON) for _ in range(20)]
+        try:
+            for call in documents:
+                call.result(timeout=5)
+        finally:
+            enough.set()
+        assert searching.result(timeout=5) > 0
+
+
+def test_a_query_keeps_to_pauses_and_leaves_no_trace_if_it_gives_up() -> None:
+    limiter = Limiter(Concurrency(8, 8))
+    began = time.monotonic()
+    fail(limiter, Transient("slow down", error_class="rate_limited", retry_after=0.4))
+    stop = Event()
+    with ThreadPoolExecutor(2) as pool:
+        given_up = pool.submit(limiter.call, time.monotonic, stop, ahead=True)
+        document = pool.submit(limiter.call, time.monotonic, GO_ON)
+        stop.set()
+        with pytest.raises(Stopped):
+            given_up.result(timeout=2)
+        assert document.result(timeout=5) - began >= 0.4
+    assert limiter.call(time.monotonic, GO_ON, ahead=True) - began >= 0.4

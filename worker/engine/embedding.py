@@ -13,7 +13,7 @@ from threading import Event
 import numpy as np
 import numpy.typing as npt
 
-from worker.embedders.base import Embeddings, cost_of, full_model
+from worker.embedders.base import Embeddings, Vectors, cost_of, full_model
 from worker.embedders.packing import pack
 from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped
@@ -237,7 +237,7 @@ class _Embedding:
         self._check_width(jobs[0], embeddings.vectors.shape[1])
         self.model.answered()
         tokens: Sequence[int | None] = embeddings.tokens or [None] * len(jobs)
-        usable = _usable(embeddings)
+        usable = are_usable(embeddings.vectors)
         useless = []
         for job, text, vector, count, is_usable in zip(
             jobs, texts, embeddings.vectors, tokens, usable, strict=True
@@ -320,8 +320,7 @@ def _halves(request: Sequence[Job]) -> list[Sequence[Job]]:
     return [request[:middle], request[middle:]] if middle else []
 
 
-def _usable(embeddings: Embeddings) -> npt.NDArray[np.bool_]:
+def are_usable(vectors: Vectors) -> npt.NDArray[np.bool_]:
     """Which vectors are finite and not zero: pgvector takes a zero vector, but no HNSW index ever
     finds it."""
-    vectors = embeddings.vectors
     return np.logical_and(np.isfinite(vectors).all(axis=1), vectors.any(axis=1))

@@ -1,8 +1,8 @@
 """Decides when the next request to a provider may be sent, and whether it may be sent at all.
 
-All models and threads of a provider share one limiter. It keeps to the limits of the settings and
-of the provider, finds out how much the provider can handle, and during an outage sends one request
-at a time to find out whether it is over.
+All models and threads of a provider share one limiter, those of runs and of queries. It keeps to
+the limits of the settings and of the provider, finds out how much the provider can handle, and
+during an outage sends one request at a time to find out whether it is over.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Limiter:
     _said: dict[Measure, float] = field(default_factory=dict)  # a minute, by the provider
     _changed: Condition = field(default_factory=Condition)
     _under_way: int = 0
+    _ahead: int = 0  # requests that wait, and go before all others
     _paused_until: float = 0.0
     _pauses: int = 0  # in a row, without a success between
     _failures: int = 0  # in a row
@@ -74,14 +75,22 @@ class Limiter:
         return self._failures >= OUTAGE_AFTER
 
     def call(
-        self, request: Callable[[], Result], stop: Event, *, size: int = 0, tokens: int = 0
+        self,
+        request: Callable[[], Result],
+        stop: Event,
+        *,
+        size: int = 0,
+        tokens: int = 0,
+        ahead: bool = False,
     ) -> Result:
         """Send a request of `size` bytes and about `tokens` tokens when it is its turn.
+
+        One that goes `ahead` gets the next turn before all that do not.
 
         Raises Stopped if `stop` is set before, the error of an open breaker, or what `request`
         raises.
         """
-        was_full = self._wait_for_turn(tokens, stop)
+        was_full = self._wait_for_turn(tokens, stop, ahead)
         sent = time.monotonic()
         failure: ProviderError | None = None
         try:
@@ -93,7 +102,10 @@ class Limiter:
             with self._changed:
                 self._under_way -= 1
                 self._learn(failure, sent, size, was_full)
-                self._changed.notify(2)  # one for the slot that is free, one for a new slot
+                if self._ahead:
+                    self._changed.notify_all()
+                else:
+                    self._changed.notify(2)  # one for the slot that is free, one for a new slot
 
     def apply(
         self, allowances: Mapping[Measure, RateLimitStatus], estimated: int, tokens: int
@@ -131,22 +143,32 @@ class Limiter:
         self._paused_until, self._pauses = 0.0, 0
         self._changed.notify_all()
 
-    def _wait_for_turn(self, tokens: int, stop: Event) -> bool:
+    def _wait_for_turn(self, tokens: int, stop: Event, ahead: bool) -> bool:
         """Wait until a request may be sent. Return whether the window is then full."""
         with self._changed:
-            while True:
-                if self.breaker.blocks and (error := self.breaker.error):
-                    raise error
-                if stop.is_set():
-                    raise Stopped
-                now = time.monotonic()
-                wait = self._seconds_to_wait(now)
-                if wait <= 0:
-                    self._requests.take(now)
-                    self._tokens.take(now, tokens)
-                    self._under_way += 1
-                    return self._under_way >= self.limit
-                self._changed.wait(min(wait, ATTENTION))
+            self._ahead += ahead
+            try:
+                while (wait := self._seconds_until_turn(stop, ahead)) > 0:
+                    self._changed.wait(min(wait, ATTENTION))
+            finally:
+                if ahead:
+                    self._ahead -= 1
+                    self._changed.notify_all()
+            now = time.monotonic()
+            self._requests.take(now)
+            self._tokens.take(now, tokens)
+            self._under_way += 1
+            return self._under_way >= self.limit
+
+    def _seconds_until_turn(self, stop: Event, ahead: bool) -> float:
+        """Return for how long a request waits at least. Raises what `call` raises before it."""
+        if self.breaker.blocks and (error := self.breaker.error):
+            raise error
+        if stop.is_set():
+            raise Stopped
+        if self._ahead and not ahead:
+            return ATTENTION
+        return self._seconds_to_wait(time.monotonic())
 
     def _seconds_to_wait(self, now: float) -> float:
         if self._under_way >= (1 if self.is_out else self.limit):

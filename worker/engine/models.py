@@ -15,8 +15,7 @@ from worker.embedders.packing import pack, size_of, tokens_at_most
 from worker.engine.breaker import Breaker
 from worker.engine.chats import Chat
 from worker.engine.histogram import Histogram
-from worker.engine.limiter import Limiter
-from worker.engine.providers import Opened, Provider, ProviderLimits, bad_answer, guarded
+from worker.engine.providers import Limiters, Opened, Provider, bad_answer, guarded
 from worker.engine.retry import never, with_retries
 from worker.errors import SettingsError, Transient, WorkerError
 from worker.queue import Job
@@ -45,7 +44,9 @@ class Model(Opened):
         """The texts of jobs with their prompt, as the limits of a request count them."""
         return self.embedder.prompts.before([job.content for job in jobs], "document")
 
-    def probe(self, stop: Event, retry: Callable[[Transient], bool]) -> None:
+    def probe(
+        self, stop: Event, retry: Callable[[Transient], bool], *, ahead: bool = False
+    ) -> None:
         """Let the embedder find out what only an answer shows, once.
 
         Raises ProviderRefused, Transient or Stopped.
@@ -55,7 +56,11 @@ class Model(Opened):
                 return
             limiter = self.provider.limiter
             with_retries(
-                guarded(self.embedder.model, self.embedder.probe), limiter, stop, retry=retry
+                guarded(self.embedder.model, self.embedder.probe),
+                limiter,
+                stop,
+                retry=retry,
+                ahead=ahead,
             )
             limiter.keep_to(self.embedder.concurrency)
             self._is_probed = True
@@ -69,6 +74,7 @@ class Model(Opened):
         role: Role = "document",
     ) -> Embeddings:
         """Embed `texts`, and retry if `retry` says so. `times` counts how long an answer took.
+        Queries go ahead of documents.
 
         Raises ProviderRefused, Transient, Rejected or Stopped.
         """
@@ -92,6 +98,7 @@ class Model(Opened):
             size=size,
             tokens=estimated,
             retry=retry,
+            ahead=role == "query",
         )
         taken = estimated if embeddings.tokens is None else sum(embeddings.tokens)
         limiter.apply(embeddings.allowances, estimated, taken)
@@ -133,7 +140,7 @@ class Models:
     """
 
     open_embedder: OpenEmbedder
-    limits: ProviderLimits
+    limiters: Limiters
     open_chat_model: OpenChatModel | None = None
     """None: no job has an enhancement."""
     _providers: dict[str, Provider] = field(default_factory=dict)
@@ -262,12 +269,9 @@ class Models:
     def _provider_of(self, key: AnyKey, client: Embedder | ChatModel) -> Provider:
         name = self._provider_names[key] = client.provider
         if name not in self._providers:
-            limits = self.limits
-            breaker = self._breaker(name, name)
-            limiter = Limiter(
-                client.concurrency, limits.concurrency, limits.rpm, limits.tpm, breaker
-            )
-            threads = limits.concurrency or client.concurrency.most
+            limiter = self.limiters.of(name, client.concurrency)
+            self._breakers[name] = limiter.breaker
+            threads = self.limiters.limits.concurrency or client.concurrency.most
             self._providers[name] = Provider(name, limiter, ThreadPoolExecutor(threads, name))
         return self._providers[name]
 

@@ -25,6 +25,7 @@ from worker.engine.in_flight import ATTENTION, InFlight
 from worker.engine.models import Models, OpenChatModel, OpenEmbedder
 from worker.engine.options import RunOptions
 from worker.engine.progress import Progress, RunStats
+from worker.engine.providers import Limiters
 from worker.engine.retrying import RECONNECT_TIMEOUT, RetryingQueue, pause
 from worker.engine.splitting import Split, Splitter
 from worker.engine.throttling import FULL, RunThrottle, Throttle, ThrottleDecision
@@ -43,7 +44,8 @@ class Pipeline:
 
     Jobs of a target whose model cannot be used are released, and `errors` says why. The other
     targets go on. `reconnect_timeout`: seconds to wait for a database that is out of reach.
-    `open_chat_model` is needed if a target has an enhancement.
+    `open_chat_model` is needed if a target has an enhancement. `limiters` are given if others share
+    them.
     """
 
     queue: InitVar[Queue]
@@ -57,6 +59,7 @@ class Pipeline:
     throttle: InitVar[Throttle] = lambda: FULL
     reconnect_timeout: InitVar[float] = RECONNECT_TIMEOUT
     open_chat_model: InitVar[OpenChatModel | None] = None
+    limiters: InitVar[Limiters | None] = None
     activity: Activity = field(init=False)
     retrying_queue: RetryingQueue = field(init=False)
     _throttle: RunThrottle = field(init=False)
@@ -83,6 +86,7 @@ class Pipeline:
         throttle: Throttle,
         reconnect_timeout: float,
         open_chat_model: OpenChatModel | None,
+        limiters: Limiters | None,
     ) -> None:
         self._throttle = RunThrottle(throttle, self.progress, self.options.delay)
         self.activity = Activity(self.stats, self._throttle, self.progress, self.stop)
@@ -96,7 +100,8 @@ class Pipeline:
             reconnect_timeout=reconnect_timeout,
             attend=self._attend,
         )
-        self._models = Models(open_embedder, self.options.limits, open_chat_model)
+        limiters = limiters or Limiters(self.options.limits)
+        self._models = Models(open_embedder, limiters, open_chat_model)
         self._availability = Availability(self._models, self.retrying_queue, self.progress)
         self._connect_steps(split)
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TypeVar
 
+from worker.embedders.base import Concurrency
 from worker.engine.breaker import Breaker
 from worker.engine.limiter import Limiter
 from worker.engine.retry import is_rate_limit
@@ -29,6 +31,28 @@ class ProviderLimits:
     concurrency: int | None = None
     rpm: int | None = None
     tpm: int | None = None
+
+
+@dataclass(slots=True)
+class Limiters:
+    """The limiter of each provider, which all runs and queries of a process can share.
+
+    They are kept while no model is open: what they have learned holds when one is opened again.
+    """
+
+    limits: ProviderLimits = field(default_factory=ProviderLimits)
+    _limiters: dict[str, Limiter] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def of(self, provider: str, concurrency: Concurrency) -> Limiter:
+        """Return the limiter of a provider: a new one with this `concurrency` at the first call."""
+        with self._lock:
+            if provider not in self._limiters:
+                limits = self.limits
+                self._limiters[provider] = Limiter(
+                    concurrency, limits.concurrency, limits.rpm, limits.tpm, Breaker(provider)
+                )
+            return self._limiters[provider]
 
 
 @dataclass(slots=True)

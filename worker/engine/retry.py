@@ -61,15 +61,18 @@ def with_retries(
     size: int = 0,
     tokens: int = 0,
     retry: Callable[[Transient], bool] = always,
+    ahead: bool = False,
 ) -> Result:
     """Send `request` through `limiter` until it works, its time is over, or `stop` is set.
+
+    One that goes `ahead` is sent before those that do not.
 
     Only Transient is retried, if `retry` says so: after the time that the provider asked for,
     LONGEST_RETRY_AFTER at most, or else after a random time that doubles up to 8 s. Retries end
     RETRY_SECONDS after the first try; for a rate limit, RATE_LIMIT_SECONDS after the provider last
     let a request through. Raises the error of the last try, or Stopped if there was none.
     """
-    tries = _Tries(limiter, stop)
+    tries = _Tries(limiter, stop, ahead)
     retrying = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, Transient) and retry(error)),
         wait=_wait,
@@ -84,6 +87,7 @@ def with_retries(
 class _Tries:
     limiter: Limiter
     stop: Event
+    ahead: bool
     began: float = math.inf
     failure: Transient | None = None
 
@@ -96,7 +100,7 @@ class _Tries:
             return request()
 
         try:
-            return self.limiter.call(send, self.stop, size=size, tokens=tokens)
+            return self.limiter.call(send, self.stop, size=size, tokens=tokens, ahead=self.ahead)
         except Stopped:
             raise self.failure or Stopped from None
         except Transient as problem:

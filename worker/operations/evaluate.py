@@ -10,20 +10,18 @@ from threading import Event
 import numpy as np
 
 from worker.embedders.base import Concurrency, Reranker, Vectors, cost_of
-from worker.embedders.packing import pack
 from worker.embedders.registry import open_reranker
-from worker.engine.histogram import Histogram
 from worker.engine.limiter import Limiter
-from worker.engine.models import Model
 from worker.engine.retry import always, with_retries
 from worker.errors import Rejected, SettingsError
 from worker.evaluation.baseline import check_baseline, differences_from
 from worker.evaluation.judgments import JudgedQuery
 from worker.evaluation.scores import Difference, QueryScore, Score, compare
 from worker.operations.opening import opened_model
+from worker.operations.queries import Embedded, ask, check_width, total
 from worker.operations.recall import IndexRecall
 from worker.operations.reranking import CANDIDATES, reorder
-from worker.operations.search import check_width, only_target
+from worker.operations.search import only_target
 from worker.queue import AdminQueue, Match, Target
 from worker.settings import Settings
 
@@ -162,49 +160,21 @@ def _count_relevant(
 # -- the queries as vectors
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Queries as vectors. Tokens and cost are None if they are not known."""
-
-    model: str
-    vectors: Vectors
-    tokens: int | None
-    cost: float | None
-
-
 def embed_queries(settings: Settings, target: Target, queries: Sequence[str]) -> Embedded:
     """Embed queries with the model of the column, in as few requests as its limits allow."""
     name = target.model or settings.embedding_model
     with opened_model(settings, target) as model:
-        model.probe(Event(), always)
-        vectors, tokens = _ask(model, queries)
+        model.probe(Event(), always, ahead=True)
+        try:
+            answers = ask(model, queries, "query", Event())
+        except Rejected as refusal:
+            raise SettingsError(
+                f"a query cannot be embedded: {refusal.cause}", "Shorten it, or leave it out."
+            ) from None
+    vectors = np.stack([vector for vector, _ in answers])
+    tokens = total([count for _, count in answers])
     check_width(target, name, vectors.shape[1])
     return Embedded(name, vectors, tokens, cost_of(tokens, model.embedder.price))
-
-
-def _ask(model: Model, queries: Sequence[str]) -> tuple[Vectors, int | None]:
-    """Return the vectors of the queries, and the tokens they took (None: not known)."""
-    limits = model.embedder.request_limits
-    packing = pack(model.embedder.prompts.before(queries, "query"), limits, model.embedder.count)
-    for place, tokens in packing.too_long.items():
-        cause = f"the model takes {limits.tokens_per_text} tokens, and the query has {tokens}"
-        raise _refused(f"{cause}: {queries[place][:40]}…")
-    vectors: dict[int, Vectors] = {}
-    tokens_taken: int | None = 0
-    for places in packing.requests:
-        texts = [queries[place] for place in places]
-        try:
-            answer = model.ask(texts, Event(), Histogram(), always, "query")
-        except Rejected as refusal:
-            raise _refused(refusal.cause) from None
-        vectors.update(zip(places, answer.vectors, strict=True))
-        if tokens_taken is not None:
-            tokens_taken = None if answer.tokens is None else tokens_taken + sum(answer.tokens)
-    return np.stack([vectors[place] for place in range(len(queries))]), tokens_taken
-
-
-def _refused(cause: str) -> SettingsError:
-    return SettingsError(f"a query cannot be embedded: {cause}", "Shorten it, or leave it out.")
 
 
 # -- the searches

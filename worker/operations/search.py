@@ -7,9 +7,9 @@ from contextlib import closing
 from typing import Any, Literal
 
 from worker.embedders.base import Vectors
-from worker.embedders.registry import open_embedder
-from worker.errors import ProviderRefused, SettingsError
+from worker.errors import SettingsError
 from worker.operations.files import FILES, ids_of_files, paths_of_files
+from worker.operations.queries import QueryEmbedder
 from worker.operations.session import select
 from worker.queue import AdminQueue, Match, Target, searched_by
 from worker.settings import Settings
@@ -102,26 +102,9 @@ def embed_query(
 
 def embed_words(settings: Settings, target: Target, words: str) -> Vectors:
     """Embed words as a query, with the model and the prompt of the target."""
-    model = target.model or settings.embedding_model
-    with closing(
-        open_embedder(
-            model, target.dimensions, settings, target.document_prompt, target.query_prompt
-        )
-    ) as embedder:
-        embedder.probe()  # some servers answer only in the encoding that it finds out
-        vector: Vectors = embedder.embed([words], "query").vectors[0]
-    check_width(target, model, len(vector))
+    with closing(QueryEmbedder(settings)) as embedder:
+        vector: Vectors = embedder.embed([words], target).vectors[0]
     return vector
-
-
-def check_width(target: Target, model: str, width: int) -> None:
-    """Raise ProviderRefused if the vectors of a model do not fit the column."""
-    if target.dimensions not in (None, width):
-        raise ProviderRefused(
-            f"{model} gives {width} dimensions, but {target.embedding_column} of"
-            f" {target.table_name} holds {target.dimensions}",
-            "Search with the model the column was embedded with: set EMBEDDING_MODEL.",
-        )
 
 
 def only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:

@@ -14,6 +14,7 @@ from worker.chunking.documents import split_document
 from worker.embedders.registry import open_chat_model
 from worker.engine.pipeline import Pipeline, RunOptions
 from worker.engine.progress import Progress, RunStats
+from worker.engine.providers import Limiters
 from worker.engine.service import CommandThrottle, Service
 from worker.engine.throttling import together
 from worker.observers.composite import CompositeObserver
@@ -41,20 +42,21 @@ def run_service(
     metrics_port: int | None = None,
     notify_command: str | None = None,
     source: CallSource = "api",
+    limiters: Limiters | None = None,
 ) -> RunStats:
     """Embed jobs as they become due, until `stop` is set. Waits for a database that is out of
     reach.
 
     With BACKUP_EVERY, it makes backups as well; `source` is where the audit says that they come
-    from. `log` and `observers` get all events; `log` also gets the results of notifications. Raises
-    SettingsError if nothing of that name is watched, the metrics cannot be served or no backup can
-    be made, and what a model raises if none can be opened.
+    from. `log` and `observers` get all events; `log` also gets the results of notifications.
+    `limiters` are given if the queries of this process share them. Raises SettingsError if nothing
+    of that name is watched, the metrics cannot be served or no backup can be made, and what a model
+    raises if none can be opened.
     """
-    scope = resolve_scope(queue, settings, table, column)
-    check_models(settings, models_in_use(queue, scope))
+    scope = _usable_scope(queue, settings, table, column)
     commands = CommandThrottle(queue, scope)
     with _service_observer(
-        log or CompositeObserver(), observers, queue, settings, scope, notify_command, metrics_port
+        log, observers, queue, settings, scope, notify_command, metrics_port
     ) as composite:
         pipeline = Pipeline(
             queue=queue,
@@ -67,15 +69,23 @@ def run_service(
             stop=stop,
             throttle=together([commands, _load_throttle(queue, settings, scope)]),
             reconnect_timeout=inf,
+            limiters=limiters,
         )
         with side_work(pipeline, settings, composite, source):
-            _serve(pipeline, commands, settings)
-    return pipeline.stats
+            return _serve(pipeline, commands, settings)
+
+
+def _usable_scope(
+    queue: AdminQueue, settings: Settings, table: str | None, column: str | None
+) -> Scope:
+    scope = resolve_scope(queue, settings, table, column)
+    check_models(settings, models_in_use(queue, scope))
+    return scope
 
 
 @contextmanager
 def _service_observer(
-    log: Progress,
+    log: Progress | None,
     others: Sequence[Progress],
     queue: AdminQueue,
     settings: Settings,
@@ -91,7 +101,9 @@ def _service_observer(
     metrics = Metrics()
     with (
         served(metrics, port, settings.worker_metrics_host) if port else nullcontext(),
-        notifying_observer(log, queue, settings, scope, command) as composite,
+        notifying_observer(
+            log or CompositeObserver(), queue, settings, scope, command
+        ) as composite,
     ):
         if port:
             composite.add(metrics)
@@ -114,7 +126,7 @@ def _loads_this_host(queue: AdminQueue, scope: Scope) -> bool:
     return any(model.startswith(ON_THIS_HOST) for model in models_in_use(queue, scope))
 
 
-def _serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) -> None:
+def _serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) -> RunStats:
     """Work and wait in turns until it is stopped."""
     scope, emit = pipeline.scope, pipeline.progress.event
     emit(
@@ -128,3 +140,4 @@ def _serve(pipeline: Pipeline, commands: CommandThrottle, settings: Settings) ->
     stats = pipeline.stats
     done = {"completed": stats.completed, "failed": stats.failed}
     emit("worker_stopped", worker=scope.worker, seconds=stats.elapsed, **done)
+    return stats

@@ -550,6 +550,9 @@ class AdminQueue(Queue, DashboardQueue, FolderQueue, SafekeepingQueue, DamageQue
     def rate(self, model: str) -> float | None:
         """Return the rows a second that a worker has completed with a model in the last week."""
 
+    def cache_vectors(self, model: str, vectors: Cached, cap_mb: int) -> None:
+        """Put vectors into the cache, as `cache` does, by the hashes of their texts."""
+
     def search(
         self,
         target: Target,

@@ -188,13 +188,17 @@ class WorkerCalls(Calls):
         return {row["content_hash"]: (row["vector"], row["tokens"]) for row in found}
 
     def cache(self, model: str, completions: Sequence[Completion], cap_mb: int) -> None:
-        completions = whole(completions)
-        if completions:
+        vectors = {each.job.vector_key: (each.vector, each.tokens) for each in whole(completions)}
+        self.cache_vectors(model, vectors, cap_mb)
+
+    def cache_vectors(self, model: str, vectors: Cached, cap_mb: int) -> None:
+        if vectors:
             self._call(
                 "cache_embeddings",
                 model=model,
-                hashes=[completion.job.vector_key for completion in completions],
-                **_vectors_and_tokens(completions),
+                hashes=list(vectors),
+                vectors=[vector for vector, _ in vectors.values()],
+                tokens=[tokens for _, tokens in vectors.values()],
                 cap_mb=cap_mb,
             )
 
