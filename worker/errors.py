@@ -3,6 +3,7 @@
 WorkerError
 ├── SettingsError          correct the environment or the command, start again       exit 2
 ├── Paused                 nothing was done: `worker pause` is in force                exit 5
+├── CallerRefused          who calls the HTTP API has no valid token, or no right     exit 1
 ├── DatabaseError          the database refused a statement                           exit 1
 │   ├── Unreachable        the database is out of reach: the same call may work soon
 │   │   └── StatementTimeout  it ended a statement that took too long: half of it may work
@@ -45,6 +46,17 @@ class Paused(WorkerError):
     """Workers are paused, so nothing was done."""
 
     exit_code = 5
+
+
+class CallerRefused(WorkerError):
+    """Somebody calls in their own name with a token that is not valid, or without the right.
+
+    `is_known`: the token is valid, but its owner may not do that.
+    """
+
+    def __init__(self, cause: str, hint: str | None = None, *, is_known: bool = False) -> None:
+        super().__init__(cause, hint)
+        self.is_known = is_known
 
 
 class DatabaseError(WorkerError):

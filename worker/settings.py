@@ -36,6 +36,7 @@ MOST_FILES = 10_000_000  # of a folder
 MOST_EXTRA = 10_000  # bytes of EMBEDDING_EXTRA_BODY
 OLLAMA_PORT = 11434
 SHORTEST_TOKEN = 16  # characters
+SHORTEST_JWT_SECRET = 32  # bytes, as long as the hash of HS256
 SHORTEST_LEASE = 2.0  # seconds; a heartbeat must fit into it three times
 VENDORS = ("openai", "voyage", "mistral", "jina", "gemini", "cohere", "nvidia", "together")
 """The providers with a key and a base URL of their own: NAME_API_KEY, NAME_BASE_URL."""
@@ -107,6 +108,7 @@ class Settings:
     worker_web_token: str | None = field(default=None, repr=False)
     worker_web_read_token: str | None = field(default=None, repr=False)
     worker_web_url: str | None = None
+    supabase_jwt_secret: str | None = field(default=None, repr=False)
     embedding_progress_interval: int = 5
     notify_webhook_url: str | None = field(default=None, repr=False)
     notify_command: str | None = field(default=None, repr=False)
@@ -458,6 +460,13 @@ def _token(given: str) -> str:
     return given
 
 
+def _jwt_secret(given: str) -> str:
+    # Never repeated. HS256 wants a secret as long as its hash.
+    if len(given) < SHORTEST_JWT_SECRET:
+        raise ValueError(f"must have at least {SHORTEST_JWT_SECRET} characters")
+    return given
+
+
 def _project_url(given: str) -> str:
     parts = urlsplit(_http_url(given))
     if parts.hostname == "supabase.com" or parts.username:
@@ -591,6 +600,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "worker_web_token": _token,
     "worker_web_read_token": _token,
     "worker_web_url": _web_url,
+    "supabase_jwt_secret": _jwt_secret,
     "embedding_progress_interval": _whole_number(1, 100),
     "notify_webhook_url": _http_url,
     "notify_command": str,

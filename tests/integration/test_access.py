@@ -223,6 +223,9 @@ BEYOND_ITS_WORK: list[LiteralString] = [
     "select embedding.audit('swapped', 'docs', 'embedding', 'sql', null)",
     "delete from embedding_backups",
     "update embedding_checks set state = 'sound'",
+    "select create_embedding_api_key('mine', sha256('mine'), '{search}')",
+    "select revoke_embedding_api_key('mine')",
+    "update embedding_api_keys set scopes = '{search}'",
 ]
 
 
@@ -269,7 +272,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "   and relname !~ '^embedding_(targets|queue|counts|workers|status|failures)$'"
                 "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and relname !~ '^embedding_(reembeddings|audit|backups|checks|check_states)$'"
-                "   and relname !~ '^embedding_(files|folders|file_states)$'"
+                "   and relname !~ '^embedding_(files|folders|file_states|api_keys)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -385,6 +388,7 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
         for role in ("embedding_worker", "service_role")
         for name in (
             "embedding_announcements",
+            "embedding_api_keys",
             "embedding_audit",
             "embedding_backups",
             "embedding_check_states",
@@ -472,10 +476,12 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "continue_embedding_check",
         "control_embeddings",
         "count_due",
+        "create_embedding_api_key",
         "count_due_embeddings",
         "describe_embeddings",
         "diagnose_embeddings",
         "distance_sql",
+        "embedding_api_key",
         "embedding_command",
         "embedding_database_load",
         "embedding_file_ids",
@@ -483,6 +489,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "embedding_job",
         "embedding_overview",
         "embedding_passages",
+        "embedding_match_function",
         "embedding_provider_report",
         "embedding_rate",
         "embedding_schema_version",
@@ -533,6 +540,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "reprocess_embeddings",
         "requeue_embeddings",
         "restore_embeddings",
+        "revoke_embedding_api_key",
         "row_count",
         "same_key_sql",
         "sample_embeddings",
@@ -602,6 +610,11 @@ FOR_VISITORS_CLOSED: list[LiteralString] = [
     "select * from diagnose_embeddings()",
     "select * from sample_embeddings()",
     "select * from recheck_embeddings()",
+    "select * from embedding_api_keys",
+    "select * from embedding_api_key('x')",
+    "select create_embedding_api_key('x', 'x', '{embed}')",
+    "select revoke_embedding_api_key('x')",
+    "select * from embedding_match_function('notes', 'embedding')",
 ]
 
 
@@ -758,6 +771,7 @@ CALLED_BY_WORKERS = [
         complete_documents complete_embedding_file complete_embeddings
         continue_embedding_check control_embeddings
         count_due_embeddings describe_embeddings diagnose_embeddings
+        embedding_api_key embedding_match_function
         embedding_command embedding_database_load
         embedding_file_ids embedding_job embedding_overview
         embedding_provider_report embedding_rate embedding_schema_version
@@ -778,6 +792,8 @@ CALLED_BY_WORKERS = [
     *names("embedding", "count_due identity_problem passage_count row_count work_began"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [
+    "public.create_embedding_api_key",
+    "public.revoke_embedding_api_key",
     "public.embedding_has_vector_index",
     "public.missing_embeddings",
     "public.sample_vectors",
@@ -922,6 +938,7 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         " and relnamespace = 'public'::regnamespace and relname ~ '^embedding_' order by 1",
     ) == [
         ("embedding_announcements", True),
+        ("embedding_api_keys", True),
         ("embedding_audit", True),
         ("embedding_backups", True),
         ("embedding_cache", True),

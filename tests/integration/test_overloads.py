@@ -235,6 +235,14 @@ def use_safekeeping(queue: PostgresQueue, target: Target) -> None:
     assert queue.checks()[0].state == "sound"
 
 
+def use_keys(queue: PostgresQueue) -> None:
+    """Call each function about keys."""
+    queue.create_api_key("app", bytes(32), ["embed"], expires_in=timedelta(days=1))
+    assert queue.find_api_key(bytes(32))
+    assert queue.api_keys()[0].last_used_at
+    assert queue.revoke_api_key("app")
+
+
 def use_everything(queue: PostgresQueue) -> None:
     """Call each function of the SQL API, by each method of the queue."""
     queue.check_schema()
@@ -277,6 +285,8 @@ def use_everything(queue: PostgresQueue) -> None:
     queue.search(target, None, 1, text="two")
     queue.missing(target, ["1"])
     queue.has_vector_index(target)
+    assert queue.match_function(target) is None
+    use_keys(queue)
     use_chunks(queue)
     queue.diagnose()
     usage = Usage(model="a:b", completed=1, failed=0, requests=1, tokens=1, seconds=1.0, cost=None)

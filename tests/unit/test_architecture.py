@@ -109,6 +109,7 @@ ONLY_IN = {
     "jiter": ["embedders/answers.py"],
     "pybase64": ["embedders/answers.py"],
     "regex": ["chunking/window.py"],
+    "jwt": ["operations/callers.py"],
     "tiktoken": ["embedders/tokens.py"],
     "boto3": ["embedders/bedrock.py", "buckets.py", "safekeeping/bucket.py"],
     "botocore": ["embedders/bedrock.py", "buckets.py"],

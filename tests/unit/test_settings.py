@@ -531,7 +531,7 @@ def test_an_extra_body_is_an_object_of_objects(given: str) -> None:
 
 
 def test_urls_and_keys_are_secret() -> None:
-    endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST", "_COMMAND", "_KEY_ID")
+    endings = ("_KEY", "_URL", "_TOKEN", "_ENDPOINT", "_HOST", "_COMMAND", "_KEY_ID", "_SECRET")
     named = {name for name in Settings.variables() if name.endswith(endings)}
     named -= {"SUPABASE_URL", "WORKER_METRICS_HOST", "WORKER_WEB_URL", "FILES_HOST"}
     named -= {"NEXT_PUBLIC_SUPABASE_URL", "CO_API_KEY", "OLLAMA_EMBEDDING_HOST"}  # other names

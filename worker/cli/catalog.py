@@ -25,6 +25,7 @@ class Entry:
 GROUPS: dict[str, str] = {
     "backup": "Back up the vectors of watched columns, and manage the backups.",
     "files": "Make folders of files searchable.",
+    "keys": "Let apps call the HTTP API, each with a key of its own.",
     "reembed": "Give a column another model, with no downtime and a way back.",
 }
 """Groups of commands, and what they are for. Their commands are below, as `group command`; a group
@@ -305,6 +306,24 @@ CATALOG: dict[str, Entry] = {
             "worker restore 2026-11-30T17-35-02Z --to s3://my-bucket/vectors",
             "worker restore latest --table docs --record 42",
         ),
+    ),
+    "keys create": Entry(
+        "keys:create",
+        "Create a key for an app, and print it. It is shown once: only its hash is stored.",
+        (
+            "worker keys create my-app --scope embed",
+            "worker keys create shop --scope search --requests-per-minute 600 --expires-in 90d",
+        ),
+    ),
+    "keys list": Entry(
+        "keys:list_keys",
+        "List the keys of apps, without the keys themselves.",
+        ("worker keys list", "worker keys list --json"),
+    ),
+    "keys revoke": Entry(
+        "keys:revoke",
+        "Revoke a key for good. Servers refuse it within seconds.",
+        ("worker keys revoke my-app",),
     ),
     "doctor": Entry(
         "database:doctor",

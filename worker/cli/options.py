@@ -703,3 +703,27 @@ WithCron = Annotated[
     bool,
     typer.Option("--with-cron", help="Also copy the scheduled jobs of pg_cron."),
 ]
+
+# keys
+
+
+KeyName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The name of the key: the app that has it."),
+]
+KeyScopes = Annotated[
+    list[str],
+    typer.Option(
+        "--scope",
+        metavar="SCOPE",
+        help="What the key may do: embed, search or status; may be given several times.",
+    ),
+]
+RequestsPerMinute = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, max=1_000_000, help="Its rate limit (default: none)."),
+]
+ExpiresIn = Annotated[
+    str | None,
+    typer.Option(metavar="DURATION", help="How long it is valid, like 90d (default: for ever)."),
+]

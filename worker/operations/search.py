@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from typing import Any, Literal
+from contextlib import closing, nullcontext
+from typing import Any, Literal, Protocol
 
 from worker.embedders.base import Vectors
 from worker.errors import SettingsError
 from worker.operations.files import FILES, ids_of_files, paths_of_files
 from worker.operations.queries import QueryEmbedder
 from worker.operations.session import select
-from worker.queue import AdminQueue, Match, Target, searched_by
+from worker.queue import AdminQueue, Match, MatchFunction, Target, searched_by
 from worker.settings import Settings
 
 Mode = Literal["hybrid", "vector", "text"]
 """How to search: by vectors, by the words of the texts, or by both."""
+
+
+class SearchAs(Protocol):
+    """Searches by a match function, with the rights of somebody else."""
+
+    def __call__(self, function: MatchFunction, arguments: Mapping[str, Any]) -> list[Match]: ...
 
 
 def search(
@@ -30,14 +36,19 @@ def search(
     filter: Mapping[str, Any] | None = None,
     file: str | None = None,
     per_document: int = 1,
+    embedder: QueryEmbedder | None = None,
+    search_as: SearchAs | None = None,
 ) -> list[Match]:
     """Return the rows that fit `words` best, best first.
 
     `mode`: hybrid if the column has a language, otherwise by vectors. `filter`: only rows with
     these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. `file`: only files whose paths fit
     this pattern, like `*.pdf`. In texts in chunks it finds passages, at most `per_document` of
-    each text. Raises SettingsError unless exactly one watched column has these names, and what its
-    model raises if that cannot be called.
+    each text. `embedder` keeps the model open for other searches. `search_as` searches with the
+    rights of somebody else.
+
+    Raises SettingsError unless exactly one watched column has these names, and what its model
+    raises if that cannot be called.
     """
     if file is not None:
         table = _table_of_files(table)
@@ -46,20 +57,43 @@ def search(
             return []
     target = only_target(queue, table, column)
     mode = mode or ("hybrid" if target.language else "vector")
+    _check_mode(target, mode)
+    vector = None if mode == "text" else embed_words(settings, target, words, embedder)
+    model = None if mode == "text" else target.searched_model or settings.embedding_model
+    text = None if mode == "vector" else words.replace("\0", " ")
+    if search_as is not None:
+        function = _match_function(queue, target)
+        return search_as(function, _arguments(vector, limit, text, filter, model, per_document))
+    return queue.search(
+        target, vector, limit, model, text=text, filter=filter, per_document=per_document
+    )
+
+
+def _arguments(
+    vector: Vectors | None,
+    limit: int,
+    text: str | None,
+    filter: Mapping[str, Any] | None,
+    model: str | None,
+    per_document: int,
+) -> Mapping[str, Any]:
+    """The arguments of a match function."""
+    return {
+        "query_embedding": vector,
+        "match_count": limit,
+        "query_text": text,
+        "filter": filter,
+        "model": model,
+        "per_document": per_document,
+    }
+
+
+def _check_mode(target: Target, mode: Mode) -> None:
     if mode != "vector" and not target.language:
         raise SettingsError(
             f"column {target.embedding_column} of table {target.table_name} has no language",
             f"Run `worker watch {target.table_name} --column {target.embedding_column} --hybrid`.",
         )
-    return queue.search(
-        target,
-        None if mode == "text" else embed_words(settings, target, words),
-        limit,
-        None if mode == "text" else target.searched_model or settings.embedding_model,
-        text=None if mode == "vector" else words.replace("\0", " "),
-        filter=filter,
-        per_document=per_document,
-    )
 
 
 def found_paths(
@@ -100,11 +134,25 @@ def embed_query(
     return vector
 
 
-def embed_words(settings: Settings, target: Target, words: str) -> Vectors:
+def embed_words(
+    settings: Settings, target: Target, words: str, embedder: QueryEmbedder | None = None
+) -> Vectors:
     """Embed words as a query, with the model and the prompt of the target."""
-    with closing(QueryEmbedder(settings)) as embedder:
-        vector: Vectors = embedder.embed([words], target).vectors[0]
+    with nullcontext(embedder) if embedder else closing(QueryEmbedder(settings)) as opened:
+        vector: Vectors = opened.embed([words], target).vectors[0]
     return vector
+
+
+def _match_function(queue: AdminQueue, target: Target) -> MatchFunction:
+    function = queue.match_function(target)
+    if function is None:
+        raise SettingsError(
+            f"column {target.embedding_column} of table {target.table_name} has no match function,"
+            " by which users search",
+            f"Run `worker watch {target.table_name} --column {target.embedding_column}"
+            " --match-function`.",
+        )
+    return function
 
 
 def only_target(queue: AdminQueue, table: str | None, column: str | None) -> Target:

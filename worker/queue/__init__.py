@@ -1,8 +1,10 @@
 """The SQL API of `supabase/migrations`, seen from Python."""
 
+from worker.queue.api_keys import ApiKey, KeyScope, ValidKey
 from worker.queue.audit import AuditEntry, CallSource, RecordedEvent, Source, WebSource, from_web
 from worker.queue.backups import BackupState, KnownBackup
 from worker.queue.cache import Cached
+from worker.queue.callers import Caller, CallerRole
 from worker.queue.checks import Check, Checked, CheckState
 from worker.queue.chunks import (
     BLANK_LINE,
@@ -79,7 +81,7 @@ from worker.queue.reports import (
     VerifiedRows,
 )
 from worker.queue.safekeeping import Exported, Outcome, RestoreOutcome, StoredRow
-from worker.queue.search import Match
+from worker.queue.search import Match, MatchFunction
 from worker.queue.targets import (
     ChunkFormat,
     ChunkUnit,
@@ -106,10 +108,13 @@ from worker.queue.workers import (
 __all__ = [
     "BLANK_LINE",
     "AdminQueue",
+    "ApiKey",
     "AuditEntry",
     "BackupState",
     "Cached",
     "CallSource",
+    "Caller",
+    "CallerRole",
     "Check",
     "CheckState",
     "Checked",
@@ -149,12 +154,14 @@ __all__ = [
     "JobStatus",
     "JobSummary",
     "JobsPage",
+    "KeyScope",
     "KnownBackup",
     "KnownFile",
     "LeaseKey",
     "Level",
     "ListedJob",
     "Match",
+    "MatchFunction",
     "OnFailure",
     "OnTooLong",
     "Outcome",
@@ -194,6 +201,7 @@ __all__ = [
     "TargetStatus",
     "TextKey",
     "Usage",
+    "ValidKey",
     "VectorKind",
     "VerifiedRows",
     "WatchOptions",

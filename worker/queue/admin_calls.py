@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.database.migrations import check_version
+from worker.queue.api_keys import ApiKeyCalls
 from worker.queue.audit import AuditCalls, CallSource
 from worker.queue.backups import BackupCalls
 from worker.queue.checks import CheckCalls
@@ -28,7 +29,7 @@ from worker.queue.reports import (
     TargetStatus,
     VerifiedRows,
 )
-from worker.queue.search import Match
+from worker.queue.search import Match, MatchFunction
 from worker.queue.targets import Target, resolve_table, watched_by
 from worker.queue.transports import columns_of
 from worker.queue.workers import DesiredState, StandingCommand
@@ -47,7 +48,9 @@ class _DueJobs:
     due_exact: bool
 
 
-class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, DescribeCalls):
+class AdminCalls(
+    ReembeddingReports, ApiKeyCalls, AuditCalls, BackupCalls, CheckCalls, DescribeCalls
+):
     """The AdminQueue protocol, except calls of workers and calls that depend on the transport."""
 
     def check_schema(self) -> None:
@@ -256,6 +259,15 @@ class AdminCalls(ReembeddingReports, AuditCalls, BackupCalls, CheckCalls, Descri
             exact=exact,
             per_document=per_document,
         )
+
+    def match_function(self, target: Target) -> MatchFunction | None:
+        found = self._rows(
+            MatchFunction,
+            "embedding_match_function",
+            watched_table=target.table_name,
+            embedding_column=target.embedding_column,
+        )
+        return found[0] if found else None
 
     def missing(self, target: Target, record_ids: Sequence[str]) -> set[str]:
         rows = self._transport.rows(

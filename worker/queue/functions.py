@@ -199,6 +199,16 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "max_rows": "integer",
     },
     "embedding_provider_report": {"provider": "text", "error": "text", "hint": "text"},
+    "create_embedding_api_key": {
+        "name": "text",
+        "key_hash": "bytea",
+        "scopes": "text[]",
+        "requests_per_minute": "integer",
+        "expires_in": "interval",
+        "source": "text",
+    },
+    "embedding_api_key": {"key_hash": "bytea"},
+    "embedding_match_function": {"watched_table": "text", "embedding_column": "text"},
     "embedding_rate": {"model": "text"},
     "describe_embeddings": {"watched_table": "text", "embedding_column": "text"},
     "embedding_schema_version": {},
@@ -443,6 +453,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "sample": "integer",
         "record_ids": "text[]",
     },
+    "revoke_embedding_api_key": {"name": "text", "source": "text"},
     "search_embeddings": {
         "watched_table": "text",
         "embedding_column": "text",
@@ -524,7 +535,7 @@ def arguments_of(function: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def call(function: LiteralString) -> LiteralString:
     """Return the call of a function, with a named placeholder for each argument."""
-    arguments = [_placeholder(name, type_) for name, type_ in FUNCTIONS[function].items()]
+    arguments = [placeholder(name, type_) for name, type_ in FUNCTIONS[function].items()]
     return f"public.{function}({', '.join(arguments)})"
 
 
@@ -533,7 +544,8 @@ def typed(type_: LiteralString) -> LiteralString:
     return f"pg_catalog.{type_}" if type_.removesuffix("[]") in _FOUND_BY_SEARCH_PATH else type_
 
 
-def _placeholder(name: LiteralString, type_: LiteralString) -> LiteralString:
+def placeholder(name: LiteralString, type_: LiteralString) -> LiteralString:
+    """Return a named placeholder for a value of this type."""
     if type_.startswith("vector"):
         # It is sent with its type, which may be in any schema; as binary: as text it costs sixty
         # times as much.

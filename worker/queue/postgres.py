@@ -12,12 +12,14 @@ from worker.database.migrations import Migration, check_version
 from worker.errors import SchemaError, SettingsError
 from worker.queue.admin_calls import AdminCalls
 from worker.queue.audit import CallSource
+from worker.queue.callers import Caller
 from worker.queue.damage import DamageCalls
 from worker.queue.dashboard import DashboardCalls
 from worker.queue.files import FileCalls, FolderCalls
 from worker.queue.reembeddings import ReembeddingCalls
 from worker.queue.reports import Session
 from worker.queue.safekeeping import SafekeepingCalls
+from worker.queue.search import Match, MatchFunction
 from worker.queue.targets import Target, WatchOptions, WatchPreview, resolve_table
 from worker.queue.transports.postgres import PostgresTransport
 from worker.queue.worker_calls import WorkerCalls
@@ -155,6 +157,18 @@ class PostgresQueue(
     def _name_of(self, given: str) -> str:
         # Unlike the call, the lookup of an invalid name leaves no error in the log of the server.
         return str(self._call("embedding_table_name", relation=self.relation(given)))
+
+    # -- searches of others
+
+    def search_as(
+        self, caller: Caller, function: MatchFunction, arguments: Mapping[str, Any]
+    ) -> list[Match]:
+        """Search by a match function, with the rights of a caller.
+
+        Raises CallerRefused if the caller may not call it, and SettingsError if we cannot act as
+        the role of the caller.
+        """
+        return function.matches_of(self._postgres.rows_as(caller, function, arguments))
 
     # -- the connection
 

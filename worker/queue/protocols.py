@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from worker.queue.api_keys import ApiKey, KeyScope, ValidKey
 from worker.queue.audit import AuditEntry, CallSource, RecordedEvent
 from worker.queue.backups import KnownBackup
 from worker.queue.cache import Cached
@@ -67,7 +68,7 @@ from worker.queue.safekeeping import (
     RestoreOutcome,
     StoredRow,
 )
-from worker.queue.search import Match
+from worker.queue.search import Match, MatchFunction
 from worker.queue.targets import Target
 from worker.queue.workers import (
     Command,
@@ -428,7 +429,34 @@ class DamageQueue(Protocol):
         """Return what the repairs of the last 24 hours cost, in US dollars."""
 
 
-class AdminQueue(Queue, DashboardQueue, FolderQueue, SafekeepingQueue, DamageQueue, Protocol):
+class ApiKeyQueue(Protocol):
+    """The calls about the keys of the HTTP API."""
+
+    def create_api_key(
+        self,
+        name: str,
+        key_hash: bytes,
+        scopes: Sequence[KeyScope],
+        *,
+        requests_per_minute: int | None = None,
+        expires_in: timedelta | None = None,
+        source: CallSource = "api",
+    ) -> None:
+        """Add a key by its SHA-256. Raises SettingsError if there is one of this name."""
+
+    def revoke_api_key(self, name: str, *, source: CallSource = "api") -> bool:
+        """Revoke a key for good. False if there is none of this name that is not revoked."""
+
+    def api_keys(self) -> list[ApiKey]:
+        """Return all keys, the oldest first."""
+
+    def find_api_key(self, key_hash: bytes) -> ValidKey | None:
+        """Return what the key with this hash may do; None if it is not valid."""
+
+
+class AdminQueue(
+    Queue, DashboardQueue, FolderQueue, SafekeepingQueue, DamageQueue, ApiKeyQueue, Protocol
+):
     """The interface of a queue for the commands, which includes that for the engine.
 
     Raises SettingsError, with the message of the database, if a request is not valid.
@@ -574,6 +602,9 @@ class AdminQueue(Queue, DashboardQueue, FolderQueue, SafekeepingQueue, DamageQue
         are in chunks. See search_embeddings in the SQL API. Raises SettingsError if `model`, which
         made `vector`, is not that of the column, or `text` is given and the column has no language.
         """
+
+    def match_function(self, target: Target) -> MatchFunction | None:
+        """Return the function by which apps search a column; None: it has none."""
 
     def missing(self, target: Target, record_ids: Sequence[str]) -> set[str]:
         """Return the ids among these that no row with a vector has."""

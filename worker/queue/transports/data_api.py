@@ -42,7 +42,7 @@ class DataApiTransport:
         types = FUNCTIONS[function]
         return self._rest.call(
             function,
-            {name: _encoded(types[name], value) for name, value in arguments.items()},
+            {name: encoded(types[name], value) for name, value in arguments.items()},
         )
 
     def rows(
@@ -67,7 +67,8 @@ class DataApiTransport:
         self._rest.close()
 
 
-def _encoded(type_: str, value: Any) -> Any:
+def encoded(type_: str, value: Any) -> Any:
+    """Return a value of this type in SQL as JSON has it."""
     encode = _ENCODERS.get(type_)
     return value if encode is None or value is None else encode(value)
 

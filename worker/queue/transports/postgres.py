@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,21 @@ from psycopg.types import TypeInfo
 from psycopg.types.json import Jsonb
 
 from worker.database.connection import PostgresConnection, translated
-from worker.queue.functions import FUNCTIONS, STATEMENT_TIMEOUTS, arguments_of, call
+from worker.errors import CallerRefused, SettingsError
+from worker.queue.callers import Caller
+from worker.queue.functions import FUNCTIONS, STATEMENT_TIMEOUTS, arguments_of, call, placeholder
+from worker.queue.search import MatchFunction
 from worker.queue.transports import Columns, Row, Vector, bytea_array
 
+# As the Data API does before a call. A search in somebody's name changes nothing.
+AS_CALLER = (
+    "select pg_catalog.set_config('transaction_read_only', 'on', true),"
+    " pg_catalog.set_config('statement_timeout', '8s', true),"
+    " pg_catalog.set_config('request.jwt.claims', %(claims)s::pg_catalog.text, true),"
+    " pg_catalog.set_config('request.jwt.claim.sub', %(user)s::pg_catalog.text, true),"
+    " pg_catalog.set_config('request.jwt.claim.role', %(role)s::pg_catalog.text, true),"
+    " pg_catalog.set_config('role', %(role)s::pg_catalog.text, true)"
+)
 PROBED_FOR = 1.0  # seconds that a notification may take through a pooler
 
 Connection = psycopg.Connection[Any]
@@ -70,6 +83,38 @@ class PostgresTransport:
         """Return the value of a statement that is not a call of the SQL API."""
         with translated(), self._database.current.cursor(row_factory=scalar_row) as cursor:
             return cursor.execute(query, parameters, binary=True).fetchone()
+
+    def rows_as(
+        self, caller: Caller, function: MatchFunction, arguments: Mapping[str, Any]
+    ) -> list[Row]:
+        """Return the rows of a match function, as JSON, which runs with the rights of a caller.
+
+        Raises CallerRefused if the caller may not call it.
+        """
+        connection = self._database.current
+        self._prepare_vectors(connection, ["vector"])
+        types = function.arguments
+        query = sql.SQL("select pg_catalog.to_jsonb(found) from {}.{}({}) as found").format(
+            sql.Identifier(function.schema_name),
+            sql.Identifier(function.function_name),
+            sql.SQL(", ").join(
+                sql.SQL(f"{name} => {placeholder(name, type_)}") for name, type_ in types.items()
+            ),
+        )
+        values = {name: _encode(type_, arguments[name]) for name, type_ in types.items()}
+        with translated(), connection.transaction(), connection.cursor() as cursor:
+            try:
+                cursor.execute(AS_CALLER, _settings_of(caller))
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue):
+                raise SettingsError(
+                    f"the role of DATABASE_URL cannot act as {caller.role}",
+                    f"Grant it: grant {caller.role} to the role of DATABASE_URL.",
+                ) from None
+            try:
+                return [row for (row,) in cursor.execute(query, values, binary=True)]
+            except psycopg.errors.InsufficientPrivilege as problem:
+                cause = (problem.diag.message_primary or "a right is missing").strip()
+                raise CallerRefused(cause, is_known=True) from None
 
     def listen(self) -> bool:
         connection = self._database.current
@@ -153,6 +198,12 @@ class PostgresTransport:
             connection.adapters.register_dumper(_Vectors, _vectors_dumper(oid, array_oid))
             connection.adapters.register_dumper(_NoVector, _no_vector_dumper(oid))
         self._knows_vectors = connection
+
+
+def _settings_of(caller: Caller) -> dict[str, str]:
+    """What row level security reads. Older policies read single claims."""
+    user = str(caller.claims.get("sub") or "")
+    return {"claims": json.dumps(dict(caller.claims)), "user": user, "role": caller.role}
 
 
 class _AsArray(Loader):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 from postgrest import APIError
@@ -23,7 +25,14 @@ from worker.database.translation import (
     one_line,
     translate_error,
 )
-from worker.errors import DatabaseError, SchemaError, SettingsError, Unreachable, WorkerError
+from worker.errors import (
+    CallerRefused,
+    DatabaseError,
+    SchemaError,
+    SettingsError,
+    Unreachable,
+    WorkerError,
+)
 from worker.proxies import direct_mounts, usable_proxies
 from worker.queue.functions import arguments_of
 
@@ -70,6 +79,8 @@ class Rest:
 
     def __init__(self, url: str, key: str, application_name: str) -> None:
         """Create the client, and send nothing yet."""
+        self._url = url
+        self._key = key
         self._status = 0  # of the last answer: the exceptions of supabase-py do not have it
         self.answered_at = datetime.now(UTC)
         """When the last answer was sent, by the server's clock and to the second if it says so."""
@@ -98,6 +109,21 @@ class Rest:
         """Return the result of a function, as JSON."""
         return self._answer(self._client.rpc(function, arguments_of(function, arguments)))
 
+    def call_as(
+        self, token: str, schema: str, function: str, arguments: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a function that is called by who has this token.
+
+        Raises CallerRefused if the token is not valid, or its owner may not call it.
+        """
+        headers = {
+            "apikey": self._key,
+            "authorization": f"Bearer {token}",
+            "content-profile": schema,
+        }
+        address = f"{self._url}/rest/v1/rpc/{quote(function)}"
+        return list(self._answer(_Posted(self._http, address, headers, arguments)))
+
     def read(self, relation: str, columns: Sequence[str], order: Sequence[str]) -> Any:
         """Return the rows of a table or a view."""
         query = self._client.table(relation).select(*columns)
@@ -113,6 +139,8 @@ class Rest:
     def _answer(self, request: Any) -> Any:
         try:
             return request.execute().data
+        except _CallersError as problem:
+            raise _refused(problem, self._status) from None
         except APIError as problem:
             raise translate_api_error(problem, self._status) from None
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
@@ -122,6 +150,41 @@ class Rest:
             ) from None
         except ValueError:  # an answer that is not JSON
             raise SettingsError("SUPABASE_URL does not lead to a Data API", WHICH_URL) from None
+
+
+class _CallersError(APIError):
+    """An answer to a call in somebody's name that is not the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """A request that is not made by supabase-py, which sends its own key."""
+
+    http: httpx.Client
+    address: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+
+    def execute(self) -> _Answer:
+        response = self.http.post(self.address, headers=dict(self.headers), json=dict(self.body))
+        content = response.json()
+        if response.is_success:
+            return _Answer(content)
+        raise _CallersError(content if isinstance(content, dict) else {"message": str(content)})
+
+
+class _Answer(NamedTuple):
+    data: Any
+
+
+def _refused(problem: APIError, status: int) -> WorkerError:
+    """Translate an error of a call in somebody's name."""
+    message = one_line(problem.message or f"status {status}")
+    if problem.code == "42501":
+        return CallerRefused(message, is_known=True)
+    if status == 401 or (problem.code or "").startswith("PGRST30"):
+        return CallerRefused(f"the token is refused: {message}", "Log in again.")
+    return translate_api_error(problem, status)
 
 
 def translate_api_error(problem: APIError, status: int) -> WorkerError:
