@@ -25,6 +25,7 @@ create table public.embedding_audit (
     constraint embedding_audit_known_source check (source in ('cli', 'sql', 'api', 'web'))
 );
 
+create index embedding_audit_of_table on public.embedding_audit (table_name, id) where table_name is not null;
 create index embedding_audit_of_reembedding on public.embedding_audit (reembedding_id, id) where reembedding_id is not null;
 
 create function embedding.refuse_change()
@@ -97,7 +98,7 @@ begin
         case when is_first and looked_to is null then asked || jsonb_build_object('jobs', changed) else asked end);
 end $$;
 
--- Adds an entry for what a program has done in several calls: `restored` or `repaired`.
+-- Adds an entry for what a program has done in several calls, or shown: `restored`, `repaired` or `text_revealed`.
 create function public.record_embedding_audit(
     event text, table_name text default null, embedding_column text default null, source text default 'sql',
     figures jsonb default null
@@ -112,9 +113,9 @@ begin
     if jsonb_typeof(figures) = 'string' then
         figures := figures #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
     end if;
-    if event is null or event not in ('restored', 'repaired') then
+    if event is null or event not in ('restored', 'repaired', 'text_revealed') then
         raise exception 'the event % cannot be recorded', quote_nullable(event)
-            using errcode = 'invalid_parameter_value', hint = 'The events are restored and repaired.';
+            using errcode = 'invalid_parameter_value', hint = 'The events are restored, repaired and text_revealed.';
     elsif length(figures::text) > 2000 then
         raise exception 'the figures of an entry have % characters', length(figures::text)
             using errcode = 'invalid_parameter_value', hint = 'Give at most 2000.';
@@ -122,9 +123,10 @@ begin
     perform embedding.audit(event, table_name, embedding_column, source, figures);
 end $$;
 
--- The latest entries, the newest first, at most `max_rows`; of one table or one re-embedding, if they are given.
+-- The latest entries, the newest first, at most `max_rows`; of one table or one re-embedding, and before the entry `before_id`, if
+-- they are given.
 create function public.list_embedding_audit(
-    only_table text default null, only_reembedding integer default null, max_rows integer default 20
+    only_table text default null, only_reembedding integer default null, max_rows integer default 20, before_id bigint default null
 )
 returns setof public.embedding_audit
 language sql
@@ -136,6 +138,7 @@ as $$
     select entry.* from public.embedding_audit as entry
      where (only_table is null or entry.table_name = only_table)
        and (only_reembedding is null or entry.reembedding_id = only_reembedding)
+       and (before_id is null or entry.id < before_id)
      order by entry.id desc limit least(max_rows, 1000);
 $$;
 

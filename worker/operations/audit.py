@@ -5,13 +5,15 @@ from __future__ import annotations
 from worker.queue import AdminQueue, AuditEntry
 
 
-def list_audit(queue: AdminQueue, table: str | None = None, *, limit: int = 20) -> list[AuditEntry]:
+def list_audit(
+    queue: AdminQueue, table: str | None = None, *, limit: int = 20, before: int | None = None
+) -> list[AuditEntry]:
     """Return the latest entries of the audit, the newest first; of a table, by its name as typed.
 
-    A table that is gone is found by the name in its entries. Raises SettingsError if there is
-    neither a table of that name nor an entry.
+    `before`: those before the entry with this id. A table that is gone is found by the name in its
+    entries. Raises SettingsError if there is neither a table of that name nor an entry.
     """
-    found = queue.audit(table, limit)
+    found = queue.audit(table, limit, before)
     if found or table is None:
         return found
-    return queue.audit(queue.table_name(table), limit)
+    return queue.audit(queue.table_name(table), limit, before)

@@ -16,7 +16,7 @@ WebSource = NewType("WebSource", str)
 """The source `web` with the address of a browser or app."""
 CallSource = Source | WebSource
 """What a call gives as its source."""
-RecordedEvent = Literal["restored", "repaired"]
+RecordedEvent = Literal["restored", "repaired", "text_revealed"]
 AUDIT_IN_ONE_CALL = MOST_ROWS
 
 
@@ -53,13 +53,16 @@ class AuditEntry:
 class AuditCalls(Calls):
     """Reads the audit, and adds to it what a program does in several calls."""
 
-    def audit(self, table: str | None = None, limit: int = 20) -> list[AuditEntry]:
+    def audit(
+        self, table: str | None = None, limit: int = 20, before: int | None = None
+    ) -> list[AuditEntry]:
         return self._rows(
             AuditEntry,
             "list_embedding_audit",
             only_table=table,
             only_reembedding=None,
             max_rows=limit,
+            before_id=before,
         )
 
     def record_audit(

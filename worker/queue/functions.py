@@ -320,6 +320,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "only_table": "text",
         "only_reembedding": "integer",
         "max_rows": "integer",
+        "before_id": "bigint",
     },
     "list_embeddings": {
         "statuses": "text[]",

@@ -306,10 +306,12 @@ class SafekeepingQueue(Protocol):
         """Return the hashes of the chunks of each text that a search finds, and whose vectors are
         the ones that were written."""
 
-    def audit(self, table: str | None = None, limit: int = 20) -> list[AuditEntry]:
+    def audit(
+        self, table: str | None = None, limit: int = 20, before: int | None = None
+    ) -> list[AuditEntry]:
         """Return the latest entries, the newest first; of a table, by the name in its entries.
 
-        At most 1000.
+        At most 1000; with `before`, those before the entry with this id.
         """
 
     def record_audit(

@@ -124,6 +124,7 @@ class ReembeddingReports(Calls):
             only_table=None,
             only_reembedding=reembedding.id,
             max_rows=AUDIT_IN_ONE_CALL,
+            before_id=None,
         )
         return events[::-1]
 
