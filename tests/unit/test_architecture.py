@@ -68,6 +68,7 @@ MAY_IMPORT = {
     "web": {
         "__version__",
         "operations",
+        "reembedding",
         "queue",
         "terminal",
         "figures",

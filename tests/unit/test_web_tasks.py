@@ -62,8 +62,8 @@ def test_only_so_many_run_at_once_and_running_ones_are_remembered(tasks: Tasks) 
         eventually(lambda task=short: task.state == "done", 10)  # type: ignore[misc]
     assert running in tasks.all()
     assert len(tasks.all()) <= REMEMBERED + 2
-    for _ in range(MOST_AT_ONCE - 1):
-        tasks.start("long", wait)
+    for number in range(MOST_AT_ONCE - 1):
+        tasks.start(f"long {number}", wait)
     with pytest.raises(HTTPException):
         tasks.start("one too many", wait)
     tasks.cancel(running.id)
@@ -71,3 +71,20 @@ def test_only_so_many_run_at_once_and_running_ones_are_remembered(tasks: Tasks) 
     ended = Event()
     tasks.start("has room again", lambda _: ended.set())
     assert ended.wait(10)
+
+
+def test_what_is_being_done_is_not_begun_again(tasks: Tasks) -> None:
+    tasks.start("backup", wait)
+    with pytest.raises(HTTPException, match="Task 1 does this"):
+        tasks.start("backup", wait)
+
+
+def test_a_task_that_asks_whether_to_go_on_ends_when_it_is_cancelled(tasks: Tasks) -> None:
+    def work(task: Task) -> None:
+        while True:
+            task.go_on("waits for a lock")
+
+    task = tasks.start("swap", work)
+    assert tasks.cancel(task.id)
+    eventually(lambda: task.state == "cancelled", 10)
+    assert (task.progress, task.error) == ("waits for a lock", "")

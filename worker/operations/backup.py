@@ -8,14 +8,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from threading import Event
+from typing import Self
 
-from worker.errors import SettingsError, WorkerError
+from worker.errors import BackupError, SettingsError, WorkerError
 from worker.operations.backup_run import LEASE, BackupRun
-from worker.operations.session import has_ended, new_worker_name, select, worker_name
+from worker.operations.session import has_ended, new_worker_name, open_queue, select, worker_name
 from worker.queue import AdminQueue, KnownBackup, Target
 from worker.queue.audit import CallSource
-from worker.safekeeping.inventory import State, prune, state_of
-from worker.safekeeping.locations import Destination, open_storage
+from worker.safekeeping.inventory import (
+    LATEST,
+    CheckedBackup,
+    State,
+    check_backup,
+    find_backup,
+    prune,
+    state_of,
+)
+from worker.safekeeping.locations import Destination, destination_of, open_storage
 from worker.safekeeping.manifest import Manifest
 from worker.safekeeping.parts import check_installed
 from worker.safekeeping.storage import temporary_files_error
@@ -38,6 +47,11 @@ class BackupRequest:
     every: timedelta | None = None
     keep: timedelta | None = None
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """A backup of all tables, as the settings say. Raises SettingsError."""
+        return cls(destination_of(settings), keep=settings.backup_keep)
+
 
 @dataclass(frozen=True, slots=True)
 class MadeBackup:
@@ -58,19 +72,62 @@ class MadeBackup:
     deleted: list[str] = field(default_factory=list)
 
 
+OnProgress = Callable[[int, int], None]
+"""Gets the rows and the bytes so far."""
+
+
+def back_up_now(
+    queue: AdminQueue,
+    settings: Settings,
+    request: BackupRequest,
+    *,
+    stop: Event | None = None,
+    on_progress: OnProgress = lambda rows, bytes: None,
+    source: CallSource = "api",
+) -> MadeBackup:
+    """Make a backup as `make_backup` does. Raises BackupError if another worker makes one."""
+    made = make_backup(queue, settings, request, stop=stop, on_progress=on_progress, source=source)
+    if made is None:
+        raise BackupError(
+            f"another worker is making a backup to {request.destination}",
+            "Wait until it has ended: `worker backup list` shows how far it is.",
+        )
+    return made
+
+
+def check_now(
+    settings: Settings,
+    name: str = LATEST,
+    to: str | None = None,
+    on_part: Callable[[int, int], None] = lambda done, parts: None,
+) -> CheckedBackup:
+    """Read all of a backup, and record what is wrong with it.
+
+    `on_part` gets how many of its parts were read, and may raise to end it. The database gets the
+    result if it can be reached: a backup can be checked because there is none any more.
+    """
+    destination = destination_of(settings, to)
+    storage = open_storage(destination, settings)
+    checked = check_backup(storage, find_backup(storage, name).name, on_part)
+    with suppress(WorkerError), open_queue(settings) as queue:
+        problem = "; ".join(checked.problems) or None
+        queue.record_backup_check(str(destination), checked.name, problem)
+    return checked
+
+
 def make_backup(
     queue: AdminQueue,
     settings: Settings,
     request: BackupRequest,
     *,
     stop: Event | None = None,
-    on_progress: Callable[[int, int], None] = lambda rows, bytes: None,
+    on_progress: OnProgress = lambda rows, bytes: None,
     source: CallSource = "api",
 ) -> MadeBackup | None:
     """Make a backup, or continue the last one. None: it is not due, or another worker makes it.
 
-    `on_progress` gets the rows and the bytes so far. A column that cannot be read is left out and
-    named; all else that is wrong ends the backup: raises SettingsError, BackupError, Unreachable.
+    A column that cannot be read is left out and named; all else that is wrong ends the backup:
+    raises SettingsError, BackupError, Unreachable.
     """
     check_installed()
     selection = select(queue, request.table, None)

@@ -21,7 +21,7 @@ from worker.operations.estimate import Forecast
 from worker.operations.jobs import requeue
 from worker.operations.reembed_forecast import forecast_fill, too_long_for
 from worker.operations.watching import find_width
-from worker.queue import CallSource, Finding, Reembedding, Store, Target, VectorKind
+from worker.queue import AdminQueue, CallSource, Finding, Reembedding, Store, Target, VectorKind
 from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
@@ -174,7 +174,7 @@ def enqueue(queue: PostgresQueue, reembedding: Reembedding) -> int:
     return backfill_column(queue, target, JOBS_IN_ONE_CALL)
 
 
-def find_column(queue: PostgresQueue, name: str) -> Target:
+def find_column(queue: AdminQueue, name: str) -> Target:
     """Return the serving target of a column, `table.column`, or of a table that has only one.
 
     Raises SettingsError if there is none.

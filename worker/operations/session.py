@@ -36,16 +36,28 @@ def database_url(settings: Settings) -> Iterator[str]:
     Raises SettingsError if the settings name only the Data API.
     """
     if settings.uses_data_api:
-        raise SettingsError(
-            "this needs a connection to the database: the Data API cannot change the schema",
-            "Set DATABASE_URL, or do it with the Supabase CLI: `worker init`,"
-            " `worker watch … --sql`, `supabase db push`.",
-        )
+        raise _needs_connection()
     if settings.database_url:
         yield settings.database_url
     else:
         with embedded_postgres(settings.worker_data_dir or default_data_dir()) as url:
             yield url
+
+
+def connected(queue: AdminQueue) -> PostgresQueue:
+    """Return a queue that is over a connection to the database. Raises SettingsError if it is over
+    the Data API."""
+    if not isinstance(queue, PostgresQueue):
+        raise _needs_connection()
+    return queue
+
+
+def _needs_connection() -> SettingsError:
+    return SettingsError(
+        "this needs a connection to the database: the Data API cannot change the schema",
+        "Set DATABASE_URL, or do it with the Supabase CLI: `worker init`,"
+        " `worker watch … --sql`, `supabase db push`.",
+    )
 
 
 @contextmanager

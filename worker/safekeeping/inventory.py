@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from worker.errors import BackupDamaged, BackupError, SettingsError
 from worker.queue import StoredRow
-from worker.safekeeping.manifest import MANIFEST, PROGRESS, BackedUpColumn, Manifest, from_json
+from worker.safekeeping.manifest import (
+    MANIFEST,
+    PROGRESS,
+    BackedUpColumn,
+    Manifest,
+    Part,
+    from_json,
+)
 from worker.safekeeping.parts import check_installed, read_part
 from worker.safekeeping.retention import DatedBackup, to_delete
 from worker.safekeeping.storage import Storage
@@ -112,18 +119,25 @@ def read_column(
             yield from read_part(path, part, column, only)
 
 
-def check_backup(storage: Storage, name: str) -> CheckedBackup:
-    """Read all of a backup, and record beside it what is wrong with it."""
+def check_backup(
+    storage: Storage,
+    name: str,
+    on_part: Callable[[int, int], None] = lambda done, parts: None,
+) -> CheckedBackup:
+    """Read all of a backup, and record beside it what is wrong with it.
+
+    `on_part` gets how many of its parts were read, and may raise to end it.
+    """
     check_installed()
     try:
         manifest = read_manifest(storage, name)
     except BackupDamaged as damage:
         return CheckedBackup(name, 0, 0, (damage.cause,))
-    problems = [
-        problem
-        for column in manifest.columns
-        for problem in _problems_of_parts(storage, name, column)
-    ]
+    parts = [(column, part) for column in manifest.columns for part in column.parts]
+    problems: list[str] = []
+    for done, (column, part) in enumerate(parts):
+        on_part(done, len(parts))
+        problems += filter(None, [_problem_of_part(storage, name, column, part)])
     found = {"checked_at": datetime.now(UTC).isoformat(), "problem": "; ".join(problems) or None}
     storage.put_bytes(folder_of(name) + CHECK, json.dumps(found).encode())
     return CheckedBackup(name, manifest.rows, manifest.bytes, tuple(problems))
@@ -218,22 +232,21 @@ def _dated(backup: FoundBackup) -> DatedBackup | None:
     return DatedBackup(backup.name, backup.started_at, manifest.written_at, columns, passed)
 
 
-def _problems_of_parts(storage: Storage, name: str, column: BackedUpColumn) -> Iterator[str]:
-    for part in column.parts:
-        ids: list[str] = []
-        rows = 0
-        try:
-            with storage.local(folder_of(name) + part.name) as path:
-                for group in read_part(path, part, column):
-                    rows += len(group)
-                    ids = [*ids[:1], *(row.record_id for row in (group[0], group[-1]))]
-        except FileNotFoundError:
-            yield f"{part.name} is missing"
-        except BackupDamaged as damage:
-            yield damage.cause
-        else:
-            if (rows, ids[0], ids[-1]) != (part.rows, part.first, part.last):
-                yield f"{part.name} has other rows than {MANIFEST} says"
+def _problem_of_part(storage: Storage, name: str, column: BackedUpColumn, part: Part) -> str | None:
+    ids: list[str] = []
+    rows = 0
+    try:
+        with storage.local(folder_of(name) + part.name) as path:
+            for group in read_part(path, part, column):
+                rows += len(group)
+                ids = [*ids[:1], *(row.record_id for row in (group[0], group[-1]))]
+    except FileNotFoundError:
+        return f"{part.name} is missing"
+    except BackupDamaged as damage:
+        return damage.cause
+    if (rows, ids[0], ids[-1]) != (part.rows, part.first, part.last):
+        return f"{part.name} has other rows than {MANIFEST} says"
+    return None
 
 
 def _started_at(name: str) -> datetime | None:

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from worker.web.access import COOKIE, SESSION, Role
 from worker.web.live import Live, News, Topic
 from worker.web.pages import Pages, notice_of
-from worker.web.screens.base import Action, Done, Look, Revealed, Screen, not_found
+from worker.web.screens.base import Action, Done, Look, Revealed, Screen, not_found, refuse_reader
 from worker.web.services import Services
 
 LONGEST_ADDRESS = 2000  # characters
@@ -76,8 +76,7 @@ class Dashboard:
         role = self.role_of(request)
         if role is None:
             return self._to_login(request)
-        if role != "admin":
-            raise HTTPException(403, "This token may only look. Log in with the admin token.")
+        refuse_reader(role)
         done = await run_in_threadpool(self._press_it, action, role, await _form_of(request))
         if isinstance(done, Done):
             return self._redirect(done)

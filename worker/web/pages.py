@@ -70,6 +70,7 @@ class Pages:
             "counted": counted,
             "dollars": dollars,
             "exactly": exactly,
+            "figures": figures,
             "key": key,
             "shortened": shortened,
             "duration": lambda seconds: NOTHING if seconds is None else format_duration(seconds),
@@ -86,6 +87,7 @@ class Pages:
             "address": address,
             "href": self.href,
             "target_value": target_value,
+            "share": share,
         }
 
     def content(self, screen: Screen, role: Role, context: Mapping[str, Any]) -> str:
@@ -155,9 +157,19 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{rounded_down(value):g} %"
 
 
+def share(done: int, of: int) -> float:
+    """A percentage; 100 of nothing."""
+    return min(100 * done / of, 100.0) if of else 100.0
+
+
 def shortened(text: str, most: int = 300) -> str:
     """A text, cut if it is long."""
     return text if len(text) <= most else text[:most] + "…"
+
+
+def figures(values: Mapping[str, Any]) -> str:
+    """Figures as compact JSON."""
+    return shortened(json.dumps(values, ensure_ascii=False, default=str))
 
 
 def exactly(value: object) -> Markup:

@@ -31,9 +31,23 @@ class Task:
     error: str = ""
     stop: Event = field(default_factory=Event)
 
+    def say(self, progress: str) -> None:
+        """Say how far it is."""
+        self.progress = progress
+
+    def go_on(self, progress: str) -> None:
+        """Say how far it is. Raises Cancelled if it is to end."""
+        self.say(progress)
+        if self.stop.is_set():
+            raise Cancelled
+
     @property
     def is_stopping(self) -> bool:
         return self.state == "running" and self.stop.is_set()
+
+
+class Cancelled(Exception):
+    """A person has cancelled the task."""
 
 
 class Tasks:
@@ -48,9 +62,12 @@ class Tasks:
     def start(self, title: str, work: Callable[[Task], None]) -> Task:
         """Do `work` in a thread. It sets `progress`, and ends soon after `stop` is set.
 
-        Raises HTTPException if MOST_AT_ONCE are running.
+        Raises HTTPException if MOST_AT_ONCE are running, or one with this title.
         """
         with self._lock:
+            for task in self._tasks:
+                if task.state == "running" and task.title == title:
+                    raise HTTPException(429, f"Task {task.id} does this. Wait, or cancel it.")
             if sum(task.state == "running" for task in self._tasks) >= MOST_AT_ONCE:
                 raise HTTPException(429, "Too many tasks are running. Wait, or cancel one.")
             task = Task(next(self._ids), title)
@@ -83,6 +100,8 @@ def _run(task: Task, work: Callable[[Task], None]) -> None:
     try:
         work(task)
         task.state = "cancelled" if task.stop.is_set() else "done"
+    except Cancelled:
+        task.state = "cancelled"
     except WorkerError as error:
         task.error = " ".join(filter(None, [f"{error.cause}.", error.hint]))
         task.state = "failed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -13,13 +12,13 @@ from worker.cli.options import AsJson, BackupName, BackupTo, Keep, Table
 from worker.cli.render.backup import megabytes, print_backups, print_checked, print_made
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.durations import parse_duration
-from worker.errors import BackupError, SettingsError, WorkerError
+from worker.errors import SettingsError
 from worker.operations import backup as backups
 from worker.operations.backup import BackupRequest
 from worker.operations.session import open_queue
 from worker.safekeeping import inventory
 from worker.safekeeping.inventory import LATEST, FoundBackup
-from worker.safekeeping.locations import Destination, destination_of, open_storage
+from worker.safekeeping.locations import destination_of, open_storage
 from worker.settings import Settings
 
 
@@ -35,18 +34,13 @@ def backup(
     request = BackupRequest(destination_of(settings, to), table, keep=_keep(keep, settings))
     progress = ProgressLine()
     with open_queue(settings) as queue, stopped_by_signals("this part") as stop:
-        made = backups.make_backup(
+        made = backups.back_up_now(
             queue,
             settings,
             request,
             stop=stop,
             on_progress=lambda rows, size: progress.say(f"{rows} vectors, {megabytes(size)}"),
             source="cli",
-        )
-    if made is None:
-        raise BackupError(
-            f"another worker is making a backup to {request.destination}",
-            "Wait until it has ended: `worker backup list` shows how far it is.",
         )
     if as_json:
         out_json(asdict(made))
@@ -73,11 +67,7 @@ def check(name: BackupName = LATEST, to: BackupTo = None, as_json: AsJson = Fals
 
     What it finds is recorded beside the backup, and in the database if that can be reached.
     """
-    settings = load_settings()
-    destination = destination_of(settings, to)
-    storage = open_storage(destination, settings)
-    checked = inventory.check_backup(storage, inventory.find_backup(storage, name).name)
-    _record(settings, destination, checked)
+    checked = backups.check_now(load_settings(), name, to)
     if as_json:
         out_json(asdict(checked))
     else:
@@ -105,13 +95,6 @@ def prune(to: BackupTo = None, keep: Keep = None, as_json: AsJson = False) -> No
 
 def _keep(keep: str | None, settings: Settings) -> timedelta | None:
     return settings.backup_keep if keep is None else parse_duration(keep)
-
-
-def _record(settings: Settings, destination: Destination, checked: inventory.CheckedBackup) -> None:
-    """Record a check in the database. A backup can be checked because there is none any more."""
-    with suppress(WorkerError), open_queue(settings) as queue:
-        problem = "; ".join(checked.problems) or None
-        queue.record_backup_check(str(destination), checked.name, problem)
 
 
 def _as_json(backup: FoundBackup) -> dict[str, Any]:

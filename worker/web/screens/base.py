@@ -16,6 +16,8 @@ from worker.web.access import Role
 from worker.web.services import Services
 from worker.web.tasks import Task
 
+ROWS = 50  # of a list on one page
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -122,6 +124,12 @@ class Screen:
     label: str | None = None
     actions: tuple[Action, ...] = field(default=())
     is_live: bool = True
+
+
+def refuse_reader(role: Role) -> None:
+    """Raise HTTPException unless the role is that of somebody who may do everything."""
+    if role != "admin":
+        raise HTTPException(403, "This token may only look. Log in with the admin token.")
 
 
 def not_found(what: str) -> HTTPException:
