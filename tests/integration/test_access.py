@@ -325,6 +325,7 @@ CALLS: list[LiteralString] = [
     "select * from claim_embedding_files('tests', array[gen_random_uuid()], 1, '1 minute')",
     "select * from find_embedding_files('words', 'a')",
     "select embedding_file_ids('a')",
+    "select * from page_embedding_files('a', 'unread')",
     "select * from list_embedding_audit()",
     "select record_embedding_audit('restored', figures => '{}')",
     "select end_embedding_backup(id, 'tests', 1, 1)"
@@ -524,6 +525,7 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "list_embeddings",
         "missing_embeddings",
         "nearest_sql",
+        "page_embedding_files",
         "passage_count",
         "passages_sql",
         "placed_chunks",
@@ -780,7 +782,8 @@ CALLED_BY_WORKERS = [
         estimate_embeddings extend_embedding_backup extend_embeddings fail_embeddings
         embedding_repair_cost find_damaged_embeddings find_embedding_files
         finish_embedding_scan requeue_damaged_embeddings known_embedding_files
-        embedding_passages list_embedding_audit list_embeddings page_embeddings
+        embedding_passages list_embedding_audit list_embeddings
+        page_embedding_files page_embeddings
         reveal_embedding_passage reveal_embedding_text set_embedding_goal
         poll_embeddings recheck_embeddings record_embedding_audit
         record_embedding_backup_check record_embedding_files reembedding_progress
@@ -846,8 +849,9 @@ CALLED_BY_NOBODY = [
         drop_functions drop_side_tables drop_store drop_triggers due_files due_jobs
         due_owners due_records due_targets enhancement enqueue enqueue_edited
         enqueue_missing enqueue_new enqueue_sql enter_state everyone fail_exhausted
-        fail_unreadable failed_jobs failed_since fault_of_table find_target find_target_of
-        find_vectors findings finish_jobs first_records fix_text_forms
+        fail_unreadable failed_jobs failed_since fault_of_table files_of_jobs
+        files_to_look_at find_target find_target_of find_vectors findings
+        finish_jobs first_records fix_text_forms
         fold_counts follow_model follow_names forget full_model full_text_index_name
         full_text_indexes full_text_sql grant_column grant_to growing_pause has_other_triggers
         has_stored_sql hash_stored hash_vectors hold_scan index_builder is_claimable

@@ -23,6 +23,10 @@ HOSTILE = "<img src=x onerror=alert(1)>\u202e"
 FIRST_LOAD = 100_000  # bytes
 SAMPLE = {"id": "1", "record": "1", "table": "docs", "column": "embedding"}
 ADDRESSES = {screen.name: screen.path for screen in SCREENS}
+QUERIES = {
+    "search": f"?q={HOSTILE}&column=docs.embedding",
+    "new_reembedding": f"?column=docs.embedding&model={HOSTILE}",
+}
 PICTURES = os.environ.get("PICTURES")  # a folder: then pictures of all screens are put there
 
 
@@ -43,7 +47,35 @@ def db(shared_url: str) -> Iterator[Database]:
             " rss_mb => 100)",
             [HOSTILE, HOSTILE],
         )
+        add_samples(db)
         yield db
+
+
+def add_samples(db: Database) -> None:
+    """Something to see on the screens of re-embeddings, files, backups and the audit."""
+    db.execute("select start_reembedding('docs', 'embedding', 'local:y', 3)")
+    db.execute("update embedding_reembeddings set problem = %s", [HOSTILE])
+    db.execute("select add_embedding_folder(%s, 'directory', '/x', '{}', '{}', 'h')", [HOSTILE])
+    db.execute(
+        "select watch_embeddings('embedding_files', 'content', 'embedding', dimensions => 3,"
+        " chunks => true)"
+    )
+    db.execute(
+        "insert into embedding_files (folder_id, path, size, stamp, version)"
+        " select id, %s || n, 1, 's', 's' from embedding_folders, generate_series(1, 60) n",
+        [HOSTILE],
+    )
+    db.execute(
+        "update embedding_queue set error_class = 'unreadable',"
+        " error_message = %s where embedding_column = 'content' and record_id = '60'",
+        [HOSTILE],
+    )
+    db.execute(
+        "insert into embedding_backups (destination, name, state, worker, finished_at, problem)"
+        " values ('/x', %s, 'complete', 'w', now(), %s)",
+        [HOSTILE, HOSTILE],
+    )
+    db.execute("select record_embedding_audit('repaired', %s)", [HOSTILE])
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +111,7 @@ def address_of(screen: str) -> str:
     address = ADDRESSES[screen]
     for name, sample in SAMPLE.items():
         address = address.replace("{" + name + ":int}", sample).replace("{" + name + "}", sample)
-    return address
+    return address + QUERIES.get(screen, "")
 
 
 # -- every screen

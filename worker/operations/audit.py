@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from worker.queue import AdminQueue, AuditEntry
+from collections.abc import Sequence
+
+from worker.queue import AdminQueue, AuditEntry, CallSource, Target
+
+MOST_IDS = 50  # of the records that an entry names ...
+LONGEST_ID = 30  # ... and characters of each
 
 
 def list_audit(
@@ -17,3 +22,17 @@ def list_audit(
     if found or table is None:
         return found
     return queue.audit(queue.table_name(table), limit, before)
+
+
+def record_revealed(
+    queue: AdminQueue, target: Target, record_ids: Sequence[str], source: CallSource = "api"
+) -> None:
+    """Record that somebody is shown the texts of records, before they are."""
+    shown = [record[:LONGEST_ID] for record in dict.fromkeys(record_ids)][:MOST_IDS]
+    queue.record_audit(
+        "text_revealed",
+        target.table_name,
+        target.named_column,
+        source=source,
+        figures={"records": shown, "texts": len(record_ids)},
+    )

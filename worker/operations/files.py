@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -12,9 +12,13 @@ from worker.errors import SettingsError
 from worker.files.locations import Location, location_of, open_source, parse_location, source_at
 from worker.files.patterns import Patterns, path_regex
 from worker.files.scan import ScanOptions, ScanResult, scan
-from worker.files.sources import FolderUnavailable, Source
+from worker.files.sources import FolderUnavailable
+from worker.files.sources import Source as FileSource
+from worker.operations.jobs import requeue
 from worker.operations.watching import WatchRequest, plan_watch
 from worker.queue import (
+    AdminQueue,
+    CallSource,
     FileState,
     FileStatus,
     Folder,
@@ -187,6 +191,29 @@ def list_files(
     )
 
 
+def retry(
+    queue: AdminQueue,
+    file: int | None = None,
+    *,
+    source: CallSource = "api",
+    stop: Event | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Read again the files that could not be read, and embed again the texts that failed, all of
+    them or those of the `file` with this id. Returns how many jobs became pending.
+
+    `stop` and `on_batch` are as for `requeue`.
+    """
+    return requeue(
+        queue,
+        table=FILES,
+        record=None if file is None else str(file),
+        source=source,
+        stop=stop,
+        on_batch=on_batch,
+    )
+
+
 def ids_of_files(queue: FolderQueue, pattern: str) -> list[int]:
     """Return the ids of the files that a pattern fits. Raises SettingsError if they are too many
     for a search."""
@@ -214,7 +241,7 @@ def _name_of(queue: PostgresQueue, location: Location) -> str:
     )
 
 
-def _try_to_list(location: Location, source: Source) -> None:
+def _try_to_list(location: Location, source: FileSource) -> None:
     """Raises SettingsError if the folder cannot be read."""
     try:
         next(iter(source.list()), None)

@@ -10,7 +10,7 @@ from typing import Literal
 from worker.errors import SettingsError
 from worker.operations import reembed
 from worker.operations.reembed_stages import Reembedder, ShowIndex, stage_options
-from worker.queue import AdminQueue, Reembedding, ReembeddingEvent, ReembeddingState, CallSource
+from worker.queue import AdminQueue, CallSource, Reembedding, ReembeddingEvent, ReembeddingState
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.indexing import IndexProgress
 from worker.settings import Settings

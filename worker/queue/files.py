@@ -135,6 +135,20 @@ class FileStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesPage:
+    """Some files, the latest first, and the `before` of the next page; None: there is none."""
+
+    files: list[FileStatus]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _FileIds:
+    ids: list[int]
+    next_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Pending:
     """The columns of embedding_status that say how many jobs are pending."""
 
@@ -177,6 +191,25 @@ class FileCalls(Calls):
             ids=None if ids is None else list(ids),
             max_rows=limit,
         )
+
+    def page_files(
+        self, folder: str | None, state: FileState | None, before: int | None, limit: int
+    ) -> FilesPage:
+        """Return the next files of a folder and a state (None: any), the latest first.
+
+        `before`: those before the file with this id. A page can have fewer files than `limit`, or
+        none, and others after it: it takes a few milliseconds however many files there are.
+        """
+        [page] = self._rows(
+            _FileIds,
+            "page_embedding_files",
+            only_folder=folder,
+            only_state=state,
+            before_id=before,
+            max_rows=limit,
+        )
+        found = self.files(ids=page.ids) if page.ids else []
+        return FilesPage(sorted(found, key=lambda file: -file.id), page.next_id)
 
     def count_files_to_read(self) -> int:
         """Return how many files are not read yet, or again, in all folders."""

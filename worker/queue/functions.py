@@ -341,6 +341,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "only_column": "text",
         "except_targets": "integer[]",
     },
+    "page_embedding_files": {
+        "only_folder": "text",
+        "only_state": "text",
+        "before_id": "bigint",
+        "max_rows": "integer",
+    },
     "page_embeddings": {
         "only_status": "text",
         "only_table": "text",

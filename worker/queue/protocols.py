@@ -24,6 +24,7 @@ from worker.queue.files import (
     FileClaim,
     FileFacts,
     FileJob,
+    FilesPage,
     FileState,
     FileStatus,
     Folder,
@@ -207,6 +208,15 @@ class FolderQueue(Protocol):
 
         Over the Data API, at most FILES_IN_ONE_CALL. Raises SettingsError if `path_regex` is not a
         regular expression of Postgres.
+        """
+
+    def page_files(
+        self, folder: str | None, state: FileState | None, before: int | None, limit: int
+    ) -> FilesPage:
+        """Return the next files of a folder and a state (None: any), the latest first.
+
+        `before`: those before the file with this id. A page can have fewer files than `limit`, or
+        none, and others after it: it takes a few milliseconds however many files there are.
         """
 
     def file_ids(self, path_regex: str, limit: int) -> list[int]:
