@@ -1,5 +1,5 @@
 -- Why:   a person sees in one call whether all is well: `worker status`, `worker monitor` and the dashboard show the same.
--- Locks: nothing.
+-- Locks: nothing. A table that is locked as a whole is not counted, after a tenth of a second.
 -- Undo:  drop function public.embedding_overview, embedding.known_backups;
 
 -- Of the backups of all tables the latest one and the last complete one.
@@ -17,12 +17,12 @@ as $$
      order by known.id;
 $$;
 
--- The state of the queue as a JSON object, as it is `at` a time of the database: the rows of embedding_status (`columns`) and of
+-- The state of the queue as a JSON object, `at` a time of the database: the rows of embedding_status (`columns`) and of
 -- embedding_progress (without due jobs, which each column has), at most 50 rows of embedding_failures, the most frequent first,
 -- at most 200 of embedding_workers, those that were seen last, and the rows of embedding_providers (`providers`),
--- embedding_control (`commands`), embedding_check_states (`checks`) and embedding_database_load (`database`). Of backups
--- those of embedding.known_backups; `reembeddings` are those that have not ended. `recent` is what was done in the last 15 minutes, as in
--- embedding_stats; `completed_today` and `cost_today` since midnight in UTC, where `cost_today` is null if a price is not known.
+-- embedding_control (`commands`), embedding_check_states (`checks`) and embedding_database_load (`database`). Of backups, those of
+-- embedding.known_backups; `reembeddings` are those that have not ended. `recent` is what was done in the last 15 minutes, as in
+-- embedding_stats; `completed_today` and `cost_today` count from midnight in UTC, and `cost_today` is null if a price is not known.
 create function public.embedding_overview()
 returns jsonb
 language plpgsql -- whose plans last for a session
@@ -30,6 +30,7 @@ volatile -- as embedding.row_count is
 security definer
 set search_path = '', pg_temp
 set row_security = off
+set lock_timeout = '100ms'
 as $$
 begin
     return (
@@ -51,12 +52,14 @@ begin
                                   order by known.failed desc, known.table_name, known.embedding_column, known.error_class
                                   limit 50) as most),
             'workers', (select coalesce(jsonb_agg(to_jsonb(latest) - 'usage' order by latest.worker), '[]')
-                          from (select * from public.embedding_workers as known order by known.seen_at desc limit 200) as latest),
+                          from (select * from public.embedding_workers as known
+                                 order by known.seen_at desc limit 200) as latest),
             'providers', (select coalesce(jsonb_agg(to_jsonb(stopped) order by stopped.provider), '[]')
                             from public.embedding_providers as stopped),
             'commands', (select coalesce(jsonb_agg(to_jsonb(control) order by control.worker), '[]')
                            from public.embedding_control as control),
-            'backups', (select coalesce(jsonb_agg(to_jsonb(backup) order by backup.id), '[]') from embedding.known_backups() as backup),
+            'backups', (select coalesce(jsonb_agg(to_jsonb(backup) order by backup.id), '[]')
+                          from embedding.known_backups() as backup),
             'checks', (select coalesce(jsonb_agg(to_jsonb(checked) order by checked.table_name, checked.embedding_column), '[]')
                          from public.embedding_check_states as checked),
             'reembeddings', (select coalesce(jsonb_agg(to_jsonb(open) order by open.id), '[]')

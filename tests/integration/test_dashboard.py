@@ -12,7 +12,7 @@ import pytest
 import worker
 from tests.conftest import Database, rows, value
 from tests.integration.jobs import SCOPE, claim, insert
-from tests.integration.tables import Table, embed, store_passages
+from tests.integration.tables import Connect, Table, embed, store_passages
 from worker.errors import SettingsError
 from worker.operations.status import status
 from worker.queue import AdminQueue, JobStatus, PassageSummary, Report, Usage, from_web
@@ -126,6 +126,17 @@ def test_a_column_that_cannot_be_read_hides_nothing(docs: Database, queue: Admin
         ("docs", None),
         ("notes", 0),
     ]
+
+
+def test_a_table_that_is_locked_as_a_whole_is_not_waited_for(
+    docs: Database, queue: AdminQueue, connect: Connect
+) -> None:
+    insert(docs, 2)
+    with connect() as other, other.transaction():
+        other.execute("lock table docs")
+        [column] = queue.overview().columns
+        assert (column.pending, column.rows, column.coverage) == (2, None, None)
+    assert queue.overview().columns[0].rows == 2
 
 
 # -- the figures of the host
