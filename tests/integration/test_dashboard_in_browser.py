@@ -25,6 +25,8 @@ SAMPLE = {"id": "1", "record": "1", "table": "docs", "column": "embedding"}
 ADDRESSES = {screen.name: screen.path for screen in SCREENS}
 QUERIES = {
     "search": f"?q={HOSTILE}&column=docs.embedding",
+    "documents": "?table=embedding_files&column=embedding",
+    "passages": "?table=embedding_files&column=embedding&record=1",
     "new_reembedding": f"?column=docs.embedding&model={HOSTILE}",
 }
 PICTURES = os.environ.get("PICTURES")  # a folder: then pictures of all screens are put there
@@ -64,6 +66,16 @@ def add_samples(db: Database) -> None:
         "insert into embedding_files (folder_id, path, size, stamp, version)"
         " select id, %s || n, 1, 's', 's' from embedding_folders, generate_series(1, 60) n",
         [HOSTILE],
+    )
+    db.execute(
+        "insert into embedding_files_chunks (id, hash, content, embedding)"
+        " select 1, sha256(n::text::bytea), %s, '[1,2,3]' from generate_series(1, 60) n",
+        [HOSTILE],
+    )
+    db.execute(
+        "insert into embedding_files_chunk_places (id, position, hash, first_char, last_char)"
+        " select 1, n, sha256(n::text::bytea), 1000 * n, 1000 * n + 999"
+        "   from generate_series(1, 60) n"
     )
     db.execute(
         "update embedding_queue set error_class = 'unreadable',"

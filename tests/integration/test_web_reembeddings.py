@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Database, rows, value
 from tests.openai_server import OpenAIServer
+from tests.supabase_project import Project
 from tests.web import HOSTILE, Web, read, served_web
 from worker.operations.processing import process
 from worker.queue.postgres import PostgresQueue
@@ -175,3 +176,48 @@ def test_a_reader_sees_no_button_and_presses_none(web: Web, db: Database) -> Non
     for path in ("/reembeddings/start", f"{page}/cancel", f"{page}/swap_unverified"):
         assert web.as_reader.post(path, data=ASKED, headers=web.of_a_browser).status_code == 403
     assert value(db, STATE) == "filling"
+
+
+@pytest.mark.over_the_data_api
+def test_over_the_data_api_it_is_only_shown_with_the_cure(
+    project: Project, owner: Database
+) -> None:
+    owner.execute("create table docs (id bigint primary key, body text)")
+    owner.execute("select watch_embeddings('docs', 'body', 'embedding', dimensions => 8)")
+    begin(owner)
+    settings = Settings(supabase_url=project.url, supabase_service_role_key=project.secret_key)
+    with served_web(settings) as web:
+        page = page_of_latest(owner)
+        for path in ("/reembeddings", "/reembeddings/new", page):
+            shown = web.page(path)
+            assert "this needs a connection to the database" in read(shown)
+            assert "Set DATABASE_URL" in read(shown)
+            assert 'action="/reembeddings' not in shown
+        for path in (f"{page}/cancel", f"{page}/pause", "/reembeddings/start"):
+            answer = web.post(path, ASKED)
+            assert (answer.status_code, "Set DATABASE_URL" in read(answer.text)) == (400, True)
+    assert value(owner, STATE) == "filling"
+
+
+@pytest.mark.over_the_data_api
+def test_over_the_data_api_the_other_screens_do_the_same(project: Project, owner: Database) -> None:
+    owner.execute("select add_embedding_folder('notes', 'directory', '/x', '{}', '{}', 'h')")
+    owner.execute(
+        "select watch_embeddings('embedding_files', 'content', 'embedding', dimensions => 3,"
+        " chunks => true)"
+    )
+    owner.execute(
+        "insert into embedding_files (folder_id, path, size, stamp, version)"
+        " select id, 'file ' || n, 1, 's', 's' from embedding_folders, generate_series(1, 60) n"
+    )
+    owner.execute("update embedding_queue set status = 'failed', error_message = 'why'")
+    settings = Settings(supabase_url=project.url, supabase_service_role_key=project.secret_key)
+    with served_web(settings) as web:
+        assert "file 60" in web.page("/files?state=unread&folder=notes")
+        assert "1 " in web.press("/files/retry", {"id": "60"})
+        document = "table=embedding_files&column=embedding"
+        assert 'id="document-' in web.page(f"/documents?{document}")
+        assert "not embedded yet" in web.page(f"/documents/passages?{document}&record=1")
+        assert "requeued" in web.page("/audit")
+        for path in ("/backups", "/search"):
+            web.page(path)

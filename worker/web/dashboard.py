@@ -64,7 +64,8 @@ class Dashboard:
         address = _address_of(request)
         values = _values_of(request)
         content = await run_in_threadpool(self._content, screen, role, values)
-        page = self.pages.page(screen, role, content, address, notice_of(values))
+        live = address if len(address) <= LONGEST_ADDRESS else None
+        page = self.pages.page(screen, role, content, live, notice_of(values))
         return HTMLResponse(page)
 
     def _content(self, screen: Screen, role: Role, values: Mapping[str, str]) -> str:
@@ -102,8 +103,8 @@ class Dashboard:
         role = self.role_of(request)
         if role is None:
             raise HTTPException(401, "Log in first.")
-        address = request.query_params.get("page", "")[:LONGEST_ADDRESS]
-        if self._find(address) is None:
+        address = request.query_params.get("page", "")
+        if len(address) > LONGEST_ADDRESS or self._find(address) is None:
             raise not_found("page")
         if self.live.is_full:
             raise HTTPException(503, "Too many pages are open. Reload to see the latest state.")
