@@ -121,6 +121,7 @@ OWN_PROJECT = "own_project"
 
 Database = psycopg.Connection[TupleRow]
 TemplateOf = Callable[..., str]
+FirstTables = dict[str, Callable[[Database], object]]
 
 
 @dataclass(frozen=True)
@@ -302,9 +303,10 @@ def template_of(postgres: Callable[[str], str]) -> Iterator[TemplateOf]:
 
 @pytest.fixture
 def template(request: pytest.FixtureRequest, server: Server, template_of: TemplateOf) -> str:
-    """The name of a database that is migrated, with the table that the test begins with."""
+    """The name of a database that is migrated, with the tables that the test begins with."""
     base = template_of(server.url, migrated_project if server.project else migrated_database)
-    for fixture, create in FIRST_TABLES.items():
+    of_its_module: FirstTables = getattr(request.module, "FIRST_TABLES", {})
+    for fixture, create in (of_its_module | FIRST_TABLES).items():
         if fixture in request.fixturenames:
             return template_of(server.url, create, base)
     return base
@@ -494,9 +496,10 @@ def create_local_notes(db: Database) -> None:
     db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 256)")
 
 
-# The table that a test's database begins with, by the fixture that asks for it. It is part of a
-# template, because watching a table takes three times as long as cloning a database.
-FIRST_TABLES = {
+# The tables that a test's database begins with, by the fixture that asks for them. They are part
+# of a template, because watching a table takes three times as long as cloning a database. A module
+# has those of its own fixtures under the same name, and they go first.
+FIRST_TABLES: FirstTables = {
     "with_docs": create_docs,
     "with_texts": create_texts,
     "with_notes": create_notes,

@@ -77,6 +77,18 @@ def create_searched(db: Database, width: int = 3, options: str = "") -> None:
     db.execute("select backfill_embeddings('docs', 'embedding')")
 
 
+def create_embedded(db: Database, options: str = "") -> None:
+    """The same, and each row has its vector."""
+    create_searched(db, options=options)
+    with PostgresQueue(db.info.dsn, "tests") as queue:
+        assert len(embed_all(queue)) == 3
+
+
+def create_embedded_beside(db: Database) -> None:
+    """The same with the vectors in a side table."""
+    create_embedded(db, ", store => 'table'")
+
+
 def start(
     queue: PostgresQueue, width: int = 3, model: str = NEW, store: str | None = None
 ) -> Reembedding:

@@ -41,14 +41,20 @@ eventually = partial(conftest.eventually, within=LONG)
 FAILURE = "select error_class, error_message from embedding_queue where status = 'failed'"
 
 
-@pytest.fixture
-def docs(db: Database) -> Database:
-    """A table `docs` that is watched in chunks of 100 characters."""
+def create_docs_in_chunks(db: Database) -> None:
     db.execute("create table docs (id bigint primary key, title text, body text)")
     db.execute(
         "select watch_embeddings('docs', 'body', 'embedding', dimensions => 8, chunks => true,"
         " chunk_size => 100)"
     )
+
+
+FIRST_TABLES = {"docs": create_docs_in_chunks}
+
+
+@pytest.fixture
+def docs(db: Database) -> Database:
+    """A table `docs` that is watched in chunks of 100 characters."""
     return db
 
 

@@ -33,10 +33,12 @@ from worker.queue.postgres import PostgresQueue
 Connect = Callable[[], Database]
 
 
+FIRST_TABLES = {"docs": create_chunked}
+
+
 @pytest.fixture
 def docs(db: Database) -> Database:
     """A watched table `docs (id, title, body, tenant)` without rows."""
-    create_chunked(db)
     return db
 
 

@@ -12,6 +12,7 @@ from tests.integration import chunks
 from tests.integration.jobs import claim
 from tests.integration.reembeddings import (
     NAME,
+    create_embedded,
     create_searched,
     embed_all,
     fill,
@@ -41,10 +42,8 @@ def damage(queue: AdminQueue, column: str = "embedding", batch: int = 5000) -> F
 
 
 @pytest.fixture
-def three(db: Database, queue: AdminQueue) -> Database:
+def three(db: Database) -> Database:
     """A table `docs` of three rows with their vectors."""
-    create_searched(db)
-    assert len(embed_all(queue)) == 3
     return db
 
 
@@ -306,15 +305,21 @@ def test_what_our_own_functions_do_is_no_damage(
 # -- texts in chunks
 
 
-@pytest.fixture
-def chunked(db: Database) -> Database:
-    """Three texts of three chunks each."""
+def create_three_chunked(db: Database) -> None:
     chunks.create_chunked(db)
     db.execute(
         "insert into docs select i, 'T', 'One ' || i || '. Two. Three.', 1"
         " from generate_series(1, 3) as i"
     )
     chunks.embed(db)
+
+
+FIRST_TABLES = {"three": create_embedded, "chunked": create_three_chunked}
+
+
+@pytest.fixture
+def chunked(db: Database) -> Database:
+    """Three texts of three chunks each."""
     return db
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.acceptance.conftest import Held
-from tests.conftest import Database, Server, rows, value
+from tests.conftest import Database, Server, create_docs, rows, value
 from tests.integration.jobs import SCOPE, claim, insert
 from tests.integration.runs import Runs, hand_in, under_way
 from tests.integration.tables import (
@@ -136,12 +136,19 @@ GOES_ON = {
 }
 
 
+def create_docs_and_notes(db: Database) -> None:
+    create_docs(db)
+    db.execute("create table notes (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
+    db.execute("insert into notes values (1, 'a note')")
+
+
+FIRST_TABLES = {"notes": create_docs_and_notes}
+
+
 @pytest.fixture
 def notes(docs: Database) -> Database:
     """A second target beside `docs`: the table `notes`, with a row."""
-    docs.execute("create table notes (id bigint primary key, body text)")
-    docs.execute("select watch_embeddings('notes', 'body', 'embedding', dimensions => 3)")
-    docs.execute("insert into notes values (1, 'a note')")
     return docs
 
 

@@ -36,9 +36,7 @@ FULL_RECORD: LiteralString = (
 MESSAGE = "embedded without the text of its chat model: timed_out"
 
 
-@pytest.fixture
-def texts(db: Database) -> Database:
-    """A watched table `docs` and one in chunks, `manuals`, both enhanced and without rows."""
+def create_enhanced(db: Database) -> None:
     db.execute("create table docs (id bigint primary key, body text)")
     db.execute("create table manuals (id bigint primary key, body text)")
     for options in ("'docs', 'body', 'embedding'", "'manuals', 'body', chunks => true"):
@@ -46,6 +44,14 @@ def texts(db: Database) -> Database:
             f"select watch_embeddings({options}, dimensions => 3, enhance => 'test:chat',"
             " enhance_prompt => 'Describe it.', enhance_on_failure => 'raw')".encode()
         )
+
+
+FIRST_TABLES = {"texts": create_enhanced}
+
+
+@pytest.fixture
+def texts(db: Database) -> Database:
+    """A watched table `docs` and one in chunks, `manuals`, both enhanced and without rows."""
     return db
 
 

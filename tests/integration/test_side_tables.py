@@ -16,6 +16,7 @@ from tests.integration.reembeddings import (
     OLD,
     are_in_step,
     completion_of,
+    create_embedded_beside,
     create_searched,
     embed_all,
     fill,
@@ -39,11 +40,12 @@ RELATIONS: LiteralString = (
 )
 
 
+FIRST_TABLES = {"docs": create_embedded_beside}
+
+
 @pytest.fixture
-def docs(db: Database, queue: AdminQueue) -> Database:
+def docs(db: Database) -> Database:
     """A table `docs` of three rows with their vectors in `docs_embedding`."""
-    create_searched(db, options=", store => 'table'")
-    assert len(embed_all(queue)) == 3
     return db
 
 
