@@ -19,13 +19,19 @@ SEARCH: LiteralString = (
 )
 
 
-@pytest.fixture
-def docs(db: Database) -> Database:
-    """A watched table `docs (id, title, body, tenant)` without rows, with a match function."""
+def create_matched(db: Database) -> None:
     create_chunked(db)
     db.execute(
         "select watch_embeddings('docs', embedding_column => 'embedding', match_function => true)"
     )
+
+
+FIRST_TABLES = {"docs": create_matched}
+
+
+@pytest.fixture
+def docs(db: Database) -> Database:
+    """A watched table `docs (id, title, body, tenant)` without rows, with a match function."""
     return db
 
 
