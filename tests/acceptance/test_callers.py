@@ -17,6 +17,7 @@ import pytest
 import worker as api
 from tests.conftest import IN_CI, Database, value
 from tests.supabase_project import NO_SUPABASE, Project, supabase_is_here
+from tests.web import served_web
 from worker.errors import CallerRefused, SettingsError
 from worker.operations.callers import Callers, caller_of
 from worker.operations.search import Mode, search
@@ -176,6 +177,25 @@ def test_a_search_changes_nothing_and_leaves_the_connection_as_it_was(
         assert search(queue, settings, "bread", table="notes", search_as=by) == []
         assert len(search(queue, settings, "nobody", table="notes")) == 1
     assert value(notes, "select count(*) from seen") == 0
+
+
+def test_a_user_searches_by_the_http_api(settings: Settings, notes: Database, anna: str) -> None:
+    with served_web(settings) as web:
+
+        def ask(token: str, path: str = "/search") -> httpx.Response:
+            headers = {"authorization": f"Bearer {token}"}
+            asked = {"query": "bread", "table": "notes"}
+            return web.as_nobody.post(path, headers=headers, json=asked)
+
+        found = ask(anna)
+        assert [each["record_id"] for each in found.json()["matches"]] == ['[1, "b"]', '[1, "a"]']
+        assert ask(anna, "/v1/embeddings").status_code == 403
+        refused = ask(token_of(exp=time.time() - 60))
+        if settings.supabase_url is None:  # Supabase Lite takes who has no valid token for nobody
+            assert refused.status_code == 401
+        assert "matches" not in refused.json() or refused.json()["matches"] == []
+        notes.execute("revoke execute on all functions in schema public from authenticated, public")
+        assert ask(anna).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ MAY_IMPORT = {
     },
     "web": {
         "__version__",
+        "engine",
         "operations",
         "reembedding",
         "queue",

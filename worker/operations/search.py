@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import Any, Literal, Protocol
 
-from worker.embedders.base import Vectors
 from worker.errors import SettingsError
 from worker.operations.files import FILES, ids_of_files, paths_of_files
-from worker.operations.queries import QueryEmbedder
+from worker.operations.queries import Embedded, QueryEmbedder
 from worker.operations.session import select
 from worker.queue import AdminQueue, Match, MatchFunction, Target, searched_by
 from worker.settings import Settings
@@ -36,7 +35,6 @@ def search(
     filter: Mapping[str, Any] | None = None,
     file: str | None = None,
     per_document: int = 1,
-    embedder: QueryEmbedder | None = None,
     search_as: SearchAs | None = None,
 ) -> list[Match]:
     """Return the rows that fit `words` best, best first.
@@ -44,8 +42,7 @@ def search(
     `mode`: hybrid if the column has a language, otherwise by vectors. `filter`: only rows with
     these values, like `{"tenant_id": 5, "lang": ["en", "de"]}`. `file`: only files whose paths fit
     this pattern, like `*.pdf`. In texts in chunks it finds passages, at most `per_document` of
-    each text. `embedder` keeps the model open for other searches. `search_as` searches with the
-    rights of somebody else.
+    each text. `search_as` searches with the rights of somebody else.
 
     Raises SettingsError unless exactly one watched column has these names, and what its model
     raises if that cannot be called.
@@ -56,44 +53,61 @@ def search(
         if not filter["id"]:
             return []
     target = only_target(queue, table, column)
-    mode = mode or ("hybrid" if target.language else "vector")
-    _check_mode(target, mode)
-    vector = None if mode == "text" else embed_words(settings, target, words, embedder)
-    model = None if mode == "text" else target.searched_model or settings.embedding_model
-    text = None if mode == "vector" else words.replace("\0", " ")
-    if search_as is not None:
-        function = _match_function(queue, target)
-        return search_as(function, _arguments(vector, limit, text, filter, model, per_document))
-    return queue.search(
-        target, vector, limit, model, text=text, filter=filter, per_document=per_document
+    mode = mode_of(target, mode)
+    vector = None if mode == "text" else embed_words(settings, target, words)
+    return search_target(
+        queue,
+        target,
+        words,
+        vector,
+        limit=limit,
+        mode=mode,
+        filter=filter,
+        per_document=per_document,
+        search_as=search_as,
     )
 
 
-def _arguments(
-    vector: Vectors | None,
+def search_target(
+    queue: AdminQueue,
+    target: Target,
+    words: str,
+    vector: Embedded | None,
+    *,
     limit: int,
-    text: str | None,
-    filter: Mapping[str, Any] | None,
-    model: str | None,
-    per_document: int,
-) -> Mapping[str, Any]:
-    """The arguments of a match function."""
-    return {
-        "query_embedding": vector,
+    mode: Mode,
+    filter: Mapping[str, Any] | None = None,
+    per_document: int = 1,
+    search_as: SearchAs | None = None,
+) -> list[Match]:
+    """Search a column by words, and by their vector unless the mode is `text`."""
+    query = vector.vectors[0] if vector else None
+    model = (target.searched_model or vector.model) if vector else None
+    text = None if mode == "vector" else words.replace("\0", " ")
+    if search_as is None:
+        return queue.search(
+            target, query, limit, model, text=text, filter=filter, per_document=per_document
+        )
+    arguments = {
+        "query_embedding": query,
         "match_count": limit,
         "query_text": text,
         "filter": filter,
         "model": model,
         "per_document": per_document,
     }
+    return search_as(_match_function(queue, target), arguments)
 
 
-def _check_mode(target: Target, mode: Mode) -> None:
+def mode_of(target: Target, wanted: Mode | None) -> Mode:
+    """Return how to search a column. Raises SettingsError if it cannot be searched like that."""
+    mode = wanted or ("hybrid" if target.language else "vector")
     if mode != "vector" and not target.language:
         raise SettingsError(
             f"column {target.embedding_column} of table {target.table_name} has no language",
             f"Run `worker watch {target.table_name} --column {target.embedding_column} --hybrid`.",
         )
+    return mode
 
 
 def found_paths(
@@ -130,17 +144,14 @@ def embed_query(
     Raises what `search` raises.
     """
     target = only_target(queue, table, column)
-    vector: list[float] = embed_words(settings, target, words).tolist()
+    vector: list[float] = embed_words(settings, target, words).vectors[0].tolist()
     return vector
 
 
-def embed_words(
-    settings: Settings, target: Target, words: str, embedder: QueryEmbedder | None = None
-) -> Vectors:
+def embed_words(settings: Settings, target: Target, words: str) -> Embedded:
     """Embed words as a query, with the model and the prompt of the target."""
-    with nullcontext(embedder) if embedder else closing(QueryEmbedder(settings)) as opened:
-        vector: Vectors = opened.embed([words], target).vectors[0]
-    return vector
+    with closing(QueryEmbedder(settings)) as embedder:
+        return embedder.embed([words], target)
 
 
 def _match_function(queue: AdminQueue, target: Target) -> MatchFunction:

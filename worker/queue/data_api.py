@@ -25,6 +25,10 @@ class DataApiCallers:
         """Create the client, and send nothing yet."""
         self._rest = Rest(url, key, application_name)
 
+    def check(self, token: str) -> None:
+        """Raise CallerRefused unless the token is valid."""
+        self._rest.check(token)
+
     def search(
         self, token: str, function: MatchFunction, arguments: Mapping[str, Any]
     ) -> list[Match]:

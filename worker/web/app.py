@@ -13,6 +13,8 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from worker.web.api.endpoints import ApiServices
+from worker.web.api.routes import api_routes
 from worker.web.dashboard import Dashboard
 from worker.web.guard import Guard
 from worker.web.pages import STATIC
@@ -50,7 +52,11 @@ def create_app(services: Services) -> WebApp:
         services.tasks.close()
 
     app = Starlette(
-        routes=[Mount("/static", CachedFiles(directory=STATIC)), *dashboard.routes()],
+        routes=[
+            Mount("/static", CachedFiles(directory=STATIC)),
+            *api_routes(ApiServices.of(services)),
+            *dashboard.routes(),
+        ],
         middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
         exception_handlers=exception_handlers(dashboard.pages.plain, services.on_defect),
     )

@@ -60,7 +60,8 @@ class Guard:
         answer = _Answer(send)
         try:
             headers = Headers(scope=scope)
-            self._check_host(headers)
+            if scope["path"] not in self._health:
+                self._check_host(headers)
             self._check_origin(scope["method"], headers)
             body = _Body(receive, headers)
             await _within(LONGEST_REQUEST, self.app(scope, body.receive, answer.send), answer)
@@ -68,6 +69,11 @@ class Guard:
             if not answer.has_begun:
                 response = PlainTextResponse(f"{refusal.detail}\n", refusal.status_code)
                 await response(scope, receive, answer.send)
+
+    @property
+    def _health(self) -> tuple[str, ...]:
+        """What tells nothing, and is asked for by the address of a container."""
+        return f"{self.prefix}/healthz", f"{self.prefix}/readyz"
 
     def _check_host(self, headers: Headers) -> None:
         if _host_of(f"//{headers.get('host', '')}") not in self.hosts:

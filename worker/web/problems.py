@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from worker.errors import (
     Busy,
+    CallerRefused,
     ProviderRefused,
     Rejected,
     SchemaError,
@@ -60,6 +61,8 @@ def problem_of(error: Exception) -> Problem:
     """Return status, cause and hint of an error."""
     if isinstance(error, HTTPException):
         return error.status_code, error.detail, None
+    if isinstance(error, CallerRefused):
+        return (403 if error.is_known else 401), error.cause, error.hint
     if isinstance(error, WorkerError):
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         return status, error.cause, error.hint

@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import uvicorn
 
+from worker.engine.providers import Limiters
 from worker.errors import SettingsError
+from worker.operations.callers import Callers
+from worker.operations.queries import QueryEmbedder
 from worker.operations.session import open_queue
 from worker.settings import Settings
 from worker.web.access import Access
@@ -22,6 +25,7 @@ from worker.web.queues import Queues
 from worker.web.services import Services
 
 MOST_CONNECTIONS = 1200
+LONGEST_QUERY = 30.0  # seconds until its vector is there
 GRACE = 1  # seconds for requests that are being answered when the server stops
 # Its log would print what a defect had in hand.
 SILENT = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn": {"level": 60}}}
@@ -42,10 +46,13 @@ def served(
     settings: Settings,
     address: str | None = None,
     on_defect: Callable[[str], None] = lambda _: None,
+    limiters: Limiters | None = None,
 ) -> Iterator[Served]:
     """Serve the dashboard and the API until the end of the `with`.
 
-    `on_defect` gets the kind of each error that nobody expected.
+    `on_defect` gets the kind of each error that nobody expected. `limiters` are those of a run in
+    the same process.
+
     Raises SettingsError if the address is not available, or is open to others while no token is
     set.
     """
@@ -59,9 +66,11 @@ def served(
     with (
         _listening(host, port) as listener,
         closing(Queues(partial(open_queue, settings))) as queues,
+        closing(QueryEmbedder(settings, limiters, queues.lent, LONGEST_QUERY)) as queries,
+        closing(Callers(settings)) as callers,
     ):
         port = listener.getsockname()[1]
-        services = Services(settings, queues, access, on_defect, host)
+        services = Services(settings, queues, access, on_defect, queries, callers, host)
         with _running(services, listener):
             shown = f"[{host}]" if ":" in host else host
             url = settings.worker_web_url or f"http://{shown}:{port}"

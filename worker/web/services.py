@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from worker.operations.callers import Callers
+from worker.operations.queries import QueryEmbedder
 from worker.settings import Settings
 from worker.web.access import Access
 from worker.web.checkup import Checkup
@@ -23,6 +25,8 @@ class Services:
     queues: Queues
     access: Access
     on_defect: Callable[[str], None]
+    queries: QueryEmbedder
+    callers: Callers
     host: str = "127.0.0.1"
     tasks: Tasks = field(default_factory=Tasks)
     checkup: Checkup = field(default_factory=Checkup)

@@ -36,6 +36,7 @@ from worker.cli.render.summary import exit_code, print_summary
 from worker.cli.render.unserved import report_unserved
 from worker.cli.signals import stopped_by_signals
 from worker.durations import parse_duration
+from worker.engine.providers import Limiters
 from worker.errors import SettingsError
 from worker.observers.logs import Log
 from worker.observers.systemd import Systemd
@@ -118,11 +119,13 @@ def run(
         return 0
     if address and not serve:
         raise SettingsError("--address is that of the dashboard", "Give --serve as well.")
+    options = run_options(settings, batch_size, delay_ms)
+    limiters = Limiters(options.limits)
     is_for_people, log = settings.worker_log_format == "console", Log.of(settings, sys.stderr)
     with (
         open_queue(settings) as queue,
         stopped_by_signals(say_so=is_for_people) as stop,
-        _web(settings, address, log) if serve else nullcontext(),
+        _web(settings, address, log, limiters) if serve else nullcontext(),
     ):
         run_service(
             queue,
@@ -130,20 +133,25 @@ def run(
             stop=stop,
             table=table,
             column=column,
-            options=run_options(settings, batch_size, delay_ms),
+            options=options,
             log=log,
             observers=[Systemd(os.environ)],
             metrics_port=metrics_port,
             notify_command=notify_command,
             source="cli",
+            limiters=limiters,
         )
     return 0
 
 
 @contextmanager
-def _web(settings: Settings, address: str | None, log: Log) -> Iterator[None]:
+def _web(settings: Settings, address: str | None, log: Log, limiters: Limiters) -> Iterator[None]:
     """Serve the dashboard and the API until the end of the `with`."""
-    with served_here(settings, address, lambda kind: log.event("web_failed", cause=kind)) as server:
+
+    def on_defect(kind: str) -> None:
+        log.event("web_failed", cause=kind)
+
+    with served_here(settings, address, on_defect, limiters) as server:
         if settings.worker_log_format == "console":
             say_where(server)
         else:

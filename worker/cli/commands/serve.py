@@ -10,6 +10,7 @@ from worker.cli.console import say
 from worker.cli.environment import load_settings
 from worker.cli.options import WebAddress
 from worker.cli.signals import stopped_by_signals
+from worker.engine.providers import Limiters
 from worker.errors import SettingsError
 from worker.settings import Settings
 
@@ -28,9 +29,15 @@ def serve(address: WebAddress = None) -> None:
 
 @contextmanager
 def served_here(
-    settings: Settings, address: str | None, on_defect: Callable[[str], None]
+    settings: Settings,
+    address: str | None,
+    on_defect: Callable[[str], None],
+    limiters: Limiters | None = None,
 ) -> Iterator[Served]:
-    """Serve them until the end of the `with`. Raises SettingsError if they cannot be served."""
+    """Serve them until the end of the `with`. `limiters` are those of a run in this process.
+
+    Raises SettingsError if they cannot be served.
+    """
     try:
         from worker.web.server import served
     except ImportError as problem:
@@ -38,7 +45,7 @@ def served_here(
             f"the dashboard needs the package {(problem.name or 'starlette').partition('.')[0]}",
             "pip install 'embedding-worker[web]'",
         ) from None
-    with served(settings, address, on_defect) as server:
+    with served(settings, address, on_defect, limiters) as server:
         yield server
 
 

@@ -109,6 +109,16 @@ class Rest:
         """Return the result of a function, as JSON."""
         return self._answer(self._client.rpc(function, arguments_of(function, arguments)))
 
+    def check(self, token: str) -> None:
+        """Raise CallerRefused unless a token is valid: any request of its owner tells that."""
+        headers = {"apikey": self._key, "authorization": f"Bearer {token}"}
+        address = f"{self._url}/rest/v1/embedding_targets?select=id&limit=0"
+        try:
+            self._answer(_Sent(self._http, "GET", address, headers))
+        except CallerRefused as refused:
+            if not refused.is_known:
+                raise
+
     def call_as(
         self, token: str, schema: str, function: str, arguments: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
@@ -122,7 +132,7 @@ class Rest:
             "content-profile": schema,
         }
         address = f"{self._url}/rest/v1/rpc/{quote(function)}"
-        return list(self._answer(_Posted(self._http, address, headers, arguments)))
+        return list(self._answer(_Sent(self._http, "POST", address, headers, arguments)))
 
     def read(self, relation: str, columns: Sequence[str], order: Sequence[str]) -> Any:
         """Return the rows of a table or a view."""
@@ -157,16 +167,19 @@ class _CallersError(APIError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Posted:
+class _Sent:
     """A request that is not made by supabase-py, which sends its own key."""
 
     http: httpx.Client
+    method: str
     address: str
     headers: Mapping[str, str]
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] | None = None
 
     def execute(self) -> _Answer:
-        response = self.http.post(self.address, headers=dict(self.headers), json=dict(self.body))
+        response = self.http.request(
+            self.method, self.address, headers=dict(self.headers), json=self.body
+        )
         content = response.json()
         if response.is_success:
             return _Answer(content)

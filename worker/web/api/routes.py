@@ -1,0 +1,110 @@
+"""The endpoints of the API, and where they are."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from worker.web.api import bodies, embeddings, search, status
+from worker.web.api.endpoints import ApiServices, Endpoint
+from worker.web.api.openapi import document_of
+
+MODEL_PROBLEMS = (502, 503)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        "POST",
+        "/v1/embeddings",
+        "Embed texts, in the shape of OpenAI",
+        "embed",
+        bodies.EmbeddingsRequest,
+        bodies.EmbeddingsAnswer,
+        embeddings.embed,
+        (404, *MODEL_PROBLEMS),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/models",
+        "List the columns and models that can be named",
+        "embed",
+        None,
+        bodies.ModelsAnswer,
+        embeddings.list_models,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/models/{name:path}",
+        "Show one of them",
+        "embed",
+        None,
+        bodies.ModelEntry,
+        embeddings.show_model,
+        (404,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/embeddings/generate",
+        "Embed one text",
+        "embed",
+        bodies.GenerateRequest,
+        bodies.GenerateAnswer,
+        embeddings.generate,
+        (404, *MODEL_PROBLEMS),
+    ),
+    Endpoint(
+        "POST",
+        "/search",
+        "Search a watched column",
+        "search",
+        bodies.SearchRequest,
+        bodies.SearchAnswer,
+        search.search,
+        MODEL_PROBLEMS,
+    ),
+    Endpoint(
+        "GET",
+        "/status",
+        "Show the state of the columns and workers",
+        "status",
+        None,
+        bodies.StatusAnswer,
+        status.status,
+    ),
+    Endpoint(
+        "GET",
+        "/healthz",
+        "Tell whether the process answers",
+        None,
+        None,
+        bodies.HealthAnswer,
+        status.health,
+    ),
+    Endpoint(
+        "GET",
+        "/readyz",
+        "Tell whether the database can be reached and fits",
+        None,
+        None,
+        bodies.HealthAnswer,
+        status.readiness,
+    ),
+)
+
+
+def api_routes(shared: ApiServices) -> list[BaseRoute]:
+    """Return the routes of the API."""
+
+    async def respond(endpoint: Endpoint, request: Request) -> Response:
+        return await endpoint.respond(shared, request)
+
+    document = document_of(ENDPOINTS, shared.services.prefix)
+
+    async def describe(request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    return [
+        *(Route(each.path, partial(respond, each), methods=[each.method]) for each in ENDPOINTS),
+        Route("/openapi.json", describe, methods=["GET"]),
+    ]
