@@ -42,6 +42,13 @@ def test_statements_and_writers_at_once_are_compared_with_a_plain_table(tmp_path
     assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
 
 
+@pytest.mark.only_in_full
+def test_queries_by_the_http_api_are_measured_beside_the_model(tmp_path: Path) -> None:
+    found = figures(tmp_path, "web")
+    assert [figure["unit"] for figure in found] == ["ms", "requests/s"] * 2
+    assert all(figure["measured"] > 0 for figure in found)
+
+
 @pytest.mark.skipif(
     not pgai.is_installed(), reason="pgai is not installed: `scripts/bench rivals` installs it"
 )
