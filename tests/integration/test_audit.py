@@ -53,11 +53,14 @@ def test_an_entry_says_who_called_and_from_where(
 def test_a_call_from_the_web_names_the_address_of_its_browser(
     docs: Database, queue: AdminQueue
 ) -> None:
-    for address in ("10.0.0.7", "2001:db8::1"):
+    addresses = {"10.0.0.7": "10.0.0.7", "2001:DB8::1": "2001:db8::1", "fe80::1%eth0": "fe80::1"}
+    for address, recorded in addresses.items():
         queue.control("pause", source=from_web(address))
-        assert (latest(queue).source, latest(queue).address) == ("web", address)
+        assert (latest(queue).source, latest(queue).address) == ("web", recorded)
     before = latest(queue)
-    queue.control("work", source="web")
+    for name in (None, "", "a.name", "10.0.0.7 x"):
+        queue.control("work", source=from_web(name))
+        assert latest(queue).source == "web"
     queue.control("work", source="cli")
     assert latest(queue).address == queue.audit(limit=2)[1].address != before.address
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any, Literal, NewType
 
 from worker.queue.calls import Calls
@@ -20,9 +21,12 @@ RecordedEvent = Literal["restored", "repaired", "text_revealed"]
 AUDIT_IN_ONE_CALL = MOST_ROWS
 
 
-def from_web(address: str) -> WebSource:
-    """Return the source of a call from a browser or app at an IP address."""
-    return WebSource(f"web {address}")
+def from_web(address: str | None) -> CallSource:
+    """Return the source of a call from a browser or app, with its address if that is one of IP."""
+    try:
+        return WebSource(f"web {ip_address((address or '').partition('%')[0])}")
+    except ValueError:  # a socket of this machine, or a name
+        return "web"
 
 
 @dataclass(frozen=True, slots=True)
