@@ -85,8 +85,8 @@ def _report(db: Database, host: str, cpu: float) -> None:
     }
     db.execute(
         "select embedding_worker_heartbeat(%s, %s, 7, 'working', 1965, 8, %s::jsonb, rss_mb => 118,"
-        " version => '0.1.0', cores => 4, load => %s::real, cpu_percent => %s::real, memory_limit_mb => 512,"
-        " throttle_level => %s, cause => %s)",
+        " version => '0.1.0', cores => 4, load => %s::real, cpu_percent => %s::real,"
+        " memory_limit_mb => 512, throttle_level => %s, cause => %s)",
         [
             f"{host}:7:3fa9c1",
             host,
