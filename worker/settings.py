@@ -457,6 +457,8 @@ def _token(given: str) -> str:
     # Never repeated. A short one could be guessed.
     if len(given) < SHORTEST_TOKEN or not given.isascii() or not given.isprintable():
         raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of ASCII")
+    if given.startswith("ew_") or given.count(".") == 2:
+        raise ValueError("is like the key of an app or the token of a user: choose another one")
     return given
 
 

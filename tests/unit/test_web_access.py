@@ -96,6 +96,8 @@ def test_wrong_tokens_are_limited_and_the_limit_ends(clock: Clock) -> None:
     [
         ({"WORKER_WEB_TOKEN": "short"}, "WORKER_WEB_TOKEN must have at least 16 characters"),
         ({"WORKER_WEB_TOKEN": "ключ" * 9}, "all of ASCII"),
+        ({"WORKER_WEB_TOKEN": "ew_short-and-long-enough"}, "is like the key of an app"),
+        ({"WORKER_WEB_READ_TOKEN": "short.and.long-enough"}, "the token of a user"),
         (
             {"WORKER_WEB_TOKEN": ADMIN, "WORKER_WEB_READ_TOKEN": ADMIN},
             "WORKER_WEB_TOKEN and WORKER_WEB_READ_TOKEN are the same",
