@@ -33,9 +33,12 @@ def examine(settings: Settings, connect: Open, network: Network | None = None) -
 
 
 def examine_database(
-    settings: Settings, connect: Open, network: Network | None = None
+    settings: Settings, connect: Open, network: Network | None = None, *, samples: bool = True
 ) -> Generator[Finding, None, list[Target]]:
-    """Run the checks that call no model, likewise. Returns the watched columns that it has seen."""
+    """Run the checks that call no model, likewise. Returns the watched columns that it has seen.
+
+    Without `samples`, those are left out that read texts and many jobs.
+    """
     if settings.database_url:
         yield from inspect_address(settings.database_url, network or Network())
     try:
@@ -45,7 +48,7 @@ def examine_database(
             queue.check_schema()
             yield Finding("ok", "schema", "database", "it has the schema of this worker", None)
             yield from inspect_commands(queue)
-            yield from queue.diagnose()
+            yield from queue.diagnose(samples=samples)
             return queue.targets()
     except (DatabaseError, SettingsError) as problem:
         yield explain_failure(problem)

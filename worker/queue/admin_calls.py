@@ -329,13 +329,10 @@ class AdminCalls(
             record_ids=None if record_ids is None else list(record_ids),
         )
 
-    def diagnose(self) -> list[Finding]:
+    def diagnose(self, *, samples: bool = True) -> list[Finding]:
         columns = {"check_name": str, **columns_of(Finding)}
         del columns["check"]
-        return [
-            Finding(check=row.pop("check_name"), **row)
-            for row in (
-                *self._transport.rows("diagnose_embeddings", {}, columns),
-                *self._transport.rows("sample_embeddings", {}, columns),
-            )
-        ]
+        found = [*self._transport.rows("diagnose_embeddings", {}, columns)]
+        if samples:
+            found += self._transport.rows("sample_embeddings", {}, columns)
+        return [Finding(check=row.pop("check_name"), **row) for row in found]

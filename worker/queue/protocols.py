@@ -669,8 +669,11 @@ class AdminQueue(
     def check_schema(self) -> None:
         """Raise SchemaError unless the database has the SQL API in this worker's version."""
 
-    def diagnose(self) -> list[Finding]:
-        """Return the problems that the database finds in itself and its columns."""
+    def diagnose(self, *, samples: bool = True) -> list[Finding]:
+        """Return the problems that the database finds in itself and its columns.
+
+        Without `samples` it reads neither texts nor many jobs, and takes a fraction of a second.
+        """
 
     def session(self) -> Session | None:
         """Return the role and rights of the connection. None: there is no connection."""
