@@ -77,6 +77,7 @@ set row_security = off
 as $$
 declare
     most constant integer := 1000;
+    slice constant integer := 100; -- states are looked up for so many, until the page is full
     folder constant uuid := (select known.id from public.embedding_folders as known where known.name = only_folder);
     looked_at bigint[];
     is_cut boolean;
@@ -88,12 +89,17 @@ begin
     end if;
     looked_at := embedding.files_to_look_at(folder, only_state, before_id, most);
     is_cut := cardinality(looked_at) >= most;
-    select coalesce(array_agg(page.id order by page.id desc), '{}') into ids
-      from (select file.id from unnest(looked_at) as one (id)
+    ids := case when only_state is null then looked_at else '{}' end;
+    for looked_to in 0 .. case when only_state is null then -1 else cardinality(looked_at) - 1 end by slice loop
+        exit when cardinality(ids) >= max_rows;
+        ids := ids || array(
+            select file.id from unnest(looked_at[looked_to + 1 : looked_to + slice]) as one (id)
              cross join lateral (select known.id, known.folder_id, known.state from public.embedding_file_states as known
                                   where known.id = one.id) as file
-             where (only_state is null or file.state = only_state) and (folder is null or file.folder_id = folder)
-             order by file.id desc limit least(max_rows, most)) as page;
+             where file.state = only_state and (folder is null or file.folder_id = folder)
+             order by file.id desc);
+    end loop;
+    ids := ids[1 : max_rows];
     next_id := case when cardinality(ids) = max_rows and (is_cut or ids[max_rows] > looked_at[cardinality(looked_at)])
                     then ids[max_rows]
                     when is_cut then looked_at[most] end;
