@@ -4,6 +4,7 @@ refused."""
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ import psycopg
 import pytest
 
 import worker as api
-from tests.conftest import Database, Server, TemplateOf, migrate, new_database
+from tests.conftest import IN_CI, REPOSITORY, Database, Server, TemplateOf, migrate, new_database
 from tests.openai_server import OpenAIServer, hang, unavailable, vector_for
+from tests.supabase_project import over_tcp
 from tests.web import ADMIN_TOKEN, READ_TOKEN, Web, served_web
 from worker.embedders.registry import open_embedder
 from worker.operations.api_keys import create_key, revoke_key
@@ -28,6 +30,8 @@ from worker.settings import Settings
 from worker.web import server as servers
 from worker.web.api import permits
 
+SCHEMATHESIS = REPOSITORY / ".parts/schemathesis/bin/schemathesis"
+LANGCHAIN = REPOSITORY / ".parts/langchain/bin/python"
 LOCAL = "local:wordllama-256"
 SMALL = "openai:text-embedding-3-small"
 DOCS = "docs.embedding"
@@ -272,17 +276,17 @@ def test_searches_are_limited_and_filtered(http: httpx.Client) -> None:
     assert [each["record_id"] for each in http.post("/search", json=asked).json()["matches"]] == [
         "1"
     ]
-    for wrong, cause in (
-        ({"filter": {"no_column": 1}}, "no_column"),
-        ({"table": "unknown"}, "unknown"),
-        ({"table": None}, "several columns"),
-        ({"limit": 101}, "limit"),
-        ({"query": ""}, "query"),
-        ({"query": " "}, "blank"),
-        ({"column": "embedding\0"}, ""),
-        ({"filter": {"id": {"$ne": None}}}, ""),
+    for wrong, status, cause in (
+        ({"filter": {"no_column": 1}}, 400, "no_column"),
+        ({"table": "unknown"}, 404, "unknown"),
+        ({"table": None}, 404, "several columns"),
+        ({"column": "embedding\0"}, 404, ""),
+        ({"limit": 101}, 400, "limit"),
+        ({"query": ""}, 400, "query"),
+        ({"query": " "}, 400, "query"),
+        ({"filter": {"id": {"$ne": None}}}, 400, ""),
     ):
-        assert cause in told(http.post("/search", json=asked | wrong), 400)
+        assert cause in told(http.post("/search", json=asked | wrong), status)
 
 
 def test_the_state_is_that_of_the_command(http: httpx.Client) -> None:
@@ -429,3 +433,67 @@ def test_many_clients_at_once_are_served(http: httpx.Client, web: Web, key: str)
         for call in [pool.submit(ask) for _ in range(8)]:
             call.result(timeout=60)
     assert failed == []
+
+
+# -- clients that others wrote
+
+
+@pytest.mark.skipif(not SCHEMATHESIS.exists() and not IN_CI, reason="schemathesis is not installed")
+def test_the_description_is_true(web: Web, key: str) -> None:
+    """Schemathesis sends what is described, and what is not, and compares the answers."""
+    command = [
+        str(SCHEMATHESIS),
+        *("run", f"{web.url}/openapi.json", "--header", f"Authorization: Bearer {key}"),
+        # a filter by a column that is not there fits the description, and is refused
+        *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
+        *("--max-examples", "5", "--seed", "1", "--phases", "coverage,fuzzing"),
+        *("--suppress-health-check", "all"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "8 selected" in done.stdout
+
+
+LANGCHAIN_SEARCHES = """
+import json, sys
+from langchain_openai import OpenAIEmbeddings
+from langchain_postgres import PGEngine, PGVectorStore
+database, api, key, query = sys.argv[1:]
+store = PGVectorStore.create_sync(
+    engine=PGEngine.from_connection_string(database),
+    table_name="docs",
+    embedding_service=OpenAIEmbeddings(
+        base_url=f"{api}/v1", api_key=key, model="docs.embedding", check_embedding_ctx_length=False
+    ),
+    id_column="id",
+    content_column="body",
+    embedding_column="embedding",
+    metadata_columns=["lang"],
+    metadata_json_column=None,
+)
+found = store.similarity_search_with_score(query, k=2)
+print(json.dumps([[each.page_content, float(distance)] for each, distance in found]))
+"""
+
+
+@pytest.mark.only_in_full
+@pytest.mark.skipif(not LANGCHAIN.exists() and not IN_CI, reason="LangChain is not installed")
+def test_langchain_searches_our_columns_by_our_vectors(
+    settings: Settings, web: Web, http: httpx.Client, key: str
+) -> None:
+    assert settings.database_url
+    with over_tcp(settings.database_url) as url:
+        given = [url.replace("postgresql://", "postgresql+psycopg://"), web.url, key, "bread"]
+        done = subprocess.run(
+            [str(LANGCHAIN), "-c", LANGCHAIN_SEARCHES, *given],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    asked = {"query": "bread", "table": "docs", "mode": "vector"}
+    ours = http.post("/search", json=asked).json()["matches"]
+    for (content, distance), match in zip(json.loads(done.stdout), ours, strict=True):
+        assert content == match["content"]
+        assert distance == pytest.approx(match["distance"], abs=1e-6)

@@ -3,10 +3,12 @@ worker reaches the database."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +17,9 @@ import psycopg
 import pytest
 
 import worker as api
-from tests.conftest import IN_CI, Database, value
+from tests.conftest import IN_CI, REPOSITORY, Database, value
 from tests.supabase_project import NO_SUPABASE, Project, supabase_is_here
+from tests.typescript import compiled, run_javascript
 from tests.web import served_web
 from worker.errors import CallerRefused, SettingsError
 from worker.operations.callers import Callers, caller_of
@@ -196,6 +199,38 @@ def test_a_user_searches_by_the_http_api(settings: Settings, notes: Database, an
         assert "matches" not in refused.json() or refused.json()["matches"] == []
         notes.execute("revoke execute on all functions in schema public from authenticated, public")
         assert ask(anna).status_code == 403
+
+
+SIGN_UP = """
+import { createClient } from "@supabase/supabase-js";
+declare const process: { env: Record<string, string> };
+const { SUPABASE_URL, PUBLISHABLE_KEY } = process.env;
+const supabase = createClient(SUPABASE_URL, PUBLISHABLE_KEY, { auth: { persistSession: false } });
+await supabase.auth.signUp({ email: "ben@example.com", password: "correct horse battery" });
+const user_id = (await supabase.auth.getUser()).data.user!.id;
+await supabase.from("notes").insert({ id: 5, place: "js", body: "A notice period", user_id });
+"""
+
+
+def test_a_user_of_supabase_js_searches_as_the_docs_say(
+    project: Project, notes: Database, tmp_path: Path
+) -> None:
+    docs = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+    [snippet] = re.findall(r"^```ts\n(.*?)^```$", docs, re.M | re.S)
+    settings = Settings(supabase_url=project.url, supabase_service_role_key=project.secret_key)
+    notes.execute("create policy adds on notes for insert to authenticated with check (true)")
+    with served_web(settings) as web:
+        script = SIGN_UP + snippet.replace("http://127.0.0.1:8080", web.url).replace(
+            '"manuals"', '"notes", mode: "text"'
+        )
+        script += "console.log((await answer.json()).matches[0].content);"
+        said = run_javascript(
+            compiled(script, tmp_path),
+            tmp_path,
+            SUPABASE_URL=project.url,
+            PUBLISHABLE_KEY=project.publishable_key,
+        )
+    assert said == "A notice period\n"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from worker.operations.queries import MOST_TEXTS
 
 MOST_MATCHES = 100
 MOST_WORDS = 10_000  # characters of a query
+Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+"""A text that is not blank."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 InputType = Literal["query", "document"]
 Mode = Literal["hybrid", "vector", "text"]
@@ -33,7 +35,7 @@ class EmbeddingsRequest(Body):
         description="A watched column, like `docs.embedding`: its model, width and prompts. Or the"
         " model of one, like `openai:text-embedding-3-small`, with the prompts that are its own."
     )
-    input: str | Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS)]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
     input_type: InputType = Field(
         "query", description="What the texts are: searched for, or found. Models embed them apart."
     )
@@ -91,7 +93,7 @@ class ModelsAnswer(BaseModel):
 class GenerateRequest(Body):
     """One text to embed."""
 
-    text: Annotated[str, StringConstraints(min_length=1)]
+    text: Text
     model: Name | None = Field(None, description="As in /v1/embeddings. None: EMBEDDING_MODEL.")
     input_type: InputType = "document"
 
@@ -107,7 +109,7 @@ class GenerateAnswer(BaseModel):
 class SearchRequest(Body):
     """What to search for, and where. Without `table` and `column`: the only watched column."""
 
-    query: Annotated[str, StringConstraints(min_length=1, max_length=MOST_WORDS)]
+    query: Annotated[str, StringConstraints(max_length=MOST_WORDS, pattern=r"\S")]
     table: Name | None = None
     column: Name | None = None
     mode: Mode | None = Field(

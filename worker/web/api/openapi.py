@@ -18,7 +18,7 @@ WORDS = {
     400: "The request is not as described.",
     401: "There is no valid key or token.",
     403: "The key or token lacks the right.",
-    404: "There is no such model.",
+    404: "There is no such model or column.",
     413: "The body is too large.",
     429: "There were too many requests within a minute.",
     500: "A defect.",

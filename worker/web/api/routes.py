@@ -61,7 +61,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         bodies.SearchRequest,
         bodies.SearchAnswer,
         search.search,
-        MODEL_PROBLEMS,
+        (404, *MODEL_PROBLEMS),
     ),
     Endpoint(
         "GET",

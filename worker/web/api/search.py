@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 
+from starlette.exceptions import HTTPException
+
+from worker.errors import SettingsError
 from worker.operations.search import mode_of, only_target, search_target
+from worker.queue import AdminQueue, Target
 from worker.web.api.bodies import Found, SearchAnswer, SearchRequest
 from worker.web.api.endpoints import Call
 
@@ -17,7 +21,7 @@ def search(call: Call) -> SearchAnswer:
     services, permit = call.shared.services, call.permit
     assert permit
     with services.queues.lent() as queue:
-        target = only_target(queue, body.table, body.column)
+        target = _target(queue, body)
     mode = mode_of(target, body.mode)
     # without a queue in hand, which others need while a model is slow
     vector = None if mode == "text" else services.queries.embed([body.query], target)
@@ -36,3 +40,10 @@ def search(call: Call) -> SearchAnswer:
             else None,
         )
     return SearchAnswer(matches=[Found(**asdict(match)) for match in matches])
+
+
+def _target(queue: AdminQueue, body: SearchRequest) -> Target:
+    try:
+        return only_target(queue, body.table, body.column)
+    except SettingsError as problem:
+        raise HTTPException(404, f"{problem.cause}. Give `table` and `column`.") from None
