@@ -201,6 +201,7 @@ def use_files(queue: PostgresQueue) -> None:
     [file] = queue.known_files(folder)
     assert queue.file_ids("a", 10) == [file.id]
     assert [found.path for found in queue.files("a")] == ["a.md"]
+    assert [found.path for found in queue.page_files(None, None, None, 10).files] == ["a.md"]
     queue.finish_scan(
         folder,
         lease,
