@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -122,7 +123,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         )
         listener = socket.create_server(bound[:2], family=family, backlog=1024)
     except (OSError, UnicodeError) as problem:
-        reason = getattr(problem, "strerror", None) or "there is no such address"
+        code = problem.errno if isinstance(problem, OSError) else None
+        reason = os.strerror(code) if code and code > 0 else "there is no such address"
         raise SettingsError(
             f"{host}:{port} cannot be served: {reason}", "Give another --address HOST:PORT."
         ) from None
