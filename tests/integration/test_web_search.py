@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
+from threading import Event
 from urllib.parse import urlencode
 
 import psycopg
 import pytest
 
 from tests.conftest import Database, rows
-from tests.openai_server import OpenAIServer
+from tests.openai_server import Answer, OpenAIServer
 from tests.web import HOSTILE, Web, read, served_web
 from worker.operations.processing import process
 from worker.queue.postgres import PostgresQueue
@@ -21,35 +23,38 @@ MODEL = "openai:text-embedding-3-small"
 SECRET = "the secret recipe <script>alert(1)</script> \u202e"
 
 
-@pytest.fixture(scope="module")
-def served(shared_url: str) -> Iterator[tuple[Web, Database]]:
+@pytest.fixture(scope="module", name="openai")
+def openai_server() -> Iterator[OpenAIServer]:
     with OpenAIServer() as openai:
-        settings = Settings(
-            database_url=shared_url,
-            openai_api_key=openai.api_key,
-            openai_base_url=openai.base_url,
-            embedding_model=MODEL,
+        yield openai
+
+
+@pytest.fixture(scope="module")
+def served(shared_url: str, openai: OpenAIServer) -> Iterator[tuple[Web, Database]]:
+    settings = Settings(
+        database_url=shared_url,
+        openai_api_key=openai.api_key,
+        openai_base_url=openai.base_url,
+        embedding_model=MODEL,
+    )
+    with psycopg.connect(shared_url, autocommit=True) as db, served_web(settings) as web:
+        db.execute("create table docs (id text primary key, body text)")
+        db.execute(
+            "select watch_embeddings('docs', 'body', 'embedding', dimensions => 8,"
+            " language => 'english')"
         )
-        with psycopg.connect(shared_url, autocommit=True) as db, served_web(settings) as web:
-            db.execute("create table docs (id text primary key, body text)")
-            db.execute(
-                "select watch_embeddings('docs', 'body', 'embedding', dimensions => 8,"
-                " language => 'english')"
-            )
-            db.execute("create table books (id text primary key, body text)")
-            db.execute(
-                "select watch_embeddings('books', 'body', 'embedding', dimensions => 8,"
-                " chunks => true, chunk_size => 200)"
-            )
-            db.execute(
-                "insert into docs values ('one', %s), (%s, 'other words')", [SECRET, HOSTILE]
-            )
-            book = "\n\n".join(f"## Part {part}\n\n{'word ' * 30}" for part in range(70))
-            for key in ("1", "2", HOSTILE):
-                db.execute("insert into books values (%s, %s)", [key, book])
-            with PostgresQueue(db.info.dsn, "tests") as queue:
-                process(queue, settings)
-            yield web, db
+        db.execute("create table books (id text primary key, body text)")
+        db.execute(
+            "select watch_embeddings('books', 'body', 'embedding', dimensions => 8,"
+            " chunks => true, chunk_size => 200)"
+        )
+        db.execute("insert into docs values ('one', %s), (%s, 'other words')", [SECRET, HOSTILE])
+        book = "\n\n".join(f"## Part {part}\n\n{'word ' * 30}" for part in range(70))
+        for key in ("1", "2", HOSTILE):
+            db.execute("insert into books values (%s, %s)", [key, book])
+        with PostgresQueue(db.info.dsn, "tests") as queue:
+            process(queue, settings)
+        yield web, db
 
 
 @pytest.fixture
@@ -96,6 +101,26 @@ def test_what_cannot_be_searched_is_said_beside_the_form(web: Web) -> None:
         page = read(search(web, **asked))
         assert said in page
         assert "Words" in page
+
+
+def test_a_slow_model_keeps_one_connection_and_leaves_the_others(
+    web: Web, openai: OpenAIServer
+) -> None:
+    answers, began = Event(), Event()
+
+    def fault(due: Answer) -> Answer:
+        began.set()
+        answers.wait(10)
+        return due
+
+    openai.faults.append(fault)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(search, web, q="slow words", mode="vector")
+        assert began.wait(10)
+        assert "waits for its model" in read(search(web, q="more words", mode="vector"))
+        assert 'id="hit-1"' in search(web, q="secret", mode="text")
+        answers.set()
+        assert 'id="hit-1"' in slow.result(10)
 
 
 def test_hostile_names_stay_text(web: Web) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from worker.errors import SettingsError
+from worker.errors import SettingsError, Unreachable
 from worker.queue import AdminQueue, CallSource, from_web
 from worker.web.access import Role
 from worker.web.services import Services
@@ -124,6 +126,23 @@ class Screen:
     label: str | None = None
     actions: tuple[Action, ...] = field(default=())
     is_live: bool = True
+
+
+@contextmanager
+def waiting_for_a_model() -> Iterator[None]:
+    """Wait for a model with the queue of a look in hand, which others may need meanwhile.
+
+    Raises Unreachable if somebody else does so.
+    """
+    if not _waiting.acquire(blocking=False):
+        raise Unreachable("another search or preflight waits for its model", "Try again soon.")
+    try:
+        yield
+    finally:
+        _waiting.release()
+
+
+_waiting = Lock()
 
 
 def refuse_reader(role: Role) -> None:

@@ -13,7 +13,15 @@ from worker.operations.reembed_steps import run_stages
 from worker.operations.session import connected
 from worker.queue import AdminQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
-from worker.web.screens.base import ROWS, Action, Done, Look, Screen, refuse_reader
+from worker.web.screens.base import (
+    ROWS,
+    Action,
+    Done,
+    Look,
+    Screen,
+    refuse_reader,
+    waiting_for_a_model,
+)
 from worker.web.tasks import Task
 
 PATH = "/reembeddings"
@@ -70,7 +78,8 @@ def _preflight(look: Look) -> tuple[StartPlan | None, WorkerError | None]:
     try:
         refuse_reader(look.role)
         queue = connected(look.queue)
-        return reembed.plan_start(queue, look.services.settings, _config(look)), None
+        with waiting_for_a_model():
+            return reembed.plan_start(queue, look.services.settings, _config(look)), None
     except WorkerError as error:
         return None, error
 

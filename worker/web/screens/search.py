@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 from worker.errors import SettingsError, WorkerError
 from worker.operations.audit import record_revealed
+from worker.operations.queries import Embedded
 from worker.operations.reembed import find_column
-from worker.operations.search import Mode, found_paths, search
+from worker.operations.search import Mode, found_paths, mode_of, search_target
 from worker.queue import Match, Target
-from worker.web.screens.base import Action, Look, Revealed, Screen
+from worker.web.screens.base import Action, Look, Revealed, Screen, waiting_for_a_model
 
 PATH = "/search"
 HITS = 20
@@ -41,18 +42,17 @@ def _found(look: Look) -> Found:
         return None, [], None
     try:
         target = find_column(look.queue, look.values.get("column", ""))
-        hits = search(
-            look.queue,
-            look.services.settings,
-            words,
-            table=target.table_name,
-            column=target.named_column,
-            limit=HITS,
-            mode=_mode(look),
-        )
+        mode = mode_of(target, _mode(look))
+        vector = None if mode == "text" else _embedded(look, target, words)
+        hits = search_target(look.queue, target, words, vector, limit=HITS, mode=mode)
     except WorkerError as error:
         return None, [], error
     return target, hits, None
+
+
+def _embedded(look: Look, target: Target, words: str) -> Embedded:
+    with waiting_for_a_model():
+        return look.services.queries.embed([words], target)
 
 
 def _mode(look: Look) -> Mode | None:
