@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -439,7 +440,7 @@ def test_many_clients_at_once_are_served(http: httpx.Client, web: Web, key: str)
 
 
 @pytest.mark.skipif(not SCHEMATHESIS.exists() and not IN_CI, reason="schemathesis is not installed")
-def test_the_description_is_true(web: Web, key: str) -> None:
+def test_the_description_is_true(web: Web, key: str, tmp_path: Path) -> None:
     """Schemathesis sends what is described, and what is not, and compares the answers."""
     command = [
         str(SCHEMATHESIS),
@@ -449,7 +450,9 @@ def test_the_description_is_true(web: Web, key: str) -> None:
         *("--max-examples", "5", "--seed", "1", "--phases", "coverage,fuzzing"),
         *("--suppress-health-check", "all"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(  # in a folder of its own, since it keeps what it has found
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stdout
     assert "8 selected" in done.stdout
 

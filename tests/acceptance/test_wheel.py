@@ -89,9 +89,11 @@ def test_the_metadata_give_the_name_the_version_and_the_script(wheel: Path) -> N
         "embedded",
         "files",
         "local",
+        "mcp",
         "s3",
         "sentence-transformers",
         "tiktoken",
+        "web",
     }
     assert set(metadata.get_all("Provides-Extra") or []) == extras
     assert dict(scripts["console_scripts"]) == {"worker": "worker.cli:main"}

@@ -139,6 +139,8 @@ ONLY_IN = {
     "jinja2": ["web/pages.py"],
     "markupsafe": ["web/pages.py"],
     "pydantic": ["web/api/*.py"],
+    "mcp": ["web/api/mcp.py"],
+    "mcp_types": ["web/api/mcp.py"],
     "typer": ["cli/__init__.py", "cli/group.py", "cli/options.py"],
     "rich": ["cli/render/*.py"],
 }

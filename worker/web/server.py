@@ -28,8 +28,13 @@ from worker.web.services import Services
 MOST_CONNECTIONS = 1200
 LONGEST_QUERY = 30.0  # seconds until its vector is there
 GRACE = 1  # seconds for requests that are being answered when the server stops
-# Its log would print what a defect had in hand.
-SILENT = {"version": 1, "disable_existing_loggers": False, "loggers": {"uvicorn": {"level": 60}}}
+# Their logs would print what a defect had in hand.
+NOTHING = {"level": 60}
+SILENT = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"uvicorn": NOTHING, "mcp": NOTHING},
+}
 END_WITHIN = 5.0  # seconds
 
 

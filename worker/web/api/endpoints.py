@@ -68,11 +68,11 @@ class Endpoint:
 
     def _answer(self, shared: ApiServices, request: Request, content: bytes) -> str:
         permit = shared.permits.require(request, self.scope) if self.scope else None
-        body = _parsed(self.body, content) if self.body else None
+        body = parsed(self.body, content) if self.body else None
         return self.handle(Call(shared, permit, body, request.path_params)).model_dump_json()
 
 
-def _parsed(model: type[BaseModel], content: bytes) -> BaseModel:
+def parsed(model: type[BaseModel], content: bytes) -> BaseModel:
     """Parse a body. Raises HTTPException, whose cause repeats nothing of the body."""
     try:
         return model.model_validate_json(content)

@@ -78,7 +78,7 @@ class Permits:
         Raises HTTPException if it has no valid token, a token without the scope, or is one of too
         many; CallerRefused for the token of a user that is not valid, and what the database raises.
         """
-        permit = self._permit_of(_token_of(request))
+        permit = self.identify(request)
         if scope not in permit.scopes:
             raise HTTPException(403, f"This token has no scope `{scope}`.")
         if permit.requests_per_minute is not None and not self._take(permit):
@@ -86,7 +86,9 @@ class Permits:
             raise HTTPException(429, cause, TRY_AGAIN)
         return permit
 
-    def _permit_of(self, token: str) -> Permit:
+    def identify(self, request: Request) -> Permit:
+        """Return what a request may do, without counting it. Raises as `require`."""
+        token = _token_of(request)
         with self._lock:
             permit, until = self._known.get(token, (None, 0.0))
         if permit and self.clock() < until:

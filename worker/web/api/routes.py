@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from worker.web.api import bodies, embeddings, search, status
 from worker.web.api.endpoints import ApiServices, Endpoint
@@ -107,4 +109,24 @@ def api_routes(shared: ApiServices) -> list[BaseRoute]:
     return [
         *(Route(each.path, partial(respond, each), methods=[each.method]) for each in ENDPOINTS),
         Route("/openapi.json", describe, methods=["GET"]),
+        Route("/mcp", Agents(shared), methods=["POST"]),
     ]
+
+
+class Agents:
+    """Tools for agents. The package is imported at the first request: that takes a second."""
+
+    def __init__(self, shared: ApiServices) -> None:
+        self._shared = shared
+        self._server: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. Raises HTTPException if the package is not installed."""
+        if self._server is None:
+            try:
+                from worker.web.api.mcp import McpServer
+            except ImportError:
+                cause = "Tools for agents need the package mcp: pip install 'embedding-worker[mcp]'"
+                raise HTTPException(501, cause) from None
+            self._server = McpServer(self._shared)
+        await self._server(scope, receive, send)
