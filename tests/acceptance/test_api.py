@@ -244,6 +244,25 @@ def test_a_request_ends_at_its_deadline(
         assert "within 0.5 s" in told(answer, 503)
 
 
+def test_the_dashboard_does_not_wait_for_a_model(
+    web: Web, key: str, openai: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openai.latency = 1.0
+    asked = {"model": NOTES, "input": "one"}
+    headers = {"authorization": f"Bearer {key}"}
+    with ThreadPoolExecutor(50) as pool, httpx.Client(base_url=web.url, timeout=60) as client:
+        calls = [
+            pool.submit(client.post, "/v1/embeddings", json=asked, headers=headers)
+            for _ in range(50)
+        ]
+        time.sleep(0.3)
+        assert web.get("/").status_code == 200
+        assert web.as_nobody.get("/readyz").status_code == 200
+        assert not all(call.done() for call in calls)
+        openai.latency = 0.0
+        assert {call.result().status_code for call in calls} == {200}
+
+
 def test_the_endpoint_of_the_guide_embeds_as_the_worker_does_by_it(
     web: Web, http: httpx.Client, key: str
 ) -> None:
@@ -387,7 +406,7 @@ def test_the_requests_of_the_last_minute_count(times: list[float], allowed: int)
 def test_a_column_with_any_name_can_be_named(settings: Settings, key: str, db: Database) -> None:
     db.execute('create table "Weird.Table" (id bigint primary key, body text)')
     db.execute(
-        """select watch_embeddings('"Weird.Table"', 'body', 'my embedding', dimensions => 64)"""
+        """select watch_embeddings('"Weird.Table"', 'body', 'my.own embedding', dimensions => 64)"""
     )
     headers = {"authorization": f"Bearer {key}"}
     with served_web(settings) as web:
@@ -396,7 +415,7 @@ def test_a_column_with_any_name_can_be_named(settings: Settings, key: str, db: D
         body = {"model": name, "input": "a"}
         answer = web.as_nobody.post("/v1/embeddings", json=body, headers=headers)
         assert len(answer.json()["data"][0]["embedding"]) == 64
-    db.execute("""select unwatch_embeddings('"Weird.Table"', 'my embedding')""")
+    db.execute("""select unwatch_embeddings('"Weird.Table"', 'my.own embedding')""")
 
 
 # -- what is described

@@ -51,11 +51,12 @@ class Columns:
 
         While a column is re-embedded, it is the one that a search uses. Raises SettingsError.
         """
-        table, _, column = name.rpartition(".")
-        of_the_table = [target for target in self.targets() if target.table_name == table]
-        found = searched_by(of_the_table, column)
-        if len(found) == 1:
-            return found[0]
+        targets = self.targets()
+        for target in targets:
+            for column in (target.named_column, target.embedding_column):
+                if name == f"{target.table_name}.{column}":
+                    table = [each for each in targets if each.table_name == target.table_name]
+                    return searched_by(table, column)[0]
         if name in self.models():
             return name
         raise SettingsError(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from worker.web.api.columns import Columns
 from worker.web.api.permits import Permit, Permits
 from worker.web.services import Services
 
+MOST_AT_ONCE = 64  # requests that are answered
 MOST_PROBLEMS = 3  # of a body, that are told
 LONGEST_PROBLEM = 300  # characters
 
@@ -28,6 +29,8 @@ class ApiServices:
     services: Services
     permits: Permits
     columns: Columns
+    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MOST_AT_ONCE))
+    """Those of requests that may wait for a model: the dashboard does not wait for them."""
 
     @classmethod
     def of(cls, services: Services) -> ApiServices:
@@ -63,7 +66,9 @@ class Endpoint:
     async def respond(self, shared: ApiServices, request: Request) -> Response:
         """Answer a request."""
         content = await request.body() if self.body else b""
-        answer = await run_in_threadpool(self._answer, shared, request, content)
+        answer = await to_thread.run_sync(
+            self._answer, shared, request, content, limiter=shared.threads if self.scope else None
+        )
         return Response(answer, media_type="application/json")
 
     def _answer(self, shared: ApiServices, request: Request, content: bytes) -> str:

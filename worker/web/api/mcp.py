@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from anyio import to_thread
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -131,8 +132,9 @@ class McpServer:
         if tool is None:
             return _failed(f"There is no tool {asked.name[:100]}.")
         try:
-            answer = await run_in_threadpool(
-                self._answer, tool, context.request, asked.arguments or {}
+            arguments = asked.arguments or {}
+            answer = await to_thread.run_sync(
+                self._answer, tool, context.request, arguments, limiter=self._shared.threads
             )
         except (HTTPException, WorkerError) as error:
             _, cause, hint = problem_of(error)
