@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+from starlette.exceptions import HTTPException
 
 import worker.web.live as live_module
 from worker.errors import Unreachable
@@ -25,13 +26,13 @@ class Source:
 
     def __init__(self) -> None:
         self.text = "first"
-        self.is_out = False
+        self.error: Exception | None = None
         self.rendered: Counter[str] = Counter()
 
     async def render(self, topic: Topic) -> str:
         self.rendered[topic.address] += 1
-        if self.is_out:
-            raise Unreachable("the database is out of reach")
+        if self.error:
+            raise self.error
         return self.text
 
 
@@ -89,15 +90,23 @@ def test_nothing_is_rendered_while_nobody_looks() -> None:
     asyncio.run(scenario())
 
 
-def test_an_outage_is_news_and_so_is_its_end() -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Unreachable("the database is out of reach"), "the database is out of reach"),
+        (HTTPException(404, "There is no such job."), "There is no such job."),
+        (KeyError("what was in the database"), "a defect: KeyError"),
+    ],
+)
+def test_an_error_is_news_and_so_is_its_end(error: Exception, told: str) -> None:
     async def scenario() -> None:
         source = Source()
         live = Live(source.render)
         watched = live.watch(PAGE)
         await following(watched)
-        source.is_out = True
-        assert await following(watched) == ("outage", "the database is out of reach")
-        source.is_out = False
+        source.error = error
+        assert await following(watched) == ("outage", told)
+        source.error = None
         assert await following(watched) == ("content", "first")
         live.close()
 

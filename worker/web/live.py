@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from worker.errors import WorkerError
 from worker.web.access import Role
+from worker.web.problems import problem_of
 
 INTERVAL = 1.0  # seconds
 SHARE = 0.1  # of the time that the poller may spend; above that it slows down …
@@ -51,7 +51,6 @@ class Live:
     changed. While nobody watches, it does nothing."""
 
     render: Callable[[Topic], Awaitable[str]]
-    """Raises WorkerError."""
     _watchers: dict[Topic, set[_Watcher]] = field(default_factory=dict)
     _told: dict[Topic, News] = field(default_factory=dict)
     _poller: asyncio.Task[None] | None = None
@@ -103,8 +102,9 @@ class Live:
     async def _news_of(self, topic: Topic) -> News:
         try:
             return News("content", await self.render(topic))
-        except WorkerError as error:
-            return News("outage", error.cause)
+        except Exception as error:  # also a defect, or one page would end the updates of all
+            _, cause, _ = problem_of(error)
+            return News("outage", cause)
 
     def _tell(self, topic: Topic, news: News) -> None:
         if topic not in self._watchers or self._told.get(topic) == news:

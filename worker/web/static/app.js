@@ -20,9 +20,10 @@ function showOutage(words) {
 document.addEventListener("outage", (event) => {
   showOutage(`Not up to date: ${event.detail.data}. It is tried again every second.`);
 });
-document.addEventListener("htmx:after:swap", () => {
-  showOutage("");
-  showLocalTimes();
+document.addEventListener("htmx:after:swap", showLocalTimes);
+// Messages come one after the other, and this follows each of them; a swap may still be under way when the next one is there.
+document.addEventListener("htmx:sse:after:message", (event) => {
+  if (!event.detail.message.event) showOutage("");
 });
 for (const name of ["htmx:sse:error", "htmx:sse:close"]) {
   document.addEventListener(name, () => {
