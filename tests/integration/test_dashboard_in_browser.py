@@ -318,7 +318,8 @@ def test_a_page_says_that_the_database_is_away_and_recovers(
     with TcpProxy(shared_url) as proxy, served_web(Settings(database_url=proxy.url)) as web:
         page = chromium.page(web.url)
         page.run("await page.goto('/login?token=' + argument)", ADMIN_TOKEN)
-        page.run("await page.waitForSelector('h1')")
+        # then no further connection is being made, which the proxy could let slip through
+        page.run("await page.getByText('The database was checked').waitFor()")
         proxy.refuse()
         page.run("await page.locator('#outage').waitFor({state: 'visible'})")
         said = page.run("return await page.locator('#outage').textContent()")
