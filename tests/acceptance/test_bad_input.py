@@ -328,6 +328,7 @@ def test_a_garbled_answer_is_tried_again(
 # Texts
 
 
+@pytest.mark.only_in_full
 def test_a_text_of_a_megabyte_is_embedded_by_the_local_model(
     local_notes: Database, worker: Worker
 ) -> None:

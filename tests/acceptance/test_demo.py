@@ -110,6 +110,7 @@ def test_the_demo_keeps_out_of_the_database_and_the_account_of_the_settings(
     assert openai.requests == []
 
 
+@pytest.mark.only_in_full
 def test_the_demo_needs_no_setting_that_it_does_not_use(folder: Path) -> None:
     environment = {
         "EMBEDDING_MODEL": "openai:text-embedding-3-small",  # without its key
@@ -238,6 +239,7 @@ only_as_root = pytest.mark.skipif(
 
 
 @only_as_root
+@pytest.mark.only_in_full
 def test_the_demo_works_for_root_and_then_for_somebody_else(readable: Readable) -> None:
     environments: Mapping[str, dict[str, str]] = {
         user: {"WORKER_DATA_DIR": str(readable.folder_of(user) / "data")}

@@ -102,6 +102,7 @@ def test_hybrid_search_of_a_help_centre_is_better_than_each_of_its_parts(
     assert query["ndcg"]["text"] == 1
 
 
+@pytest.mark.only_in_full
 def test_without_weight_words_change_nothing(help_centre: Database, worker: Worker) -> None:
     assert worker("watch", "articles", "--column", "embedding", "--hybrid").returncode == 0
     weight = ["--full-text-weight", "0"]

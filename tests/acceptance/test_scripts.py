@@ -137,6 +137,7 @@ def test_two_backfills_never_overlap(
     assert (code, "Enqueued: 0" in without_time(lines)) == (0, True)
 
 
+@pytest.mark.only_in_full
 def test_backfill_passes_the_exit_code_on(
     db: Database, script: Script, openai: OpenAIServer, with_openai: dict[str, str]
 ) -> None:
@@ -177,6 +178,7 @@ def test_the_cautious_processor_takes_five_and_waits_a_second(
     assert begin - end >= 1
 
 
+@pytest.mark.only_in_full
 def test_the_cautious_processor_can_be_told_its_pace(
     db: Database, script: Script, openai: OpenAIServer, with_openai: dict[str, str]
 ) -> None:

@@ -185,6 +185,7 @@ def test_the_service_finds_the_rows_of_all_tenants_by_supabase_py(
     assert {row["id"] for row in names["found"].data} == {1, 2, 3, 4}
 
 
+@pytest.mark.only_in_full
 def test_it_is_measured_over_the_data_api_as_over_a_connection(
     project: Project, articles: Database, with_openai_and_project: dict[str, str], tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_what_the_wheel_unpacks_to_migrates_an_empty_database(
     assert len(result.stdout.splitlines()) == len(migrations())
 
 
+@pytest.mark.only_in_full
 def test_what_the_wheel_unpacks_to_shows_the_demo(wheel: Path) -> None:
     # Not below pytest's own folder: of root, the server runs as another user.
     with tempfile.TemporaryDirectory(prefix="worker-demo-") as name:

@@ -324,6 +324,7 @@ def test_the_queue_calls_our_functions(squatted: Database, database_url: str) ->
     assert called(squatted, mine=True) >= FUNCTIONS.keys()
 
 
+@pytest.mark.only_in_full
 def test_the_commands_call_our_functions(
     squatted: Database, worker: Worker, database_url: str
 ) -> None:
