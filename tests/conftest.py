@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -153,7 +153,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full",
         action="store_true",
-        help="tests/integration over every server in full, tests/chaos at its full length",
+        help="all tests over every server with all parameters, tests/chaos at its full length",
     )
 
 
@@ -161,8 +161,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Take out what would show the same once more.
 
     Each test runs over the newest Postgres with all its parameters. Over another server it runs if
-    it may depend on it, with its first parameters; with `--full`, with all. Most benchmarks run
-    only with `--full`.
+    it may depend on it, with its first parameters; with `--full`, with all. What is marked
+    `only_in_full` runs only then; with names of servers in the mark, that is about these alone.
     """
     full = config.getoption("--full")
     tried: set[tuple[str, str]] = set()
@@ -170,7 +170,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def is_wanted(item: pytest.Item) -> bool:
         callspec = getattr(item, "callspec", None)
         variant = callspec.params.get("server", "none") if callspec else "none"
-        if not full and item.get_closest_marker("only_in_full"):
+        mark = item.get_closest_marker("only_in_full")
+        if not full and mark and variant in (mark.args or (variant,)):
             return False
         if home := _home_of(item):
             return variant in ("none", home)
@@ -183,6 +184,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return True
 
     items[:] = filter(is_wanted, items)
+
+
+def rest_in_full(values: Iterable[Any], first: int = 1) -> list[Any]:
+    """Parameters of a test, of which only the first run without `--full`."""
+    values = list(values)
+    rest = (value if isinstance(value, tuple) else (value,) for value in values[first:])
+    marked = [pytest.param(*value, marks=pytest.mark.only_in_full) for value in rest]
+    return values[:first] + marked
 
 
 def pytest_collection_finish() -> None:
@@ -562,7 +571,7 @@ def run_worker(
     except subprocess.TimeoutExpired as late:
         if "SUPABASE_URL" not in known or "transports/rest.py" not in "".join(late.__notes__):
             raise
-        return run_command_line(arguments, cwd, known, timeout)
+    return run_command_line(arguments, cwd, known, timeout)
 
 
 def migrate(url: str, *before: LiteralString) -> None:

@@ -223,6 +223,7 @@ def test_a_column_that_nobody_watches_cannot_be_backfilled(db: Database, old: Ta
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.only_in_full("data_api")
 def test_five_thousand_rows_go_in_batches_of_a_hundred(db: Database, queue: AdminQueue) -> None:
     table = Table(db)
     table.create("uuid")

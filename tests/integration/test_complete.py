@@ -319,6 +319,7 @@ def reasons(refusals: Sequence[Refusal], jobs: Sequence[Job]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("timing", ["before", "after", "deferred"])
+@pytest.mark.only_in_full("data_api", "pgbouncer")
 def test_a_row_whose_trigger_raises_any_error_fails_alone(
     docs: Database, queue: AdminQueue, timing: str
 ) -> None:

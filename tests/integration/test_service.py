@@ -179,6 +179,7 @@ def polling(docs: Database, deaf: Runs, **options: Any) -> Iterator[None]:
         yield
 
 
+@pytest.mark.only_in_full("pgbouncer")
 def test_a_poll_finds_a_row(docs: Database, deaf: Runs) -> None:
     with polling(docs, deaf):
         for count in (2, 3):
@@ -289,6 +290,7 @@ def test_it_pauses_and_resumes(docs: Database, runs: Runs, queue: AdminQueue) ->
     assert resumed["throttle_level"] == "full"
 
 
+@pytest.mark.only_in_full("data_api", "pgbouncer")
 def test_a_busy_one_obeys_as_well(docs: Database, runs: Runs, openai: Any) -> None:
     insert(docs, 2000)
     openai.latency = 0.02

@@ -117,6 +117,7 @@ def test_what_failed_in_the_span_is_grouped_by_class(docs: Database, queue: Admi
     ]
 
 
+@pytest.mark.only_in_full("data_api")
 def test_many_failures_are_counted_exactly_if_few_are_on_one_side_of_the_start(
     docs: Database, queue: AdminQueue
 ) -> None:
