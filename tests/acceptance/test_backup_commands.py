@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Start, fill, refused
-from tests.conftest import Database, Worker, eventually, rows, value
+from tests.conftest import Database, Worker, eventually, rest_in_full, rows, value
 from tests.s3_server import KEY, SECRET, S3Server
 
 ROWS = 3_000
@@ -96,6 +96,7 @@ def test_a_backup_is_made_listed_checked_and_deleted(
         assert {path.stat().st_mode & 0o777 for path in made_files if path.is_file()} == {0o600}
 
 
+@pytest.mark.parametrize("environment", rest_in_full(["directory", "bucket"]), indirect=True)
 def test_a_backup_that_was_killed_is_continued(
     vectors: Database, worker: Worker, start: Start, environment: dict[str, str]
 ) -> None:

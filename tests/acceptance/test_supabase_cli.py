@@ -27,6 +27,7 @@ from tests.conftest import (
     Server,
     TemplateOf,
     new_database,
+    rest_in_full,
     rows,
     run_worker,
     value,
@@ -189,12 +190,14 @@ def test_push_applies_the_folder_and_then_the_worker_finds_nothing_to_do(this: P
     assert "nothing to apply" in this.worker("migrate").stderr
 
 
+@pytest.mark.only_in_full
 def test_the_worker_applies_the_folder_and_then_push_finds_nothing_to_do(this: Project) -> None:
     assert len(this.worked("migrate").splitlines()) == len(OURS)
     assert this.is_all_applied()
     assert "up to date" in this.supabase("db", "push")
 
 
+@pytest.mark.only_in_full
 def test_push_with_the_seed_brings_the_sample_tables_twice_the_same(this: Project) -> None:
     for _ in range(2):
         this.supabase("db", "push", "--include-seed")
@@ -259,6 +262,7 @@ def test_what_a_newer_worker_brings_is_copied_behind_what_is_there(theirs: Proje
     assert theirs.is_all_applied()
 
 
+@pytest.mark.only_in_full
 def test_a_watch_that_is_kept_in_git_is_pushed(theirs: Project) -> None:
     theirs.worked("init")
     theirs.write(
@@ -376,7 +380,7 @@ def hosted(theirs: Project, schema_of_vector: str) -> Project:
     return landlady
 
 
-@pytest.mark.parametrize("schema_of_vector", ["extensions", "public"])
+@pytest.mark.parametrize("schema_of_vector", rest_in_full(["extensions", "public"]))
 def test_an_owner_who_is_no_superuser_pushes_watches_and_embeds(hosted: Project) -> None:
     hosted.worked("watch", *WATCH)
     hosted.db.execute("insert into notes values (1, 'a note')")
@@ -491,6 +495,7 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
     }
 
 
+@pytest.mark.only_in_full
 def test_the_advisors_have_nothing_to_say_of_a_watched_table(hosted: Project) -> None:
     before = hosted.findings()
     assert before | {VECTOR_IN_PUBLIC} | SAMPLE_INDEXES == EXPLAINED

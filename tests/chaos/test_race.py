@@ -20,7 +20,7 @@ import pytest
 from tests.acceptance.conftest import statuses
 from tests.chaos.conftest import wait_until_due
 from tests.command_line import fork_server
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from worker.chunking.documents import split_document
 from worker.embedders.registry import open_embedder
 from worker.engine.pipeline import Pipeline, RunOptions
@@ -35,7 +35,7 @@ WORKERS = 4
 ROLLED_BACK = 0.02  # the share of transactions behind which a TRUNCATE is tried and taken back
 
 
-@pytest.fixture(params=[False, True], ids=["as a whole", "in chunks"])
+@pytest.fixture(params=rest_in_full([False, True]), ids=["as a whole", "in chunks"])
 def in_chunks(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, Database, rows
+from tests.conftest import REPOSITORY, Database, rest_in_full, rows
 from tests.integration import chunks
 from tests.integration.jobs import claim, complete, insert
 from tests.s3_server import S3Server
@@ -377,6 +377,7 @@ class Steps:
             raise Killed
 
 
+@pytest.mark.parametrize("any_place", rest_in_full(["directory", "bucket"]), indirect=True)
 def test_a_backup_that_is_killed_anywhere_is_continued_by_the_same_call(
     docs: Database, any_place: Place, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
@@ -437,6 +438,7 @@ main()
 """
 
 
+@pytest.mark.parametrize("any_place", rest_in_full(["directory", "bucket"]), indirect=True)
 def test_a_process_is_killed_at_many_points_and_the_same_command_ends_the_backup(
     docs: Database, any_place: Place, database_url: str, tmp_path: Path, full: bool
 ) -> None:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.integration.chunks import (
     MODEL,
     WATCH,
@@ -273,6 +273,7 @@ def test_a_key_of_any_type_leads_to_the_passages(keyed: tuple[Database, str, str
     assert rows(db, "select from embedding_queue") == []
 
 
+@pytest.mark.parametrize("keyed", rest_in_full(KEYS, 3), indirect=True)
 def test_the_match_function_returns_the_key(keyed: tuple[Database, str, str]) -> None:
     db, *_ = keyed
     embed(db)
@@ -1281,14 +1282,17 @@ def test_a_text_that_is_edited_and_completed_while_it_is_staged_leaves_no_chunk(
 
 @pytest.mark.parametrize(
     "change",
-    [
-        "drop table docs_chunks cascade",
-        "drop table docs_chunk_places cascade",
-        "drop table docs_chunks, docs_chunk_places cascade",
-        "alter table docs_chunks rename to old_chunks",
-        "alter table docs_chunk_places rename to old_places",
-        "create schema other; alter table docs_chunks set schema other",
-    ],
+    rest_in_full(
+        [
+            "drop table docs_chunks cascade",
+            "alter table docs_chunk_places rename to old_places",
+            "drop table docs_chunk_places cascade",
+            "drop table docs_chunks, docs_chunk_places cascade",
+            "alter table docs_chunks rename to old_chunks",
+            "create schema other; alter table docs_chunks set schema other",
+        ],
+        2,
+    ),
 )
 @pytest.mark.parametrize("noticed_by", ["claim", "stage", "complete"])
 def test_a_missing_table_of_chunks_suspends_and_watch_makes_it_again(

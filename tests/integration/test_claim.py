@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Database, Server, rows, value
+from tests.conftest import Database, Server, rest_in_full, rows, value
 from tests.integration.jobs import (
     SCOPE,
     SQLSTATES,
@@ -317,6 +317,7 @@ POISONED = "update docs set body = 'poison ' || id where id in (2, 4)"
 
 
 @pytest.mark.parametrize("part", ["source", "filter"])
+@pytest.mark.only_in_full("data_api", "pgbouncer")
 def test_a_row_that_raises_any_error_fails_alone(
     docs: Database, queue: AdminQueue, part: str
 ) -> None:
@@ -357,7 +358,7 @@ def test_rows_that_raise_an_error_fail_also_where_nothing_else_is_due(
     assert value(docs, "select problem from embedding_targets") is None
 
 
-@pytest.mark.parametrize("sqlstate", SQLSTATES)
+@pytest.mark.parametrize("sqlstate", rest_in_full(SQLSTATES, 5))
 def test_a_row_whose_trigger_does_not_let_its_vector_go_fails_alone(
     docs: Database, queue: AdminQueue, sqlstate: str
 ) -> None:

@@ -7,7 +7,7 @@ from typing import LiteralString
 
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.integration import chunks
 from tests.integration.jobs import claim
 from tests.integration.reembeddings import (
@@ -122,7 +122,7 @@ def test_damage_is_found_in_a_side_table(db: Database, queue: AdminQueue) -> Non
     assert damage(queue) == [("1", "overwritten"), ("2", "lost")]
 
 
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", rest_in_full(KEYS, 3))
 @pytest.mark.parametrize("store", ["table", "chunks"])
 def test_damage_is_found_by_a_key_of_any_type(
     db: Database, queue: AdminQueue, kind: str, store: str

@@ -6,7 +6,7 @@ from typing import LiteralString
 
 import pytest
 
-from tests.conftest import Database, rows
+from tests.conftest import Database, rest_in_full, rows
 from tests.integration.jobs import claim
 from tests.integration.tables import embed, embed_all, jobs, vector_of
 from worker.queue.postgres import PostgresQueue
@@ -74,6 +74,7 @@ def all_is_well(db: Database, queue: PostgresQueue) -> bool:
 
 
 @pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("key", rest_in_full(TABLES), indirect=True)
 def test_each_vector_is_that_of_its_row_after_keys_have_moved(
     items: Database, queue: PostgresQueue, key: str, move: str
 ) -> None:

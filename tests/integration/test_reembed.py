@@ -18,7 +18,7 @@ import pytest
 from psycopg import sql
 
 from tests import conftest
-from tests.conftest import Database, Server, rows, value
+from tests.conftest import Database, Server, rest_in_full, rows, value
 from tests.integration.documents import document
 from tests.integration.reembeddings import owner_queue as owner_queue
 from tests.integration.runs import Runs, at_once
@@ -269,7 +269,7 @@ def test_from_the_start_to_the_swap_and_back(
     assert is_of(PROMPT + "after the end", stored)
 
 
-@pytest.mark.parametrize("store", ["column", "table"])
+@pytest.mark.parametrize("store", rest_in_full(["column", "table"]))
 def test_edits_at_any_moment_end_in_both_stores(
     texts: Database, work: Undertaking, store: Store
 ) -> None:
@@ -616,7 +616,9 @@ def test_any_names_and_a_key_of_two_columns(db: Database, work: Undertaking) -> 
 
 @pytest.mark.parametrize(
     "given",
-    [{"dimensions": 8}, {"document_prompt": None}, {"dimensions": 8, "model": NEW}],
+    rest_in_full(
+        [{"dimensions": 8}, {"document_prompt": None}, {"dimensions": 8, "model": NEW}], 2
+    ),
     ids=["prompt", "width", "model"],
 )
 def test_the_same_model_can_get_another_width_or_prompt(

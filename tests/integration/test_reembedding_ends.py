@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 import pytest
 from psycopg.errors import LockNotAvailable
 
-from tests.conftest import Database, Server, rows, value
+from tests.conftest import Database, Server, rest_in_full, rows, value
 from tests.integration.reembeddings import (
     NAME,
     NEW,
@@ -245,17 +245,20 @@ ENDS: dict[str, tuple[Callable[[PostgresQueue], Any], Callable[[PostgresQueue], 
 
 @pytest.mark.parametrize(
     ("searched", "end", "holder"),
-    [
-        (store, end, holder)
-        for store in ("column", "table")
-        for end in ENDS
-        for holder in (
-            "select from docs",
-            "update docs set tenant = 2",
-            "lock table docs in access exclusive mode",
-        )
-        if (store, end, holder) != ("table", "start", "select from docs")
-    ],
+    rest_in_full(
+        [
+            (store, end, holder)
+            for holder in (
+                "select from docs",
+                "update docs set tenant = 2",
+                "lock table docs in access exclusive mode",
+            )
+            for store in ("column", "table")
+            for end in ENDS
+            if (store, end, holder) != ("table", "start", "select from docs")
+        ],
+        7,
+    ),
     indirect=["searched"],
 )
 def test_a_lock_that_is_not_free_changes_nothing(

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.integration.reembeddings import (
     NAME,
     NEW,
@@ -441,7 +441,7 @@ FROZEN: list[LiteralString] = [
 
 
 @pytest.mark.parametrize("statement", FROZEN)
-@pytest.mark.parametrize("begun", [start, make_swapped])
+@pytest.mark.parametrize("begun", rest_in_full([start, make_swapped]))
 def test_what_both_targets_embed_cannot_be_changed(
     db: Database, queue: PostgresQueue, statement: LiteralString, begun: Callable[..., Any]
 ) -> None:

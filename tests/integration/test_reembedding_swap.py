@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.integration import chunks
 from tests.integration.jobs import SCOPE
 from tests.integration.reembeddings import (
@@ -317,14 +317,14 @@ def test_a_search_that_began_before_ends_as_it_began(
 
 
 HOLDERS: list[LiteralString] = [
+    "lock table docs in access exclusive mode",
     "select from docs",
     "lock table docs in access share mode; select from docs",  # as pg_dump does
-    "lock table docs in access exclusive mode",
     "update docs set tenant = 2",
 ]
 
 
-@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("holder", rest_in_full(HOLDERS))
 def test_a_swap_waits_for_nobody_who_uses_the_table(
     ready: Database, queue: PostgresQueue, connect: Connect, holder: LiteralString
 ) -> None:
@@ -408,6 +408,7 @@ def queues(database_url: str) -> Iterator[list[PostgresQueue]]:
         queue.__exit__()
 
 
+@pytest.mark.parametrize("ready", rest_in_full(["column", "table"]), indirect=True)
 def test_workers_complete_jobs_of_both_while_it_swaps(
     ready: Database, queue: PostgresQueue, queues: list[PostgresQueue], connect: Connect
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.conftest import Database, migrate, rows, value
+from tests.conftest import Database, migrate, rest_in_full, rows, value
 from tests.integration.jobs import SCOPE
 from tests.integration.tables import Table, acting_as, create_role, embed, embed_all, refusal
 from worker.errors import WorkerError
@@ -371,13 +371,16 @@ def test_what_a_superuser_watches_runs_as_the_owner_of_the_api(
 @pytest.mark.parametrize("part", ["schema", "name", "key", "text", "vector"])
 @pytest.mark.parametrize(
     "name",
-    [
-        "a$body$;alter role bob superuser;$body$",
-        "$function$ $sql$ $1 $$",
-        "%s %1$s %I %L",
-        'it\'s \\ "quoted"; --',
-        "two\nlines /* */",
-    ],
+    rest_in_full(
+        [
+            "a$body$;alter role bob superuser;$body$",
+            'it\'s \\ "quoted"; --',
+            "$function$ $sql$ $1 $$",
+            "%s %1$s %I %L",
+            "two\nlines /* */",
+        ],
+        2,
+    ),
 )
 def test_names_that_look_like_quotes_are_names(
     db: Database, queue: AdminQueue, name: str, part: str

@@ -7,7 +7,7 @@ from typing import LiteralString
 import numpy as np
 import pytest
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.integration import chunks
 from tests.integration.jobs import SCOPE, claim, claim_one
 from tests.integration.tables import parsed
@@ -110,7 +110,7 @@ def test_a_completion_stores_the_hash_of_the_stored_vector(
     assert len(set(hashes(db).values())) == 2
 
 
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", rest_in_full(KEYS, 3))
 def test_a_completion_stores_the_hash_of_a_vector_in_a_side_table(
     db: Database, queue: AdminQueue, kind: str
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, run_worker
+from tests.conftest import REPOSITORY, rest_in_full, run_worker
 from tests.unit.test_documentation import COMMANDS, each_command, group
 from worker import __version__
 from worker.cli.catalog import CATALOG, GROUPS
@@ -109,7 +109,7 @@ def test_no_command_at_all_shows_the_help(tmp_path: Path) -> None:
     assert "Commands:" in result.stderr
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", rest_in_full(["bash", "zsh", "fish"]))
 def test_a_shell_can_complete_commands(tmp_path: Path, shell: str) -> None:
     environment = {
         "_WORKER_COMPLETE": f"complete_{shell}",
