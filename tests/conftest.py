@@ -117,6 +117,7 @@ VERSIONS = (
 TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}
 
 LOCK_TIMEOUT = "20s"
+FORGOTTEN = 20.0  # the seconds after which nobody waits for an answer of @supabase/lite any more
 OWN_PROJECT = "own_project"
 
 Database = psycopg.Connection[TupleRow]
@@ -562,16 +563,18 @@ def run_worker(
 ) -> subprocess.CompletedProcess[str]:
     """`worker ARGUMENTS` with nothing in the environment but what is given.
 
-    A command that waits for @supabase/lite is run again: its driver forgets calls (see
-    replace_database).
+    A command that waits for @supabase/lite for FORGOTTEN seconds is run again: its driver forgets
+    calls (see replace_database).
     """
     known = {"PATH": os.environ["PATH"], **environment}
-    try:
+    if "SUPABASE_SERVICE_ROLE_KEY" not in known:
         return run_command_line(arguments, cwd, known, timeout)
+    try:
+        return run_command_line(arguments, cwd, known, FORGOTTEN)
     except subprocess.TimeoutExpired as late:
-        if "SUPABASE_URL" not in known or "transports/rest.py" not in "".join(late.__notes__):
+        if "transports/rest.py" not in "".join(late.__notes__):
             raise
-    return run_command_line(arguments, cwd, known, timeout)
+        return run_command_line(arguments, cwd, known, timeout)
 
 
 def migrate(url: str, *before: LiteralString) -> None:
