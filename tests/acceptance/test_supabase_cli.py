@@ -486,7 +486,10 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
     assert this.findings() == EXPLAINED - {VECTOR_IN_PUBLIC}
     this.worked("process", EMBEDDING_CACHE_MB="1")
     assert {about for _, about in this.findings()} == {
+        "embedding_audit_of_table",
         "embedding_enhancements_oldest",
+        "embedding_files_missing",
+        "embedding_files_of_folder",
         "embedding_files_words",
         "embedding_queue_failed",
         "embedding_queue_owner",

@@ -31,7 +31,7 @@ from tests.openai_server import (
     wrong_width,
 )
 from worker.embedders.base import Embedder
-from worker.engine import models
+from worker.engine import providers
 from worker.engine.limiter import Limiter
 from worker.engine.progress import RunStats
 from worker.engine.service import CommandThrottle, Service
@@ -74,7 +74,7 @@ class Hour:
                 super().__post_init__(*given)  # type: ignore[arg-type]
                 self._changed = hour.Waiting(hour)
 
-        monkeypatch.setattr(models, "Limiter", Hurried)
+        monkeypatch.setattr(providers, "Limiter", Hurried)
 
     def now(self) -> float:
         return self._real() + self._skipped

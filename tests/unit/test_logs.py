@@ -138,6 +138,7 @@ SECRETS = {
     },
     "NOTIFY_COMMAND": "curl -d @- https://hooks.example/services/hunter2-command",
     "NOTIFY_WEBHOOK_URL": "https://hooks.example/services/hunter2-webhook",
+    "SUPABASE_JWT_SECRET": "hunter2-of-the-project-that-signs-tokens",
     "WORKER_WEB_TOKEN": "hunter2-of-the-admin",
     "WORKER_WEB_READ_TOKEN": "hunter2-of-readers",
     "S3_ENDPOINT": "https://user:hunter2-s3@s3.example",

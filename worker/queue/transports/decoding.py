@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import datetime
-from functools import partial
 from types import UnionType
 from typing import Any, TypeGuard, TypeVar, get_args, get_origin
 from uuid import UUID
@@ -36,18 +35,30 @@ def made(class_: type[Made], row: Row) -> Made:
 
     A field may be such an object, or a list of them. Columns that are no fields are left out.
     """
-    return class_(**decoded([row], columns_of(class_))[0])
+    columns = columns_of(class_)
+    values = decoded([row], columns)[0]
+    return class_(**{name: _built(columns[name], value) for name, value in values.items()})
+
+
+def _built(type_: Any, value: Any) -> Any:
+    """Return the object of a dataclass, or the list of them, that a value stands for; any other
+    value as it is."""
+    for each in _types_in(type_) if value is not None else ():
+        if _is_dataclass(each):
+            return made(each, value)
+        if get_origin(each) is list and _is_dataclass(element := get_args(each)[0]):
+            return [made(element, row) for row in value]
+    return value
 
 
 def _decoder(type_: Any) -> Callable[[Any], Any] | None:
     """Return the function that makes a value of this type (or None) from its JSON."""
-    types = get_args(type_) if isinstance(type_, UnionType) else [type_]
-    for each in types:
-        if _is_dataclass(each):
-            return partial(made, each)
-        if get_origin(each) is list and _is_dataclass(element := get_args(each)[0]):
-            return lambda rows: [made(element, row) for row in rows]
+    types = _types_in(type_)
     return next((decode for wanted, decode in _DECODERS if wanted in types), None)
+
+
+def _types_in(type_: Any) -> Sequence[Any]:
+    return get_args(type_) if isinstance(type_, UnionType) else [type_]
 
 
 def _is_dataclass(type_: Any) -> TypeGuard[type[Any]]:

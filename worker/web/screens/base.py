@@ -55,6 +55,11 @@ class Look:
             pass
         raise SettingsError(f"this does not name a column: {target[:40]}")
 
+    @property
+    def error_class(self) -> str | None:
+        """The class of failures that a form or an address names; None for any."""
+        return self.value("class")
+
     def start(self, title: str, work: Callable[[AdminQueue, Task], None], otherwise: str) -> Done:
         """Do long work as a task, with a queue of its own. Go back, or to `otherwise`."""
 

@@ -19,7 +19,7 @@ FILTER = ("target", "table", "column", "class")
 def load(look: Look) -> Mapping[str, Any]:
     """Read the failures of all columns or of one, the most frequent first."""
     table, column = look.watched
-    error_class = look.value("class")
+    error_class = look.error_class
     found = find_failures(look.queue, table, column, error_class)
     return {
         "failures": found[:MOST_SHOWN],
@@ -36,7 +36,7 @@ def load(look: Look) -> Mapping[str, Any]:
 def _requeue(look: Look) -> Done:
     """Start the requeue of all failed jobs that match, in batches."""
     table, column = look.watched
-    error_class, source = look.value("class"), look.source
+    error_class, source = look.error_class, look.source
     found = find_failures(look.queue, table, column, error_class)
     expected = sum(failure.failed for failure in found)
     if not expected:

@@ -23,7 +23,7 @@ def load(look: Look) -> Mapping[str, Any]:
         status=status,
         table=table,
         column=column,
-        error_class=look.value("class"),
+        error_class=look.error_class,
         record=look.value("record"),
         cursor=look.value("after"),
     )
@@ -36,7 +36,7 @@ def load(look: Look) -> Mapping[str, Any]:
         "targets": look.queue.targets(),
         "table": table,
         "column": column,
-        "error_class": look.value("class"),
+        "error_class": look.error_class,
         "record": look.value("record"),
         "chosen": chosen,
         "is_first": look.value("after") is None,
