@@ -6,7 +6,7 @@ import pytest
 
 from worker.errors import SettingsError
 from worker.settings import Settings
-from worker.web.access import ATTEMPTS, MINUTE, SESSION, Access, Attempts
+from worker.web.access import ATTEMPTS, ATTEMPTS_OF_ALL, MINUTE, SESSION, Access, Attempts
 
 ADMIN, READER = "the-token-of-the-admin", "the-token-of-readers"
 
@@ -84,11 +84,19 @@ def test_without_a_token_one_is_made_up() -> None:
 def test_wrong_tokens_are_limited_and_the_limit_ends(clock: Clock) -> None:
     attempts = Attempts(clock)
     for _ in range(ATTEMPTS):
-        assert not attempts.are_too_many()
-        attempts.fail()
-    assert attempts.are_too_many()
+        assert not attempts.are_too_many("10.0.0.7")
+        attempts.fail("10.0.0.7")
+    assert attempts.are_too_many("10.0.0.7")
+    assert not attempts.are_too_many("10.0.0.8")
     clock.now += MINUTE + 1
-    assert not attempts.are_too_many()
+    assert not attempts.are_too_many("10.0.0.7")
+
+
+def test_wrong_tokens_from_everywhere_are_limited_as_well(clock: Clock) -> None:
+    attempts = Attempts(clock)
+    for each in range(ATTEMPTS_OF_ALL):
+        attempts.fail(f"address {each}")
+    assert attempts.are_too_many("another")
 
 
 @pytest.mark.parametrize(

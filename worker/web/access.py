@@ -17,29 +17,31 @@ Role = Literal["admin", "reader"]
 
 COOKIE = "worker_session"
 SESSION = 12 * 3600  # seconds
-ATTEMPTS = 10  # wrong tokens a minute, from all addresses together
+ATTEMPTS = 10  # wrong tokens a minute, of one who tries
+ATTEMPTS_OF_ALL = 1000  # … and of all
 MINUTE = 60.0  # seconds
 
 
 @dataclass(slots=True)
 class Attempts:
-    """Limits how often a wrong token may be given."""
+    """Limits how often a wrong token may be given: by each, so that nobody locks another out."""
 
     clock: Callable[[], float] = time.monotonic
-    _failed_at: list[float] = field(default_factory=list)
+    _failed: list[tuple[float, str]] = field(default_factory=list)
     _lock: Lock = field(default_factory=Lock)
 
-    def are_too_many(self) -> bool:
-        """Whether so many failed within a minute that no further one is looked at."""
+    def are_too_many(self, who: str) -> bool:
+        """Whether so many failed within a minute that no further one of `who` is looked at."""
         with self._lock:
             since = self.clock() - MINUTE
-            self._failed_at = [at for at in self._failed_at if at > since]
-            return len(self._failed_at) >= ATTEMPTS
+            self._failed = [(at, by) for at, by in self._failed if at > since]
+            of_who = sum(by == who for _, by in self._failed)
+            return of_who >= ATTEMPTS or len(self._failed) >= ATTEMPTS_OF_ALL
 
-    def fail(self) -> None:
+    def fail(self, who: str) -> None:
         """Count an attempt that failed."""
         with self._lock:
-            self._failed_at.append(self.clock())
+            self._failed.append((self.clock(), who))
 
 
 @dataclass(slots=True)

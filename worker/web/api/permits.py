@@ -93,7 +93,7 @@ class Permits:
             permit, until = self._known.get(token, (None, 0.0))
         if permit and self.clock() < until:
             return permit
-        permit = self._look_up(token)
+        permit = self._look_up(token, request.client.host if request.client else "")
         with self._lock:
             self._known[token] = permit, self.clock() + KNOWN_FOR
             self._known.move_to_end(token)
@@ -101,12 +101,12 @@ class Permits:
                 self._known.popitem(last=False)
         return permit
 
-    def _look_up(self, token: str) -> Permit:
+    def _look_up(self, token: str, address: str) -> Permit:
         if token.startswith(PREFIX):
             return self._of_key(token)
         if token.count(".") == 2:
             return self._of_user(token)
-        return self._of_operator(token)
+        return self._of_operator(token, address)
 
     def _of_key(self, token: str) -> Permit:
         with self.queues.lent() as queue:
@@ -119,13 +119,13 @@ class Permits:
         user = self.callers.check(token)
         return Permit(user, "user", frozenset({"search"}), REQUESTS_OF_A_USER, token)
 
-    def _of_operator(self, token: str) -> Permit:
-        attempts = self.access.attempts
-        if attempts.are_too_many():
+    def _of_operator(self, token: str, address: str) -> Permit:
+        attempts, who = self.access.attempts, f"app {address}"  # which locks no person out
+        if attempts.are_too_many(who):
             raise HTTPException(429, "Too many wrong tokens. Wait a minute.", TRY_AGAIN)
         role = self.access.role_of_token(token)
         if role is None:
-            attempts.fail()
+            attempts.fail(who)
             raise HTTPException(401, "This token is not valid.")
         return Permit(role, "operator", OF_ROLES[role])
 
