@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +17,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from worker.web.access import COOKIE, SESSION, Role
+from worker.web.guard import is_of_our_site
 from worker.web.live import Live, News, Topic
 from worker.web.pages import Pages, notice_of
 from worker.web.screens.base import Action, Done, Look, Revealed, Screen, not_found, refuse_reader
@@ -104,13 +106,12 @@ class Dashboard:
         if role is None:
             raise HTTPException(401, "Log in first.")
         address = request.query_params.get("page", "")
-        if len(address) > LONGEST_ADDRESS or self._find(address) is None:
+        if self._find(address) is None:
             raise not_found("page")
-        if self.live.is_full:
+        topic = Topic(address, role)
+        if not self.live.has_room_for(topic):
             raise HTTPException(503, "Too many pages are open. Reload to see the latest state.")
-        return StreamingResponse(
-            _as_events(self.live.watch(Topic(address, role))), media_type="text/event-stream"
-        )
+        return StreamingResponse(_as_events(self.live.watch(topic)), media_type="text/event-stream")
 
     async def _render_topic(self, topic: Topic) -> str:
         screen, values = self._find(topic.address) or (None, {})
@@ -119,41 +120,43 @@ class Dashboard:
 
     def _find(self, address: str) -> tuple[Screen, dict[str, str]] | None:
         """Find the screen at an address, and the values in its path and query."""
-        parts = urlsplit(address)
-        scope: Scope = {"type": "http", "method": "GET", "path": parts.path, "headers": []}
+        path, _, query = address.partition("?")
+        if len(address) > LONGEST_ADDRESS:
+            return None
+        scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": []}
         for screen in self._screens:
             match, found = Route(screen.path, lambda _: None).matches(scope)
             if match is Match.FULL and screen.is_live:
-                return screen, dict(parse_qsl(parts.query)) | _texts(found["path_params"])
+                return screen, dict(parse_qsl(query)) | _texts(found["path_params"])
         return None
 
     # -- the login
 
     def role_of(self, request: Request) -> Role | None:
         """Return the role of who is logged in."""
-        return self._services.access.role_of_cookie(request.cookies.get(COOKIE, ""))
+        return self._services.access.role_of_cookie(request.cookies.get(_cookie_of(request), ""))
 
     async def _login(self, request: Request) -> Response:
         if request.method == "POST":
             form = (await _form_of(request)).values
-            return self._log_in(form.get("token", ""), form.get("next", ""))
+            return self._log_in(request, form.get("token", ""), form.get("next", ""))
         token = request.query_params.get("token")
-        if token is not None:
-            return self._log_in(token, "")
+        if token is not None and is_of_our_site(request.headers):
+            return self._log_in(request, token, "")
         return self._ask_for_token(request.query_params.get("next", ""))
 
-    def _log_in(self, token: str, next: str) -> Response:
-        access = self._services.access
-        if access.attempts.are_too_many():
+    def _log_in(self, request: Request, token: str, next: str) -> Response:
+        access, who = self._services.access, request.client.host if request.client else ""
+        if access.attempts.are_too_many(who):
             return self._ask_for_token(next, "Too many wrong tokens. Wait a minute.", 429)
         role = access.role_of_token(token.strip())
         if role is None:
-            access.attempts.fail()
+            access.attempts.fail(who)
             return self._ask_for_token(next, "This is not the token of this server.", 401)
-        is_ours = self._find(next) is not None and next.startswith("/")
-        response = RedirectResponse(self._services.prefix + (next if is_ours else "/"), FOUND)
+        address = next if self._find(next) else "/"
+        response = RedirectResponse(self._services.prefix + address, FOUND)
         response.set_cookie(
-            COOKIE,
+            _cookie_of(request),
             access.cookie_of(role),
             max_age=SESSION,
             path=self._services.prefix or "/",
@@ -169,7 +172,7 @@ class Dashboard:
 
     async def _logout(self, request: Request) -> Response:
         response = RedirectResponse(self.pages.href("/login"), FOUND)
-        response.delete_cookie(COOKIE, path=self._services.prefix or "/")
+        response.delete_cookie(_cookie_of(request), path=self._services.prefix or "/")
         return response
 
     def _to_login(self, request: Request) -> Response:
@@ -182,6 +185,13 @@ class _Form(NamedTuple):
     values: dict[str, str]
     chosen: tuple[str, ...]
     address: str | None
+
+
+def _cookie_of(request: Request) -> str:
+    """The name of the cookie at this port: browsers send a cookie to every port of a host, where
+    another server may be."""
+    port = re.search(r":([0-9]+)$", request.headers.get("host", ""))
+    return f"{COOKIE}_{port[1]}" if port else COOKIE
 
 
 async def _form_of(request: Request) -> _Form:

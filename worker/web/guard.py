@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 8 * 2**20  # of a body
+LONGEST_PATH = 2000  # characters
 LONGEST_REQUEST = 60.0  # seconds until the answer begins
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -55,6 +56,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         scope["root_path"] = self.prefix
+        if scope["path"] == self.prefix:
+            scope["path"] += "/"
         if not scope["path"].startswith(f"{self.prefix}/"):  # a proxy took it away
             scope["path"] = self.prefix + scope["path"]
         answer = _Answer(send)
@@ -62,12 +65,15 @@ class Guard:
             headers = Headers(scope=scope)
             if scope["path"] not in self._health:
                 self._check_host(headers)
+            _check_shape(scope["path"], headers)
             self._check_origin(scope["method"], headers)
             body = _Body(receive, headers)
             await _within(LONGEST_REQUEST, self.app(scope, body.receive, answer.send), answer)
         except Refused as refusal:
             if not answer.has_begun:
-                response = PlainTextResponse(f"{refusal.detail}\n", refusal.status_code)
+                response = PlainTextResponse(
+                    f"{refusal.detail}\n", refusal.status_code, refusal.headers
+                )
                 await response(scope, receive, answer.send)
 
     @property
@@ -88,7 +94,7 @@ class Guard:
         """
         if method in SAFE_METHODS or "authorization" in headers:
             return
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        if not is_of_our_site(headers):
             raise Refused(403, "Requests from other sites are refused.")
         origin = headers.get("origin")
         if origin is not None and not self._is_ours(origin, headers.get("host", "")):
@@ -100,6 +106,19 @@ class Guard:
             parts = urlsplit(self.public_url)
             ours = {f"{parts.scheme}://{parts.netloc}"} | {f"http://{host}"}
         return origin.lower() in {each.lower() for each in ours}
+
+
+def is_of_our_site(headers: Mapping[str, str]) -> bool:
+    """Whether a page of this server, or a person, makes a request, as far as a browser says."""
+    return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+
+
+def _check_shape(path: str, headers: Headers) -> None:
+    """Refuse what a proxy may read otherwise than we do, and what no address here looks like."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise Refused(400, "The body has two lengths.", {"connection": "close"})
+    if len(path) > LONGEST_PATH:
+        raise Refused(414, "There is no such page.")
 
 
 def _host_of(address: str) -> str | None:

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from worker.errors import (
     Busy,
     CallerRefused,
+    DatabaseError,
     ProviderRefused,
     Rejected,
     SchemaError,
@@ -32,6 +33,7 @@ STATUS: tuple[tuple[type[WorkerError], int], ...] = (
     (WorkerError, 500),
 )
 """The status of an answer for an error; the first that fits."""
+OUT_OF_RANGE = "SQLSTATE 22003"  # a number in the request is larger than its parameter
 RETRY_AFTER = "5"  # seconds
 
 Problem = tuple[int, str, str | None]
@@ -63,6 +65,8 @@ def problem_of(error: Exception) -> Problem:
         return error.status_code, error.detail, None
     if isinstance(error, CallerRefused):
         return (403 if error.is_known else 401), error.cause, error.hint
+    if isinstance(error, DatabaseError) and OUT_OF_RANGE in error.cause:
+        return 400, error.cause, error.hint
     if isinstance(error, WorkerError):
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         return status, error.cause, error.hint
