@@ -13,7 +13,7 @@ import worker.web.live as live_module
 from worker.errors import Unreachable
 from worker.web.live import Live, News, Topic
 
-PAGE, OTHER = Topic("/jobs", "admin"), Topic("/workers", "admin")
+PAGE, OTHER, THIRD = (Topic(path, "admin") for path in ("/jobs", "/workers", "/files"))
 
 
 @pytest.fixture(autouse=True)
@@ -136,11 +136,12 @@ def test_pages_are_told_apart_and_limited(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(live_module, "MOST_TOPICS", 2)
         first, second = live.watch(PAGE), live.watch(OTHER)
         await following(first)
-        assert not live.is_full
+        assert live.has_room_for(THIRD)
         await following(second)
-        assert live.is_full
-        await first.aclose()
-        assert not live.is_full
+        assert not live.has_room_for(THIRD)
+        assert live.has_room_for(PAGE)
+        await first.aclose()  # type: ignore[attr-defined]
+        assert live.has_room_for(THIRD)
         live.close()
 
     asyncio.run(scenario())

@@ -14,8 +14,8 @@ from worker.web.problems import problem_of
 INTERVAL = 1.0  # seconds
 SHARE = 0.1  # of the time that the poller may spend; above that it slows down …
 LONGEST_INTERVAL = 5.0  # seconds; … to this
-MOST_TOPICS = 50
-MOST_WATCHERS = 1000
+MOST_TOPICS = 50  # of each role, so that readers leave admins their room
+MOST_WATCHERS = 500
 KEEP_ALIVE = 15.0  # seconds of silence; a proxy may cut a silent connection
 
 
@@ -56,11 +56,12 @@ class Live:
     _poller: asyncio.Task[None] | None = None
     _is_closed: bool = False
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no further page can be kept up to date."""
-        watchers = sum(map(len, self._watchers.values()))
-        return len(self._watchers) >= MOST_TOPICS or watchers >= MOST_WATCHERS
+    def has_room_for(self, topic: Topic) -> bool:
+        """Whether one more page can be kept up to date."""
+        of_role = [each for each in self._watchers if each.role == topic.role]
+        watchers = sum(len(self._watchers[each]) for each in of_role)
+        is_known = topic in self._watchers
+        return watchers < MOST_WATCHERS and (is_known or len(of_role) < MOST_TOPICS)
 
     async def watch(self, topic: Topic) -> AsyncIterator[News | None]:
         """Yield the news of a topic, and None after KEEP_ALIVE without any, until it is closed."""
