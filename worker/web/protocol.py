@@ -12,8 +12,8 @@ LONGEST_HEAD = 10.0  # seconds until the first line and the headers of a request
 
 
 class PatientProtocol(H11Protocol):
-    """Closes connections whose request does not arrive: uvicorn limits only the pause between two
-    requests."""
+    """Closes connections whose request does not arrive, and those whose body goes on after its
+    answer: uvicorn limits only the pause between two requests."""
 
     _head_is_due: asyncio.TimerHandle | None = None
 
@@ -27,7 +27,15 @@ class PatientProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.conn.their_state is h11.IDLE:
+        self._expect_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_request()
+
+    def _expect_request(self) -> None:
+        is_answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        if self.conn.their_state is h11.IDLE or is_answered:
             self._expect_head()
         else:
             self._stop_expecting()

@@ -52,7 +52,8 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A method of a path. `scope` is what a token needs; None: everybody may call it. `problems`:
-    the statuses of its refusals, besides those that every endpoint has."""
+    the statuses of its refusals, besides those that every endpoint has. `waits`: it may wait, so it
+    needs a thread."""
 
     method: str
     path: str
@@ -62,13 +63,18 @@ class Endpoint:
     answer: type[BaseModel]
     handle: Callable[[Call], BaseModel]
     problems: tuple[int, ...] = ()
+    waits: bool = True
 
     async def respond(self, shared: ApiServices, request: Request) -> Response:
         """Answer a request."""
         content = await request.body() if self.body else b""
-        answer = await to_thread.run_sync(
-            self._answer, shared, request, content, limiter=shared.threads if self.scope else None
-        )
+        if self.waits:
+            limiter = shared.threads if self.scope else None
+            answer = await to_thread.run_sync(
+                self._answer, shared, request, content, limiter=limiter
+            )
+        else:
+            answer = self._answer(shared, request, content)
         return Response(answer, media_type="application/json")
 
     def _answer(self, shared: ApiServices, request: Request, content: bytes) -> str:

@@ -82,6 +82,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         None,
         bodies.HealthAnswer,
         status.health,
+        waits=False,
     ),
     Endpoint(
         "GET",
