@@ -9,13 +9,16 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worker.web.problems import as_json
 
 MOST_BYTES = 8 * 2**20  # of a body
 LONGEST_PATH = 2000  # characters
 LONGEST_REQUEST = 60.0  # seconds until the answer begins
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SECURITY_HEADERS: Mapping[str, str] = {
     "content-security-policy": (
@@ -61,8 +64,8 @@ class Guard:
         if not scope["path"].startswith(f"{self.prefix}/"):  # a proxy took it away
             scope["path"] = self.prefix + scope["path"]
         answer = _Answer(send)
+        headers = Headers(scope=scope)
         try:
-            headers = Headers(scope=scope)
             if scope["path"] not in self._health:
                 self._check_host(headers)
             _check_shape(scope["path"], headers)
@@ -71,9 +74,7 @@ class Guard:
             await _within(LONGEST_REQUEST, self.app(scope, body.receive, answer.send), answer)
         except Refused as refusal:
             if not answer.has_begun:
-                response = PlainTextResponse(
-                    f"{refusal.detail}\n", refusal.status_code, refusal.headers
-                )
+                response = _refusal(refusal, headers)
                 await response(scope, receive, answer.send)
 
     @property
@@ -104,8 +105,16 @@ class Guard:
         ours = {f"http://{host}", f"https://{host}"}
         if self.public_url:
             parts = urlsplit(self.public_url)
-            ours = {f"{parts.scheme}://{parts.netloc}"} | {f"http://{host}"}
+            netloc = parts.netloc.removesuffix(DEFAULT_PORTS[parts.scheme])
+            ours = {f"{parts.scheme}://{netloc}", f"http://{host}"}
         return origin.lower() in {each.lower() for each in ours}
+
+
+def _refusal(refusal: Refused, headers: Headers) -> Response:
+    """The answer for a refusal: a line for people, JSON for programs."""
+    if "text/html" in headers.get("accept", ""):
+        return PlainTextResponse(f"{refusal.detail}\n", refusal.status_code, refusal.headers)
+    return as_json((refusal.status_code, refusal.detail, None), refusal.headers)
 
 
 def is_of_our_site(headers: Mapping[str, str]) -> bool:

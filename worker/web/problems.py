@@ -33,7 +33,7 @@ STATUS: tuple[tuple[type[WorkerError], int], ...] = (
     (WorkerError, 500),
 )
 """The status of an answer for an error; the first that fits."""
-OUT_OF_RANGE = "SQLSTATE 22003"  # a number in the request is larger than its parameter
+BAD_VALUE = "SQLSTATE 22"  # the class of errors in what was given, as a number out of range
 RETRY_AFTER = "5"  # seconds
 
 Problem = tuple[int, str, str | None]
@@ -65,7 +65,7 @@ def problem_of(error: Exception) -> Problem:
         return error.status_code, error.detail, None
     if isinstance(error, CallerRefused):
         return (403 if error.is_known else 401), error.cause, error.hint
-    if isinstance(error, DatabaseError) and OUT_OF_RANGE in error.cause:
+    if isinstance(error, DatabaseError) and BAD_VALUE in error.cause:
         return 400, error.cause, error.hint
     if isinstance(error, WorkerError):
         status = next(status for kind, status in STATUS if isinstance(error, kind))
