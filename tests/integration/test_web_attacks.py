@@ -197,6 +197,49 @@ def test_a_body_that_goes_on_after_its_answer_is_ended(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/search", "/workers/all/pause", "/mcp"])
+def test_nothing_of_a_body_is_read_before_who_sends_it_has_the_right(web: Web, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: HERE\r\nContent-Length: 8000000\r\nConnection: close\r\n"
+    assert sent(web, f"{head}\r\n")[:12] in ("HTTP/1.1 401", "HTTP/1.1 303")
+
+
+def test_a_login_reads_no_more_than_a_form(web: Web) -> None:
+    head = "POST /login HTTP/1.1\r\nHost: HERE\r\nContent-Length: 8000000\r\nConnection: close\r\n"
+    assert sent(web, f"{head}\r\n{'x' * 300_000}").startswith("HTTP/1.1 413")
+
+
+def test_a_program_gets_json_for_every_refusal(web: Web) -> None:
+    path = f"{web.url}/v1/embeddings"
+    for found in (
+        httpx.post(path, headers={"host": "evil.example"}),
+        httpx.post(path, content=b" " * 9_000_000),
+    ):
+        assert found.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e400", '"\\u0000"'])
+def test_a_value_that_no_column_can_have_is_refused(web: Web, value: str) -> None:
+    found = httpx.post(
+        f"{web.url}/search",
+        headers={"authorization": f"Bearer {ADMIN_TOKEN}"},
+        content=f'{{"query": "x", "table": "docs", "mode": "text", "filter": {{"body": {value}}}}}',
+    )
+    assert found.status_code == 400, found.text
+
+
+def test_the_public_url_may_name_the_port_that_browsers_leave_out(settings: Settings) -> None:
+    public = replace(
+        settings, worker_web_url="https://ops.example.com:443", worker_web_token="t" * 16
+    )
+    with served(public, "127.0.0.1:0") as server:
+        found = httpx.post(
+            f"http://127.0.0.1:{server.port}/login",
+            data={"token": "t" * 16},
+            headers={"host": "ops.example.com", "origin": "https://ops.example.com"},
+        )
+        assert found.status_code == 303
+
+
 def test_the_process_says_that_it_lives_while_the_database_keeps_all_waiting(
     web: Web, shared_url: str
 ) -> None:

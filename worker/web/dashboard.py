@@ -196,9 +196,11 @@ def _cookie_of(request: Request) -> str:
 
 async def _form_of(request: Request) -> _Form:
     """Read a form, with the values of its path."""
-    body = await request.body()
-    if len(body) > LARGEST_FORM:
-        raise HTTPException(413, f"The form is larger than {LARGEST_FORM} bytes.")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_FORM:
+            raise HTTPException(413, f"The form is larger than {LARGEST_FORM} bytes.")
     try:
         pairs = parse_qsl(body.decode(), max_num_fields=MOST_FIELDS)
     except ValueError:

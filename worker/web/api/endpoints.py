@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -66,19 +67,19 @@ class Endpoint:
     waits: bool = True
 
     async def respond(self, shared: ApiServices, request: Request) -> Response:
-        """Answer a request."""
+        """Answer a request. Nothing of it is read before it has the right."""
+        run = partial(to_thread.run_sync, limiter=shared.threads if self.scope else None)
+        permit = await run(shared.permits.require, request, self.scope) if self.scope else None
         content = await request.body() if self.body else b""
         if self.waits:
-            limiter = shared.threads if self.scope else None
-            answer = await to_thread.run_sync(
-                self._answer, shared, request, content, limiter=limiter
-            )
+            answer = await run(self._answer, shared, permit, request, content)
         else:
-            answer = self._answer(shared, request, content)
+            answer = self._answer(shared, permit, request, content)
         return Response(answer, media_type="application/json")
 
-    def _answer(self, shared: ApiServices, request: Request, content: bytes) -> str:
-        permit = shared.permits.require(request, self.scope) if self.scope else None
+    def _answer(
+        self, shared: ApiServices, permit: Permit | None, request: Request, content: bytes
+    ) -> str:
         body = parsed(self.body, content) if self.body else None
         return self.handle(Call(shared, permit, body, request.path_params)).model_dump_json()
 
