@@ -38,6 +38,19 @@ def resident_mb() -> float:
         return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def files_to_open(wanted: int) -> int:
+    """How many files this process may open. `wanted` are asked for if it may not open as many."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < wanted:  # below 0: as many as it likes
+        soft = min(wanted, hard) if hard >= 0 else wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(soft, wanted) if soft >= 0 else wanted
+
+
 def return_large_blocks() -> None:
     """From now on return a block of LARGE or more to the machine as soon as it is freed (Linux with
     glibc). Otherwise glibc, once it has freed one of up to 32 MB, keeps later ones for itself: a

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -256,3 +261,28 @@ def test_the_process_says_that_it_lives_while_the_database_keeps_all_waiting(
         assert httpx.get(f"{web.url}/healthz", timeout=2).status_code == 200
     for each in waiting:
         each.join()
+
+
+def test_connections_leave_files_to_the_rest_of_the_process(shared_url: str, db: Database) -> None:
+    """A worker in the same process has to reach the database and its models."""
+    command = [sys.executable, "-m", "worker", "serve", "--address", "127.0.0.1:0"]
+    environment = {**os.environ, "DATABASE_URL": shared_url, "WORKER_WEB_TOKEN": ADMIN_TOKEN}
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512)),
+    ) as process:
+        assert process.stderr
+        url = process.stderr.readline().split()[-1]
+        port = httpx.URL(url).port or 0
+        try:
+            with httpx.Client(base_url=url, timeout=30) as client, ExitStack() as opened:
+                assert client.get("/healthz").status_code == 200
+                for _ in range(600):
+                    opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+                time.sleep(0.5)
+                assert client.get("/readyz").status_code == 200
+        finally:
+            process.send_signal(signal.SIGINT)

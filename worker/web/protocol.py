@@ -12,14 +12,18 @@ LONGEST_HEAD = 10.0  # seconds until the first line and the headers of a request
 
 
 class PatientProtocol(H11Protocol):
-    """Closes connections whose request does not arrive, and those whose body goes on after its
-    answer: uvicorn limits only the pause between two requests."""
+    """Closes connections whose request does not arrive, those whose body goes on after its answer,
+    and new ones if there are too many: uvicorn limits only the pause between two requests, and
+    counts connections when a request has arrived."""
 
     _head_is_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_head()
+        if self.limit_concurrency and len(self.connections) >= self.limit_concurrency:
+            transport.abort()
+        else:
+            self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()

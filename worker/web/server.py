@@ -14,6 +14,7 @@ import uvicorn
 
 from worker.engine.providers import Limiters
 from worker.errors import SettingsError
+from worker.host import files_to_open
 from worker.operations.callers import Callers
 from worker.operations.queries import QueryEmbedder
 from worker.operations.session import open_queue
@@ -26,6 +27,7 @@ from worker.web.queues import Queues
 from worker.web.services import Services
 
 MOST_CONNECTIONS = 1200
+BACKLOG = 256  # connections that are taken at once, before any of them is counted
 LONGEST_QUERY = 30.0  # seconds until its vector is there
 GRACE = 1  # seconds for requests that are being answered when the server stops
 # Their logs would print what a defect had in hand.
@@ -107,7 +109,8 @@ def _running(services: Services, listener: socket.socket) -> Iterator[None]:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE,
-        limit_concurrency=MOST_CONNECTIONS,
+        backlog=BACKLOG,
+        limit_concurrency=files_to_open(2 * MOST_CONNECTIONS) // 2,  # half is for the rest
     )
     server = ClosingServer(config)
     server.close = app.close
@@ -126,7 +129,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         [(family, *_, bound), *_] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        listener = socket.create_server(bound[:2], family=family, backlog=1024)
+        listener = socket.create_server(bound[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as problem:
         code = problem.errno if isinstance(problem, OSError) else None
         reason = os.strerror(code) if code and code > 0 else "there is no such address"
