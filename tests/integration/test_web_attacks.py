@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -37,7 +38,7 @@ def settings(shared_url: str) -> Settings:
 def db(shared_url: str) -> Iterator[Database]:
     with psycopg.connect(shared_url, autocommit=True) as db:
         db.execute("create table docs (id bigint primary key, body text, embedding vector(3))")
-        db.execute("select watch_embeddings('docs', 'body', 'embedding')")
+        db.execute("select watch_embeddings('docs', 'body', 'embedding', language => 'english')")
         db.execute("create table books (id bigint primary key, body text)")
         db.execute("select watch_embeddings('books', 'body', 'v', dimensions => 3, chunks => true)")
         yield db
@@ -49,20 +50,25 @@ def web(settings: Settings, db: Database) -> Iterator[Web]:
         yield web
 
 
-def sent(web: Web, data: str, *then: str, pause: float = 0.1) -> str:
-    """What comes back for bytes, and for more of them after pauses, until the server closes."""
+def sent(web: Web, data: str, *then: str, taken_after: float = 0) -> str:
+    """What comes back for bytes, and for more of them after pauses, until the server closes.
+
+    `taken_after`: seconds that pass once the answer has begun.
+    """
     url = httpx.URL(web.url)
     data = data.replace("HERE", f"127.0.0.1:{url.port}")
     with socket.create_connection(("127.0.0.1", url.port or 0), timeout=10) as connection:
         connection.sendall(data.encode())
         for more in then:
-            time.sleep(pause)
+            time.sleep(0.1)
             try:
                 connection.sendall(more.encode())
             except OSError:  # it has closed
                 break
         answer = b""
         try:
+            answer = connection.recv(1)
+            time.sleep(taken_after)
             while got := connection.recv(65536):
                 answer += got
         except ConnectionResetError:
@@ -243,6 +249,16 @@ def test_the_public_url_may_name_the_port_that_browsers_leave_out(settings: Sett
             headers={"host": "ops.example.com", "origin": "https://ops.example.com"},
         )
         assert found.status_code == 303
+
+
+def test_an_answer_that_nobody_takes_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LONGEST_READING", 0.5)
+    body = json.dumps({"model": "local:wordllama-256", "input": ["word"] * 2048})
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: HERE\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\n"
+    answer = sent(web, f"{head}Content-Length: {len(body)}\r\n\r\n{body}", taken_after=1.5)
+    head, _, content = answer.partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 200")
+    assert f"content-length: {len(content)}" not in head
 
 
 def test_the_process_says_that_it_lives_while_the_database_keeps_all_waiting(
