@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import Database
 from tests.web import ADMIN_TOKEN, Web, served_web
 from worker.settings import Settings
-from worker.web import live, protocol
+from worker.web import access, live, protocol
 from worker.web.access import ATTEMPTS
 from worker.web.server import served
 
@@ -185,6 +185,18 @@ def test_a_reader_who_opens_many_pages_leaves_admins_their_updates(
         assert [each is not None for each in of_readers] == [True, True, True, False]
         assert watch(web.as_reader, opened, "/?n=0"), "a page that is rendered anyway has room"
         assert said(watch(web.as_admin, opened, "/")) == "data: <h1>Overview</h1>"
+
+
+def test_updates_end_with_the_session(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "SESSION", 2)
+    monkeypatch.setattr(live, "KEEP_ALIVE", 0.2)
+    with httpx.Client(base_url=web.url) as client, ExitStack() as opened:
+        client.post("/login", data={"token": ADMIN_TOKEN})
+        lines = watch(client, opened, "/audit")
+        assert said(lines) == "data: <h1>Audit</h1>"
+        assert lines
+        assert [line for line in lines if line.startswith("event:")] == []  # and it ends
+        assert client.get("/live", params={"page": "/audit"}).status_code == 401
 
 
 # -- hostile connections

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -111,7 +111,9 @@ class Dashboard:
         topic = Topic(address, role)
         if not self.live.has_room_for(topic):
             raise HTTPException(503, "Too many pages are open. Reload to see the latest state.")
-        return StreamingResponse(_as_events(self.live.watch(topic)), media_type="text/event-stream")
+        watched = self.live.watch(topic)
+        events = _as_events(watched, lambda: self.role_of(request) == role)
+        return StreamingResponse(events, media_type="text/event-stream")
 
     async def _render_topic(self, topic: Topic) -> str:
         screen, values = self._find(topic.address) or (None, {})
@@ -229,10 +231,15 @@ def _address_of(request: Request) -> str:
     return path + ("?" + urlencode(query) if query else "")
 
 
-async def _as_events(watched: AsyncIterator[News | None]) -> AsyncIterator[str]:
-    """Write news as server-sent events. An outage has a name, so that it is not swapped in."""
+async def _as_events(
+    watched: AsyncIterator[News | None], may_look: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """Write news as server-sent events, until the session is over. An outage has a name, so that
+    it is not swapped in."""
     yield "retry: 2000\n\n"
     async for news in watched:
+        if not may_look():
+            return
         if news is None:
             yield ": still here\n\n"
             continue
