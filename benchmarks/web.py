@@ -1,8 +1,9 @@
-"""The HTTP API for queries, by `worker serve` with the local model: how long a request takes beside
-the model's own time, and how many a core answers.
+"""`worker serve` with the local model: how long a request of the HTTP API takes beside the model's
+own time, and how many a core answers; how long the pages of the dashboard take, and what open ones
+cost the database.
 
 The limit of a request is the model alone, in this process. Rates are those of the CPU time of the
-server, so that clients on the same machine do not count.
+server, so that clients on the same machine do not count. The limit of a hundred open pages is one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -23,7 +24,7 @@ import httpx
 
 from benchmarks.database import Database, Server
 from benchmarks.latency import cpu_seconds
-from benchmarks.queue import OF_LOCAL_MODEL
+from benchmarks.queue import OF_LOCAL_MODEL, make_queue_of_every_status
 from benchmarks.report import Figure
 from benchmarks.usage import REPOSITORY
 from worker.embedders.registry import open_embedder
@@ -42,9 +43,29 @@ class Size:
     """The size of each measurement."""
 
     requests: int
+    jobs: int
+    """In the queue whose pages are opened, of every status."""
 
 
-FULL, QUICK = Size(2000), Size(300)
+FULL, QUICK = Size(2000, 5_000_000), Size(300, 50_000)
+TOKEN = "the-token-of-the-benchmark"
+PAGES = (
+    "/",
+    "/jobs",
+    "/jobs?status=pending",
+    "/jobs?status=failed",
+    "/jobs?status=completed",
+    "/jobs?status=failed&class=class+3",
+    "/jobs?record=77",
+    "/jobs/77",
+    "/failures",
+    "/workers",
+    "/audit",
+)
+MOST_MS_OF_A_PAGE = 50.0
+OPENED = 20  # times each page
+OPEN_PAGES, WATCHED_SECONDS = 100, 5.0
+MOST_OF_ONE = 1.5  # times the transactions of one open page
 
 
 def queries(server: Server, size: Size) -> Iterator[Figure]:
@@ -81,7 +102,60 @@ CALLS: tuple[tuple[str, str, Callable[[int], Mapping[str, Any]]], ...] = (
     ("/v1/embeddings", "/v1/embeddings", embeddings_body),
     ("/api/embeddings/generate", "/api/embeddings/generate", generate_body),
 )
-GROUPS: dict[str, Callable[[Server, Size], Iterator[Figure]]] = {"queries": queries}
+
+
+def pages(server: Server, size: Size) -> Iterator[Figure]:
+    """Pages of the dashboard, from the request to the whole answer; and the transactions of open
+    pages, which are kept up to date."""
+    with server.database(OF_LOCAL_MODEL) as database:
+        with database.connect() as connection:
+            make_queue_of_every_status(connection, size.jobs)
+        with served(database) as (_, client):
+            client.post("/login", data={"token": TOKEN}, headers={"authorization": ""})
+            for address in PAGES:
+                client.get(address).raise_for_status()
+                took = [timed(partial(client.get, address)) for _ in range(OPENED)]
+                what = f"pages: {address}, {size.jobs:,} jobs"
+                samples = [1000 * each for each in took]
+                yield Figure(what=what, unit="ms", samples=samples, at_most=MOST_MS_OF_A_PAGE)
+            yield Figure(
+                what=f"pages: {OPEN_PAGES} open ones against one",
+                unit="transactions",
+                limits=[transactions_of_open_pages(database, client, 1)],
+                samples=[transactions_of_open_pages(database, client, OPEN_PAGES)],
+                at_most=MOST_OF_ONE,
+            )
+
+
+def transactions_of_open_pages(database: Database, client: httpx.Client, count: int) -> float:
+    """The transactions of WATCHED_SECONDS in which so many overviews are open."""
+    with ExitStack() as opened:
+        for _ in range(count):
+            watching = httpx.Client(base_url=client.base_url, cookies=client.cookies)
+            opened.enter_context(watching)
+            opened.enter_context(watching.stream("GET", "/live", params={"page": "/"}))
+        time.sleep(1)  # until all of them are being kept up to date
+        before = transactions(database)
+        time.sleep(WATCHED_SECONDS)
+        return transactions(database) - before
+
+
+def transactions(database: Database) -> float:
+    """The transactions of a database so far."""
+    counted = (
+        "select xact_commit + xact_rollback from pg_stat_database"
+        " where datname = current_database()"
+    )
+    with database.connect() as connection:
+        time.sleep(1)  # the counts of others arrive after a while
+        [(count,)] = connection.execute(counted).fetchall()
+        return float(count)
+
+
+GROUPS: dict[str, Callable[[Server, Size], Iterator[Figure]]] = {
+    "queries": queries,
+    "pages": pages,
+}
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:
@@ -127,6 +201,7 @@ def served(database: Database) -> Iterator[tuple[subprocess.Popen[bytes], httpx.
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(REPOSITORY),
                 "DATABASE_URL": database.url,
+                "WORKER_WEB_TOKEN": TOKEN,
             },
             stderr=log,
         ) as process,

@@ -66,6 +66,7 @@ MAY_IMPORT = {
         "errors",
     },
     "web": {
+        "host",
         "__version__",
         "engine",
         "operations",
