@@ -90,7 +90,6 @@ SESSIONS = (
     "test_audit",
     "test_cache",
     "test_claim",
-    "test_complete",
     "test_database_load",
     "test_leases",
     "test_notify",
@@ -111,7 +110,6 @@ VERSIONS = (
     "test_security",
     "test_triggers",
     "test_vector_hash",
-    "test_watch",
     "test_whole_backup",
 )
 TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}

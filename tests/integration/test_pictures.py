@@ -117,6 +117,6 @@ def test_the_pictures_in_the_documentation_show_the_dashboard(shop: str, tmp_pat
 
 def _take(page: Page, address: str, path: Path) -> None:
     """Take a picture of a page when it has had its first update."""
-    page.run("await page.goto(argument); await page.waitForTimeout(1500)", address)
+    page.run("await page.goto(argument); await page.waitForTimeout(800)", address)
     page.run("await page.screenshot({path: argument, fullPage: true})", str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
