@@ -16,9 +16,11 @@ import pytest
 from tests.acceptance.conftest import Held, Start, fill, statuses
 from tests.chaos.conftest import ONE_OUTAGE, CountingServer, ended, wrong_vectors
 from tests.conftest import value
+from tests.web import served_web
 from worker.database.embedded import POSTGRES_VERSION, embedded_postgres
 from worker.database.migrations import migrations
 from worker.queue.postgres import PostgresQueue
+from worker.settings import Settings
 
 BATCH = 5
 IN_HAND = 8 * BATCH  # of a worker, with all the requests under way that it makes at once
@@ -37,8 +39,14 @@ class OwnServer:
         assert self.control("restart", "-m", "immediate") == 0
 
     def kill_and_start(self) -> None:
+        self.kill()
+        self.start()
+
+    def kill(self) -> None:
         postmaster = (self.folder / "postmaster.pid").read_text().split()[0]
         os.kill(int(postmaster), signal.SIGKILL)
+
+    def start(self) -> None:
         while self.control("restart") != 0:  # not before the last of its processes has gone
             pass
 
@@ -120,3 +128,22 @@ def test_workers_wait_for_a_database_that_crashed_and_go_on(
         assert statuses(notes) == {"completed": ROWS}
         assert wrong_vectors(notes) == []
         assert value(notes, "select count(*) from embedding_workers") == 0
+
+
+@pytest.mark.timeout(120)
+def test_the_dashboard_says_that_its_database_was_killed_and_goes_on(own_server: OwnServer) -> None:
+    with served_web(Settings(database_url=own_server.url)) as web:
+        with web.as_admin.stream("GET", "/live", params={"page": "/workers"}) as stream:
+            lines = stream.iter_lines()
+            next(line for line in lines if line == "data: <h1>Workers</h1>")
+            own_server.kill()
+            assert next(line for line in lines if line.startswith("event:")) == "event: outage"
+            page = web.get("/")
+            assert page.status_code == 503
+            assert "retry-after" in page.headers
+            assert web.as_nobody.get("/readyz").status_code == 503
+            assert web.as_nobody.get("/healthz").status_code == 200
+            own_server.start()
+            next(line for line in lines if line == "data: <h1>Workers</h1>")
+        assert web.get("/").status_code == 200
+        assert web.as_nobody.get("/readyz").status_code == 200
