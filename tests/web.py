@@ -20,6 +20,7 @@ from worker.web.server import served
 
 ADMIN_TOKEN = "the-token-of-the-admin"
 READ_TOKEN = "the-token-of-readers"
+PATIENCE = 60.0  # seconds; the machine may be busy, and Supabase Lite forgets calls
 HOSTILE = '<script>alert("1")</script> \u202e"quoted\'&amp; 💥 ' + "long" * 70
 """A name or a text that would break a page that does not escape it."""
 
@@ -90,9 +91,9 @@ def served_web(settings: Settings) -> Iterator[Web]:
     )
     with (
         served(settings, "127.0.0.1:0") as server,
-        httpx.Client(base_url=server.url) as admin,
-        httpx.Client(base_url=server.url) as reader,
-        httpx.Client(base_url=server.url) as nobody,
+        httpx.Client(base_url=server.url, timeout=PATIENCE) as admin,
+        httpx.Client(base_url=server.url, timeout=PATIENCE) as reader,
+        httpx.Client(base_url=server.url, timeout=PATIENCE) as nobody,
     ):
         for client, token in (
             (admin, settings.worker_web_token),
