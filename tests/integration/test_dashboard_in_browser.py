@@ -312,6 +312,25 @@ def test_an_open_page_follows_and_keeps_focus_choice_and_what_is_unfolded(
     assert page.problems == []
 
 
+@pytest.mark.parametrize("failure", ["route.abort()", "route.fulfill({status: 503, body: 'full'})"])
+def test_a_page_whose_first_request_for_updates_fails_tries_again(
+    opened: Callable[..., Page], db: Database, failure: str
+) -> None:
+    fail_again(db)
+    page = opened()
+    page.run(
+        f"""
+        let asked = 0;
+        await page.route("**/live?**", (route) => asked++ ? route.continue() : {failure});
+        await page.goto("/failures");
+        await page.waitForTimeout(1000);
+        """
+    )
+    assert page.run("return await page.locator('h1').textContent()") == "Failures"
+    db.execute("update embedding_queue set error_class = 'refused' where id <= 5")
+    page.run("await page.getByText('refused').first().waitFor()")
+
+
 def test_a_page_says_that_the_database_is_away_and_recovers(
     chromium: Browser, shared_url: str, db: Database
 ) -> None:

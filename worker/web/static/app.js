@@ -31,3 +31,12 @@ for (const name of ["htmx:sse:error", "htmx:sse:close"]) {
   });
 }
 showLocalTimes();
+
+// The extension connects again after a stream has ended, but gives up if its first request fails.
+const live = document.querySelector("main[data-live]");
+let isConnected = false;
+document.addEventListener("htmx:sse:after:connection", () => { isConnected = true; });
+setInterval(() => {
+  if (!live || isConnected || document.hidden) return;
+  htmx.ajax("GET", live.getAttribute("hx-sse:connect"), { source: live });
+}, 5000);
