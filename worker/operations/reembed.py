@@ -180,7 +180,7 @@ def find_column(queue: AdminQueue, name: str) -> Target:
     Raises SettingsError if there is none.
     """
     serving = [target for target in queue.targets() if target.role == "serving"]
-    exact = [each for each in serving if f"{each.table_name}.{each.named_column}" == name]
+    exact = [each for each in serving if each.public_name == name]
     of_table = [each for each in serving if each.table_name == name]
     found = exact or of_table
     if len(found) == 1:

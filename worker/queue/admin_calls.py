@@ -87,8 +87,7 @@ class AdminCalls(
             lambda size: int(
                 self._call(
                     "backfill_embeddings",
-                    watched_table=target.table_name,
-                    embedding_column=target.embedding_column,
+                    **target.arguments,
                     batch=size,
                 )
             ),
@@ -247,8 +246,7 @@ class AdminCalls(
         return self._rows(
             Match,
             "search_embeddings",
-            watched_table=target.table_name,
-            embedding_column=target.embedding_column,
+            **target.arguments,
             query=vector,
             matches=limit,
             model=model,
@@ -264,8 +262,7 @@ class AdminCalls(
         found = self._rows(
             MatchFunction,
             "embedding_match_function",
-            watched_table=target.table_name,
-            embedding_column=target.embedding_column,
+            **target.arguments,
         )
         return found[0] if found else None
 
@@ -273,8 +270,7 @@ class AdminCalls(
         rows = self._transport.rows(
             "missing_embeddings",
             {
-                "watched_table": target.table_name,
-                "embedding_column": target.embedding_column,
+                **target.arguments,
                 "record_ids": list(record_ids),
             },
             {"record_id": str},
@@ -285,8 +281,7 @@ class AdminCalls(
         return bool(
             self._call(
                 "embedding_has_vector_index",
-                watched_table=target.table_name,
-                embedding_column=target.embedding_column,
+                **target.arguments,
             )
         )
 
@@ -306,8 +301,7 @@ class AdminCalls(
             lambda size: self._rows(
                 VerifiedRows,
                 "verify_embeddings",
-                watched_table=target.table_name,
-                embedding_column=target.embedding_column,
+                **target.arguments,
                 of_chunks=of_chunks,
                 after_record=after,
                 batch=size,
@@ -323,8 +317,7 @@ class AdminCalls(
         return self._rows(
             StoredVector,
             "sample_vectors",
-            watched_table=target.table_name,
-            embedding_column=target.embedding_column,
+            **target.arguments,
             sample=sample,
             record_ids=None if record_ids is None else list(record_ids),
         )

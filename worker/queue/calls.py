@@ -44,3 +44,17 @@ class Calls:
     def _read(self, made: type[Made], view: LiteralString, *order: str) -> list[Made]:
         """Return an object for each row of a table or view, in the order of these columns."""
         return [made(**row) for row in self._transport.read(view, columns_of(made), *order)]
+
+    def _range(
+        self, made: type[Made], function: LiteralString, batch: int, **arguments: Any
+    ) -> tuple[list[Made], str | None]:
+        """Return the objects of a range of the key, and the record at which it ends (None: there
+        are no more). Of a range without an object, the only row has just this record."""
+        columns = {**columns_of(made), "looked_to": str}
+        rows = self._portion.within_time(
+            batch,
+            lambda size: self._transport.rows(function, {**arguments, "batch": size}, columns),
+        )
+        looked_to = [row.pop("looked_to") for row in rows]
+        found = [made(**row) for row in rows if row["record_id"] is not None]
+        return found, looked_to[0] if rows else None

@@ -9,7 +9,6 @@ from typing import Literal
 from worker.queue.calls import Calls
 from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.targets import Target
-from worker.queue.transports import columns_of
 
 ROWS_CHECKED_IN_ONE_CALL = 5000
 DamageKind = Literal["lost", "overwritten"]
@@ -45,24 +44,10 @@ class DamageCalls(Calls):
     def damaged(
         self, target: Target, after: str | None, batch: int = ROWS_CHECKED_IN_ONE_CALL
     ) -> DamagedRange:
-        columns = {**columns_of(Damaged), "looked_to": str}
-        rows = self._portion.within_time(
-            batch,
-            lambda size: self._transport.rows(
-                "find_damaged_embeddings",
-                {
-                    "watched_table": target.table_name,
-                    "embedding_column": target.embedding_column,
-                    "after_record": after,
-                    "batch": size,
-                },
-                columns,
-            ),
+        found = self._range(
+            Damaged, "find_damaged_embeddings", batch, **target.arguments, after_record=after
         )
-        looked_to = [row.pop("looked_to") for row in rows]
-        return DamagedRange(
-            [Damaged(**row) for row in rows if row["record_id"] is not None], looked_to[0]
-        )
+        return DamagedRange(*found)
 
     def requeue_damaged(self, target: Target, record_ids: Sequence[str], cost: float = 0.0) -> int:
         requeued = 0
@@ -70,8 +55,7 @@ class DamageCalls(Calls):
             now, record_ids = record_ids[:JOBS_IN_ONE_CALL], record_ids[JOBS_IN_ONE_CALL:]
             requeued += self._call(
                 "requeue_damaged_embeddings",
-                watched_table=target.table_name,
-                embedding_column=target.embedding_column,
+                **target.arguments,
                 record_ids=list(now),
                 cost=cost,
             )

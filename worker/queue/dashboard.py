@@ -259,7 +259,7 @@ class DashboardCalls(Calls):
     def set_goal(
         self, target: Target, percent: float | None, *, source: CallSource = "api"
     ) -> None:
-        self._call("set_embedding_goal", **_column(target), percent=percent, source=source)
+        self._call("set_embedding_goal", **target.arguments, percent=percent, source=source)
 
     def passages(
         self,
@@ -271,7 +271,7 @@ class DashboardCalls(Calls):
         return self._rows(
             PassageSummary,
             "embedding_passages",
-            **_column(target),
+            **target.arguments,
             record_id=record_id,
             after_position=after,
             max_rows=limit,
@@ -282,13 +282,9 @@ class DashboardCalls(Calls):
     ) -> str | None:
         words: str | None = self._call(
             "reveal_embedding_passage",
-            **_column(target),
+            **target.arguments,
             record_id=record_id,
             at_position=position,
             source=source,
         )
         return words
-
-
-def _column(target: Target) -> dict[str, str]:
-    return {"watched_table": target.table_name, "embedding_column": target.embedding_column}

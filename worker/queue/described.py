@@ -29,7 +29,6 @@ class DescribeCalls(Calls):
         [kind] = self._rows(
             StoredKind,
             "describe_embeddings",
-            watched_table=target.table_name,
-            embedding_column=target.embedding_column,
+            **target.arguments,
         )
         return kind

@@ -122,8 +122,7 @@ class PostgresQueue(
         outside of a transaction. None if it has one, or no language."""
         function = "embedding_index_statements"
         arguments = {
-            "watched_table": target.table_name,
-            "embedding_column": target.embedding_column,
+            **target.arguments,
             "blocks_writers": False,
         }
         return [row[function] for row in self._postgres.rows(function, arguments, {function: str})]

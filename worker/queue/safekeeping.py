@@ -16,7 +16,7 @@ from worker.errors import DatabaseError
 from worker.queue.calls import Calls
 from worker.queue.jobs import Claim, Scope
 from worker.queue.targets import Target
-from worker.queue.transports import MOST_ROWS, columns_of
+from worker.queue.transports import MOST_ROWS
 from worker.queue.worker_calls import CLAIMED
 
 ROWS_EXPORTED_IN_ONE_CALL = MOST_ROWS - 1
@@ -82,25 +82,21 @@ class SafekeepingCalls(Calls):
         of_chunks: bool = False,
         batch: int = ROWS_EXPORTED_IN_ONE_CALL,
     ) -> Exported:
-        columns = {**columns_of(StoredRow), "looked_to": str}
-        arguments = {**_named(target), "of_chunks": of_chunks, "after_record": after}
-        rows = self._portion.within_time(
+        rows, looked_to = self._range(
+            StoredRow,
+            "export_embeddings",
             batch,
-            lambda size: self._transport.rows(
-                "export_embeddings", {**arguments, "batch": size}, columns
-            ),
+            **target.arguments,
+            of_chunks=of_chunks,
+            after_record=after,
         )
         if len(rows) == MOST_ROWS and self._transport.cuts_answers:
             raise DatabaseError(
-                f"{rows[0]['record_id']} of {target.table_name} has more chunks than the Data API"
+                f"{rows[0].record_id} of {target.table_name} has more chunks than the Data API"
                 " returns",
                 "Use a connection to the database: set DATABASE_URL.",
             )
-        looked_to = [row.pop("looked_to") for row in rows]
-        return Exported(
-            [StoredRow(**row) for row in rows if row["record_id"] is not None],
-            looked_to[0] if rows else None,
-        )
+        return Exported(rows, looked_to)
 
     def restore(
         self,
@@ -115,7 +111,7 @@ class SafekeepingCalls(Calls):
             for model, of_model in groupby(rows, key=lambda row: row.model)
             for outcome in self._restore(
                 list(of_model),
-                {**_named(target), "model": model, "overwrite": overwrite, "dry_run": dry_run},
+                {**target.arguments, "model": model, "overwrite": overwrite, "dry_run": dry_run},
             )
         ]
 
@@ -152,7 +148,7 @@ class SafekeepingCalls(Calls):
         self, target: Target, record_ids: Sequence[str], scope: Scope, *, dry_run: bool = False
     ) -> Claim:
         arguments = {
-            **_named(target),
+            **target.arguments,
             "worker": scope.worker,
             "lease_for": scope.lease,
             "default_model": scope.default_model,
@@ -170,14 +166,10 @@ class SafekeepingCalls(Calls):
     def placed_chunks(self, target: Target, record_ids: Sequence[str]) -> dict[str, set[bytes]]:
         rows = self._transport.rows(
             "placed_chunks",
-            {**_named(target), "record_ids": list(record_ids)},
+            {**target.arguments, "record_ids": list(record_ids)},
             {"record_id": str, "hashes": list[bytes]},
         )
         return {row["record_id"]: set(row["hashes"]) for row in rows}
-
-
-def _named(target: Target) -> dict[str, Any]:
-    return {"watched_table": target.table_name, "embedding_column": target.embedding_column}
 
 
 def _arguments_of(rows: Sequence[StoredRow]) -> dict[str, Any]:

@@ -64,13 +64,23 @@ class Target:
 
     @property
     def named(self) -> str:
-        """The column as people name it, with its table."""
+        """The name of the column in the database, with its table."""
         return f"{self.table_name}.{self.embedding_column}"
 
     @property
     def named_column(self) -> str:
         """The name of the column that people use."""
         return self.serves or self.embedding_column
+
+    @property
+    def public_name(self) -> str:
+        """The name of the column that people use, with its table."""
+        return f"{self.table_name}.{self.named_column}"
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The arguments by which functions of the SQL API name the column."""
+        return {"watched_table": self.table_name, "embedding_column": self.embedding_column}
 
     @property
     def store(self) -> Literal["column", "table", "chunks"]:

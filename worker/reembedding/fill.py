@@ -73,7 +73,7 @@ def find_too_long(
     yield Finding(
         "warning",
         "too_long",
-        f"{target.table_name}.{target.named_column}",
+        target.public_name,
         f"{found} {has} {what} that is too long for {model}, which takes {too_long.most} tokens"
         f"{estimated}: {outcome} (records {', '.join(records[:NAMED])}{more})",
         _cure(target, fails=fails),
@@ -97,7 +97,7 @@ def find_same_model(target: Target, model: str, dimensions: int, prompt: str) ->
     yield Finding(
         "warning",
         "same_model",
-        f"{target.table_name}.{target.named_column}",
+        target.public_name,
         f"old and new vectors are of {model} and {dimensions} dimensions, so a search that gives"
         " only these uses the vectors that serve, whatever prompt its query has",
         "Change the query prompt of your app together with the swap; or let it name the document"

@@ -41,7 +41,7 @@ class Columns:
     def models(self) -> dict[str, str]:
         """Return all that may be asked for by name, and whose it is."""
         targets = self.targets()
-        columns = {self.name_of(target): "column" for target in targets if target.is_serving}
+        columns = {target.public_name: "column" for target in targets if target.is_serving}
         names = {target.model or self.settings.embedding_model for target in targets}
         names.add(self.settings.embedding_model)
         return columns | {name: name.partition(":")[0] for name in sorted(names)}
@@ -62,8 +62,3 @@ class Columns:
         raise SettingsError(
             "there is no such model", "GET /v1/models lists the columns and models."
         )
-
-    @staticmethod
-    def name_of(target: Target) -> str:
-        """The name of a column, as people use it."""
-        return f"{target.table_name}.{target.named_column}"

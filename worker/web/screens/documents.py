@@ -66,7 +66,7 @@ def _reprocess(look: Look) -> Done:
             )
         )
 
-    title = f"Reprocess {pattern[:60]} in {target.table_name}.{target.embedding_column}"
+    title = f"Reprocess {pattern[:60]} in {target.named}"
     return look.start(title, work, address(PATH, target=target_value(target)))
 
 

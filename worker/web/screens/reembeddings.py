@@ -58,7 +58,7 @@ def title_of(named: str) -> str:
 def _load_new(look: Look) -> Mapping[str, Any]:
     """Make the preflight of what was asked for: it calls the new model once."""
     columns = [
-        f"{target.table_name}.{target.named_column}"
+        target.public_name
         for target in look.queue.targets()
         if target.is_serving and target.kind == "embed"
     ]
@@ -111,7 +111,7 @@ def _start(look: Look) -> Done:
         ended = run_stages(database, settings, begun, source, task.stop, task.say)
         task.say(": ".join(filter(None, [ended.state, ended.problem])))
 
-    return look.start(title_of(f"{target.table_name}.{target.named_column}"), work, PATH)
+    return look.start(title_of(target.public_name), work, PATH)
 
 
 def _progress(queue: AdminQueue, each: Any) -> Any:

@@ -71,7 +71,7 @@ def _context(
     is_revealed: bool = False,
 ) -> Mapping[str, Any]:
     columns = [
-        f"{each.table_name}.{each.named_column}"
+        each.public_name
         for each in look.queue.targets()
         if each.is_serving and each.kind == "embed"
     ]
