@@ -61,6 +61,7 @@ MAY_IMPORT = {
         "embedders",
         "host",
         "terminal",
+        "digests",
         "durations",
         "settings",
         "errors",
@@ -82,8 +83,8 @@ MAY_IMPORT = {
     "throttle": {"engine", "queue", "host", "settings", "errors"},
     "doctor": {"queue", "embedders", "settings", "errors"},
     "evaluation": {"errors"},
-    "files": {"buckets", "engine", "queue", "settings", "errors"},
-    "safekeeping": {"buckets", "queue", "settings", "errors"},
+    "files": {"buckets", "digests", "engine", "queue", "settings", "errors"},
+    "safekeeping": {"buckets", "digests", "queue", "settings", "errors"},
     "verification": {"terminal"},
     "reembedding": {"engine", "queue", "embedders", "database", "settings", "errors"},
     "chunking": {"engine", "queue", "embedders", "settings", "errors"},
@@ -98,6 +99,7 @@ MAY_IMPORT = {
     "terminal": {"errors"},
     "durations": {"errors"},
     "figures": set[str](),
+    "digests": set[str](),
     "errors": set[str](),
 }
 

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from worker.digests import sha256_of
 from worker.errors import BackupDamaged, SettingsError
 from worker.queue.safekeeping import StoredRow
 from worker.safekeeping.manifest import BackedUpColumn, Part
 from worker.safekeeping.parts import PartWriter, check_installed, check_part, read_part
-from worker.safekeeping.storage import sha256_of
 
 WIDTH = 24
 COLUMN = BackedUpColumn(
@@ -69,13 +69,13 @@ def write(path: Path, *groups: Sequence[StoredRow], column: BackedUpColumn = COL
         for group in groups:
             writer.write(group)
     ids = [row.record_id for group in groups for row in group]
-    size, sha256 = path.stat().st_size, sha256_of(path)
+    size, sha256 = path.stat().st_size, sha256_of(path).hex()
     return Part("parts/a.parquet", len(ids), size, sha256, ids[0], ids[-1], None)
 
 
 def signed(path: Path, part: Part) -> Part:
     """A part whose manifest was made for these bytes."""
-    return replace(part, bytes=path.stat().st_size, sha256=sha256_of(path))
+    return replace(part, bytes=path.stat().st_size, sha256=sha256_of(path).hex())
 
 
 def read(path: Path, part: Part, column: BackedUpColumn = COLUMN) -> list[list[StoredRow]]:

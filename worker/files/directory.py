@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from worker.digests import sha256_of
 from worker.files.patterns import Patterns
-from worker.files.sources import FolderUnavailable, SeenFile, SkippedFile, sha256_of
+from worker.files.sources import FolderUnavailable, SeenFile, SkippedFile
 from worker.queue import KnownFile
 
 Seen = SeenFile | SkippedFile

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 from uuid import UUID
 
+from worker.digests import sha256_of
 from worker.engine.heartbeat import BEATS_A_LEASE
 from worker.engine.retry import backoff
 from worker.engine.writing import NOT_OPENED, SECOND_TRY_AFTER, STOPPED, Failure, Release
@@ -22,7 +23,7 @@ from worker.errors import Busy, DatabaseError, ParseFailure, Unreachable, Worker
 from worker.files.parsing.process import ParserClosed
 from worker.files.parsing.results import ParsedFile
 from worker.files.parsing.source import too_many_bytes
-from worker.files.sources import FolderUnavailable, Source, sha256_of
+from worker.files.sources import FolderUnavailable, Source
 from worker.queue import AdminQueue, FileFacts, FileJob, Folder, RefusalReason, Scope
 
 ATTEND_EVERY = 1.0  # seconds

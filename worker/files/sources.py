@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -67,9 +66,3 @@ class Source(Protocol):
 
     def known_signature(self, file: KnownFile) -> str | None:
         """Return the signature of a known file; None: its bytes were not read yet."""
-
-
-def sha256_of(path: Path) -> bytes:
-    """Return the SHA-256 of the bytes of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

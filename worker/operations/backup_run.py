@@ -14,6 +14,7 @@ from threading import Event
 from typing import Any, Self
 
 import worker
+from worker.digests import sha256_of
 from worker.errors import (
     BackupDamaged,
     BackupError,
@@ -42,7 +43,7 @@ from worker.safekeeping.manifest import (
     to_json,
 )
 from worker.safekeeping.parts import PartWriter, check_part
-from worker.safekeeping.storage import Storage, sha256_of
+from worker.safekeeping.storage import Storage
 
 LEASE = timedelta(minutes=10)
 """How long a backup belongs to its worker after its last report: an upload may take that long."""
@@ -331,7 +332,7 @@ class NewPart:
 
     def part(self, name: str, looked_to: str | None) -> Part:
         """Return what the manifest says of the part, which is written."""
-        size, sha256 = self._path.stat().st_size, sha256_of(self._path)
+        size, sha256 = self._path.stat().st_size, sha256_of(self._path).hex()
         return Part(name, self.rows, size, sha256, self._first, self._last, looked_to)
 
 

@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from worker.digests import sha256_of
 from worker.errors import BackupDamaged, SettingsError
 from worker.queue.safekeeping import StoredRow
 from worker.safekeeping.manifest import FORMAT, OTHER, BackedUpColumn, Part
-from worker.safekeeping.storage import sha256_of
 
 ABOUT = b"embedding-worker"  # the key of what a part says about itself
 NAMES = [field.name for field in fields(StoredRow)]  # the vector is the last
@@ -95,7 +95,7 @@ class PartWriter:
 def check_part(path: Path, part: Part) -> None:
     """Raise BackupDamaged unless a file has the bytes that were written."""
     try:
-        is_same = path.stat().st_size == part.bytes and sha256_of(path) == part.sha256
+        is_same = path.stat().st_size == part.bytes and sha256_of(path).hex() == part.sha256
     except OSError as error:
         raise BackupDamaged(f"{part.name} cannot be read: {error.strerror}", OTHER) from None
     if not is_same:

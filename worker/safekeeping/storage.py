@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -59,9 +58,3 @@ def temporary_files_error(error: OSError) -> BackupError:
         f"a part cannot be written to the folder for temporary files: {error.strerror}",
         "Make room there, or set TMPDIR to another folder; then run the command again.",
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of the bytes of a file, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
