@@ -29,7 +29,7 @@ HOW_TO_LEAVE_OUT = "Nothing was written. Correct this, or restore one table: --t
 
 @dataclass(frozen=True, slots=True)
 class RestoreRequest:
-    """What to restore, and from where: all tables, columns and records, or only these.
+    """What to restore, and from where: all tables and records, or only these.
 
     `overwrite`: also where a row has another vector of its text. `dry_run`: write nothing.
     """
@@ -37,7 +37,6 @@ class RestoreRequest:
     destination: Destination
     name: str = LATEST
     table: str | None = None
-    column: str | None = None
     records: Collection[str] | None = None
     overwrite: bool = False
     dry_run: bool = False
@@ -128,13 +127,9 @@ def _checked(
 ) -> list[ColumnToRestore]:
     """Return what to restore. Raises BackupError if parts are damaged or columns differ."""
     manifest = read_manifest(storage, name)
-    selected = select(queue, request.table, request.column) if request.table else None
+    selected = select(queue, request.table, None) if request.table else None
     table = selected.table if selected else None
-    columns = [
-        each
-        for each in manifest.columns
-        if each.parts and table in (None, each.table) and request.column in (None, each.column)
-    ]
+    columns = [each for each in manifest.columns if each.parts and table in (None, each.table)]
     if not columns:
         raise SettingsError(
             f"backup {name} has no vectors" + (f" of table {table}" if table else ""),
