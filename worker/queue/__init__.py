@@ -20,7 +20,6 @@ from worker.queue.dashboard import (
     JobSummary,
     Overview,
     PassageSummary,
-    RecentWork,
 )
 from worker.queue.described import StoredKind
 from worker.queue.enhancement import (
@@ -74,6 +73,7 @@ from worker.queue.reports import (
     Finding,
     Level,
     QueueProgress,
+    RecentWork,
     Session,
     Stats,
     StoredVector,

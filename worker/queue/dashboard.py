@@ -13,7 +13,7 @@ from worker.queue.calls import Calls
 from worker.queue.checks import Check
 from worker.queue.jobs import JobId, JobStatus
 from worker.queue.reembeddings import Reembedding
-from worker.queue.reports import DatabaseLoad, Failure, QueueProgress, TargetStatus
+from worker.queue.reports import DatabaseLoad, Failure, QueueProgress, RecentWork, TargetStatus
 from worker.queue.targets import Target
 from worker.queue.transports.decoding import made
 from worker.queue.workers import DesiredState, StandingCommand, StoppedProvider, WorkerStatus
@@ -23,28 +23,13 @@ PASSAGES_ON_A_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True)
-class RecentWork:
-    """What was done in the last 15 minutes. The fields are those of `Stats`."""
-
-    completed: int
-    failed: int
-    requests: int
-    tokens: int
-    cost: float | None
-    request_p50_ms: float | None
-    request_p95_ms: float | None
-    lag_p50_ms: float | None
-    lag_p95_ms: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Overview:
     """The queue, its columns and its workers, as they were at a time of the database.
 
     `failures` are the most frequent, at most 50, `workers` those that were seen last, at most 200.
     `backups` has the latest backup of all tables, and the last complete one if that is another;
-    `reembeddings` those that have not ended. Today begins at midnight in UTC; `cost_today` (US
-    dollars) is None if a price is not known.
+    `reembeddings` those that have not ended. `recent` is of the last 15 minutes. Today begins at
+    midnight in UTC; `cost_today` (US dollars) is None if a price is not known.
     """
 
     at: datetime
@@ -98,8 +83,8 @@ class JobDetail:
 
     `model`, `tokens` and `cost` (US dollars) are those of the stored vector. `target_model`,
     `dimensions`, `enabled` and `problem` are those of the target, which has its text `in_chunks` or
-    not. `by_hand`: it has a text that was given by hand. `desired_state`: what its worker, or all
-    workers, were told; None: nothing.
+    not. `by_hand`: it has a text that was given by hand. `desired_state`: the
+    command for its worker, or for all workers; None: there is none.
     """
 
     id: JobId

@@ -83,13 +83,10 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """The statistics of a period: see embedding_stats in the SQL API.
+class RecentWork:
+    """What was done in a period.
 
     Milliseconds are None if nothing was measured, `cost` (US dollars) if a price is unknown.
-    `hours` has the `hour`, jobs `completed` and `failed`, and the `seconds` of it in the period;
-    `failures` the `error_class`, how many `failed` (more, unless `failed_exact`), `latest_message`
-    and `latest_at`.
     """
 
     completed: int
@@ -101,6 +98,17 @@ class Stats:
     request_p95_ms: float | None
     lag_p50_ms: float | None
     lag_p95_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats(RecentWork):
+    """The statistics of a period: see embedding_stats in the SQL API.
+
+    `hours` has the `hour`, jobs `completed` and `failed`, and the `seconds` of it in the period;
+    `failures` the `error_class`, how many `failed` (more, unless `failed_exact`), `latest_message`
+    and `latest_at`.
+    """
+
     hours: list[dict[str, Any]]
     failures: list[dict[str, Any]]
 
