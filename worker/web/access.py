@@ -31,7 +31,7 @@ class Attempts:
     _lock: Lock = field(default_factory=Lock)
 
     def are_too_many(self, who: str) -> bool:
-        """Whether so many failed within a minute that no further one of `who` is looked at."""
+        """Whether so many failed within the last minute that `who` may not try again now."""
         with self._lock:
             since = self.clock() - MINUTE
             self._failed = [(at, by) for at, by in self._failed if at > since]

@@ -60,6 +60,6 @@ def create_app(services: Services) -> WebApp:
         middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
         exception_handlers=exception_handlers(dashboard.pages.plain, services.on_defect),
     )
-    app.router.redirect_slashes = False  # it would name the host, as whoever asks calls it
+    app.router.redirect_slashes = False  # a redirect would repeat the host of the request
     guard = Guard(app, services.prefix, services.hosts, services.settings.worker_web_url)
     return WebApp(guard, close)

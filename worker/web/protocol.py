@@ -9,7 +9,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LONGEST_HEAD = 10.0  # seconds until the first line and the headers of a request have arrived
-LONGEST_READING = 300.0  # seconds until whoever asked has taken what waits for them
+LONGEST_READING = 300.0  # seconds until the client has read what was sent to it
 
 
 class PatientProtocol(H11Protocol):

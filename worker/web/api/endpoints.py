@@ -19,7 +19,7 @@ from worker.web.api.permits import Permit, Permits
 from worker.web.services import Services
 
 MOST_AT_ONCE = 64  # requests that are answered
-MOST_PROBLEMS = 3  # of a body, that are told
+MOST_PROBLEMS = 3  # of a body, in one answer
 LONGEST_PROBLEM = 300  # characters
 
 
@@ -42,7 +42,8 @@ class ApiServices:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request: who calls (None: whoever), with what. `path` has the parts of the path."""
+    """A request: what the caller may do (None: the endpoint needs no token), and its body. `path`
+    has the variable parts of the path."""
 
     shared: ApiServices
     permit: Permit | None
