@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from worker.web.access import COOKIE, SESSION, Role
-from worker.web.guard import is_of_our_site
+from worker.web.guard import address_of, is_of_our_site
 from worker.web.live import Live, News, Topic
 from worker.web.pages import Pages, notice_of
 from worker.web.screens.base import Action, Done, Look, Revealed, Screen, not_found, refuse_reader
@@ -27,6 +27,7 @@ LONGEST_ADDRESS = 2000  # characters
 LARGEST_FORM = 2**18  # bytes
 MOST_FIELDS = 1200  # a page of jobs, all chosen, and more
 FOUND = 303
+SAID = ("notice", "count")  # the parts of a query by which an action says what it did
 
 
 class Dashboard:
@@ -37,6 +38,8 @@ class Dashboard:
         self._screens = screens
         self.pages = Pages(services, tuple(screen for screen in screens if screen.label))
         self.live = Live(self._render_topic)
+        # made once: each page that somebody looks at is looked up every second
+        self._found_by = [(Route(each.path, _nothing), each) for each in screens if each.is_live]
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of all screens and their actions."""
@@ -93,7 +96,7 @@ class Dashboard:
 
     def _redirect(self, done: Done) -> Response:
         path, _, query = done.address.partition("?")
-        given = {name: value for name, value in parse_qsl(query) if name not in ("notice", "count")}
+        given = {name: value for name, value in parse_qsl(query) if name not in SAID}
         given["notice"] = done.notice
         if done.count is not None:
             given["count"] = str(done.count)
@@ -126,9 +129,9 @@ class Dashboard:
         if len(address) > LONGEST_ADDRESS:
             return None
         scope: Scope = {"type": "http", "method": "GET", "path": path, "headers": []}
-        for screen in self._screens:
-            match, found = Route(screen.path, lambda _: None).matches(scope)
-            if match is Match.FULL and screen.is_live:
+        for route, screen in self._found_by:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
                 return screen, dict(parse_qsl(query)) | _texts(found["path_params"])
         return None
 
@@ -148,7 +151,7 @@ class Dashboard:
         return self._ask_for_token(request.query_params.get("next", ""))
 
     def _log_in(self, request: Request, token: str, next: str) -> Response:
-        access, who = self._services.access, request.client.host if request.client else ""
+        access, who = self._services.access, address_of(request)
         if access.attempts.are_too_many(who):
             return self._ask_for_token(next, "Too many wrong tokens. Wait a minute.", 429)
         role = access.role_of_token(token.strip())
@@ -183,10 +186,14 @@ class Dashboard:
         return RedirectResponse(address, FOUND)
 
 
+def _nothing(_: Request) -> None:
+    """The endpoint of routes that only find a screen."""
+
+
 class _Form(NamedTuple):
     values: dict[str, str]
     chosen: tuple[str, ...]
-    address: str | None
+    address: str
 
 
 def _cookie_of(request: Request) -> str:
@@ -209,7 +216,7 @@ async def _form_of(request: Request) -> _Form:
         raise HTTPException(400, "The form cannot be read.") from None
     chosen = tuple(value for name, value in pairs if name == "chosen")
     values = dict(pairs) | _texts(request.path_params)
-    return _Form(values, chosen, request.client.host if request.client else None)
+    return _Form(values, chosen, address_of(request))
 
 
 def _values_of(request: Request) -> dict[str, str]:
@@ -224,9 +231,7 @@ def _address_of(request: Request) -> str:
     """The path of a request with its query, without the prefix and without a notice."""
     path = get_route_path(request.scope)
     query = [
-        (name, value)
-        for name, value in request.query_params.multi_items()
-        if name not in ("notice", "count")
+        (name, value) for name, value in request.query_params.multi_items() if name not in SAID
     ]
     return path + ("?" + urlencode(query) if query else "")
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -115,6 +116,11 @@ def _refusal(refusal: Refused, headers: Headers) -> Response:
     if "text/html" in headers.get("accept", ""):
         return PlainTextResponse(f"{refusal.detail}\n", refusal.status_code, refusal.headers)
     return as_json((refusal.status_code, refusal.detail, None), refusal.headers)
+
+
+def address_of(request: HTTPConnection) -> str:
+    """The address of a browser or app; empty if it is not known."""
+    return request.client.host if request.client else ""
 
 
 def is_of_our_site(headers: Mapping[str, str]) -> bool:

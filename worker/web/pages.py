@@ -80,7 +80,6 @@ class Pages:
             "time": time_tag,
         }
         self._environment.globals |= {
-            "prefix": services.prefix,
             "menu": menu,
             "version": __version__,
             "static": self._static,
@@ -134,11 +133,7 @@ def notice_of(values: Mapping[str, str]) -> str | None:
     """Return what an action had to say, as the address of the page it led to names it."""
     notice = NOTICES.get(values.get("notice", ""))
     count = values.get("count", "")
-    return (
-        notice.format(count=count if count.isascii() and count.isdigit() else "")
-        if notice
-        else None
-    )
+    return notice and notice.format(count=count if count.isascii() and count.isdigit() else "")
 
 
 def address(path: str, **query: str | int | None) -> str:

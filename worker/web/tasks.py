@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import count
 from threading import Event, Lock, Thread
 from typing import Literal
@@ -25,7 +24,6 @@ class Task:
 
     id: int
     title: str
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     state: State = "running"
     progress: str = ""
     error: str = ""

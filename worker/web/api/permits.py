@@ -16,6 +16,7 @@ from worker.operations.api_keys import PREFIX, find_key
 from worker.operations.callers import Callers
 from worker.queue import KeyScope
 from worker.web.access import Access, Role
+from worker.web.guard import address_of
 from worker.web.queues import Queues
 
 KNOWN_FOR = 10.0  # seconds: a key that was revoked is refused after them
@@ -93,7 +94,7 @@ class Permits:
             permit, until = self._known.get(token, (None, 0.0))
         if permit and self.clock() < until:
             return permit
-        permit = self._look_up(token, request.client.host if request.client else "")
+        permit = self._look_up(token, address_of(request))
         with self._lock:
             self._known[token] = permit, self.clock() + KNOWN_FOR
             self._known.move_to_end(token)

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.operations.audit import list_audit
-from worker.web.screens.base import ROWS, Look, Screen
+from worker.web.screens.base import ROWS, Look, Screen, cut
 
 
 def load(look: Look) -> Mapping[str, Any]:
     """Read a page of entries, the newest first."""
     table = look.value("table")
     found = list_audit(look.queue, table, limit=ROWS + 1, before=look.number("before"))
+    entries, last = cut(found)
     return {
-        "entries": found[:ROWS],
-        "next": found[ROWS - 1].id if len(found) > ROWS else None,
+        "entries": entries,
+        "next": last and last.id,
         "table": table,
         "is_first": look.value("before") is None,
     }

@@ -8,7 +8,7 @@ from typing import Any
 from worker.figures import counted
 from worker.operations.backup import BackupRequest, back_up_now, check_now
 from worker.queue import AdminQueue
-from worker.web.screens.base import ROWS, Action, Done, Look, Screen
+from worker.web.screens.base import Action, Done, Look, Screen, cut
 from worker.web.tasks import Task
 
 PATH = "/backups"
@@ -18,11 +18,11 @@ def load(look: Look) -> Mapping[str, Any]:
     """Read the backups that the database knows, the latest first."""
     before = look.number("before")
     known = look.queue.backups()[::-1]
-    found = [backup for backup in known if before is None or backup.id < before]
+    backups, last = cut([each for each in known if before is None or each.id < before])
     return {
-        "backups": found[:ROWS],
+        "backups": backups,
         "latest": next((backup for backup in known if backup.state == "complete"), None),
-        "next": found[ROWS - 1].id if len(found) > ROWS else None,
+        "next": last and last.id,
         "is_first": before is None,
         "destination": str(BackupRequest.of(look.services.settings).destination),
     }

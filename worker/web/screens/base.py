@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 
@@ -19,6 +19,9 @@ from worker.web.services import Services
 from worker.web.tasks import Task
 
 ROWS = 50  # of a list on one page
+
+Row = TypeVar("Row")
+Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Look:
     queue: AdminQueue
     role: Role
     values: Mapping[str, str]
-    address: str | None = None
+    address: str = ""
     chosen: tuple[str, ...] = ()
     """The values of the boxes of a form that are checked."""
 
@@ -78,6 +81,20 @@ class Look:
     def value(self, name: str) -> str | None:
         """Return a value, None if it is empty or missing."""
         return self.values.get(name) or None
+
+    def given(self, names: Sequence[str]) -> dict[str, str]:
+        """Return those of these values that are there: the filter of a list."""
+        return {name: value for name in names if (value := self.value(name))}
+
+    def choice(self, name: str, choices: Sequence[Choice]) -> Choice | None:
+        """Return a value as one of these. Raises SettingsError if it is none of them."""
+        given = self.value(name)
+        found = next((each for each in choices if each == given), None)
+        if given and not found:
+            raise SettingsError(
+                f"there is no {name} {given[:40]}", f"One of: {', '.join(choices)}."
+            )
+        return found
 
     def number(self, name: str, least: int = 0) -> int | None:
         """Return a value as a whole number. Raises SettingsError if it is none."""
@@ -148,6 +165,18 @@ def waiting_for_a_model() -> Iterator[None]:
 
 
 _waiting = Lock()
+
+
+def cut(found: Sequence[Row]) -> tuple[Sequence[Row], Row | None]:
+    """Return the first ROWS, and the last of these if there are more, after which they begin."""
+    shown = found[:ROWS]
+    return shown, shown[-1] if len(found) > ROWS else None
+
+
+def names_of_columns(queue: AdminQueue) -> list[str]:
+    """Return the columns that can be searched and re-embedded, as people name them."""
+    targets = [each for each in queue.targets() if each.is_serving and each.kind == "embed"]
+    return [target.public_name for target in targets]
 
 
 def refuse_reader(role: Role) -> None:

@@ -29,7 +29,7 @@ def load(look: Look) -> Mapping[str, Any]:
         "table": table,
         "column": column,
         "error_class": error_class,
-        "chosen": {name: value for name in FILTER if (value := look.value(name))},
+        "chosen": look.given(FILTER),
     }
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from worker.errors import SettingsError
 from worker.operations.files import FAILED, retry
 from worker.queue import AdminQueue, FileState
 from worker.web.screens.base import ROWS, Action, Done, Look, Screen
 from worker.web.tasks import Task
 
 PATH = "/files"
-STATES: Mapping[str, FileState] = {state: state for state in get_args(FileState)}
+STATES: tuple[FileState, ...] = get_args(FileState)
 
 
 def load(look: Look) -> Mapping[str, Any]:
     """Read the folders, and a page of files, the latest first."""
-    folder, state, before = look.value("folder"), _state(look), look.number("before")
+    folder, before = look.value("folder"), look.number("before")
+    state = look.choice("state", STATES)
     page = look.queue.page_files(folder, state, before, ROWS)
     return {
         "folders": look.queue.folders(),
@@ -29,15 +29,6 @@ def load(look: Look) -> Mapping[str, Any]:
         "states": STATES,
         "failed": FAILED,
     }
-
-
-def _state(look: Look) -> FileState | None:
-    given = look.value("state")
-    if given is None:
-        return None
-    if given not in STATES:
-        raise SettingsError(f"files have no state {given[:40]}", f"States: {', '.join(STATES)}.")
-    return STATES[given]
 
 
 def _retry(look: Look) -> Done:

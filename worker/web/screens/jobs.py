@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.errors import SettingsError
 from worker.operations.jobs import requeue
-from worker.queue import JobId, JobStatus
+from worker.queue import JobId
 from worker.web.screens.base import Action, Done, Look, Screen
 from worker.web.screens.job import JOB_STATES
 
@@ -18,7 +18,7 @@ FILTER = ("status", "target", "table", "column", "class", "record")
 def load(look: Look) -> Mapping[str, Any]:
     """Read a page of the jobs that match."""
     table, column = look.watched
-    status = _status_of(look)
+    status = look.choice("status", JOB_STATES)
     page = look.queue.page_jobs(
         status=status,
         table=table,
@@ -27,7 +27,6 @@ def load(look: Look) -> Mapping[str, Any]:
         record=look.value("record"),
         cursor=look.value("after"),
     )
-    chosen = {name: value for name in FILTER if (value := look.value(name))}
     return {
         "jobs": page.jobs,
         "next": page.next_cursor,
@@ -38,17 +37,9 @@ def load(look: Look) -> Mapping[str, Any]:
         "column": column,
         "error_class": look.error_class,
         "record": look.value("record"),
-        "chosen": chosen,
+        "chosen": look.given(FILTER),
         "is_first": look.value("after") is None,
     }
-
-
-def _status_of(look: Look) -> JobStatus | None:
-    given = look.value("status")
-    found = next((state for state in JOB_STATES if state == given), None)
-    if given and not found:
-        raise SettingsError(f"there is no state {given[:40]}", f"One of: {', '.join(JOB_STATES)}.")
-    return found
 
 
 def _requeue(look: Look) -> Done:

@@ -9,7 +9,7 @@ from worker.errors import SettingsError
 from worker.operations.jobs import requeue
 from worker.queue import Target
 from worker.web.pages import address, target_value
-from worker.web.screens.base import ROWS, Action, Done, Look, Revealed, Screen
+from worker.web.screens.base import ROWS, Action, Done, Look, Revealed, Screen, cut
 from worker.web.screens.documents import chosen_target
 
 PATH = "/documents/passages"
@@ -19,7 +19,7 @@ def load(look: Look, revealed: Mapping[int, str | None] | None = None) -> Mappin
     """Read a page of the passages of a document. `revealed` has the words of some."""
     target, record = _document(look)
     after = look.number("after")
-    found = look.queue.passages(target, record, after, ROWS + 1)
+    passages, last = cut(look.queue.passages(target, record, after, ROWS + 1))
     jobs = look.queue.page_jobs(
         table=target.table_name, column=target.embedding_column, record=record
     ).jobs
@@ -27,8 +27,8 @@ def load(look: Look, revealed: Mapping[int, str | None] | None = None) -> Mappin
         "target": target,
         "record": record,
         "job": jobs[0] if jobs else None,
-        "passages": found[:ROWS],
-        "next": found[ROWS - 1].position if len(found) > ROWS else None,
+        "passages": passages,
+        "next": last and last.position,
         "after": after,
         "revealed": revealed or {},
     }

@@ -14,11 +14,12 @@ from worker.operations.session import connected
 from worker.queue import AdminQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.web.screens.base import (
-    ROWS,
     Action,
     Done,
     Look,
     Screen,
+    cut,
+    names_of_columns,
     refuse_reader,
     waiting_for_a_model,
 )
@@ -32,10 +33,10 @@ def load(look: Look) -> Mapping[str, Any]:
     """Read the re-embeddings, the latest first, with the progress of those that go on."""
     before = look.number("before")
     known = [each for each in look.queue.reembeddings()[::-1] if before is None or each.id < before]
-    found = known[:ROWS]
+    found, last = cut(known)
     return {
         "found": [(each, _progress(look.queue, each)) for each in found],
-        "next": found[-1].id if len(known) > ROWS else None,
+        "next": last and last.id,
         "is_first": before is None,
         "lacks_connection": lacks_connection(look),
     }
@@ -57,16 +58,11 @@ def title_of(named: str) -> str:
 
 def _load_new(look: Look) -> Mapping[str, Any]:
     """Make the preflight of what was asked for: it calls the new model once."""
-    columns = [
-        target.public_name
-        for target in look.queue.targets()
-        if target.is_serving and target.kind == "embed"
-    ]
     plan, problem = _preflight(look) if look.value("model") else (None, None)
     given = {name: look.values.get(name, "") for name in FIELDS}
     lacks = lacks_connection(look)
     return {
-        "columns": columns,
+        "columns": names_of_columns(look.queue),
         "given": given,
         "plan": plan,
         "problem": problem,

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from worker.errors import SettingsError, WorkerError
+from worker.errors import WorkerError
 from worker.operations.audit import record_revealed
 from worker.operations.queries import Embedded
 from worker.operations.reembed import find_column
 from worker.operations.search import Mode, found_paths, mode_of, search_target
 from worker.queue import Match, Target
-from worker.web.screens.base import Action, Look, Revealed, Screen, waiting_for_a_model
+from worker.web.screens.base import (
+    Action,
+    Look,
+    Revealed,
+    Screen,
+    names_of_columns,
+    waiting_for_a_model,
+)
 
 PATH = "/search"
 HITS = 20
-MODES: Mapping[str, Mode] = {mode: mode for mode in get_args(Mode)}
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def load(look: Look) -> Mapping[str, Any]:
@@ -42,7 +49,7 @@ def _found(look: Look) -> Found:
         return None, [], None
     try:
         target = find_column(look.queue, look.values.get("column", ""))
-        mode = mode_of(target, _mode(look))
+        mode = mode_of(target, look.choice("mode", MODES))
         vector = None if mode == "text" else _embedded(look, target, words)
         hits = search_target(look.queue, target, words, vector, limit=HITS, mode=mode)
     except WorkerError as error:
@@ -55,13 +62,6 @@ def _embedded(look: Look, target: Target, words: str) -> Embedded:
         return look.services.queries.embed([words], target)
 
 
-def _mode(look: Look) -> Mode | None:
-    given = look.value("mode")
-    if given is not None and given not in MODES:
-        raise SettingsError(f"there is no mode {given[:40]}", f"Modes: {', '.join(MODES)}.")
-    return None if given is None else MODES[given]
-
-
 def _context(
     look: Look,
     target: Target | None,
@@ -70,14 +70,9 @@ def _context(
     *,
     is_revealed: bool = False,
 ) -> Mapping[str, Any]:
-    columns = [
-        each.public_name
-        for each in look.queue.targets()
-        if each.is_serving and each.kind == "embed"
-    ]
     paths = found_paths(look.queue, target.table_name, target.named_column, hits) if target else {}
     return {
-        "columns": columns,
+        "columns": names_of_columns(look.queue),
         "modes": MODES,
         "given": {name: look.values.get(name, "") for name in ("q", "column", "mode")},
         "target": target,
