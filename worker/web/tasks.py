@@ -57,8 +57,9 @@ class Tasks:
         self._ids = count(1)
         self._lock = Lock()
 
-    def start(self, title: str, work: Callable[[Task], None]) -> Task:
-        """Do `work` in a thread. It sets `progress`, and ends soon after `stop` is set.
+    def start(self, title: str, work: Callable[[Task], None], progress: str = "") -> Task:
+        """Do `work` in a thread. It sets `progress`, which is this until then, and ends soon after
+        `stop` is set.
 
         Raises HTTPException if MOST_AT_ONCE are running, or one with this title.
         """
@@ -68,7 +69,7 @@ class Tasks:
                     raise HTTPException(429, f"Task {task.id} does this. Wait, or cancel it.")
             if sum(task.state == "running" for task in self._tasks) >= MOST_AT_ONCE:
                 raise HTTPException(429, "Too many tasks are running. Wait, or cancel one.")
-            task = Task(next(self._ids), title)
+            task = Task(next(self._ids), title, progress=progress)
             ended = [each for each in self._tasks if each.state != "running"]
             forgotten = ended[REMEMBERED:]
             self._tasks = [task, *(each for each in self._tasks if each not in forgotten)]

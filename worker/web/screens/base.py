@@ -63,14 +63,21 @@ class Look:
         """The class of failures that a form or an address names; None for any."""
         return self.value("class")
 
-    def start(self, title: str, work: Callable[[AdminQueue, Task], None], otherwise: str) -> Done:
-        """Do long work as a task, with a queue of its own. Go back, or to `otherwise`."""
+    def start(
+        self,
+        title: str,
+        work: Callable[[AdminQueue, Task], None],
+        otherwise: str,
+        progress: str = "",
+    ) -> Done:
+        """Do long work as a task, with a queue of its own. Go back, or to `otherwise`. `progress`
+        is what the task says until it says how far it is."""
 
         def work_with_a_queue(task: Task) -> None:
             with self.services.queues.lent() as queue:
                 work(queue, task)
 
-        task = self.services.tasks.start(title, work_with_a_queue)
+        task = self.services.tasks.start(title, work_with_a_queue, progress)
         return Done(self.back(otherwise), "started", task.id)
 
     def back(self, otherwise: str) -> str:

@@ -42,11 +42,10 @@ def _requeue(look: Look) -> Done:
     if not expected:
         raise SettingsError("no failed job matches", "They may have been requeued meanwhile.")
 
-    def work(queue: AdminQueue, task: Task) -> None:
-        def show(far: int) -> None:
-            task.progress = f"{far:,} of {max(expected, far):,} jobs"
+    def so_far(count: int) -> str:
+        return f"{count:,} of {max(expected, count):,} jobs"
 
-        show(0)
+    def work(queue: AdminQueue, task: Task) -> None:
         requeue(
             queue,
             table=table,
@@ -54,10 +53,10 @@ def _requeue(look: Look) -> Done:
             error_class=error_class,
             source=source,
             stop=task.stop,
-            on_batch=show,
+            on_batch=lambda count: task.say(so_far(count)),
         )
 
-    return look.start(f"Requeue of {_named(table, column, error_class)}", work, ADDRESS)
+    return look.start(f"Requeue of {_named(table, column, error_class)}", work, ADDRESS, so_far(0))
 
 
 def _named(table: str | None, column: str | None, error_class: str | None) -> str:
