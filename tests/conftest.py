@@ -115,7 +115,6 @@ VERSIONS = (
 TRIED_OVER = {"data_api": CONTRACT, "pgbouncer": SESSIONS, "pg16": VERSIONS}
 
 LOCK_TIMEOUT = "20s"
-FORGOTTEN = 20.0  # the seconds after which nobody waits for an answer of @supabase/lite any more
 OWN_PROJECT = "own_project"
 
 Database = psycopg.Connection[TupleRow]
@@ -559,20 +558,8 @@ def worker(database_url: str, tmp_path: Path) -> Worker:
 def run_worker(
     *arguments: str, cwd: Path, environment: Mapping[str, str], timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """`worker ARGUMENTS` with nothing in the environment but what is given.
-
-    A command that waits for @supabase/lite for FORGOTTEN seconds is run again: its driver forgets
-    calls (see replace_database).
-    """
-    known = {"PATH": os.environ["PATH"], **environment}
-    if "SUPABASE_SERVICE_ROLE_KEY" not in known:
-        return run_command_line(arguments, cwd, known, timeout)
-    try:
-        return run_command_line(arguments, cwd, known, FORGOTTEN)
-    except subprocess.TimeoutExpired as late:
-        if "transports/rest.py" not in "".join(late.__notes__):
-            raise
-        return run_command_line(arguments, cwd, known, timeout)
+    """`worker ARGUMENTS` with nothing in the environment but what is given."""
+    return run_command_line(arguments, cwd, {"PATH": os.environ["PATH"], **environment}, timeout)
 
 
 def migrate(url: str, *before: LiteralString) -> None:
@@ -621,14 +608,15 @@ def new_database(
 def replace_database(server: str, template: str, name: str, project: Project) -> None:
     """Put a clone of a template in the place of the database that a project serves.
 
-    The driver of @supabase/lite forgets a call that waits while a connection ends, and that call is
-    never answered: https://github.com/porsager/postgres/issues/1195. So the connections end before.
+    The driver of @supabase/lite loses what it runs on a connection that ends, and what it runs
+    there next: https://github.com/porsager/postgres/issues/1195. So they end while it is at rest.
+    One request takes several statements, and who sent it may not have waited for the answer.
     """
-    calls = (
-        "select from pg_stat_activity"
-        " where datname = %s and application_name = 'postgres.js' and state <> 'idle'"
+    work = (
+        "select from pg_stat_activity where datname = %s and application_name = 'postgres.js'"
+        " and (state <> 'idle' or state_change > clock_timestamp() - interval '50 ms')"
     )
-    eventually(lambda: not _administrator(server).execute(calls, [name]).fetchall(), 30)
+    eventually(lambda: not _administrator(server).execute(work, [name]).fetchall(), 30)
     with project.database.hung_up():
         _drop_database(server, name)
         _create_database(server, name, template)

@@ -189,8 +189,9 @@ def _free_port() -> int:
 
 
 def _await_server(process: subprocess.Popen[bytes], log: Path, url: str) -> None:
+    """Wait until it has run the last statement of its start, which is after "Server running"."""
     end = time.monotonic() + START_SECONDS
-    while "Server running" not in (said := log.read_text(errors="replace")):
+    while "\nReady in " not in (said := log.read_text(errors="replace")):
         if process.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"@supabase/lite did not start: {said}")
         time.sleep(0.02)

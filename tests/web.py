@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from html import unescape
 
 import httpx
 
-from tests.conftest import FORGOTTEN, eventually
+from tests.conftest import eventually
 from worker.settings import Settings
 from worker.web.server import served
 
@@ -34,20 +33,10 @@ class Web:
     as_admin: httpx.Client
     as_reader: httpx.Client
     as_nobody: httpx.Client
-    forgets: bool = False
-    """Whether it uses @supabase/lite, whose driver forgets calls: see run_worker in conftest.py."""
 
     def get(self, path: str, **options: str) -> httpx.Response:
-        """Open a page as the admin; once more if the call that it waits for was forgotten."""
-        ask = partial(
-            self.as_admin.get, path, headers={"accept": "text/html"}, params=options or None
-        )
-        if not self.forgets:
-            return ask()
-        try:
-            return ask(timeout=FORGOTTEN)
-        except httpx.ReadTimeout:
-            return ask()
+        """Open a page as the admin."""
+        return self.as_admin.get(path, headers={"accept": "text/html"}, params=options or None)
 
     def post(self, path: str, form: Mapping[str, str | list[str]] | None = None) -> httpx.Response:
         """Send a form as the admin, as a browser does."""
@@ -111,4 +100,4 @@ def served_web(settings: Settings) -> Iterator[Web]:
             (reader, settings.worker_web_read_token),
         ):
             assert client.post("/login", data={"token": token}).status_code == 303
-        yield Web(server.url, admin, reader, nobody, settings.uses_data_api)
+        yield Web(server.url, admin, reader, nobody)
