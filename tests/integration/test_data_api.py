@@ -117,9 +117,8 @@ def test_postgrest_understands_what_a_worker_sends(docs: Database, queue: AdminQ
     assert queue.rate("test:model") == 8.0
     assert queue.requeue(status="failed", error_class="rejected").requeued == 1
     assert queue.count_due(SCOPE) == 1
-    assert (
-        queue.search(queue_target(queue), vector_of(jobs[3]), 1)[0].record_id == jobs[3].record_id
-    )
+    found = queue.search(queue.target("docs", "embedding"), vector_of(jobs[3]), 1)
+    assert found[0].record_id == jobs[3].record_id
     assert queue.estimate("test:model", None, None, False)[0].row_count == 1
 
 
@@ -162,10 +161,6 @@ def test_postgrest_understands_what_a_worker_sends_of_documents(
     assert rows(db, "select context, content from docs_passages order by position") == [
         (place.heading_path, "text") for place in places
     ]
-
-
-def queue_target(queue: AdminQueue) -> Any:
-    return type("Target", (), {"table_name": "docs", "embedding_column": "embedding"})()
 
 
 # -- vectors
