@@ -47,6 +47,13 @@ def shop(shared_url: str) -> Iterator[str]:
         db.execute("select set_embedding_goal('reviews', 'embedding', 99)")
         for host, cpu in (("worker-1", 41.0), ("worker-2", 87.0)):
             _report(db, host, cpu)
+        db.execute(
+            "insert into embedding_usage (minute, model, completed, failed, cost)"
+            " select date_trunc('hour', now()) - ago * interval '1 hour', %s,"
+            " 900 + 800 * sin(ago / 3.8), case ago when 7 then 240 else 3 end, 0"
+            " from generate_series(1, 23) as ago",
+            [MODEL],
+        )
         db.execute("analyze")
         yield shared_url
 
@@ -74,7 +81,7 @@ def _report(db: Database, host: str, cpu: float) -> None:
     counts[8:14] = [40, 380, 900, 420, 60, 12]
     usage = {
         "model": MODEL,
-        "completed": 1965,
+        "completed": 520,
         "failed": 8,
         "requests": 24,
         "tokens": 235_800,

@@ -207,6 +207,29 @@ def test_the_overview_says_what_is_wrong(web: Web, db: Database) -> None:
     assert "OpenAI refuses the key Check OPENAI_API_KEY." in said
 
 
+def test_the_overview_draws_the_jobs_of_each_hour_of_the_last_day(web: Web, db: Database) -> None:
+    try:
+        db.execute(
+            "insert into embedding_usage (minute, model, completed, failed)"
+            " values (date_trunc('minute', now()), 'one', 4000, 0),"
+            " (date_trunc('minute', now()) - interval '5 hours', 'one', 1500, 0),"
+            " (date_trunc('minute', now()) - interval '5 hours', 'other', 500, 1000),"
+            " (date_trunc('minute', now()) - interval '25 hours', 'one', 9999, 9999)"
+        )
+        page = web.page("/")
+        said = read(page)
+        assert "6,000 completed, 1,000 failed; most in an hour: 4,000" in said
+        drawn = {
+            kind: [float(height) for height in re.findall(f'"{kind}" x.*height="(.*?)"', page)]
+            for kind in ("fill", "failed")
+        }
+        assert drawn["fill"] == [*[0] * 18, 10, *[0] * 4, 20]
+        assert drawn["failed"] == [*[0] * 18, 5, *[0] * 5]
+        assert read(page.split('id="hours"')[1]).count(" UTC ") >= 24
+    finally:
+        db.execute("truncate embedding_usage")
+
+
 def test_all_workers_are_paused_put_to_sleep_and_resumed(web: Web, db: Database) -> None:
     assert "All workers, and those that start later, are paused" in web.press("/workers/all/pause")
     assert "are in deep sleep since" in web.press("/workers/all/sleep")

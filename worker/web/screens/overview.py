@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from worker.errors import SettingsError
 from worker.operations.coverage import outlook
 from worker.operations.diagnosis import diagnose_database
+from worker.operations.stats import stats
 from worker.operations.status import count_missing, status
-from worker.queue import DesiredState, Finding
+from worker.queue import DesiredState, Finding, Stats
 from worker.web.screens.base import Action, Done, Look, Screen
 from worker.web.services import Services
 
 MOST_WORKERS = 20  # on the card; the others are on their own screen
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 
 
 def load(look: Look) -> Mapping[str, Any]:
@@ -29,9 +33,20 @@ def load(look: Look) -> Mapping[str, Any]:
         "failed": sum(column.failed for column in snapshot.columns),
         "silent": sum(map(snapshot.is_silent, snapshot.workers)),
         "hosts": sorted(snapshot.workers, key=snapshot.is_silent)[:MOST_WORKERS],
+        "hours": _hours_of_a_day(snapshot.at, stats(look.queue, DAY)),
         "examined": examined,
         "troubles": examined.troubles if examined else [],
     }
+
+
+def _hours_of_a_day(now: datetime, done: Stats) -> list[Mapping[str, Any]]:
+    """Return the jobs of each hour of the last day, none included; the running hour is the last."""
+    known = {datetime.fromisoformat(each["hour"]): each for each in done.hours}
+    running = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return [
+        {"completed": 0, "failed": 0} | known.get(hour, {}) | {"hour": hour}
+        for hour in (running - HOUR * ago for ago in reversed(range(24)))
+    ]
 
 
 def _examine(services: Services) -> list[Finding]:
