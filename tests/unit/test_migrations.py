@@ -43,7 +43,9 @@ MOST_LINES = 80
 def functions(path: Path) -> Iterator[tuple[str, int]]:
     """The name of each function that the file creates, and how many lines it has."""
     text = path.read_text(encoding="utf-8")
-    for match in re.finditer(r"^create function ([\w.]+).*?\$\$;$", text, re.M | re.S):
+    for match in re.finditer(
+        r"^create (?:or replace )?function ([\w.]+).*?\$\$;$", text, re.M | re.S
+    ):
         yield match[1], match[0].count("\n") + 1
 
 
