@@ -21,6 +21,7 @@ from tests.http_server import answers
 from tests.integration.tables import create_role
 from tests.openai_server import OpenAIServer
 from tests.supabase_project import NO_SUPABASE, Project, supabase_is_here
+from worker.database.migrations import SCHEMA_VERSION
 from worker.doctor.connection import inspect_clock
 from worker.queue.postgres import PostgresQueue
 
@@ -75,6 +76,21 @@ def test_a_database_without_the_schema_is_told(empty_database_url: str, tmp_path
     assert found["schema"]["level"] == "problem"
     assert "worker migrate" in found["schema"]["hint"]
     assert found["model"]["level"] == "ok"  # it looked on
+
+
+@pytest.mark.parametrize(
+    ("newer", "word", "cure"), [(-1, "older", "worker migrate"), (1, "newer", "Upgrade")]
+)
+def test_a_schema_that_is_one_version_apart_is_noted(
+    doctor: Doctor, db: Database, newer: int, word: str, cure: str
+) -> None:
+    db.execute(
+        "create or replace function public.embedding_schema_version() returns integer"
+        f" language sql as 'select {SCHEMA_VERSION + newer}'".encode()
+    )
+    found = doctor()["schema"]
+    assert (found["level"], f"one version {word}" in found["cause"]) == ("note", True)
+    assert cure in found["hint"]
 
 
 def test_tables_that_were_restored_without_their_functions(

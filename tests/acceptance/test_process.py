@@ -27,7 +27,7 @@ from tests.openai_server import (
     vector_for,
     without_usage,
 )
-from worker.database.migrations import seed
+from worker.database.migrations import SCHEMA_VERSION, seed
 from worker.queue.postgres import PostgresQueue
 
 FIELDS = [
@@ -358,19 +358,23 @@ def test_a_missing_schema_exits_with_3(empty_database_url: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("version", "word", "hint"),
-    [("0", "older", "worker migrate"), ("9", "newer", "Upgrade the worker")],
+    ("newer", "word", "cure"),
+    [(-2, "older", "worker migrate"), (2, "newer", "Upgrade the worker")],
 )
-def test_a_schema_of_another_version_exits_with_3(
-    db: Database, worker: Worker, version: str, word: str, hint: str
+def test_a_schema_that_is_two_versions_apart_exits_with_3(
+    db: Database, worker: Worker, newer: int, word: str, cure: str
 ) -> None:
+    version = SCHEMA_VERSION + newer
     db.execute(
         "create or replace function public.embedding_schema_version() returns integer"
         f" language sql as 'select {version}'".encode()
     )
     cause, hint = refused(worker("process"), 3)
-    assert f"the schema of this database ({version}) is {word} than this worker's" in cause
-    assert hint in hint
+    assert cause == (
+        f"the schema of this database ({version}) is {word} than this worker's ({SCHEMA_VERSION})"
+        " by more than one version"
+    )
+    assert cure in hint
 
 
 def test_a_provider_that_refuses_exits_with_4_and_hands_everything_back(

@@ -14,8 +14,8 @@ import pytest
 import typer
 from dotenv import dotenv_values
 
-from worker import cli, errors
-from worker.database.migrations import migrations
+from worker import __version__, cli, errors
+from worker.database.migrations import SCHEMA_VERSION, migrations
 from worker.embedders.models import CHAT_PRICES, MODELS, ModelInfo
 from worker.embedders.rerankers import PRICES
 from worker.engine.events import EVENTS
@@ -337,6 +337,13 @@ def test_the_docs_list_the_migrations_to_the_last_one() -> None:
     settings = re.findall(r"^# [A-Z0-9_]+=", (REPOSITORY / ".env.example").read_text(), re.M)
     assert docs.count(f"\n{len(settings)} settings added to .env") == 2
     assert f"…\n{last.version}  {last.name} " in docs
+
+
+def test_the_table_of_versions_has_one_schema_for_each_minor_release() -> None:
+    upgrade = (REPOSITORY / "docs" / "upgrade.md").read_text(encoding="utf-8")
+    rows = table(upgrade, "worker", "schema")
+    assert rows[-1] == [__version__.rpartition(".")[0], str(SCHEMA_VERSION)]
+    assert [int(schema) for _, schema in rows] == list(range(1, SCHEMA_VERSION + 1))
 
 
 # The events

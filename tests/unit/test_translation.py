@@ -57,3 +57,18 @@ def test_a_call_that_finds_no_function_lacks_the_schema() -> None:
     assert isinstance(error("42883", ""), SchemaError)
     inside = "PL/pgSQL function public.claim_embeddings(text) line 5 at EXECUTE"
     assert type(error("42883", inside)) is DatabaseError
+
+
+@pytest.mark.parametrize("sqlstate", ["42703", "42P01"])  # a column, a table
+def test_a_statement_of_the_api_that_finds_no_column_or_table_lacks_the_schema(
+    sqlstate: str,
+) -> None:
+    inside = "PL/pgSQL function public.claim_embeddings(text) line 5 at EXECUTE"
+    for context, of_the_api, kind in (
+        ("", True, SchemaError),
+        (None, True, SchemaError),
+        (inside, True, DatabaseError),
+        ("", False, DatabaseError),  # it may name a table of the user
+    ):
+        said = DatabaseMessage(sqlstate, "why", None, context, of_the_api=of_the_api)
+        assert type(translate_error(said, WORDING)) is kind

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.datetime import TimestamptzBinaryLoader
 from psycopg.types.numeric import NumericBinaryLoader
 
+from worker.database.migrations import MIGRATE
 from worker.database.times import nearest_time
 from worker.database.translation import DatabaseMessage, Wording, one_line, translate_error
 from worker.errors import SettingsError, Unreachable
@@ -33,10 +34,7 @@ WORDING = Wording(
         "Nothing is lost. Raise the statement_timeout of the role if this happens again.",
     ),
     denied=("", "Connect as the owner of the table, or grant the right."),
-    lacking=(
-        "this database lacks part of the SQL API: ",
-        "Apply the migrations: worker migrate (or: supabase db push --remote).",
-    ),
+    lacking=("this database lacks part of the SQL API: ", MIGRATE),
 )
 
 
@@ -151,8 +149,11 @@ def _is_read_only(connection: psycopg.Connection[Any]) -> bool:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Translate the errors of psycopg into WorkerErrors."""
+def translated(*, of_the_api: bool = False) -> Iterator[None]:
+    """Translate the errors of psycopg into WorkerErrors.
+
+    `of_the_api`: the statement names only what our SQL API defines.
+    """
     try:
         yield
     except UnicodeEncodeError as problem:
@@ -162,16 +163,17 @@ def translated() -> Iterator[None]:
     except psycopg.Error as problem:
         if problem.sqlstate is None:
             raise _raised_by_psycopg(problem) from None
-        raise translate_error(_message_of(problem, problem.sqlstate), WORDING) from None
+        raise translate_error(_message_of(problem, problem.sqlstate, of_the_api), WORDING) from None
 
 
-def _message_of(problem: psycopg.Error, sqlstate: str) -> DatabaseMessage:
+def _message_of(problem: psycopg.Error, sqlstate: str, of_the_api: bool) -> DatabaseMessage:
     return DatabaseMessage(
         sqlstate,
         problem.diag.message_primary or _first_line(problem),
         problem.diag.message_hint,
         problem.diag.context or "",
         ends_session=problem.diag.severity_nonlocalized in ("FATAL", "PANIC"),
+        of_the_api=of_the_api,
     )
 
 

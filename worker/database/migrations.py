@@ -9,7 +9,9 @@ from pathlib import Path
 from worker.errors import SchemaError
 
 SCHEMA_VERSION = 1
-"""What `embedding_schema_version()` must return. Increase it if a change affects old workers."""
+"""What `embedding_schema_version()` returns. Each minor release increases both by one."""
+
+MIGRATE = "Apply the migrations: worker migrate (or: supabase db push --remote)."
 
 COPY_PREFIX = "embedding_worker_"
 """Prefix of the names of copies: a project may have its own migration `search`."""
@@ -54,25 +56,23 @@ def seed() -> str:
     return shipped("supabase/seed.sql").read_text(encoding="utf-8")
 
 
-def check_version(version: int | None) -> None:
-    """Raise SchemaError unless the schema (None: there is none) is of this worker's version."""
+def check_version(version: int | None) -> int:
+    """Return by how many versions the schema (None: there is none) is newer than this worker's.
+
+    Raises SchemaError unless they are at most one version apart: then both work together.
+    """
     if version is None:
         raise SchemaError(
-            "the tables and functions of embedding-worker are missing from this database",
-            "Apply the migrations: worker migrate (or: supabase db push --remote).",
+            "the tables and functions of embedding-worker are missing from this database", MIGRATE
         )
-    if version < SCHEMA_VERSION:
+    newer = version - SCHEMA_VERSION
+    if abs(newer) > 1:
         raise SchemaError(
-            f"the schema of this database ({version}) is older than this worker's"
-            f" ({SCHEMA_VERSION})",
-            "Apply the migrations: worker migrate (or: supabase db push --remote).",
+            f"the schema of this database ({version}) is {'newer' if newer > 0 else 'older'} than"
+            f" this worker's ({SCHEMA_VERSION}) by more than one version",
+            "Upgrade the worker: pip install --upgrade embedding-worker." if newer > 0 else MIGRATE,
         )
-    if version > SCHEMA_VERSION:
-        raise SchemaError(
-            f"the schema of this database ({version}) is newer than this worker's"
-            f" ({SCHEMA_VERSION})",
-            "Upgrade the worker: pip install --upgrade embedding-worker.",
-        )
+    return newer
 
 
 def shipped(name: str) -> Path:

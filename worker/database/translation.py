@@ -29,6 +29,7 @@ _PASSING = re.compile("08|40|53|57|58")
 # Errors that end a session; Supabase's pooler reports a lost backend as XX000. The Data API does
 # not say whether a session ended.
 _SESSION_ENDED = re.compile("25P03|25P04|XX000")
+_UNDEFINED = ("42883", "42703", "42P01")  # a function, a column, a table
 # Raised by the functions that the Data API can call.
 _OF_THE_API = ("22000", "22023", "2201B", "42704")
 _WITHOUT_VALUES = ("22023", "2201B")  # of those, no matter which function raises them
@@ -51,6 +52,7 @@ class DatabaseMessage:
 
     `context` says where it was raised: empty if the statement itself failed, None if that is not
     known. `ends_session`: whether the database closed the connection, where that is known.
+    `of_the_api`: whether the statement names only what our SQL API defines.
     """
 
     sqlstate: str
@@ -58,6 +60,7 @@ class DatabaseMessage:
     hint: str | None
     context: str | None
     ends_session: bool = False
+    of_the_api: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,8 @@ def translate_error(said: DatabaseMessage, wording: Wording) -> WorkerError:
             return takes_no_writes(one_line(said.message))
         case "42725":
             return SchemaError(f"two functions have the same name: {message}", ONE_OF_A_NAME)
-        case "42883" if not said.context:
-            return SchemaError(wording.lacking[0] + message, wording.lacking[1])
+    if _names_what_is_missing(said):
+        return SchemaError(wording.lacking[0] + message, wording.lacking[1])
     if _PASSING.match(said.sqlstate) or _ended_session(said):
         return Unreachable(wording.failed[0] + message, wording.failed[1])
     hint = None if raised_by_a_user(said.context or "") else said.hint
@@ -100,6 +103,12 @@ def translate_error(said: DatabaseMessage, wording: Wording) -> WorkerError:
         hint = wording.denied[1] if said.context is None else hint or wording.denied[1]
         message = wording.denied[0] + message
     return DatabaseError(_with_sqlstate(message, said.sqlstate), hint)
+
+
+def _names_what_is_missing(said: DatabaseMessage) -> bool:
+    """Whether a statement itself names a part of our SQL API that the database lacks."""
+    states = _UNDEFINED if said.of_the_api else _UNDEFINED[:1]
+    return said.sqlstate in states and not said.context
 
 
 def _ended_session(said: DatabaseMessage) -> bool:

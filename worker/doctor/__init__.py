@@ -13,6 +13,7 @@ from worker.doctor.connection import (
     explain_failure,
     inspect_clock,
     inspect_commands,
+    inspect_schema,
     inspect_session,
 )
 from worker.doctor.models import inspect_models
@@ -45,8 +46,7 @@ def examine_database(
         with connect() as queue:
             yield from inspect_session(queue)
             yield from inspect_clock(queue)
-            queue.check_schema()
-            yield Finding("ok", "schema", "database", "it has the schema of this worker", None)
+            yield inspect_schema(queue)
             yield from inspect_commands(queue)
             yield from queue.diagnose(samples=samples)
             return queue.targets()

@@ -65,6 +65,21 @@ def inspect_session(queue: AdminQueue) -> Iterator[Finding]:
         )
 
 
+def inspect_schema(queue: AdminQueue) -> Finding:
+    """Compare the schema with this worker. Raises SchemaError if they do not work together."""
+    newer = queue.check_schema()
+    if newer == 0:
+        return Finding("ok", "schema", "database", "it has the schema of this worker", None)
+    return Finding(
+        "note",
+        "schema",
+        "database",
+        f"its schema is one version {'newer' if newer > 0 else 'older'} than this worker's,"
+        " with which it works",
+        "Upgrade this worker next." if newer > 0 else "Apply the migrations: worker migrate.",
+    )
+
+
 def inspect_commands(queue: AdminQueue) -> Iterator[Finding]:
     """Yield a finding for each pause in force."""
     for command in queue.commands():

@@ -53,8 +53,8 @@ class AdminCalls(
 ):
     """The AdminQueue protocol, except calls of workers and calls that depend on the transport."""
 
-    def check_schema(self) -> None:
-        check_version(int(self._call("embedding_schema_version")))
+    def check_schema(self) -> int:
+        return check_version(int(self._call("embedding_schema_version")))
 
     def targets(self, table: str | None = None, column: str | None = None) -> list[Target]:
         read = self._read(Target, "embedding_targets", "table_name", "embedding_column")

@@ -49,7 +49,7 @@ class PostgresQueue(
 
     # -- the schema
 
-    def check_schema(self) -> None:
+    def check_schema(self) -> int:
         exists = (
             "select pg_catalog.to_regprocedure('public.embedding_schema_version()') is not null"
         )

@@ -666,8 +666,11 @@ class AdminQueue(
         One of the two if both are the same; none before a swap.
         """
 
-    def check_schema(self) -> None:
-        """Raise SchemaError unless the database has the SQL API in this worker's version."""
+    def check_schema(self) -> int:
+        """Return by how many versions the schema is newer than this worker's: -1, 0 or 1.
+
+        Raises SchemaError if it is missing, or if they are further apart.
+        """
 
     def diagnose(self, *, samples: bool = True) -> list[Finding]:
         """Return the problems that the database finds in itself and its columns.

@@ -12,15 +12,20 @@ from uuid import UUID
 
 import numpy as np
 
+from worker.database.migrations import MIGRATE
 from worker.database.times import nearest_time
+from worker.errors import SchemaError
 from worker.queue.transports import Columns, Row, Vector, columns_of
 
 Made = TypeVar("Made")
 
 
 def decoded(rows: Sequence[Row], columns: Columns) -> list[Row]:
-    """Return these columns of rows that came as JSON."""
+    """Return these columns of rows that came as JSON. Raises SchemaError if one is missing."""
     decoders = {name: _decoder(type_) for name, type_ in columns.items()}
+    for name in columns if rows else ():
+        if name not in rows[0]:
+            raise SchemaError(f"this database lacks part of the SQL API: column {name}", MIGRATE)
     return [
         {
             name: row[name] if decode is None or row[name] is None else decode(row[name])

@@ -75,7 +75,11 @@ class PostgresTransport:
 
     def read(self, view: LiteralString, columns: Columns, *order: str) -> list[Row]:
         query = _select("public." + view, tuple(columns), order)
-        with translated(), self._database.current.cursor(row_factory=dict_row) as cursor:
+        connection = self._database.current
+        with (
+            translated(of_the_api=True),
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
             # in binary: the text of a time depends on the DateStyle of the session
             return cursor.execute(query, binary=True).fetchall()
 
@@ -151,7 +155,7 @@ class PostgresTransport:
         connection = self._database.current
         self._prepare_vectors(connection, [*FUNCTIONS[function].values(), *result_types])
         timeout = STATEMENT_TIMEOUTS.get(function)
-        with translated():
+        with translated(of_the_api=True):
             if timeout is None:
                 yield connection
                 return

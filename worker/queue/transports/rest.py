@@ -139,20 +139,20 @@ class Rest:
         query = self._client.table(relation).select(*columns)
         for column in order:
             query = query.order(column)
-        return self._answer(query.retry(False))
+        return self._answer(query.retry(False), of_the_api=True)
 
     def _note(self, response: httpx.Response) -> None:
         self._status = response.status_code
         date = response.headers.get("date")
         self.answered_at = parsedate_to_datetime(date) if date else datetime.now(UTC)
 
-    def _answer(self, request: Any) -> Any:
+    def _answer(self, request: Any, *, of_the_api: bool = False) -> Any:
         try:
             return request.execute().data
         except _CallersError as problem:
             raise _refused(problem, self._status) from None
         except APIError as problem:
-            raise translate_api_error(problem, self._status) from None
+            raise translate_api_error(problem, self._status, of_the_api=of_the_api) from None
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
             reason = str(problem) or type(problem).__name__
             raise Unreachable(
@@ -200,12 +200,16 @@ def _refused(problem: APIError, status: int) -> WorkerError:
     return translate_api_error(problem, status)
 
 
-def translate_api_error(problem: APIError, status: int) -> WorkerError:
-    """Translate an error of the Data API, whose answer had this status."""
+def translate_api_error(problem: APIError, status: int, *, of_the_api: bool = False) -> WorkerError:
+    """Translate an error of the Data API, whose answer had this status.
+
+    `of_the_api`: the request named only what our SQL API defines.
+    """
     code = problem.code or ""
     if SQLSTATE.fullmatch(code):
         hint = one_line(problem.hint) if problem.hint else None
-        said = DatabaseMessage(code, problem.message or f"status {status}", hint, context=None)
+        message = problem.message or f"status {status}"
+        said = DatabaseMessage(code, message, hint, context=None, of_the_api=of_the_api)
         return translate_error(said, WORDING)
     message = one_line(problem.message or f"status {status}")
     if status in (401, 403) or code.startswith("PGRST30"):
