@@ -1,4 +1,4 @@
-"""The pictures in the documentation: made here, of a shop whose texts are being embedded.
+"""The pictures of the dashboard in the documentation: made here, of a shop in its work.
 
 `PICTURES=docs/pictures scripts/test tests/integration/test_pictures.py` makes them anew.
 """
@@ -118,7 +118,7 @@ def test_the_pictures_in_the_documentation_show_the_dashboard(shop: str, tmp_pat
             assert page.problems == []
     documents = [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")]
     shown = "".join(document.read_text(encoding="utf-8") for document in documents)
-    assert {path.stem for path in KEPT.iterdir()} == PICTURES.keys()
+    assert {path.stem for path in KEPT.glob("*.png")} == PICTURES.keys()
     assert all(f"pictures/{name}.png" in shown for name in PICTURES)
 
 
