@@ -95,7 +95,7 @@ class Command:
             err_of_command.close()
             err_of_command = Connection(os.dup(stderr), readable=False)
         self._process = fork_server().Process(
-            target=_command_line,
+            target=run_here,
             args=(
                 [*arguments],
                 str(folder),
@@ -183,16 +183,19 @@ def fork_server() -> ForkServerContext:
     return context
 
 
-def _command_line(
+def run_here(
     arguments: list[str],
     folder: str,
     environment: dict[str, str],
     stdout: Connection,
     stderr: Connection,
+    stdin: Connection | None = None,
 ) -> None:
-    for number, stream in ((1, stdout), (2, stderr)):
-        os.dup2(stream.fileno(), number)
-        stream.close()
+    """Run the command line in this process, a forked one, and end it."""
+    for number, stream in enumerate((stdin, stdout, stderr)):
+        if stream:
+            os.dup2(stream.fileno(), number)
+            stream.close()
     encoding = environment.get("PYTHONIOENCODING", "utf-8")
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding=encoding, closefd=False)  # noqa: SIM115

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +29,10 @@ from tests.conftest import (
     run_worker,
     value,
 )
+from tests.documentation import assert_shows, blocks
 from tests.integration.tables import acting_as
 from tests.integration.test_access import ANNA
+from tests.shell import Shell
 from tests.supabase_project import (
     NO_SUPABASE,
     PARTS,
@@ -407,36 +406,27 @@ def test_a_signed_in_user_writes_and_sees_the_state_of_their_own_record(hosted: 
 # -- the documentation
 
 DOCUMENTATION = (REPOSITORY / "docs/supabase.md").read_text(encoding="utf-8")
-WITH_THE_CLI, OVER_THE_DATA_API = DOCUMENTATION.split("\n## Over the Data API\n")
+WITH_THE_CLI = (
+    "Install into your project",
+    "Keep watches in git",
+    "pg_cron",
+    "Findings of the Supabase advisors",
+)
 
 
-def commands_in(text: str) -> list[str]:
-    return [
-        command
-        for block in re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
-        for command in re.findall(r"^\$ ((?:worker|supabase) .*)$", block, re.M)
-    ]
-
-
-def run_as_written(command: str, project: Project, **environment: str) -> str:
-    programs = [str(PARTS / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=project.folder,
-        env={
-            "PATH": ":".join(programs),
-            "HOME": str(project.folder),
-            "SUPABASE_YES": "true",
-            "SUPABASE_TELEMETRY_DISABLED": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
-    return result.stdout
+def run_blocks(section: str | None, project: Project, **environment: str) -> list[str]:
+    """Run the commands of the page, or of a section. Returns what each prints."""
+    known = {"SUPABASE_YES": "true", "SUPABASE_TELEMETRY_DISABLED": "1", **environment}
+    said = []
+    with Shell(project.folder, known) as shell:
+        shell.environment["PATH"] += f":{PARTS / '.bin'}"
+        for block in blocks("docs/supabase.md", section):
+            for step in block.steps():
+                done = shell.run(f"pip() {{ :; }}; {step.command}")
+                assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
+                assert_shows(step, done.stdout, done.stderr)
+                said.append(done.stdout)
+    return said
 
 
 def test_the_documentation_leads_from_an_empty_project_to_a_search(
@@ -448,21 +438,21 @@ def test_the_documentation_leads_from_an_empty_project_to_a_search(
         "insert into docs values (1, 'Opening hours', 'We are there from nine to five.'),"
         " (2, 'Refunds', 'Send it back, and you are paid back what it cost.')"
     )
-    for command in commands_in(WITH_THE_CLI):
-        run_as_written(command, project, DATABASE_URL=project.url)
+    for section in WITH_THE_CLI:
+        run_blocks(section, project, DATABASE_URL=project.url)
     assert project.is_all_applied()
     assert value(project.db, "select table_name from embedding_targets") == "docs"
 
     with data_api(empty_project) as api, (project.folder / ".env").open("a") as settings:
         settings.write(f"SUPABASE_URL={api.url}\nSUPABASE_SERVICE_ROLE_KEY={api.secret_key}\n")
         settings.flush()
-        said = [run_as_written(command, project) for command in commands_in(OVER_THE_DATA_API)]
+        said = run_blocks("Over the Data API", project)
     assert "nothing is wrong" in said[0]
     assert "Refunds" in said[-1].splitlines()[0]  # the nearest
 
 
 def test_the_settings_it_names_are_those_of_the_worker() -> None:
-    named = set(re.findall(r"^([A-Z_]+)=", OVER_THE_DATA_API, re.M))
+    named = set(re.findall(r"^([A-Z_]+)=", DOCUMENTATION, re.M))
     assert named == {"SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"} <= Settings.variables()
 
 
