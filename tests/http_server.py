@@ -172,6 +172,11 @@ class ModelServer:
             return due
         return fault(due)
 
+    def read(self, content: bytes) -> dict[str, Any]:
+        """The body of a request."""
+        body: dict[str, Any] = json.loads(content)
+        return body
+
     def due(self, request: Request) -> Answer:
         """What `request` gets if nothing goes wrong."""
         raise NotImplementedError
@@ -242,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(content) < length:  # the client was killed while it asked
             self.close_connection = True
             return
-        self._respond(json.loads(content))
+        self._respond(self.server.owner.read(content))
 
     def _respond(self, body: dict[str, Any]) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}

@@ -17,6 +17,7 @@ import httpx
 from tests.conftest import eventually
 from worker.settings import Settings
 from worker.web.server import served
+from worker.web.services import Traced
 
 ADMIN_TOKEN = "the-token-of-the-admin"
 READ_TOKEN = "the-token-of-readers"
@@ -82,7 +83,7 @@ def read(page: str) -> str:
 
 
 @contextmanager
-def served_web(settings: Settings) -> Iterator[Web]:
+def served_web(settings: Settings, traced: Traced | None = None) -> Iterator[Web]:
     """Serve the web application at a free port, with a token for each role."""
     settings = replace(
         settings,
@@ -90,7 +91,7 @@ def served_web(settings: Settings) -> Iterator[Web]:
         worker_web_read_token=settings.worker_web_read_token or READ_TOKEN,
     )
     with (
-        served(settings, "127.0.0.1:0") as server,
+        served(settings, "127.0.0.1:0", traced=traced) as server,
         httpx.Client(base_url=server.url, timeout=PATIENCE) as admin,
         httpx.Client(base_url=server.url, timeout=PATIENCE) as reader,
         httpx.Client(base_url=server.url, timeout=PATIENCE) as nobody,

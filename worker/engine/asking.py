@@ -9,9 +9,9 @@ from json import dumps
 from threading import Event
 
 from worker.embedders.base import ChatAnswer
+from worker.engine.calls import Calls
 from worker.engine.chats import Chat
 from worker.engine.embedding import beginning_of
-from worker.engine.histogram import Histogram
 from worker.engine.limiter import Stopped
 from worker.engine.models import Model
 from worker.engine.retry import always, never
@@ -34,7 +34,7 @@ class Reply:
     """The answer to a question, or the failure; neither: it was not asked, since the run stops.
 
     `truncated_to`: how many characters of the text the model got, if not all of them.
-    `is_of_the_text`: others are answered. `times` is how long the answer took.
+    `is_of_the_text`: others are answered. `calls` are those that were made for it.
     """
 
     question: Question
@@ -42,7 +42,7 @@ class Reply:
     truncated_to: int | None = None
     failure: ProviderError | None = None
     is_of_the_text: bool = False
-    times: Histogram = field(default_factory=Histogram)
+    calls: Calls = field(default_factory=Calls)
 
     @property
     def paid(self) -> ChatAnswer | None:
@@ -72,7 +72,7 @@ def ask(question: Question, stop: Event) -> Reply:
         reply.failure = failure
         with suppress(Stopped):
             reply.is_of_the_text = chat.answers_others(
-                failure, lambda: chat.probe(stop, reply.times)
+                failure, lambda: chat.probe(stop, reply.calls)
             )
         if not (reply.is_of_the_text or stop.is_set()):
             chat.fail(failure, began)
@@ -87,7 +87,7 @@ def _ask(reply: Reply, stop: Event) -> None:
     text, data = job.content, data_of(job)
     while True:
         try:
-            reply.answer = question.chat.ask(prompt, data, stop, reply.times, retry)
+            reply.answer = question.chat.ask(prompt, data, stop, reply.calls, retry)
             return
         except Rejected as refusal:
             shorter = None if isinstance(job, Chunk) else beginning_of(text, refusal)

@@ -9,7 +9,7 @@ from threading import Event
 
 from worker.embedders.base import ChatAnswer, ChatModel
 from worker.embedders.packing import size_of, tokens_at_most
-from worker.engine.histogram import Histogram
+from worker.engine.calls import Calls
 from worker.engine.providers import Opened, guarded
 from worker.engine.retry import is_rate_limit, with_retries
 from worker.errors import Rejected, Transient
@@ -29,11 +29,10 @@ class Chat(Opened):
         prompt: str,
         data: str,
         stop: Event,
-        times: Histogram,
+        calls: Calls,
         retry: Callable[[Transient], bool],
     ) -> ChatAnswer:
-        """Return the answer to `data`, and retry if `retry` says so. `times` counts how long it
-        took.
+        """Return the answer to `data`, and retry if `retry` says so. `calls` records it.
 
         Raises ProviderRefused, Transient, Rejected or Stopped.
         """
@@ -44,29 +43,31 @@ class Chat(Opened):
         def answer() -> ChatAnswer:
             began = time.monotonic()
             given = self.chat_model.answer(prompt, data)
-            times.count(time.monotonic() - began)
+            calls.times.count(time.monotonic() - began)
             return given
 
-        given = with_retries(
-            guarded(self.chat_model.model, answer),
-            limiter,
-            stop,
-            size=size,
-            tokens=estimated,
-            retry=retry,
-        )
+        with calls.call(1) as call:
+            given = with_retries(
+                call.observed(guarded(self.chat_model.model, answer)),
+                limiter,
+                stop,
+                size=size,
+                tokens=estimated,
+                retry=retry,
+            )
+            call.tokens, call.written = given.read, given.written
         taken = tokens_of(given)
         limiter.apply(given.allowances, estimated, estimated if taken is None else taken)
         self.answered()
         return given
 
-    def probe(self, stop: Event, times: Histogram) -> None:
+    def probe(self, stop: Event, calls: Calls) -> None:
         """Ask a question that makes no provider fail. A rejection is an answer.
 
         Raises ProviderRefused, Transient or Stopped.
         """
         try:
-            self.ask(PROBE, "a", stop, times, is_rate_limit)
+            self.ask(PROBE, "a", stop, calls, is_rate_limit)
         except Rejected:
             self.answered()
 

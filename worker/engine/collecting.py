@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 
 from worker.embedders.base import cost_of, full_model
 from worker.engine.availability import Availability
 from worker.engine.cache import VectorCache
+from worker.engine.calls import Calls
 from worker.engine.documents import Documents
 from worker.engine.embedding import Outcome
 from worker.engine.in_flight import Answer, InFlight
@@ -66,7 +67,7 @@ class Collector:
             outcome.requests,
             outcome.tokens,
             cost_of(outcome.tokens, model.embedder.price),
-            outcome.request_times,
+            outcome.calls.times,
         )
         self.cache.keep(outcome.model, outcome.completions)
         self._write(first, outcome)
@@ -79,26 +80,44 @@ class Collector:
         """Write the outcome of these texts, for all jobs that have them."""
         duplicates = self.in_flight.take_out(first)
         jobs = [*first, *chain.from_iterable(duplicates.values())]
+        began, completed = time.monotonic(), self.stats.completed
         self._destination(jobs).write(jobs, outcome.shared(duplicates))
         self.progress.update(self.stats)
+        self.progress.event(
+            "jobs_written",
+            **_column_of(first[0]),
+            jobs=len({job.lease_key for job in jobs}),
+            completed=self.stats.completed - completed,
+            seconds=time.monotonic() - began,
+        )
 
     def _destination(self, jobs: Sequence[Job]) -> Writer | Documents:
         return self.documents if isinstance(jobs[0], Chunk) else self.writer
 
+    def report_calls(self, operation: str, model: str, job: Job, calls: Calls) -> None:
+        """Report the calls of a model for the column of a job."""
+        for call in calls.ended:
+            fields = _column_of(job) | {"model": model} | asdict(call)
+            self.progress.event("request_done", operation=operation, **fields)
+
     def _report_batch(self, answer: Answer) -> None:
         request, outcome = answer.request, answer.outcome
         job = request.jobs[0]
+        self.report_calls("embeddings", request.model.embedder.model, job, outcome.calls)
         self.progress.event(
             "batch_done",
-            table=job.table_name,
-            column=job.embedding_column,
-            model=job.model,
+            **_column_of(job),
             jobs=len({job.lease_key for job in request.jobs}),
             texts=len(request.jobs),
             requests=outcome.requests,
             tokens=outcome.tokens,
             seconds=time.monotonic() - request.began,
         )
+
+
+def _column_of(job: Job) -> dict[str, object]:
+    """The fields of an event that name the column of a job."""
+    return {"table": job.table_name, "column": job.embedding_column, "model": job.model}
 
 
 def _by_column(answers: Iterable[Answer]) -> Iterable[list[Answer]]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from worker.embedders.base import Embeddings, Vectors, cost_of, full_model
 from worker.embedders.packing import pack
-from worker.engine.histogram import Histogram
+from worker.engine.calls import Calls
 from worker.engine.limiter import Stopped
 from worker.engine.models import Model
 from worker.engine.retry import always, is_rate_limit, never
@@ -39,8 +39,8 @@ class Outcome:
     other requests: they may work later. `error` is why jobs are `unfinished`: the model cannot be
     opened, or the provider is out, or refuses all calls; None if they were not sent, because the
     run was stopped or other chunks of their document were rejected. They are tried again after
-    `retry_in`. `requests` and `tokens` count all answers, also unusable ones; `request_times` is
-    how long answers took.
+    `retry_in`. `requests` and `tokens` count all answers, also unusable ones; `calls` are those
+    that were made.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Outcome:
     retry_in: timedelta = timedelta(0)
     requests: int = 0
     tokens: int | None = None
-    request_times: Histogram = field(default_factory=Histogram)
+    calls: Calls = field(default_factory=Calls)
 
     def count(self, embeddings: Embeddings) -> None:
         """Count what an answer cost."""
@@ -68,7 +68,7 @@ class Outcome:
         self.unfinished += other.unfinished
         self.error = self.error or other.error
         self.requests += other.requests
-        self.request_times.add(other.request_times)
+        self.calls.add(other.calls)
         if other.tokens is not None:
             self.tokens = (self.tokens or 0) + other.tokens
 
@@ -253,7 +253,7 @@ class _Embedding:
 
     def _call(self, texts: list[str], *, is_suspect: bool) -> Embeddings:
         retry = is_rate_limit if is_suspect else always
-        embeddings = self.model.ask(texts, self.stop, self.outcome.request_times, retry)
+        embeddings = self.model.ask(texts, self.stop, self.outcome.calls, retry)
         self.outcome.count(embeddings)
         return embeddings
 
@@ -275,7 +275,7 @@ class _Embedding:
     def _probe(self, job: Job, retry: Callable[[Transient], bool]) -> None:
         """Send the smallest possible request for the column of a job. A rejection is an answer."""
         try:
-            embeddings = self.model.ask([PROBE_TEXT], self.stop, self.outcome.request_times, retry)
+            embeddings = self.model.ask([PROBE_TEXT], self.stop, self.outcome.calls, retry)
         except Rejected:
             return
         self.outcome.count(embeddings)

@@ -183,11 +183,12 @@ class Enhancer:
         )
 
     def _count(self, chat: Chat, reply: Reply) -> None:
-        """Count what an answer cost."""
+        """Report the calls for a reply, and count what its answer cost."""
+        self.collector.report_calls("chat", chat.chat_model.model, reply.question.job, reply.calls)
         if answer := reply.paid:
             cost = chat_cost(answer, chat.chat_model.price)
             self.collector.stats.add_requests(
-                chat.chat_model.model, 1, tokens_of(answer), cost, reply.times
+                chat.chat_model.model, 1, tokens_of(answer), cost, reply.calls.times
             )
 
 

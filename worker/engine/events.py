@@ -15,7 +15,13 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "database_back": ("warning", "the database is back after {seconds:.0f} s"),
     "throttle_changed": ("info", "throttle level {throttle_level}: {cause}"),
     "state_changed": ("debug", "{state}: {cause}"),
+    "jobs_claimed": ("debug", "{jobs} jobs of {table}.{column} claimed in {seconds:.3f} s"),
+    "request_done": ("debug", "{texts} texts to {model} in {seconds:.3f} s"),
     "batch_done": ("debug", "{jobs} jobs of {table}.{column} in {seconds:.3f} s"),
+    "jobs_written": (
+        "debug",
+        "results of {jobs} jobs of {table}.{column} written in {seconds:.3f} s",
+    ),
     "model_unusable": ("warning", "{table}.{column} is not embedded for now: {cause}"),
     "not_enhanced": (
         "warning",
@@ -81,6 +87,9 @@ EVENTS: dict[str, tuple[Level, str]] = {
     ),
     "notification_sent": ("info", "{about} sent by {channel} in {seconds:.1f} s"),
     "notification_failed": ("warning", "could not send {about} by {channel}: {cause}"),
+    "traces_off": ("warning", "no traces are sent: {cause} ({hint})"),
+    "traces_lost": ("warning", "traces are lost: {cause}"),
+    "traces_back": ("info", "traces are sent again"),
     "observer_failed": ("warning", "observer {observer} failed: {cause}"),
 }
 """By name: its level, and its sentence with fields in braces."""

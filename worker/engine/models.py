@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 from worker.embedders.base import NO_CAP, ChatModel, Embedder, Embeddings, Role
 from worker.embedders.packing import pack, size_of, tokens_at_most
 from worker.engine.breaker import Breaker
+from worker.engine.calls import Calls
 from worker.engine.chats import Chat
-from worker.engine.histogram import Histogram
 from worker.engine.providers import Limiters, Opened, Provider, bad_answer, guarded
 from worker.engine.retry import never, with_retries
 from worker.errors import SettingsError, Transient, WorkerError
@@ -69,12 +69,12 @@ class Model(Opened):
         self,
         texts: Sequence[str],
         stop: Event,
-        times: Histogram,
+        calls: Calls,
         retry: Callable[[Transient], bool] = never,
         role: Role = "document",
     ) -> Embeddings:
-        """Embed `texts`, and retry if `retry` says so. `times` counts how long an answer took.
-        Queries go ahead of documents.
+        """Embed `texts`, and retry if `retry` says so. `calls` records it. Queries go ahead of
+        documents.
 
         Raises ProviderRefused, Transient, Rejected or Stopped.
         """
@@ -88,19 +88,21 @@ class Model(Opened):
             if len(embeddings.vectors) != len(texts):
                 cause = f"{self.embedder.model} gave {len(embeddings.vectors)} vectors"
                 raise bad_answer(f"{cause} for {len(texts)} texts")
-            times.count(time.monotonic() - began)
+            calls.times.count(time.monotonic() - began)
             return embeddings
 
-        embeddings = with_retries(
-            guarded(self.embedder.model, embed),
-            limiter,
-            stop,
-            size=size,
-            tokens=estimated,
-            retry=retry,
-            ahead=role == "query",
-        )
-        taken = estimated if embeddings.tokens is None else sum(embeddings.tokens)
+        with calls.call(len(texts)) as call:
+            embeddings = with_retries(
+                call.observed(guarded(self.embedder.model, embed)),
+                limiter,
+                stop,
+                size=size,
+                tokens=estimated,
+                retry=retry,
+                ahead=role == "query",
+            )
+            call.tokens = None if embeddings.tokens is None else sum(embeddings.tokens)
+        taken = estimated if call.tokens is None else call.tokens
         limiter.apply(embeddings.allowances, estimated, taken)
         return embeddings
 

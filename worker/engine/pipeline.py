@@ -185,8 +185,10 @@ class Pipeline:
 
     def _claim(self) -> bool:
         """Claim once. Returns whether anything was due, and might be claimed."""
+        began = time.monotonic()
         claim = self._claimer.claim() if self._budget.jobs > 0 else None
         if claim:
+            self._report_claim(claim, time.monotonic() - began)
             self._take_up(claim)
             self._update_throttle()
         return bool(claim)
@@ -216,6 +218,18 @@ class Pipeline:
             self._dispatcher.dispatch(claim.jobs)
         if is_isolated:
             self._write_all()
+
+    def _report_claim(self, claim: Claim, seconds: float) -> None:
+        job = claim.jobs[0] if claim.jobs else None
+        self.progress.event(
+            "jobs_claimed",
+            table=job and job.table_name,
+            column=job and job.embedding_column,
+            model=job and job.model,
+            jobs=len(claim.jobs),
+            settled=claim.settled.total(),
+            seconds=seconds,
+        )
 
     def _write_all(self) -> None:
         while (self._budget.has_room and self._send_chunks()) or self._in_flight.has_requests:

@@ -1,4 +1,4 @@
-"""The observers of a run: that of the caller, and notifications."""
+"""The observers of a run: that of the caller, notifications, and traces."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from worker.observers.channels import open_channels
 from worker.observers.composite import CompositeObserver
 from worker.observers.notify import Notifier
 from worker.observers.periodic_checks import Failures
+from worker.observers.tracing import traced
 from worker.queue import AdminQueue, Scope
 from worker.settings import Settings
 
@@ -18,9 +19,10 @@ from worker.settings import Settings
 def notifying_observer(
     observer: Progress, queue: AdminQueue, settings: Settings, scope: Scope, command: str | None
 ) -> Iterator[CompositeObserver]:
-    """Yield an observer that passes events to `observer` and notifies people."""
+    """Yield an observer that passes events to `observer`, notifies people, and sends traces."""
     channels = open_channels(settings.notify_webhook_url, command or settings.notify_command)
     with Notifier(queue, scope, channels, observer) as notifier:
         composite = CompositeObserver(observer, notifier)
         composite.add(Failures(settings.notify_failures, composite.event))
-        yield composite
+        with traced(composite, observer.event):
+            yield composite

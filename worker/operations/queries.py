@@ -17,8 +17,8 @@ import numpy as np
 from worker.embedders.base import Embedder, Role, Vectors, cost_of, full_model
 from worker.embedders.packing import pack
 from worker.engine.breaker import Breaker
+from worker.engine.calls import Calls
 from worker.engine.embedding import are_usable
-from worker.engine.histogram import Histogram
 from worker.engine.models import Model
 from worker.engine.providers import Limiters, bad_answer
 from worker.engine.retry import always, never
@@ -225,7 +225,7 @@ def ask(
 def _ask_once(
     model: Model, texts: Sequence[str], role: Role, stop: Event, retry: Retry
 ) -> list[Answer]:
-    answer = model.ask(texts, stop, Histogram(), retry, role)
+    answer = model.ask(texts, stop, Calls(), retry, role)
     if not are_usable(answer.vectors).all():
         raise bad_answer(f"{model.embedder.model} gives a vector of zeros, NaN or infinity")
     tokens: Sequence[int | None] = answer.tokens or [None] * len(texts)

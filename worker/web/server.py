@@ -24,7 +24,7 @@ from worker.web.app import create_app
 from worker.web.guard import LOOPBACK
 from worker.web.protocol import PatientProtocol
 from worker.web.queues import Queues
-from worker.web.services import Services
+from worker.web.services import Services, Traced
 
 MOST_CONNECTIONS = 1200
 BACKLOG = 256  # connections that are taken at once, before any of them is counted
@@ -55,11 +55,12 @@ def served(
     address: str | None = None,
     on_defect: Callable[[str], None] = lambda _: None,
     limiters: Limiters | None = None,
+    traced: Traced | None = None,
 ) -> Iterator[Served]:
     """Serve the dashboard and the API until the end of the `with`.
 
     `on_defect` gets the kind of each error that nobody expected. `limiters` are those of a run in
-    the same process.
+    the same process. `traced` makes a span for each request to the API.
 
     Raises SettingsError if the address is not available, or is open to others while no token is
     set.
@@ -78,7 +79,9 @@ def served(
         closing(Callers(settings)) as callers,
     ):
         port = listener.getsockname()[1]
-        services = Services(settings, queues, access, on_defect, queries, callers, host)
+        services = Services(
+            settings, queues, access, on_defect, queries, callers, host, traced=traced
+        )
         with _running(services, listener):
             shown = f"[{host}]" if ":" in host else host
             url = settings.worker_web_url or f"http://{shown}:{port}"

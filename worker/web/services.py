@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from starlette.types import ASGIApp
+
 from worker.operations.callers import Callers
 from worker.operations.queries import QueryEmbedder
 from worker.settings import Settings
@@ -15,11 +17,14 @@ from worker.web.guard import LOOPBACK
 from worker.web.queues import Queues
 from worker.web.tasks import Tasks
 
+Traced = Callable[[ASGIApp, str], ASGIApp]
+"""Wraps what answers at a route."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What all handlers share. `host` is the one that the server listens on; `on_defect` gets the
-    kind of an error that nobody expected."""
+    kind of an error that nobody expected. `traced` makes a span for each request to the API."""
 
     settings: Settings
     queues: Queues
@@ -30,6 +35,7 @@ class Services:
     host: str = "127.0.0.1"
     tasks: Tasks = field(default_factory=Tasks)
     checkup: Checkup = field(default_factory=Checkup)
+    traced: Traced | None = None
 
     @property
     def prefix(self) -> str:

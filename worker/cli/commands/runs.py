@@ -147,11 +147,7 @@ def run(
 @contextmanager
 def _web(settings: Settings, address: str | None, log: Log, limiters: Limiters) -> Iterator[None]:
     """Serve the dashboard and the API until the end of the `with`."""
-
-    def on_defect(kind: str) -> None:
-        log.event("web_failed", cause=kind)
-
-    with served_here(settings, address, on_defect, limiters) as server:
+    with served_here(settings, address, log.event, limiters) as server:
         if settings.worker_log_format == "console":
             say_where(server)
         else:

@@ -10,8 +10,10 @@ from worker.cli.console import say
 from worker.cli.environment import load_settings
 from worker.cli.options import WebAddress
 from worker.cli.signals import stopped_by_signals
+from worker.engine.events import EVENTS, sentence
 from worker.engine.providers import Limiters
 from worker.errors import SettingsError
+from worker.observers.tracing import request_spans
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def serve(address: WebAddress = None) -> None:
     """Serve the dashboard and the HTTP API, until stopped."""
     settings = load_settings()
     stopping = stopped_by_signals("the requests that are being answered")
-    with stopping as stop, served_here(settings, address, _say_defect) as server:
+    with stopping as stop, served_here(settings, address, _say_event) as server:
         say_where(server)
         stop.wait()
 
@@ -31,10 +33,11 @@ def serve(address: WebAddress = None) -> None:
 def served_here(
     settings: Settings,
     address: str | None,
-    on_defect: Callable[[str], None],
+    emit: Callable[..., None],
     limiters: Limiters | None = None,
 ) -> Iterator[Served]:
-    """Serve them until the end of the `with`. `limiters` are those of a run in this process.
+    """Serve them until the end of the `with`. `emit` gets events, also from other threads;
+    `limiters` are those of a run in this process.
 
     Raises SettingsError if they cannot be served.
     """
@@ -45,7 +48,14 @@ def served_here(
             f"the dashboard needs the package {(problem.name or 'starlette').partition('.')[0]}",
             "pip install 'embedding-worker[web]'",
         ) from None
-    with served(settings, address, on_defect, limiters) as server:
+
+    def on_defect(kind: str) -> None:
+        emit("web_failed", cause=kind)
+
+    with (
+        request_spans(emit) as traced,
+        served(settings, address, on_defect, limiters, traced) as server,
+    ):
         yield server
 
 
@@ -57,5 +67,5 @@ def say_where(server: Served) -> None:
         say("hint: the token is another one after each start; WORKER_WEB_TOKEN sets it")
 
 
-def _say_defect(kind: str) -> None:
-    say(f"error: a defect of the dashboard or the API: {kind}")
+def _say_event(name: str, **fields: object) -> None:
+    say(f"{EVENTS[name][0]}: {sentence(name, fields)}")

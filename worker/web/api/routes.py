@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -107,10 +109,18 @@ def api_routes(shared: ApiServices) -> list[BaseRoute]:
     async def describe(request: Request) -> Response:
         return Response(document, media_type="application/json")
 
+    def route(path: str, answer: Any, method: str, *, is_traced: bool = True) -> Route:
+        traced = shared.services.traced if is_traced else None
+        spans = [Middleware(traced, path.replace(":path}", "}"))] if traced else []
+        return Route(path, answer, methods=[method], middleware=spans)
+
     return [
-        *(Route(each.path, partial(respond, each), methods=[each.method]) for each in ENDPOINTS),
-        Route("/openapi.json", describe, methods=["GET"]),
-        Route("/mcp", Agents(shared), methods=["POST"]),
+        *(
+            route(each.path, partial(respond, each), each.method, is_traced=bool(each.scope))
+            for each in ENDPOINTS
+        ),
+        route("/openapi.json", describe, "GET", is_traced=False),
+        route("/mcp", Agents(shared), "POST"),
     ]
 
 
