@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
+import pytest
+
+from tests.conftest import ENVIRONMENT, REPOSITORY
 from tests.documentation import PAGES
 
 DOCUMENTS = [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "tests/collection/README.md"]
@@ -54,3 +59,30 @@ def test_a_wrong_link_is_found() -> None:
     assert problem("README.md", "docs/search.md#measure-it") is None
     assert problem("README.md", "docs/nothing.md") == "README.md: there is no file docs/nothing.md"
     assert str(problem("docs/cli.md", "search.md#nothing")).endswith("#nothing in search.md")
+
+
+def pages_in(navigation: object) -> Iterator[str]:
+    match navigation:
+        case str():
+            yield navigation
+        case list():
+            for entry in navigation:
+                yield from pages_in(entry)
+        case dict():
+            yield from pages_in([*navigation.values()])
+
+
+def test_the_navigation_of_the_site_has_each_page_once() -> None:
+    site = tomllib.loads((REPOSITORY / "zensical.toml").read_text(encoding="utf-8"))
+    there = (path.name for path in (REPOSITORY / "docs").glob("*.md"))
+    assert sorted(pages_in(site["project"]["nav"])) == sorted(there)
+
+
+@pytest.mark.only_in_full
+def test_the_site_is_built_without_a_warning() -> None:
+    built = subprocess.run(
+        [REPOSITORY / "scripts/docs"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    for file in ("index.html", "search/index.html", "repository/.env.example"):
+        assert (REPOSITORY / ".parts/site/site" / file).is_file(), file
