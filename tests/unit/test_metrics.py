@@ -24,9 +24,9 @@ from worker.errors import SettingsError
 from worker.observers.http_server import MOST_CONNECTIONS
 from worker.observers.metrics import Metrics, served
 
-DOCS = Path(__file__).parents[2] / "docs"
-OPERATIONS = (DOCS / "operations.md").read_text(encoding="utf-8")
-BOARD = json.loads((DOCS / "grafana-dashboard.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[2]
+OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+BOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text(encoding="utf-8"))
 
 STARTED: dict[str, Any] = {"worker": "h:1:abc", "host": "h", "pid": 1, "model": "a:b"}
 BATCH: dict[str, Any] = {
