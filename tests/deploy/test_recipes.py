@@ -23,7 +23,11 @@ IN_BACKTICKS = re.compile(r"`worker ([^`…]+)")
 ARGUMENTS = re.compile(r"\b(?:args|command): \[(.+)\]")
 VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 PAGE = re.compile(r"(docs/[\w-]+\.md)(?:, \"([^\"]+)\")?")
-OF_OTHERS = {"AF_INET": "systemd", "AF_INET6": "systemd", "AF_UNIX": "systemd"}
+OF_OTHERS = {
+    **dict.fromkeys(["AF_INET", "AF_INET6", "AF_UNIX"], "systemd"),
+    "POSTGRES_PASSWORD": "the image of Postgres",
+    "UV_SYSTEM_CERTS": "uv",
+}
 """Names in capitals that are no settings of the worker, and whose they are."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from uuid import uuid4
@@ -11,7 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import held as held
 from tests.acceptance.conftest import openai as openai
-from tests.conftest import Server
+from tests.conftest import REPOSITORY, Server
 from tests.tcp_proxy import TcpProxy
 
 ENGINE = os.environ.get("TEST_ENGINE", "")  # docker or podman
@@ -23,6 +24,8 @@ CONFINED = ["--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"]
 if ENGINE == "podman":
     CONFINED.append("--read-only-tmpfs=false")  # as with Docker, nothing can be written
 
+PAGE = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
+
 Completed = subprocess.CompletedProcess[str]
 Run = Callable[..., Completed]
 
@@ -32,6 +35,13 @@ def engine(*arguments: str, timeout: float = 120) -> Completed:
     return subprocess.run(
         [ENGINE, *arguments], capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def lines_of(section: str) -> list[str]:
+    """The commands of the first block in a section of docs/deployment.md."""
+    found = re.search(rf"\n## {section}\n.*?```console\n(.*?)```", PAGE, re.DOTALL)
+    assert found
+    return [line.removeprefix("$ ") for line in found[1].splitlines()]
 
 
 class Container:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -18,11 +20,13 @@ from tests.acceptance.conftest import Held, statuses
 from tests.conftest import ENVIRONMENT, REPOSITORY, Database, rows, value
 from tests.image.conftest import (
     CONFINED,
+    ENGINE,
     FULL_IMAGE,
     IMAGE,
     Container,
     Run,
     engine,
+    lines_of,
     options,
 )
 from tests.openai_server import OpenAIServer
@@ -91,6 +95,27 @@ def test_it_goes_from_an_empty_database_to_a_search_result(run: Run, empty_db: D
     found = run("search", "money back", "--table", "docs", "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)[0]["record_id"] == "1"
+
+
+def test_the_lines_of_the_docs_start_a_worker(container_url: str, empty_db: Database) -> None:
+    empty_db.execute("create table docs (id bigint primary key, body text)")
+    empty_db.execute("insert into docs values (1, 'How to get a refund')")
+    build, database, *start = lines_of("Docker")
+    assert build == "docker build -f deploy/Dockerfile -t embedding-worker ."
+    assert database == "export DATABASE_URL='postgresql://USER:PASSWORD@HOST/DATABASE'"
+    name = f"ew-{uuid4().hex[:12]}"
+    script = re.sub("(--name|logs|exec) worker", rf"\1 {name}", "\n".join(start))
+    script = f'docker() {{ {ENGINE} "${{@/embedding-worker/{IMAGE}}}"; }}\n{script}'
+    try:
+        subprocess.run(
+            ["bash", "-euc", script.replace("docker run", "docker run --network=host")],
+            env=os.environ | {"DATABASE_URL": container_url},
+            check=True,
+        )
+        eventually(lambda: statuses(empty_db) == {"completed": 1})
+    finally:
+        engine("stop", name)
+        engine("rm", name)
 
 
 def fill(run: Run, db: Database) -> None:
