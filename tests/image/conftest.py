@@ -64,7 +64,7 @@ class Container:
 
     def stop(self) -> None:
         """Send what the image names as its signal, and after a minute SIGKILL."""
-        assert engine("stop", "--time=60", self.name).returncode == 0
+        assert engine("stop", "-t=60", self.name).returncode == 0
 
     def wait(self) -> int:
         """Its exit code, when it has ended."""
