@@ -54,12 +54,12 @@ def test_the_wheel_carries_the_migrations_and_the_sample_data(wheel: Path) -> No
             name = f"worker/supabase/migrations/{found.version}_{found.name}.sql"
             assert archive.read(name).decode() == found.sql
         assert archive.read("worker/supabase/seed.sql").decode() == seed()
-        pg_cron = archive.read("worker/supabase/optional/pg_cron.sql").decode()
+        pg_cron = archive.read("worker/deploy/pg_cron.sql").decode()
         assert pg_cron == scheduled().sql
         example = archive.read("worker/.env.example").decode()
         assert example == (REPOSITORY / ".env.example").read_text()
     shipped = [name for name in names if name.startswith("worker/supabase/")]
-    assert len(shipped) == len(migrations()) + 2
+    assert len(shipped) == len(migrations()) + 1
 
 
 def test_the_wheel_carries_the_worker_and_nothing_else(wheel: Path) -> None:

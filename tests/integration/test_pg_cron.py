@@ -49,9 +49,10 @@ def run_job(db: Database, name: str) -> None:
     db.execute("reset search_path")
 
 
-def test_two_jobs_are_scheduled_once(cron: Database) -> None:
+def test_each_job_is_scheduled_once(cron: Database) -> None:
     assert rows(cron, "select jobname, schedule from cron.job order by jobid") == [
         ("embedding-backfill", "* * * * *"),
+        ("embedding-retry", "7 3 * * *"),
         ("embedding-cleanup", "17 3 * * *"),
     ]
 
@@ -80,6 +81,19 @@ def test_a_column_that_is_set_aside_does_not_hold_up_the_others(cron: Database) 
     assert jobs(cron) == [("1", "pending")]
     problems = "select table_name, problem from embedding_targets order by 1"
     assert rows(cron, problems) == [("broken", "gone"), ("docs", None)]
+
+
+def test_jobs_whose_model_failed_for_a_time_are_tried_again(cron: Database) -> None:
+    cron.execute("insert into docs values (1, 'slow'), (2, 'too long'), (3, 'done')")
+    cron.execute("update embedding_queue set status = 'completed' where record_id = '3'")
+    for record, reason in ("1", "timed_out"), ("2", "too_long"):
+        cron.execute(
+            "update embedding_queue set status = 'failed', error_class = %s, error_message = 'why'"
+            " where record_id = %s",
+            [reason, record],
+        )
+    run_job(cron, "embedding-retry")
+    assert jobs(cron) == [("1", "pending"), ("2", "failed"), ("3", "completed")]
 
 
 def test_what_is_old_is_swept_and_what_is_not_stays(cron: Database) -> None:

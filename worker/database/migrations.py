@@ -46,9 +46,7 @@ def migrations() -> list[Migration]:
 
 def scheduled() -> Migration:
     """The scheduled jobs of pg_cron, which are applied only on request."""
-    return Migration(
-        "", "pg_cron", shipped("supabase/optional/pg_cron.sql").read_text(encoding="utf-8")
-    )
+    return Migration("", "pg_cron", shipped("deploy/pg_cron.sql").read_text(encoding="utf-8"))
 
 
 def seed() -> str:
