@@ -3,6 +3,7 @@ worker reaches the database."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -230,6 +231,52 @@ def test_a_user_of_supabase_js_searches_as_the_docs_say(
             PUBLISHABLE_KEY=project.publishable_key,
         )
     assert said == "A notice period\n"
+
+
+DENO = """
+let handler;
+globalThis.Deno = {
+    env: { get: (name) => process.env[name] },
+    serve: (given) => { handler = given; },
+};
+"""
+CALL = """
+const { access_token } = (await supabase.auth.getSession()).data.session;
+const call = async (method, headers, body) => {
+    const answer = await handler(new Request("http://edge/search", { method, headers, body }));
+    const allowed = answer.headers.get("Access-Control-Allow-Origin");
+    console.log(answer.status, allowed, await answer.text());
+};
+const asked = JSON.stringify({ query: "notice", table: "notes", limit: 1 });
+const signed = { Authorization: `Bearer ${access_token}` };
+await call("OPTIONS");
+await call("POST", {}, asked);
+await call("POST", signed, asked);
+await call("POST", signed, asked.replace("notes", "nowhere"));
+"""
+
+
+def test_a_browser_searches_by_the_edge_function(
+    project: Project, notes: Database, tmp_path: Path
+) -> None:
+    """deploy/supabase-function, which sends the token of the user to the worker."""
+    function = (REPOSITORY / "deploy/supabase-function/index.ts").read_text(encoding="utf-8")
+    settings = Settings(supabase_url=project.url, supabase_service_role_key=project.secret_key)
+    notes.execute("create policy adds on notes for insert to authenticated with check (true)")
+    with served_web(settings) as web:
+        said = run_javascript(
+            DENO + compiled(SIGN_UP + function, tmp_path) + CALL,
+            tmp_path,
+            SUPABASE_URL=project.url,
+            PUBLISHABLE_KEY=project.publishable_key,
+            WORKER_URL=web.url,
+            ALLOWED_ORIGIN="https://app.example",
+        )
+    lines = [line.split(" ", 2) for line in said.splitlines()]
+    assert [line[:2] for line in lines] == [
+        [status, "https://app.example"] for status in ("200", "401", "200", "404")
+    ]
+    assert [each["record_id"] for each in json.loads(lines[2][2])["matches"]] == ['[5, "js"]']
 
 
 @pytest.mark.parametrize(

@@ -227,3 +227,24 @@ def test_every_script_can_be_run() -> None:
     for path in scripts:
         assert os.access(path, os.X_OK), path
         assert path.read_text(encoding="utf-8").startswith("#!"), path
+
+
+def test_the_crontab_runs_what_is_in_a_checkout(
+    db: Database, checkout: Path, tmp_path: Path, database_url: str
+) -> None:
+    lacking_vectors(db, 0, 256)
+    fill(db, 3)
+    lines = (REPOSITORY / "deploy/crontab").read_text(encoding="utf-8").splitlines()
+    jobs = [line.split(maxsplit=5) for line in lines if line and not line.startswith("#")]
+    for *fields, command in jobs:
+        assert all(re.fullmatch(r"\*|\d+|\*/\d+", field) for field in fields), fields
+        assert "%" not in command, "cron would end the command there"
+        for name in re.findall(r"scripts/[\w.-]+", command):
+            assert os.access(checkout / name, os.X_OK)
+    (checkout / ".env").write_text(f"DATABASE_URL={database_url}\n")
+    (tmp_path / "srv").symlink_to(checkout)
+    [*_, command], *_ = jobs
+    here = command.replace("/srv/embedding-worker", str(tmp_path / "srv"))
+    subprocess.run(["/bin/sh", "-c", here], env={"PATH": os.environ["PATH"]}, check=True)
+    assert "Total records processed: 3" in (checkout / "worker.log").read_text()
+    assert statuses(db) == {"completed": 3}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from worker.settings import Settings
 HERE = {path for path in DEPLOY.rglob("*") if path.is_file() and path.name != "secret.env"}
 FILES = sorted(path for path in HERE if "grafana" not in path.name)
 COMMENT = re.compile(r"^\s*(#|--|//)")
-COMMAND = re.compile(r"(?:^|[\s/\"'=])worker ([a-z].*?)\s*(?:[|;&#>)]|\"$|'$|$)")
-IN_BACKTICKS = re.compile(r"`worker ([^`…]+)")
+WORDS = r"worker ([a-z][\w-]*(?: [\w./:=%-]+)*)"
+COMMAND = re.compile(rf"(?:^|[\s/\"'=(]){WORDS}")
+IN_BACKTICKS = re.compile(rf"`{WORDS}")
 ARGUMENTS = re.compile(r"\b(?:args|command): \[(.+)\]")
 VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 PAGE = re.compile(r"(docs/[\w-]+\.md)(?:, \"([^\"]+)\")?")
@@ -27,6 +27,13 @@ OF_OTHERS = {
     **dict.fromkeys(["AF_INET", "AF_INET6", "AF_UNIX"], "systemd"),
     "POSTGRES_PASSWORD": "the image of Postgres",
     "UV_SYSTEM_CERTS": "uv",
+    "AF_INET": "systemd",
+    "AF_INET6": "systemd",
+    "AF_UNIX": "systemd",
+    "ALLOWED_ORIGIN": "supabase-function",
+    "ON_FAILURE": "Railway",
+    "PYTHON_VERSION": "Render",
+    "WORKER_URL": "supabase-function",
 }
 """Names in capitals that are no settings of the worker, and whose they are."""
 
@@ -39,7 +46,7 @@ def commands(text: str) -> Iterator[list[str]]:
             found = COMMAND.findall(line)
             for arguments in ARGUMENTS.findall(line):
                 yield [word.strip(" \"'") for word in arguments.split(",")]
-        yield from (shlex.split(arguments) for arguments in found)
+        yield from (words.split() for words in found)
 
 
 def parse(words: list[str]) -> None:
