@@ -377,6 +377,19 @@ def test_a_schema_that_is_two_versions_apart_exits_with_3(
     assert cure in hint
 
 
+@pytest.mark.parametrize("newer", [-1, 1])
+def test_a_schema_that_is_one_version_apart_will_do(
+    notes: Database, worker: Worker, with_openai: dict[str, str], newer: int
+) -> None:
+    notes.execute(
+        "create or replace function public.embedding_schema_version() returns integer"
+        f" language sql as 'select {SCHEMA_VERSION + newer}'".encode()
+    )
+    fill(notes, 2)
+    assert worker("process", **with_openai).returncode == 0
+    assert statuses(notes) == {"completed": 2}
+
+
 def test_a_provider_that_refuses_exits_with_4_and_hands_everything_back(
     notes: Database, worker: Worker, openai: OpenAIServer, with_openai: dict[str, str]
 ) -> None:

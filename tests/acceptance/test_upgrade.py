@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,16 +23,22 @@ from tests.conftest import (
 from tests.openai_server import OpenAIServer
 from worker import __version__
 from worker.database.migrations import SCHEMA_VERSION, Migration, migrations
+from worker.operations import migrating
 from worker.queue.postgres import PostgresQueue
 
 # What a minor release may do to the schema under workers of this one: it raises the version, adds a
 # column and adds an argument to a function that they call all the time.
-OF_THE_NEXT = {
-    "20991231000001_next_schema_version.sql": f"""
-        create or replace function public.embedding_schema_version()
-        returns integer language sql immutable set search_path = '', pg_temp
-        as $$ select {SCHEMA_VERSION + 1} $$;""",
-    "20991231000002_claims_with_a_reason.sql": """
+OF_THE_NEXT = [
+    Migration(
+        "20991231000001",
+        "next_schema_version",
+        "create or replace function public.embedding_schema_version() returns integer language sql"
+        f" immutable set search_path = '', pg_temp as $$ select {SCHEMA_VERSION + 1} $$",
+    ),
+    Migration(
+        "20991231000002",
+        "claims_with_a_reason",
+        """
         alter table public.embedding_queue add column reason text;
         do $$
         declare
@@ -43,44 +47,29 @@ OF_THE_NEXT = {
             drop function public.claim_embeddings;
             execute replace(definition, e')\\n RETURNS', e', reason text default null)\\n RETURNS');
         end $$;
-        select embedding.let_workers_call('public.claim_embeddings');""",
-}
-
-Next = Callable[..., Completed]
-
-
-@pytest.fixture
-def next_worker(tmp_path: Path, database_url: str, with_openai: dict[str, str]) -> Next:
-    """Runs the command line of a next release, with its migrations, on the same database."""
-    package = tmp_path / "next" / "worker"
-    shutil.copytree(REPOSITORY / "worker", package)
-    shutil.copytree(REPOSITORY / "supabase", package / "supabase")
-    for name, sql in OF_THE_NEXT.items():
-        (package / "supabase/migrations" / name).write_text(sql)
-    versions = package / "database/migrations.py"
-    ours = f"SCHEMA_VERSION = {SCHEMA_VERSION}\n"
-    assert ours in versions.read_text()
-    versions.write_text(
-        versions.read_text().replace(ours, f"SCHEMA_VERSION = {SCHEMA_VERSION + 1}\n")
-    )
-    environment = {"DATABASE_URL": database_url, "PYTHONPATH": str(package.parent), **with_openai}
-    return lambda *arguments: run_worker(*arguments, cwd=tmp_path, environment=environment)
+        select embedding.let_workers_call('public.claim_embeddings');
+        """,
+    ),
+]
 
 
 def test_the_schema_of_the_next_release_is_installed_under_running_workers(
     notes: Database,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     start: Start,
-    next_worker: Next,
     openai: OpenAIServer,
     with_openai: dict[str, str],
     held: Held,
 ) -> None:
+    monkeypatch.setattr(migrating, "migrations", lambda: [*migrations(), *OF_THE_NEXT])
     fill(notes, 40)
     running = start("run", "--batch-size", "10", **with_openai)
     assert held.arrived.wait(30)
-    result = next_worker("migrate")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [name.removesuffix(".sql") for name in OF_THE_NEXT]
+    with PostgresQueue(database_url, "tests") as queue:
+        assert migrating.migrate(queue, tmp_path) == OF_THE_NEXT
+        assert queue.check_schema() == 1
     held.let_go.set()
     notes.execute("insert into notes select id, 'new ' || id from generate_series(41, 60) as id")
     eventually(lambda: statuses(notes) == {"completed": 60}, within=30)
@@ -88,15 +77,6 @@ def test_the_schema_of_the_next_release_is_installed_under_running_workers(
     assert sorted(texts) == sorted(body for (body,) in rows(notes, "select body from notes"))
     running.send_signal(signal.SIGTERM)
     assert running.wait() == 0
-
-
-def test_a_worker_of_the_next_release_works_before_its_migrations(
-    notes: Database, next_worker: Next
-) -> None:
-    fill(notes, 5)
-    result = next_worker("process")
-    assert result.returncode == 0, result.stderr
-    assert statuses(notes) == {"completed": 5}
 
 
 def migrations_before(name: str) -> list[Migration]:
@@ -143,24 +123,24 @@ def test_an_older_schema_is_enough_to_work_and_is_upgraded_with_its_jobs_and_vec
 
 
 @pytest.fixture
-def release_before() -> str:
-    """The last release of the minor version before this one."""
+def releases_before() -> dict[str, dict[str, str]]:
+    """The files of each release of an earlier minor version than this one."""
     minor = __version__.rpartition(".")[0]
-    earlier = [version for version in released(REPOSITORY) if version.rpartition(".")[0] != minor]
-    if not earlier:
+    releases = released(REPOSITORY).items()
+    before = {version: files for version, files in releases if version.rpartition(".")[0] != minor}
+    if not before:
         pytest.skip("this is the first minor release")
-    return earlier[-1]
+    return before
 
 
 def test_this_worker_works_on_the_schema_of_the_minor_release_before(
-    release_before: str,
+    releases_before: dict[str, dict[str, str]],
     empty_db: Database,
     empty_database_url: str,
     tmp_path: Path,
     with_openai: dict[str, str],
 ) -> None:
-    releases = released(REPOSITORY)
-    last = max(max(releases[version], default="") for version in until(releases, release_before))
+    last = max(name for files in releases_before.values() for name in files)
     names = [f"migrations/{each.version}_{each.name}.sql" for each in migrations()]
     apply(empty_database_url, migrations()[: names.index(last) + 1])
     create_notes(empty_db)
@@ -171,21 +151,18 @@ def test_this_worker_works_on_the_schema_of_the_minor_release_before(
     assert statuses(empty_db) == {"completed": 5}
 
 
-def until(releases: Iterable[str], last: str) -> list[str]:
-    return [*takewhile(lambda version: version != last, releases), last]
-
-
 def test_the_worker_of_the_minor_release_before_works_on_this_schema(
-    release_before: str,
+    releases_before: dict[str, dict[str, str]],
     notes: Database,
     database_url: str,
     tmp_path: Path,
     with_openai: dict[str, str],
 ) -> None:
-    git = ["git", "-C", str(REPOSITORY), "archive", f"v{release_before}", "worker", "supabase"]
+    tag = f"v{[*releases_before][-1]}"
+    git = ["git", "-C", str(REPOSITORY), "archive", tag, "worker", "supabase"]
     archive = subprocess.run(git, capture_output=True, check=False)
     if archive.returncode:
-        pytest.skip(f"this checkout lacks the tag v{release_before}")
+        pytest.skip(f"this checkout lacks the tag {tag}")
     subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=archive.stdout, check=True)
     fill(notes, 5)
     environment = {"DATABASE_URL": database_url, "PYTHONPATH": str(tmp_path), **with_openai}
