@@ -103,16 +103,16 @@ def test_tables_that_were_restored_without_their_functions(
     assert "hint: " in result.stderr
 
 
-def test_the_page_says_how_to_begin_again_after_a_restore_in_part(
-    worker: Worker, db: Database
+def test_after_a_restore_in_part_the_page_about_uninstalling_lets_one_begin_again(
+    worker: Worker, notes: Database
 ) -> None:
-    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    entry = page.partition("but not its functions`")[2]
-    drop_tables, list_functions = re.findall(r"```sql\n(.*?)```", entry, re.S)[:2]
-    db.execute("drop function embedding_schema_version")
-    db.execute(sql.SQL(drop_tables))
-    for (statement,) in db.execute(sql.SQL(list_functions)).fetchall():
-        db.execute(sql.SQL(statement))
+    page = (REPOSITORY / "docs" / "uninstall.md").read_text(encoding="utf-8")
+    [drop] = [
+        block for block in re.findall(r"```sql\n(.*?)```", page, re.S) if "drop table" in block
+    ]
+    notes.execute("drop function embedding_schema_version")
+    notes.execute(sql.SQL(drop))
+    notes.execute("insert into notes values (1, 'no trigger is left')")
     assert worker("migrate").returncode == 0
     assert worker("status").returncode == 0
 
