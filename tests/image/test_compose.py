@@ -16,9 +16,10 @@ import pytest
 from tests import conftest
 from tests.conftest import ENVIRONMENT
 from tests.deploy.linters import DEPLOY
-from tests.image.conftest import ENGINE, IMAGE, Completed, lines_of
+from tests.image.conftest import ENGINE, IMAGE, Completed, engine, lines_of
 
 CHANGE_FOLDER, *PREPARE, SEARCH = lines_of("Compose")
+PROJECT = "embedding-worker-test"
 IS_READY = "pg_isready --host=127.0.0.1 --username=postgres"
 COMPOSE = os.environ.get("TEST_COMPOSE", "docker compose")
 eventually = partial(conftest.eventually, within=60)
@@ -36,7 +37,7 @@ def port() -> int:
 def shell(tmp_path: Path, port: int) -> Iterator[Shell]:
     """Runs a line beside a copy of the file, without a clone. All that was started is removed."""
     copy(DEPLOY / "compose.yaml", tmp_path)
-    chosen = {"IMAGE": IMAGE, "PORT": str(port), "COMPOSE_PROJECT_NAME": "embedding-worker-test"}
+    chosen = {"IMAGE": IMAGE, "PORT": str(port), "COMPOSE_PROJECT_NAME": PROJECT}
 
     def shell(line: str) -> Completed:
         line = line.replace("compose exec", "compose exec -T").replace("docker compose", COMPOSE)
@@ -63,6 +64,7 @@ def test_it_goes_from_nothing_to_a_search_result(shell: Shell, port: int) -> Non
     eventually(lambda: "you are paid back" in shell(SEARCH).stdout)
     with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
         assert answer.status == 200
+    eventually(worker_is_healthy)
     stopped = shell("docker compose stop worker")
     assert stopped.returncode == 0
     assert "worker_stopped" in shell("docker compose logs worker").stdout
@@ -72,6 +74,14 @@ def test_it_does_not_start_without_passwords(shell: Shell) -> None:
     result = shell("docker compose up --detach --no-build")
     assert result.returncode != 0
     assert "set it in the file .env" in result.stdout + result.stderr
+
+
+def worker_is_healthy() -> bool:
+    """Whether the healthcheck of the file passes. Without systemd, Podman runs it only if asked."""
+    if ENGINE == "podman":
+        return engine("healthcheck", "run", f"{PROJECT}_worker_1").returncode == 0
+    health = engine("inspect", "--format={{.State.Health.Status}}", f"{PROJECT}-worker-1")
+    return health.stdout.strip() == "healthy"
 
 
 def up(shell: Shell) -> Completed:
