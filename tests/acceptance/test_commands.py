@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import MODEL, Ask, fill, refused, statuses
+from tests.command_line import Command
 from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
 from tests.integration.tables import embed_all
 from tests.openai_server import OpenAIServer
@@ -898,6 +900,21 @@ def test_migrate_applies_all_and_a_second_time_nothing(
             " from supabase_migrations.schema_migrations order by version",
         )
     assert history == [(found.version, found.name, True) for found in migrations()]
+
+
+def test_migrations_that_run_at_once_wait_for_each_other(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    """As of several pods that start together."""
+    environment = {"DATABASE_URL": empty_database_url}
+    with ExitStack() as started:
+        commands = [
+            started.enter_context(Command(["migrate"], tmp_path, environment)) for _ in range(2)
+        ]
+        said = [command.read(60) for command in commands]
+        assert [command.wait() for command in commands] == [0, 0], said
+    applied = [line for stdout, _ in said for line in stdout.decode().splitlines()]
+    assert sorted(applied) == [f"{each.version}_{each.name}" for each in migrations()]
 
 
 def test_a_migration_that_fails_leaves_nothing_half_done(

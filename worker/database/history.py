@@ -33,10 +33,12 @@ class MigrationHistory:
     def applied(self) -> dict[str, str | None]:
         """Return the version and the name of each migration that was applied."""
         with translated(), self._database.current.cursor(row_factory=scalar_row) as cursor:
-            [is_missing] = cursor.execute(
-                "select pg_catalog.to_regclass('supabase_migrations.schema_migrations') is null"
+            # Not to_regclass: it may not know yet what was created while this session was waiting.
+            [is_there] = cursor.execute(
+                "select exists (select from pg_catalog.pg_tables"
+                " where schemaname = 'supabase_migrations' and tablename = 'schema_migrations')"
             )
-            if is_missing:
+            if not is_there:
                 return {}
             [history] = cursor.execute(
                 "select coalesce(jsonb_object_agg(version, name), '{}')"
@@ -44,10 +46,20 @@ class MigrationHistory:
             )
             return dict(history)
 
-    def apply(self, migration: Migration) -> None:
-        """Run a migration and record it in the history, in one transaction."""
+    def apply(self, migration: Migration) -> bool:
+        """Run a migration and record it in the history, in one transaction.
+
+        Another process that does so at this moment is waited for. Returns False if it has applied
+        this migration.
+        """
         with translated(), self._database.current.transaction():
             connection = self._database.current
+            connection.execute(
+                "select pg_catalog.pg_advisory_xact_lock("
+                " pg_catalog.hashtext('supabase_migrations')::bigint)"
+            )
+            if migration.version_in(self.applied()):
+                return False
             connection.execute("create schema if not exists supabase_migrations")
             connection.execute(
                 "create table if not exists supabase_migrations.schema_migrations"
@@ -66,6 +78,7 @@ class MigrationHistory:
                 " values (%s, %s, %s)",
                 [migration.version, [migration.sql], migration.name],
             )
+            return True
 
     def reenter(self, version: str, migration: Migration) -> None:
         """Record a migration under its own version, in place of another one."""

@@ -34,9 +34,9 @@ def migrate(
     for ours, copied in zip(migrations(), as_in_project(project, migrations()), strict=True):
         applied = ours.version_in(history)
         if not applied:
-            queue.apply(copied)
-            on_applied(copied)
-            fresh.append(copied)
+            if queue.apply(copied):
+                on_applied(copied)
+                fresh.append(copied)
         elif copied != ours:
             queue.reenter(applied, copied)
     return fresh

@@ -66,9 +66,9 @@ class PostgresQueue(
         """Return version and name of each migration in the history table of the Supabase CLI."""
         return self._history.applied()
 
-    def apply(self, migration: Migration) -> None:
-        """Run a migration and record it in the history, in one transaction."""
-        self._history.apply(migration)
+    def apply(self, migration: Migration) -> bool:
+        """Run a migration and record it in the history, unless another process has done so."""
+        return self._history.apply(migration)
 
     def reenter(self, version: str, migration: Migration) -> None:
         """Record a migration under its own version, in place of another one."""
