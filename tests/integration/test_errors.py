@@ -12,7 +12,7 @@ from psycopg import sql
 from tests.conftest import Database, Server, value
 from tests.integration.jobs import SCOPE, claim, insert
 from worker.database.connection import translated
-from worker.errors import DatabaseError, SettingsError, Unreachable
+from worker.errors import DatabaseError, SchemaError, SettingsError, Unreachable
 from worker.queue import AdminQueue
 from worker.queue.postgres import PostgresQueue
 
@@ -25,6 +25,24 @@ def test_what_the_sql_api_refuses_is_an_error_of_usage(docs: Database, queue: Ad
     with pytest.raises(SettingsError, match="there is no worker nobody") as refused:
         queue.control("pause", "nobody")
     assert refused.value.exit_code == 2
+
+
+def test_what_an_older_schema_lacks_is_named(docs: Database, queue: AdminQueue) -> None:
+    docs.execute("alter table embedding_control rename column since to began")
+    docs.execute("drop function embedding_rate")
+    docs.execute(
+        "create or replace function embedding_overview() returns jsonb language sql"
+        " set search_path = '', pg_temp as $$ select '{}'::jsonb $$"
+    )
+    for ask, missing in (
+        (queue.commands, "since"),
+        (lambda: queue.rate("test:model"), "embedding_rate"),
+        (queue.overview, "column at"),
+    ):
+        with pytest.raises(SchemaError, match=missing) as found:
+            ask()
+        assert "lacks part of the SQL API" in found.value.cause
+        assert "worker migrate" in str(found.value.hint)
 
 
 @pytest.mark.over_a_connection
