@@ -90,6 +90,7 @@ def test_the_metadata_give_the_name_the_version_and_the_script(wheel: Path) -> N
         "files",
         "local",
         "mcp",
+        "otel",
         "s3",
         "sentence-transformers",
         "tiktoken",
