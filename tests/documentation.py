@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.conftest import REPOSITORY
@@ -63,7 +63,8 @@ def blocks(page: str, section: str | None = None) -> list[Block]:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     begin, end = 0, len(text)
     if section:
-        [found] = re.finditer(rf"^## {re.escape(section)}\n.*?(?=^## |\Z)", text, re.M | re.S)
+        heading = rf"^##+ {re.escape(section)}\n.*?(?=^##|\Z)"
+        [found] = re.finditer(heading, text, re.M | re.S)
         begin, end = found.span()
     return [
         Block(page, text[: fence.start()].count("\n") + 1, fence[2], _without(fence[1], fence[3]))
@@ -76,22 +77,19 @@ def _without(indent: str, text: str) -> str:
     return re.sub(rf"^{indent}", "", text, flags=re.M)
 
 
-def worker_commands(text: str) -> Iterator[list[str]]:
-    """The words of each `worker …` in a command of a shell, without that."""
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command in a line of a shell, assignments in front of it among them."""
     words: list[str] = []
     for token in [*_tokens(text), ";"]:
-        if set(token) <= set(";&|()\n"):
-            while words and re.match(r"\w+=", words[0]):
-                words.pop(0)
-            if words[:1] == ["worker"]:
-                yield words[1:]
-            words = []
-        else:
+        if not set(token) <= set(";&|()\n"):
             words.append(token)
+        elif words:
+            yield words
+            words = []
 
 
 def _tokens(text: str) -> Iterator[str]:
-    """The words and operators of a shell, without redirections and comments."""
+    """Words and operators, without redirections and comments."""
     joined = text.replace("\\\n", " ")
     lexer = shlex.shlex(joined, posix=True, punctuation_chars=";&|()<>\n")
     lexer.whitespace = " \t"
@@ -107,43 +105,39 @@ def _tokens(text: str) -> Iterator[str]:
 # What is shown and what is printed
 
 
-def assert_shows(step: Step, stdout: str, stderr: str) -> None:
-    """The lines on the page are printed, in this order on each stream; figures may differ.
+def assert_shows(step: Step, stdout: str, stderr: str, unless: str = "") -> None:
+    """The lines on the page are printed, on stdout with nothing else; figures may differ.
 
-    Between two lines of stdout nothing is left out without a `…`; of stderr, anything may be.
+    A line `…` stands for any lines, and within a line for any words. Not all of stderr need be
+    shown. Lines that match `unless` depend on what is in the database, and are not compared.
     """
-    printed = {"stdout": _figures(stdout), "stderr": _figures(stderr)}
-    at = {"stdout": 0, "stderr": 0}
-    may_skip = False
-    for line in step.shown:
-        if line.strip() == LEFT_OUT:
-            may_skip = True
-            continue
-        stream, position = _find(line, printed, at)
-        assert stream, f"not printed: {line}\n{stdout}{stderr}"
-        left_out = printed["stdout"][at["stdout"] : position] if stream == "stdout" else []
-        assert may_skip or not left_out, f"not shown: {left_out}"
-        at[stream] = position + 1
-        may_skip = may_skip and stream == "stderr"
-    rest = printed["stdout"][at["stdout"] :]
-    assert may_skip or not rest or not step.shown, f"not shown: {rest}"
+    printed, said = _lines(stdout.splitlines(), unless), _lines(stderr.splitlines(), unless)
+    expected = []
+    for line in _lines(step.shown, unless):
+        words = ".*".join(map(re.escape, line.split(LEFT_OUT)))
+        if line == LEFT_OUT:
+            expected.append(r"(?:.*\n)*?")
+        elif any(re.fullmatch(words, each) for each in printed):
+            expected.append(words + r"\n")
+        else:
+            assert any(re.fullmatch(words, each) for each in said), (
+                f"not printed: {line}\n{stdout}{stderr}"
+            )
+    if step.shown:
+        on_stdout = "".join(f"{line}\n" for line in printed)
+        assert re.fullmatch("".join(expected), on_stdout), f"not as shown:\n{stdout}"
 
 
-def _find(line: str, printed: dict[str, list[str]], at: dict[str, int]) -> tuple[str, int]:
-    pattern = ".*".join(map(re.escape, _figure(line).split(LEFT_OUT)))
-    for stream, lines in printed.items():
-        for position in range(at[stream], len(lines)):
-            if re.fullmatch(pattern, lines[position]):
-                return stream, position
-    return "", 0
-
-
-def _figures(text: str) -> list[str]:
-    return [_figure(line) for line in text.splitlines()]
+def _lines(lines: Iterable[str], unless: str) -> list[str]:
+    """Lines as they are compared, without empty ones."""
+    kept = (line for line in lines if not (unless and re.match(unless, line)))
+    return [figure for line in kept if (figure := _figure(line))]
 
 
 def _figure(line: str) -> str:
-    """A line with all figures, times and widths of columns alike."""
-    line = re.sub(r"(\b<?\d+(\.\d+)? (d|h|min|s|ms)\b ?)+", "0 s ", line)
-    line = re.sub(r"\d+(\.\d+)?", "0", line)
-    return re.sub(r"[ █─]+", " ", line).strip()
+    """A line with all figures, times, units of size and widths of columns alike."""
+    line = re.sub(r"<?\$?\d+([.,]\d+)*", "0", line)
+    line = re.sub(r"\b0 (d|h|min|s|ms)\b( 0 (d|h|min|s|ms)\b)*", "0 s", line)
+    line = re.sub(r"\b0 (kB|KB|MB|GB)\b", "0 MB", line)
+    line = re.sub(r"-{2,}", "--", line)
+    return re.sub(r"[ █░─]+", " ", line).strip()

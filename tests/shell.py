@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
@@ -26,8 +26,8 @@ import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [b" "], [0, 1, 2])
-    server.sendall(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode())
-    server.shutdown(socket.SHUT_WR)
+    asked = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
+    server.sendall(asked.encode() + b"\\n")
     sys.exit(int(server.recv(8) or b"1"))
 """
 COMMAND = 'set -euo pipefail; trap \'env -0 >"$0"\' EXIT; eval "$1"'
@@ -98,9 +98,7 @@ class Shell:
     def _run(self, client: socket.socket) -> None:
         with client:
             _, streams, *_ = socket.recv_fds(client, 1, 3)
-            asked = bytearray()
-            while some := client.recv(1 << 16):
-                asked += some
+            asked = client.makefile().readline()
             stdin, stdout, stderr = (Connection(stream) for stream in streams)
             process = fork_server().Process(
                 target=run_here, args=(*json.loads(asked), stdout, stderr, stdin)
@@ -109,6 +107,9 @@ class Shell:
             self._started.append(process)
             for stream in (stdin, stdout, stderr):
                 stream.close()
+            wait([process.sentinel, client])
+            if process.exitcode is None:
+                process.terminate()  # the shell has killed what stands for it
             process.join()
             code = process.exitcode or 0
             with suppress(OSError):  # the shell may have ended

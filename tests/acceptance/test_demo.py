@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.conftest import Completed, refused
 from tests.conftest import REPOSITORY, memory, run_worker
+from tests.documentation import assert_shows, blocks
 from tests.openai_server import OpenAIServer
 from worker.database.embedded import embedded_postgres
 
@@ -81,6 +82,8 @@ def test_the_demo_works_twice_and_stops_its_server(folder: Path) -> None:
     environment = {"WORKER_DATA_DIR": str(data_dir)}
     first = run_worker("demo", cwd=folder, environment=environment)
     check(first)
+    [shown] = blocks("README.md", "Try it")[0].steps()
+    assert_shows(shown, first.stdout, first.stderr)
     assert f"its data is in {data_dir}\n" in first.stderr
     assert nothing_runs_on(data_dir)
 

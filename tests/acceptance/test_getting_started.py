@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.conftest import IN_CI, REPOSITORY, memory
+from tests.conftest import IN_CI, REPOSITORY, Database, memory
 from tests.documentation import blocks
 from tests.shell import Shell
 from tests.supabase_project import NO_SUPABASE, PARTS, data_api, over_tcp, supabase_is_here
@@ -25,9 +25,11 @@ FOUND = "0.4894  2  Refunds Bring it back within 14 days, and you are paid back 
 INSTALLED = "pip() { :; }\npython3() { mkdir -p worker-try/bin; touch worker-try/bin/activate; }\n"
 
 
-def follow(section: str, shell: Shell, *values: tuple[str, str], start: int = 0) -> Iterator[str]:
+def follow(
+    section: str, shell: Shell, *values: tuple[str, str], start: int = 0, page: str = PAGE
+) -> Iterator[str]:
     """Run the blocks of a section, with what a reader puts in. Yields what each prints."""
-    for block in blocks(PAGE, section)[start:]:
+    for block in blocks(page, section)[start:]:
         text = block.text
         for placeholder, value in values:
             text = text.replace(placeholder, value)
@@ -41,7 +43,7 @@ def test_the_result_is_what_the_page_shows() -> None:
     assert text.count(FOUND) == len(re.findall(r"^```$\n0\.", text, re.M)) == 3
 
 
-@pytest.mark.only_in_full  # the commands are those of the next test
+@pytest.mark.only_in_full  # the commands are those of the README
 def test_python_alone(tmp_path: Path) -> None:
     environment = {"WORKER_DATA_DIR": str(Path(memory() or tmp_path) / f"data-{tmp_path.name}")}
     try:
@@ -52,6 +54,16 @@ def test_python_alone(tmp_path: Path) -> None:
     assert last.endswith(FOUND)
 
 
+def test_the_readme_on_your_database(db: Database, database_url: str, tmp_path: Path) -> None:
+    db.execute("create table docs (id bigint primary key, title text, body text)")
+    db.execute("insert into docs values (1, 'Refunds', 'You are paid back what it cost.')")
+    with Shell(tmp_path, {}) as shell:
+        url = ("postgresql://…", f"'{database_url}'")
+        *_, last = follow("On your database", shell, url, page="README.md")
+    assert "Refunds" in last.splitlines()[-1]
+
+
+@pytest.mark.only_in_full  # the README has the same commands
 def test_your_postgres(empty_database_url: str, tmp_path: Path) -> None:
     with Shell(tmp_path, {}) as shell:
         url = ("postgresql://USER:PASSWORD@HOST/DATABASE", empty_database_url)

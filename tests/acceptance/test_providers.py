@@ -90,7 +90,7 @@ SERVERS: dict[str, Callable[[], ModelServer]] = {
 @contextmanager
 def followed(title: str, key: str) -> Iterator[dict[str, str]]:
     """The environment of a recipe, with the server of this machine and this key in it."""
-    [block] = re.findall(r"```sh\n(.*?)```", RECIPES[title], re.S)
+    [block] = re.findall(r"```ini\n(.*?)```", RECIPES[title], re.S)
     given = {name: value or "" for name, value in dotenv_values(stream=StringIO(block)).items()}
     with SERVERS[title]() as server:
         if key == WRONG and isinstance(server, OllamaServer):

@@ -1,0 +1,131 @@
+"""The commands in the blocks of the documentation can be typed.
+
+Each `worker …` is read by the real command line, and each variable is a setting. Sessions that are
+run word for word are in tests/acceptance: test_pages.py, test_getting_started.py,
+test_supabase_cli.py and test_search_docs.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.documentation import FENCE, PAGES, Step, assert_shows, blocks, commands
+from tests.unit.test_documentation import COMMANDS, group
+from worker.settings import Settings
+
+ELSEWHERE = {
+    ".": "tests/acceptance/test_getting_started.py",
+    "/opt/embedding-worker/bin/pip": "tests/unit/test_systemd.py",
+    "curl": "tests/acceptance/test_api.py",
+    "docker": "scripts/test-image",
+    "echo": "tests/acceptance/test_commands.py",
+    "install": "tests/unit/test_systemd.py",
+    "mail": "tests/acceptance/test_verify.py",
+    "pip": "tests/acceptance/test_wheel.py",
+    "python3": "tests/acceptance/test_wheel.py",
+    "scripts/bench": "tests/acceptance/test_benchmarks.py",
+    "scripts/demo": "tests/acceptance/test_demo.py",
+    "supabase": "tests/acceptance/test_supabase_cli.py",
+    "systemctl": "tests/unit/test_systemd.py",
+    "tee": "tests/acceptance/test_monitor.py",
+}
+"""What a block may run besides `worker`, and what tries it."""
+VARIABLES = Settings.variables() | {
+    "AWS_REGION",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "EMBEDDING_BATCHSIZE",  # docs/configuration.md shows what becomes of a misspelled one
+}
+
+
+def typed(page: str) -> Iterator[tuple[str, list[str]]]:
+    """Where each command of a page is, and its words."""
+    for block in blocks(page):
+        for step in block.steps():
+            for words in commands(step.command):
+                yield str(block), words
+    text = FENCE.sub("", (REPOSITORY / page).read_text(encoding="utf-8"))
+    for line in re.findall(r"^    (worker .*)$", text, re.M):
+        yield page, shlex.split(line)
+
+
+def problem(words: list[str]) -> str | None:
+    """Why a command cannot be typed."""
+    while words and (assigned := re.match(r"(?:export )?([A-Z_]+)=", " ".join(words))):
+        if assigned[1] not in VARIABLES:
+            return f"{assigned[1]} is no setting"
+        words = words[2 if words[0] == "export" else 1 :]
+    if not words or words[0] in ELSEWHERE or words[0] == "unset":
+        return None
+    if words[0] != "worker":
+        return f"nothing tries {words[0]}"
+    try:
+        read(words[1:])
+    except Exception as refused:
+        return repr(refused)
+    return None
+
+
+def read(words: list[str]) -> None:
+    """Read arguments and options as the command does, up to its first step. Raises UsageError."""
+    with group.make_context("worker", [*words]) as context:
+        if words[0].startswith("-"):
+            return
+        name = max(each for each in COMMANDS if f"{' '.join(words)} ".startswith(f"{each} "))
+        COMMANDS[name].make_context(name, words[len(name.split()) :], parent=context)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_command_of_a_page_can_be_typed(page: str) -> None:
+    said = [(where, *words, why) for where, words in typed(page) if (why := problem(words))]
+    assert said == []
+
+
+def test_each_variable_of_a_page_is_a_setting() -> None:
+    text = "".join((REPOSITORY / page).read_text(encoding="utf-8") for page in PAGES)
+    lines = "".join(re.findall(r"^```ini\n(.*?)^```$", text, re.M | re.S))
+    assert set(re.findall(r"^([A-Z_]+)=", lines, re.M)) <= VARIABLES
+
+
+def test_a_wrong_command_is_found() -> None:
+    for wrong in (
+        "worker serach words",
+        "worker search --tabel docs words",
+        "worker process --limit many",
+        "EMBEDING_MODEL=m worker process",
+        "wroker process",
+    ):
+        assert problem(shlex.split(wrong)), wrong
+    assert problem(shlex.split("EMBEDDING_MODEL=m worker process --limit 3")) is None
+
+
+def test_what_is_tried_elsewhere_is_there_and_needed() -> None:
+    assert [path for path in ELSEWHERE.values() if not (REPOSITORY / path).exists()] == []
+    programs = {words[0] for page in PAGES for _, words in typed(page)}
+    assert programs >= ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize(
+    ("shown", "stdout", "is_right"),
+    [
+        ("rows: 2000 in 9 s", "rows: 60 in 2 min 3 s", True),
+        ("a  b\n…\nd", "a b\nc\nd", True),
+        ("b", "a\nb", False),  # a line is not shown
+        ("a\nb", "b\na", False),
+        ("a\nc", "a\nb", False),
+        ("said aside\nb", "b", True),
+        ("[Refunds] The mon…", "[Refunds] The money goes back", True),
+    ],
+)
+def test_what_a_page_shows_is_compared_with_what_is_printed(
+    shown: str, stdout: str, is_right: bool
+) -> None:
+    step = Step("worker status", tuple(shown.splitlines()))
+    with nullcontext() if is_right else pytest.raises(AssertionError):
+        assert_shows(step, stdout, "said aside\nsaid too")
