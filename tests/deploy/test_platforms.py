@@ -17,7 +17,6 @@ import pytest
 from tests.conftest import IN_CI
 from tests.deploy.linters import DEPLOY, NO_LINTERS, documents, linters_are_here
 from tests.deploy.test_recipes import parse
-from worker import __version__
 from worker.settings import Settings
 
 FLY = {
@@ -100,11 +99,10 @@ def test_fly_reads_the_file_and_its_commands_are_those_of_the_worker() -> None:
     assert given["kill_timeout"] > DRAIN
 
 
-def test_render_reads_the_file_and_installs_this_version() -> None:
+def test_render_reads_the_file() -> None:
     given = render()
     assert misfits(given, RENDER) == []
     [service] = given["services"]
-    assert f"=={__version__}'" in service["buildCommand"]
     assert service["maxShutdownDelaySeconds"] > DRAIN
 
 

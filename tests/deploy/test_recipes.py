@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.deploy.linters import DEPLOY
 from tests.unit.test_documentation import COMMANDS, group
+from worker import __version__
 from worker.cli import UsageError
 from worker.settings import Settings
 
@@ -88,6 +89,12 @@ def test_a_typo_in_a_command_is_found(typo: str) -> None:
 
 def test_a_typo_in_a_setting_is_found() -> None:
     assert unknown("WORKER_METRICS_PROT=9400") == {"WORKER_METRICS_PROT"}
+
+
+def test_recipes_install_this_version() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in FILES]
+    versions = re.findall(r"embedding-worker(?:\[\w+\])?==([\d.]+)", "\n".join(texts))
+    assert versions == [__version__] * 2, "those of GitHub Actions and Render"
 
 
 def test_each_recipe_begins_with_where_it_is_explained() -> None:
