@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from worker.errors import WorkerError as WorkerError
     from worker.evaluation.judgments import JudgedQuery as JudgedQuery
     from worker.evaluation.judgments import read_queries as read_queries
+    from worker.operations.adoption import adopt as adopt
     from worker.operations.backfill import backfill as backfill
     from worker.operations.backfill import recheck as recheck
     from worker.operations.batch_reembedding import BatchReembeddingSystem as BatchReembeddingSystem
@@ -52,6 +53,7 @@ _HOMES = {
     "Settings": "settings",
     "StopConditions": "operations.stop_conditions",
     "WorkerError": "errors",
+    "adopt": "operations.adoption",
     "backfill": "operations.backfill",
     "build_index": "operations.indexing",
     "diagnose": "operations.diagnosis",

@@ -13,6 +13,7 @@ WorkerError
 │   ├── ProviderRefused    key, quota or model: every job is released                 exit 4
 │   ├── Transient          the same call may work later: the job is rescheduled       exit 1
 │   └── Rejected           the same text will be refused again: the job is failed
+├── AdoptionRefused        stored vectors are not those of the model                  exit 1
 ├── BackupError            a backup, or where backups are, cannot be used             exit 1
 │   └── BackupDamaged      it is unfinished, or not what was written: it is not used  exit 1
 └── ParseFailure           a file has no text that can be read: its job is failed
@@ -164,6 +165,10 @@ class Rejected(ProviderError):
         self.share = share
         self.unsupported = unsupported
         self.tokens = tokens
+
+
+class AdoptionRefused(WorkerError):
+    """The vectors of a column are not those that a model gives for their texts."""
 
 
 class BackupError(WorkerError):

@@ -98,7 +98,7 @@ begin
         case when is_first and looked_to is null then asked || jsonb_build_object('jobs', changed) else asked end);
 end $$;
 
--- Adds an entry for what a program has done in several calls, or shown: `restored`, `repaired` or `text_revealed`.
+-- Adds an entry for what a program has done in several calls, or shown: `adopted`, `restored`, `repaired` or `text_revealed`.
 create function public.record_embedding_audit(
     event text, table_name text default null, embedding_column text default null, source text default 'sql',
     figures jsonb default null
@@ -113,9 +113,9 @@ begin
     if jsonb_typeof(figures) = 'string' then
         figures := figures #>> '{}'; -- some clients of the Data API send JSON as a text within JSON
     end if;
-    if event is null or event not in ('restored', 'repaired', 'text_revealed') then
+    if event is null or event not in ('adopted', 'restored', 'repaired', 'text_revealed') then
         raise exception 'the event % cannot be recorded', quote_nullable(event)
-            using errcode = 'invalid_parameter_value', hint = 'The events are restored, repaired and text_revealed.';
+            using errcode = 'invalid_parameter_value', hint = 'The events are adopted, restored, repaired and text_revealed.';
     elsif length(figures::text) > 2000 then
         raise exception 'the figures of an entry have % characters', length(figures::text)
             using errcode = 'invalid_parameter_value', hint = 'Give at most 2000.';

@@ -815,17 +815,19 @@ CALLED_BY_THE_SERVICE_ROLE = [
 CALLED_BY_NOBODY = [
     *names(
         "public",
-        "add_embedding_folder advance_reembedding cancel_reembedding cast_embeddings"
-        " convert_embeddings embedding_index_statements finish_reembedding"
+        "add_embedding_folder adopt_embeddings advance_reembedding cancel_reembedding"
+        " cast_embeddings convert_embeddings embedding_index_statements finish_reembedding"
         " pause_reembedding preview_watch_embeddings recount_embeddings remove_embedding_folder"
-        " rename_reembedded resume_reembedding rollback_reembedding start_reembedding"
+        " rename_reembedded resume_reembedding rollback_reembedding sample_adoptable"
+        " start_reembedding"
         " swap_reembedding"
         " unwatch_embeddings watch_embeddings",
     ),
     *names(
         "embedding",
         """
-        add_column another_row_works audit audit_batch audit_watch backup_is_due
+        add_column adopt_range adopt_record adopt_sql check_adoptable unrecorded_sql
+        another_row_works audit audit_batch audit_watch backup_is_due
         beside_record_sql blind_spot body_of cast_sql
         change_model changed_jobs check_cast check_dependents check_identity check_in_chunks
         check_lengths check_names check_pattern check_reembedding check_rename

@@ -276,6 +276,8 @@ def use_everything(queue: PostgresQueue) -> None:
     assert len(queue.claim_records(target, [job.record_id], SCOPE).jobs) == 1
     assert [each.outcome for each in queue.restore(target, [stored])] == ["restored"]
     queue.preview_watch("docs", None, "embedding", "a:b")
+    assert queue.sample_adoptable("docs", None, "embedding", 1) == []
+    assert queue.adopt(target, SCOPE.default_model, 3, None).adopted == 0
     queue.estimate("a:b", None, None, True)
     queue.stats(timedelta(hours=1))
     queue.rate("a:b")

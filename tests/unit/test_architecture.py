@@ -85,7 +85,7 @@ MAY_IMPORT = {
     "evaluation": {"errors"},
     "files": {"buckets", "digests", "engine", "queue", "settings", "errors"},
     "safekeeping": {"buckets", "digests", "queue", "settings", "errors"},
-    "verification": {"terminal"},
+    "verification": {"terminal", "errors"},
     "reembedding": {"engine", "queue", "embedders", "database", "settings", "errors"},
     "chunking": {"engine", "queue", "embedders", "settings", "errors"},
     "engine": {"queue", "embedders", "host", "settings", "errors"},

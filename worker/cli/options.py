@@ -157,6 +157,14 @@ Worker = Annotated[
 AgreeToDrop = Annotated[
     bool, typer.Option("--yes", help="Do not ask before a side table or the chunks are dropped.")
 ]
+Adopt = Annotated[
+    str | None,
+    typer.Option(
+        "--adopt",
+        metavar="MODEL",
+        help="The provider:model that made the vectors that are there. A sample is compared.",
+    ),
+]
 AgreeToEmbed = Annotated[
     bool, typer.Option("--yes", help="Do not ask before rows are embedded again.")
 ]

@@ -47,7 +47,13 @@ def opened_model(settings: Settings, target: Target) -> Iterator[Model]:
 
     Raises what `open_embedder` raises.
     """
-    key = key_of(target, settings)
+    with opened_by_key(settings, key_of(target, settings)) as model:
+        yield model
+
+
+@contextmanager
+def opened_by_key(settings: Settings, key: ModelKey) -> Iterator[Model]:
+    """Yield a model, which is closed at the end. Raises what `open_embedder` raises."""
     with closing(_models_of(key, settings, Limiters(run_options(settings).limits))) as models:
         yield models.of(key[:3], Future.result)
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
-from threading import Event
-from uuid import UUID
 
-from worker.embedders.base import Vectors, cost_of
-from worker.engine.embedding import Outcome, embed
-from worker.engine.models import Model
 from worker.errors import SettingsError, StatementTimeout, Unreachable, WorkerError
 from worker.evaluation.judgments import JudgedQuery
 from worker.evaluation.scores import QueryScore
+from worker.operations.comparing import SampledModel
 from worker.operations.evaluate import Evaluation, embed_queries, evaluate_target
-from worker.operations.opening import opened_model
+from worker.operations.opening import key_of
 from worker.operations.recall import IndexRecall
-from worker.queue import AdminQueue, Job, JobId, StoredVector, Target
+from worker.queue import AdminQueue, StoredVector, Target
 from worker.settings import Settings
-from worker.verification.comparison import CANARIES, Comparison, cosine, lowest_cosine, overlap
+from worker.verification.comparison import overlap
 from worker.verification.lengths import UsualLength, usual_length
 from worker.verification.result import Check, Verification
 from worker.verification.rows import Findings, Watched, row_checks
@@ -96,8 +91,10 @@ class _Verifier:
     sample: int
     k: int
     _stored: list[StoredVector] = field(default_factory=list)
-    _spent: tuple[int | None, float | None] = (0, 0.0)
-    """The tokens and the cost of the texts that were embedded again."""
+    _model: SampledModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._model = SampledModel(self.settings, key_of(self.target, self.settings))
 
     def run(self, queries: Sequence[JudgedQuery], on_rows: Callable[[int], None]) -> Verification:
         target, other = self.target, self.other
@@ -112,7 +109,7 @@ class _Verifier:
         if other and queries:
             checks.append(self._made("queries", lambda: self._queries_check(other, queries)))
         against = other.named if other else None
-        return Verification.of(target.named, target.model, against, checks, self._spent)
+        return Verification.of(target.named, target.model, against, checks, self._model.spent)
 
     def compare_sample(self) -> Check:
         """Compare a sample with the model, and make no other check."""
@@ -204,40 +201,9 @@ class _Verifier:
             return nothing_to_compare(excluded, vectors)
         return self._made(
             "sample",
-            lambda: check_sample(self._compare(list(comparable.values())), excluded, self._watched),
-        )
-
-    def _compare(self, stored: Sequence[StoredVector]) -> Comparison:
-        """Embed texts again. Raises what the model raises if it cannot be called."""
-        with opened_model(self.settings, self.target) as model:
-            first = self._vectors(model, CANARIES)
-            texts = [each.content or "" for each in stored]
-            now = self._vectors(model, [*CANARIES, *texts])  # another request, or several
-        floor = lowest_cosine(*([made[text] for text in CANARIES] for made in (first, now)))
-        cosines = {
-            each.record_id: cosine(each.vector, now[each.content])
-            for each in stored
-            if each.content in now
-        }
-        return Comparison(floor, cosines, len(stored) - len(cosines))
-
-    def _vectors(self, model: Model, texts: Sequence[str]) -> dict[str, Vectors]:
-        """Embed texts as documents, except those that the model rejects."""
-        distinct = list(dict.fromkeys(texts))
-        jobs = [_job(self.target, model, place, text) for place, text in enumerate(distinct)]
-        outcome = embed(model, jobs, Event())
-        self._count(model, outcome)
-        if outcome.error:
-            raise outcome.error
-        return {done.job.content: done.vector for done in outcome.completions}
-
-    def _count(self, model: Model, outcome: Outcome) -> None:
-        """Add what a request cost."""
-        tokens, cost = self._spent
-        paid = cost_of(outcome.tokens, model.embedder.price)
-        self._spent = (
-            None if tokens is None or outcome.tokens is None else tokens + outcome.tokens,
-            None if cost is None or paid is None else cost + paid,
+            lambda: check_sample(
+                self._model.compare(list(comparable.values())), excluded, self._watched
+            ),
         )
 
     # -- searches
@@ -303,20 +269,3 @@ class _Verifier:
             [match.record_id for match in self.queue.search(target, vector, self.k, model)]
             for vector in embedded.vectors
         ]
-
-
-def _job(target: Target, model: Model, place: int, text: str) -> Job:
-    """Return a text as the engine embeds it. It is in no queue, so it has no lease."""
-    return Job(
-        id=JobId(place),
-        target_id=0,
-        table_name=target.table_name,
-        record_id="",
-        embedding_column=target.embedding_column,
-        content=text,
-        content_hash=sha256(text.encode("utf-8", "surrogatepass")).digest(),
-        lease=UUID(int=place),
-        model=model.embedder.model,
-        dimensions=target.dimensions,
-        document_prompt=target.document_prompt,
-    )

@@ -46,11 +46,15 @@ class WatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class WatchPlan:
-    """What watching a column would change. Nothing is changed before `apply`."""
+    """What watching a column would change. Nothing is changed before `apply`.
+
+    `before`: the column as it is watched now; None: it is not.
+    """
 
     queue: PostgresQueue
     request: WatchRequest
     preview: WatchPreview
+    before: Target | None
 
     def apply(self, audit_source: CallSource = "api") -> Target:
         """Watch the column as planned. The index over its words is built by `build_index`."""
@@ -124,7 +128,7 @@ def plan_watch(queue: PostgresQueue, settings: Settings, wanted: WatchRequest) -
             "Leave out --dimensions, or add another column with --create-column.",
         )
     planned = WatchRequest(wanted.table, wanted.column, wanted.source, options)
-    return WatchPlan(queue, planned, preview)
+    return WatchPlan(queue, planned, preview, before)
 
 
 def _with_own_prompt(

@@ -17,7 +17,7 @@ WebSource = NewType("WebSource", str)
 """The source `web` with the address of a browser or app."""
 CallSource = Source | WebSource
 """What a call gives as its source."""
-RecordedEvent = Literal["restored", "repaired", "text_revealed"]
+RecordedEvent = Literal["adopted", "restored", "repaired", "text_revealed"]
 AUDIT_IN_ONE_CALL = MOST_ROWS
 
 

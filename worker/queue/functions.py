@@ -55,6 +55,14 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "exclude": "text[]",
         "host": "text",
     },
+    "adopt_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "model": "text",
+        "width": "integer",
+        "after_record": "text",
+        "batch": "integer",
+    },
     "advance_reembedding": {
         "table_name": "text",
         "embedding_column": "text",
@@ -453,6 +461,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     },
     "reveal_embedding_text": {"id": "bigint", "source": "text"},
     "rollback_reembedding": _STEP,
+    "sample_adoptable": {**_WATCH, "sample": "integer"},
     "sample_embeddings": {"sample": "integer"},
     "sample_vectors": {
         "watched_table": "text",
@@ -524,6 +533,7 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {
     "estimate_embeddings": {"sample": 200},
     "list_embeddings": {"preview_characters": 200},
     "preview_watch_embeddings": {"priority": None, "debounce": None, "on_change": None},
+    "sample_adoptable": {"priority": None, "debounce": None, "on_change": None},
     "sample_embeddings": {"sample": 100},
     "watch_embeddings": {"priority": None, "debounce": None, "on_change": None},
 }

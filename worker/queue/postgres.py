@@ -16,11 +16,13 @@ from worker.queue.callers import Caller
 from worker.queue.damage import DamageCalls
 from worker.queue.dashboard import DashboardCalls
 from worker.queue.files import FileCalls, FolderCalls
+from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.reembeddings import ReembeddingCalls
-from worker.queue.reports import Session
+from worker.queue.reports import AdoptedRows, Session, StoredVector
 from worker.queue.safekeeping import SafekeepingCalls
 from worker.queue.search import Match, MatchFunction
 from worker.queue.targets import Target, WatchOptions, WatchPreview, resolve_table
+from worker.queue.transports import columns_of
 from worker.queue.transports.postgres import PostgresTransport
 from worker.queue.worker_calls import WorkerCalls
 
@@ -106,6 +108,44 @@ class PostgresQueue(
         return self._rows(
             WatchPreview, "preview_watch_embeddings", **arguments, default_model=default_model
         )[0]
+
+    def sample_adoptable(
+        self,
+        table: str,
+        source: str | None,
+        column: str,
+        sample: int,
+        **options: Unpack[WatchOptions],
+    ) -> list[StoredVector]:
+        """Return vectors without a job, of a column that is watched with these arguments or would
+        be. Raises SettingsError if they cannot be adopted."""
+        arguments = self._watch_arguments(table, source, column, options)
+        rows = self._postgres.rows(
+            "sample_adoptable",
+            {**arguments, "sample": sample},
+            {"record_id": str, "content": str, "vector": columns_of(StoredVector)["vector"]},
+        )
+        return [StoredVector(excluded=None, **row) for row in rows]
+
+    def adopt(
+        self,
+        target: Target,
+        model: str,
+        width: int,
+        after: str | None,
+        batch: int = JOBS_IN_ONE_CALL,
+    ) -> AdoptedRows:
+        """Record that `model` made the vectors without a job in a range of the key; see
+        adopt_embeddings in the SQL API."""
+        return self._batch(
+            AdoptedRows,
+            "adopt_embeddings",
+            batch,
+            **target.arguments,
+            model=model,
+            width=width,
+            after_record=after,
+        )
 
     def _watch_arguments(
         self, table: str, source: str | None, column: str, options: WatchOptions

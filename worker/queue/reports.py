@@ -186,6 +186,18 @@ class StoredVector:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptedRows:
+    """What adopt_embeddings did with the rows of a range, which ends at the record `looked_to`
+    (None: there are no more)."""
+
+    adopted: int
+    pending: int
+    left_alone: int
+    locked: int
+    looked_to: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """The role of a connection, and its rights.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,15 @@ LEAST_NOISE_FLOOR = 0.9  # below it, the vectors of a model vary too much to be 
 class Comparison:
     """The cosines of stored and new vectors by record, and the `noise_floor` of the model.
 
-    `noise_floor` is the lowest cosine of two vectors of one text. `refused`: how many texts the
-    model did not embed again.
+    `noise_floor` is the lowest cosine of two vectors of one text. `lengths`: those of the stored
+    vectors, as shares of the lengths of the new ones. `refused`: how many texts the model did not
+    embed again.
     """
 
     noise_floor: float
     cosines: Mapping[str, float]
     refused: int = 0
+    lengths: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gate(self) -> float:
@@ -55,6 +57,12 @@ def cosine(one: Vector, other: Vector) -> float:
     a, b = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return min(float(a @ b) / lengths, 1.0) if lengths else 0.0
+
+
+def share_of_length(one: Vector, other: Vector) -> float:
+    """Return the length of a vector as a share of that of another one."""
+    length = float(np.linalg.norm(other.astype(np.float64)))
+    return float(np.linalg.norm(one.astype(np.float64))) / length if length else 0.0
 
 
 def lowest_cosine(first: Sequence[Vector], second: Sequence[Vector]) -> float:

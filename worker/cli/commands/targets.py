@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from worker.cli.console import confirmed, out, out_json, say
+from worker.cli.console import ProgressLine, confirmed, out, out_json, say
 from worker.cli.environment import load_settings
 from worker.cli.options import (
+    Adopt,
     AgreeToDrop,
     AgreeToEmbed,
     AsJson,
@@ -37,11 +38,13 @@ from worker.cli.options import (
     TableName,
     Truncate,
 )
+from worker.cli.render.adoption import adoption_as_json, print_adoption
 from worker.cli.render.tables import out_table
 from worker.cli.render.text import NOTHING_WATCHED, cut, name_of, one_line
+from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.embedders.registry import check_chat_model, check_model
 from worker.errors import SettingsError
-from worker.operations import watching
+from worker.operations import adoption, watching
 from worker.operations.session import open_database, open_queue
 from worker.operations.watch_migration import watch_migration
 from worker.queue import Target, WatchOptions, WatchPreview
@@ -77,9 +80,11 @@ def watch(
     enhance: Enhance = None,
     enhance_prompt: EnhancePrompt = None,
     enhance_on_failure: EnhanceOnFailure = None,
+    adopt: Adopt = None,
     yes: AgreeToEmbed = False,
     sql: AsMigration = False,
-) -> None:
+    as_json: AsJson = False,
+) -> int:
     """Keep a vector column in step with the text of its row.
 
     On a column that is watched already, only what is given changes.
@@ -120,19 +125,59 @@ def watch(
         table, column, _joined(source), options, create_column, dimensions, hybrid is True
     )
     if sql:
-        out(*watch_migration(settings, wanted).splitlines())
-    else:
-        _watch(settings, wanted, yes)
+        return _print_migration(settings, wanted, adopt, as_json)
+    if adopt:
+        return _adopt(settings, wanted, adopt, as_json)
+    return _watch(settings, wanted, yes, as_json)
 
 
-def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool) -> None:
+def _print_migration(
+    settings: Settings, wanted: watching.WatchRequest, adopt: str | None, as_json: bool
+) -> int:
+    if as_json:
+        raise SettingsError("--json contradicts --sql", "Use only one of them.")
+    if adopt:
+        wanted = adoption.adopting(wanted, adopt)
+    out(*watch_migration(settings, wanted).splitlines())
+    if adopt:
+        say("hint: when it is applied, the same command without --sql adopts the vectors")
+    return 0
+
+
+def _watch(settings: Settings, wanted: watching.WatchRequest, yes: bool, as_json: bool) -> int:
     with open_database(settings) as queue:
         plan = watching.plan_watch(queue, settings, wanted)
         _agree(plan.preview, yes)
         target = plan.apply("cli")
-        out(f"Watching: {name_of(target)} <- {target.source}")
-        plan.build_index(target, lambda: say("building the index over the words; writers go on"))
+        if not as_json:
+            out(f"Watching: {name_of(target)} <- {target.source}")
+        plan.build_index(target, _say_building)
+    if as_json:
+        out_json({"target": asdict(target), "adoption": None})
     say("hint: to embed existing rows, run `worker backfill`, then `worker process`")
+    return 0
+
+
+def _adopt(settings: Settings, wanted: watching.WatchRequest, model: str, as_json: bool) -> int:
+    progress = ProgressLine()
+    with open_database(settings) as queue, stopped_by_signals("this range") as stop:
+        say(f"comparing up to {adoption.SAMPLE} vectors with {printable(model)}")
+        plan = adoption.plan_adoption(queue, settings, wanted, model)
+        _show_changes(plan.watch.preview)
+        done = plan.apply(
+            stop=stop, on_range=lambda far: progress.say(f"adopted {far} so far"), source="cli"
+        )
+        plan.watch.build_index(done.target, _say_building)
+    if as_json:
+        out_json(adoption_as_json(done))
+    else:
+        out(f"Watching: {name_of(done.target)} <- {done.target.source}")
+        print_adoption(done)
+    return INTERRUPTED if stop.is_set() else int(not done.is_finished)
+
+
+def _say_building() -> None:
+    say("building the index over the words; writers go on")
 
 
 def _joined(columns: list[str] | None) -> str | None:
@@ -168,8 +213,7 @@ def _instructions(file: Path | None) -> str | None:
 
 def _agree(preview: WatchPreview, yes: bool) -> None:
     """Show what changes. Raises SettingsError unless the person agrees to embed rows again."""
-    for change in preview.changes:
-        say(f"change: {cut(printable(change), LONGEST_CHANGE)}")
+    _show_changes(preview)
     if not preview.to_embed:
         return
     rows = "1 row" if preview.to_embed == 1 else f"{preview.to_embed} rows"
@@ -179,6 +223,11 @@ def _agree(preview: WatchPreview, yes: bool) -> None:
         raise SettingsError(
             f"{rows} would be embedded again, so nothing was changed", "Add --yes to agree."
         )
+
+
+def _show_changes(preview: WatchPreview) -> None:
+    for change in preview.changes:
+        say(f"change: {cut(printable(change), LONGEST_CHANGE)}")
 
 
 def _agree_to_drop(target: Target) -> None:
