@@ -27,8 +27,8 @@ CATALOG: LiteralString = """
                                    where toast.oid = class.reltoastrelid)) from class
      union all
     select 'column', concat_ws(' ', named, format_type(atttypid, atttypmod), attnotnull,
-                               attidentity, attgenerated, attstorage, attcompression, attstattarget, attoptions,
-                               attacl) from column_of
+                               attidentity, attgenerated, attstorage, attcompression,
+                               attstattarget, attoptions, attacl) from column_of
      union all
     select 'default', pg_get_expr(adbin, adrelid) from pg_attrdef
      where adrelid in (select oid from class)
