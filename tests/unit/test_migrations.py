@@ -10,9 +10,10 @@ import pytest
 
 from worker.database.migrations import migrations
 
-SUPABASE = Path(__file__).parents[2] / "supabase"
+REPOSITORY = Path(__file__).parents[2]
+SUPABASE = REPOSITORY / "supabase"
 FILES = sorted((SUPABASE / "migrations").iterdir())
-ALL = [*FILES, *(SUPABASE / "optional").iterdir()]
+ALL = [*FILES, REPOSITORY / "deploy/pg_cron.sql"]
 
 
 def headings(path: Path) -> list[str]:
