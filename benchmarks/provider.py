@@ -68,34 +68,54 @@ def provider(dimensions: int) -> Iterator[Provider]:
 
 
 @dataclass(slots=True)
+class Bucket:
+    """A token bucket for `rpm` requests a minute, which holds a tenth of them."""
+
+    rpm: float
+    filled_at: float
+    tokens: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = self.rpm / 10
+
+    def take(self, now: float) -> bool:
+        """Whether a request is allowed."""
+        self.tokens = min(self.tokens + (now - self.filled_at) * self.rpm / 60, self.rpm / 10)
+        self.filled_at = now
+        is_allowed = self.tokens >= 1
+        self.tokens -= is_allowed
+        return is_allowed
+
+    @property
+    def reset(self) -> float:
+        """Seconds until it is full."""
+        return (self.rpm / 10 - self.tokens) / (self.rpm / 60)
+
+
+@dataclass(slots=True)
 class _State:
     vectors: Mapping[str, list[bytes]]
     """The same vectors in JSON, by encoding."""
     behaviour: Behaviour = field(default_factory=Behaviour)
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
-    bucket: float = 0.0
-    filled_at: float = 0.0
+    bucket: Bucket | None = None
 
     def behave(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
-        self.bucket = (behaviour.rpm or 0.0) / 10
-        self.filled_at = time.monotonic()
+        self.bucket = Bucket(behaviour.rpm, time.monotonic()) if behaviour.rpm else None
 
     def answer(self, body: bytes) -> bytes:
         """Return the complete response to a request, after its latency."""
-        now, rpm = time.monotonic(), self.behaviour.rpm
-        if rpm is None:
+        now, bucket = time.monotonic(), self.bucket
+        if bucket is None:
             self.answered.append(now)
             return self._vectors(body, b"")
-        self.bucket = min(self.bucket + (now - self.filled_at) * rpm / 60, rpm / 10)
-        self.filled_at = now
-        is_allowed = self.bucket >= 1
+        is_allowed = bucket.take(now)
         (self.answered if is_allowed else self.refused).append(now)
-        self.bucket -= is_allowed
         if is_allowed:
-            return self._vectors(body, self._headers(rpm))
-        return HEAD % (b"429 Too Many Requests", len(REFUSAL), self._headers(rpm)) + REFUSAL
+            return self._vectors(body, self._headers(bucket))
+        return HEAD % (b"429 Too Many Requests", len(REFUSAL), self._headers(bucket)) + REFUSAL
 
     def _vectors(self, body: bytes, headers: bytes) -> bytes:
         request = json.loads(body)
@@ -111,13 +131,12 @@ class _State:
         )
         return HEAD % (b"200 OK", len(content), headers) + content
 
-    def _headers(self, rpm: float) -> bytes:
+    def _headers(self, bucket: Bucket) -> bytes:
         if self.behaviour.silent:
             return b""
-        reset = (rpm / 10 - self.bucket) / (rpm / 60)
         return (
             b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\n"
-            b"x-ratelimit-reset-requests: %.3fs\r\n" % (rpm, self.bucket, reset)
+            b"x-ratelimit-reset-requests: %.3fs\r\n" % (bucket.rpm, bucket.tokens, bucket.reset)
         )
 
 

@@ -26,6 +26,7 @@ LONGEST_PAUSE = 8.0  # seconds
 LONGEST_RETRY_AFTER = 60.0  # seconds
 OUTAGE_AFTER = 3  # failures in a row, until only one request at a time is sent
 MISCOUNT = 10  # times the estimated tokens; a higher count in an answer is not believed
+RESERVE = 1 - MARGIN  # of a reported limit; less is left only where others use it as well
 ATTENTION = 0.25  # seconds until a waiting request notices that the run stops
 
 Result = TypeVar("Result")
@@ -46,21 +47,25 @@ class Limiter:
     tpm: int | None = None
     breaker: Breaker = field(default_factory=Breaker)
     """While it is open, every request ends with its error."""
+    clock: Callable[[], float] = time.monotonic
     _window: ConcurrencyWindow = field(init=False)
     _learned: AdaptiveRate = field(default_factory=AdaptiveRate)
     _requests: Pacer = field(default_factory=Pacer)
     _tokens: Pacer = field(default_factory=Pacer)
     _said: dict[Measure, float] = field(default_factory=dict)  # a minute, by the provider
+    _first_left: dict[Measure, float] = field(default_factory=dict)
+    _counted_down: set[Measure] = field(default_factory=set)
     _changed: Condition = field(default_factory=Condition)
     _under_way: int = 0
     _ahead: int = 0  # requests that wait, and go before all others
     _paused_until: float = 0.0
     _pauses: int = 0  # in a row, without a success between
     _failures: int = 0  # in a row
-    answered_at: float = field(default_factory=time.monotonic)
+    answered_at: float = field(init=False)
     """When the provider last let a request through."""
 
     def __post_init__(self, concurrency: Concurrency, most: int | None) -> None:
+        self.answered_at = self.clock()
         most = most or concurrency.most
         self._window = ConcurrencyWindow(min(concurrency.first, most), most)
 
@@ -91,7 +96,7 @@ class Limiter:
         raises.
         """
         was_full = self._wait_for_turn(tokens, stop, ahead)
-        sent = time.monotonic()
+        sent = self.clock()
         failure: ProviderError | None = None
         try:
             return request()
@@ -100,12 +105,24 @@ class Limiter:
             raise
         finally:
             with self._changed:
-                self._under_way -= 1
-                self._learn(failure, sent, size, was_full)
+                self.end(failure, sent, size, was_full)
                 if self._ahead:
                     self._changed.notify_all()
                 else:
                     self._changed.notify(2)  # one for the slot that is free, one for a new slot
+
+    def begin(self, tokens: int) -> bool:
+        """Count a request that is sent now. Return whether the window is then full."""
+        now = self.clock()
+        self._requests.take(now)
+        self._tokens.take(now, tokens)
+        self._under_way += 1
+        return self._under_way >= self.limit
+
+    def end(self, failure: ProviderError | None, sent: float, size: int, was_full: bool) -> None:
+        """Count a request that has ended, and learn from how it did."""
+        self._under_way -= 1
+        self._learn(failure, sent, size, was_full)
 
     def apply(
         self, allowances: Mapping[Measure, RateLimitStatus], estimated: int, tokens: int
@@ -121,6 +138,15 @@ class Limiter:
                 if lacking > 0:  # others use it as well: wait until that much is back
                     used = max(status.limit - status.remaining, 1.0)
                     self._pause(status.reset * lacking / used)
+                self._keep_reserve(measure, status)
+
+    def _keep_reserve(self, measure: Measure, status: RateLimitStatus) -> None:
+        """Slow down before a request is refused, as after a refusal. A figure that never changes
+        says nothing."""
+        if status.remaining != self._first_left.setdefault(measure, status.remaining):
+            self._counted_down.add(measure)
+        if measure in self._counted_down and status.remaining < RESERVE * status.limit:
+            self._learned.refused(self.clock(), self.clock(), 0.0)
 
     def keep_to(self, concurrency: Concurrency) -> None:
         """Limit the requests at once to what was found out about the provider."""
@@ -148,19 +174,15 @@ class Limiter:
         with self._changed:
             self._ahead += ahead
             try:
-                while (wait := self._seconds_until_turn(stop, ahead)) > 0:
+                while (wait := self.seconds_until_turn(stop, ahead)) > 0:
                     self._changed.wait(min(wait, ATTENTION))
             finally:
                 if ahead:
                     self._ahead -= 1
                     self._changed.notify_all()
-            now = time.monotonic()
-            self._requests.take(now)
-            self._tokens.take(now, tokens)
-            self._under_way += 1
-            return self._under_way >= self.limit
+            return self.begin(tokens)
 
-    def _seconds_until_turn(self, stop: Event, ahead: bool) -> float:
+    def seconds_until_turn(self, stop: Event, ahead: bool) -> float:
         """Return for how long a request waits at least. Raises what `call` raises before it."""
         if self.breaker.blocks and (error := self.breaker.error):
             raise error
@@ -168,7 +190,7 @@ class Limiter:
             raise Stopped
         if self._ahead and not ahead:
             return ATTENTION
-        return self._seconds_to_wait(time.monotonic())
+        return self._seconds_to_wait(self.clock())
 
     def _seconds_to_wait(self, now: float) -> float:
         if self._under_way >= (1 if self.is_out else self.limit):
@@ -181,7 +203,7 @@ class Limiter:
         return max(self._paused_until - now, self._requests.wait(now), self._tokens.wait(now))
 
     def _learn(self, failure: ProviderError | None, sent: float, size: int, was_full: bool) -> None:
-        now = time.monotonic()
+        now = self.clock()
         match failure:
             case ProviderRefused() if not failure.of_the_model:
                 pass  # the sender checks whether others are refused as well
@@ -212,7 +234,7 @@ class Limiter:
 
     def _pause(self, seconds: float) -> None:
         seconds = seconds if seconds <= LONGEST_RETRY_AFTER else LONGEST_PAUSE
-        until = time.monotonic() + seconds * random.uniform(1.0, 1.1)
+        until = self.clock() + seconds * random.uniform(1.0, 1.1)
         self._paused_until = max(self._paused_until, until)
 
 
