@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks import api, backup, chunks, files, fill, latency, queue, rivals, web
+from benchmarks import api, backup, chunks, files, fill, latency, queue, rivals, scale, web
 from benchmarks.database import server
 from benchmarks.report import Figure, Skipped, table, write_json
 
@@ -23,6 +23,7 @@ SUITES = {
     "latency": latency,
     "queue": queue,
     "rivals": rivals,
+    "scale": scale,
     "web": web,
 }
 

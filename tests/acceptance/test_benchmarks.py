@@ -134,3 +134,12 @@ def test_a_backup_and_its_restore_are_compared_with_single_statements(tmp_path: 
     assert [figure["unit"] for figure in found] == ["rows/s"] * 2 + ["bytes", "MB"] + ["rows/s"] * 2
     assert [figure["verdict"] for figure in found[2:4]] == ["ok", "ok"]
     assert all(figure["measured"] > 0 for figure in found)
+
+
+@pytest.mark.only_in_full
+def test_workers_are_compared_with_one_of_them_and_with_the_database(tmp_path: Path) -> None:
+    found = figures(tmp_path, "scale", "--only", "workers", "--only", "allowance")
+    compared = [figure for figure in found if figure["limits"]]
+    assert len(compared) == 2
+    assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in compared)
+    assert sum("allowance" in figure["what"] for figure in found) == 9
