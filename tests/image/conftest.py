@@ -24,6 +24,8 @@ CONFINED = ["--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"]
 if ENGINE == "podman":
     CONFINED.append("--read-only-tmpfs=false")  # as with Docker, nothing can be written
 
+# The worker pauses on a busy host, as that of the tests may be.
+ON_A_BUSY_HOST = ["WORKER_MAX_LOAD=1000", "WORKER_MAX_CPU_PRESSURE=100"]
 PAGE = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
 
 Completed = subprocess.CompletedProcess[str]

@@ -16,7 +16,7 @@ import pytest
 from tests import conftest
 from tests.conftest import ENVIRONMENT
 from tests.deploy.linters import DEPLOY
-from tests.image.conftest import ENGINE, IMAGE, Completed, engine, lines_of
+from tests.image.conftest import ENGINE, IMAGE, ON_A_BUSY_HOST, Completed, engine, lines_of
 
 CHANGE_FOLDER, *PREPARE, SEARCH = lines_of("Compose")
 PROJECT = "embedding-worker-test"
@@ -56,11 +56,14 @@ def shell(tmp_path: Path, port: int) -> Iterator[Shell]:
     shell("docker compose down --volumes")
 
 
-def test_it_goes_from_nothing_to_a_search_result(shell: Shell, port: int) -> None:
+def test_it_goes_from_nothing_to_a_search_result(shell: Shell, port: int, tmp_path: Path) -> None:
     assert CHANGE_FOLDER == "cd deploy"
     for line in PREPARE:
         result = up(shell) if line.endswith("up --detach") else shell(line)
         assert result.returncode == 0, (line, result.stderr)
+        if line.endswith("> .env"):
+            with (tmp_path / ".env").open("a") as settings:
+                settings.writelines(f"{setting}\n" for setting in ON_A_BUSY_HOST)
     eventually(lambda: "you are paid back" in shell(SEARCH).stdout)
     with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
         assert answer.status == 200

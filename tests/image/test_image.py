@@ -23,6 +23,7 @@ from tests.image.conftest import (
     ENGINE,
     FULL_IMAGE,
     IMAGE,
+    ON_A_BUSY_HOST,
     Container,
     Run,
     engine,
@@ -106,9 +107,10 @@ def test_the_lines_of_the_docs_start_a_worker(container_url: str, empty_db: Data
     name = f"ew-{uuid4().hex[:12]}"
     script = re.sub("(--name|logs|exec) worker", rf"\1 {name}", "\n".join(start))
     script = f'docker() {{ {ENGINE} "${{@/embedding-worker/{IMAGE}}}"; }}\n{script}'
+    busy = " ".join(f"-e {setting}" for setting in ON_A_BUSY_HOST)
     try:
         subprocess.run(
-            ["bash", "-euc", script.replace("docker run", "docker run --network=host")],
+            ["bash", "-euc", script.replace("docker run", f"docker run --network=host {busy}")],
             env=os.environ | {"DATABASE_URL": container_url},
             check=True,
         )
