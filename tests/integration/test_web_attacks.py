@@ -188,7 +188,7 @@ def test_a_reader_who_opens_many_pages_leaves_admins_their_updates(
 
 
 def test_updates_end_with_the_session(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "SESSION", 2)
+    monkeypatch.setattr(access, "SESSION", 4)
     monkeypatch.setattr(live, "KEEP_ALIVE", 0.2)
     with httpx.Client(base_url=web.url) as client, ExitStack() as opened:
         client.post("/login", data={"token": ADMIN_TOKEN})

@@ -128,7 +128,7 @@ def test_a_server_that_refuses_is_given_up(inbox: Inbox, status: int, tries: int
 
 
 def test_a_server_that_hangs_is_given_up(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "ANSWER_TIMEOUT", 0.1)
+    monkeypatch.setattr(channels, "ANSWER_TIMEOUT", 0.5)
     monkeypatch.setattr(channels, "TRIES", 2)
     inbox.faults.extend([hang, hang])
     with pytest.raises(NotDelivered, match="no answer within"):
