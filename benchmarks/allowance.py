@@ -30,6 +30,7 @@ LATENCY = (0.15, 0.25)  # seconds
 TOKENS = 100  # of a request; only requests are limited
 CONCURRENCY = Concurrency(first=4, most=32)
 CLAIM_TIME = 0.01  # seconds
+STARTED_WITHIN = 1.0  # seconds, as pods that are scaled up
 
 
 @dataclass(slots=True)
@@ -185,7 +186,7 @@ def simulate(
     allowance = Allowance(clock, rpm, silent)
     all_workers = [Worker(clock, allowance, rpm_of_each) for _ in range(workers)]
     for worker in all_workers:
-        clock.after(random.uniform(0, 5.0), worker.claim)
+        clock.after(random.uniform(0, STARTED_WITHIN), worker.claim)
     clock.run(warm_up)
     for worker in all_workers:
         worker.answered = worker.refused = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.allowance import simulate
 from worker.embedders.base import Concurrency, RateLimitStatus
 from worker.engine.limiter import Limiter
@@ -28,11 +30,14 @@ def test_a_hundred_workers_share_a_limit_that_answers_report() -> None:
     assert shares.least >= 0.15
 
 
-def test_they_share_one_that_is_not_reported_if_each_has_its_part_as_embedding_rpm() -> None:
-    shares = simulate(100, 6000, silent=True, rpm_of_each=60, warm_up=60.0, seconds=60.0)
+@pytest.mark.parametrize("rpm", [6000, 600])
+def test_they_share_one_that_is_not_reported_if_each_has_its_part_as_embedding_rpm(
+    rpm: int,
+) -> None:
+    shares = simulate(100, rpm, silent=True, rpm_of_each=rpm // 100, warm_up=120.0, seconds=60.0)
     assert shares.used >= 0.95
     assert shares.refused <= 0.01
-    assert shares.least >= 0.9
+    assert shares.least >= 0.8  # of 18 answers, one more or less
 
 
 def test_a_worker_slows_down_while_little_is_left_before_it_is_refused() -> None:

@@ -229,6 +229,8 @@ class Limiter:
             self._window.pushed_back(sent, now)
         if is_rate:
             self._learned.refused(sent, now, pause or 0.0)
+            # Workers that started together, each at a slow pace, would meet again and again.
+            self._requests.charge(random.random())
         if pause:
             self._pause(pause)
 
