@@ -196,7 +196,7 @@ def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[F
 def embed(database: Database, api: Provider, rows: int, **settings: str) -> Run:
     """Run over `rows` rows. Raises RuntimeError if the run fails or leaves a row out."""
     database.refill("docs", rows)
-    with _worker(database, api, "--json", **settings) as process:
+    with run_worker(database, api, "--json", **settings) as process:
         output = process.stdout.read() if process.stdout else ""
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -229,7 +229,7 @@ def ask(api: Provider, at_once: int, requests: int) -> float:
 def embedding(database: Database, api: Provider, batch: int) -> Iterator[None]:
     """Keep a run busy while the context lasts: it has more rows than it can embed."""
     database.refill("docs", 30_000)
-    with _worker(database, api, "--batch-size", str(batch)) as process:
+    with run_worker(database, api, "--batch-size", str(batch)) as process:
         yield
         if process.poll() is not None:
             raise RuntimeError(f"worker process ended with {process.returncode}")
@@ -238,9 +238,10 @@ def embedding(database: Database, api: Provider, batch: int) -> Iterator[None]:
 
 
 @contextmanager
-def _worker(
+def run_worker(
     database: Database, api: Provider, *arguments: str, **settings: str
 ) -> Iterator[subprocess.Popen[str]]:
+    """Run `worker process` while the context lasts."""
     environment: Mapping[str, str] = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(REPOSITORY),

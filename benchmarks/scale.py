@@ -5,26 +5,30 @@ The workers, their provider and Postgres share the cores of this machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from benchmarks import queue
 from benchmarks.allowance import simulate
-from benchmarks.database import NARROW, Database, Server
-from benchmarks.provider import Behaviour, provider
+from benchmarks.api import LATENCY, WRITTEN_AT_ONCE, run_worker
+from benchmarks.database import NARROW, WIDE, Database, Server, value
+from benchmarks.latency import SETTINGS as UNTHROTTLED
+from benchmarks.provider import Behaviour, Provider, provider
 from benchmarks.report import Figure
-from benchmarks.work import BATCH, Drain, drain_rate
-from benchmarks.worker_processes import Take, run_processes
-from worker.embedders.registry import open_embedder
-from worker.operations.processing import process
-from worker.operations.session import open_queue
-from worker.settings import Settings
+from benchmarks.work import BATCH, Drain, drain, drain_rate
+from benchmarks.worker_processes import run_processes
 
-MODEL = "openai:text-embedding-3-small"
-LATENCY = 0.2  # seconds
 AT_ONCE = "1"  # requests of each worker, so that its latency is its limit
 ALLOWED = 6000  # requests a minute, of all workers together
+LONGEST_START = 60.0  # seconds
+AT_WORK = "select count(distinct worker)::integer from embedding_queue where status = 'processing'"
+DIFFERENT = 1_000  # vectors of the benchmarks; an index stores equal ones once
+INDEX = (
+    "create index of_different_vectors on docs using hnsw (embedding vector_cosine_ops)"
+    " where id < 1000"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,74 +36,92 @@ class Size:
     """The size of each measurement."""
 
     workers: tuple[int, ...] = (1, 2, 4, 8)
-    rows_of_each: int = 6_000
+    rows: int = 100_000  # more than are embedded in `seconds`
+    rows_of_limit: int = 20_000
+    seconds: float = 10.0
+    stored: int = 10_000  # rows
     repetitions: int = 3
     sharing: int = 100  # workers with one rate limit
     virtual_seconds: float = 900.0
 
 
 FULL = Size()
-QUICK = Size(workers=(1, 2), rows_of_each=1_000, repetitions=1, virtual_seconds=60.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Embed:
-    """A worker that embeds what is due."""
-
-    database: Database
-    base_url: str
-
-    @contextmanager
-    def ready(self, take: Take) -> Iterator[Callable[[], None]]:
-        """Open the queue, and a model once, which imports its client. Yields a run."""
-        given = {
-            "DATABASE_URL": self.database.url,
-            "EMBEDDING_MODEL": MODEL,
-            "OPENAI_BASE_URL": self.base_url,
-            "EMBEDDING_MAX_CONCURRENCY": AT_ONCE,
-        }
-        settings = Settings.from_mapping(given)
-        open_embedder(MODEL, self.database.dimensions, settings).close()
-        with open_queue(settings) as opened:
-
-            def run() -> None:
-                process(opened, settings)
-
-            yield run
+QUICK = Size(
+    workers=(1, 2),
+    rows=20_000,
+    rows_of_limit=2_000,
+    seconds=2.0,
+    stored=1_000,
+    repetitions=1,
+    virtual_seconds=60.0,
+)
 
 
 def workers(server: Server, size: Size) -> Iterator[Figure]:
     """Rows a second of several workers, compared with as many times one worker, or with what the
     database takes of as many processes that only claim and complete."""
-    alone: list[float] = []
+    rates: dict[int, list[float]] = {number: [] for number in size.workers}
+    taken: dict[int, list[float]] = {number: [] for number in size.workers}
     with (
-        server.database(NARROW) as database,
-        server.database(NARROW) as another,  # since a column holds vectors of one model
-        provider(NARROW) as api,
+        server.database(WIDE) as database,
+        server.database(WIDE) as another,  # since a column holds vectors of one model
+        provider(WIDE) as api,
     ):
         api.behave(Behaviour(LATENCY))
-        for number in size.workers:
-            rows, rates, taken = number * size.rows_of_each, [], []
+        for number in size.repetitions * size.workers:
+            rates[number].append(rate_at_work(database, api, number, size))
             with run_processes(number) as processes:
-                for _ in range(size.repetitions):
-                    taken.append(drain_rate(another, processes, rows, Drain(another, BATCH)))
-                    database.refill("docs", rows)
-                    rates.append(rows / processes.seconds(Embed(database, api.base_url)))
-                    database.check_all_embedded("docs")
-            alone = alone or rates
-            linear = [number * rate for rate in alone]
-            yield Figure(
-                what=f"workers: what the database takes of {number} processes",
-                unit="rows/s",
-                samples=taken,
+                work = Drain(another, WRITTEN_AT_ONCE)
+                taken[number].append(drain_rate(another, processes, size.rows_of_limit, work))
+    for number in size.workers:
+        yield Figure(
+            what=f"workers: what the database takes of {number} processes",
+            unit="rows/s",
+            samples=taken[number],
+        )
+        both = zip(rates[1], taken[number], strict=True)
+        yield Figure(
+            what=f"workers: {number}, limited by {number} times one worker or the database",
+            unit="rows/s",
+            samples=rates[number],
+            limits=[min(number * alone, of_database) for alone, of_database in both],
+            at_least=0.8,
+        )
+
+
+def rate_at_work(database: Database, api: Provider, number: int, size: Size) -> float:
+    """Return the rows that workers complete in a second while all are at work. Their start is not
+    measured, which takes longer the more of them share the cores."""
+    database.refill("docs", size.rows)
+    with database.queue() as queue_of_all, at_work(database, api, number):
+        before, began = queue_of_all.status()[0].completed, time.monotonic()
+        time.sleep(size.seconds)
+        after, seconds = queue_of_all.status()[0], time.monotonic() - began
+    if not after.pending:
+        raise RuntimeError(f"{number} workers embedded all {size.rows} rows: take more")
+    return (after.completed - before) / seconds
+
+
+@contextmanager
+def at_work(database: Database, api: Provider, number: int) -> Iterator[None]:
+    """Run workers, of which each holds jobs. Their queue must last."""
+    with ExitStack() as stack, database.connect() as connection:
+        running = [
+            stack.enter_context(
+                run_worker(database, api, **UNTHROTTLED, EMBEDDING_MAX_CONCURRENCY=AT_ONCE)
             )
-            yield Figure(
-                what=f"workers: {number}, limited by {number} times one worker or the database",
-                unit="rows/s",
-                samples=rates,
-                limits=[min(each) for each in zip(linear, taken, strict=True)],
-                at_least=0.8,
-            )
+            for _ in range(number)
+        ]
+        until = time.monotonic() + LONGEST_START
+        while value(connection, AT_WORK) < number:
+            if time.monotonic() > until:
+                raise RuntimeError(f"{number} workers were not at work in {LONGEST_START:.0f} s")
+            time.sleep(0.1)
+        yield
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.communicate()
 
 
 def allowance(server: Server, size: Size) -> Iterator[Figure]:
@@ -132,12 +154,41 @@ def allowance(server: Server, size: Size) -> Iterator[Figure]:
         )
 
 
+def storage(server: Server, size: Size) -> Iterator[Figure]:
+    """Bytes of a row: its job, its vector, and its place in an hnsw index."""
+    for dimensions in (NARROW, WIDE):
+        with server.database(dimensions) as database:
+            database.refill("docs", size.stored)
+            without = table_bytes(database)
+            with database.queue() as its_queue:
+                drain(its_queue, dimensions, BATCH)
+            vectors = table_bytes(database) - without
+            with database.connect() as connection:
+                jobs = value(connection, "select pg_total_relation_size('embedding_queue')")
+                connection.execute(INDEX)
+                index = value(connection, "select pg_relation_size('of_different_vectors')")
+        for what, size_of_all, rows in (
+            ("job, with the indexes of the queue", jobs, size.stored),
+            ("vector", vectors, size.stored),
+            ("place in an hnsw index", index, DIFFERENT),
+        ):
+            what = f"storage: {dimensions} dimensions, {what}"
+            yield Figure(what=what, unit="bytes a row", samples=[size_of_all / rows])
+
+
+def table_bytes(database: Database) -> int:
+    """Return the size of `docs` without dead rows."""
+    with database.connect() as connection:
+        connection.execute("vacuum full docs")
+        return int(value(connection, "select pg_total_relation_size('docs')"))
+
+
 def long_queue(server: Server, size: Size) -> Iterator[Figure]:
     """Claims and views with ten million jobs: a group of `scripts/bench queue`."""
     yield from queue.scale(server, queue.QUICK if size is QUICK else queue.FULL)
 
 
-GROUPS = {"workers": workers, "allowance": allowance, "long_queue": long_queue}
+GROUPS = {"workers": workers, "allowance": allowance, "storage": storage, "long_queue": long_queue}
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:

@@ -138,8 +138,11 @@ def test_a_backup_and_its_restore_are_compared_with_single_statements(tmp_path: 
 
 @pytest.mark.only_in_full
 def test_workers_are_compared_with_one_of_them_and_with_the_database(tmp_path: Path) -> None:
-    found = figures(tmp_path, "scale", "--only", "workers", "--only", "allowance")
+    groups = ("workers", "allowance", "storage")
+    chosen = [argument for group in groups for argument in ("--only", group)]
+    found = figures(tmp_path, "scale", *chosen)
     compared = [figure for figure in found if figure["limits"]]
     assert len(compared) == 2
     assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in compared)
     assert sum("allowance" in figure["what"] for figure in found) == 9
+    assert all(figure["measured"] > 0 for figure in found if figure["unit"] == "bytes a row")
