@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 
 import pytest
 
 from tests.acceptance.conftest import MODEL
 from tests.conftest import IN_CI, REPOSITORY, Database, Worker, value
-from tests.openai_server import OpenAIServer
+from tests.documentation import FENCE
+from tests.openai_server import OpenAIServer, vector_for
 from tests.supabase_project import over_tcp
 
 PAGE = (REPOSITORY / "docs/coming-from.md").read_text(encoding="utf-8")
@@ -45,16 +47,77 @@ def test_tables_of_langchain_are_adopted(
             timeout=120,
             check=True,
         )
-    for command in commands("LangChain"):
-        result = worker(*command.split()[1:], **with_openai)
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert "watch" not in command or "Adopted: 30\nPending: 0\n" in result.stdout
+    said = follow("LangChain", db, worker, with_openai)
+    assert said.count("Adopted: 30\nPending: 0\n") == 2
     assert value(db, "select count(*) from embedding_queue where model = %s", MODEL) == 60
     [statement] = re.findall(r"`(alter table articles .*?)`", PAGE)
     db.execute(statement.encode())
 
 
-def commands(section: str) -> list[str]:
-    """The commands of a section of the page."""
+# The tables, triggers and functions of Supabase's guide, by their names. Its extensions are not
+# here: they have only the functions that the page calls, and nothing behind them.
+OF_SUPABASE = """
+create schema cron;
+create function cron.unschedule(job_name text) returns boolean return true;
+create schema pgmq;
+create table pgmq.q_embedding_jobs (msg_id bigint generated always as identity, message jsonb);
+create function pgmq.drop_queue(queue_name text) returns boolean return true;
+create schema util;
+create function util.queue_embeddings() returns trigger language plpgsql as $$
+begin
+    insert into pgmq.q_embedding_jobs (message)
+    values (jsonb_build_object('id', new.id, 'table', tg_table_name));
+    return new;
+end $$;
+create table documents (
+    id integer primary key generated always as identity,
+    title text not null,
+    content text not null,
+    embedding halfvec(1536)
+);
+create function embedding_input(doc documents) returns text immutable
+    return '# ' || doc.title || E'\\n\\n' || doc.content;
+create trigger embed_documents_on_insert after insert on documents
+    for each row execute function util.queue_embeddings('embedding_input', 'embedding');
+create trigger embed_documents_on_update after update of title, content on documents
+    for each row execute function util.queue_embeddings('embedding_input', 'embedding');
+"""
+
+
+def test_vectors_of_the_recipe_of_supabase_are_adopted(
+    db: Database, worker: Worker, with_openai: dict[str, str], openai: OpenAIServer
+) -> None:
+    db.execute(OF_SUPABASE.encode())
+    insert = "insert into documents (title, content) values (%s, 'text')"
+    for number in range(1, 10):
+        db.execute(insert, [str(number)])
+        vector = str(vector_for(f"# {number}\n\ntext", 1536).tolist())
+        update = "update documents set embedding = %s::text::halfvec where id = %s"
+        db.execute(update, [vector, number])
+    db.execute("truncate pgmq.q_embedding_jobs")
+    db.execute("update documents set content = 'edited' where id = 3")
+    db.execute(insert, ["10"])
+
+    said = follow("Supabase's recipe", db, worker, with_openai)
+
+    assert "Adopted: 8\nPending: 2\n" in said
+    embedded = [sorted(request.texts) for request in openai.requests]
+    assert ["# 10\n\ntext", "# 3\n\nedited"] in embedded
+    triggers = "select count(*) from pg_trigger where tgname like 'embed\\_documents%'"
+    assert value(db, triggers) == 0
+    assert value(db, "select count(*) from documents where embedding is null") == 0
+
+
+def follow(section: str, db: Database, worker: Worker, environment: dict[str, str]) -> str:
+    """Do what a section of the page says, in its order; return what the worker prints."""
     [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
-    return re.findall(r"^\$ (.+)$", text, re.M)
+    printed = ""
+    for _, language, block, *_ in FENCE.findall(text):
+        if language == "sql":
+            db.execute(block.encode())
+            continue
+        for command in re.findall(r"^\$ worker (.+)$", block, re.M):
+            result = worker(*shlex.split(command), **environment)
+            assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+            printed += result.stdout
+    return printed
