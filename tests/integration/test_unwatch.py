@@ -95,7 +95,7 @@ def catalog(db: Database) -> set[tuple[Any, ...]]:
 def app(db: Database) -> Iterator[Database]:
     """A table that has something of every kind."""
     db.execute("create schema app")
-    db.execute("create role reader")
+    db.execute("create role reader_of_app")
     db.execute(
         "create table app.docs (id bigint generated always as identity primary key, body text,"
         " title text default 'none', views integer not null default 0, made tsvector"
@@ -106,7 +106,7 @@ def app(db: Database) -> Iterator[Database]:
         db.execute(statement)
     yield db
     db.execute("drop schema app cascade")
-    db.execute("drop role reader")
+    db.execute("drop role reader_of_app")
 
 
 OTHERS: list[LiteralString] = [
@@ -118,10 +118,10 @@ OTHERS: list[LiteralString] = [
     "create trigger touch before update of title on app.docs"
     " for each row execute function app.touch()",
     "comment on column app.docs.body is 'what is embedded'",
-    "grant usage on schema app to reader",
-    "grant select (id, body) on app.docs to reader",
+    "grant usage on schema app to reader_of_app",
+    "grant select (id, body) on app.docs to reader_of_app",
     "alter table app.docs enable row level security",
-    "create policy readers on app.docs for select to reader using (views >= 0)",
+    "create policy readers on app.docs for select to reader_of_app using (views >= 0)",
     "create publication changes for table app.docs",
     "insert into app.docs (body) values ('one'), ('two'), (null)",
 ]

@@ -47,7 +47,7 @@ class Limiter:
     tpm: int | None = None
     breaker: Breaker = field(default_factory=Breaker)
     """While it is open, every request ends with its error."""
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = lambda: time.monotonic()  # of the moment when it is called
     _window: ConcurrencyWindow = field(init=False)
     _learned: AdaptiveRate = field(default_factory=AdaptiveRate)
     _requests: Pacer = field(default_factory=Pacer)
@@ -221,16 +221,16 @@ class Limiter:
         if not is_rate:
             self._failures += 1
         pause = _believable(failure.retry_after)
+        is_first = sent >= self._paused_until  # of many refused at once
         if pause is None and (is_rate or self.is_out):
-            if sent >= self._paused_until:  # of many refused at once, the first counts
-                self._pauses += 1
+            self._pauses += is_first
             pause = min(FIRST_PAUSE * 2.0 ** min(self._pauses - 1, 10), LONGEST_PAUSE)
         if failure.error_class in PUSHES_BACK:
             self._window.pushed_back(sent, now)
         if is_rate:
             self._learned.refused(sent, now, pause or 0.0)
             # Workers that started together, each at a slow pace, would meet again and again.
-            self._requests.charge(random.random())
+            self._requests.charge(is_first * random.random())
         if pause:
             self._pause(pause)
 
