@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from benchmarks import pgai
 from tests.acceptance.conftest import MODEL
 from tests.conftest import IN_CI, REPOSITORY, Database, Worker, value
 from tests.documentation import FENCE
@@ -106,6 +107,45 @@ def test_vectors_of_the_recipe_of_supabase_are_adopted(
     triggers = "select count(*) from pg_trigger where tgname like 'embed\\_documents%'"
     assert value(db, triggers) == 0
     assert value(db, "select count(*) from documents where embedding is null") == 0
+
+
+VECTORIZERS = """
+select ai.create_vectorizer('articles', loading => ai.loading_column('body'),
+    embedding => ai.embedding_openai('text-embedding-3-small', 1536),
+    chunking => ai.chunking_none(), destination => ai.destination_column('embedding'));
+select ai.create_vectorizer('manuals', loading => ai.loading_column('body'),
+    embedding => ai.embedding_openai('text-embedding-3-small', 1536), name => 'manuals_body');
+"""
+
+
+@pytest.mark.only_in_full
+@pytest.mark.skipif(not pgai.is_installed(), reason="`scripts/bench rivals` installs pgai")
+def test_vectors_of_pgai_are_adopted_unless_they_are_of_chunks(
+    db: Database, worker: Worker, with_openai: dict[str, str], openai: OpenAIServer
+) -> None:
+    for table in ("articles", "manuals"):
+        db.execute(f"create table {table} (id bigint primary key, body text)".encode())
+        db.execute(
+            f"insert into {table} select n, 'text' || n from generate_series(1, 9) n".encode()
+        )
+    with over_tcp(db.info.dsn) as url:
+        install = [str(pgai.FOLDER / "bin/python"), "-m", "pgai", "install", "--db-url", url]
+        subprocess.run(install, capture_output=True, timeout=120, check=True)
+    db.execute(VECTORIZERS.encode())
+    for number in range(1, 10):
+        vector = str(vector_for(f"text{number}", 1536).tolist())
+        update = "update articles set embedding = %s::text::vector where id = %s"
+        db.execute(update, [vector, number])
+    db.execute("truncate ai._vectorizer_q_1")
+    db.execute("update articles set body = 'edited' where id = 3")
+
+    said = follow("pgai", db, worker, with_openai)
+
+    assert "Adopted: 8\nPending: 1\n" in said
+    assert ["edited"] in [request.texts for request in openai.requests]
+    assert value(db, "select count(*) from articles where embedding is null") == 0
+    assert value(db, "select to_regclass('manuals_embedding')") is None
+    assert value(db, "select count(*) from manuals_chunks") == 9
 
 
 def follow(section: str, db: Database, worker: Worker, environment: dict[str, str]) -> str:
