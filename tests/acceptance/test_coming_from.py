@@ -148,6 +148,72 @@ def test_vectors_of_pgai_are_adopted_unless_they_are_of_chunks(
     assert value(db, "select count(*) from manuals_chunks") == 9
 
 
+# What the server of pg_vectorize makes for a job, by its names. pgmq is not here: its queue is.
+OF_PG_VECTORIZE = """
+create schema pgmq;
+create table pgmq.q_vectorize_jobs (msg_id bigint generated always as identity, message jsonb);
+create function pgmq.drop_queue(queue_name text) returns boolean return true;
+create table products (
+    product_id bigint primary key,
+    product_name text,
+    description text,
+    updated_at timestamptz default now()
+);
+create schema vectorize;
+create table vectorize._embeddings_my_job (
+    product_id bigint unique not null references products on delete cascade,
+    embeddings vector(1536) not null,
+    updated_at timestamptz default now() not null
+);
+create view vectorize.my_job_view as
+    select products.*, embeddings
+      from products join vectorize._embeddings_my_job using (product_id);
+create function vectorize.handle_update_my_job() returns trigger language plpgsql as $$
+begin
+    insert into pgmq.q_vectorize_jobs (message)
+    select jsonb_build_object('job_name', 'my_job', 'record_ids', jsonb_agg(product_id::text))
+      from new_table;
+    return null;
+end $$;
+create trigger vectorize_insert_trigger_my_job after insert on products
+    referencing new table as new_table
+    for each statement execute function vectorize.handle_update_my_job();
+create trigger vectorize_update_trigger_my_job after update on products
+    referencing new table as new_table
+    for each statement execute function vectorize.handle_update_my_job();
+create function update_my_job_search_tokens() returns trigger language plpgsql as $$
+begin
+    return new;
+end $$;
+create trigger my_job_search_tokens_trigger after insert or update or delete on products
+    for each row execute function update_my_job_search_tokens();
+"""
+
+
+@pytest.mark.only_in_full
+def test_vectors_of_pg_vectorize_are_moved_and_adopted(
+    db: Database, worker: Worker, with_openai: dict[str, str], openai: OpenAIServer
+) -> None:
+    db.execute(OF_PG_VECTORIZE.encode())
+    insert = "insert into products values (%s, %s, 'text')"
+    for number in range(1, 10):
+        db.execute(insert, [number, f"name{number}"])
+        vector = str(vector_for(f"product_name: name{number}  description: text", 1536).tolist())
+        made = "insert into vectorize._embeddings_my_job values (%s, %s::text::vector)"
+        db.execute(made, [number, vector])
+    db.execute("truncate pgmq.q_vectorize_jobs")
+    db.execute("update products set description = 'queued' where product_id = 3")
+    db.execute("update products set updated_at = now() + interval '1 s' where product_id = 4")
+    db.execute(insert, [10, None])
+
+    said = follow("pg_vectorize", db, worker, with_openai)
+
+    assert "Adopted: 7\nPending: 3\n" in said
+    assert value(db, "select count(*) from products where embedding is null") == 0
+    triggers = "select count(*) from pg_trigger where tgname like '%my\\_job%'"
+    assert value(db, triggers) == 0
+
+
 def follow(section: str, db: Database, worker: Worker, environment: dict[str, str]) -> str:
     """Do what a section of the page says, in its order; return what the worker prints."""
     [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
@@ -156,8 +222,8 @@ def follow(section: str, db: Database, worker: Worker, environment: dict[str, st
         if language == "sql":
             db.execute(block.encode())
             continue
-        for command in re.findall(r"^\$ worker (.+)$", block, re.M):
-            result = worker(*shlex.split(command), **environment)
+        for command in re.split(r"^\$ worker ", block, flags=re.M)[1:]:
+            result = worker(*shlex.split(command.replace("\\\n", "")), **environment)
             assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
             printed += result.stdout
     return printed
