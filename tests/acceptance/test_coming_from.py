@@ -190,7 +190,6 @@ create trigger my_job_search_tokens_trigger after insert or update or delete on 
 """
 
 
-@pytest.mark.only_in_full
 def test_vectors_of_pg_vectorize_are_moved_and_adopted(
     db: Database, worker: Worker, with_openai: dict[str, str], openai: OpenAIServer
 ) -> None:
@@ -211,6 +210,53 @@ def test_vectors_of_pg_vectorize_are_moved_and_adopted(
     assert "Adopted: 7\nPending: 3\n" in said
     assert value(db, "select count(*) from products where embedding is null") == 0
     triggers = "select count(*) from pg_trigger where tgname like '%my\\_job%'"
+    assert value(db, triggers) == 0
+
+
+# What the extension of pgEdge makes for a column, by its names. It is written in C, and not here.
+OF_PGEDGE = """
+create schema pgedge_vectorizer;
+create table manuals (id bigint primary key, body text);
+create table manuals_body_chunks (
+    id bigserial primary key,
+    source_id bigint not null,
+    chunk_index int not null,
+    content text not null,
+    token_count int,
+    embedding vector(1536),
+    unique (source_id, chunk_index)
+);
+create index manuals_body_chunks_embedding_idx on manuals_body_chunks
+    using hnsw (embedding vector_cosine_ops);
+create function pgedge_vectorizer.vectorization_trigger() returns trigger language plpgsql as $$
+begin
+    insert into public.manuals_body_chunks (source_id, chunk_index, content)
+    values (new.id, 1, new.body);
+    return new;
+end $$;
+create trigger manuals_body_vectorization_trigger after insert or update on manuals
+    for each row execute function pgedge_vectorizer.vectorization_trigger('body');
+create function pgedge_vectorizer.disable_vectorization(
+    source_table regclass, source_column name default null, drop_chunk_table boolean default false
+) returns void language plpgsql as $$
+begin
+    drop trigger manuals_body_vectorization_trigger on public.manuals;
+    drop table public.manuals_body_chunks;
+end $$;
+"""
+
+
+def test_texts_of_pgedge_vectorizer_are_embedded_beside_its_chunks(
+    db: Database, worker: Worker, with_openai: dict[str, str]
+) -> None:
+    db.execute(OF_PGEDGE.encode())
+    db.execute("insert into manuals select n, 'text ' || n from generate_series(1, 9) n")
+
+    follow("pgEdge Vectorizer", db, worker, with_openai)
+
+    assert value(db, "select count(*) from manuals_chunks where embedding is not null") == 9
+    assert value(db, "select to_regclass('manuals_body_chunks')") is None
+    triggers = "select count(*) from pg_trigger where tgname like '%vectorization%'"
     assert value(db, triggers) == 0
 
 
