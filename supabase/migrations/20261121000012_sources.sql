@@ -3,12 +3,12 @@
 -- Locks: nothing.
 -- Undo:  drop function embedding.full_text_sql, embedding.columns_read, embedding.check_source, embedding.source_sql;
 
--- SQL for the text to embed: one column, several ('title, body': joined by an empty line, without
--- nulls), or the expression as given. A column may be named by its exact name, or as in SQL.
+-- SQL for the text to embed: one column, an expression, or several of them ('title, body': joined by an empty line,
+-- without nulls). A column may be named by its exact name, or, always beside an expression, as in SQL. Nothing of the
+-- source is run: a view tells whether it is one expression, or several, which make a record.
 create function embedding.source_sql(relation regclass, source text)
 returns text
 language plpgsql
-stable
 set search_path = '', pg_temp
 as $$
 declare
@@ -23,12 +23,18 @@ begin
                and (attribute.attname in (btrim(piece.name), lower(btrim(piece.name)))
                     or format('%I', attribute.attname) = btrim(piece.name))
              order by piece.ordinal, attribute.attname = btrim(piece.name) desc) as named;
-    if columns is null or cardinality(columns) <> cardinality(regexp_split_to_array(source, ',')) then
-        return source;
-    elsif cardinality(columns) = 1 then
-        return columns[1];
+    if cardinality(columns) = cardinality(regexp_split_to_array(source, ',')) then
+        return case when cardinality(columns) = 1 then columns[1]
+                    else format('concat_ws(E''\n\n'', %s)', array_to_string(columns, ', ')) end;
     end if;
-    return format('concat_ws(E''\n\n'', %s)', array_to_string(columns, ', '));
+    execute format('create temporary view embedding_source as select (%s) as source from %s', source, relation);
+    drop view pg_temp.embedding_source;
+    return source;
+exception
+    when invalid_table_definition then
+        return format('concat_ws(E''\n\n'', %s)', source);
+    when syntax_error_or_access_rule_violation or invalid_schema_name or feature_not_supported or data_exception then
+        return source; -- embedding.columns_read says what is wrong with it
 end $$;
 
 -- Raises if what the source and the filter of embedding_probe use could run code of a role that the owner of this API
