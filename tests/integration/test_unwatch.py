@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from typing import Any, LiteralString
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, Server, rows, value
+from tests.integration.reembeddings import embed_all as embed_by_model
+from tests.integration.reembeddings import make_ready
 from tests.integration.tables import embed_all
 from worker.operations.session import connected
 from worker.queue import AdminQueue
+from worker.queue.postgres import PostgresQueue
 
 # Everything in the catalogs about the schema `app`, and all that exists for one target elsewhere.
 # Numbers of objects are replaced by names.
@@ -179,6 +183,50 @@ def test_a_column_that_was_there_is_as_it_was(app: Database, queue: AdminQueue) 
     assert catalog(app) == before
     kept = "select count(*) from app.docs where embedding is not null"
     assert value(app, kept) == 1
+
+
+@pytest.mark.parametrize("store", ["column", "table"])
+@pytest.mark.parametrize("end", ["cancelled", "finished", "renamed"])
+def test_a_re_embedded_column_leaves_only_the_record_of_that(
+    app: Database, server: Server, database: str, store: str, end: str
+) -> None:
+    before = catalog(app)
+    app.execute(
+        "select public.watch_embeddings('app.docs', 'body', 'embedding', model => 'test:old',"
+        " dimensions => 3, match_function => true, language => 'english', store => %s)",
+        [store],
+    )
+    with PostgresQueue(server.direct_url_of(database), "tests") as queue:
+        build_index_of_words(app, queue)
+        app.execute("insert into app.docs (body) values ('three')")
+        embed_by_model(queue)
+        target = reembed(queue, end)
+        assert queue.unwatch("app.docs", target)
+    if store == "column":
+        app.execute(SQL("alter table app.docs drop column {}").format(Identifier(target)))
+    assert before ^ catalog(app) == {
+        ("our row", "embedding_reembeddings 0"),
+        ("our row", "embedding_reembeddings 1"),
+    }
+
+
+def reembed(queue: PostgresQueue, end: str) -> str:
+    """Re-embed the column to this end. Returns the name of the column that is left."""
+    name = ("app.docs", "embedding")
+    queue.start_reembedding(*name, "test:new", 4)
+    while queue.backfill(queue.target("app.docs", "embedding_2"), 100):
+        pass
+    embed_by_model(queue)
+    if end == "cancelled":
+        queue.cancel_reembedding(*name)
+        return "embedding"
+    make_ready(queue)
+    queue.swap_reembedding(*name)
+    queue.finish_reembedding(*name)
+    if end == "finished":
+        return "embedding_2"
+    queue.rename_reembedded(*name)
+    return "embedding"
 
 
 def build_index_of_words(db: Database, queue: AdminQueue) -> None:
