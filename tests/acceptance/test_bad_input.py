@@ -105,7 +105,7 @@ INVALID = "source or filter for table notes is not valid: "
         (["--source", "body ||", "--column", "embedding"], INVALID),
         (["--source", "body'", "--column", "embedding"], INVALID),
         (["--source", "count(*)", "--column", "embedding"], INVALID),
-        (["--source", "body", "--source", "lower(body)", "--column", "embedding"], INVALID),
+        (["--source", "body", "--source", "lower(nowhere)", "--column", "embedding"], INVALID),
         (["--source", "body", "--column", "embedding", "--filter", "id"], INVALID),
         (["--source", "body", "--column", "nowhere"], "table notes has no column nowhere"),
         (["--source", "body", "--column", "body"], "column body cannot be made from itself"),

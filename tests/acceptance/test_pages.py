@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Database
+from tests.conftest import Database, eventually, value
 from tests.documentation import Block, Step, assert_shows, blocks
 from tests.nasty_files import pdf
 from tests.ollama_server import OllamaServer
@@ -212,6 +212,7 @@ def test_backup(db: Database, shell: Shell, tmp_path: Path) -> None:
     db.execute("update docs set embedding = null where id between 20 and 30")
     until_seen = "until worker status | grep damaged; do sleep 0.1; done"
     prepare(shell, f"worker run 2>log & {until_seen}; kill $!; wait || true")
+    eventually(lambda: not value(db, "select count(*) from embedding_workers"), 30)
     page.types("worker status", ends_with=1)
     page.types("worker backup list")
     page.types("worker restore latest")
