@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -111,12 +110,7 @@ class Shell:
             wait([process.sentinel, client])
             if process.exitcode is None:
                 process.terminate()  # the shell has killed what stands for it
-            gone = select.poll()
-            gone.register(client, 0)  # reports only that the program in the shell has ended
-            while process.is_alive():
-                process.join(0.05)
-                if gone.poll(0):
-                    process.terminate()
+            process.join()
             code = process.exitcode or 0
             with suppress(OSError):  # the shell may have ended
                 client.sendall(str(code if code >= 0 else 128 - code).encode())
