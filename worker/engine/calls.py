@@ -31,16 +31,20 @@ class Call:
     written: int | None = None
     error_class: str | None = None
 
-    def observed(self, request: Callable[[], Result]) -> Callable[[], Result]:
-        """Wrap a request, so that each of its tries is recorded."""
+    def observed(self, request: Callable[[], Result], times: Histogram) -> Callable[[], Result]:
+        """Wrap a request, so that each of its tries is recorded. `times` counts how long its
+        answer took."""
 
         def attempt() -> Result:
             self.began = self.began or time.time()
+            began = time.monotonic()
             try:
-                return request()
+                result = request()
             except ProviderError as failure:
                 self.failures.append((time.time(), failure.error_class))
                 raise
+            times.count(time.monotonic() - began)
+            return result
 
         return attempt
 

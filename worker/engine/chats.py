@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 from worker.embedders.base import ChatAnswer, ChatModel
@@ -40,15 +40,10 @@ class Chat(Opened):
         estimated = tokens_at_most(size) + TOKENS_WRITTEN
         limiter = self.provider.limiter
 
-        def answer() -> ChatAnswer:
-            began = time.monotonic()
-            given = self.chat_model.answer(prompt, data)
-            calls.times.count(time.monotonic() - began)
-            return given
-
+        answer = guarded(self.chat_model.model, partial(self.chat_model.answer, prompt, data))
         with calls.call(1) as call:
             given = with_retries(
-                call.observed(guarded(self.chat_model.model, answer)),
+                call.observed(answer, calls.times),
                 limiter,
                 stop,
                 size=size,

@@ -85,7 +85,7 @@ class Collector:
         self.progress.update(self.stats)
         self.progress.event(
             "jobs_written",
-            **_column_of(first[0]),
+            **column_of(first[0]),
             jobs=len({job.lease_key for job in jobs}),
             completed=self.stats.completed - completed,
             seconds=time.monotonic() - began,
@@ -97,7 +97,7 @@ class Collector:
     def report_calls(self, operation: str, model: str, job: Job, calls: Calls) -> None:
         """Report the calls of a model for the column of a job."""
         for call in calls.ended:
-            fields = _column_of(job) | {"model": model} | asdict(call)
+            fields = column_of(job) | {"model": model} | asdict(call)
             self.progress.event("request_done", operation=operation, **fields)
 
     def _report_batch(self, answer: Answer) -> None:
@@ -106,7 +106,7 @@ class Collector:
         self.report_calls("embeddings", request.model.embedder.model, job, outcome.calls)
         self.progress.event(
             "batch_done",
-            **_column_of(job),
+            **column_of(job),
             jobs=len({job.lease_key for job in request.jobs}),
             texts=len(request.jobs),
             requests=outcome.requests,
@@ -115,9 +115,13 @@ class Collector:
         )
 
 
-def _column_of(job: Job) -> dict[str, object]:
-    """The fields of an event that name the column of a job."""
-    return {"table": job.table_name, "column": job.embedding_column, "model": job.model}
+def column_of(job: Job | None) -> dict[str, object]:
+    """The fields of an event that name the column of a job, which are None without one."""
+    return {
+        "table": job and job.table_name,
+        "column": job and job.embedding_column,
+        "model": job and job.model,
+    }
 
 
 def _by_column(answers: Iterable[Answer]) -> Iterable[list[Answer]]:

@@ -146,7 +146,8 @@ class Limiter:
         if status.remaining != self._first_left.setdefault(measure, status.remaining):
             self._counted_down.add(measure)
         if measure in self._counted_down and status.remaining < RESERVE * status.limit:
-            self._learned.refused(self.clock(), self.clock(), 0.0)
+            now = self.clock()
+            self._learned.refused(now, now, 0.0)
 
     def keep_to(self, concurrency: Concurrency) -> None:
         """Limit the requests at once to what was found out about the provider."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -83,17 +82,15 @@ class Model(Opened):
         limiter = self.provider.limiter
 
         def embed() -> Embeddings:
-            began = time.monotonic()
             embeddings = self.embedder.embed(texts, role)
             if len(embeddings.vectors) != len(texts):
                 cause = f"{self.embedder.model} gave {len(embeddings.vectors)} vectors"
                 raise bad_answer(f"{cause} for {len(texts)} texts")
-            calls.times.count(time.monotonic() - began)
             return embeddings
 
         with calls.call(len(texts)) as call:
             embeddings = with_retries(
-                call.observed(guarded(self.embedder.model, embed)),
+                call.observed(guarded(self.embedder.model, embed), calls.times),
                 limiter,
                 stop,
                 size=size,

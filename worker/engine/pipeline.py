@@ -16,7 +16,7 @@ from worker.engine.availability import Availability
 from worker.engine.breaker import waiting_for
 from worker.engine.cache import VectorCache
 from worker.engine.claiming import ClaimBudget, Claimer
-from worker.engine.collecting import Collector
+from worker.engine.collecting import Collector, column_of
 from worker.engine.dispatching import Dispatcher
 from worker.engine.documents import Documents
 from worker.engine.enhancing import Enhancer
@@ -220,12 +220,9 @@ class Pipeline:
             self._write_all()
 
     def _report_claim(self, claim: Claim, seconds: float) -> None:
-        job = claim.jobs[0] if claim.jobs else None
         self.progress.event(
             "jobs_claimed",
-            table=job and job.table_name,
-            column=job and job.embedding_column,
-            model=job and job.model,
+            **column_of(claim.jobs[0] if claim.jobs else None),
             jobs=len(claim.jobs),
             settled=claim.settled.total(),
             seconds=seconds,
