@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from tests.conftest import REPOSITORY
@@ -58,8 +58,10 @@ def is_complete(command: str) -> bool:
     return not command.endswith("\\")
 
 
-def blocks(page: str, section: str | None = None) -> list[Block]:
-    """The blocks of a page, or of a section with this heading."""
+def blocks(
+    page: str, section: str | None = None, languages: Collection[str] = ("console", "sh")
+) -> list[Block]:
+    """The blocks in these languages of a page, or of a section with this heading."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     begin, end = 0, len(text)
     if section:
@@ -69,7 +71,7 @@ def blocks(page: str, section: str | None = None) -> list[Block]:
     return [
         Block(page, text[: fence.start()].count("\n") + 1, fence[2], _without(fence[1], fence[3]))
         for fence in FENCE.finditer(text, begin, end)
-        if fence[2] in ("console", "sh")
+        if fence[2] in languages
     ]
 
 

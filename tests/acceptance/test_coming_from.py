@@ -11,7 +11,7 @@ import pytest
 from benchmarks import pgai
 from tests.acceptance.conftest import MODEL
 from tests.conftest import IN_CI, REPOSITORY, Database, Worker, value
-from tests.documentation import FENCE
+from tests.documentation import blocks
 from tests.openai_server import OpenAIServer, vector_for
 from tests.supabase_project import over_tcp
 
@@ -262,14 +262,15 @@ def test_texts_of_pgedge_vectorizer_are_embedded_beside_its_chunks(
 
 def follow(section: str, db: Database, worker: Worker, environment: dict[str, str]) -> str:
     """Do what a section of the page says, in its order; return what the worker prints."""
-    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
     printed = ""
-    for _, language, block, *_ in FENCE.findall(text):
-        if language == "sql":
-            db.execute(block.encode())
+    for block in blocks("docs/coming-from.md", section, ("console", "sql")):
+        if block.language == "sql":
+            db.execute(block.text.encode())
             continue
-        for command in re.split(r"^\$ worker ", block, flags=re.M)[1:]:
-            result = worker(*shlex.split(command.replace("\\\n", "")), **environment)
-            assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+        for step in block.steps():
+            program, *arguments = shlex.split(step.command.replace("\\\n", ""))
+            assert program == "worker"
+            result = worker(*arguments, **environment)
+            assert result.returncode == 0, f"{step.command}: {result.stdout}{result.stderr}"
             printed += result.stdout
     return printed

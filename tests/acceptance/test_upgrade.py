@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -144,11 +144,16 @@ def test_this_worker_works_on_the_schema_of_the_minor_release_before(
     names = [f"migrations/{each.version}_{each.name}.sql" for each in migrations()]
     apply(empty_database_url, migrations()[: names.index(last) + 1])
     create_notes(empty_db)
-    fill(empty_db, 5)
     environment = {"DATABASE_URL": empty_database_url, **with_openai}
-    result = run_worker("process", cwd=tmp_path, environment=environment)
+    assert_embeds(empty_db, tmp_path, environment)
+
+
+def assert_embeds(db: Database, folder: Path, environment: Mapping[str, str]) -> None:
+    """The worker that starts in a folder embeds new notes."""
+    fill(db, 5)
+    result = run_worker("process", cwd=folder, environment=environment)
     assert result.returncode == 0, result.stderr
-    assert statuses(empty_db) == {"completed": 5}
+    assert statuses(db) == {"completed": 5}
 
 
 def test_the_worker_of_the_minor_release_before_works_on_this_schema(
@@ -164,8 +169,5 @@ def test_the_worker_of_the_minor_release_before_works_on_this_schema(
     if archive.returncode:
         pytest.skip(f"this checkout lacks the tag {tag}")
     subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=archive.stdout, check=True)
-    fill(notes, 5)
     environment = {"DATABASE_URL": database_url, "PYTHONPATH": str(tmp_path), **with_openai}
-    result = run_worker("process", cwd=tmp_path, environment=environment)
-    assert result.returncode == 0, result.stderr
-    assert statuses(notes) == {"completed": 5}
+    assert_embeds(notes, tmp_path, environment)

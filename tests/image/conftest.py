@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from uuid import uuid4
@@ -12,7 +11,8 @@ import pytest
 
 from tests.acceptance.conftest import held as held
 from tests.acceptance.conftest import openai as openai
-from tests.conftest import REPOSITORY, Server
+from tests.conftest import Server
+from tests.documentation import blocks
 from tests.tcp_proxy import TcpProxy
 
 ENGINE = os.environ.get("TEST_ENGINE", "")  # docker or podman
@@ -26,7 +26,6 @@ if ENGINE == "podman":
 
 # The worker pauses on a busy host, as that of the tests may be.
 ON_A_BUSY_HOST = ["WORKER_MAX_LOAD=1000", "WORKER_MAX_CPU_PRESSURE=100"]
-PAGE = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
 
 Completed = subprocess.CompletedProcess[str]
 Run = Callable[..., Completed]
@@ -41,9 +40,7 @@ def engine(*arguments: str, timeout: float = 120) -> Completed:
 
 def lines_of(section: str) -> list[str]:
     """The commands of the first block in a section of docs/deployment.md."""
-    found = re.search(rf"\n## {section}\n.*?```console\n(.*?)```", PAGE, re.DOTALL)
-    assert found
-    return [line.removeprefix("$ ") for line in found[1].splitlines()]
+    return [step.command for step in blocks("docs/deployment.md", section)[0].steps()]
 
 
 class Container:
