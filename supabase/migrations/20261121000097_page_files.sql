@@ -77,7 +77,7 @@ set row_security = off
 as $$
 declare
     most constant integer := 1000;
-    slice constant integer := 100; -- the states of so many are read at once, until the page is full
+    slice constant integer := 100; -- files whose states are read at once, until the page is full
     folder constant uuid := (select known.id from public.embedding_folders as known where known.name = only_folder);
     looked_at bigint[];
     is_cut boolean;

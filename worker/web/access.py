@@ -31,7 +31,7 @@ class Attempts:
     _lock: Lock = field(default_factory=Lock)
 
     def are_too_many(self, who: str) -> bool:
-        """Whether so many failed within the last minute that `who` may not try again now."""
+        """Return whether `who` has failed too often within the last minute to try again now."""
         with self._lock:
             since = self.clock() - MINUTE
             self._failed = [(at, by) for at, by in self._failed if at > since]
