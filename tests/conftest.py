@@ -102,6 +102,7 @@ VERSIONS = (
     "test_claim",
     "test_complete",
     "test_dependents",
+    "test_distant_jobs",
     "test_drift",
     "test_identity",
     "test_match_function",

@@ -57,10 +57,16 @@ create table public.embedding_queue (
 
 -- The claim reads this index, for one target and one priority at a time, with the owners of the records in turns.
 -- It uses a hash of the owners, since ids are often created in order of time, and starts at a random place.
--- Jobs without an owner count as jobs of one owner.
+-- Jobs without an owner count as jobs of one owner. A job that is never due is not in it, so that a claim does not pass by it:
+-- the planner uses the index for a statement that repeats its condition.
 create index embedding_queue_due
     on public.embedding_queue (target_id, priority desc, (coalesce(uuid_hash(user_id), 0)), available_at, id)
-    where status = 'pending';
+    where status = 'pending' and available_at < 'infinity';
+
+-- Jobs that are never due.
+create index embedding_queue_never_due
+    on public.embedding_queue (target_id, id)
+    where status = 'pending' and available_at = 'infinity';
 
 -- Jobs whose worker died: an expired lease is due again, without a cleanup process.
 create index embedding_queue_leased

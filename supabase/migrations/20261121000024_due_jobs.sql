@@ -27,8 +27,8 @@ begin
         select coalesce(uuid_hash(job.user_id), 0), job.available_at
           into after_owner, due_from
           from public.embedding_queue as job
-         where job.target_id = due_owners.target_id and job.status = 'pending' and job.priority = level
-           and coalesce(uuid_hash(job.user_id), 0) > due_owners.owner
+         where job.target_id = due_owners.target_id and job.status = 'pending' and job.available_at < 'infinity'
+           and job.priority = level and coalesce(uuid_hash(job.user_id), 0) > due_owners.owner
          order by coalesce(uuid_hash(job.user_id), 0), job.available_at
          limit 1;
         exit when not found;
@@ -83,6 +83,7 @@ begin
             select job.priority, job.available_at, coalesce(uuid_hash(job.user_id), 0) as owner
               from public.embedding_queue as job
              where job.target_id = watched.id and job.status = 'pending' and job.available_at <= now()
+               and job.available_at < 'infinity' -- the condition of the index
              order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
              limit 1) as next on true
       left join lateral (
@@ -161,7 +162,7 @@ begin
                        select job.id from public.embedding_queue as job
                         where job.target_id = target.id and job.status = 'pending' and job.priority = level
                           and coalesce(uuid_hash(job.user_id), 0) = turn.owner
-                          and job.available_at between turn.due_from and now()
+                          and job.available_at between turn.due_from and now() and job.available_at < 'infinity'
                           and job.id <> all (ids)
                         order by job.available_at, job.id
                         limit ceil((batch - cardinality(ids)) / cardinality(owners)::numeric)
@@ -174,7 +175,7 @@ begin
           into level, first_owner, first_due
           from public.embedding_queue as job
          where job.target_id = target.id and job.status = 'pending' and job.priority < level
-           and job.available_at <= now()
+           and job.available_at <= now() and job.available_at < 'infinity'
          order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
          limit 1;
     end loop;

@@ -6,13 +6,19 @@
 -- Extends the leases of a worker by `lease_for`, with each heartbeat. Returns the jobs whose lease is lost
 -- (edited, deleted, or claimed by another worker after the lease expired): their vectors must be discarded.
 -- Other jobs under the name of the worker are released at once: they were claimed by a call whose answer
--- was lost.
+-- was lost. They are looked for among the leases that end within a year, in a plan that is pinned: it reads none that
+-- was made not to run out.
 create function public.extend_embeddings(worker text, ids bigint[], leases uuid[], lease_for interval)
 returns table (id bigint, lease uuid)
 language plpgsql
 security definer
 set search_path = '', pg_temp
 set row_security = off
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 begin
@@ -28,10 +34,14 @@ begin
            available_at = clock_timestamp(), error_message = 'claimed, but the answer was lost',
            lease = null, lease_expires_at = null, worker = null, updated_at = now()
      where job.id = any (array(
-               select held.id from public.embedding_queue as held
-                where held.status = 'processing' and held.worker = extend_embeddings.worker
-                  and held.id <> all (ids)
-                  for update skip locked));
+               select held.id
+                 from public.embedding_targets as target
+                cross join lateral (
+                      select leased.id from public.embedding_queue as leased
+                       where leased.target_id = target.id and leased.status = 'processing'
+                         and leased.lease_expires_at < now() + interval '1 year'
+                         and leased.worker = extend_embeddings.worker and leased.id <> all (ids)
+                         for update skip locked) as held));
 
     return query
     select given.id, given.lease from unnest(ids, leases) as given (id, lease)

@@ -12,14 +12,18 @@ security definer
 set search_path = '', pg_temp
 set row_security = off
 as $$
-    select count(*)
-      from public.embedding_queue as job
-      join public.embedding_targets as target
-        on target.id = job.target_id and target.enabled and target.problem is null and target.kind = 'embed'
-     where (only_table is null or target.table_name = only_table)
-       and (only_column is null or target.embedding_column = only_column)
-       and (job.status = 'pending' and job.available_at <= now()
-            or job.status = 'processing' and job.lease_expires_at <= now());
+    select coalesce(sum(due.jobs), 0)::bigint
+      from public.embedding_targets as target
+     cross join lateral (
+           select count(*) as jobs from public.embedding_queue as job
+            where job.target_id = target.id and job.status = 'pending' and job.available_at <= now()
+              and job.available_at < 'infinity'
+           union all
+           select count(*) from public.embedding_queue as job
+            where job.target_id = target.id and job.status = 'processing' and job.lease_expires_at <= now()) as due
+     where target.enabled and target.problem is null and target.kind = 'embed'
+       and (only_table is null or target.table_name = only_table)
+       and (only_column is null or target.embedding_column = only_column);
 $$;
 
 -- How many jobs of these owners, each of one priority, are pending and due, up to a bound. The plan is pinned by its
@@ -39,13 +43,14 @@ begin
                        select from public.embedding_queue as job
                         where job.target_id = count_pending.target_id and job.status = 'pending'
                           and job.priority = turn.level and coalesce(uuid_hash(job.user_id), 0) = turn.owner
-                          and job.available_at <= now()
+                          and job.available_at <= now() and job.available_at < 'infinity'
                         limit most_jobs) as job
                  limit most_jobs) as counted);
 end $$;
 
 -- How many jobs of a target are due, and since when the oldest is; `pending` is the number of its pending jobs. It reads
--- the first job of each owner in the index of due jobs, and counts those that are scheduled for later: the others are due.
+-- the first job of each owner in the index of due jobs, and counts those that are scheduled for later, or never due: the
+-- others are due.
 -- Above a limit, it counts those that are due, up to another one. `due_exact` is false above that limit, or with too many
 -- owners to check: more may then be due, and the oldest may be older.
 create function embedding.count_due(
@@ -68,24 +73,30 @@ declare
     level integer := 32768; -- above every priority
     owner integer := 0;
     earliest timestamptz;
-    waiting bigint := 0; -- jobs that are scheduled for later
+    waiting bigint; -- jobs that are never due or scheduled for later
     levels integer[] := '{}';
     owners integer[] := '{}';
 begin
     due_exact := true;
+    waiting := (
+        select count(*)
+          from (select from public.embedding_queue as job
+                 where job.target_id = count_due.target_id and job.status = 'pending' and job.available_at = 'infinity'
+                 limit most_waiting) as never_due);
     loop
         select coalesce(uuid_hash(job.user_id), 0), job.available_at
           into owner, earliest
           from public.embedding_queue as job
-         where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
-           and coalesce(uuid_hash(job.user_id), 0) > owner
+         where job.target_id = count_due.target_id and job.status = 'pending' and job.available_at < 'infinity'
+           and job.priority = level and coalesce(uuid_hash(job.user_id), 0) > owner
          order by coalesce(uuid_hash(job.user_id), 0), job.available_at
          limit 1;
         if not found then
             select job.priority, coalesce(uuid_hash(job.user_id), 0), job.available_at
               into level, owner, earliest
               from public.embedding_queue as job
-             where job.target_id = count_due.target_id and job.status = 'pending' and job.priority < level
+             where job.target_id = count_due.target_id and job.status = 'pending' and job.available_at < 'infinity'
+               and job.priority < level
              order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
              limit 1;
             exit when not found;
@@ -99,7 +110,8 @@ begin
                 select count(*)
                   from (select from public.embedding_queue as job
                          where job.target_id = count_due.target_id and job.status = 'pending' and job.priority = level
-                           and coalesce(uuid_hash(job.user_id), 0) = owner and job.available_at > now()
+                           and coalesce(uuid_hash(job.user_id), 0) = owner
+                           and job.available_at > now() and job.available_at < 'infinity'
                          limit most_waiting - waiting) as later);
         end if;
         continue when earliest > now();

@@ -104,6 +104,7 @@ begin
            and (exists (select from (select job.available_at
                                        from public.embedding_queue as job
                                       where job.target_id = watched.id and job.status = 'pending'
+                                        and job.available_at < 'infinity'
                                       order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at
                                       limit most_jobs) as pending
                          where pending.available_at <= now())

@@ -38,10 +38,14 @@ language sql
 stable
 set search_path = '', pg_temp
 as $$
-    select array(select job.record_id from public.embedding_queue as job
-                  where job.target_id = target.id
-                    and (job.status = 'pending' and job.available_at <= now()
-                         or job.status = 'processing' and job.lease_expires_at <= now())
+    select array(select job.record_id
+                   from (select pending.record_id from public.embedding_queue as pending
+                          where pending.target_id = target.id and pending.status = 'pending'
+                            and pending.available_at <= now() and pending.available_at < 'infinity'
+                         union all
+                         select expired.record_id from public.embedding_queue as expired
+                          where expired.target_id = target.id and expired.status = 'processing'
+                            and expired.lease_expires_at <= now()) as job
                   order by hashtextextended(job.record_id, 0) limit sample);
 $$;
 

@@ -1,11 +1,55 @@
 -- Why:   people see the jobs themselves, with the beginnings of their texts.
 -- Locks: nothing. It waits for a table that is locked as a whole for a second, and then does not read it.
--- Undo:  drop function public.list_embeddings, embedding.next_jobs; drop type embedding.job_place;
+-- Undo:  drop function public.list_embeddings, embedding.next_jobs, embedding.next_pending; drop type embedding.job_place;
 
 -- The place of a job in the order of an index: see embedding.next_jobs.
 create type embedding.job_place as (
     target_id integer, priority smallint, owner integer, at timestamptz, error_class text, id bigint
 );
+
+-- The next pending jobs of a target after a place, in the order of a claim: the rest of a priority, those below it, and at last
+-- those that are never due, by id. See embedding.next_jobs.
+create function embedding.next_pending(target_id integer, after embedding.job_place, most integer)
+returns setof public.embedding_queue
+language plpgsql
+stable
+set search_path = '', pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+declare
+    last_never_due bigint := case when after.at = 'infinity' then after.id end;
+    room integer := most;
+    taken integer;
+begin
+    if last_never_due is null then
+        return query
+        select * from public.embedding_queue as job
+         where job.target_id = next_pending.target_id and job.status = 'pending' and job.available_at < 'infinity'
+           and job.priority = after.priority
+           and (coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id) > (after.owner, after.at, after.id)
+         order by coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
+         limit room;
+        get diagnostics taken = row_count;
+        room := room - taken;
+        return query
+        select * from public.embedding_queue as job
+         where job.target_id = next_pending.target_id and job.status = 'pending' and job.available_at < 'infinity'
+           and job.priority < coalesce(after.priority::integer, 32768)
+         order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
+         limit room;
+        get diagnostics taken = row_count;
+        room := room - taken;
+    end if;
+    return query
+    select * from public.embedding_queue as job
+     where job.target_id = next_pending.target_id and job.status = 'pending' and job.available_at = 'infinity'
+       and job.id > coalesce(last_never_due, 0)
+     order by job.id
+     limit room;
+end $$;
 
 -- The next jobs of a target in one of three states after a place (null: the first), in the order of its index: pending in the
 -- order of a claim, processing by the end of their lease, failed by class, the latest first. It reads only as many as
@@ -30,20 +74,8 @@ declare
     last_id constant bigint := 9223372036854775807;
 begin
     case wanted_status
-        when 'pending' then -- the rest of a priority, and those below it
-            return query
-            select * from public.embedding_queue as job
-             where job.target_id = next_jobs.target_id and job.status = 'pending' and job.priority = after.priority
-               and (coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id) > (after.owner, after.at, after.id)
-             order by coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
-             limit most;
-            get diagnostics taken = row_count;
-            return query
-            select * from public.embedding_queue as job
-             where job.target_id = next_jobs.target_id and job.status = 'pending'
-               and job.priority < coalesce(after.priority::integer, 32768)
-             order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
-             limit most - taken;
+        when 'pending' then
+            return query select * from embedding.next_pending(target_id, after, most);
         when 'processing' then
             return query
             select * from public.embedding_queue as job
@@ -112,7 +144,8 @@ as $$
         select first.*,
                row_number() over (
                    order by asked.place,
-                            case when first.status = 'pending' then -first.priority::integer end,
+                            case when first.status = 'pending' and first.available_at < 'infinity'
+                                 then -first.priority::integer end, -- those that are never due come last
                             case first.status when 'processing' then first.lease_expires_at
                                               when 'pending' then first.available_at end,
                             case when first.status = 'failed' then first.error_class end,
@@ -140,5 +173,5 @@ as $$
      order by listed.place;
 $$;
 
-select embedding.protect_functions('embedding.next_jobs');
+select embedding.protect_functions('embedding.next_pending', 'embedding.next_jobs');
 select embedding.let_workers_call('public.list_embeddings');

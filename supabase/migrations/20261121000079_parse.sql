@@ -23,7 +23,7 @@ begin
     if ids = '{}' then
         ids := array(select job.id from public.embedding_queue as job
                       where job.target_id = due_files.target_id and job.status = 'pending' and job.available_at <= now()
-                        and job.user_id = any (folders)
+                        and job.available_at < 'infinity' and job.user_id = any (folders)
                       order by job.priority desc, coalesce(uuid_hash(job.user_id), 0), job.available_at, job.id
                       limit batch
                         for update skip locked);

@@ -31,10 +31,14 @@ begin
              where status = 'processing' and target_id = case state when 'parsing' then parse when 'waiting' then embed end
              union all
             select record_id from public.embedding_queue
-             where status = 'pending' and target_id = case when state in ('found', 'waiting') then parse end
+             where status = 'pending' and available_at < 'infinity'
+               and target_id = any (array[case when state in ('found', 'waiting') then parse end,
+                                          case state when 'waiting' then embed end])
              union all
             select record_id from public.embedding_queue
-             where status = 'pending' and target_id = case state when 'waiting' then embed end
+             where status = 'pending' and available_at = 'infinity'
+               and target_id = any (array[case when state in ('found', 'waiting') then parse end,
+                                          case state when 'waiting' then embed end])
              limit most + 1) as job
      where job.record_id ~ '^[0-9]{1,18}$';
     return case when cardinality(found) <= most then found when found is null then '{}' end;

@@ -889,7 +889,7 @@ CALLED_BY_NOBODY = [
     *names(
         "embedding",
         """
-        is_in_order jobs_in_order next_jobs open_passages place_of_cursor place_of_job
+        is_in_order jobs_in_order next_jobs next_pending open_passages place_of_cursor place_of_job
         check_restored chunks_end delete_overwritten exported_at_once exported_chunks
         exported_rows is_intact_sql judge_restored lock_restored open_job restore
         write_restored
