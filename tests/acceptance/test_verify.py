@@ -56,7 +56,7 @@ def test_faults_are_printed_with_their_records_and_what_to_do(
     assert result.stderr == ""
     assert (
         "problem: missing: texts whose vector was removed: 1\n  records: 3\n  hint: Run `worker"
-        " recheck --table notes --column embedding`, then `worker process`.\n"
+        " verify notes --column embedding --repair`, then `worker process`.\n"
     ) in result.stdout
     assert "vectors that the model does not give for their text: 1 of 19\n  records: 4\n" in (
         result.stdout
@@ -69,8 +69,8 @@ def test_what_it_advises_repairs_what_it_found(
     embedded: Database, worker: Worker, with_openai: dict[str, str]
 ) -> None:
     plant(embedded)
-    column = ["--table", "notes", "--column", "embedding"]
-    for command in (["recheck", *column], ["requeue", *column, "--id", "4"], ["process"]):
+    repair = ["verify", "notes", "--column", "embedding", "--repair", "--yes"]
+    for command in (repair, ["process"]):
         assert worker(*command, **with_openai).returncode == 0
     assert worker("verify", "notes", **with_openai).returncode == 0
 

@@ -874,7 +874,8 @@ CALLED_BY_NOBODY = [
         record_event record_model reembedding_facts reembedding_texts refresh_owners
         refusals refuse_change refuse_documents refuse_in_reembedding refuse_row
         refuse_target rename_in_sql rename_store replace_places replaced_objects
-        requeue_target reset_jobs sampled_records sampled_vector_sql seen_sql serve settle
+        requeue_target reset_jobs sample_column sampled_records sampled_vector_sql seen_sql serve
+        settle
         shortened_id side_tables source_sql stage stage_in_parts start_parsing store_of
         store_target stored_chunks stored_column stored_count stored_width stores_of
         suspend_target table_problem targets_of_jobs text_by_hand_sql text_differs_sql

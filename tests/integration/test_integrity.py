@@ -157,8 +157,8 @@ def test_much_damage_at_once_waits_for_a_person_and_ends_when_it_is_gone(
         assert (first.state, first.lost) == ("waiting", ROWS // 10)
         eventually(is_checked(monitored, first.checked_at), 20)
         assert len(monitored.log.of("vectors_damaged")) == 1
-        problems = {found.check: found.cause for found in monitored.queue.diagnose()}
-        assert problems["vectors_damaged"] == "of 200 vectors, 20 are lost and 0 overwritten"
+        problems = [(found.check, found.cause) for found in monitored.queue.diagnose()]
+        assert problems == [("vectors_damaged", "of 200 vectors, 20 are lost and 0 overwritten")]
         assert (
             value(monitored.db, "select count(*) from embedding_queue where status = 'pending'")
             == 0

@@ -236,6 +236,21 @@ def test_a_missing_vector_is_explained_by_its_job(
     assert fault.record_ids == ["3", "7"]
 
 
+def test_a_lost_vector_of_a_text_that_changed_is_no_loss(
+    embedded: Database, queue: AdminQueue, settings: Settings
+) -> None:
+    with unnoticed(embedded):
+        embedded.execute("update docs set embedding = null where id in (3, 4, 5)")
+        embedded.execute("update docs set body = 'edited' where id = 4")
+        embedded.execute("update embedding_queue set model = 'a:b' where record_id = '5'")
+    found = {
+        check: fault.record_ids for check, fault in faults(verify(queue, settings, "docs")).items()
+    }
+    assert found == {"missing": ["3"], "stale": ["4"], "model": ["5"]}
+    damaged = queue.damaged(queue.target("docs", "embedding"), None).rows
+    assert [row.record_id for row in damaged] == found["missing"]
+
+
 @pytest.mark.parametrize(
     ("status", "finding"), [("pending", "outdated_pending"), ("failed", "outdated_failed")]
 )

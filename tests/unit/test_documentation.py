@@ -313,7 +313,7 @@ def test_the_table_of_checks_is_complete() -> None:
             r"'(?:problem|warning|note)'(?: end)?,\s+'(\w+)',", path.read_text(encoding="utf-8")
         )
     ]
-    assert sorted(row[0] for row in table(SQL_API, "check", "level", "when")) == sorted(checks)
+    assert sorted(row[0] for row in table(SQL_API, "check", "level", "when")) == sorted(set(checks))
 
 
 # The files

@@ -158,6 +158,16 @@ def test_no_finding_is_hidden_by_another_one() -> None:
     assert len(missing.record_ids) == 10
 
 
+@pytest.mark.parametrize("finding", ["lost", "overwritten"])
+@pytest.mark.parametrize("is_in_chunks", [False, True])
+def test_what_a_backup_may_have_is_not_paid_for_again(finding: str, is_in_chunks: bool) -> None:
+    column = Watched("docs", "embedding", is_in_chunks)
+    [cure] = [
+        check.cure for check in row_checks(findings(**{finding: 1}), column, None) if check.cure
+    ]
+    assert cure == "Run `worker verify docs --column embedding --repair`, then `worker process`."
+
+
 def test_a_cure_is_a_command_that_a_shell_takes() -> None:
     weird = Watched('"My Schema".docs', "it's")
     [missing] = [

@@ -46,6 +46,12 @@ class Watched:
         return f"Run `worker recheck {self.options}`, then `worker process`."
 
     @property
+    def repair(self) -> str:
+        """How to get a vector back in the cheapest way that there is."""
+        column = f"{shlex.quote(self.table)} --column {shlex.quote(self.column)}"
+        return f"Run `worker verify {column} --repair`, then `worker process`."
+
+    @property
     def requeue(self) -> str:
         return f"Run `worker requeue {self.options} --id ID` for each, then `worker process`."
 
@@ -83,7 +89,6 @@ def _text_cases(watched: Watched, counts: Mapping[str, int]) -> dict[str, list[_
     pending = _status_of_pending(counts)
     wait = "Run `worker process`, or wait for the workers, then verify again."
     enqueue = f"Run `worker backfill {watched.options}`, then `worker process`."
-    embed_lost = watched.requeue if watched.is_in_chunks else watched.recheck
     correct = "Correct the source, the filter or these rows."
     return {
         "readable": [_Case("unreadable", "rows whose text or filter raises an error", correct)],
@@ -92,12 +97,12 @@ def _text_cases(watched: Watched, counts: Mapping[str, int]) -> dict[str, list[_
             _Case("failed", "texts without a vector, whose job failed", retry),
             _Case("skipped", "texts without a vector, skipped as empty", watched.recheck),
             _Case("unqueued", "texts without a vector and without a job", enqueue),
-            _Case("lost", "texts whose vector was removed", embed_lost),
+            _Case("lost", "texts whose vector was removed", watched.repair),
         ],
         "stale": [
             _Case("outdated_pending", "vectors of an earlier text, to be replaced", wait, pending),
             _Case("outdated_failed", "vectors of an earlier text, whose job failed", retry),
-            _Case("stale", "vectors of an earlier text, unknown to the queue", watched.recheck),
+            _Case("stale", "texts that changed, unknown to the queue", watched.recheck),
         ],
     }
 
@@ -120,7 +125,7 @@ def _vector_cases(watched: Watched, usual: UsualLength | None) -> dict[str, list
             _Case("without_text", "vectors of rows without a text, or outside the filter", clear)
         ],
         "overwritten": [
-            _Case("overwritten", "vectors that are not the ones that were written", watched.renew)
+            _Case("overwritten", "vectors that are not the ones that were written", watched.repair)
         ],
         "width": [_Case("wrong_width", "vectors of another width", watched.renew)],
         "length": [
