@@ -97,7 +97,7 @@ def test_the_metadata_give_the_name_the_version_and_the_script(wheel: Path) -> N
         "web",
     }
     assert set(metadata.get_all("Provides-Extra") or []) == extras
-    assert dict(scripts["console_scripts"]) == {"worker": "worker.cli:main"}
+    assert dict(scripts["console_scripts"]) == {"worker": "worker.__main__:main"}
 
 
 def test_what_the_wheel_unpacks_to_migrates_an_empty_database(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections import UserDict
@@ -16,7 +17,7 @@ from typer.core import TyperGroup
 
 from worker.cli.catalog import CATALOG, GROUPS, Entry
 from worker.cli.console import report
-from worker.cli.signals import INTERRUPTED
+from worker.cli.signals import INTERRUPTED, ended_by_signals
 from worker.errors import WorkerError
 
 TAKES_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -112,7 +113,8 @@ def _guarded(command: Callable[..., int | None]) -> Callable[..., None]:
     @wraps(command)
     def guarded(*args: object, **options: object) -> None:
         try:
-            code = command(*args, **options) or 0
+            with ended_by_signals([signal.SIGTERM]):  # until a command has its own handlers
+                code = command(*args, **options) or 0
         except WorkerError as problem:
             report(problem)
             code = problem.exit_code

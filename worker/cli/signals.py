@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event
 
@@ -36,19 +36,19 @@ def stopped_by_signals(
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def ended_by_signals(numbers: Sequence[int] = ENDING) -> Iterator[None]:
     """Raise KeyboardInterrupt on SIGTERM as on Ctrl-C, even if the shell ignored SIGINT."""
 
     def on_signal() -> None:
         raise KeyboardInterrupt
 
-    with _handled(on_signal):
+    with _handled(on_signal, numbers):
         yield
 
 
 @contextmanager
-def _handled(on_signal: Callable[[], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, lambda *_: on_signal()) for number in ENDING}
+def _handled(on_signal: Callable[[], None], numbers: Sequence[int] = ENDING) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda *_: on_signal()) for number in numbers}
     try:
         yield
     finally:
