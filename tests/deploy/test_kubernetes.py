@@ -23,6 +23,7 @@ from tests.deploy.linters import (
 )
 from worker import __version__
 from worker.errors import ProviderRefused, SchemaError, SettingsError
+from worker.observers.metrics import HEALTH
 from worker.settings import Settings
 
 pytestmark = pytest.mark.skipif(not linters_are_here() and not IN_CI, reason=NO_LINTERS)
@@ -166,6 +167,20 @@ def test_the_network_policies_and_the_budget_find_their_pods(manifests: list[Man
     for selector in selected:
         wanted = selector["matchLabels"].items()
         assert any(wanted <= each.items() for each in labels), selector
+
+
+def test_the_probes_of_a_worker_find_a_main_loop_that_is_stuck(manifests: list[Manifest]) -> None:
+    [worker] = [
+        container
+        for pod in pods(manifests)
+        for container in containers(pod)
+        if container["args"][0] == "run"
+    ]
+    served = {each["name"]: str(each["containerPort"]) for each in worker["ports"]}
+    variables = {each["name"]: each["value"] for each in worker["env"]}
+    assert served["metrics"] == variables["WORKER_METRICS_PORT"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert worker[probe]["httpGet"] == {"path": HEALTH, "port": "metrics"}
 
 
 def test_a_worker_has_time_to_finish_its_requests(manifests: list[Manifest]) -> None:

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.test_documentation import table
 from worker.engine.progress import ModelUsage, RunStats
 from worker.errors import SettingsError
+from worker.observers.health import Health
 from worker.observers.http_server import MOST_CONNECTIONS
 from worker.observers.metrics import Metrics, served
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 BOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text(encoding="utf-8"))
 
+HEALTHY = Health(300)
 STARTED: dict[str, Any] = {"worker": "h:1:abc", "host": "h", "pid": 1, "model": "a:b"}
 BATCH: dict[str, Any] = {
     "table": "docs",
@@ -157,19 +159,19 @@ def free_port() -> int:
 
 
 def test_they_are_served_as_prometheus_reads_them(metrics: Metrics, free_port: int) -> None:
-    with served(metrics, free_port):
+    with served(metrics, HEALTHY, free_port):
         url = f"http://127.0.0.1:{free_port}/metrics"
         with urllib.request.urlopen(url, timeout=20) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
     read = {sample.name: sample.value for family in families for sample in family.samples}
     assert read["embedding_worker_tokens_total"] == 70
-    with served(metrics, free_port):  # and the port is free again
+    with served(metrics, HEALTHY, free_port):  # and the port is free again
         pass
 
 
 def test_a_port_in_use_is_an_error_with_cause_and_cure(metrics: Metrics, free_port: int) -> None:
-    with served(metrics, free_port), pytest.raises(SettingsError) as problem:  # noqa: SIM117
-        with served(Metrics(), free_port):
+    with served(metrics, HEALTHY, free_port), pytest.raises(SettingsError) as problem:  # noqa: SIM117
+        with served(Metrics(), HEALTHY, free_port):
             pass
     assert problem.value.cause == (
         f"metrics cannot be served at port {free_port} of 127.0.0.1: address already in use"
@@ -182,7 +184,7 @@ def test_a_port_in_use_is_an_error_with_cause_and_cure(metrics: Metrics, free_po
 def test_an_address_that_is_not_of_this_machine_is_an_error_with_cause_and_cure(
     metrics: Metrics, free_port: int, host: str
 ) -> None:
-    with pytest.raises(SettingsError) as problem, served(metrics, free_port, host):
+    with pytest.raises(SettingsError) as problem, served(metrics, HEALTHY, free_port, host):
         pass
     assert f"metrics cannot be served at port {free_port} of {host}: " in problem.value.cause
     assert "WORKER_METRICS_HOST" in str(problem.value.hint)
@@ -201,18 +203,18 @@ def is_scraped(port: int) -> bool:
 def test_they_are_served_to_this_machine_alone_unless_it_is_said(
     metrics: Metrics, free_port: int
 ) -> None:
-    with served(metrics, free_port):
+    with served(metrics, HEALTHY, free_port):
         connected(free_port).close()
         with pytest.raises(ConnectionRefusedError):
             connected(free_port, "127.0.0.2")
-    with served(metrics, free_port, "0.0.0.0"):
+    with served(metrics, HEALTHY, free_port, "0.0.0.0"):
         connected(free_port, "127.0.0.2").close()
 
 
 def test_connections_that_ask_nothing_do_not_stop_a_scrape(
     metrics: Metrics, free_port: int
 ) -> None:
-    with served(metrics, free_port), ExitStack() as stack:
+    with served(metrics, HEALTHY, free_port), ExitStack() as stack:
         idle = [stack.enter_context(connected(free_port)) for _ in range(5 * MOST_CONNECTIONS)]
         assert is_scraped(free_port)
         assert idle[0].recv(1) == b""  # the oldest was closed
@@ -229,7 +231,7 @@ def test_a_connection_that_never_finishes_its_request_is_closed(
     metrics: Metrics, free_port: int, monkeypatch: pytest.MonkeyPatch, drop: bytes
 ) -> None:
     monkeypatch.setattr("worker.observers.http_server.LONGEST_CONNECTION", 0.0)
-    with served(metrics, free_port), connected(free_port) as slow:
+    with served(metrics, HEALTHY, free_port), connected(free_port) as slow:
         slow.sendall(drop)
         assert closed(slow)
 
@@ -246,7 +248,7 @@ def test_a_client_that_sends_a_little_now_and_then_is_cut_off(
     metrics: Metrics, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.observers.http_server.LONGEST_CONNECTION", 0.5)
-    with served(metrics, free_port), connected(free_port) as slow:
+    with served(metrics, HEALTHY, free_port), connected(free_port) as slow:
         with suppress(ConnectionError):
             while True:
                 slow.sendall(b"x")
@@ -257,7 +259,7 @@ def test_a_client_that_sends_a_little_now_and_then_is_cut_off(
 def test_a_connection_that_is_cut_while_it_is_answered_says_nothing(
     metrics: Metrics, free_port: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with served(metrics, free_port):
+    with served(metrics, HEALTHY, free_port):
         for _ in range(20):
             gone = connected(free_port)
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,4 +1,6 @@
-"""Metrics for Prometheus. A scrape reads the latest state of the run, without a query."""
+"""Metrics for Prometheus. A scrape reads the latest state of the run, without a query.
+
+The same server answers the probe of a container."""
 
 from __future__ import annotations
 
@@ -21,11 +23,15 @@ from worker.engine.progress import RunStats
 from worker.engine.throttling import ThrottleLevel
 from worker.errors import SettingsError
 from worker.host import resident_mb
+from worker.observers.health import Health
 from worker.observers.http_server import BoundedServer
 from worker.queue import WorkerState
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 """Bounds for the time of a batch: from that of a local model to many tries of one request."""
+
+HEALTH = "/healthz"
+"""The path of the probe. Every other one has the metrics."""
 
 OUTCOMES = ("completed", "unchanged", "skipped", "dropped", "failed", "stale", "released")
 STATES = get_args(WorkerState)
@@ -186,14 +192,33 @@ def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
     return list(zip([*bounds, "+Inf"], map(float, so_far), strict=True))
 
 
+class _Handler(MetricsHandler):
+    """Answers a scrape and the probe."""
+
+    health: Health
+
+    def do_GET(self) -> None:
+        if self.path == HEALTH:
+            self._answer_probe(self.health.problem)
+        else:
+            super().do_GET()
+
+    def _answer_probe(self, problem: str | None) -> None:
+        self.send_response(503 if problem else 200)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(f"{problem or 'ok'}\n".encode())
+
+
 @contextmanager
-def served(metrics: Metrics, port: int, host: str = "127.0.0.1") -> Iterator[None]:
-    """Serve metrics at http://`host`:`port`/metrics, from another thread.
+def served(metrics: Metrics, health: Health, port: int, host: str = "127.0.0.1") -> Iterator[None]:
+    """Serve metrics at http://`host`:`port`/metrics and the probe at HEALTH, from another thread.
 
     Raises SettingsError if the address is not available.
     """
     try:
-        server = BoundedServer(host, port, MetricsHandler.factory(metrics.registry))
+        handler = type("Handler", (_Handler,), {"registry": metrics.registry, "health": health})
+        server = BoundedServer(host, port, handler)
     except (OSError, UnicodeError) as problem:
         reason = getattr(problem, "strerror", None) or "no usable address"
         raise SettingsError(

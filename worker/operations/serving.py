@@ -18,6 +18,7 @@ from worker.engine.providers import Limiters
 from worker.engine.service import CommandThrottle, Service
 from worker.engine.throttling import together
 from worker.observers.composite import CompositeObserver
+from worker.observers.health import Health
 from worker.observers.metrics import Metrics, served
 from worker.observers.periodic_checks import EveryMinute, OtherModels
 from worker.operations.observing import notifying_observer
@@ -98,15 +99,16 @@ def _service_observer(
     Raises SettingsError if the metrics cannot be served.
     """
     port = port or settings.worker_metrics_port
-    metrics = Metrics()
+    metrics, health = Metrics(), Health(settings.embedding_lease_seconds)
     with (
-        served(metrics, port, settings.worker_metrics_host) if port else nullcontext(),
+        served(metrics, health, port, settings.worker_metrics_host) if port else nullcontext(),
         notifying_observer(
             log or CompositeObserver(), queue, settings, scope, command
         ) as composite,
     ):
         if port:
             composite.add(metrics)
+            composite.add(health)
         for observer in others:
             composite.add(observer)
         composite.add(EveryMinute(queue, composite.event))
