@@ -196,6 +196,8 @@ def run_here(
         if stream:
             os.dup2(stream.fileno(), number)
             stream.close()
+    if stdin:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
     encoding = environment.get("PYTHONIOENCODING", "utf-8")
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding=encoding, closefd=False)  # noqa: SIM115

@@ -11,7 +11,42 @@ from tests.conftest import REPOSITORY
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
+HEADING_OR_FENCE = re.compile(rf"^#+ (?P<title>[^\n]*)$|{FENCE.pattern}", re.M | re.S)
 LEFT_OUT = "…"
+NEEDS_A_CLUSTER = "needs a cluster: tests/deploy/test_kubernetes.py builds what is applied"
+OF_A_PLATFORM = "needs an account: tests/deploy/test_platforms.py reads the file"
+NOT_RUN = {
+    ("docs/apps.md", "supabase secrets set"): (
+        "needs an account: tests/acceptance/test_apps.py runs the function"
+    ),
+    ("docs/cli.md", "worker requeue --failed\n^C"): (
+        "needs a hand at the keys: tests/acceptance/test_batches.py sends the signal"
+    ),
+    ("docs/deployment.md", "Kubernetes"): NEEDS_A_CLUSTER,
+    ("docs/deployment.md", "The dashboard and the API"): NEEDS_A_CLUSTER,
+    ("docs/deployment.md", "Jobs by the clock"): NEEDS_A_CLUSTER,
+    ("docs/deployment.md", "systemd"): (
+        "needs a host whose services it may change: tests/deploy/test_unit_file.py reads the unit"
+    ),
+    ("docs/deployment.md", "cron"): (
+        "needs a host with cron: tests/acceptance/test_scripts.py runs what the crontab starts"
+    ),
+    ("docs/deployment.md", "pg_cron"): (
+        "needs the extension: tests/integration/test_pg_cron.py runs the file on its schema"
+    ),
+    ("docs/deployment.md", "GitHub Actions"): (
+        "needs an account: tests/deploy/test_workflows.py reads the workflow"
+    ),
+    ("docs/deployment.md", "Fly"): OF_A_PLATFORM,
+    ("docs/deployment.md", "Railway"): OF_A_PLATFORM,
+    ("docs/deployment.md", "Supabase Edge Function"): (
+        "needs an account: tests/acceptance/test_callers.py runs the function"
+    ),
+    ("docs/performance.md", "scripts/bench"): (
+        "takes hours: tests/acceptance/test_benchmarks.py runs short ones"
+    ),
+}
+"""Blocks that no test runs, by their section or what they begin with, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +59,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What is between two fences: `console` has prompts and output, `sh` has neither."""
+    """What is between two fences: `console` has prompts and output, the others have neither."""
 
     page: str
+    section: str
     line: int
     language: str
     text: str
@@ -34,8 +70,15 @@ class Block:
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
+    def begins_with(self, words: str) -> bool:
+        return self.text.removeprefix("$ ").startswith(words)
+
+    def is_about(self, what: str) -> bool:
+        """Whether that is its section, its language, or what it begins with."""
+        return what in (self.section, self.language) or self.begins_with(what)
+
     def steps(self) -> list[Step]:
-        if self.language == "sh":
+        if self.language != "console":
             return [Step(self.text, ())]
         return [_step(part) for part in re.split(r"^\$ ", self.text, flags=re.M)[1:]]
 
@@ -61,18 +104,24 @@ def is_complete(command: str) -> bool:
 def blocks(
     page: str, section: str | None = None, languages: Collection[str] = ("console", "sh")
 ) -> list[Block]:
-    """The blocks in these languages of a page, or of a section with this heading."""
+    """The blocks in these languages of a page, or of what is between a heading and the next."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
-    begin, end = 0, len(text)
-    if section:
-        heading = rf"^##+ {re.escape(section)}\n.*?(?=^##|\Z)"
-        [found] = re.finditer(heading, text, re.M | re.S)
-        begin, end = found.span()
-    return [
-        Block(page, text[: fence.start()].count("\n") + 1, fence[2], _without(fence[1], fence[3]))
-        for fence in FENCE.finditer(text, begin, end)
-        if fence[2] in languages
-    ]
+    title = ""
+    titles, found = [], []
+    for each in HEADING_OR_FENCE.finditer(text):
+        if each["title"]:
+            title = each["title"]
+            titles.append(title)
+        elif each[3] in languages and section in (None, title):
+            line = text[: each.start()].count("\n") + 1
+            found.append(Block(page, title, line, each[3], _without(each[2], each[4])))
+    assert section is None or titles.count(section) == 1, f"{page}: {section}"
+    return found
+
+
+def is_run(block: Block) -> bool:
+    """Whether a test is to run a block."""
+    return not any(page == block.page and block.is_about(what) for page, what in NOT_RUN)
 
 
 def _without(indent: str, text: str) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -68,15 +69,24 @@ class Shell:
             process.join()
         self._home.cleanup()
 
-    def run(self, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """What a command prints. Raises subprocess.TimeoutExpired."""
+    def run(
+        self, command: str, timeout: float = 60, answer: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """What a command prints. Raises subprocess.TimeoutExpired.
+
+        With an answer, it has a terminal, at which this is typed.
+        """
         left = Path(self._home.name, "environment")
-        with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        with (
+            tempfile.TemporaryFile("w+") as stdout,
+            tempfile.TemporaryFile("w+") as stderr,
+            _typed(answer) as stdin,
+        ):
             done = subprocess.run(
                 ["bash", "-c", COMMAND, str(left), command],
                 cwd=self.environment["PWD"],
                 env=self.environment,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
                 timeout=timeout,
@@ -114,3 +124,18 @@ class Shell:
             code = process.exitcode or 0
             with suppress(OSError):  # the shell may have ended
                 client.sendall(str(code if code >= 0 else 128 - code).encode())
+
+
+@contextmanager
+def _typed(answer: str | None) -> Iterator[int]:
+    """What a command reads: a terminal at which this is typed, or nothing."""
+    if answer is None:
+        yield subprocess.DEVNULL
+        return
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, f"{answer}\n".encode())
+    try:
+        yield terminal
+    finally:
+        os.close(terminal)
+        os.close(keyboard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ import pytest
 
 from tests.command_line import Command
 from tests.conftest import REPOSITORY, Database, rows
+from tests.ollama_server import OllamaServer
 from tests.openai_server import Answer, OpenAIServer
+from tests.shell import Shell
 
 MODEL = "openai:text-embedding-3-small"
 WIDTH = 8
@@ -38,6 +41,25 @@ def with_openai(openai: OpenAIServer) -> dict[str, str]:
         "OPENAI_API_KEY": openai.api_key,
         "OPENAI_BASE_URL": openai.base_url,
     }
+
+
+@pytest.fixture
+def ollama() -> Iterator[OllamaServer]:
+    with OllamaServer() as server:
+        yield server
+
+
+@pytest.fixture
+def shell(
+    database_url: str, with_openai: dict[str, str], ollama: OllamaServer, tmp_path: Path
+) -> Iterator[Shell]:
+    """A shell for what a page says to type, in which stand-ins are the servers of models."""
+    if not shutil.which("bash"):
+        pytest.skip("the pages need bash")
+    unhurried = {"WORKER_MAX_LOAD": "1000", "WORKER_MAX_CPU_PRESSURE": "100"}  # by other tests
+    servers = {"DATABASE_URL": database_url, "OLLAMA_HOST": ollama.root, **with_openai}
+    with Shell(tmp_path, servers | unhurried) as shell:
+        yield shell
 
 
 @pytest.fixture

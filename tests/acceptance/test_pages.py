@@ -6,100 +6,20 @@ stand-ins. tests/unit/test_blocks.py tells what else is tried, and where.
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterator
-from itertools import chain
+import json
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
-from tests.conftest import Database, eventually, value
-from tests.documentation import Block, Step, assert_shows, blocks
-from tests.nasty_files import pdf
+from tests.conftest import Database, eventually, rows, value
 from tests.ollama_server import OllamaServer
+from tests.reader import CONTRACT, Reader, prepare
 from tests.shell import Shell
+from tests.vendor_server import VendorServer
 
-if not shutil.which("bash"):
-    pytest.skip("the pages need bash", allow_module_level=True)
-
-
-INSTALLED = "pip() { :; }"  # everything is: tests/acceptance/test_wheel.py is about that
 LOCAL = "local:wordllama-256"
 SMALL = "openai:text-embedding-3-small"
-
-
-class Reader:
-    """Reads sections of a page block by block, and types what they show."""
-
-    def __init__(self, shell: Shell, page: str, *sections: str) -> None:
-        parts = (blocks(page, section) for section in sections or (None,))
-        self._blocks = chain.from_iterable(parts)
-        self._shell = shell
-        self.places: dict[str, str] = {}
-        """What the page shows, and what is here in its place."""
-
-    def types(self, begin: str, unless: str = "", ends_with: int = 0, within: float = 0) -> None:
-        """Type the next block, which begins with these words, and compare what is printed.
-
-        Its last command ends with this code, the others with 0. What is shown may take so many
-        seconds, in which a command is typed again.
-        """
-        block = self.passes(begin)
-        steps = [self._here(step) for step in block.steps()]
-        until = time.monotonic() + within
-        for step in steps:
-            code = ends_with if step is steps[-1] else 0
-            while True:
-                done = self._shell.run(f"{INSTALLED}; {step.command}")
-                assert done.returncode == code, f"{block}: {done.stdout}{done.stderr}"
-                try:
-                    assert_shows(step, done.stdout, done.stderr, unless)
-                    break
-                except AssertionError as problem:
-                    problem.add_note(f"{block}: {step.command}")
-                    if time.monotonic() > until:
-                        raise
-
-    def _here(self, step: Step) -> Step:
-        command, *shown = (step.command, *step.shown)
-        for there, here in self.places.items():
-            command = command.replace(there, here)
-            shown = [line.replace(there, here) for line in shown]
-        return Step(command, tuple(shown))
-
-    def passes(self, begin: str) -> Block:
-        """Pass over the next block."""
-        block = next(self._blocks)
-        assert block.text.removeprefix("$ ").startswith(begin), f"{block}: not {begin}"
-        return block
-
-    def ends(self) -> bool:
-        return next(self._blocks, None) is None
-
-
-@pytest.fixture
-def ollama() -> Iterator[OllamaServer]:
-    with OllamaServer() as server:
-        yield server
-
-
-@pytest.fixture
-def shell(
-    database_url: str, with_openai: dict[str, str], ollama: OllamaServer, tmp_path: Path
-) -> Iterator[Shell]:
-    unhurried = {"WORKER_MAX_LOAD": "1000", "WORKER_MAX_CPU_PRESSURE": "100"}  # by other tests
-    servers = {"DATABASE_URL": database_url, "OLLAMA_HOST": ollama.root, **with_openai}
-    environment = servers | unhurried
-    with Shell(tmp_path, environment) as shell:
-        yield shell
-
-
-def prepare(shell: Shell, *commands: str) -> None:
-    """What the page does not show."""
-    for command in commands:
-        done = shell.run(command)
-        assert done.returncode == 0, done.stderr
 
 
 CREATE = {
@@ -126,7 +46,9 @@ def create_docs(db: Database, shell: Shell) -> None:
 
 @pytest.mark.only_in_full  # of re-embeddings, the next one is enough
 def test_reembedding(db: Database, shell: Shell, ollama: OllamaServer) -> None:
-    sections = (
+    page = Reader(
+        shell,
+        "docs/reembedding.md",
         "From a small model to a large one",
         "Column or side table",
         "From a paid model to a local one",
@@ -134,7 +56,6 @@ def test_reembedding(db: Database, shell: Shell, ollama: OllamaServer) -> None:
         "A worker is killed half-way",
         "Texts that fail with the new model",
     )
-    page = Reader(shell, "docs/reembedding.md", *sections)
     create_docs(db, shell)
     page.types("worker reembed start docs.embedding", DEPENDS_ON_THE_ROWS)
     page.types("worker reembed swap")
@@ -222,11 +143,8 @@ def test_backup(db: Database, shell: Shell, tmp_path: Path) -> None:
 
 def test_files(shell: Shell, tmp_path: Path) -> None:
     shell.environment |= {"EMBEDDING_MODEL": LOCAL}
-    end = "Either side may end the contract with three months' notice to the end of a quarter."
-    agreed = "What both sides agree on.\n" * 40
-    contract = pdf(f"Work\n{agreed}", f"Pay\n{agreed}", agreed, "Notice period\n" + f"{end}\n" * 8)
     (tmp_path / "handbook" / "hr").mkdir(parents=True)
-    (tmp_path / "handbook" / "hr" / "contract.pdf").write_bytes(contract)
+    (tmp_path / "handbook" / "hr" / "contract.pdf").write_bytes(CONTRACT)
     page = Reader(shell, "docs/files.md")
     page.places = {"/home/anna": str(tmp_path)}
     page.types("pip install", within=30)
@@ -249,5 +167,139 @@ def test_search(db: Database, shell: Shell, tmp_path: Path) -> None:
     page.types("worker watch manuals --source body --chunks --context title --column small")
     page.types("worker watch manuals --enhance")
     page.types("worker evaluate")
-    page.passes("worker evaluate --queries queries.jsonl --table articles --rerank")
+    with VendorServer("cohere") as cohere:
+        shell.environment |= {"COHERE_API_KEY": cohere.key, "COHERE_BASE_URL": cohere.base_url}
+        page.types("worker evaluate --queries queries.jsonl --table articles --rerank")
+    assert page.ends()
+
+
+def test_operations(db: Database, shell: Shell, tmp_path: Path) -> None:
+    shell.environment |= {"EMBEDDING_MODEL": LOCAL}
+    page = Reader(shell, "docs/operations.md", db=db)
+    page.places = {"/var/reports": str(tmp_path)}
+    db.execute("create table docs (id bigint primary key, title text, subtitle text, body text)")
+    db.execute("insert into docs select n, 'Title', 'About ' || n from generate_series(1, 60) n")
+    for column in ("embedding", "embedding_next"):
+        watch = "select watch_embeddings('docs', 'title, subtitle, body', %s, dimensions => 256)"
+        db.execute(watch, [column])
+        db.execute("select backfill_embeddings('docs', %s)", [column])
+    (tmp_path / "queries.jsonl").write_text('{"query": "about 7"}')
+    prepare(shell, "worker process")
+    page.types("select worker, state")
+    page.types("select control_embeddings('pause')")
+    db.execute("select control_embeddings('work')")
+    page.types("worker verify --report")
+    page.types("worker verify docs --column embedding_next")
+    db.execute("select unwatch_embeddings('docs', 'embedding_next')")
+    page.types("alter table docs drop column subtitle cascade")
+    target = value(db, "select id from embedding_targets")
+    page.places = {"embedding_update_N": f"embedding_update_{target}"}
+    page.types("begin")
+    page.types("worker recheck && worker process")
+    assert page.ends()
+
+
+def test_configuration(db: Database, shell: Shell) -> None:
+    page = Reader(shell, "docs/configuration.md", db=db)
+    page.types("EMBEDDING_BATCHSIZE=10 worker process")
+    del shell.environment["OPENAI_API_KEY"], shell.environment["OPENAI_BASE_URL"]
+    page.types("EMBEDDING_BATCH_SIZE=lots", ends_with=2)
+    db.execute("create table docs (id bigint primary key, body text)")
+    watch = (
+        "select watch_embeddings('docs', 'body', 'embedding', 'azure:old-name', dimensions => 3)"
+    )
+    db.execute(watch)
+    page.types("begin;")
+    assert value(db, "select model from embedding_targets") == "azure:new-name"
+    assert page.ends()
+
+
+OF_SUPABASE = """
+create publication supabase_realtime;
+create schema vault;
+create table vault.decrypted_secrets (decrypted_secret text, name text);
+create function vault.create_secret(secret text, name text) returns void language sql
+    begin atomic insert into vault.decrypted_secrets values (secret, name); end;
+create schema cron;
+create table cron.job (jobname text, schedule text, command text);
+create function cron.schedule(name text, schedule text, command text) returns void language sql
+    begin atomic insert into cron.job values (name, schedule, command); end;
+create schema net;
+create table net.requests (url text, headers jsonb);
+create function net.http_post(url text, headers jsonb, timeout_milliseconds integer) returns void
+    language sql begin atomic insert into net.requests values (url, headers); end;
+"""
+
+
+def test_apps(db: Database, shell: Shell) -> None:
+    page = Reader(shell, "docs/apps.md", db=db)
+    db.execute("create table notes (id bigint primary key, body text, user_id uuid)")
+    db.execute(OF_SUPABASE)
+    page.types("select watch_embeddings('public.notes'")
+    page.types("alter publication supabase_realtime")
+    page.types("select vault.create_secret")
+    db.execute(value(db, "select command from cron.job").encode())
+    asked = rows(db, "select url, headers->>'apikey' from net.requests")
+    assert asked == [("https://YOUR-PROJECT.supabase.co/functions/v1/embed", "sb_secret_…")]
+    assert page.ends()
+
+
+@pytest.fixture
+def in_background(db: Database, shell: Shell) -> dict[str, str]:
+    """A server that runs beside the next command, in the place of one that goes on for ever."""
+    with create_server(("127.0.0.1", 0)) as free:
+        address = "{}:{}".format(*free.getsockname())
+    shell.environment |= {"EMBEDDING_MODEL": LOCAL, "WORKER_WEB_ADDRESS": address}
+    ready = f"until curl --silent --fail http://{address}/readyz; do sleep 0.1; done"
+    return {"worker serve": f"worker serve 2>log & {ready} #", "127.0.0.1:8080": address}
+
+
+def test_api(db: Database, shell: Shell, in_background: dict[str, str]) -> None:
+    db.execute("create table manuals (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('manuals', 'body', 'embedding', dimensions => 256)")
+    page = Reader(shell, "docs/api.md")
+    page.places = in_background
+    key, *_ = page.types("pip install").splitlines()
+    page.places |= {"ew_…": key}
+    assert json.loads(page.types("curl")) == {"matches": []}
+    assert page.ends()
+
+
+@pytest.mark.only_in_full  # docs/api.md has the same command
+def test_dashboard(shell: Shell, in_background: dict[str, str]) -> None:
+    page = Reader(shell, "docs/dashboard.md")
+    page.places = in_background
+    page.types("pip install")
+    assert page.ends()
+
+
+def test_upgrade(shell: Shell) -> None:
+    page = Reader(shell, "docs/upgrade.md")
+    page.types("pip install --upgrade")
+    page.types("PGOPTIONS=")
+    assert page.ends()
+
+
+def test_troubleshooting(db: Database, shell: Shell) -> None:
+    page = Reader(shell, "docs/troubleshooting.md", db=db)
+    page.places = {"database postgres": f"database {db.info.dbname}"}
+    page.types("alter database")
+    assert page.ends()
+
+
+def test_sql_api(db: Database, shell: Shell) -> None:
+    page = Reader(shell, "docs/sql-api.md", db=db)
+    db.execute("create table sessions (id bigint primary key, title text, user_id uuid)")
+    db.execute("select watch_embeddings('sessions', 'title', 'title_embedding', dimensions => 3)")
+    db.execute("insert into sessions values (1, 'a'), (2, 'b')")
+    fail = (
+        "update embedding_queue"
+        " set status = 'failed', error_class = 'rejected', error_message = 'no reason'"
+    )
+    db.execute(fail)
+    page.places = {"id = '…'": "id = 1"}
+    page.types("select table_name, status")
+    db.execute(fail)
+    page.types("do $$")
+    assert value(db, "select count(*) from embedding_queue where status = 'pending'") == 2
     assert page.ends()
