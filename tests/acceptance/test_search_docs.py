@@ -273,6 +273,7 @@ def test_passages_are_searched_in_sql_and_shown_with_their_neighbors(
     ).fetchall()
     assert MANUAL.endswith(content)
     assert "14 days" in content
+    assert rows(manuals, snippet("sql", "unenhanced is not null")) == []
 
 
 def test_passages_are_found_by_supabase_js_and_in_python(

@@ -414,13 +414,15 @@ WITH_THE_CLI = (
 )
 
 
-def run_blocks(section: str | None, project: Project, **environment: str) -> list[str]:
-    """Run the commands of the page, or of a section. Returns what each prints."""
+def run_blocks(
+    section: str, project: Project, page: str = "docs/supabase.md", **environment: str
+) -> list[str]:
+    """Run the commands of a section. Returns what each prints."""
     known = {"SUPABASE_YES": "true", "SUPABASE_TELEMETRY_DISABLED": "1", **environment}
     said = []
     with Shell(project.folder, known) as shell:
         shell.environment["PATH"] += f":{PARTS / '.bin'}"
-        for block in blocks("docs/supabase.md", section):
+        for block in blocks(page, section):
             for step in block.steps():
                 done = shell.run(f"pip() {{ :; }}; {step.command}")
                 assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
@@ -449,6 +451,15 @@ def test_the_documentation_leads_from_an_empty_project_to_a_search(
         said = run_blocks("Over the Data API", project)
     assert "nothing is wrong" in said[0]
     assert "Refunds" in said[-1].splitlines()[0]  # the nearest
+
+
+@pytest.mark.only_in_full  # docs/supabase.md has the same commands
+def test_the_readme_leads_to_a_watched_table(opened: Open) -> None:
+    project = opened()
+    project.db.execute("create table docs (id bigint primary key, title text, body text)")
+    run_blocks("On Supabase", project, "README.md", DATABASE_URL=project.url)
+    assert project.is_all_applied()
+    assert value(project.db, "select table_name from embedding_targets") == "docs"
 
 
 def test_the_settings_it_names_are_those_of_the_worker() -> None:

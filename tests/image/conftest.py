@@ -39,8 +39,9 @@ def engine(*arguments: str, timeout: float = 120) -> Completed:
 
 
 def lines_of(section: str) -> list[str]:
-    """The commands of the first block in a section of docs/deployment.md."""
-    return [step.command for step in blocks("docs/deployment.md", section)[0].steps()]
+    """The commands in a section of docs/deployment.md."""
+    [block] = blocks("docs/deployment.md", section)
+    return [step.command for step in block.steps()]
 
 
 class Container:

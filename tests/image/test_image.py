@@ -99,6 +99,7 @@ def test_it_goes_from_an_empty_database_to_a_search_result(run: Run, empty_db: D
 
 
 def test_the_lines_of_the_docs_start_a_worker(container_url: str, empty_db: Database) -> None:
+    """Those of docs/deployment.md."""
     empty_db.execute("create table docs (id bigint primary key, body text)")
     empty_db.execute("insert into docs values (1, 'How to get a refund')")
     build, database, *start = lines_of("Docker")

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Database, rows, value
+from tests.documentation import blocks
 from tests.integration.tables import embed_all, jobs
 from worker.database.migrations import scheduled
 from worker.queue.postgres import PostgresQueue
@@ -55,6 +56,13 @@ def test_each_job_is_scheduled_once(cron: Database) -> None:
         ("embedding-retry", "7 3 * * *"),
         ("embedding-cleanup", "17 3 * * *"),
     ]
+
+
+def test_the_page_about_uninstalling_removes_our_jobs_and_no_others(cron: Database) -> None:
+    cron.execute("insert into cron.job (jobname) values ('of-mine')")
+    [block] = blocks("docs/uninstall.md", "1. Stop the workers", ["sql"])
+    cron.execute(block.text.encode())
+    assert rows(cron, "select jobname from cron.job") == [("of-mine",)]
 
 
 def test_rows_that_no_trigger_saw_are_queued(cron: Database, queue: PostgresQueue) -> None:
