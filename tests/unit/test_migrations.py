@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from worker.database.migrations import migrations
 
 REPOSITORY = Path(__file__).parents[2]
@@ -24,18 +22,18 @@ def headings(path: Path) -> list[str]:
     return [match[1] for match in found if match]
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_a_migration_says_why_what_it_locks_and_how_to_undo_it(path: Path) -> None:
-    assert headings(path) == ["Why", "Locks", "Undo"]
+def test_a_migration_says_why_what_it_locks_and_how_to_undo_it() -> None:
+    for path in ALL:
+        assert headings(path) == ["Why", "Locks", "Undo"], path.name
 
 
 def test_the_sample_data_says_so_as_well() -> None:
     assert headings(SUPABASE / "seed.sql") == ["Why", "Creates", "Locks", "Undo"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_migration_is_named_as_the_supabase_cli_names_it(path: Path) -> None:
-    assert re.fullmatch(r"\d{14}_[a-z0-9_]+\.sql", path.name)
+def test_a_migration_is_named_as_the_supabase_cli_names_it() -> None:
+    for path in FILES:
+        assert re.fullmatch(r"\d{14}_[a-z0-9_]+\.sql", path.name), path.name
 
 
 MOST_LINES = 80
@@ -50,9 +48,10 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
         yield match[1], match[0].count("\n") + 1
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_functions_are_short(path: Path) -> None:
-    assert {name: lines for name, lines in functions(path) if lines > MOST_LINES} == {}
+def test_functions_are_short() -> None:
+    for path in FILES:
+        long = {name: lines for name, lines in functions(path) if lines > MOST_LINES}
+        assert long == {}, path.name
 
 
 def protected(path: Path) -> set[str]:
@@ -65,19 +64,16 @@ def protected(path: Path) -> set[str]:
     return {name for call in calls for name in re.findall(r"'([\w.]+)'", call)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_says_who_may_use_what_it_defines(path: Path) -> None:
-    defined = re.findall(
-        r"^create (?:unlogged )?(?:function|table|view|sequence) ([\w.]+)",
-        path.read_text(encoding="utf-8"),
-        re.M,
-    )
-    assert protected(path) == set(defined)
+def test_a_file_says_who_may_use_what_it_defines() -> None:
+    definition = r"^create (?:unlogged )?(?:function|table|view|sequence) ([\w.]+)"
+    for path in FILES:
+        defined = re.findall(definition, path.read_text(encoding="utf-8"), re.M)
+        assert protected(path) == set(defined), path.name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_migration_is_ascii(path: Path) -> None:
-    assert path.read_bytes().isascii()
+def test_a_migration_is_ascii() -> None:
+    for path in FILES:
+        assert path.read_bytes().isascii(), path.name
 
 
 def test_the_role_of_workers_is_the_only_one_that_is_made() -> None:
