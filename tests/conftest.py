@@ -156,28 +156,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    gc.disable()  # nothing that is collected is garbage
+
+
+@pytest.hookimpl(tryfirst=True)  # whatever else a test is tried with, its server is named first
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have a test of the database run over each server on which it may depend."""
+    if not {"server", "postgres"} <= set(metafunc.fixturenames):
+        return  # it has no server, or one of a model
+    full = metafunc.config.getoption("--full")
+    home = _home_of(metafunc.definition)
+    variants = [
+        _variant(name)
+        for name in VARIANTS
+        if (name == home if home else _may_depend_on(metafunc.definition, name, full))
+    ]
+    metafunc.parametrize("server", variants, indirect=True, scope="session")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Take out what would show the same once more.
 
-    Each test runs over the newest Postgres with all its parameters. Over another server it runs if
-    it may depend on it, with its first parameters; with `--full`, with all. What is marked
+    Each test runs over the newest Postgres with all its parameters. Over another server on which
+    it may depend it runs with its first parameters; with `--full`, with all. What is marked
     `only_in_full` runs only then; with names of servers in the mark, that is about these alone.
     """
-    full = config.getoption("--full")
+    if config.getoption("--full"):
+        return
     tried: set[tuple[str, str]] = set()
 
     def is_wanted(item: pytest.Item) -> bool:
         callspec = getattr(item, "callspec", None)
         variant = callspec.params.get("server", "none") if callspec else "none"
         mark = item.get_closest_marker("only_in_full")
-        if not full and mark and variant in (mark.args or (variant,)):
+        if mark and variant in (mark.args or (variant,)):
             return False
-        if home := _home_of(item):
-            return variant in ("none", home)
-        if variant in ("none", "pg18"):
+        if variant in ("none", "pg18") or _home_of(item):
             return True
         test = (item.nodeid.partition("[")[0], variant)
-        if not _may_depend_on(item, variant, full) or (test in tried and not full):
+        if test in tried:
             return False
         tried.add(test)
         return True
@@ -195,6 +213,7 @@ def rest_in_full(values: Iterable[Any], first: int = 1) -> list[Any]:
 
 def pytest_collection_finish() -> None:
     """Take what is there to stay out of garbage collections, which the worker asks for at times."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
@@ -207,6 +226,8 @@ def _home_of(item: pytest.Item) -> str | None:
 
 
 def _may_depend_on(item: pytest.Item, variant: str, full: bool) -> bool:
+    if variant == "pg18":
+        return True
     if "/integration/" not in item.nodeid:
         return False  # the command line and its end are the same over any server
     if variant == "data_api" and item.get_closest_marker("over_a_connection"):
@@ -236,7 +257,7 @@ def _variant(name: str) -> Any:
     return pytest.param(name, marks=[pytest.mark.skip(lacking)] if lacking and not IN_CI else [])
 
 
-@pytest.fixture(scope="session", params=map(_variant, VARIANTS))
+@pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, postgres: Callable[[str], str]) -> Iterator[Server]:
     url = postgres(VARIANTS[request.param])
     if request.param == "pgbouncer":
