@@ -30,6 +30,13 @@ def test_a_hundred_workers_share_a_limit_that_answers_report() -> None:
     assert shares.least >= 0.15
 
 
+def test_they_share_one_that_is_not_reported_after_some_minutes() -> None:
+    shares = simulate(100, 6000, silent=True, warm_up=300.0, seconds=300.0)
+    assert shares.used >= 0.95
+    assert shares.refused <= 0.01
+    assert shares.least >= 0.2
+
+
 @pytest.mark.parametrize("rpm", [6000, 600])
 def test_they_share_one_that_is_not_reported_if_each_has_its_part_as_embedding_rpm(
     rpm: int,

@@ -20,6 +20,8 @@ MARGIN = 0.98  # of what is allowed: clocks differ, and requests overtake each o
 SLACK = 0.05  # seconds by which a turn that was missed may be made up for
 RECOVERY = 2.0  # seconds from a refusal until the pace is nearly back at where it was refused
 LONGEST_BELIEF = 60.0  # seconds at a rate limit, until more is tried
+QUICK = 8.0  # answers a second: a slower client waits longer, since it is refused as often per wait
+LONGEST_DELAY = 6.0  # times as long, however slow it is
 PROBE_BACKOFF = 2.0  # times as long until more is tried, each time a limit is confirmed
 GROWTH = 0.05  # of what is tried beyond a limit: nearly twice as much after three seconds
 ENOUGH_TO_MEASURE = 5  # answers
@@ -169,16 +171,17 @@ class AdaptiveRate:
         """Use the measured rate as the limit."""
         if self._ceiling is None:
             self._ceiling = max(measured, 1.0)
-        elif is_confirmed:
-            is_near = measured < 1.3 * self._ceiling
-            self._probe_after = PROBE_BACKOFF * self._probe_after if is_near else FIRST_PROBE_AFTER
+            return
+        is_near = 0.5 * self._ceiling < measured < 3.0 * self._ceiling  # else it has changed
+        self._probe_after = PROBE_BACKOFF * self._probe_after if is_near else FIRST_PROBE_AFTER
+        if is_confirmed:
             self._ceiling = max(self._ceiling, min(measured, pace))
         else:  # the limit was too high
-            if measured < 0.7 * self._ceiling:  # the limit has changed, and may change again
-                self._probe_after = FIRST_PROBE_AFTER
             self._ceiling = min(max(measured, 0.25 * pace), 0.95 * pace)
 
     def _probing(self, now: float) -> float:
-        """For how many seconds a higher rate than the limit has been tried."""
-        grace = min(self._probe_after, LONGEST_BELIEF)
-        return max(0.0, now - self._resumed_at - RECOVERY - grace)
+        """For how many seconds a higher rate than the limit has been tried, as counted by a client
+        that gets QUICK answers a second."""
+        waited = max(0.0, now - self._resumed_at - RECOVERY)
+        counted = min(waited, max(self._answers / QUICK, waited / LONGEST_DELAY))
+        return max(0.0, counted - min(self._probe_after, LONGEST_BELIEF))
