@@ -36,6 +36,7 @@ PRELOADED = [
     "httpcore2",
     "safetensors.numpy",
     "tokenizers",
+    "tests.read_model",
 ]
 
 # No test speaks TLS, and reading all certificates takes each client longer than its start.

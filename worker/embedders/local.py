@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from worker.embedders.base import (
 )
 from worker.embedders.prompts import NONE
 from worker.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 DIMENSIONS = 256
 SHORTER = (64, 128)  # trained so that the beginning of a vector is a vector
@@ -46,20 +50,10 @@ class LocalEmbedder:
 
     def __init__(self, prompts: Prompts = NONE, width: int | None = None) -> None:
         self.prompts = prompts
-        self.dimensions: int | None = width if width in SHORTER else DIMENSIONS
-        package = _package_folder()
-        from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
-
-        # no name is given to the weights of half the size, so that they are freed at once
-        self._rows: npt.NDArray[np.float32] = load_file(
-            package / "weights" / "l2_supercat_256.safetensors"
-        )["embedding.weight"][:, : self.dimensions].astype(np.float32)
-        self._tokenizer = Tokenizer.from_file(
-            str(package / "tokenizers" / "l2_supercat_tokenizer_config.json")
-        )
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        used = width if width in SHORTER else DIMENSIONS
+        self.dimensions: int | None = used
+        self._rows = read_rows(used)
+        self._tokenizer = read_tokenizer()
 
     def probe(self) -> None:
         """Do nothing: everything is known."""
@@ -86,6 +80,24 @@ class LocalEmbedder:
             total = counts[used].astype(np.float64) @ self._rows[used]
             mean = (total / len(ids)).astype(np.float32)
         return mean
+
+
+def read_rows(width: int) -> npt.NDArray[np.float32]:
+    """Return the vector of each token."""
+    from safetensors.numpy import load_file
+
+    weights = load_file(_package_folder() / "weights" / "l2_supercat_256.safetensors")
+    return np.asarray(weights["embedding.weight"][:, :width], dtype=np.float32)
+
+
+def read_tokenizer() -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    file = _package_folder() / "tokenizers" / "l2_supercat_tokenizer_config.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _package_folder() -> Path:
