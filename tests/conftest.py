@@ -206,9 +206,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def rest_in_full(values: Iterable[Any], first: int = 1) -> list[Any]:
     """Parameters of a test, of which only the first run without `--full`."""
     values = list(values)
-    rest = (value if isinstance(value, tuple) else (value,) for value in values[first:])
-    marked = [pytest.param(*value, marks=pytest.mark.only_in_full) for value in rest]
-    return values[:first] + marked
+    return values[:first] + [_only_in_full(value) for value in values[first:]]
+
+
+def _only_in_full(value: Any) -> Any:
+    only = pytest.mark.only_in_full
+    if isinstance(value, type(pytest.param())):
+        return pytest.param(*value.values, marks=[*value.marks, only], id=value.id)
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=only)
 
 
 def pytest_collection_finish() -> None:

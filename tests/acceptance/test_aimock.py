@@ -73,7 +73,7 @@ def made_up(texts: list[str], width: int) -> list[list[float]]:
     [
         pytest.param(OPENAI, CALM, id="openai-calm", marks=pytest.mark.only_in_full),
         pytest.param(OPENAI, CHAOS, id="openai-chaos"),
-        pytest.param(AZURE, CALM, id="azure-calm"),
+        pytest.param(AZURE, CALM, id="azure-calm", marks=pytest.mark.only_in_full),
         pytest.param(AZURE, CHAOS, id="azure-chaos", marks=pytest.mark.only_in_full),
         pytest.param(OLLAMA, CALM, id="ollama-calm"),
         pytest.param(OLLAMA, CHAOS, id="ollama-chaos", marks=pytest.mark.only_in_full),

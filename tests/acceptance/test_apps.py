@@ -228,6 +228,7 @@ def test_a_signed_in_user_reads_the_state_of_their_own_records(
     assert rows(notes, "select body from notes order by id") == [("of ben",), ("of anna",)]
 
 
+@pytest.mark.only_in_full
 def test_a_signed_in_user_changes_no_job(project: Project, notes: Database, tmp_path: Path) -> None:
     # Supabase Lite grants all on all tables; that a project does not is tested in test_access.py.
     tries = """

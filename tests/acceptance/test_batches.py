@@ -9,7 +9,7 @@ from signal import SIGINT, SIGTERM
 import pytest
 
 from tests.acceptance.conftest import Start, fill, statuses
-from tests.conftest import Database, Worker, eventually, value
+from tests.conftest import Database, Worker, eventually, rest_in_full, value
 from tests.integration.tables import Connect
 
 JOBS = 4100  # more than two batches
@@ -69,11 +69,14 @@ def is_waiting(db: Database) -> bool:
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM])
 @pytest.mark.parametrize(
     ("command", "how_to_go_on"),
-    [
-        ("requeue --failed", CONTINUES),
-        ("requeue --all --yes", BEGINS_AGAIN),
-        ("reprocess * --yes", BEGINS_AGAIN),
-    ],
+    rest_in_full(
+        [
+            ("requeue --failed", CONTINUES),
+            ("requeue --all --yes", BEGINS_AGAIN),
+            ("reprocess * --yes", BEGINS_AGAIN),
+        ],
+        first=2,
+    ),
 )
 def test_a_signal_lets_the_batch_end_and_says_how_many_were_requeued(
     long_queue: Database, interrupt: Interrupt, command: str, how_to_go_on: str, number: int

@@ -16,7 +16,7 @@ import pytest
 
 from tests.acceptance.conftest import MODEL, Ask, fill, refused, statuses
 from tests.command_line import Command
-from tests.conftest import REPOSITORY, Database, Worker, rows, run_worker, value
+from tests.conftest import REPOSITORY, Database, Worker, rest_in_full, rows, run_worker, value
 from tests.integration.tables import embed_all
 from tests.openai_server import OpenAIServer
 from worker.cli.commands.search import print_found
@@ -143,6 +143,7 @@ def test_requeue_wants_to_be_told_clearly(tmp_path: Path, arguments: list[str], 
     assert hint
 
 
+@pytest.mark.only_in_full
 def test_on_a_terminal_requeue_of_all_asks(notes: Database, ask: Ask) -> None:
     fill(notes, 2)
     notes.execute("update embedding_queue set status = 'completed'")
@@ -203,15 +204,18 @@ def test_what_comes_from_the_database_does_not_steer_the_terminal(
 
 @pytest.mark.parametrize(
     ("condition", "code"),
-    [
-        ("failed > 0", 1),
-        ("failed > 10", 0),
-        ("oldest_due > 5m", 0),
-        ("coverage < 70%", 1),
-        ("workers < 1", 1),
-        ("silent_workers > 0", 0),
-        ("rows_per_second < 0.001", 0),
-    ],
+    rest_in_full(
+        [
+            ("failed > 0", 1),
+            ("failed > 10", 0),
+            ("oldest_due > 5m", 0),
+            ("coverage < 70%", 1),
+            ("workers < 1", 1),
+            ("silent_workers > 0", 0),
+            ("rows_per_second < 0.001", 0),
+        ],
+        first=2,
+    ),
 )
 def test_status_fails_if_it_is_told_to(
     mixed: Database, worker: Worker, condition: str, code: int
@@ -587,7 +591,7 @@ WATCHES = [
 ]
 
 
-@pytest.mark.parametrize("arguments", WATCHES, ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize("arguments", rest_in_full(WATCHES), ids=lambda arguments: arguments[0])
 def test_the_sql_of_watch_runs_as_a_migration_and_equals_running_watch(
     posts: Database,
     queue: PostgresQueue,

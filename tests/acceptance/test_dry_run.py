@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import MODEL, fill, refused, statuses
-from tests.conftest import REPOSITORY, Database, Worker, rows, value
+from tests.conftest import REPOSITORY, Database, Worker, rest_in_full, rows, value
 from tests.openai_server import OpenAIServer
 from worker.operations.estimate import Forecast
 
@@ -275,12 +275,15 @@ def test_a_dry_run_of_columns_that_are_not_enabled_says_so(
 @both_commands
 @pytest.mark.parametrize(
     ("arguments", "environment", "cause"),
-    [
-        (["--table", "nope"], {}, "there is no table nope"),
-        (["--column", "nope"], {}, "column nope is not watched"),
-        ([], {"EMBEDDING_MODEL": MODEL}, NO_KEY),
-        ([], {"EMBEDDING_MODEL": "nobody:model"}, "there is no embedding model `nobody:model`"),
-    ],
+    rest_in_full(
+        [
+            (["--table", "nope"], {}, "there is no table nope"),
+            (["--column", "nope"], {}, "column nope is not watched"),
+            ([], {"EMBEDDING_MODEL": MODEL}, NO_KEY),
+            ([], {"EMBEDDING_MODEL": "nobody:model"}, "there is no embedding model `nobody:model`"),
+        ],
+        first=3,
+    ),
 )
 def test_a_dry_run_refuses_what_a_run_refuses(
     db: Database,

@@ -113,6 +113,7 @@ def test_without_weight_words_change_nothing(help_centre: Database, worker: Work
     assert ndcg["hybrid"] == pytest.approx(ndcg["vector"])
 
 
+@pytest.mark.only_in_full
 def test_the_two_files_of_trec_give_the_same_result(
     help_centre: Database, worker: Worker, tmp_path: Path
 ) -> None:

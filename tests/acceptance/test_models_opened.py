@@ -8,7 +8,7 @@ import pytest
 
 from tests.acceptance.conftest import fill, refused, statuses
 from tests.app_server import AppServer
-from tests.conftest import Database, Worker, rows
+from tests.conftest import Database, Worker, rest_in_full, rows
 
 NO_KEYS = [
     {"EMBEDDING_MODEL": "openai:text-embedding-3-small"},
@@ -23,7 +23,9 @@ WITHOUT_A_MODEL = [
 ]
 
 
-@pytest.mark.parametrize("command", WITHOUT_A_MODEL, ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", rest_in_full(WITHOUT_A_MODEL, first=4), ids=lambda command: command[0]
+)
 @pytest.mark.parametrize("environment", NO_KEYS[:1])
 def test_a_command_that_asks_no_model_needs_no_key(
     notes: Database, worker: Worker, command: list[str], environment: dict[str, str]

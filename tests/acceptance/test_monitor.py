@@ -22,7 +22,7 @@ import pytest
 
 from tests.acceptance.conftest import Start, fill, refused
 from tests.acceptance.test_commands import documented_fields
-from tests.conftest import REPOSITORY, Database, Server, Worker
+from tests.conftest import REPOSITORY, Database, Server, Worker, rest_in_full
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])(?:;\d+)*m")
 INTO_THE_OTHER_SCREEN, OUT_OF_IT = "\x1b[?1049h", "\x1b[?1049l"
@@ -125,6 +125,7 @@ def test_status_fits_a_terminal_and_shows_nothing_raw(
     assert max(map(len, plain.splitlines())) <= 80
 
 
+@pytest.mark.only_in_full
 def test_status_heeds_no_color(local_notes: Database, on_terminal: OnTerminal) -> None:
     terminal = on_terminal("status", NO_COLOR="1")
     assert terminal.end() == 0
@@ -171,7 +172,7 @@ def test_a_silent_worker_is_marked(local_notes: Database, worker: Worker) -> Non
 # worker monitor
 
 
-@pytest.mark.parametrize("end", ["q", "Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("end", rest_in_full(["q", "Ctrl-C", "SIGTERM"]))
 def test_the_terminal_is_as_it_was_however_it_ends(
     local_notes: Database, on_terminal: OnTerminal, end: str
 ) -> None:

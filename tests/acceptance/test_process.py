@@ -18,7 +18,16 @@ import pytest
 
 from tests.acceptance.conftest import Held, Start, fill, refused, statuses
 from tests.command_line import Command
-from tests.conftest import REPOSITORY, Database, Worker, eventually, rows, run_worker, value
+from tests.conftest import (
+    REPOSITORY,
+    Database,
+    Worker,
+    eventually,
+    rest_in_full,
+    rows,
+    run_worker,
+    value,
+)
 from tests.openai_server import (
     Answer,
     OpenAIServer,
@@ -216,12 +225,17 @@ def test_limit_ends_the_run_after_so_many_jobs(local_notes: Database, worker: Wo
 
 @pytest.mark.parametrize(
     ("arguments", "done"),
-    [
-        (["--table", "notes"], {("notes", "title_vector"), ("notes", "body_vector")}),
-        (["--column", "body_vector"], {("notes", "body_vector"), ("app.notes", "body_vector")}),
-        (["--table", "app.notes", "--column", "body_vector"], {("app.notes", "body_vector")}),
-        ([], {("notes", "title_vector"), ("notes", "body_vector"), ("app.notes", "body_vector")}),
-    ],
+    rest_in_full(
+        [
+            (["--table", "notes"], {("notes", "title_vector"), ("notes", "body_vector")}),
+            (["--column", "body_vector"], {("notes", "body_vector"), ("app.notes", "body_vector")}),
+            (["--table", "app.notes", "--column", "body_vector"], {("app.notes", "body_vector")}),
+            (
+                [],
+                {("notes", "title_vector"), ("notes", "body_vector"), ("app.notes", "body_vector")},
+            ),
+        ]
+    ),
 )
 def test_table_and_column_narrow_it_down(
     db: Database, worker: Worker, arguments: list[str], done: set[tuple[str, str]]

@@ -13,7 +13,7 @@ from typing import Any, LiteralString
 import pytest
 
 from tests.acceptance.conftest import Start
-from tests.conftest import Database, Worker, rows
+from tests.conftest import Database, Worker, rest_in_full, rows
 from tests.nasty_files import pdf
 
 ENVIRONMENT = {
@@ -54,6 +54,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.only_in_full
 def test_a_search_names_the_page(library: Path, worker: Worker, db: Database) -> None:
     worker("files", "scan", **ENVIRONMENT)
     done = worker("process", **ENVIRONMENT)
@@ -83,7 +84,7 @@ def test_reprocess_reads_the_files_again_whose_path_matches(
 
 @pytest.mark.parametrize(
     "trouble",
-    ["perform pg_terminate_backend(pg_backend_pid())", "raise sqlstate '53100'"],
+    rest_in_full(["perform pg_terminate_backend(pg_backend_pid())", "raise sqlstate '53100'"]),
     ids=["a lost connection", "a full disk"],
 )
 def test_trouble_of_the_database_costs_a_pause_and_no_file(

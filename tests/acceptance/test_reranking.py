@@ -10,7 +10,7 @@ import pytest
 
 import worker as api
 from tests.acceptance.conftest import refused
-from tests.conftest import Database, Worker
+from tests.conftest import Database, Worker, rest_in_full
 from tests.openai_server import rate_limited
 from tests.vendor_server import RERANKERS, VendorServer
 from worker.queue import Match
@@ -37,7 +37,7 @@ def texts(local_notes: Database, worker: Worker) -> Database:
     return local_notes
 
 
-@pytest.mark.parametrize("name", RERANKERS)
+@pytest.mark.parametrize("name", rest_in_full(RERANKERS))
 def test_the_best_rows_are_put_in_the_order_of_the_reranker(
     texts: Database, worker: Worker, name: str
 ) -> None:

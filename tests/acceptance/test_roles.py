@@ -8,7 +8,7 @@ import pytest
 
 import worker as api
 from tests.acceptance.conftest import fill
-from tests.conftest import Database, Worker, rows, value
+from tests.conftest import Database, Worker, rest_in_full, rows, value
 from tests.openai_server import WIDTHS, OpenAIServer
 from worker.embedders.prompts import known_prompts
 from worker.settings import Settings
@@ -35,7 +35,7 @@ def sent(openai: OpenAIServer) -> list[str]:
     return [text for text in texts if "note" in text or "words" in text]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", rest_in_full(MODELS, first=4))
 def test_a_model_gets_documents_and_queries_as_it_was_trained_to(
     notes: Database, database_url: str, openai: OpenAIServer, model: str
 ) -> None:

@@ -110,6 +110,7 @@ def test_backfill_enqueues_and_embeds_and_stamps_every_line(db: Database, script
     assert statuses(db) == {"completed": 3}
 
 
+@pytest.mark.only_in_full
 def test_backfill_hands_its_arguments_to_both(db: Database, script: Script) -> None:
     lacking_vectors(db, 3, 256)
     db.execute("create table others (id bigint primary key, body text)")
@@ -189,6 +190,7 @@ def test_the_cautious_processor_can_be_told_its_pace(
     assert [len(request.texts) for request in openai.requests] == [3, 3, 1]
 
 
+@pytest.mark.only_in_full
 def test_the_cautious_processor_passes_the_exit_code_on(
     script: Script, empty_database_url: str
 ) -> None:

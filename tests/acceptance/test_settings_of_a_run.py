@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.acceptance.conftest import fill, refused, statuses
-from tests.conftest import Database, Worker, rows
+from tests.conftest import Database, Worker, rest_in_full, rows
 from tests.openai_server import Answer, OpenAIServer, vector_for
 
 # The cache
@@ -84,12 +84,14 @@ class Counting:
 
 @pytest.mark.parametrize(
     ("settings", "most"),
-    [
-        ({"EMBEDDING_MAX_CONCURRENCY": "1"}, 1),
-        ({"EMBEDDING_MAX_CONCURRENCY": "3"}, 3),
-        ({"MAX_EMBEDDING_WORKERS": "3"}, 3),
-        ({"MAX_EMBEDDING_WORKERS": "7", "EMBEDDING_MAX_CONCURRENCY": "2"}, 2),
-    ],
+    rest_in_full(
+        [
+            ({"EMBEDDING_MAX_CONCURRENCY": "1"}, 1),
+            ({"EMBEDDING_MAX_CONCURRENCY": "3"}, 3),
+            ({"MAX_EMBEDDING_WORKERS": "3"}, 3),
+            ({"MAX_EMBEDDING_WORKERS": "7", "EMBEDDING_MAX_CONCURRENCY": "2"}, 2),
+        ]
+    ),
 )
 def test_no_more_requests_are_under_way_than_the_settings_allow(
     notes: Database,

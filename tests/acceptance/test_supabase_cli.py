@@ -207,6 +207,7 @@ def test_push_with_the_seed_brings_the_sample_tables_twice_the_same(this: Projec
     assert value(this.db, "select count(distinct id) from handbook_passages") == 5
 
 
+@pytest.mark.only_in_full
 def test_a_signed_in_user_reads_their_own_sample_rows(this: Project) -> None:
     this.supabase("db", "push", "--include-seed")
     owner = value(this.db, "select user_id from sessions where user_id is not null limit 1")
@@ -219,6 +220,7 @@ def test_a_signed_in_user_reads_their_own_sample_rows(this: Project) -> None:
 # -- in a project of somebody else's
 
 
+@pytest.mark.only_in_full
 def test_copies_are_pushed_and_then_the_worker_finds_nothing_to_do(theirs: Project) -> None:
     theirs.worked("init")
     assert theirs.copies() == OURS
@@ -240,6 +242,7 @@ def test_what_the_worker_applied_before_there_were_copies_is_entered_as_the_copi
     assert "up to date" in theirs.supabase("db", "push")
 
 
+@pytest.mark.only_in_full
 def test_what_was_copied_first_is_applied_under_the_versions_of_the_copies(
     theirs: Project,
 ) -> None:

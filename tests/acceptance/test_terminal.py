@@ -127,7 +127,7 @@ def test_json_escapes_what_a_text_shows_as_a_replacement(
             assert any(EVIL in text for text in texts_in(document)), command
 
 
-@pytest.mark.parametrize("format", ["console", "json"])
+@pytest.mark.parametrize("format", rest_in_full(["console", "json"]))
 def test_the_log_of_a_run_is_harmless(
     evil: Database, start: Start, with_openai: dict[str, str], format: str
 ) -> None:

@@ -17,7 +17,7 @@ from tests.chaos.conftest import (
     wait_until_due,
     wrong_vectors,
 )
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.openai_server import out_of_quota
 from tests.tcp_proxy import Moment, TcpProxy
 
@@ -194,7 +194,7 @@ def test_a_database_that_takes_connections_and_says_nothing_is_waited_for(
 
 @pytest.mark.parametrize(
     ("lose", "restore"),
-    [(TcpProxy.refuse, TcpProxy.accept), (TcpProxy.swallow, TcpProxy.hand_on)],
+    rest_in_full([(TcpProxy.refuse, TcpProxy.accept), (TcpProxy.swallow, TcpProxy.hand_on)]),
     ids=["refused", "swallowed"],
 )
 def test_the_jobs_of_a_worker_that_is_cut_off_are_done_by_another_meanwhile(

@@ -280,16 +280,19 @@ def renamed_by_hand(db: Database, owner: PostgresQueue) -> None:
 @pytest.mark.over_a_connection
 @pytest.mark.parametrize(
     "change",
-    [
-        swapped,
-        rolled_back,
-        renamed,
-        in_a_side_table,
-        converted,
-        watched_again,
-        rewatched_with_another_model,
-        renamed_by_hand,
-    ],
+    rest_in_full(
+        [
+            swapped,
+            rolled_back,
+            renamed,
+            in_a_side_table,
+            converted,
+            watched_again,
+            rewatched_with_another_model,
+            renamed_by_hand,
+        ],
+        first=5,
+    ),
 )
 def test_what_our_own_functions_do_is_no_damage(
     three: Database, owner: PostgresQueue, change: Callable[[Database, PostgresQueue], None]

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.integration.chunks import claim_one, create_chunked, embed, stage
 from tests.integration.tables import create_role
 
@@ -142,7 +142,7 @@ WAYS = [(MATCH, by) for by in LIMITED] + [(SEARCH, by) for by in LIMITED if by !
 
 
 @pytest.mark.parametrize("index", [False, True], ids=["without an index", "with an index"])
-@pytest.mark.parametrize(("find", "by"), WAYS)
+@pytest.mark.parametrize(("find", "by"), rest_in_full(WAYS, first=4))
 def test_many_near_chunks_of_one_text_leave_room_for_others(
     docs: Database, find: str, by: str, index: bool
 ) -> None:

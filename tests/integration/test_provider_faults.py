@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from tests.acceptance.conftest import Held, statuses
-from tests.conftest import Database, rows, value
+from tests.conftest import Database, rest_in_full, rows, value
 from tests.integration.jobs import insert
 from tests.integration.runs import Runs, at_once, under_way, unlike_their_text
 from tests.openai_server import (
@@ -68,7 +68,7 @@ def nothing_is_wrong(db: Database) -> None:
 # -- one text over which it fails
 
 
-@pytest.mark.parametrize("guilty", [1, 517, 1000])
+@pytest.mark.parametrize("guilty", rest_in_full([1, 517, 1000]))
 def test_one_refused_text_in_a_thousand_is_found_in_few_requests(
     docs: Database, runs: Runs, openai: OpenAIServer, guilty: int
 ) -> None:
@@ -196,7 +196,9 @@ NOW_AND_THEN: dict[str, list[Fault]] = {
 }
 
 
-@pytest.mark.parametrize("faults", NOW_AND_THEN.values(), ids=list(NOW_AND_THEN))
+@pytest.mark.parametrize(
+    "faults", rest_in_full(NOW_AND_THEN.values(), first=6), ids=list(NOW_AND_THEN)
+)
 def test_what_passes_is_not_noticed(
     docs: Database,
     runs: Runs,
@@ -247,11 +249,13 @@ CHAOS: dict[str, list[Fault]] = {
 
 @pytest.mark.parametrize(
     "faults",
-    [
-        pytest.param(CHAOS["500"], id="500"),
-        pytest.param(CHAOS[MIXED], id=MIXED, marks=pytest.mark.only_in_full),
-        pytest.param(CHAOS["anything"], id="anything"),
-    ],
+    rest_in_full(
+        [
+            pytest.param(CHAOS["500"], id="500"),
+            pytest.param(CHAOS[MIXED], id=MIXED, marks=pytest.mark.only_in_full),
+            pytest.param(CHAOS["anything"], id="anything"),
+        ]
+    ),
 )
 @pytest.mark.parametrize("batch_size", [100, pytest.param(1, marks=pytest.mark.only_in_full)])
 def test_texts_that_always_fail_are_blamed_in_chaos_and_no_others(
@@ -298,7 +302,9 @@ WITHOUT_END: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("fault", WITHOUT_END.values(), ids=list(WITHOUT_END))
+@pytest.mark.parametrize(
+    "fault", rest_in_full(WITHOUT_END.values(), first=5), ids=list(WITHOUT_END)
+)
 def test_what_does_not_pass_hands_every_job_back_and_is_reported(
     docs: Database,
     runs: Runs,

@@ -181,7 +181,9 @@ def only_when_woken(monkeypatch: pytest.MonkeyPatch, hurried: None) -> None:
     monkeypatch.setattr(breaker, "LONGEST_PAUSE", NEVER)
 
 
-@pytest.mark.parametrize("fault", [unavailable, answers(401, REFUSED), answers(404, REFUSED)])
+@pytest.mark.parametrize(
+    "fault", rest_in_full([unavailable, answers(401, REFUSED), answers(404, REFUSED)])
+)
 def test_an_order_to_work_tries_again_at_once(
     docs: Database, runs: Runs, openai: OpenAIServer, only_when_woken: None, fault: Fault
 ) -> None:
@@ -265,7 +267,7 @@ ONE_ANSWER: dict[str, Callable[[], Fault]] = {
 }
 
 
-@pytest.mark.parametrize("fault", ONE_ANSWER.values(), ids=list(ONE_ANSWER))
+@pytest.mark.parametrize("fault", rest_in_full(ONE_ANSWER.values(), first=2), ids=list(ONE_ANSWER))
 def test_one_answer_stops_nobody(
     docs: Database,
     runs: Runs,

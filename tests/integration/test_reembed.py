@@ -214,7 +214,7 @@ TRACES: LiteralString = """
 # -- all the way
 
 
-@pytest.mark.parametrize("store", ["column", "table"])
+@pytest.mark.parametrize("store", rest_in_full(["column", "table"]))
 def test_from_the_start_to_the_swap_and_back(
     texts: Database, work: Undertaking, store: Store
 ) -> None:

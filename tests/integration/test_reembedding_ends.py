@@ -128,7 +128,7 @@ def test_the_new_column_gets_name_comment_and_grants_of_the_old_one(
     )
 
 
-@pytest.mark.parametrize("on_change", ["keep", "clear"])
+@pytest.mark.parametrize("on_change", rest_in_full(["keep", "clear"]))
 def test_after_the_rename_everything_goes_on(
     searched: Database, queue: PostgresQueue, on_change: str
 ) -> None:

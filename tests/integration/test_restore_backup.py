@@ -14,7 +14,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from tests.conftest import Database, Server, new_database, rows, value
+from tests.conftest import Database, Server, new_database, rest_in_full, rows, value
 from tests.integration.documents import document, is_consistent, passages, sent, write
 from tests.integration.jobs import claim, complete, insert
 from tests.integration.runs import Runs
@@ -316,7 +316,7 @@ def test_two_restores_at_once_are_harmless(
 
 
 @pytest.mark.over_a_connection
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", rest_in_full(range(3)))
 @pytest.mark.parametrize("damage", ["flipped", "missing", "longer", "other"])
 def test_a_damaged_part_is_named_before_anything_is_written(
     docs: Database, queue: AdminQueue, place: Place, backup: str, number: int, damage: str

@@ -195,6 +195,7 @@ def test_a_poll_finds_a_job_when_its_time_comes(docs: Database, deaf: Runs) -> N
         eventually(are_done(docs, 2))
 
 
+@pytest.mark.only_in_full("pgbouncer")
 def test_a_poll_brings_orders_and_wakes_a_sleeper(docs: Database, deaf: Runs) -> None:
     with polling(docs, deaf):
         docs.execute("select control_embeddings('pause')")
@@ -305,6 +306,7 @@ def test_a_busy_one_obeys_as_well(docs: Database, runs: Runs, openai: Any) -> No
         eventually(are_done(docs, 2000))
 
 
+@pytest.mark.only_in_full("pgbouncer")
 def test_asleep_it_holds_no_model_and_wakes_when_it_is_told(docs: Database, runs: Runs) -> None:
     insert(docs, 1)
     with serving(runs) as run:
@@ -319,6 +321,7 @@ def test_asleep_it_holds_no_model_and_wakes_when_it_is_told(docs: Database, runs
         eventually(are_done(docs, 2))
 
 
+@pytest.mark.only_in_full("pgbouncer")
 def test_after_a_long_rest_it_sleeps_until_there_is_work(docs: Database, runs: Runs) -> None:
     insert(docs, 1)
     with serving(runs, sleep_after=0.3) as run:
@@ -336,6 +339,7 @@ def test_an_order_wakes_it_from_a_sleep_of_its_own(docs: Database, runs: Runs) -
         eventually(is_in(docs, "waiting"))
 
 
+@pytest.mark.only_in_full("pgbouncer")
 def test_one_of_two_may_be_told_alone(
     docs: Database, runs: Runs, database_url: str, queue: AdminQueue
 ) -> None:
@@ -404,6 +408,7 @@ def test_a_wish_that_nobody_knows_is_refused(docs: Database) -> None:
 # -- what it tells
 
 
+@pytest.mark.only_in_full("pgbouncer")
 def test_a_backlog_that_is_done_is_told_of_and_a_row_is_not(
     docs: Database, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

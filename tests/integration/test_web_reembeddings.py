@@ -178,6 +178,7 @@ def test_a_reader_sees_no_button_and_presses_none(web: Web, db: Database) -> Non
     assert value(db, STATE) == "filling"
 
 
+@pytest.mark.only_in_full
 @pytest.mark.over_the_data_api
 def test_over_the_data_api_it_is_only_shown_with_the_cure(
     project: Project, owner: Database

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import rest_in_full
 from tests.hostile_server import HostileServer, Pieces, answered, bomb, dripped, endless
 from tests.http_server import ModelServer, answers
 from tests.openai_server import OpenAIServer
@@ -66,10 +67,13 @@ SLOW = {
 
 @pytest.mark.parametrize(
     ("provider", "pieces"),
-    [
-        *(pytest.param("openai", pieces, id=name) for name, pieces in SLOW.items()),
-        *(pytest.param(provider, SLOW["the body"], id=provider) for provider in PROVIDERS[1:]),
-    ],
+    rest_in_full(
+        [
+            *(pytest.param("openai", pieces, id=name) for name, pieces in SLOW.items()),
+            *(pytest.param(provider, SLOW["the body"], id=provider) for provider in PROVIDERS[1:]),
+        ],
+        first=4,
+    ),
 )
 def test_a_server_that_sends_a_little_now_and_then_is_not_waited_for(
     opened: Open, monkeypatch: pytest.MonkeyPatch, provider: str, pieces: Pieces
@@ -113,7 +117,7 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("pieces", LARGE.values(), ids=LARGE.keys())
+@pytest.mark.parametrize("pieces", rest_in_full(LARGE.values(), first=2), ids=LARGE.keys())
 def test_an_answer_is_not_read_beyond_64_megabytes(opened: Open, pieces: Pieces) -> None:
     error = raised(opened, "openai", pieces)
     assert isinstance(error, Transient)

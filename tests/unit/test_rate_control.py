@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.conftest import rest_in_full
 from worker.engine.limiter import FIRST_PAUSE
 from worker.engine.limiter import LONGEST_PAUSE as LONGEST_PAUSE_UNTOLD
 from worker.engine.rate_control import (
@@ -311,7 +312,7 @@ LIMITS: dict[str, Callable[[], Limit]] = {
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["told when", "not told when"])
-@pytest.mark.parametrize("limit", LIMITS.values(), ids=list(LIMITS))
+@pytest.mark.parametrize("limit", rest_in_full(LIMITS.values(), first=2), ids=list(LIMITS))
 def test_of_six_hundred_a_minute_nearly_all_are_used_and_few_refused(
     limit: Callable[[], Limit], tells: bool
 ) -> None:
