@@ -53,7 +53,9 @@ IN_CI = bool(os.environ.get("CI"))
 VARIANTS = {"pg18": "18", "pgbouncer": "18", "data_api": "project"} | (
     {"pg16": "16"} if IN_CI else {}
 )
-# What is tried over the Data API: the contract of both queues, and whole runs over it.
+# What is tried over the Data API: the contract of both queues, and whole runs over it. Without
+# `--full` only tests marked `contract`: together they call each function of the SQL API twice, with
+# each of its arguments as each kind of value, and meet each kind of answer and error.
 CONTRACT = (
     "test_audit",
     "test_backfill",
@@ -88,8 +90,6 @@ CONTRACT = (
 # What is tried through pgbouncer: what may depend on the session that a statement runs in.
 SESSIONS = (
     "test_audit",
-    "test_cache",
-    "test_claim",
     "test_database_load",
     "test_leases",
     "test_notify",
@@ -236,6 +236,8 @@ def _may_depend_on(item: pytest.Item, variant: str, full: bool) -> bool:
     if "/integration/" not in item.nodeid:
         return False  # the command line and its end are the same over any server
     if variant == "data_api" and item.get_closest_marker("over_a_connection"):
+        return False
+    if variant == "data_api" and not full and not item.get_closest_marker("contract"):
         return False
     return item.path.stem in TRIED_OVER[variant] or (full and variant != "data_api")
 

@@ -83,6 +83,7 @@ def test_a_login_is_named_with_its_application_and_the_role_that_it_takes(
     ]
 
 
+@pytest.mark.contract
 def test_the_data_api_tells_the_role_of_the_key_and_its_client(docs: Database) -> None:
     """As PostgREST calls: it logs in as another role, and gives the headers as a setting."""
     create_role(docs, "service_role", "bypassrls")
@@ -130,6 +131,7 @@ def test_no_other_source_is_accepted(docs: Database, queue: AdminQueue) -> None:
 # -- what is recorded
 
 
+@pytest.mark.contract
 def test_watching_and_unwatching_are_recorded_with_what_changed(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_re_embedding_is_no_second_watching(docs: Database) -> None:
     ]
 
 
+@pytest.mark.contract
 def test_requeuing_in_batches_is_one_entry(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 7)
     fail_all(queue, 7)
@@ -216,6 +219,7 @@ def test_who_begins_with_a_later_batch_is_recorded_all_the_same(
     assert events(docs)[before:] == ["requeued", "requeued", "reprocessed"]
 
 
+@pytest.mark.contract
 def test_reprocessing_is_one_entry_and_its_pattern_is_cut(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -260,6 +264,7 @@ def test_an_entry_goes_back_with_the_transaction_of_its_caller(
 # -- what programs add
 
 
+@pytest.mark.contract
 def test_what_was_done_in_several_calls_is_recorded_by_the_caller(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -270,6 +275,7 @@ def test_what_was_done_in_several_calls_is_recorded_by_the_caller(
     assert (latest(queue).event, latest(queue).figures) == ("repaired", None)
 
 
+@pytest.mark.contract
 def test_only_known_events_and_short_figures_can_be_added(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -285,6 +291,7 @@ def test_only_known_events_and_short_figures_can_be_added(
     assert len(events(docs)) == before + 1
 
 
+@pytest.mark.contract
 def test_the_newest_entries_come_first_and_those_of_a_table_alone(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -322,6 +329,7 @@ def test_not_even_its_owner_changes_it(docs: Database, statement: LiteralString)
 # -- an idle worker
 
 
+@pytest.mark.contract
 def test_workers_that_wait_and_work_add_nothing(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 3)
     before = len(events(docs))

@@ -152,6 +152,7 @@ def test_vectors_that_were_cleared_by_hand_are_made_again(
     assert value(db, "select count(embedding) from docs") == 25
 
 
+@pytest.mark.contract
 def test_rows_outside_the_filter_are_left_alone(
     db: Database, queue: AdminQueue, old: Target
 ) -> None:
@@ -223,7 +224,6 @@ def test_a_column_that_nobody_watches_cannot_be_backfilled(db: Database, old: Ta
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.only_in_full("data_api")
 def test_five_thousand_rows_go_in_batches_of_a_hundred(db: Database, queue: AdminQueue) -> None:
     table = Table(db)
     table.create("uuid")
@@ -292,6 +292,7 @@ def test_a_row_over_which_the_filter_raises_is_enqueued_and_stops_no_other(
     assert backfill_all(queue, old, 10) == [0]
 
 
+@pytest.mark.contract
 def test_a_filter_that_cannot_be_read_at_all_enqueues_nothing(
     db: Database, queue: AdminQueue, old: Target
 ) -> None:

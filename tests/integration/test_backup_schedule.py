@@ -80,6 +80,7 @@ def test_a_command_makes_one_at_any_time(docs: Database, queue: AdminQueue) -> N
     assert len(names) == 3  # in the same second as well
 
 
+@pytest.mark.contract
 def test_another_worker_continues_when_the_lease_has_run_out(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -94,6 +95,7 @@ def test_another_worker_continues_when_the_lease_has_run_out(
     assert queue.backups()[0].rows == 12
 
 
+@pytest.mark.contract
 def test_a_worker_that_stops_hands_it_over_at_once(docs: Database, queue: AdminQueue) -> None:
     backup = begun(queue)
     assert queue.extend_backup(backup, timedelta(0))
@@ -148,6 +150,7 @@ def test_a_command_does_not_wait_after_a_failure(docs: Database, queue: AdminQue
     assert begun(queue, "two", every=None).name == backup.name
 
 
+@pytest.mark.contract
 def test_failures_are_counted_also_over_backups_that_were_given_up(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -158,6 +161,7 @@ def test_failures_are_counted_also_over_backups_that_were_given_up(
     assert [backup.failures for backup in queue.backups()] == [1, 2]
 
 
+@pytest.mark.contract
 def test_a_backup_of_one_table_does_not_stand_for_all(docs: Database, queue: AdminQueue) -> None:
     partial = begin(queue, table="docs", every=None)
     assert partial
@@ -191,6 +195,7 @@ def test_the_end_of_a_backup_is_in_the_audit(docs: Database, queue: AdminQueue) 
     ]
 
 
+@pytest.mark.contract
 def test_what_a_check_found_is_recorded(docs: Database, queue: AdminQueue) -> None:
     backup = begun(queue)
     queue.end_backup(backup, 1, 1)

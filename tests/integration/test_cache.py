@@ -56,6 +56,7 @@ SIZE: LiteralString = (
 )
 
 
+@pytest.mark.contract
 def test_what_was_put_in_comes_out_with_its_tokens(db: Database, queue: AdminQueue) -> None:
     put(queue, "one", "two", width=1536)
     queue.cache(MODEL, [made("three", 1536, tokens=None)], ROOMY)
@@ -68,6 +69,7 @@ def test_what_was_put_in_comes_out_with_its_tokens(db: Database, queue: AdminQue
         assert tokens == counted
 
 
+@pytest.mark.contract
 def test_a_hash_that_is_unknown_has_no_vector(queue: AdminQueue) -> None:
     assert get(queue, "one") == {}
     assert get(queue) == {}
@@ -89,6 +91,7 @@ def test_models_and_widths_are_kept_apart(queue: AdminQueue) -> None:
         assert (len(vector), counted) == (width, tokens)
 
 
+@pytest.mark.contract
 def test_what_is_put_in_twice_stays_as_it_is_and_takes_no_room(
     db: Database, queue: AdminQueue
 ) -> None:

@@ -99,6 +99,7 @@ def test_another_worker_goes_on_where_a_dead_one_ended(
     assert (known.looked_to, known.found_so_far, known.vectors) == (None, {}, 998)
 
 
+@pytest.mark.contract
 def test_an_unfinished_walk_comes_before_a_new_one(
     targets: list[Target], queue: AdminQueue, docs: Database
 ) -> None:
@@ -107,12 +108,14 @@ def test_an_unfinished_walk_comes_before_a_new_one(
     assert begun(queue, "two").table_name == targets[1].table_name
 
 
+@pytest.mark.contract
 def test_a_walk_that_repairs_says_so(targets: list[Target], queue: AdminQueue) -> None:
     check = begun(queue)
     assert queue.continue_check(check, LEASE, state="repairing")
     assert queue.checks()[0].state == "repairing"
 
 
+@pytest.mark.contract
 def test_a_repair_is_in_the_audit_and_a_sound_walk_is_not(
     targets: list[Target], queue: AdminQueue, docs: Database
 ) -> None:
@@ -137,6 +140,7 @@ def test_a_repair_is_in_the_audit_and_a_sound_walk_is_not(
     assert (known.from_cache, known.from_backup, known.requeued, known.over_budget) == (1, 1, 1, 0)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "statement",
     [
@@ -152,6 +156,7 @@ def test_only_columns_that_are_worked_on_are_checked(
     assert begin(queue) is None
 
 
+@pytest.mark.contract
 def test_a_column_that_is_no_longer_watched_leaves_no_check(
     targets: list[Target], queue: AdminQueue, docs: Database
 ) -> None:

@@ -81,6 +81,7 @@ def test_every_passage_gets_the_vector_of_its_own_text(docs: Database, runs: Run
     assert is_consistent(docs)
 
 
+@pytest.mark.contract
 def test_any_text_arrives_as_it_is(docs: Database, runs: Runs) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', context => 'title')")
     odd = 'a "word", \\ {NULL}, \\", null\r\n\ttab é 👩‍👩‍👧 \u2028'
@@ -111,6 +112,7 @@ ODD = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("text", rest_in_full(ODD.values(), first=5), ids=ODD)
 def test_the_passages_of_an_odd_text_are_all_of_it_but_white_space(
     docs: Database, runs: Runs, text: str

@@ -259,6 +259,7 @@ def test_a_target_whose_table_is_gone_is_set_aside(docs: Database, queue: AdminQ
     assert [target.problem is None for target in queue.targets()] == [False]
 
 
+@pytest.mark.contract
 def test_a_locked_table_is_passed_over_and_told_if_there_is_nothing_else(
     docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_disabled_target_is_not_claimed(docs: Database, queue: AdminQueue) -> 
     assert not queue.claim(SCOPE, 1)
 
 
+@pytest.mark.contract
 def test_a_claim_can_be_narrowed_to_a_table_and_column(docs: Database, queue: AdminQueue) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'second', dimensions => 3)")
     insert(docs, 2)
@@ -317,7 +319,6 @@ POISONED = "update docs set body = 'poison ' || id where id in (2, 4)"
 
 
 @pytest.mark.parametrize("part", ["source", "filter"])
-@pytest.mark.only_in_full("data_api", "pgbouncer")
 def test_a_row_that_raises_any_error_fails_alone(
     docs: Database, queue: AdminQueue, part: str
 ) -> None:

@@ -162,6 +162,7 @@ def test_one_refused_job_does_not_hold_up_its_neighbours(
     assert value(docs, "select count(*) from docs where embedding is not null") == 3
 
 
+@pytest.mark.contract
 def test_writing_a_vector_waits_for_no_lock_and_makes_nobody_wait_for_the_model(
     docs: Database, connect: Callable[[], Database], queue: AdminQueue
 ) -> None:
@@ -239,6 +240,7 @@ def test_vectors_arrive_as_they_were_sent(
     assert np.allclose(stored, vector, atol=2e-4 if "half" in column_type else 0)
 
 
+@pytest.mark.contract
 def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     job = claim_one(queue)
@@ -247,6 +249,7 @@ def test_a_vector_of_another_width_changes_nothing(docs: Database, queue: AdminQ
     assert complete(queue, [job]) == []
 
 
+@pytest.mark.contract
 def test_released_jobs_are_due_again_and_no_worse_for_it(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 2)
     jobs = claim(queue)
@@ -319,7 +322,6 @@ def reasons(refusals: Sequence[Refusal], jobs: Sequence[Job]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("timing", ["before", "after", "deferred"])
-@pytest.mark.only_in_full("data_api", "pgbouncer")
 def test_a_row_whose_trigger_raises_any_error_fails_alone(
     docs: Database, queue: AdminQueue, timing: str
 ) -> None:
@@ -487,6 +489,7 @@ def test_jobs_that_go_back_come_due_at_different_times(docs: Database, queue: Ad
 LIMIT = 10  # twice max_attempts
 
 
+@pytest.mark.contract
 def test_a_job_that_is_embedded_again_and_again_and_never_written_is_failed(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -511,6 +514,7 @@ def test_a_job_that_is_embedded_again_and_again_and_never_written_is_failed(
     assert complete(queue, claim(queue)) == []
 
 
+@pytest.mark.contract
 def test_every_way_not_to_be_written_counts(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     docs.execute("update embedding_targets set max_attempts = 3")

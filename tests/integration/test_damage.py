@@ -90,6 +90,7 @@ def test_damage_comes_with_what_the_vector_was_made_from(
     assert (row.tokens, row.cost, part.looked_to) == (7, 0.5, None)
 
 
+@pytest.mark.contract
 def test_rows_that_were_truncated_away_and_put_back_are_lost(
     three: Database, queue: AdminQueue
 ) -> None:
@@ -378,6 +379,7 @@ def test_a_range_ends_before_its_vectors_are_too_large(db: Database, queue: Admi
     assert queue.damaged(queue.target("docs", "embedding"), None).looked_to == "262"
 
 
+@pytest.mark.contract
 def test_a_range_of_texts_in_chunks_ends_before_their_vectors_are_too_large(
     db: Database, queue: AdminQueue
 ) -> None:
@@ -426,6 +428,7 @@ def test_looking_for_damage_writes_nothing(three: Database, queue: AdminQueue) -
     assert rows(three, "select * from embedding_queue order by id") == before
 
 
+@pytest.mark.contract
 def test_a_table_that_is_locked_and_one_that_is_not_watched_are_errors(
     three: Database, queue: AdminQueue
 ) -> None:

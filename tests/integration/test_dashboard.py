@@ -23,6 +23,7 @@ LEASE = timedelta(minutes=1)
 # -- the overview
 
 
+@pytest.mark.contract
 def test_with_nothing_watched_the_overview_is_empty(db: Database, queue: AdminQueue) -> None:
     overview = queue.overview()
     assert (overview.columns, overview.workers, overview.failures) == ([], [], [])
@@ -36,6 +37,7 @@ def test_with_nothing_watched_the_overview_is_empty(db: Database, queue: AdminQu
     assert abs(overview.at - queue.clock()) < timedelta(minutes=1)
 
 
+@pytest.mark.contract
 def test_the_overview_has_what_the_views_and_tables_have(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 4)
     embed(queue, claim(queue, 1))
@@ -72,6 +74,7 @@ def test_of_backups_the_latest_and_the_last_complete_one_are_shown(
     assert queue.overview().backups == [queue.backups()[3], queue.backups()[4]]
 
 
+@pytest.mark.contract
 def test_re_embeddings_that_have_ended_are_left_out(docs: Database, queue: AdminQueue) -> None:
     docs.execute("select watch_embeddings('docs', 'body', 'embedding', model => 'a:b')")
     docs.execute("select start_reembedding('docs', 'embedding', 'test:new', 3)")
@@ -80,6 +83,7 @@ def test_re_embeddings_that_have_ended_are_left_out(docs: Database, queue: Admin
     assert queue.overview().reembeddings == []
 
 
+@pytest.mark.contract
 def test_recent_work_is_that_of_a_quarter_of_an_hour_and_today_begins_at_midnight(
     db: Database, queue: AdminQueue
 ) -> None:
@@ -231,6 +235,7 @@ def test_the_jobs_of_a_state_come_in_its_order(every_state: Database, queue: Adm
     assert pages(queue, status="skipped") == sorted(pages(queue, status="skipped"), reverse=True)
 
 
+@pytest.mark.contract
 def test_each_argument_narrows_the_jobs_down(every_state: Database, queue: AdminQueue) -> None:
     conditions: list[tuple[dict[str, Any], LiteralString]] = [
         ({"column": "other"}, "embedding_column = 'other'"),
@@ -282,6 +287,7 @@ def test_a_job_that_changes_between_two_pages_hides_no_other(
     assert [job.record_id for job in second.jobs] == ["3", "4", "5", "6"]
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "cursor",
     [
@@ -306,6 +312,7 @@ def test_what_is_no_cursor_is_refused(docs: Database, queue: AdminQueue, cursor:
 # -- a job
 
 
+@pytest.mark.contract
 def test_a_job_is_shown_with_its_target_and_without_its_text(
     docs: Database, queue: AdminQueue
 ) -> None:
@@ -338,6 +345,7 @@ def test_a_job_is_shown_with_its_target_and_without_its_text(
     assert queue.job(10**12) is None
 
 
+@pytest.mark.contract
 def test_a_text_is_revealed_once_it_is_recorded(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 2)
     docs.execute("update embedding_queue set content = 'by hand' where record_id = '2'")
@@ -363,6 +371,7 @@ def goal(queue: AdminQueue) -> float | None:
     return queue.status()[0].coverage_goal
 
 
+@pytest.mark.contract
 def test_a_goal_is_kept_until_it_is_removed(docs: Database, queue: AdminQueue) -> None:
     assert goal(queue) is None
     queue.set_goal(queue.target("docs", "embedding"), 99.9, source="web")
@@ -384,6 +393,7 @@ def test_a_goal_is_a_percentage(docs: Database, queue: AdminQueue, percent: floa
     assert docs.execute("select from embedding_audit where event = 'goal_set'").rowcount == 0
 
 
+@pytest.mark.contract
 def test_a_goal_of_no_column_is_refused(docs: Database, queue: AdminQueue) -> None:
     target = replace(queue.target("docs", "embedding"), embedding_column="other")
     with pytest.raises(SettingsError, match="column other of table docs is not watched"):
@@ -419,6 +429,7 @@ def passages(manuals: Database) -> Database:
     return manuals
 
 
+@pytest.mark.contract
 def test_the_passages_of_a_text_come_in_their_order_page_by_page(
     passages: Database, queue: AdminQueue
 ) -> None:
@@ -433,6 +444,7 @@ def test_the_passages_of_a_text_come_in_their_order_page_by_page(
     assert queue.passages(target, "3") == queue.passages(target, "no number") == []
 
 
+@pytest.mark.contract
 def test_the_words_of_a_passage_are_revealed_once_that_is_recorded(
     passages: Database, queue: AdminQueue
 ) -> None:
@@ -449,6 +461,7 @@ def test_the_words_of_a_passage_are_revealed_once_that_is_recorded(
     assert queue.reveal_passage(target, "1", 1) == "x" * 20_000
 
 
+@pytest.mark.contract
 def test_a_text_that_is_embedded_as_a_whole_has_no_passages(
     docs: Database, queue: AdminQueue
 ) -> None:

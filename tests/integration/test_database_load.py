@@ -39,6 +39,7 @@ def busy_with(db: Database, statement: LiteralString) -> Iterator[None]:
                 running.result()
 
 
+@pytest.mark.contract
 def test_nobody_waits_where_nothing_is_done(docs: Database, queue: AdminQueue) -> None:
     load = queue.load()
     assert load.max_connections
@@ -121,6 +122,7 @@ def test_an_owner_without_rights_sees_nothing_rather_than_zero(
     assert load.max_connections
 
 
+@pytest.mark.contract
 def test_a_worker_that_is_held_goes_on_afterwards(
     docs: Database,
     runs: Runs,

@@ -209,6 +209,7 @@ def test_a_time_without_a_mark_means_nothing(texts: Database, queue: AdminQueue)
     assert marks(texts) == [("completed", None)] * 2
 
 
+@pytest.mark.contract
 def test_each_job_has_its_own_mark_also_beside_one_that_is_refused(
     texts: Database, queue: AdminQueue
 ) -> None:
@@ -338,6 +339,7 @@ def test_a_requeued_text_is_embedded_again(marked: Database, queue: AdminQueue) 
     assert marks(marked) == [("completed", None)] * 2
 
 
+@pytest.mark.contract
 def test_a_key_that_moves_leaves_the_mark_behind(marked: Database, queue: AdminQueue) -> None:
     marked.execute("insert into docs values (2, 'text 2')")
     assert complete(queue, claim_both(queue)) == []

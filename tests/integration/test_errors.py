@@ -17,6 +17,7 @@ from worker.queue import AdminQueue
 from worker.queue.postgres import PostgresQueue
 
 
+@pytest.mark.contract
 def test_what_the_sql_api_refuses_is_an_error_of_usage(docs: Database, queue: AdminQueue) -> None:
     target = queue.target("docs", "embedding")
     docs.execute("select unwatch_embeddings('docs', 'embedding')")
@@ -27,6 +28,7 @@ def test_what_the_sql_api_refuses_is_an_error_of_usage(docs: Database, queue: Ad
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.contract
 def test_what_an_older_schema_lacks_is_named(docs: Database, queue: AdminQueue) -> None:
     docs.execute("alter table embedding_control rename column since to began")
     docs.execute("drop function embedding_rate")

@@ -33,6 +33,7 @@ def from_before(db: Database, *texts: str | None) -> Table:
     return table
 
 
+@pytest.mark.contract
 def test_what_is_due_is_counted_with_its_texts(docs: Database, queue: AdminQueue) -> None:
     docs.execute("insert into docs values (1, 'one'), (2, 'zwölf')")
     found = estimate(queue)
@@ -127,6 +128,7 @@ def test_the_sample_is_as_large_as_asked_for_and_the_same_again(
         db.execute("select backfill_embeddings('docs', 'embedding')")
 
 
+@pytest.mark.contract
 def test_an_estimate_is_narrowed_down_to_a_table_and_a_column(
     docs: Database, queue: AdminQueue
 ) -> None:

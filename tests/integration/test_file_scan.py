@@ -54,6 +54,7 @@ def jobs(db: Database) -> int:
     return int(value(db, "select count(*) from embedding_queue where status = 'pending'"))
 
 
+@pytest.mark.contract
 def test_files_are_found_by_their_names_at_once(handbook: Handbook) -> None:
     handbook.write("hr/Notice-Period_2024.md")
     handbook.write("it/vpn.md")
@@ -159,6 +160,7 @@ def test_a_file_that_has_its_old_bytes_again_is_read_again(handbook: Handbook) -
     assert handbook.read() == ["a.md"]
 
 
+@pytest.mark.contract
 def test_a_missing_file_is_kept_for_the_grace(handbook: Handbook) -> None:
     handbook.write("a.md")
     file = handbook.write("b.md")
@@ -237,6 +239,7 @@ class Breaking(Listed):
         raise FolderUnavailable("it cannot be read: Stale file handle", "Mount it.")
 
 
+@pytest.mark.contract
 def test_a_folder_that_goes_away_during_a_scan_changes_nothing(handbook: Handbook) -> None:
     handbook.grace = timedelta(0)
     handbook.write("a.md")
@@ -258,6 +261,7 @@ def test_too_many_files_are_a_problem_and_delete_nothing(handbook: Handbook) -> 
     assert (result.files, sorted(handbook.states)) == (2, ["a", "b", "c"])
 
 
+@pytest.mark.contract
 def test_one_host_scans_a_folder_at_a_time(handbook: Handbook) -> None:
     handbook.write("a.md")
     assert handbook.queue.start_scan(handbook.folder, timedelta(minutes=1))
@@ -265,6 +269,7 @@ def test_one_host_scans_a_folder_at_a_time(handbook: Handbook) -> None:
     assert handbook.ids == {}
 
 
+@pytest.mark.contract
 def test_a_scan_whose_lease_was_taken_over_records_nothing(
     handbook: Handbook, db: Database
 ) -> None:
@@ -280,6 +285,7 @@ def test_a_scan_whose_lease_was_taken_over_records_nothing(
     assert handbook.ids == {}
 
 
+@pytest.mark.contract
 def test_a_stopped_scan_leaves_the_folder_to_others(handbook: Handbook) -> None:
     handbook.write("a.md")
     stop = Event()
@@ -288,6 +294,7 @@ def test_a_stopped_scan_leaves_the_folder_to_others(handbook: Handbook) -> None:
     assert handbook.scanned().new == 1
 
 
+@pytest.mark.contract
 def test_more_files_than_fit_into_one_call(handbook: Handbook) -> None:
     handbook.most_files = 3000
     seen: list[SeenFile | SkippedFile] = [
@@ -311,6 +318,7 @@ def test_a_pattern_means_the_same_to_postgres(db: Database) -> None:
     assert [fits for (fits,) in found] == [fits for _, _, fits in FITS]
 
 
+@pytest.mark.contract
 def test_files_are_found_by_patterns(handbook: Handbook) -> None:
     for path in ("a.pdf", "b/c.pdf", "b/d.md"):
         handbook.write(path)

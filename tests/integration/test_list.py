@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conftest import Database, rows
 from tests.integration.jobs import SQLSTATES, claim, create_poison, insert
 from tests.integration.tables import Connect, Table, acting_as, embed, refusal
@@ -67,6 +69,7 @@ def test_the_failed_come_by_class_the_latest_first_however_few_are_asked_for(
     assert [job.record_id for job in listed(queue, "failed", limit=2)] == ["4", "3"]
 
 
+@pytest.mark.contract
 def test_a_list_is_narrowed_down_to_a_table(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     notes = Table(docs, "app", "notes")
@@ -78,6 +81,7 @@ def test_a_list_is_narrowed_down_to_a_table(docs: Database, queue: AdminQueue) -
     assert queue.list_jobs(ALL, None, "none", 20) == []
 
 
+@pytest.mark.contract
 def test_a_preview_is_a_beginning_and_what_was_given_by_hand_goes_first(
     docs: Database, queue: AdminQueue
 ) -> None:

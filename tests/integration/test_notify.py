@@ -43,6 +43,7 @@ def let_time_pass(db: Database, minutes: int) -> None:
     )
 
 
+@pytest.mark.contract
 def test_an_event_falls_to_the_first_who_reports_it(queue: AdminQueue) -> None:
     assert announce(queue)
     assert not announce(queue)
@@ -68,6 +69,7 @@ def test_it_is_another_when_nobody_has_reported_it_for_a_while(
     assert not announce(queue)
 
 
+@pytest.mark.contract
 def test_a_report_may_be_repeated_if_its_answer_was_lost(queue: AdminQueue) -> None:
     ours, theirs = uuid4(), uuid4()
     assert queue.announce("queue_drained", "", ours)

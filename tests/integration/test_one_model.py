@@ -254,6 +254,7 @@ def test_the_model_is_recorded_while_a_backfill_goes_on(
     assert target(docs) == ("test:model", True)
 
 
+@pytest.mark.contract
 def test_a_search_with_another_model_is_refused(embedded: Database, queue: AdminQueue) -> None:
     found = queue.targets("docs", "embedding")[0]
     vector = np.array([1, 2, 3], dtype=np.float32)

@@ -57,6 +57,7 @@ def test_a_poll_sees_what_a_claim_would_find(
     assert queue.poll(scope) == (Command(), False)
 
 
+@pytest.mark.contract
 def test_it_passes_over_the_same_targets(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 1)
     target = value(docs, "select id from embedding_targets")
@@ -64,6 +65,7 @@ def test_it_passes_over_the_same_targets(docs: Database, queue: AdminQueue) -> N
     assert queue.poll(SCOPE, [target + 1]) == (Command(), True)
 
 
+@pytest.mark.contract
 def test_it_brings_the_command(docs: Database, queue: AdminQueue) -> None:
     queue.control("pause")
     command, is_due = queue.poll(SCOPE)

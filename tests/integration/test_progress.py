@@ -34,12 +34,14 @@ def test_the_running_minute_counts(docs: Database, queue: AdminQueue) -> None:
     assert progress.eta_seconds == pytest.approx(5.0)
 
 
+@pytest.mark.contract
 def test_the_rates_of_workers_add_up(queue: AdminQueue) -> None:
     report(queue, "one", fast=10.0)
     report(queue, "two", fast=10.0)
     assert queue.progress().rows_per_second == 200.0
 
 
+@pytest.mark.contract
 def test_a_worker_that_serves_two_models_has_the_rate_of_both(queue: AdminQueue) -> None:
     report(queue, "one", fast=10.0, slow=20.0)
     report(queue, "two", fast=10.0)

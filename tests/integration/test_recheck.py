@@ -225,6 +225,7 @@ def test_a_vector_of_another_model_is_found_and_replaced(docs: Database, queue: 
     assert sampled(docs) == []
 
 
+@pytest.mark.contract
 def test_it_goes_on_where_it_was_and_narrows_down(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 7)
     embed_all(queue)
@@ -250,6 +251,7 @@ def test_jobs_in_other_states_are_left_alone(docs: Database, queue: AdminQueue) 
     assert rows(docs, "select * from embedding_queue order by id") == before
 
 
+@pytest.mark.contract
 def test_it_never_waits(docs: Database, queue: AdminQueue, connect: Connect) -> None:
     insert(docs, 2)
     embed_all(queue)

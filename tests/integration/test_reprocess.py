@@ -142,6 +142,7 @@ def test_it_keeps_to_its_table_and_reads_what_can_be_read(
     assert reprocess(queue, "*ship*", dry_run=True) == 1
 
 
+@pytest.mark.contract
 def test_a_table_that_is_locked_or_gone_does_not_pass_for_one_without_a_match(
     embedded: Database, connect: Connect, queue: AdminQueue
 ) -> None:
@@ -156,6 +157,7 @@ def test_a_table_that_is_locked_or_gone_does_not_pass_for_one_without_a_match(
     assert reprocess(queue, "4") == 0
 
 
+@pytest.mark.contract
 def test_a_pattern_that_is_none_is_refused_with_its_cause(
     docs: Database, queue: AdminQueue
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_selection_is_requeued_in_batches_whatever_else_there_is(
     assert entry.figures == {"status": "every", "selected": 7}
 
 
+@pytest.mark.contract
 def test_a_selection_is_narrowed_down_by_the_other_arguments(
     failed: Database, queue: AdminQueue
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_locked_job_is_passed_over_and_not_waited_for(
     assert embed_all(queue) == ["edited", "text 1", "text 2", "text 4", "text 5"]
 
 
+@pytest.mark.contract
 def test_it_keeps_to_its_column_class_and_record(failed: Database, queue: AdminQueue) -> None:
     notes = Table(failed, "public", "notes")
     notes.create()

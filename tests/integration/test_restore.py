@@ -104,6 +104,7 @@ def test_an_export_returns_each_vector_with_what_it_was_made_from(
     assert (second.record_id, second.tokens, second.cost) == ("2", None, None)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("batch", [1, 2, 3, 6, 7, 1000])
 def test_every_vector_is_exported_once_and_in_order_whatever_the_batch(
     docs: Database, queue: AdminQueue, batch: int
@@ -152,6 +153,7 @@ def test_a_range_is_bounded_by_bytes(db: Database, queue: AdminQueue) -> None:
     assert ranges == [(ranges[0][0], str(ranges[0][0])), (200, None)]
 
 
+@pytest.mark.contract
 def test_a_locked_table_is_not_waited_for(
     docs: Database, queue: AdminQueue, connect: Callable[[], Database], backup: list[StoredRow]
 ) -> None:
@@ -237,6 +239,7 @@ def test_an_edit_that_is_taken_back_needs_no_model(
     assert claim(queue) == []
 
 
+@pytest.mark.contract
 def test_a_text_that_changed_without_its_trigger_is_stale(
     docs: Database, queue: AdminQueue, backup: list[StoredRow]
 ) -> None:
@@ -576,6 +579,7 @@ def test_a_vector_is_restored_into_a_halfvec_as_it_fits(
     assert set(outcomes(queue, third[:4]).values()) == {"present"}
 
 
+@pytest.mark.contract
 def test_what_is_special_about_a_vector_is_kept(docs: Database, queue: AdminQueue) -> None:
     insert(docs, 2)
     jobs = sorted(claim(queue), key=lambda job: job.record_id)
@@ -646,6 +650,7 @@ def test_a_claimed_record_whose_worker_dies_is_embedded(
     assert [job.record_id for job in queue.claim(SCOPE, 100).jobs] == ["2"]
 
 
+@pytest.mark.contract
 def test_a_lease_of_somebody_else_is_left_alone(
     docs: Database, queue: AdminQueue, connect: Callable[[], Database]
 ) -> None:

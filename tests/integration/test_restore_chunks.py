@@ -148,6 +148,7 @@ def test_an_overwritten_chunk_is_not_exported_and_counts_as_missing(
     assert faults(documents) == {}
 
 
+@pytest.mark.contract
 def test_chunks_that_a_search_finds_are_listed_by_text(
     documents: Database, queue: AdminQueue
 ) -> None:
@@ -162,6 +163,7 @@ def test_chunks_that_a_search_finds_are_listed_by_text(
     assert found["1"] == {hash_ for (hash_,) in stored}
 
 
+@pytest.mark.contract
 def test_records_that_are_not_claimed_say_why(documents: Database, queue: AdminQueue) -> None:
     documents.execute(
         "update embedding_queue set status = 'processing', lease = gen_random_uuid(),"
@@ -198,6 +200,7 @@ def test_long_texts_are_claimed_a_few_at_a_time(documents: Database, queue: Admi
     ]
 
 
+@pytest.mark.contract
 def test_texts_in_chunks_are_not_restored_as_a_whole(
     documents: Database, queue: AdminQueue
 ) -> None:

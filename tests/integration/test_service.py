@@ -179,6 +179,7 @@ def polling(docs: Database, deaf: Runs, **options: Any) -> Iterator[None]:
         yield
 
 
+@pytest.mark.contract
 @pytest.mark.only_in_full("pgbouncer")
 def test_a_poll_finds_a_row(docs: Database, deaf: Runs) -> None:
     with polling(docs, deaf):
@@ -291,7 +292,7 @@ def test_it_pauses_and_resumes(docs: Database, runs: Runs, queue: AdminQueue) ->
     assert resumed["throttle_level"] == "full"
 
 
-@pytest.mark.only_in_full("data_api", "pgbouncer")
+@pytest.mark.only_in_full("pgbouncer")
 def test_a_busy_one_obeys_as_well(docs: Database, runs: Runs, openai: Any) -> None:
     insert(docs, 2000)
     openai.latency = 0.02
@@ -376,6 +377,7 @@ def test_what_all_are_told_replaces_what_one_was_told(docs: Database, queue: Adm
     )
 
 
+@pytest.mark.contract
 def test_the_orders_in_force_are_those_of_all_and_of_single_workers(
     docs: Database, queue: AdminQueue
 ) -> None:

@@ -90,6 +90,7 @@ def test_what_was_done_in_the_span_is_summed_up(db: Database, queue: AdminQueue)
     assert found.hours[0]["seconds"] == 3600
 
 
+@pytest.mark.contract
 def test_of_nothing_nothing_is_known(db: Database, queue: AdminQueue) -> None:
     found = queue.stats(DAY)
     assert (found.completed, found.tokens, found.cost) == (0, 0, 0)
@@ -117,7 +118,6 @@ def test_what_failed_in_the_span_is_grouped_by_class(docs: Database, queue: Admi
     ]
 
 
-@pytest.mark.only_in_full("data_api")
 def test_many_failures_are_counted_exactly_if_few_are_on_one_side_of_the_start(
     docs: Database, queue: AdminQueue
 ) -> None:

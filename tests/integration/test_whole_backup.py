@@ -18,6 +18,7 @@ from worker.settings import Settings
 ROWS = 1_500  # more than a call returns
 
 
+@pytest.mark.contract
 def test_a_whole_backup(docs: Database, queue: AdminQueue, tmp_path: Path) -> None:
     insert(docs, ROWS)
     for _ in range(3):  # over the Data API, a claim gets a part of them
@@ -50,6 +51,7 @@ def test_the_key_and_the_type_of_a_column(docs: Database, queue: AdminQueue) -> 
     )
 
 
+@pytest.mark.contract
 def test_a_column_of_a_side_table_or_in_chunks(db: Database, queue: AdminQueue) -> None:
     db.execute("create table docs (id bigint primary key, body text)")
     db.execute("select watch_embeddings('docs', 'body', 'a', dimensions => 3, store => 'table')")
@@ -59,6 +61,7 @@ def test_a_column_of_a_side_table_or_in_chunks(db: Database, queue: AdminQueue) 
         assert (kind.key_types, kind.vector_type) == (["bigint"], "vector")
 
 
+@pytest.mark.contract
 def test_a_table_that_is_locked_or_gone_is_said(docs: Database, queue: AdminQueue) -> None:
     target = queue.target("docs", "embedding")
     with docs.transaction():
