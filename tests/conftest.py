@@ -27,6 +27,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from tests.aws_descriptions import read_once
 from tests.command_line import NO_CERTIFICATES, run_command_line
 from tests.pgbouncer import NO_PGBOUNCER, open_all_sessions, pgbouncer, pgbouncer_program
 from tests.s3_server import NO_MOTO, S3Server, moto_is_here, s3_server
@@ -495,6 +496,7 @@ def queue(server: Server, database_url: str) -> Iterator[AdminQueue]:
 def s3_running() -> Iterator[S3Server]:
     if not moto_is_here() and not IN_CI:
         pytest.skip(NO_MOTO)
+    read_once()
     with s3_server() as server:
         yield server
 

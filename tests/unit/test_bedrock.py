@@ -12,6 +12,7 @@ import boto3
 import numpy as np
 import pytest
 
+from tests.aws_descriptions import read_once
 from tests.bedrock_server import COHERE, COHERE_3, KEY, TITAN, BedrockServer
 from tests.hostile_server import HostileServer, dripped
 from tests.http_server import Fault, answers, tokens_in, vector_for
@@ -29,6 +30,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[BedrockS
 
 def use(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, nowhere: Path) -> None:
     """Let boto3 find this, and nothing else of this machine."""
+    read_once()
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(nowhere / "config"))
