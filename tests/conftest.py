@@ -97,7 +97,8 @@ SESSIONS = (
     "test_service",
     "test_session_settings",
 )
-# What is tried on another version of Postgres: SQL of ours, and its errors, plans and catalogs.
+# What is tried on another version of Postgres: SQL of ours, and its errors, plans and catalogs. Of
+# the contract, without `--full`, what is tried over the Data API.
 VERSIONS = (
     "test_access",
     "test_claim",
@@ -238,7 +239,8 @@ def _may_depend_on(item: pytest.Item, variant: str, full: bool) -> bool:
         return False  # the command line and its end are the same over any server
     if variant == "data_api" and item.get_closest_marker("over_a_connection"):
         return False
-    if variant == "data_api" and not full and not item.get_closest_marker("contract"):
+    in_part = variant == "data_api" or (variant == "pg16" and item.path.stem in CONTRACT)
+    if in_part and not full and not item.get_closest_marker("contract"):
         return False
     return item.path.stem in TRIED_OVER[variant] or (full and variant != "data_api")
 

@@ -217,6 +217,7 @@ def snippets(language: str, having: str) -> list[str]:
     return [snippet for snippet in found if having in snippet]
 
 
+@pytest.mark.only_in_full
 def test_a_signed_in_user_reads_the_state_of_their_own_records(
     project: Project, notes: Database, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_project_that_is_out_of_reach_is_told(api: Api) -> None:
     assert "SUPABASE_URL" in hint
 
 
+@pytest.mark.only_in_full
 def test_files_are_read_over_the_data_api(
     project: Project, owner: Database, tmp_path: Path
 ) -> None:

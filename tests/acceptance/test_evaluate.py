@@ -88,6 +88,7 @@ def test_the_searches_of_a_help_centre_are_measured(help_centre: Database, worke
     assert "index recall: 100.0% of the nearest 10 rows\n" in shown.stdout
 
 
+@pytest.mark.only_in_full
 def test_hybrid_search_of_a_help_centre_is_better_than_each_of_its_parts(
     help_centre: Database, worker: Worker
 ) -> None:

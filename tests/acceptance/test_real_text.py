@@ -89,6 +89,7 @@ def expected(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float3
     )
 
 
+@pytest.mark.only_in_full
 def test_each_of_5_000_vectors_is_that_of_its_text(
     db: Database,
     worker: Worker,

@@ -58,6 +58,7 @@ def asked(openai: OpenAIServer) -> Counter[str]:
     )
 
 
+@pytest.mark.only_in_full
 def test_each_command_once(embedded: Database, run: Run) -> None:
     nothing = run("status")
     assert (nothing.returncode, nothing.stdout) == (0, "")
@@ -114,6 +115,7 @@ def test_each_command_once(embedded: Database, run: Run) -> None:
     assert rows(embedded, "select distinct vector_dims(embedding) from notes") == [(12,)]
 
 
+@pytest.mark.only_in_full
 def test_a_partitioned_table_gets_its_new_vectors_in_a_side_table(
     db: Database, worker: Worker, run: Run, with_openai: dict[str, str]
 ) -> None:

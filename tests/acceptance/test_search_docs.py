@@ -142,6 +142,7 @@ console.log(JSON.stringify(await search("{QUERY}")));
 """
 
 
+@pytest.mark.only_in_full
 def test_a_signed_in_user_finds_the_rows_of_their_tenant_by_supabase_js(
     project: Project, articles: Database, openai: OpenAIServer, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ def address_of(screen: str) -> str:
 
 @pytest.mark.parametrize(
     ("look", "options"),
-    [("light", {}), ("dark", {"dark": True}), ("narrow", {"width": 320})],
+    [("light", {}), ("dark and narrow", {"dark": True, "width": 320})],
 )
 def test_every_screen_is_accessible_and_fits(
     opened: Callable[..., Page], look: str, options: dict[str, Any]

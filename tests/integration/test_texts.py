@@ -450,6 +450,7 @@ def test_a_million_lines_are_a_text(db: Database, runs: Runs) -> None:
     assert np.allclose(stored, nearly, atol=1e-3)
 
 
+@pytest.mark.only_in_full
 def test_a_text_of_ten_megabytes_is_embedded_by_the_local_model_in_one_and_a_half_gigabytes(
     worker_at_long_text: tuple[str, subprocess.Popen[bytes]], long_text: str, full: bool
 ) -> None:
