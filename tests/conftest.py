@@ -55,8 +55,8 @@ VARIANTS = {"pg18": "18", "pgbouncer": "18", "data_api": "project"} | (
     {"pg16": "16"} if IN_CI else {}
 )
 # What is tried over the Data API: the contract of both queues, and whole runs over it. Without
-# `--full` only tests marked `contract`: together they call each function of the SQL API twice, with
-# each of its arguments as each kind of value, and meet each kind of answer and error.
+# `--full` only tests marked `contract`: together they call each function that any test calls there,
+# with each of its arguments as each kind of value, and meet each kind of answer and error.
 CONTRACT = (
     "test_audit",
     "test_backfill",

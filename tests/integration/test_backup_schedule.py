@@ -224,6 +224,7 @@ def test_old_backups_are_forgotten_but_not_the_last_complete_one(
     assert known[0] == complete
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("to", ["s3://KEY:SECRET@bucket/prefix", "https://user:word@host/x"])
 def test_a_destination_with_a_secret_is_refused(docs: Database, queue: AdminQueue, to: str) -> None:
     with pytest.raises(SettingsError):
