@@ -589,7 +589,7 @@ def worker(database_url: str, tmp_path: Path) -> Worker:
 
 
 def run_worker(
-    *arguments: str, cwd: Path, environment: Mapping[str, str], timeout: float = 60
+    *arguments: str, cwd: Path, environment: Mapping[str, str], timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """`worker ARGUMENTS` with nothing in the environment but what is given."""
     return run_command_line(arguments, cwd, {"PATH": os.environ["PATH"], **environment}, timeout)
