@@ -61,6 +61,7 @@ CONTRACT = (
     "test_audit",
     "test_backfill",
     "test_backup_schedule",
+    "test_batches",
     "test_cache",
     "test_checks",
     "test_chunk_engine",
@@ -101,6 +102,7 @@ SESSIONS = (
 # the contract, without `--full`, what is tried over the Data API.
 VERSIONS = (
     "test_access",
+    "test_batches",
     "test_claim",
     "test_complete",
     "test_dependents",

@@ -254,8 +254,7 @@ def test_what_was_copied_first_is_applied_under_the_versions_of_the_copies(
 
 def test_what_a_newer_worker_brings_is_copied_behind_what_is_there(theirs: Project) -> None:
     theirs.worked("init")
-    [newest] = (theirs.folder / "supabase/migrations").glob("*_embedding_worker_schema_version.sql")
-    newest.unlink()
+    max((theirs.folder / "supabase/migrations").glob("*_embedding_worker_*.sql")).unlink()
     theirs.supabase("db", "push")
     theirs.write(f"migrations/{LATER_STILL}_theirs.sql", "select 1;")
     theirs.supabase("db", "push")
@@ -490,6 +489,7 @@ def test_the_advisors_find_what_the_documentation_explains_and_no_more(this: Pro
     assert this.findings() == EXPLAINED - {VECTOR_IN_PUBLIC}
     this.worked("process", EMBEDDING_CACHE_MB="1")
     assert {about for _, about in this.findings()} == {
+        "batch_jobs_of_a_text",
         "embedding_audit_of_table",
         "embedding_enhancements_oldest",
         "embedding_files_missing",

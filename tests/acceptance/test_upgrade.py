@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ from tests.conftest import (
     value,
 )
 from tests.openai_server import OpenAIServer
-from worker import __version__
 from worker.database.migrations import SCHEMA_VERSION, Migration, migrations
+from worker.errors import SchemaError
 from worker.operations import migrating
 from worker.queue.postgres import PostgresQueue
 
@@ -122,12 +123,27 @@ def test_an_older_schema_is_enough_to_work_and_is_upgraded_with_its_jobs_and_vec
     assert value(empty_db, "select vector_dims(embedding) from notes where id = 6") == WIDTH
 
 
+def test_a_schema_without_batches_is_known_by_its_version(empty_database_url: str) -> None:
+    apply(empty_database_url, migrations_before("schema_version_2"))
+    with PostgresQueue(empty_database_url, "tests") as queue:
+        assert (queue.check_schema(), queue.has_batches()) == (-1, False)
+        with pytest.raises(SchemaError, match="list_batch_backfills"):
+            queue.batch_backfills()
+        for migration in migrations():
+            queue.apply(migration)
+        assert (queue.check_schema(), queue.has_batches()) == (0, True)
+
+
 @pytest.fixture
 def releases_before() -> dict[str, dict[str, str]]:
-    """The files of each release of an earlier minor version than this one."""
-    minor = __version__.rpartition(".")[0]
-    releases = released(REPOSITORY).items()
-    before = {version: files for version, files in releases if version.rpartition(".")[0] != minor}
+    """The files of each release whose schema is an earlier version than this one."""
+    upgrade = (REPOSITORY / "docs/upgrade.md").read_text(encoding="utf-8")
+    schema_of = dict(re.findall(r"^\| (\d+\.\d+) \| (\d+) \|$", upgrade, re.M))
+    before = {
+        version: files
+        for version, files in released(REPOSITORY).items()
+        if int(schema_of[version.rpartition(".")[0]]) < SCHEMA_VERSION
+    }
     if not before:
         pytest.skip("this is the first minor release")
     return before

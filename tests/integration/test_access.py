@@ -273,6 +273,7 @@ def test_a_worker_can_do_all_of_its_work_and_read_no_table(
                 "   and relname !~ '^embedding_(usage|providers|control|progress|announcements)$'"
                 "   and relname !~ '^embedding_(reembeddings|audit|backups|checks|check_states)$'"
                 "   and relname !~ '^embedding_(files|folders|file_states|api_keys)$'"
+                "   and relname !~ '^embedding_(batches|batch_backfills)$'"
                 "   and (has_table_privilege(oid, 'select, insert, update, delete, truncate')"
                 "        or has_any_column_privilege(oid, 'select, insert, update'))",
             )
@@ -392,6 +393,8 @@ def test_default_privileges_let_nobody_into_our_tables(supabase: Database) -> No
             "embedding_api_keys",
             "embedding_audit",
             "embedding_backups",
+            "embedding_batch_backfills",
+            "embedding_batches",
             "embedding_check_states",
             "embedding_checks",
             "embedding_control",
@@ -460,8 +463,22 @@ def test_the_service_role_can_call_what_workers_call_and_search(supabase: Databa
         "as_worded",
         "backfill_embeddings",
         "begin_embedding_backup",
+        "begin_embedding_batch",
         "begin_embedding_check",
         "cache_embeddings",
+        "cancel_embedding_batch",
+        "cancel_waiting_embeddings",
+        "claim_embedding_batch",
+        "embedding_batch_jobs",
+        "end_embedding_batch",
+        "extend_embedding_batch",
+        "list_batch_backfills",
+        "next_embedding_batch",
+        "plan_embedding_batches",
+        "record_embedding_batch_file",
+        "release_embedding_batch",
+        "report_embedding_batch",
+        "submit_embedding_batch",
         "cache_enhancements",
         "cached_embeddings",
         "cached_enhancements",
@@ -792,6 +809,16 @@ CALLED_BY_WORKERS = [
         """,
     ),
     *names("public", "claim_records export_embeddings placed_chunks restore_embeddings"),
+    *names(
+        "public",
+        """
+        begin_embedding_batch cancel_embedding_batch cancel_waiting_embeddings
+        claim_embedding_batch embedding_batch_jobs end_embedding_batch extend_embedding_batch
+        list_batch_backfills next_embedding_batch plan_embedding_batches
+        record_embedding_batch_file release_embedding_batch report_embedding_batch
+        submit_embedding_batch
+        """,
+    ),
     *names("embedding", "count_due identity_problem passage_count row_count work_began"),
 ]
 CALLED_BY_THE_SERVICE_ROLE = [
@@ -894,6 +921,9 @@ CALLED_BY_NOBODY = [
         check_restored chunks_end delete_overwritten exported_at_once exported_chunks
         exported_rows is_intact_sql judge_restored lock_restored open_job restore
         write_restored
+        claim_whole count_batch count_in_backfill count_in_usage count_waiting forget_batches
+        forget_jobs leave_batches recorded_jobs release_from_batch request_batches
+        sends_batches stop_waiting target_of_batches wait_for_batches
         """,
     ),
 ]
@@ -948,6 +978,8 @@ def test_every_table_of_ours_has_row_level_security(docs: Database) -> None:
         ("embedding_api_keys", True),
         ("embedding_audit", True),
         ("embedding_backups", True),
+        ("embedding_batch_backfills", True),
+        ("embedding_batches", True),
         ("embedding_cache", True),
         ("embedding_checks", True),
         ("embedding_control", True),

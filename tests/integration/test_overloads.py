@@ -236,6 +236,31 @@ def use_safekeeping(queue: PostgresQueue, target: Target) -> None:
     assert queue.checks()[0].state == "sound"
 
 
+def use_batches(queue: PostgresQueue, target: Target) -> None:
+    """Call each function about batches."""
+    assert queue.has_batches()
+    assert queue.requeue(status=None).requeued > 0
+    queue.run_script("update public.embedding_queue set priority = -10")
+    while queue.plan_batches(target):
+        pass
+    assert queue.batch_backfills()[0].waiting > 1
+    batch = queue.begin_batch("tests", SCOPE.lease, SCOPE.default_model)
+    assert batch
+    [job] = queue.claim_batch_jobs(batch.id, "tests", 1, SCOPE.default_model).jobs
+    assert queue.extend_batch(batch.id, "tests", SCOPE.lease)
+    assert queue.record_batch_file(
+        batch.id, "tests", "file-1", texts=1, bytes=1, tokens=1, cost=1.0
+    )
+    assert queue.submit_batch(batch.id, "tests", "batch-1", None, SCOPE.lease)
+    assert queue.cancel_batch(batch.id)
+    assert queue.next_batch("tests", SCOPE.lease)
+    assert [asked for asked, _ in queue.batch_jobs(batch.id, [job.id])] == [job.id]
+    assert queue.release_batch_jobs(batch.id, "tests", to_wait=True) == 1
+    assert queue.report_batch(batch.id, "tests", "cancelled", SCOPE.lease)
+    assert queue.end_batch(batch.id, "tests", "cancelled")
+    assert queue.cancel_waiting(target) > 0
+
+
 def use_keys(queue: PostgresQueue) -> None:
     """Call each function about keys."""
     queue.create_api_key("app", bytes(32), ["embed"], expires_in=timedelta(days=1))
@@ -304,6 +329,7 @@ def use_everything(queue: PostgresQueue) -> None:
     assert queue.status()[0].completed == 1
     queue.progress()
     use_dashboard(queue, target)
+    use_batches(queue, queue.target("docs", "embedding"))
     use_reembeddings(queue)
     use_files(queue)
     use_safekeeping(queue, queue.target("docs", "embedding"))

@@ -65,7 +65,7 @@ def protected(path: Path) -> set[str]:
 
 
 def test_a_file_says_who_may_use_what_it_defines() -> None:
-    definition = r"^create (?:unlogged )?(?:function|table|view|sequence) ([\w.]+)"
+    definition = r"^create (?:or replace |unlogged )?(?:function|table|view|sequence) ([\w.]+)"
     for path in FILES:
         defined = re.findall(definition, path.read_text(encoding="utf-8"), re.M)
         assert protected(path) == set(defined), path.name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from worker.errors import SchemaError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What `embedding_schema_version()` returns. Each minor release increases both by one."""
 
 MIGRATE = "Apply the migrations: worker migrate (or: supabase db push --remote)."

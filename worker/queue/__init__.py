@@ -3,6 +3,7 @@
 from worker.queue.api_keys import ApiKey, KeyScope, ValidKey
 from worker.queue.audit import AuditEntry, CallSource, RecordedEvent, Source, WebSource, from_web
 from worker.queue.backups import BackupState, KnownBackup
+from worker.queue.batches import Batch, BatchBackfill, BatchQueue, BatchState
 from worker.queue.cache import Cached
 from worker.queue.callers import Caller, CallerRole
 from worker.queue.checks import Check, Checked, CheckState
@@ -112,6 +113,10 @@ __all__ = [
     "ApiKey",
     "AuditEntry",
     "BackupState",
+    "Batch",
+    "BatchBackfill",
+    "BatchQueue",
+    "BatchState",
     "Cached",
     "CallSource",
     "Caller",

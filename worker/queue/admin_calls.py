@@ -14,6 +14,7 @@ from worker.database.migrations import check_version
 from worker.queue.api_keys import ApiKeyCalls
 from worker.queue.audit import AuditCalls, CallSource
 from worker.queue.backups import BackupCalls
+from worker.queue.batches import BatchCalls
 from worker.queue.checks import CheckCalls
 from worker.queue.described import DescribeCalls
 from worker.queue.jobs import ListedJob, Rechecked, Reprocessed, Requeued, Scope
@@ -49,7 +50,7 @@ class _DueJobs:
 
 
 class AdminCalls(
-    ReembeddingReports, ApiKeyCalls, AuditCalls, BackupCalls, CheckCalls, DescribeCalls
+    ReembeddingReports, ApiKeyCalls, AuditCalls, BackupCalls, BatchCalls, CheckCalls, DescribeCalls
 ):
     """The AdminQueue protocol, except calls of workers and calls that depend on the transport."""
 

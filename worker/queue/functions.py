@@ -89,6 +89,14 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "every": "interval",
         "only_table": "text",
     },
+    "begin_embedding_batch": {
+        "worker": "text",
+        "lease_for": "interval",
+        "default_model": "text",
+        "only_table": "text",
+        "only_column": "text",
+        "except_targets": "integer[]",
+    },
     "begin_embedding_check": {
         "worker": "text",
         "every": "interval",
@@ -106,12 +114,25 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "cache_enhancements": {"keys": "bytea[]", "contents": "text[]", "cap_mb": "integer"},
     "cached_embeddings": {"model": "text", "dimensions": "integer", "hashes": "bytea[]"},
     "cached_enhancements": {"keys": "bytea[]"},
+    "cancel_embedding_batch": {"id": "bigint", "source": "text"},
     "cancel_reembedding": _STEP,
+    "cancel_waiting_embeddings": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "batch": "integer",
+        "source": "text",
+    },
     "cast_embeddings": {
         "table_name": "text",
         "embedding_column": "text",
         "after_id": "bigint",
         "batch": "integer",
+    },
+    "claim_embedding_batch": {
+        "id": "bigint",
+        "worker": "text",
+        "most": "integer",
+        "default_model": "text",
     },
     "claim_embedding_files": {
         "worker": "text",
@@ -189,6 +210,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "store": "text",
     },
     "diagnose_embeddings": {},
+    "embedding_batch_jobs": {
+        "id": "bigint",
+        "job_ids": "bigint[]",
+        "after_id": "bigint",
+        "batch": "integer",
+    },
     "embedding_database_load": {},
     "embedding_has_vector_index": {"watched_table": "text", "embedding_column": "text"},
     "embedding_index_statements": {
@@ -250,6 +277,17 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "error": "text",
         "source": "text",
     },
+    "end_embedding_batch": {
+        "id": "bigint",
+        "worker": "text",
+        "state": "text",
+        "error_class": "text",
+        "error_message": "text",
+        "retry_in": "interval",
+        "most_tokens": "bigint",
+        "tokens": "bigint",
+        "cost": "double precision",
+    },
     "end_embedding_check": {
         "target_id": "integer",
         "worker": "text",
@@ -285,6 +323,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "rows": "bigint",
         "bytes": "bigint",
     },
+    "extend_embedding_batch": {"id": "bigint", "worker": "text", "lease_for": "interval"},
     "extend_embeddings": {
         "worker": "text",
         "ids": "bigint[]",
@@ -324,6 +363,7 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "problem": "text",
     },
     "finish_reembedding": _STEP,
+    "list_batch_backfills": {},
     "list_embedding_audit": {
         "only_table": "text",
         "only_reembedding": "integer",
@@ -341,6 +381,19 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "watched_table": "text",
         "embedding_column": "text",
         "record_ids": "text[]",
+    },
+    "next_embedding_batch": {
+        "worker": "text",
+        "lease_for": "interval",
+        "only_id": "bigint",
+        "except_ids": "bigint[]",
+    },
+    "plan_embedding_batches": {
+        "watched_table": "text",
+        "embedding_column": "text",
+        "batch": "integer",
+        "max_cost": "double precision",
+        "source": "text",
     },
     "poll_embeddings": {
         "worker": "text",
@@ -380,6 +433,15 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "figures": "jsonb",
     },
     "record_embedding_backup_check": {"destination": "text", "name": "text", "problem": "text"},
+    "record_embedding_batch_file": {
+        "id": "bigint",
+        "worker": "text",
+        "input_file": "text",
+        "texts": "integer",
+        "bytes": "bigint",
+        "tokens": "bigint",
+        "cost": "double precision",
+    },
     "record_embedding_files": {
         "folder": "uuid",
         "lease": "uuid",
@@ -398,6 +460,13 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "batch": "integer",
         "dry_run": "boolean",
     },
+    "release_embedding_batch": {
+        "id": "bigint",
+        "worker": "text",
+        "to_wait": "boolean",
+        "batch": "integer",
+        "job_ids": "bigint[]",
+    },
     "release_embeddings": {
         "ids": "bigint[]",
         "leases": "uuid[]",
@@ -410,6 +479,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     "reembedding_usage": {"id": "integer"},
     "remove_embedding_folder": {"name": "text"},
     "rename_reembedded": {"table_name": "text", "embedding_column": "text", "source": "text"},
+    "report_embedding_batch": {
+        "id": "bigint",
+        "worker": "text",
+        "provider_state": "text",
+        "look_in": "interval",
+    },
     "reprocess_embeddings": {
         "pattern": "text",
         "only_table": "text",
@@ -508,6 +583,13 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
         "query_prompt": "text",
         "config": "jsonb",
         "source": "text",
+    },
+    "submit_embedding_batch": {
+        "id": "bigint",
+        "worker": "text",
+        "provider_batch": "text",
+        "expires_at": "timestamp with time zone",
+        "look_in": "interval",
     },
     "swap_reembedding": _STEP,
     "unwatch_embeddings": {"watched_table": "text", "embedding_column": "text", "source": "text"},

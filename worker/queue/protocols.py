@@ -13,6 +13,7 @@ import numpy.typing as npt
 from worker.queue.api_keys import ApiKey, KeyScope, ValidKey
 from worker.queue.audit import AuditEntry, CallSource, RecordedEvent
 from worker.queue.backups import KnownBackup
+from worker.queue.batches import BatchQueue
 from worker.queue.cache import Cached
 from worker.queue.checks import Check, Checked, CheckState
 from worker.queue.chunks import DocumentCompletion
@@ -467,7 +468,14 @@ class ApiKeyQueue(Protocol):
 
 
 class AdminQueue(
-    Queue, DashboardQueue, FolderQueue, SafekeepingQueue, DamageQueue, ApiKeyQueue, Protocol
+    Queue,
+    DashboardQueue,
+    FolderQueue,
+    SafekeepingQueue,
+    DamageQueue,
+    ApiKeyQueue,
+    BatchQueue,
+    Protocol,
 ):
     """The interface of a queue for the commands, which includes that for the engine.
 
