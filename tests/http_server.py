@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._respond({})
 
-    do_HEAD = do_GET
+    do_HEAD = do_DELETE = do_GET
 
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length", 0))

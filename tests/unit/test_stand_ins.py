@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from threading import Event
 from typing import Any
 from urllib.error import HTTPError
@@ -14,8 +19,12 @@ from urllib.error import HTTPError
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.batch_server import BatchServer
 from tests.openai_server import OpenAIServer
 from tests.tcp_proxy import TcpProxy
+from worker.embedders.batch_api import BatchApi, BatchStatus
+from worker.embedders.registry import open_batch_api
+from worker.settings import Settings
 
 
 def ask(server: OpenAIServer) -> tuple[int, dict[str, str], Any]:
@@ -115,3 +124,55 @@ def hang_up(proxy: TcpProxy, hung_up: Event, over: Event) -> None:
     with proxy.hung_up():
         hung_up.set()
         assert over.wait(10)
+
+
+def batch_of(server: BatchServer, texts: int) -> tuple[BatchApi, BatchStatus]:
+    settings = Settings(openai_api_key=server.api_key, openai_base_url=server.base_url)
+    api = open_batch_api("openai:text-embedding-3-small", 8, settings)
+    file = io.BytesIO(b"".join(api.line(str(place), f"text {place}") for place in range(texts)))
+    return api, api.create(api.upload(file, "a token"), "a token")
+
+
+def test_a_batch_is_processed_once_however_many_look_at_it() -> None:
+    with BatchServer() as server, ThreadPoolExecutor(8) as threads:
+        api, batch = batch_of(server, 500)
+        with closing(api):
+            list(threads.map(lambda _: api.status(batch.id), range(16)))
+            assert len(server.paid) == 500
+            assert server.report() == {
+                "texts": 500,
+                "paid_again": 0,
+                "paid_in_full": 0,
+                "left_over": list(server.files),
+                "batches": {"completed": 1},
+            }
+            assert len(server.files) == 2
+
+
+def test_a_batch_takes_as_many_looks_as_it_should() -> None:
+    with BatchServer() as server:
+        server.looks = 3
+        api, batch = batch_of(server, 1)
+        with closing(api):
+            states = [status.state for _ in range(4) if (status := api.status(batch.id))]
+            assert states == ["in_progress", "in_progress", "completed", "completed"]
+            server.forget(batch.id)
+            assert api.status(batch.id) is None
+
+
+def test_texts_at_the_full_price_are_counted_apart() -> None:
+    with BatchServer() as server:
+        assert ask(server)[0] == 200
+        assert (server.paid_in_full, dict(server.paid)) == ({"a text": 1}, {})
+
+
+def test_the_batch_api_can_be_served_by_a_program() -> None:
+    command = [sys.executable, "-m", "tests.batch_server", "--looks", "2", "--token-limit", "9"]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout
+        address = json.loads(program.stdout.readline())
+        with urllib.request.urlopen(f"{address['root']}/report", timeout=5) as answer:
+            assert json.loads(answer.read())["left_over"] == []
+        program.terminate()
+        assert program.wait(timeout=30) == 0

@@ -10,12 +10,21 @@ answer is trusted: `http_client` limits its time and its size, and any other err
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from typing import Any, TypeVar
+from io import SEEK_END
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 from openai import (
@@ -37,13 +46,14 @@ from worker.errors import (
     Rejected,
     SettingsError,
     Transient,
-    WorkerError,
 )
 
 Content = TypeVar("Content")
 
 CLOSING_SECONDS = 10.0  # at most; it waits for no server
 LONGEST_ANSWER = 3  # times the timeout: a server that sends single bytes slowly never times out
+SLOWEST_UPLOAD = 100_000  # bytes a second
+PIECE = 2**20  # bytes of a file; each must come within the time of an answer
 LINE_LENGTH = 300
 READ_LENGTH = 20_000  # only the beginning of a long answer is searched for a message
 # Keys: known by their prefix, by their header, or by asterisks that hide their middle.
@@ -192,30 +202,94 @@ class Connection:
             seconds,
         )
 
-    def _reply(
-        self, request: Coroutine[Any, Any, HttpxBinaryResponseContent], seconds: float
-    ) -> Reply:
-        # `from None`: the client's own message repeats the answer with its secrets.
-        whole = LONGEST_ANSWER * seconds
+    def get(self, path: str, query: Mapping[str, object] | None = None) -> object:
+        """Return the JSON at a path or an address of this server. Raises as `post` does."""
+        options: Any = {"headers": self._headers, "params": query or {}}
+        request = self._client.get(path, cast_to=HttpxBinaryResponseContent, options=options)
+        reply = self._reply(request, self.timeout)
+        return self.decode(lambda: read_json(reply.content))
+
+    def delete(self, path: str) -> None:
+        """Delete what is at a path. Raises as `post` does."""
+        request = self._client.delete(
+            path, cast_to=HttpxBinaryResponseContent, options={"headers": self._headers}
+        )
+        self._reply(request, self.timeout)
+
+    def upload(self, path: str, fields: object, name: str, file: BinaryIO) -> Reply:
+        """Send a file with some fields as a form, in pieces. Raises as `post` does."""
+        size = file.seek(0, SEEK_END)
+        request = self._client.post(
+            path,
+            body=fields,
+            files={"file": (name, file)},
+            cast_to=HttpxBinaryResponseContent,
+            options={"headers": {"Content-Type": "multipart/form-data", **self._headers}},
+        )
+        return self._reply(request, self.timeout, size / SLOWEST_UPLOAD)
+
+    def download(self, file: str) -> Generator[bytes, None, None]:
+        """Read the content of the file `file` of OpenAI's API in pieces. Raises as `post` does."""
+        whole = LONGEST_ANSWER * self.timeout
+        opening = self._client.files.with_streaming_response.content(
+            file, extra_headers=self._headers, timeout=whole
+        )
+        with self._translated(whole, whole):
+            answer = self._http.run(opening.__aenter__(), whole)
         try:
+            pieces = answer.iter_bytes(PIECE)
+            while piece := self._next(pieces, whole):
+                yield piece
+        finally:
+            self._http.start(opening.__aexit__(None, None, None))
+
+    def _next(self, pieces: AsyncIterator[bytes], seconds: float) -> bytes:
+        try:
+            return self._http.run(anext(pieces, b""), seconds)
+        except TimeoutError:
+            raise self._timed_out(seconds) from None
+        except Exception as problem:
+            raise self._unreachable(find_reason(problem) or type(problem).__name__) from None
+
+    def _reply(
+        self,
+        request: Coroutine[Any, Any, HttpxBinaryResponseContent],
+        seconds: float,
+        more: float = 0.0,
+    ) -> Reply:
+        """Wait for an answer, and for `more` seconds where the request itself takes long."""
+        whole = LONGEST_ANSWER * seconds + more
+        with self._translated(whole, seconds):
             answer = self._http.run(request, whole)
+        return Reply(answer.content, answer.response.headers)
+
+    @contextmanager
+    def _translated(self, whole: float, seconds: float) -> Iterator[None]:
+        """Translate errors of the client about an answer, which may take `whole` seconds, and
+        `seconds` of them without data."""
+        # `from None`: the client's own message repeats the answer with its secrets.
+        try:
+            yield
         except APIStatusError as error:
             raise self.decode(partial(self._failure, error)) from None
-        except (APITimeoutError, TimeoutError) as problem:
-            limit = seconds if isinstance(problem, APITimeoutError) else whole
-            raise Transient(
-                f"{self.host} did not answer within {limit:g} s",
-                error_class="timed_out",
-                of_the_input=True,
-            ) from None
+        except APITimeoutError:
+            raise self._timed_out(seconds) from None
+        except TimeoutError:
+            raise self._timed_out(whole) from None
         except APIConnectionError as error:
-            cause = f"the connection to {self.host} failed: {find_reason(error)}"
-            raise Transient(self.one_line(cause), error_class="unreachable") from None
+            raise self._unreachable(find_reason(error)) from None
         except Unusable as problem:
             raise self.unusable(str(problem)) from None
         except Exception as problem:  # any error of the client about the bytes that it received
             raise self.unusable(type(problem).__name__) from None
-        return Reply(answer.content, answer.response.headers)
+
+    def _timed_out(self, seconds: float) -> Transient:
+        cause = f"{self.host} did not answer within {seconds:g} s"
+        return Transient(cause, error_class="timed_out", of_the_input=True)
+
+    def _unreachable(self, reason: str) -> Transient:
+        cause = self.one_line(f"the connection to {self.host} failed: {reason}")
+        return Transient(cause, error_class="unreachable")
 
     def probe(self, embed: Callable[[Sequence[str], Role], Embeddings]) -> Embeddings:
         """Embed one letter. A rejection of it is about the model, not about a text."""
@@ -224,17 +298,6 @@ class Connection:
         except Rejected as refusal:
             hint = self.hints.for_the_model()
             raise ProviderRefused(refusal.cause, hint, of_the_model=True) from None
-
-    def get(self, url: str) -> object:
-        """Return the JSON at an address of this server, or None if there is none."""
-        request = self._client.get(
-            url, cast_to=HttpxBinaryResponseContent, options={"headers": self._headers}
-        )
-        try:
-            reply = self._reply(request, self.timeout)
-            return self.decode(lambda: read_json(reply.content))
-        except WorkerError:
-            return None
 
     def decode(self, read: Callable[[], Content]) -> Content:
         """Return what `read` returns for an answer. Raises Transient if it fails in any way."""
@@ -262,19 +325,23 @@ class Connection:
             self._http.run(self._client.close(), CLOSING_SECONDS)
 
     def _failure(self, error: APIStatusError) -> ProviderError:
-        """Translate an answer into an error with a hint, by its status and code."""
-        headers, codes = error.response.headers, _codes(error.body)
-        words = extract_message(error.body)[:READ_LENGTH]
-        cause = self.one_line(f"{self.host} answered {error.status_code}: {words or 'no message'}")
-        status = self._meaning(error.status_code, words, headers)
+        """Translate an answer into an error with a hint."""
+        if error.response.has_redirect_location:
+            return self._redirected(error)
+        return self.failure(error.status_code, error.body, error.response.headers)
+
+    def failure(self, status: int, body: object, headers: Mapping[str, str]) -> ProviderError:
+        """Translate the status of an answer, and what its body says of the error, into an error
+        with a hint."""
+        codes, words = _codes(body), extract_message(body)[:READ_LENGTH]
+        cause = self.one_line(f"{self.host} answered {status}: {words or 'no message'}")
+        status = self._meaning(status, words, headers)
         if status == 429 and codes & NO_CREDIT:
             hint = "Check the credit and limits of the account, then start again."
             return ProviderRefused(cause, hint, error_class="out_of_credit")
-        if error.response.has_redirect_location:
-            return self._redirected(error)
         if status in ABOUT_THE_TEXTS or (status == 429 and words.startswith("Request too large")):
             refusal = _rejection(status, codes, words, cause)
-            refusal.unsupported = _unsupported_field(error.body, codes, words)
+            refusal.unsupported = _unsupported_field(body, codes, words)
             return refusal
         if status in PASSING or status == 429 or not 400 <= status < 500:
             return _passing(status, cause, seconds_to_wait(headers, words))

@@ -28,7 +28,7 @@ Signer = Callable[[Any], Any]
 
 class BoundedClient(DefaultAsyncHttpxClient):
     """For a server at `url`, with requests that `sign` signs. Reads an answer of at most
-    MOST_BYTES. Follows no redirect, and keeps no cookie.
+    MOST_BYTES, unless it is read as a stream. Follows no redirect, and keeps no cookie.
 
     Raises SettingsError if the environment names proxies that cannot be used.
     """
@@ -50,10 +50,17 @@ class BoundedClient(DefaultAsyncHttpxClient):
 
         return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
 
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run `work`, without waiting for it. What Python clears away may call this in any thread,
+        also in that of the event loop, which must not wait for itself."""
+        asyncio.run_coroutine_threadsafe(work, self._loop)
+
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         response = await super().send(request, stream=True, **options)
+        self.cookies.clear()
+        if stream and response.is_success and not _is_packed_twice(response):
+            return response
         try:
-            self.cookies.clear()
             content = await _read_content(response)
         finally:
             await response.aclose()
@@ -70,7 +77,7 @@ class BoundedClient(DefaultAsyncHttpxClient):
 
 async def _read_content(response: Any) -> bytes:
     """Read the body; of an error, only the beginning. Raises Unusable if it is too large."""
-    if "," in response.headers.get("content-encoding", ""):
+    if _is_packed_twice(response):
         raise Unusable("it is compressed more than once")  # a few bytes could unpack for hours
     pieces: list[bytes] = []
     left = MOST_BYTES if response.is_success else MOST_BYTES_OF_AN_ERROR
@@ -82,6 +89,10 @@ async def _read_content(response: Any) -> bytes:
                 raise Unusable(f"more than {MOST_BYTES // 2**20} MB")
             break
     return b"".join(pieces)
+
+
+def _is_packed_twice(response: Any) -> bool:
+    return "," in response.headers.get("content-encoding", "")
 
 
 @cache

@@ -13,9 +13,11 @@ from dataclasses import replace
 
 from worker.embedders.answers import MOST_TOKENS
 from worker.embedders.base import Concurrency, Embeddings, Prompts, RequestLimits, Role
+from worker.embedders.batch_api import BatchApi
 from worker.embedders.connection import Connection, Hints
 from worker.embedders.dialects import DIALECTS
 from worker.embedders.models import known
+from worker.embedders.openai_batches import OpenAIBatchApi
 from worker.embedders.prompts import NONE
 from worker.embedders.tokens import counter
 from worker.embedders.vendor import MOST_AT_ONCE, VendorEmbedder
@@ -62,7 +64,11 @@ class OpenAIEmbedder(VendorEmbedder):
     def _read_info(self) -> None:
         """Read the limits that TEI reports; other servers do not have this address."""
         root = self._connection.base_url.rstrip("/").removesuffix("/v1")
-        match self._connection.get(f"{root}/info"):
+        try:
+            info = self._connection.get(f"{root}/info")
+        except ProviderError:
+            return
+        match info:
             case {
                 "max_client_batch_size": int(items),
                 "max_input_length": int(tokens),
@@ -99,6 +105,10 @@ class OpenAIEmbedder(VendorEmbedder):
                 self.request_limits, items=min(2 * self.request_limits.items, MOST_ITEMS)
             )
         return embeddings
+
+    def batch_api(self) -> BatchApi:
+        """Return the Batch API for this model, which closes this embedder."""
+        return OpenAIBatchApi(self, self._connection)
 
     def _learn_limits(self, refusal: Rejected, lengths: Sequence[int]) -> Rejected:
         learned = super()._learn_limits(refusal, lengths)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from worker.embedders.addresses import check_address
 from worker.embedders.base import LOCAL_MODEL, ChatModel, Embedder, Prompts, Reranker
+from worker.embedders.batch_api import BatchApi
 from worker.embedders.prompts import chosen_prompts, known_prompts
 from worker.errors import SettingsError
 from worker.settings import VENDORS, Settings
@@ -43,6 +44,32 @@ def own_prompts(model: str, settings: Settings) -> Prompts:
 
     model_files.check_usable(name, settings)
     return model_files.own_prompts(name)
+
+
+def open_batch_api(
+    model: str, dimensions: int | None, settings: Settings, document_prompt: str | None = None
+) -> BatchApi:
+    """The Batch API for `provider:model`, for a column of `dimensions` (None: any width).
+
+    A prompt that is None is the model's own. Raises SettingsError if the provider has no Batch API,
+    or as `open_embedder` does.
+    """
+    from worker.embedders.openai import OpenAIEmbedder
+
+    provider = model.partition(":")[0]
+    if provider == "azure":
+        raise SettingsError(
+            "Azure's Batch API takes no embedding models, as Microsoft's documentation says",
+            "Backfill without --batch-api, or use a model of openai:.",
+        )
+    if provider in _PROVIDERS and provider != "openai":
+        raise SettingsError(
+            f"{provider}: has no Batch API that the worker can use",
+            "Backfill without --batch-api, or use a model of openai:.",
+        )
+    embedder = open_embedder(model, dimensions, settings, document_prompt)
+    assert isinstance(embedder, OpenAIEmbedder)
+    return embedder.batch_api()
 
 
 def check_model(model: str) -> None:

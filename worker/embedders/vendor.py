@@ -83,20 +83,30 @@ class VendorEmbedder:
             self.dimensions = self._connection.probe(self.embed).vectors.shape[1]
 
     def embed(self, texts: Sequence[str], role: Role) -> Embeddings:
-        prompted = [well_formed(text) for text in self.prompts.before(texts, role)]
+        prompted = self.prompted(texts, role)
         lengths = [size_of(text) for text in prompted]
-        fields = {**self._fields, **(self._dialect.role_fields(role) if self._has_roles else {})}
-        body = self._dialect.write(self._name, prompted, fields)
         try:
-            reply = self._connection.post(self._path, body)
+            reply = self._connection.post(self._path, self.body(prompted, role))
         except Rejected as refusal:
             raise self._learn_limits(refusal, lengths) from None
         embeddings = self._connection.decode(lambda: self._decoded(reply, lengths))
         return replace(embeddings, allowances=allowances(reply.headers))
 
+    def prompted(self, texts: Sequence[str], role: Role) -> list[str]:
+        """Return what the model gets for some texts."""
+        return [well_formed(text) for text in self.prompts.before(texts, role)]
+
+    def body(self, prompted: Sequence[str], role: Role) -> Mapping[str, object]:
+        """Return the body of a request for what `prompted` returned."""
+        fields = {**self._fields, **(self._dialect.role_fields(role) if self._has_roles else {})}
+        return self._dialect.write(self._name, prompted, fields)
+
     def _decoded(self, reply: Reply, lengths: Sequence[int]) -> Embeddings:
-        """Decode an answer. Raises ValueError, or another error, if it does not fit the request."""
-        answer = read_json(reply.content)
+        return self.read(read_json(reply.content), lengths)
+
+    def read(self, answer: object, lengths: Sequence[int]) -> Embeddings:
+        """Read an answer, for texts with these lengths. Raises ValueError, or another error, if it
+        does not fit the request."""
         match answer:
             case {"error": error} if error:
                 raise ValueError(f"an error with status 200: {extract_message(error)}")
