@@ -28,6 +28,7 @@ MOST_AT_ONCE = 10_000  # jobs
 DAY = 86_400.0  # seconds
 LONGEST_DELAY = 86_400_000  # milliseconds
 MOST_A_MINUTE = 999_999_999  # requests or tokens
+MOST_ENQUEUED = 999_999_999_999  # tokens
 MOST_CONCURRENCY = 256  # requests
 MOST_CACHE = 1_000_000  # MB
 MOST_MEMORY = 10_000_000  # MB
@@ -86,6 +87,8 @@ class Settings:
     embedding_max_concurrency: int | None = None
     embedding_cache_mb: int = 0
     embedding_batch_size: int | None = None
+    embedding_batch_tokens: int | None = None
+    embedding_batch_poll: timedelta = timedelta(seconds=60)
     embedding_delay_ms: int = 0
     embedding_timeout_seconds: float = 60.0
     embedding_lease_seconds: float = 300.0
@@ -298,7 +301,7 @@ _ALIASES = {  # the second name wins
 
 def _whole_number(least: int, most: int) -> Callable[[str], int]:
     def parse(given: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", given) or not least <= int(given) <= most:
+        if not re.fullmatch(r"[0-9]{1,12}", given) or not least <= int(given) <= most:
             raise ValueError(f"must be a whole number from {least} to {most}: `{given}`")
         return int(given)
 
@@ -580,6 +583,8 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "embedding_max_concurrency": _whole_number(1, MOST_CONCURRENCY),
     "embedding_cache_mb": _whole_number(0, MOST_CACHE),
     "embedding_batch_size": _whole_number(1, MOST_AT_ONCE),
+    "embedding_batch_tokens": _whole_number(1, MOST_ENQUEUED),
+    "embedding_batch_poll": _duration,
     "embedding_delay_ms": _whole_number(0, LONGEST_DELAY),
     "embedding_timeout_seconds": _seconds,
     "embedding_lease_seconds": _lease_seconds,

@@ -235,7 +235,7 @@ def test_status_as_json_has_the_documented_fields(mixed: Database, worker: Worke
     found = one_document(worker("status", "--json").stdout)
     assert list(found) == [
         *("columns", "failures", "providers", "commands", "progress", "workers", "backups"),
-        "checks",
+        *("checks", "batches", "batch_backfills"),
     ]
     for column in found["columns"]:
         assert list(column) == documented_fields("## worker status", "In `columns`")

@@ -46,6 +46,7 @@ MAY_IMPORT = {
         "errors",
     },
     "operations": {
+        "batches",
         "chunking",
         "doctor",
         "evaluation",
@@ -86,6 +87,7 @@ MAY_IMPORT = {
     "files": {"buckets", "digests", "engine", "queue", "settings", "errors"},
     "safekeeping": {"buckets", "digests", "queue", "settings", "errors"},
     "verification": {"terminal", "errors"},
+    "batches": {"engine", "queue", "embedders", "errors"},
     "reembedding": {"engine", "queue", "embedders", "database", "settings", "errors"},
     "chunking": {"engine", "queue", "embedders", "settings", "errors"},
     "engine": {"queue", "embedders", "host", "settings", "errors"},

@@ -342,7 +342,8 @@ def test_the_docs_list_the_migrations_to_the_last_one() -> None:
 def test_the_table_of_versions_has_one_schema_for_each_minor_release() -> None:
     upgrade = (REPOSITORY / "docs" / "upgrade.md").read_text(encoding="utf-8")
     rows = table(upgrade, "worker", "schema")
-    assert rows[-1] == [__version__.rpartition(".")[0], str(SCHEMA_VERSION)]
+    minors = [minor for minor, _ in rows]
+    assert __version__.rpartition(".")[0] in minors[-2:], "the last one may be the next release"
     assert [int(schema) for _, schema in rows] == list(range(1, SCHEMA_VERSION + 1))
 
 

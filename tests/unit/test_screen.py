@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from tests.unit.test_batch_limits import BACKFILL, BATCH
 from worker.cli.render.monitor import render_screen, sparkline
 from worker.cli.render.screen import age, fitted, render_sections
 from worker.cli.render.styled import tinted
@@ -312,6 +313,23 @@ def test_without_backups_there_is_no_line() -> None:
 def test_the_figures_of_backups() -> None:
     figures = replace(LOOK, backups=[backup(), FAILED]).figures()
     assert (figures["backup_age"], figures["failed_backups"]) == (7200, 4)
+
+
+# Batches
+
+
+def test_lines_say_what_is_under_way_in_batches_and_what_waits_for_one() -> None:
+    under_way = [replace(BATCH, texts=50_000, created_at=ago(10_900)), BATCH]
+    refused = replace(BACKFILL, waiting=1, error_message="HTTP 401: no such key")
+    over = replace(BACKFILL, waiting=7, max_cost=1.0, committed=1.0)
+    snapshot = replace(LOOK, batches=under_way, batch_backfills=[refused, over])
+    assert [line for line in shown(snapshot, 160) if line.startswith("batches: ")] == [
+        "batches: 2 under way with 50001 texts, the oldest since 3h",
+        "batches: 1 job of docs.embedding waiting for one; HTTP 401: no such key",
+        "batches: 7 jobs of docs.embedding waiting for one; --max-cost leaves no room: give more,"
+        " or `worker batches cancel --waiting`",
+    ]
+    assert not any(line.startswith("batches") for line in shown(LOOK))
 
 
 # Checks

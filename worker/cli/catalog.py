@@ -24,6 +24,7 @@ class Entry:
 
 GROUPS: dict[str, str] = {
     "backup": "Back up the vectors of watched columns, and manage the backups.",
+    "batches": "Show and cancel the batches of `worker backfill --batch-api`.",
     "files": "Make folders of files searchable.",
     "keys": "Let apps call the HTTP API, each with a key of its own.",
     "reembed": "Give a column another model, with no downtime and a way back.",
@@ -75,7 +76,29 @@ CATALOG: dict[str, Entry] = {
     "backfill": Entry(
         "jobs:backfill",
         "Enqueue the rows that lack a vector. If interrupted, the next call continues.",
-        ("worker backfill", "worker backfill --table docs --dry-run"),
+        (
+            "worker backfill",
+            "worker backfill --table docs --dry-run",
+            "worker backfill --table docs --batch-api --max-cost 50",
+        ),
+    ),
+    "batches list": Entry(
+        "batches:list_batches",
+        "List the batches that are under way or have ended lately, and what waits for one.",
+        ("worker batches list", "worker batches list --all --json"),
+    ),
+    "batches show": Entry(
+        "batches:show",
+        "Show all that is known of a batch.",
+        ("worker batches show 12", "worker batches show 12 --json"),
+    ),
+    "batches cancel": Entry(
+        "batches:cancel",
+        "Cancel batches: what is done of them is written, the rest is embedded the ordinary way.",
+        (
+            "worker batches cancel 12 13",
+            "worker batches cancel --waiting --table docs --yes",
+        ),
     ),
     "list": Entry(
         "jobs:list_jobs",

@@ -97,6 +97,28 @@ BackfillBatch = Annotated[
         "--batch", min=1, max=100_000, metavar="N", help="Rows to enqueue in one transaction."
     ),
 ]
+BatchApi = Annotated[
+    bool,
+    typer.Option(
+        "--batch-api",
+        help="Embed them by the Batch API of OpenAI: at half the price, within a day.",
+    ),
+]
+BatchDetach = Annotated[
+    bool,
+    typer.Option(
+        "--detach", help="Only submit batches: running workers, or the same command, collect them."
+    ),
+]
+BatchMaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        min=0,
+        metavar="DOLLARS",
+        help="Submit no more batches of a column than cost this many US dollars.",
+    ),
+]
 CountOnly = Annotated[
     bool, typer.Option("--dry-run", help="Count what differs, and change nothing.")
 ]
@@ -734,4 +756,22 @@ RequestsPerMinute = Annotated[
 ExpiresIn = Annotated[
     str | None,
     typer.Option(metavar="DURATION", help="How long it is valid, like 90d (default: for ever)."),
+]
+
+# batches
+
+AllBatches = Annotated[
+    bool, typer.Option("--all", help="Also those that ended more than a day ago.")
+]
+BatchId = Annotated[
+    int,
+    typer.Argument(metavar="ID", help="The number of the batch, as `worker batches list` shows."),
+]
+BatchIds = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="ID", help="The numbers of batches that are under way."),
+]
+CancelWaiting = Annotated[
+    bool,
+    typer.Option("--waiting", help="The jobs that wait for a batch: embed them the ordinary way."),
 ]

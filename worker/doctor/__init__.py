@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 
 from worker.doctor.address import Network, inspect_address
+from worker.doctor.batches import inspect_batches
 from worker.doctor.connection import (
     explain_failure,
     inspect_clock,
@@ -48,6 +49,7 @@ def examine_database(
             yield from inspect_clock(queue)
             yield inspect_schema(queue)
             yield from inspect_commands(queue)
+            yield from inspect_batches(queue)
             yield from queue.diagnose(samples=samples)
             return queue.targets()
     except (DatabaseError, SettingsError) as problem:

@@ -78,6 +78,18 @@ EVENTS: dict[str, tuple[Level, str]] = {
         "debug",
         "last complete backup at {destination}: {completed_at}, failed since: {failures}",
     ),
+    "batch_submitted": (
+        "info",
+        "batch {batch} of {table}.{column} is submitted: {texts} texts, about {tokens} tokens",
+    ),
+    "batch_collected": (
+        "info",
+        "batch {batch} of {table}.{column} is {state}: {completed} done, {failed} failed,"
+        " {stale} stale, {released} released",
+    ),
+    "batch_failed": ("warning", "batch {batch} of {table}.{column}: {cause}"),
+    "batches_seen": ("debug", "{under_way} batches under way, {waiting} jobs wait for one"),
+    "batches_interrupted": ("warning", "no batches are served for now: {cause}"),
     "web_started": ("info", "the dashboard and the API are at {url}"),
     "web_failed": ("warning", "a defect of the dashboard or the API: {cause}"),
     "worker_started": ("info", "{worker} started on {host}, pid {pid}, with {model}"),

@@ -63,6 +63,8 @@ class Metrics:
             "provider_stopped": lambda of: self._providers.labels(of["provider"]).set(0),
             "provider_back": lambda of: self._providers.labels(of["provider"]).set(1),
             "backups_seen": self._backups_seen,
+            "batches_seen": self._batches_seen,
+            "batch_collected": self._batch_collected,
         }
 
     def _make_counters(self) -> None:
@@ -109,6 +111,10 @@ class Metrics:
         self._failed_backups = self._gauge(
             "failed_backups", "Attempts to make a backup since then that failed"
         )
+        self._under_way = self._gauge(
+            "batches_under_way", "Batches of the Batch API that have not ended"
+        )
+        self._waiting = self._gauge("jobs_waiting_for_batch", "Jobs that wait for a batch")
         memory = self._gauge("resident_memory_bytes", "Memory of the process that is in RAM")
         memory.set_function(lambda: resident_mb() * 2**20)
 
@@ -151,6 +157,17 @@ class Metrics:
         if completed_at := fields["completed_at"]:
             self._backed_up_at = datetime.fromisoformat(completed_at).timestamp()
         self._failed_backups.set(fields["failures"])
+
+    def _batches_seen(self, fields: dict[str, Any]) -> None:
+        self._under_way.set(fields["under_way"])
+        self._waiting.set(fields["waiting"])
+
+    def _batch_collected(self, fields: dict[str, Any]) -> None:
+        """Add what the jobs of a batch have taken, which is in the statistics of no run."""
+        for outcome in ("completed", "failed", "stale", "released"):
+            self._jobs.labels(outcome).inc(fields[outcome])
+        self._tokens.labels(fields["model"]).inc(fields["tokens"] or 0)
+        self._cost.labels(fields["model"]).inc(fields["cost"] or 0)
 
     def _lost(self, _: dict[str, Any]) -> None:
         self._outages.inc()

@@ -32,6 +32,7 @@ NOTIFIED = frozenset(
         "model_drifted",
         "problem_found",
         "backup_failed",
+        "batch_failed",
     }
 )
 """The events that people are notified of."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
 
-from worker.operations.batches import batches, is_set
+from worker.operations.portions import is_set, portions
 from worker.operations.session import select
 from worker.queue import AdminQueue, Target
 from worker.queue.portion import JOBS_IN_ONE_CALL
@@ -73,7 +73,7 @@ def recheck(
     """
     selection = select(queue, table, column)
     found = RecheckResult()
-    for batch in batches(
+    for batch in portions(
         lambda after: queue.recheck(selection.table, selection.column, after, dry_run=dry_run), stop
     ):
         found = RecheckResult(found.checked + batch.checked, found.changed + batch.changed)

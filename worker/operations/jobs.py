@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 from worker.errors import SettingsError, StatementTimeout
-from worker.operations.batches import batches
+from worker.operations.portions import portions
 from worker.operations.session import select
 from worker.queue import (
     AdminQueue,
@@ -86,7 +86,7 @@ def requeue(
         return batch
 
     requeued = 0
-    for batch in batches(requeue_batch, stop):
+    for batch in portions(requeue_batch, stop):
         requeued += batch.requeued
         on_batch(requeued)
     return requeued
@@ -175,7 +175,7 @@ def _matching(
 ) -> Iterator[Reprocessed]:
     """Go through the queue for what matches."""
     try:
-        yield from batches(call, stop)
+        yield from portions(call, stop)
     except StatementTimeout:
         raise SettingsError(
             "the pattern takes more than five seconds for a single text",

@@ -18,6 +18,7 @@ from worker.engine.stop_conditions import as_end
 from worker.engine.throttling import Throttle, together
 from worker.errors import WorkerError
 from worker.observers.composite import CompositeObserver
+from worker.operations.batch_api import serve_once
 from worker.operations.files import FILES
 from worker.operations.observing import notifying_observer
 from worker.operations.reading import read_files
@@ -106,6 +107,7 @@ class Processing:
             )
             if scope.table in (None, FILES):
                 read_files(queue, self.settings, stop=stop, observer=composite)
+            self._serve_batches(composite, stop)
             pipeline.drain()
         targets = until_answered(lambda: queue.targets(scope.table, scope.column), observer, stop)
         decision = pipeline.decision
@@ -117,6 +119,16 @@ class Processing:
             stop.is_set(),
             targets,
         )
+
+    def _serve_batches(self, observer: Progress, stop: Event) -> None:
+        """Take the steps of batches that are due, unless workers are paused."""
+        queue, scope = self.queue, self.scope
+
+        def serve() -> None:
+            if queue.command(scope).desired_state == "work":
+                serve_once(queue, self.settings, scope, observer, stop)
+
+        until_answered(serve, observer, stop)
 
 
 def process(

@@ -1,4 +1,5 @@
-"""What a running worker does besides embedding: files, checks of stored vectors, backups."""
+"""What a running worker does besides embedding: files, checks of stored vectors, backups,
+batches."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from worker.engine.progress import Progress
 from worker.observers.composite import CompositeObserver
 from worker.observers.relay import Relay
 from worker.operations.background import in_background
+from worker.operations.batch_api import batches_served
 from worker.operations.files import FILES
 from worker.operations.integrity import IntegrityMonitor
 from worker.operations.reading import files_served
@@ -34,6 +36,7 @@ def side_work(
             _files(pipeline, settings, relay.entrance),
             _checks(pipeline, settings, relay.entrance),
             _backups(pipeline, settings, relay.entrance, source),
+            batches_served(settings, pipeline.scope, relay.entrance, lambda: _is_paused(pipeline)),
         ):
             yield
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 
 from worker.queue import (
     AdminQueue,
+    Batch,
+    BatchBackfill,
     Check,
     KnownBackup,
     Overview,
@@ -21,13 +23,28 @@ ESTIMATES_ARE_OFF_BY = 0.1
 
 CHECKED = ("table_name", "embedding_column", "checked_at", "vectors", "lost", "overwritten")
 
+UNDER_WAY = (
+    *("id", "table_name", "embedding_column", "state", "provider_state", "texts", "tokens", "cost"),
+    *("created_at", "expires_at"),
+)
+WAITING = (
+    *("table_name", "embedding_column", "waiting", "committed", "max_cost"),
+    *("error_class", "error_message", "retry_at"),
+)
+
 Figures = Mapping[str, float | None]
 """Numbers on the whole queue, by name; None where one is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusSnapshot(Overview):
-    """The state of the queue, with the figures that follow from it."""
+    """The state of the queue, with the figures that follow from it.
+
+    `batches` are those under way, `batch_backfills` those with jobs that wait for one.
+    """
+
+    batches: list[Batch] = field(default_factory=list)
+    batch_backfills: list[BatchBackfill] = field(default_factory=list)
 
     @property
     def damaged(self) -> list[Check]:
@@ -126,13 +143,24 @@ class StatusSnapshot(Overview):
                 {name: getattr(check, name) for name in CHECKED} | {"left": check.left}
                 for check in self.checks
             ],
+            "batches": [
+                {name: getattr(batch, name) for name in UNDER_WAY} for batch in self.batches
+            ],
+            "batch_backfills": [
+                {name: getattr(backfill, name) for name in WAITING}
+                for backfill in self.batch_backfills
+            ],
         }
 
 
 def status(queue: AdminQueue) -> StatusSnapshot:
     """Return a snapshot of the queue. Raises Unreachable if the database is out of reach."""
     overview = queue.overview()
-    return StatusSnapshot(**{each.name: getattr(overview, each.name) for each in fields(overview)})
+    return StatusSnapshot(
+        **{each.name: getattr(overview, each.name) for each in fields(overview)},
+        batches=[batch for batch in queue.batches() if batch.is_under_way],
+        batch_backfills=[each for each in queue.batch_backfills() if each.waiting],
+    )
 
 
 def count_missing(column: TargetStatus) -> int:

@@ -12,6 +12,9 @@ from worker.cli.environment import load_settings
 from worker.cli.options import (
     AsJson,
     BackfillBatch,
+    BatchApi,
+    BatchDetach,
+    BatchMaxCost,
     Column,
     CountOnly,
     DryRun,
@@ -86,11 +89,24 @@ def backfill(
     table: Table = None,
     column: Column = None,
     batch: BackfillBatch = 1000,
+    batch_api: BatchApi = False,
+    max_cost: BatchMaxCost = None,
+    detach: BatchDetach = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> int:
     """Enqueue the rows that lack a vector. If interrupted, the next call continues."""
-    settings = load_settings(asks_model=dry_run)
+    settings = load_settings(asks_model=dry_run or batch_api)
+    if batch_api:
+        # imports the client of the provider, which the other commands here do not need
+        from worker.cli.commands.batches import Asked, backfill_by_batches, forecast
+
+        asked = Asked(table, column, batch, max_cost, detach, as_json)
+        return forecast(settings, asked) if dry_run else backfill_by_batches(settings, asked)
+    if max_cost is not None or detach:
+        raise SettingsError(
+            "--max-cost and --detach are those of a backfill in batches", "Add --batch-api."
+        )
     with open_queue(settings) as queue:
         if dry_run:
             found = estimate(queue, settings, table=table, column=column, missing=True)

@@ -40,7 +40,7 @@ def _print(forecasts: list[Forecast]) -> None:
                 line.tokens,
                 line.requests,
                 None if line.cost is None else dollars(line.cost),
-                _duration(line.seconds),
+                duration(line.seconds),
             )
             for line in lines
         ],
@@ -59,7 +59,8 @@ def _hint(forecasts: list[Forecast], missing: bool) -> None:
         say("hint: the time is not known before the first run with the model")
 
 
-def _duration(seconds: float | None) -> str | None:
+def duration(seconds: float | None) -> str | None:
+    """An estimated time, in one unit."""
     if seconds is None:
         return None
     if seconds < 100:

@@ -62,6 +62,8 @@ def render_sections(snapshot: StatusSnapshot, width: int) -> list[Section]:
     if snapshot.latest_backup:
         line = _backup(snapshot, snapshot.latest_backup)
         sections.append(Section([], [[cut(line, width)]]))
+    if snapshot.batches or snapshot.batch_backfills:
+        sections.append(Section([], [[cut(line, width)] for line in _batches(snapshot)]))
     if snapshot.pauses:
         sections.append(_pauses(snapshot.pauses, width))
     return sections
@@ -239,6 +241,24 @@ def _backup(snapshot: StatusSnapshot, latest: KnownBackup) -> str:
     if latest.state == "running":
         return f"{line}; one is being made: {latest.rows} vectors so far"
     return f"{line}, at {one_line(latest.destination, 160)}"
+
+
+def _batches(snapshot: StatusSnapshot) -> Iterator[str]:
+    """Say how much is under way in batches, and what waits for one."""
+    if snapshot.batches:
+        texts = sum(batch.texts or 0 for batch in snapshot.batches)
+        oldest = min(batch.created_at for batch in snapshot.batches)
+        yield (
+            f"batches: {len(snapshot.batches)} under way with {counted(texts, 'text')},"
+            f" the oldest since {age(oldest, snapshot.at)}"
+        )
+    for backfill in snapshot.batch_backfills:
+        line = f"batches: {counted(backfill.waiting, 'job')} of {name_of(backfill)} waiting for one"
+        if backfill.is_over_budget:
+            line += "; --max-cost leaves no room: give more, or `worker batches cancel --waiting`"
+        elif backfill.error_message:
+            line += f"; {one_line(backfill.error_message, 160)}"
+        yield line
 
 
 def _pauses(pauses: list[StandingCommand], width: int) -> Section:

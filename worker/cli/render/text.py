@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich.cells import cell_len, set_cell_size
 
 from worker.durations import format_duration
-from worker.queue import Check, Failure, ListedJob, Target, TargetStatus
+from worker.queue import Batch, BatchBackfill, Check, Failure, ListedJob, Target, TargetStatus
 from worker.terminal import printable
 
 NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN --column EMBEDDING`"
@@ -15,7 +15,10 @@ NOTHING_WATCHED = "Nothing is watched yet. `worker watch TABLE --source COLUMN -
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def name_of(watched: Target | TargetStatus | Failure | ListedJob | Check) -> str:
+Watched = Target | TargetStatus | Failure | ListedJob | Check | Batch | BatchBackfill
+
+
+def name_of(watched: Watched) -> str:
     """A watched column as people write it: `table.column`."""
     return printable(f"{watched.table_name}.{watched.embedding_column}")
 

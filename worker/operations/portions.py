@@ -1,4 +1,4 @@
-"""Goes through the queue in batches, each in a short transaction of its own."""
+"""Goes through the queue in portions, each in a short transaction of its own."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Protocol, TypeVar
 from worker.errors import Busy
 
 
-class Batch(Protocol):
-    """The result of a batch that ends at the job `looked_to` (None: there are no more)."""
+class Portion(Protocol):
+    """The result of a portion that ends at the job `looked_to` (None: there are no more)."""
 
     @property
     def looked_to(self) -> int | None: ...
 
 
-AnyBatch = TypeVar("AnyBatch", bound=Batch)
+AnyPortion = TypeVar("AnyPortion", bound=Portion)
 
 
-def batches(call: Callable[[int], AnyBatch], stop: Event | None) -> Iterator[AnyBatch]:
-    """Yield the result of `call` for each batch, until there are no more jobs or `stop` is set.
+def portions(call: Callable[[int], AnyPortion], stop: Event | None) -> Iterator[AnyPortion]:
+    """Yield the result of `call` for each portion, until there are no more jobs or `stop` is set.
 
-    `call` is given the id of the job after which its batch begins.
+    `call` is given the id of the job after which its portion begins.
     """
     after: int | None = 0
     while after is not None and not is_set(stop):
         try:
-            batch = call(after)
+            portion = call(after)
         except Busy as locked:
             raise Busy(locked.cause, "Try again when that session is done with it.") from None
-        yield batch
-        after = batch.looked_to
+        yield portion
+        after = portion.looked_to
 
 
 def is_set(stop: Event | None) -> bool:
