@@ -233,7 +233,7 @@ def test_a_million_rows_survive_kills_at_random_moments(
     fill(notes, ROWS)
     killer = Killer(notes, connect(), start, provider, tokens=ROWS)  # some batches under way
     for _ in range(KILLS):
-        killer.kill_at_random(longest=ROWS / 40_000)
+        killer.kill_at_random(longest=ROWS / 100_000)
     with start(*COMMAND, **killer.environment()) as process:
         killer.process = process
         eventually(killer.has_ended, 3600)
