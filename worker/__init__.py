@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from worker.operations.adoption import adopt as adopt
     from worker.operations.backfill import backfill as backfill
     from worker.operations.backfill import recheck as recheck
-    from worker.operations.batch_api import backfill_by_batches as backfill_by_batches
+    from worker.operations.batch_backfill import backfill_by_batches as backfill_by_batches
     from worker.operations.batch_reembedding import BatchReembeddingSystem as BatchReembeddingSystem
     from worker.operations.diagnosis import diagnose as diagnose
     from worker.operations.estimate import estimate as estimate
@@ -56,7 +56,7 @@ _HOMES = {
     "WorkerError": "errors",
     "adopt": "operations.adoption",
     "backfill": "operations.backfill",
-    "backfill_by_batches": "operations.batch_api",
+    "backfill_by_batches": "operations.batch_backfill",
     "build_index": "operations.indexing",
     "diagnose": "operations.diagnosis",
     "embed_query": "operations.search",

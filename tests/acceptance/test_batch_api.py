@@ -57,7 +57,7 @@ def test_a_backfill_in_batches_ends_when_all_is_embedded(
 ) -> None:
     result = worker("backfill", "--batch-api", **environment)
     assert (result.returncode, result.stdout) == (0, "Enqueued: 30\nCompleted: 30\nFailed: 0\n")
-    assert "batch 1 of notes.embedding is submitted: 30 texts" in result.stderr
+    assert "batch 1 of notes.embedding is submitted, texts: 30" in result.stderr
     assert "batch 1 of notes.embedding is completed: 30 done, 0 failed" in result.stderr
     assert wrong(old_notes) == []
     assert provider.report()["paid_in_full"] == 0
@@ -160,6 +160,19 @@ def test_a_limit_on_the_cost_says_how_to_go_on(
     assert result.stdout.startswith("No longer waiting: ")
     assert worker("process", **environment).returncode == 0
     assert wrong(old_notes) == []
+
+
+def test_a_limit_on_the_cost_is_for_one_column(
+    old_notes: Database, worker: Worker, environment: dict[str, str]
+) -> None:
+    old_notes.execute("create table others (id int primary key, body text, embedding vector(1536))")
+    assert worker("watch", "others", "--source", "body", **environment).returncode == 0
+    result = worker("backfill", "--batch-api", "--max-cost", "1", **environment)
+    assert refused(result, 2) == (
+        "--max-cost limits the cost of one column, and 2 are chosen",
+        "Name one with --table and --column.",
+    )
+    assert value(old_notes, "select count(*) from embedding_queue") == 0
 
 
 def test_a_dry_run_compares_both_ways(

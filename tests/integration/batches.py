@@ -10,8 +10,9 @@ from tests.batch_server import BatchServer
 from tests.conftest import Database, rows
 from tests.integration.runs import MODEL, Log
 from worker.engine.pipeline import RunOptions
-from worker.operations import batch_api
-from worker.operations.batch_api import BatchRun
+from worker.operations.batch_backfill import BatchRun, serve_until_done
+from worker.operations.batch_planning import plan
+from worker.operations.batch_serving import batch_server
 from worker.operations.processing import process
 from worker.operations.scopes import resolve_scope
 from worker.queue import AdminQueue, Batch, BatchBackfill
@@ -44,20 +45,18 @@ class Batches:
         )
 
     def plan(self, max_cost: float | None = None) -> int:
-        return batch_api.plan(self.queue, self.settings, max_cost=max_cost)
+        return plan(self.queue, self.settings, max_cost=max_cost)
 
     def step(self) -> None:
         """Take every step that is due now, as another worker each time."""
         scope = resolve_scope(self.queue, self.settings, None, None)
-        with batch_api.batch_server(
-            self.queue, self.settings, scope, self.log, self.stop
-        ) as server:
+        with batch_server(self.queue, self.settings, scope, self.log, self.stop) as server:
             server.step()
 
     def until_done(self) -> BatchRun:
         """Serve until nothing is left that fits."""
         scope = resolve_scope(self.queue, self.settings, None, None)
-        return batch_api.serve_until_done(self.queue, self.settings, scope, self.log, self.stop)
+        return serve_until_done(self.queue, self.settings, scope, self.log, self.stop)
 
     def run(self) -> BatchRun:
         """Plan, and serve until nothing is left."""

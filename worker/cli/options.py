@@ -116,7 +116,7 @@ BatchMaxCost = Annotated[
         "--max-cost",
         min=0,
         metavar="DOLLARS",
-        help="Submit no more batches of a column than cost this many US dollars.",
+        help="For one column: submit no more batches than cost this many US dollars.",
     ),
 ]
 CountOnly = Annotated[

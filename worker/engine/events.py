@@ -80,7 +80,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     ),
     "batch_submitted": (
         "info",
-        "batch {batch} of {table}.{column} is submitted: {texts} texts, about {tokens} tokens",
+        "batch {batch} of {table}.{column} is submitted, texts: {texts}, tokens: about {tokens}",
     ),
     "batch_collected": (
         "info",

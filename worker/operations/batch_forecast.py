@@ -9,7 +9,7 @@ from math import ceil
 from worker.embedders.base import cost_of
 from worker.embedders.batch_api import BatchApi
 from worker.embedders.packing import BYTES_PER_TOKEN
-from worker.operations.batch_api import batchable, open_batch_api_of
+from worker.operations.batch_planning import batchable, open_batch_api_of
 from worker.operations.estimate import Forecast, estimate
 from worker.queue import AdminQueue, Target
 from worker.settings import Settings

@@ -18,7 +18,7 @@ from worker.engine.stop_conditions import as_end
 from worker.engine.throttling import Throttle, together
 from worker.errors import WorkerError
 from worker.observers.composite import CompositeObserver
-from worker.operations.batch_api import serve_once
+from worker.operations.batch_serving import serve_once
 from worker.operations.files import FILES
 from worker.operations.observing import notifying_observer
 from worker.operations.reading import read_files

@@ -11,7 +11,7 @@ from worker.engine.progress import Progress
 from worker.observers.composite import CompositeObserver
 from worker.observers.relay import Relay
 from worker.operations.background import in_background
-from worker.operations.batch_api import batches_served
+from worker.operations.batch_serving import batches_served
 from worker.operations.files import FILES
 from worker.operations.integrity import IntegrityMonitor
 from worker.operations.reading import files_served

@@ -32,8 +32,8 @@ from worker.cli.render.text import name_of
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.figures import counted
-from worker.operations import batch_api
-from worker.operations.batch_api import BatchesLeft, BatchRun
+from worker.operations import batch_control, batch_planning
+from worker.operations.batch_backfill import BatchesLeft, BatchRun, serve_until_done
 from worker.operations.batch_forecast import forecast_batches
 from worker.operations.scopes import resolve_scope
 from worker.operations.session import open_queue
@@ -62,7 +62,7 @@ def backfill_by_batches(settings: Settings, asked: Asked) -> int:
     """Let the rows that lack a vector wait for batches, and serve these until all is done."""
     with open_queue(settings) as queue, stopped_by_signals(STEP) as stop:
         enqueued = _plan_visibly(queue, settings, asked, stop)
-        run = batch_api.serve_until_done(
+        run = serve_until_done(
             queue,
             settings,
             resolve_scope(queue, settings, asked.table, asked.column),
@@ -92,7 +92,7 @@ def _plan_visibly(queue: AdminQueue, settings: Settings, asked: Asked, stop: Eve
     def show(target: Target, jobs: int) -> None:
         progress.say(f"{name_of(target)}: {counted(jobs, 'row')} so far")
 
-    return batch_api.plan(
+    return batch_planning.plan(
         queue,
         settings,
         table=asked.table,
@@ -135,7 +135,7 @@ def _code_of(run: BatchRun, stop: Event) -> int:
 def list_batches(everything: AllBatches = False, as_json: AsJson = False) -> None:
     """List the batches that are under way or have ended lately, and what waits for one."""
     with open_queue(load_settings()) as queue:
-        batch_api.demand_batches(queue)
+        batch_planning.demand_batches(queue)
         batches = [batch for batch in queue.batches() if everything or _is_recent(batch)]
         backfills = queue.batch_backfills()
     if as_json:
@@ -156,7 +156,7 @@ def list_batches(everything: AllBatches = False, as_json: AsJson = False) -> Non
 def show(batch: BatchId, as_json: AsJson = False) -> None:
     """Show all that is known of a batch."""
     with open_queue(load_settings()) as queue:
-        found = batch_api.find_batch(queue, batch)
+        found = batch_control.find_batch(queue, batch)
     if as_json:
         out_json(asdict(found))
     else:
@@ -174,17 +174,17 @@ def cancel(
     _check_selection(batches, waiting, table or column)
     settings = load_settings()
     with open_queue(settings) as queue, stopped_by_signals(STEP) as stop:
-        batch_api.demand_batches(queue)
+        batch_planning.demand_batches(queue)
         if not yes and not confirmed(QUESTION):
             raise SettingsError("cancelled: nothing was changed", "Add --yes to skip the question.")
         if waiting:
-            jobs = batch_api.cancel_waiting(
+            jobs = batch_planning.cancel_waiting(
                 queue, table=table, column=column, source="cli", stop=stop
             )
             out(f"No longer waiting: {counted(jobs, 'job')}")
         else:
             ids = batches or []
-            batch_api.cancel(queue, settings, ids, BatchProgress(), stop, source="cli")
+            batch_control.cancel(queue, settings, ids, BatchProgress(), stop, source="cli")
             out(f"Cancelled: {counted(len(ids), 'batch', 'batches')}")
     return INTERRUPTED if stop.is_set() else 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from worker.cli.console import ProgressLine, out, out_json, say
 from worker.cli.render.forecast import NOTHING_LACKS, duration
@@ -13,7 +13,7 @@ from worker.cli.render.text import ago, name_of, one_line
 from worker.engine.events import sentence
 from worker.engine.progress import RunStats
 from worker.figures import counted, dollars
-from worker.operations.batch_api import BatchesLeft, BatchRun
+from worker.operations.batch_backfill import BatchesLeft, BatchRun
 from worker.operations.batch_forecast import BatchForecast
 from worker.queue import Batch, BatchBackfill
 from worker.terminal import printable
@@ -137,9 +137,10 @@ def print_batches(batches: Sequence[Batch]) -> None:
 
 def print_batch(batch: Batch) -> None:
     """Print a line for each thing that is known of a batch."""
-    for each in fields(batch):
-        if (value := getattr(batch, each.name)) is not None:
-            out(printable(f"{each.name}: {value}"))
+    for name, value in asdict(batch).items():
+        if value is not None:
+            shown = dollars(value) if name == "cost" else value
+            out(printable(f"{name}: {shown}"))
 
 
 def print_waiting(backfills: Sequence[BatchBackfill]) -> None:
