@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import LiteralString
 
@@ -23,6 +24,7 @@ from tests.integration.batches import let_leases_end
 
 COMMAND = ["backfill", "--batch-api", "--json"]
 LONG = 60.0  # seconds
+HOUR = 3600.0
 ROWS, KILLS = 1_000_000, 30
 MOST_MEMORY = 200.0  # MB of a process
 
@@ -135,11 +137,17 @@ class Killer:
         )
         return [pid for (pid,) in found]
 
-    def kill_at_random(self, longest: float) -> None:
-        """Kill it at a random moment, some seconds after it has begun."""
-        with self.started():
-            self.other.execute("select pg_sleep(%s)", [self.dice.uniform(1.0, longest)])
-            self.kill()
+    def kill_at_random(self, kills: int, rows: int) -> None:
+        """Kill it at random moments, of which some are in each part of the way of `rows`."""
+        for share in sorted(self.dice.uniform(0.001, 0.97) for _ in range(kills)):
+            with self.started():
+                eventually(partial(self._is_past, share, rows), HOUR)
+                self.kill()
+
+    def _is_past(self, share: float, rows: int) -> bool:
+        """Whether this share of the way is done: rows are enqueued, in batches, and completed."""
+        done = "select sum(pending + 2 * processing + 3 * completed) from embedding_counts"
+        return float(value(self.notes, done) or 0) >= share * 3 * rows
 
     def has_ended(self) -> bool:
         """Whether the process has ended; if not, note how much memory it takes."""
@@ -232,11 +240,10 @@ def test_a_million_rows_survive_kills_at_random_moments(
 ) -> None:
     fill(notes, ROWS)
     killer = Killer(notes, connect(), start, provider, tokens=ROWS)  # some batches under way
-    for _ in range(KILLS):
-        killer.kill_at_random(longest=ROWS / 100_000)
+    killer.kill_at_random(KILLS, ROWS)
     with start(*COMMAND, **killer.environment()) as process:
         killer.process = process
-        eventually(killer.has_ended, 3600)
+        eventually(killer.has_ended, HOUR)
         assert process.wait() == 0
     assert_all_is_well(notes, provider, ROWS)
     assert killer.memory <= MOST_MEMORY
