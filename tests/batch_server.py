@@ -91,6 +91,25 @@ def twice(lines: Lines) -> Lines:
     return lines + lines
 
 
+def with_foreign_names(lines: Lines) -> Lines:
+    """Put lines in front whose custom_id nobody has sent."""
+    names = [
+        "9" * 40,
+        "9" * 18,
+        "9" * 19,
+        "0",
+        "-1",
+        "1e3",
+        "\uff11\uff12",
+        "\u00b2",
+        "all",
+        " 1",
+        "",
+    ]
+    foreign = [json.loads(line) | {"custom_id": name} for line in lines[:1] for name in names]
+    return [json.dumps(line).encode() + b"\n" for line in foreign] + lines
+
+
 def without_every(nth: int) -> Change:
     """Leave out the first line, and each nth after it."""
     return lambda lines: [line for place, line in enumerate(lines) if place % nth]

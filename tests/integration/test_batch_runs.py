@@ -19,6 +19,7 @@ from tests.batch_server import (
     line_error,
     shuffled,
     twice,
+    with_foreign_names,
     without_every,
 )
 from tests.conftest import Database, rows, value
@@ -153,8 +154,8 @@ def test_deleted_and_requeued_rows_meanwhile_are_stale(
     assert provider.left_over() == []
 
 
-@pytest.mark.parametrize("change", [shuffled, twice])
-def test_results_in_any_order_and_twice_are_written_once(
+@pytest.mark.parametrize("change", [shuffled, twice, with_foreign_names])
+def test_results_in_any_order_twice_or_of_others_are_written_once(
     texts: Database, batches: Batches, provider: BatchServer, change: Change
 ) -> None:
     fill(texts, 25)

@@ -7,6 +7,7 @@ one reads the files again, and finds what is left.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from worker.errors import ProviderRefused, Rejected
 from worker.queue import Completion, Job
 
 RESULTS_AT_ONCE = 200  # a few MB of vectors
+NAME_OF_A_JOB = re.compile(r"[1-9]\d{0,17}", re.ASCII)  # what fits into a bigint
 NOT_FOUND = "not_found"  # error class of a file that is gone
 
 
@@ -74,7 +76,7 @@ def _in_portions(results: Iterable[BatchResult]) -> Iterator[dict[int, BatchResu
     the first one counts."""
     portion: dict[int, BatchResult] = {}
     for result in results:
-        if result.custom_id.isdecimal():
+        if NAME_OF_A_JOB.fullmatch(result.custom_id):
             portion.setdefault(int(result.custom_id), result)
         if len(portion) >= RESULTS_AT_ONCE:
             yield portion
