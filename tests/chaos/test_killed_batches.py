@@ -26,6 +26,7 @@ COMMAND = ["backfill", "--batch-api", "--json"]
 LONG = 60.0  # seconds
 HOUR = 3600.0
 ROWS, KILLS = 1_000_000, 30
+ROWS_A_KILL = 100  # some batches
 MOST_MEMORY = 200.0  # MB of a process
 
 DATABASE_POINTS: dict[str, LiteralString] = {
@@ -64,11 +65,23 @@ class Killer:
     provider: BatchServer
     tokens: int
     """The most that are enqueued at once, which makes many batches."""
+    rows: int = 0
     process: Process | None = None
     memory: float = 0.0
     """The most that a process has taken, in MB."""
     kills: int = 0
     dice: random.Random = field(default_factory=lambda: random.Random(5))
+
+    def add_rows(self, count: int) -> None:
+        """Insert rows that are in no queue yet: there is something to do until it is killed."""
+        self.notes.execute("alter table notes disable trigger user")
+        self.notes.execute(
+            "insert into notes select id, 'note number ' || id"
+            " from generate_series(%s::int, %s) as id",
+            [self.rows + 1, self.rows + count],
+        )
+        self.notes.execute("alter table notes enable trigger user")
+        self.rows += count
 
     def environment(self) -> dict[str, str]:
         return {
@@ -97,12 +110,13 @@ class Killer:
         self.process.wait()
 
     def kill_at_request(self, route: str, *, has_effect: bool) -> None:
-        """Kill it when it has sent a request of this route. Does nothing if it sends none."""
+        """Kill it when it has sent a request of this route."""
 
         def killed(due: Answer) -> Answer:
             self.kill()
             return due
 
+        self.add_rows(ROWS_A_KILL)
         points = self.provider.faults_at if has_effect else self.provider.refusals
         points[route].append(first(self.kill) if has_effect else killed)
         with self.started():
@@ -111,6 +125,7 @@ class Killer:
 
     def kill_at_statement(self, when: LiteralString, *, commits: bool) -> None:
         """Kill it while it waits in a statement."""
+        self.add_rows(ROWS_A_KILL)
         self.notes.execute(
             b"create trigger wait_here %b for each row execute function wait_here()" % when.encode()
         )
@@ -137,17 +152,17 @@ class Killer:
         )
         return [pid for (pid,) in found]
 
-    def kill_at_random(self, kills: int, rows: int) -> None:
-        """Kill it at random moments, of which some are in each part of the way of `rows`."""
+    def kill_at_random(self, kills: int) -> None:
+        """Kill it at random moments, of which some are in each part of the way."""
         for share in sorted(self.dice.uniform(0.001, 0.97) for _ in range(kills)):
             with self.started():
-                eventually(partial(self._is_past, share, rows), HOUR)
+                eventually(partial(self._is_past, share), HOUR)
                 self.kill()
 
-    def _is_past(self, share: float, rows: int) -> bool:
+    def _is_past(self, share: float) -> bool:
         """Whether this share of the way is done: rows are enqueued, in batches, and completed."""
         done = "select sum(pending + 2 * processing + 3 * completed) from embedding_counts"
-        return float(value(self.notes, done) or 0) >= share * 3 * rows
+        return float(value(self.notes, done) or 0) >= share * 3 * self.rows
 
     def has_ended(self) -> bool:
         """Whether the process has ended; if not, note how much memory it takes."""
@@ -170,16 +185,6 @@ def peak_memory(process: Process) -> float:
     """The most memory that a process has had in RAM, in MB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return max((int(kB) / 1024 for kB in re.findall(r"VmHWM:\s+(\d+) kB", status)), default=0.0)
-
-
-def fill(notes: Database, count: int) -> None:
-    """Rows that are in no queue yet."""
-    notes.execute("alter table notes disable trigger user")
-    notes.execute(
-        "insert into notes select id, 'note number ' || id from generate_series(1, %s) as id",
-        [count],
-    )
-    notes.execute("alter table notes enable trigger user")
 
 
 def assert_all_is_well(notes: Database, provider: BatchServer, count: int) -> None:
@@ -209,8 +214,6 @@ def test_wherever_it_is_killed_the_same_command_ends_it(
     provider: BatchServer,
     record_property: Callable[[str, object], None],
 ) -> None:
-    count = 2000
-    fill(notes, count)
     notes.execute(WAIT_HERE)
     killer = Killer(notes, connect(), start, provider, tokens=400)
     for when in DATABASE_POINTS.values():
@@ -225,7 +228,7 @@ def test_wherever_it_is_killed_the_same_command_ends_it(
             killer.kill_at_request(route, has_effect=has_effect)
     result = worker(*COMMAND, **killer.environment())
     assert result.returncode == 0, result.stderr
-    assert_all_is_well(notes, provider, count)
+    assert_all_is_well(notes, provider, killer.rows)
     record_property("kills", f"{killer.kills}, at most {killer.memory:.0f} MB")
 
 
@@ -238,9 +241,9 @@ def test_a_million_rows_survive_kills_at_random_moments(
     provider: BatchServer,
     record_property: Callable[[str, object], None],
 ) -> None:
-    fill(notes, ROWS)
     killer = Killer(notes, connect(), start, provider, tokens=ROWS)  # some batches under way
-    killer.kill_at_random(KILLS, ROWS)
+    killer.add_rows(ROWS)
+    killer.kill_at_random(KILLS)
     with start(*COMMAND, **killer.environment()) as process:
         killer.process = process
         eventually(killer.has_ended, HOUR)

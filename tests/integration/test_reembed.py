@@ -291,14 +291,15 @@ def test_what_was_embedded_is_not_paid_for_again_whatever_stage_failed(
     texts: Database, work: Undertaking, other: PostgresQueue
 ) -> None:
     texts.execute("create index on docs using hnsw (embedding vector_cosine_ops)")
-    fill(work, 60)
+    count = 300  # more than are in flight at once
+    fill(work, count)
     work.start()
     # filling is stopped
     stop = Event()
     work.at_request(2, stop.set)
     assert work.go_on(stop=stop).state == "filling"
     filled = work.asked
-    assert 0 < len(filled) < 60
+    assert 0 < len(filled) < count
     # the model is out
     work.openai.faults += [out_of_quota] * 20
     with pytest.raises(WorkerError) as out:
@@ -328,7 +329,7 @@ def test_what_was_embedded_is_not_paid_for_again_whatever_stage_failed(
     work.openai.faults.clear()
     assert work.go_on().state == "ready"
     assert out_of_step(texts) == []
-    assert (len(filled), set(filled.values())) == (60, {1})
+    assert (len(filled), set(filled.values())) == (count, {1})
     assert work.events == [
         *("started", "problem", "indexing", "problem"),
         *("verifying", "problem", "ready"),
