@@ -162,6 +162,8 @@ def test_this_worker_works_on_the_schema_of_the_minor_release_before(
     create_notes(empty_db)
     environment = {"DATABASE_URL": empty_database_url, **with_openai}
     assert_embeds(empty_db, tmp_path, environment)
+    result = run_worker("status", cwd=tmp_path, environment=environment)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def assert_embeds(db: Database, folder: Path, environment: Mapping[str, str]) -> None:

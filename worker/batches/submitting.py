@@ -1,7 +1,7 @@
 """Submits a batch exactly once, whatever dies in between.
 
-The row of a batch has a random token before anything is sent. The name of the input file and the
-metadata of the batch at the provider hold it, so whoever comes later finds both.
+The row of a batch has a random token before anything is sent. The token is in the name of the input
+file and in the metadata of the batch, so another worker can find both if this one dies.
 """
 
 from __future__ import annotations

@@ -156,10 +156,13 @@ class StatusSnapshot(Overview):
 def status(queue: AdminQueue) -> StatusSnapshot:
     """Return a snapshot of the queue. Raises Unreachable if the database is out of reach."""
     overview = queue.overview()
+    has_batches = queue.has_batches()
+    batches = queue.batches() if has_batches else []
+    backfills = queue.batch_backfills() if has_batches else []
     return StatusSnapshot(
         **{each.name: getattr(overview, each.name) for each in fields(overview)},
-        batches=[batch for batch in queue.batches() if batch.is_under_way],
-        batch_backfills=[each for each in queue.batch_backfills() if each.waiting],
+        batches=[batch for batch in batches if batch.is_under_way],
+        batch_backfills=[backfill for backfill in backfills if backfill.waiting],
     )
 
 

@@ -255,8 +255,13 @@ class BatchQueue(Protocol):
 class BatchCalls(Calls):
     """The BatchQueue protocol."""
 
+    _has_batches = False
+
     def has_batches(self) -> bool:
-        return int(self._call("embedding_schema_version")) >= SCHEMA_WITH_BATCHES
+        if not self._has_batches:  # a schema does not lose them again
+            version = int(self._call("embedding_schema_version"))
+            self._has_batches = version >= SCHEMA_WITH_BATCHES
+        return self._has_batches
 
     def plan_batches(
         self,
