@@ -6,15 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from benchmarks.database import NARROW, Connection, Server, value, write_vectors
+from benchmarks.database import NARROW, Connection, Server, write_vectors
 from benchmarks.report import Figure
 from worker.queue.postgres import PostgresQueue
 
-REACH = 200_000  # rows a second
+REACH = 0.5  # of one statement that checks the same
+
 CHECK_ALL = """
 select count(*) filter (where content_hash = sha256(convert_to(body, 'UTF8'))
                           and vector_dims(embedding) = 384
-                          and abs(vector_norm(embedding) - 1) < 0.01)
+                          and abs(vector_norm(embedding) - 1) < 0.01
+                          and embedding.hash_vector(embedding) = vector_hash)
   from docs left join embedding_queue on record_id = docs.id::text
 """
 
@@ -33,11 +35,13 @@ def verification(server: Server, rows: int, repetitions: int) -> Iterator[Figure
         for _ in range(repetitions):
             limits.append(rows / seconds(lambda: connection.execute(CHECK_ALL)))
             samples.append(rows / seconds(lambda: verify_all(queue, rows)))
-    what = f"verify: {rows:,} rows"
     yield Figure(
-        what=f"{what}, one statement for all", unit="rows/s", limits=limits, samples=samples
+        what=f"verify: {rows:,} rows, limit: one statement for all",
+        unit="rows/s",
+        limits=limits,
+        samples=samples,
+        at_least=REACH,
     )
-    yield Figure(what=what, unit="rows/s", samples=samples, at_least=REACH)
 
 
 def complete_all(connection: Connection, rows: int, dimensions: int = NARROW) -> None:
@@ -46,12 +50,10 @@ def complete_all(connection: Connection, rows: int, dimensions: int = NARROW) ->
     connection.execute("update embedding_targets set model = 'benchmark:model'")
     for first in range(0, rows, 1000):
         write_vectors(connection, "docs", range(first, min(first + 1000, rows)), dimensions)
-    vector_hash = value(
-        connection, "select embedding.vector_hash_sql(t, 'embedding') from embedding_targets as t"
-    )
     connection.execute(
         "update embedding_queue set status = 'completed', model = 'benchmark:model',"
-        f" content_hash = sha256(convert_to(body, 'UTF8')), vector_hash = {vector_hash}"
+        " content_hash = sha256(convert_to(body, 'UTF8')),"
+        " vector_hash = embedding.hash_vector(embedding)"
         " from docs where record_id = docs.id::text"
     )
 

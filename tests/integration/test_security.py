@@ -144,6 +144,29 @@ def test_a_part_of_another_owner_closes_the_whole_table(db: Database) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("alter schema app owner to bob", "schema app belongs to bob"),
+        (
+            "create table child () inherits (app.docs); alter table child owner to bob",
+            "table public.child belongs to bob",
+        ),
+    ],
+    ids=["its schema", "a child by inheritance"],
+)
+def test_what_another_role_owns_around_a_table_closes_it(
+    db: Database, change: LiteralString, problem: str
+) -> None:
+    create_role(db, "bob", "login")
+    db.execute("create schema app; create table app.docs (id bigint primary key, body text)")
+    db.execute("select watch_embeddings('app.docs', 'body', 'embedding', dimensions => 3)")
+    db.execute("insert into app.docs values (1, 'one')")
+    db.execute(change)
+    assert rows(db, "select * from claim_embeddings('tests')") == []
+    assert problem in value(db, "select problem from embedding_targets")
+
+
 def test_a_table_of_another_role_is_refused_with_a_cure(db: Database) -> None:
     create_role(db, "bob", "login")
     db.execute("create table theirs (id bigint primary key, body text)")
