@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks import api, backup, chunks, files, fill, latency, queue, rivals, scale, web
+from benchmarks import api, backup, chunks, files, latency, queue, reembedding, rivals, scale, web
 from benchmarks.database import server
 from benchmarks.report import Figure, Skipped, table, write_json
 
@@ -18,10 +18,10 @@ SUITES = {
     "api": api,
     "backup": backup,
     "chunks": chunks,
-    "fill": fill,
     "files": files,
     "latency": latency,
     "queue": queue,
+    "reembedding": reembedding,
     "rivals": rivals,
     "scale": scale,
     "web": web,

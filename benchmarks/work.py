@@ -116,12 +116,14 @@ def claim(queue: PostgresQueue, batch: int) -> list[Job]:
 def complete(queue: PostgresQueue, jobs: Sequence[Job], dimensions: int) -> None:
     """Complete jobs with the vector of each row, and retry those whose row is locked.
 
-    Raises RuntimeError if a vector is refused for another reason, or if a row stays locked.
+    The jobs are of one target, as from a claim. Raises RuntimeError if a vector is refused for
+    another reason, or if a row stays locked.
     """
+    model = jobs[0].model if jobs else MODEL
     vectors = some_vectors(dimensions)
     left = [Completion(job, vectors[int(job.record_id) % len(vectors)], None) for job in jobs]
     for _ in range(LOCKED_TRIES):
-        reasons = {refusal.job_id: refusal.reason for refusal in queue.complete(MODEL, left)}
+        reasons = {refusal.job_id: refusal.reason for refusal in queue.complete(model, left)}
         left = [completion for completion in left if completion.job.id in reasons]
         if not left:
             return

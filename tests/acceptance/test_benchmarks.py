@@ -106,7 +106,7 @@ def test_a_swap_is_measured_with_and_without_an_index(tmp_path: Path) -> None:
 
 @pytest.mark.only_in_full
 def test_a_fill_is_measured_beside_an_index_and_without_one(tmp_path: Path) -> None:
-    found = figures(tmp_path, "fill")
+    found = figures(tmp_path, "reembedding", "fill")
     assert [figure["what"].partition(", into a ")[2] for figure in found] == [
         "side table (limit: without the index)",
         "second column (limit: a side table)",

@@ -345,8 +345,20 @@ def finish(
     if reembedding.state != "finished":
         reembedding = _take(queue.finish_reembedding, reembedding, source, on_wait)
     if rename:
+        _relabel(queue, reembedding)
         reembedding = _take(queue.rename_reembedded, reembedding, source, on_wait)
     return reembedding
+
+
+def _relabel(queue: PostgresQueue, reembedding: Reembedding) -> None:
+    """Rename the jobs of a column before the column itself, so that the table is locked briefly."""
+    if queue.check_schema() < 0:
+        return  # the schema has no function for it: the rename does it
+    after: int | None = 0
+    while after is not None:
+        after = queue.relabel_reembedded(
+            reembedding.table_name, reembedding.embedding_column, after
+        )
 
 
 def _take(

@@ -477,6 +477,12 @@ FUNCTIONS: Mapping[LiteralString, Signature] = {
     },
     "reembedding_progress": {"id": "integer"},
     "reembedding_usage": {"id": "integer"},
+    "relabel_reembedded": {
+        "table_name": "text",
+        "embedding_column": "text",
+        "after_id": "bigint",
+        "batch": "integer",
+    },
     "remove_embedding_folder": {"name": "text"},
     "rename_reembedded": {"table_name": "text", "embedding_column": "text", "source": "text"},
     "report_embedding_batch": {

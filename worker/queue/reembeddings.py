@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from worker.queue.audit import AUDIT_IN_ONE_CALL, CallSource, Source
 from worker.queue.calls import Calls
+from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.targets import Store
 
 ReembeddingState = Literal[
@@ -252,6 +253,22 @@ class ReembeddingCalls(Calls):
     def finish_reembedding(self, table: str, column: str, **step: Any) -> Reembedding:
         """Drop the old vectors, after a swap. Raises SettingsError if something depends on them."""
         return self._step("finish_reembedding", table, column, **step)
+
+    def relabel_reembedded(
+        self, table: str, column: str, after: int = 0, batch: int = JOBS_IN_ONE_CALL
+    ) -> int | None:
+        """Give the next jobs of a column the name that `rename_reembedded` is about to give it.
+
+        Returns the last of them; None: there are no more.
+        """
+        last: int | None = self._call(
+            "relabel_reembedded",
+            table_name=table,
+            embedding_column=column,
+            after_id=after,
+            batch=batch,
+        )
+        return last
 
     def rename_reembedded(
         self, table: str, column: str, *, source: CallSource = "api"
