@@ -21,6 +21,7 @@ from tests.conftest import Database, Server, Worker, eventually, rows, value
 from tests.integration.tables import Table
 from tests.pgbouncer import pgbouncer
 from worker import build_index
+from worker.errors import SettingsError
 from worker.queue.postgres import PostgresQueue
 
 Connect = Callable[[], Database]
@@ -252,6 +253,21 @@ def test_through_a_pooler_in_transaction_mode_the_statements_are_printed(
     assert "5432" in hint
     assert result.stdout.splitlines()[-1].startswith("create index concurrently on public.notes")
     assert indexes(notes) == []
+
+
+def test_an_index_that_is_there_needs_no_session(
+    notes: Database, server: Server, database: str
+) -> None:
+    """As after its statements were run by hand, so that a re-embedding goes on through a pooler."""
+    fill(notes)
+    notes.execute("create index on notes using hnsw (embedding vector_cosine_ops)")
+    with (
+        pgbouncer(server.url) as url,
+        PostgresQueue(Server(server.url, url).url_of(database), "tests") as queue,
+    ):
+        assert build_index(queue, "notes").outcome == "present"
+        with pytest.raises(SettingsError, match="pooler in transaction mode"):
+            build_index(queue, "notes", rebuild=True)
 
 
 def test_through_a_pooler_in_session_mode_the_index_is_built(

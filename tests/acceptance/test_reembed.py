@@ -188,6 +188,20 @@ def test_pause_detach_and_cancel(
     assert refused(run("swap"), 2)[0] == "no column is re-embedded"
 
 
+def test_a_conversion_is_filled_by_its_command_only(
+    embedded: Database, run: Run, worker: Worker, with_openai: dict[str, str]
+) -> None:
+    embedded.execute("select convert_embeddings('notes', 'embedding', 'halfvec')")
+    assert run("pause").returncode == 0
+    cause, hint = refused(run("resume", "--detach"), 2)
+    assert cause == f"only this command fills the new vectors of {OF_NOTES}, by a cast"
+    assert hint == "Leave out --detach."
+    assert "goes on" in run("status").stdout
+    resumed = run("resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.endswith(f"{OF_NOTES}: ready\n")
+
+
 def test_what_is_wrong_is_said_with_what_to_do(
     embedded: Database, run: Run, tmp_path: Path
 ) -> None:

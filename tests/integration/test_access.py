@@ -844,7 +844,8 @@ CALLED_BY_NOBODY = [
         "public",
         "add_embedding_folder adopt_embeddings advance_reembedding cancel_reembedding"
         " cast_embeddings convert_embeddings embedding_index_statements finish_reembedding"
-        " pause_reembedding preview_watch_embeddings recount_embeddings remove_embedding_folder"
+        " pause_reembedding preview_watch_embeddings recount_embeddings relabel_reembedded"
+        " remove_embedding_folder"
         " rename_reembedded resume_reembedding rollback_reembedding sample_adoptable"
         " start_reembedding"
         " swap_reembedding"
@@ -858,7 +859,7 @@ CALLED_BY_NOBODY = [
         beside_record_sql blind_spot body_of cast_sql
         change_model changed_jobs check_cast check_dependents check_identity check_in_chunks
         check_lengths check_names check_pattern check_reembedding check_rename
-        check_side_key check_side_names check_source check_start chunking claim
+        check_serves check_side_key check_side_names check_source check_start chunking claim
         claim_documents claim_in_parts clear_all clear_row_sql clear_sql column_grants
         column_width columns_read complete complete_in_chunks count_jobs count_pending
         count_to_embed count_usage counts_and counts_since damage_sql damaged_jobs
@@ -883,7 +884,7 @@ CALLED_BY_NOBODY = [
         finish_jobs first_records fix_text_forms
         fold_counts follow_model follow_names forget full_model full_text_index_name
         full_text_indexes full_text_sql grant_column grant_to growing_pause has_other_triggers
-        has_stored_sql hash_halfvec hash_stored hash_vector hash_vectors
+        has_stored_sql hash_full hash_half hash_stored hash_vectors
         hold_scan index_builder is_claimable
         is_of_the_server is_ours is_readable is_rewritten is_timeout
         is_watched_by_statement jobs_after keep_match_function
@@ -899,7 +900,7 @@ CALLED_BY_NOBODY = [
         plan_model plan_settings plan_store plan_table plan_vector_index plan_watch
         planned_full_text planned_prompt planned_side_width planned_width protect_functions
         protect_relation queue_by_hand queued_id_sql raise_locked read_sql readable_texts
-        record_event record_model reembedding_facts reembedding_texts refresh_owners
+        record_event record_model relabel_rest reembedding_facts reembedding_texts refresh_owners
         refusals refuse_change refuse_documents refuse_in_reembedding refuse_row
         refuse_target rename_in_sql rename_store replace_places replaced_objects
         requeue_target reset_jobs sample_column sampled_records sampled_vector_sql seen_sql serve
@@ -1008,15 +1009,11 @@ def test_every_view_of_ours_has_the_rights_of_its_reader(docs: Database) -> None
 
 
 def test_every_function_of_ours_has_an_empty_search_path_with_pg_temp_last(docs: Database) -> None:
-    """Left out, pg_temp would come first: there a caller can put types of their own.
-
-    The names in a body that is parsed when the function is created are looked up only then.
-    """
+    """Left out, pg_temp would come first: there a caller can put types of their own."""
     paths = rows(
         docs,
         "select oid::regprocedure::text, (select setting from unnest(proconfig) as setting"
-        f" where setting ~ '^search_path=') from ({OURS}) as ours join pg_proc using (oid)"
-        " where prosqlbody is null",
+        f" where setting ~ '^search_path=') from ({OURS}) as ours join pg_proc using (oid)",
     )
     assert len(paths) > 30
     assert {path for _, path in paths} == {'search_path="", pg_temp'}

@@ -137,6 +137,26 @@ def test_no_worker_pays_for_what_a_cast_will_fill(
 
 
 @pytest.mark.over_a_connection
+def test_a_pause_of_a_conversion_costs_nothing(
+    texts: Database, runs: Runs, owner: PostgresQueue, openai: OpenAIServer
+) -> None:
+    for key in range(1, 6):
+        write(texts, key, f"text {key}")
+    runs.drain()
+    paused = reembed.pause(owner, reembed.convert(owner, "docs", "halfvec"))
+    openai.requests.clear()
+    resumed = reembed.resume(owner, paused)
+    owner.backfill(owner.target("docs", "embedding_2"), 100)
+    assert runs.drain().completed == 0
+    assert openai.requests == []
+    settings = replace(runs.settings, embedding_model="openai:text-embedding-3-small")
+    assert Reembedder(owner, settings, StageOptions(sample=3)).run(resumed).state == "ready"
+    assert value(texts, SAME) == 0
+    write(texts, 6, "text 6")
+    assert runs.drain().completed == 2  # a worker goes on with both columns
+
+
+@pytest.mark.over_a_connection
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(
     texts: Database, runs: Runs, owner: PostgresQueue
 ) -> None:

@@ -128,6 +128,67 @@ def test_the_new_column_gets_name_comment_and_grants_of_the_old_one(
     )
 
 
+def test_jobs_get_the_name_before_the_column_while_writers_go_on(
+    searched: Database, queue: PostgresQueue
+) -> None:
+    """A record keeps one job, whichever name it has by then."""
+    searched.execute("alter table docs drop constraint docs_pkey, add primary key (id) deferrable")
+    make_swapped(queue)
+    queue.finish_reembedding(*NAME)
+    last = queue.relabel_reembedded(*NAME, batch=2)
+    assert last is not None
+    assert named(searched) == {"1": "embedding", "2": "embedding", "3": "embedding_2"}
+    searched.execute("update docs set body = 'new ' || id where id in (1, 3)")
+    searched.execute("update docs set id = 4 - id")  # two change places
+    searched.execute("delete from docs where id = 2; insert into docs values (4, 'four')")
+    assert sorted(named(searched)) == ["1", "3", "4"]
+    assert len(jobs(searched)) == 3
+    assert embed_all(queue) == [(NEW, text) for text in ("four", "new 1", "new 3")]
+    assert queue.relabel_reembedded(*NAME, last) is not None
+    queue.rename_reembedded(*NAME)
+    assert set(named(searched).values()) == {"embedding"}
+    assert are_in_step(searched)
+    searched.execute("update docs set body = 'newer ' || id")
+    assert len(embed_all(queue)) == 3
+    assert are_in_step(searched)
+
+
+def test_a_second_job_of_a_record_is_gone_after_the_rename(
+    searched: Database, queue: PostgresQueue
+) -> None:
+    """Someone queues it by the name that the column has, while its job has the new one."""
+    make_swapped(queue)
+    queue.finish_reembedding(*NAME)
+    queue.relabel_reembedded(*NAME)
+    searched.execute(
+        "insert into embedding_queue (table_name, record_id, embedding_column)"
+        " values ('docs', '1', 'embedding_2')"
+    )
+    queue.rename_reembedded(*NAME)
+    assert named(searched) == dict.fromkeys("123", "embedding")
+    assert value(searched, "select status from embedding_queue where record_id = '1'") == "pending"
+    assert embed_all(queue) == []
+    assert are_in_step(searched)
+    assert value(searched, "select sum(completed) from embedding_status") == 3
+
+
+def test_jobs_get_no_name_unless_the_column_can(searched: Database, queue: PostgresQueue) -> None:
+    make_swapped(queue)
+    with pytest.raises(SettingsError, match="column embedding of table docs is re-embedded"):
+        queue.relabel_reembedded(*NAME)
+    assert (
+        value(searched, "select count(*) from embedding_queue where embedding_column = %s", NAME[1])
+        == 3
+    )
+
+
+def named(db: Database) -> dict[str, str]:
+    """The column that the job of each record names."""
+    return dict(
+        rows(db, "select record_id, embedding_column from embedding_queue order by record_id, id")
+    )
+
+
 @pytest.mark.parametrize("on_change", rest_in_full(["keep", "clear"]))
 def test_after_the_rename_everything_goes_on(
     searched: Database, queue: PostgresQueue, on_change: str
@@ -193,6 +254,27 @@ def test_what_cannot_be_renamed_is_refused(
         queue.rename_reembedded(*NAME)
     assert str(problem.value).startswith(sentence)
     assert problem.value.hint
+
+
+CANNOT_SERVE: dict[str, LiteralString] = {
+    "dropped": "alter table docs drop column embedding_2",
+    "renamed": "alter table docs rename embedding_2 to other",
+    "suspended": "update embedding_targets set problem = 'gone' where role = 'serving'",
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_SERVE)
+def test_the_old_vectors_stay_while_the_new_ones_cannot_serve(
+    searched: Database, queue: PostgresQueue, case: str
+) -> None:
+    make_swapped(queue)
+    searched.execute(CANNOT_SERVE[case])
+    with pytest.raises(SettingsError, match="cannot serve searches"):
+        queue.finish_reembedding(*NAME)
+    assert state(searched) == "swapped"
+    assert value(searched, "select count(embedding) from docs") == 3
+    queue.rollback_reembedding(*NAME)
+    assert nearest(searched, OLD, "text 2") == ("text 2", 1.0)
 
 
 # -- what depends on the old store

@@ -487,6 +487,14 @@ def test_a_change_that_began_before_does_not_get_in_between(
         assert "while column embedding is re-embedded" in waiting.result(10)[0]
 
 
+def test_what_was_not_verified_is_not_after_a_rollback(db: Database, queue: PostgresQueue) -> None:
+    for stage in ("indexing", "verifying", "ready"):
+        bring_to(queue, stage)
+        queue.swap_reembedding(*NAME, figures={"verified": False})
+        assert queue.rollback_reembedding(*NAME).state == stage
+        queue.cancel_reembedding(*NAME)
+
+
 def test_after_it_has_ended_the_column_can_be_unwatched_and_its_record_stays(
     db: Database, queue: PostgresQueue
 ) -> None:

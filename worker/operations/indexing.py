@@ -42,8 +42,11 @@ def build_index(
     SettingsError if there can be no index, or the connection leads through a pooler in transaction
     mode; and Busy if another session builds an index of the table.
     """
-    check_session(queue)
     request = _named(queue, IndexRequest(table, column, like, rebuild))
+    plan = plan_build(queue, request)
+    if not plan.statements:
+        return IndexResult("present", plan.present, [])
+    check_session(queue)
     with closing(queue.database.beside()) as builder:
         return IndexBuilder(builder, queue.database).run(request, stop or Event(), on_progress)
 

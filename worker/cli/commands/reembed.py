@@ -154,7 +154,13 @@ def resume(column: OpenColumn = None, queries: ComparedBy = None, detach: Detach
     judged = _queries(queries)
     settings = load_settings()
     with open_database(settings) as queue:
-        found = reembed.resume(queue, reembed.find_reembedding(queue, column), "cli")
+        found = reembed.find_reembedding(queue, column)
+        if detach and found.is_cast:
+            raise SettingsError(
+                f"only this command fills the new vectors of {found.named}, by a cast",
+                "Leave out --detach.",
+            )
+        found = reembed.resume(queue, found, "cli")
         if detach:
             return _leave(queue, found)
         options = replace(stage_options(reembed.config_of(found)), queries=judged)

@@ -56,6 +56,8 @@ def stage_of(reembedding: Reembedding) -> str:
 def next_step(reembedding: Reembedding) -> str | None:
     """What to do next; None: nothing is left."""
     step = NEXT_STEPS.get(reembedding.state)
+    if reembedding.is_cast and reembedding.state == "filling":
+        step = NEXT_STEPS["paused"]  # no worker casts
     return step and step.format(column=printable(reembedding.named))
 
 
