@@ -157,18 +157,21 @@ returns void
 language plpgsql
 set search_path = '', pg_temp
 as $$
+declare
+    rest constant bigint[] := array(
+        select job.id from public.embedding_queue as job
+         where job.target_id = target.id and job.embedding_column <> target.serves);
 begin
     with twice as (
         delete from public.embedding_queue as job using public.embedding_queue as named
-         where job.target_id = target.id and job.embedding_column <> target.serves
+         where job.id = any (rest)
            and named.record_id = job.record_id and named.table_name = job.table_name
            and named.embedding_column = target.serves and named.target_id = target.id
         returning named.id
     )
     update public.embedding_queue as job set status = 'pending', available_at = now()
       from twice where job.id = twice.id;
-    update public.embedding_queue as job set embedding_column = target.serves
-     where job.target_id = target.id and job.embedding_column <> target.serves;
+    update public.embedding_queue as job set embedding_column = target.serves where job.id = any (rest);
 end $$;
 
 -- After a re-embedding is finished, gives the new column the name of the old one, with its comment and its grants; a side table is

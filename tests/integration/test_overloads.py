@@ -186,7 +186,7 @@ def use_reembeddings(queue: PostgresQueue) -> None:
     queue.advance_reembedding(begun, "indexing")
     queue.swap_reembedding(*name, figures={"verified": False})
     queue.finish_reembedding(*name)
-    assert queue.relabel_reembedded(*name) is not None
+    assert queue.relabel_reembedded(*name) is None
     queue.rename_reembedded(*name)
     begun = queue.convert(*name, "halfvec")
     assert queue.cast(begun, 0, 1) is None
