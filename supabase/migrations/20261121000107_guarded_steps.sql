@@ -1,9 +1,10 @@
--- Why:   three steps of a re-embedding went further than they may. The last vectors could be dropped although the new ones cannot
---        serve; workers embedded what a conversion was to cast, after a pause; and new vectors that were never verified counted
---        as verified after a swap without verification, and a rollback.
+-- Why:   four steps of a re-embedding went further than they may. The last vectors could be dropped although the new ones cannot
+--        serve; workers embedded what a conversion was to cast, after a pause; new vectors that were never verified counted as
+--        verified after a swap without verification, and a rollback; and those that did not pass another verification stayed ready.
 -- Locks: nothing.
--- Undo:  create embedding.serve, public.resume_reembedding and public.rollback_reembedding again as `..._swap.sql` has them, and
---        public.finish_reembedding as `..._end_reembedding.sql` has it; drop function embedding.check_serves;
+-- Undo:  create embedding.serve, public.advance_reembedding, public.resume_reembedding and public.rollback_reembedding again as
+--        `..._swap.sql` has them, and public.finish_reembedding as `..._end_reembedding.sql` has it; drop function
+--        embedding.check_serves;
 
 -- Raises if a target cannot serve searches.
 create function embedding.check_serves(target public.embedding_targets)
@@ -45,6 +46,29 @@ begin
     perform embedding.keep_match_function(next, null);
 end $$;
 
+-- Moves a re-embedding from one stage to the next, filling, indexing, verifying, ready, or back to filling; and from ready back to
+-- verifying. `next` the same as `expected` records a `problem` among the figures.
+create or replace function public.advance_reembedding(
+    table_name text, embedding_column text, expected text, next text, source text default 'sql', figures jsonb default null
+)
+returns public.embedding_reembeddings
+language plpgsql
+set search_path = '', pg_temp
+as $$
+begin
+    if not coalesce((expected, next) in (
+           ('filling', 'indexing'), ('indexing', 'verifying'), ('verifying', 'ready'), ('indexing', 'filling'),
+           ('verifying', 'filling'), ('ready', 'filling'), ('ready', 'verifying'))
+           or expected = next and expected in ('filling', 'indexing', 'verifying', 'ready'), false) then
+        raise exception 'a re-embedding does not go from % to %', quote_nullable(expected), quote_nullable(next)
+            using errcode = 'invalid_parameter_value',
+                  hint = 'It goes from filling to indexing, verifying and ready, and back to filling; from ready also to verifying.';
+    end if;
+    return embedding.enter_state(
+        embedding.lock_reembedding(table_name, embedding_column, array[expected]), next,
+        case when expected = next then 'problem' else next end, source, figures);
+end $$;
+
 -- Goes on filling them. Those of a conversion are cast first: embedding.cast_embeddings lets workers begin.
 create or replace function public.resume_reembedding(
     table_name text, embedding_column text, source text default 'sql', figures jsonb default null
@@ -74,7 +98,7 @@ declare
     reembedding public.embedding_reembeddings;
     swapped_in text;
 begin
-    perform set_config('lock_timeout', '1s', true) where current_setting('lock_timeout') = '0';
+    perform embedding.set_lock_timeout('1s'); -- a later file defines it
     reembedding := embedding.lock_reembedding(table_name, embedding_column, '{swapped}');
     perform embedding.serve(reembedding.old_target, reembedding.new_target, 'shadow');
     select swap.from_state into swapped_in
@@ -111,5 +135,5 @@ exception when lock_not_available then
 end $$;
 
 select embedding.protect_functions(
-    'embedding.check_serves', 'embedding.serve', 'public.resume_reembedding', 'public.rollback_reembedding',
+    'embedding.check_serves', 'embedding.serve', 'public.advance_reembedding', 'public.resume_reembedding', 'public.rollback_reembedding',
     'public.finish_reembedding');

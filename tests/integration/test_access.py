@@ -923,6 +923,7 @@ CALLED_BY_NOBODY = [
         check_restored chunks_end delete_overwritten exported_at_once exported_chunks
         exported_rows is_intact_sql judge_restored lock_restored open_job restore
         write_restored
+        left_behind readers_of set_lock_timeout
         claim_whole count_batch count_in_backfill count_in_usage count_waiting forget_batches
         forget_jobs leave_batches recorded_jobs release_from_batch request_batches
         sends_batches stop_waiting target_of_batches wait_for_batches

@@ -171,6 +171,14 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(
     assert len(owner.targets()) == 1
 
 
+def test_what_is_too_wide_for_the_type_is_refused(db: Database, owner: PostgresQueue) -> None:
+    db.execute("create table wide (id bigint primary key, body text, embedding halfvec(3072))")
+    db.execute("select watch_embeddings('wide', 'body', 'embedding', model => 'test:wide')")
+    with pytest.raises(SettingsError, match="3072 dimensions cannot be converted to vector"):
+        reembed.convert(owner, "wide", "vector")
+    assert owner.reembeddings() == []
+
+
 @pytest.mark.over_a_connection
 def test_texts_in_chunks_are_converted_with_their_places(
     db: Database, runs: Runs, owner: PostgresQueue, openai: OpenAIServer

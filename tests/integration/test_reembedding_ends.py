@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from time import sleep
 from typing import Any, LiteralString
 
+import psycopg
 import pytest
 from psycopg.errors import LockNotAvailable
 
@@ -435,6 +437,31 @@ def test_the_lock_timeout_of_the_session_counts(
         other.execute("commit")
         waiting.result(10)
     assert state(searched) == "cancelled"
+
+
+def test_a_lock_timeout_of_the_database_does_not_count(
+    searched: Database, queue: PostgresQueue, connect: Connect, server: Server
+) -> None:
+    """All others would wait behind the step for so long."""
+    name = str(searched.info.dbname)
+    searched.execute(f"alter database {name} set lock_timeout = '20s'")
+    start(queue)
+    other = connect()
+    with closing(psycopg.connect(server.direct_url_of(name), autocommit=True)) as owner:
+        assert value(owner, "show lock_timeout") == "20s"
+        owner.execute("set statement_timeout = '10s'")
+        with other.transaction():
+            other.execute("select from docs")
+            with pytest.raises(LockNotAvailable):
+                owner.execute("select cancel_reembedding('docs', 'embedding')")
+        fill(queue)
+        make_ready(queue)
+        for step in ("swap_reembedding", "rollback_reembedding"):
+            with other.transaction():
+                other.execute("select from embedding_targets for update")
+                with pytest.raises(LockNotAvailable):
+                    owner.execute(f"select {step}('docs', 'embedding')")
+            owner.execute(f"select {step}('docs', 'embedding')")
 
 
 # -- by hand

@@ -10,7 +10,12 @@ from tests.conftest import Database, value
 from tests.integration.tables import Table
 from worker.database.connection import PostgresConnection
 from worker.errors import SettingsError
-from worker.reembedding.preflight import bytes_of_index, find_reembedding_facts, preflight
+from worker.reembedding.preflight import (
+    bytes_of_index,
+    find_reembedding_facts,
+    left_behind,
+    preflight,
+)
 
 
 @pytest.fixture
@@ -58,6 +63,47 @@ def test_any_names_will_do(db: Database, connection: PostgresConnection) -> None
     name = table.watch()
     facts = find_reembedding_facts(connection, '"A ""b"."T ""x; %s"', 'E "v', 3)
     assert facts.table_name == name
+
+
+def test_what_postgres_does_not_know_as_a_dependent(
+    docs: Database, connection: PostgresConnection
+) -> None:
+    """Further indexes, and routines that name the column in a string; none of ours."""
+    docs.execute("create index best on docs using hnsw (embedding vector_cosine_ops)")
+    docs.execute("create index further on docs using hnsw (embedding vector_l2_ops)")
+    docs.execute("create schema app")
+    for name, body in (
+        ("app.find(vector)", "select id from Docs order by Embedding <=> $1 limit 1"),
+        ("other_column()", "select body from docs"),
+        ("other_table()", "select embedding from my_docs"),
+    ):
+        docs.execute(
+            f"create function {name} returns void language plpgsql as"
+            f" $$ begin perform {body.removeprefix('select ')}; end $$"
+        )
+    docs.execute(
+        "create procedure app.tidy() language plpgsql as"
+        " $$ begin update docs set embedding = null; end $$"
+    )
+    docs.execute(
+        "create function seen() returns trigger language plpgsql as"
+        " $$ begin new.embedding := null; return new; end $$"
+    )
+    assert subjects(connection) == [
+        "function app.find(public.vector)",
+        "index public.further",
+        "procedure app.tidy()",
+    ]
+    docs.execute("create trigger seen before update on docs for each row execute function seen()")
+    assert "function public.seen()" in subjects(connection)
+    docs.execute(
+        "select watch_embeddings('docs', embedding_column => 'embedding', match_function => true)"
+    )
+    assert "match" not in "".join(subjects(connection))
+
+
+def subjects(connection: PostgresConnection) -> list[str]:
+    return [each.subject for each in left_behind(connection, "docs", "embedding")]
 
 
 def test_a_partitioned_table_is_a_problem(db: Database, connection: PostgresConnection) -> None:

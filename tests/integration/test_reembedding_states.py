@@ -114,6 +114,7 @@ ADVANCES = {
     *(("filling", "indexing"), ("indexing", "verifying"), ("verifying", "ready")),
     *((stage, "filling") for stage in ("indexing", "verifying", "ready")),
     *((stage, stage) for stage in ("filling", "indexing", "verifying", "ready")),
+    ("ready", "verifying"),
 }
 
 
@@ -493,6 +494,18 @@ def test_what_was_not_verified_is_not_after_a_rollback(db: Database, queue: Post
         queue.swap_reembedding(*NAME, figures={"verified": False})
         assert queue.rollback_reembedding(*NAME).state == stage
         queue.cancel_reembedding(*NAME)
+
+
+def test_what_does_not_pass_later_is_not_ready_any_more(db: Database, queue: PostgresQueue) -> None:
+    start(queue)
+    ready = make_ready(queue)
+    figures = {"problem": "not passed: 1 check of 13 found a problem"}
+    back = queue.advance_reembedding(ready, "verifying", figures=figures)
+    assert (back.state, back.problem) == ("verifying", figures["problem"])
+    with pytest.raises(SettingsError, match="verifying, not ready"):
+        queue.swap_reembedding(*NAME)
+    assert queue.advance_reembedding(back, "ready").problem is None
+    assert queue.swap_reembedding(*NAME).state == "swapped"
 
 
 def test_after_it_has_ended_the_column_can_be_unwatched_and_its_record_stays(

@@ -526,6 +526,36 @@ def test_a_re_embedding_leads_from_any_store_to_any_other(
 
 @pytest.mark.parametrize("new", STORES)
 @pytest.mark.parametrize("old", STORES)
+def test_those_who_search_by_rights_on_columns_go_on(
+    db: Database, queue: PostgresQueue, old: str, new: str
+) -> None:
+    """They may read what the vectors are made from, and not the whole table."""
+    for role in ("reader", "stranger"):
+        create_role(db, role)
+    create_searched(db, options=f", store => '{old}'")
+    embed_all(queue)
+    read = "id, body, embedding" if old == "column" else "id, body"
+    db.execute(f"grant select ({read}) on docs to reader")
+    db.execute("grant select (id) on docs to stranger")
+    db.execute("select watch_embeddings('docs', embedding_column => 'embedding')")
+
+    def find(role: LiteralString) -> list[tuple[int]]:
+        with acting_as(db, role):
+            return rows(db, "select id from match_docs('[1,2,3]') order by 1")
+
+    assert len(find("reader")) == 3
+    queue.start_reembedding(*NAME, NEW, 3, config={"store": new})
+    fill(queue)
+    make_ready(queue)
+    for step in (queue.swap_reembedding, queue.finish_reembedding, queue.rename_reembedded):
+        step(*NAME)
+        assert len(find("reader")) == 3
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            find("stranger")
+
+
+@pytest.mark.parametrize("new", STORES)
+@pytest.mark.parametrize("old", STORES)
 def test_a_cancelled_one_leaves_what_was_there_before(
     db: Database, queue: PostgresQueue, old: str, new: str
 ) -> None:

@@ -64,6 +64,29 @@ def find_reembedding_facts(
     return ReembeddingFacts(**row[0])
 
 
+def left_behind(database: PostgresConnection, relation: str, column: str) -> list[Finding]:
+    """Return what may use the vectors of a column although it is no dependent of it in Postgres.
+
+    `relation`: the name of the table in SQL, quoted.
+    """
+    query: LiteralString = (
+        "select kind, name from embedding.left_behind(%s::pg_catalog.text::pg_catalog.regclass, %s)"
+    )
+    with translated():
+        found = database.current.execute(query, [relation, column]).fetchall()
+    return [_left_behind(kind, f"{kind} {name}") for kind, name in found]
+
+
+def _left_behind(kind: str, subject: str) -> Finding:
+    if kind == "index":
+        cause = "the new vectors get the best vector index of the old ones, and this is another one"
+        cure = "Create it over the new vectors as well, if your searches use it."
+    else:
+        cause = "its text has the names of the table and the column: it may read the old vectors"
+        cure = "If it does, let it use the match function, or the new column after the cleanup."
+    return Finding("warning", "left_behind", subject, cause, cure)
+
+
 def preflight(
     facts: ReembeddingFacts, store: Store | None = "column", others: Sequence[Finding] = ()
 ) -> list[Finding]:
