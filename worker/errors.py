@@ -2,6 +2,7 @@
 
 WorkerError
 ├── SettingsError          correct the environment or the command, start again       exit 2
+│   └── SessionMissing     a pooler in transaction mode: use a direct connection
 ├── Paused                 nothing was done: `worker pause` is in force                exit 5
 ├── CallerRefused          who calls the HTTP API has no valid token, or no right     exit 1
 ├── DatabaseError          the database refused a statement                           exit 1
@@ -20,6 +21,8 @@ WorkerError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class WorkerError(Exception):
@@ -41,6 +44,15 @@ class SettingsError(WorkerError):
     """
 
     exit_code = 2
+
+
+class SessionMissing(SettingsError):
+    """The connection leads through a pooler in transaction mode, and what was to run needs a
+    session of its own. `script`: the lines that psql can run over one."""
+
+    def __init__(self, cause: str, hint: str | None = None, script: Sequence[str] = ()) -> None:
+        super().__init__(cause, hint)
+        self.script = script
 
 
 class Paused(WorkerError):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from threading import Event
 
-from worker.errors import SettingsError
+from worker.errors import SessionMissing
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.indexing import (
     IndexBuilder,
@@ -39,26 +39,27 @@ def build_index(
     `like`: build what this column of the table has, instead of an hnsw index for the cosine
     distance. `rebuild`: build an index again that is there. It returns when the build has ended, or
     after `stop` was set: then the build is cancelled, and what it left is dropped. Raises
-    SettingsError if there can be no index, or the connection leads through a pooler in transaction
-    mode; and Busy if another session builds an index of the table.
+    SettingsError if there can be no index, SessionMissing if the connection leads through a pooler
+    in transaction mode, and Busy if another session builds an index of the table.
     """
     request = _named(queue, IndexRequest(table, column, like, rebuild))
     plan = plan_build(queue, request)
     if not plan.statements:
         return IndexResult("present", plan.present, [])
-    check_session(queue)
+    check_session(queue, plan)
     with closing(queue.database.beside()) as builder:
         return IndexBuilder(builder, queue.database).run(request, stop or Event(), on_progress)
 
 
-def check_session(queue: PostgresQueue) -> None:
-    """Raise SettingsError if a build would not have a session of its own."""
+def check_session(queue: PostgresQueue, plan: IndexPlan) -> None:
+    """Raise SessionMissing if a build would not have a session of its own."""
     if not queue.database.keeps_session():
-        raise SettingsError(
+        raise SessionMissing(
             "DATABASE_URL leads through a pooler in transaction mode, which gives a build no"
             " session of its own",
             "Use a direct connection or a pooler in session mode (Supabase: port 5432), or run the"
             " statements of `worker index … --sql` one by one in psql over such a connection.",
+            plan.script,
         )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from worker.cli.console import out, say
 from worker.cli.environment import load_settings
 from worker.cli.options import AsStatements, EmbeddingColumn, LikeColumn, Rebuild, TableName
-from worker.cli.render.indexing import show_build
+from worker.cli.render.indexing import script_without_session, show_build
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
-from worker.errors import SettingsError
 from worker.operations import indexing
 from worker.operations.session import open_database
 from worker.queue.postgres import PostgresQueue
@@ -36,11 +35,8 @@ def index(
 
 
 def _build(queue: PostgresQueue, request: IndexRequest, plan: IndexPlan) -> int:
-    try:
-        indexing.check_session(queue)
-    except SettingsError:
-        out(*plan.script)
-        raise
+    with script_without_session():
+        indexing.check_session(queue, plan)
     _warn_of_memory(plan)
     with (
         stopped_by_signals("the cancellation of the build") as stop,

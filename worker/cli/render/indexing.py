@@ -9,12 +9,23 @@ from rich.console import Console
 from rich.progress import Progress as Live
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from worker.cli.console import ProgressLine, say
+from worker.cli.console import ProgressLine, out, say
 from worker.durations import format_duration
+from worker.errors import SessionMissing
 from worker.reembedding.indexing import IndexProgress
 from worker.terminal import printable
 
 Show = Callable[[IndexProgress], None]
+
+
+@contextmanager
+def script_without_session() -> Iterator[None]:
+    """Print what psql can run, if a build lacks a session of its own."""
+    try:
+        yield
+    except SessionMissing as missing:
+        out(*missing.script)
+        raise
 
 
 @contextmanager
