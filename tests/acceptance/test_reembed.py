@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Held, Start, fill, refused, statuses
-from tests.conftest import REPOSITORY, Database, Worker, eventually, rows, value
+from tests.conftest import REPOSITORY, Database, Server, Worker, eventually, rows, value
 from tests.openai_server import OpenAIServer, out_of_quota
+from tests.pgbouncer import pgbouncer
 
 NEW = "openai:text-embedding-3-large"
 BEGIN = ["reembed", "start", "notes.embedding", "--model", NEW, "--dimensions", "12"]
@@ -197,6 +198,7 @@ def test_a_conversion_is_filled_by_its_command_only(
     assert cause == f"only this command fills the new vectors of {OF_NOTES}, by a cast"
     assert hint == "Leave out --detach."
     assert "goes on" in run("status").stdout
+    assert "Remaining" not in run("status").stdout
     resumed = run("resume")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.endswith(f"{OF_NOTES}: ready\n")
@@ -279,6 +281,78 @@ def test_vectors_that_do_not_pass_are_reported_with_what_helps(
     assert worker(*advice.split()).stdout == "Requeued: 1\n"
     assert run("resume").stdout.splitlines()[-1] == f"{OF_NOTES}: ready"
     assert are_filled(embedded)
+
+
+def test_what_does_not_pass_later_is_not_swapped(
+    embedded: Database, run: Run, tmp_path: Path
+) -> None:
+    assert run(*BEGIN[1:], "--yes").returncode == 0
+    with embedded.transaction():  # nobody's trigger sees it
+        embedded.execute("set local session_replication_role = replica")
+        embedded.execute("create table kept as select id, embedding_2 as vector from notes")
+        embedded.execute("update notes set embedding_2 = (select vector from kept where id = 5)")
+    reports = [tmp_path / name for name in ("found.md", "found.html")]
+    asked_for = [argument for path in reports for argument in ("--report", str(path))]
+    found = run("verify", "--json", *asked_for)
+    assert found.returncode == 1
+    [result] = json.loads(found.stdout)
+    assert (result["passed"], result["column"]) == (False, "notes.embedding_2")
+    assert f"{OF_NOTES}: verifying\nhint: `worker reembed resume" in found.stderr
+    assert all("overwritten" in path.read_text() for path in reports)
+    assert "Problem: not passed" in run("status").stdout
+    assert "is verifying, not ready" in refused(run("swap"), 2)[0]
+    assert "neither HTML nor Markdown" in refused(run("verify", "--report", "a.txt"), 2)[0]
+
+    with embedded.transaction():
+        embedded.execute("set local session_replication_role = replica")
+        embedded.execute("update notes set embedding_2 = vector from kept where kept.id = notes.id")
+    again = run("verify")
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-1] == f"{OF_NOTES}: ready"
+    assert run("swap").returncode == 0
+
+
+def test_what_a_swap_and_a_cleanup_would_hide_is_said(embedded: Database, run: Run) -> None:
+    """Texts without their vector in what serves, and functions that may read the old vectors."""
+    assert run(*BEGIN[1:], "--yes").returncode == 0
+    embedded.execute(
+        "create function nearest() returns bigint language plpgsql as"
+        " $$ begin return (select min(id) from notes where embedding is not null); end $$"
+    )
+    embedded.execute("update notes set body = 'another note' where id = 7")
+    for command in ("swap", "rollback", "swap"):
+        assert "not all are those of the texts: 1 pending\n" in run(command).stderr
+    assert "\nPending: 1\nPending, old: 1\n" in run("status").stdout
+    [document] = json.loads(run("status", "--json").stdout)
+    assert document["old"] == {"pending": 1, "processing": 0, "failed": 0}
+    cleaned = run("cleanup", "--yes")
+    assert cleaned.returncode == 0
+    assert "warning: function public.nearest(): its text has the names" in cleaned.stderr
+    [document] = json.loads(run("status", "--json").stdout)
+    assert document["old"] is None
+
+
+def test_through_a_pooler_in_transaction_mode_the_statements_are_printed(
+    embedded: Database,
+    worker: Worker,
+    run: Run,
+    with_openai: dict[str, str],
+    server: Server,
+    database: str,
+) -> None:
+    """Whoever runs them by hand can go on."""
+    embedded.execute("create index on notes using hnsw (embedding vector_cosine_ops)")
+    with pgbouncer(server.url) as url:
+        pooled = with_openai | {"DATABASE_URL": Server(server.url, url).url_of(database)}
+        begun = worker(*BEGIN, "--yes", **pooled)
+        assert begun.returncode == 2
+        assert "error: DATABASE_URL leads through a pooler in transaction mode" in begun.stderr
+        settings, statement = begun.stdout.splitlines()[:-1], begun.stdout.splitlines()[-1]
+        assert statement.startswith("create index concurrently on public.notes using hnsw")
+        for line in (*settings, statement):
+            embedded.execute(line)
+        resumed = worker("reembed", "resume", **pooled)
+    assert (resumed.returncode, resumed.stdout.splitlines()[-1]) == (0, f"{OF_NOTES}: ready")
 
 
 def test_a_model_that_is_out_ends_it_with_the_reason_and_it_goes_on(

@@ -51,9 +51,15 @@ class BatchReembeddingSystem:
             raise
 
     def verify_migration(self) -> Verification:
-        """Compare the new vectors with their texts and with the old ones. Raises WorkerError."""
+        """Compare the new vectors with their texts and with the old ones. Raises WorkerError.
+
+        The state becomes `ready` or `verifying` by the result, unless they serve already.
+        """
         with open_database(self.settings) as queue:
-            return Reembedder(queue, self.settings).verify(self._find(queue))
+            found, stages = self._find(queue), Reembedder(queue, self.settings)
+            result = stages.verify(found)
+            stages.judge(found, result)
+            return result
 
     def retry_failed(self) -> int:
         """Make the jobs that failed pending again. Returns how many. Raises WorkerError."""

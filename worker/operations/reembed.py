@@ -21,12 +21,21 @@ from worker.operations.estimate import Forecast
 from worker.operations.jobs import requeue
 from worker.operations.reembed_forecast import forecast_fill, too_long_for
 from worker.operations.watching import find_width
-from worker.queue import AdminQueue, CallSource, Finding, Reembedding, Store, Target, VectorKind
+from worker.queue import (
+    AdminQueue,
+    CallSource,
+    Finding,
+    Reembedding,
+    Store,
+    Target,
+    TargetStatus,
+    VectorKind,
+)
 from worker.queue.portion import JOBS_IN_ONE_CALL
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.reembedding.fill import find_same_model, find_too_long, sample_texts
-from worker.reembedding.preflight import find_reembedding_facts, preflight
+from worker.reembedding.preflight import find_reembedding_facts, left_behind, preflight
 from worker.reembedding.store import StoreChoice, choose_store
 from worker.settings import Settings
 
@@ -83,6 +92,7 @@ def plan_start(
         too_long = too_long_for(embedder, target, sampled)
     prompt = embedder.prompts.document
     found = [
+        *left_behind(*where),
         *find_too_long(sampled, target, config.model, too_long),
         *find_same_model(target, config.model, dimensions, prompt),
     ]
@@ -314,6 +324,36 @@ def roll_back(
 ) -> Reembedding:
     """Let the old vectors serve again, which were kept in step. Raises Busy as `swap` does."""
     return _take(queue.rollback_reembedding, reembedding, source, on_wait)
+
+
+def serving_status(queue: AdminQueue, reembedding: Reembedding) -> TargetStatus:
+    """Return the progress of the vectors that serve searches."""
+    is_new = reembedding.state == "swapped"
+    return _status_of(
+        queue, reembedding, reembedding.new_column if is_new else reembedding.old_column
+    )
+
+
+def old_status(queue: AdminQueue, reembedding: Reembedding) -> TargetStatus | None:
+    """Return the progress of the old vectors while they are kept in step after a swap, else
+    None."""
+    if reembedding.state != "swapped":
+        return None
+    return _status_of(queue, reembedding, reembedding.old_column)
+
+
+def _status_of(queue: AdminQueue, reembedding: Reembedding, column: str) -> TargetStatus:
+    return next(
+        each
+        for each in queue.status()
+        if (each.table_name, each.embedding_column) == (reembedding.table_name, column)
+    )
+
+
+def find_left_behind(queue: PostgresQueue, reembedding: Reembedding) -> list[Finding]:
+    """Return what may use the old vectors although Postgres does not know it as a dependent."""
+    relation = queue.relation(reembedding.table_name)
+    return left_behind(queue.database, relation, reembedding.old_column)
 
 
 def cancel(

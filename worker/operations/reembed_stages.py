@@ -169,10 +169,7 @@ class Reembedder:
         if not self.options.verifies:
             return reembedding
         self.verification = result = self.verify(reembedding)
-        checks = {check.name: check.status for check in result.checks}
-        if not result.passed:
-            return self._record(reembedding, result.summary, checks=checks)
-        return self._advance(reembedding, "ready", {"checks": checks})
+        return self.judge(reembedding, result)
 
     def verify(self, reembedding: Reembedding) -> Verification:
         """Compare the new vectors with their texts and with the old ones. Changes nothing."""
@@ -186,6 +183,18 @@ class Reembedder:
             queries=self.options.queries if is_comparable else (),
             sample=self.options.sample,
         )
+
+    def judge(self, reembedding: Reembedding, result: Verification) -> Reembedding:
+        """Let new vectors be ready if they passed, and no longer ready if they did not.
+
+        Vectors that serve already go on serving.
+        """
+        figures = {"checks": {check.name: check.status for check in result.checks}}
+        if result.passed and reembedding.state == "verifying":
+            return self._advance(reembedding, "ready", figures)
+        if not result.passed and reembedding.state in ("verifying", "ready"):
+            return self._advance(reembedding, "verifying", {"problem": result.summary, **figures})
+        return reembedding
 
     def _have_vectors(self, reembedding: Reembedding) -> bool:
         """Whether there are old and new vectors: the old model may never have worked."""
@@ -215,6 +224,6 @@ class Reembedder:
             reembedding, state, source=self.source, figures=figures
         )
 
-    def _record(self, reembedding: Reembedding, problem: str, **figures: Any) -> Reembedding:
+    def _record(self, reembedding: Reembedding, problem: str) -> Reembedding:
         """Record why a stage did not succeed."""
-        return self._advance(reembedding, reembedding.state, {"problem": problem, **figures})
+        return self._advance(reembedding, reembedding.state, {"problem": problem})

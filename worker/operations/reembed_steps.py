@@ -70,11 +70,18 @@ def run_stages(
     return stages.run(reembedding)
 
 
-def verify(queue: PostgresQueue, settings: Settings, reembedding: Reembedding) -> str:
-    """Compare the new vectors with their texts and with the old ones. Returns the result in a line,
-    and changes nothing."""
+def verify(
+    queue: PostgresQueue, settings: Settings, reembedding: Reembedding, source: CallSource
+) -> str:
+    """Compare the new vectors with their texts and with the old ones. Returns the result in a line.
+
+    Vectors that do not pass are no longer ready.
+    """
     options = stage_options(reembed.config_of(reembedding))
-    return Reembedder(queue, settings, options).verify(reembedding).summary
+    stages = Reembedder(queue, settings, options, source)
+    result = stages.verify(reembedding)
+    stages.judge(reembedding, result)
+    return result.summary
 
 
 def take(

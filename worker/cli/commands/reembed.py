@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,26 +27,28 @@ from worker.cli.options import (
     PlanOnly,
     QueryPrompt,
     RenameColumn,
+    ReportFiles,
     Unverified,
     VectorType,
 )
-from worker.cli.render.indexing import show_build
+from worker.cli.render.indexing import script_without_session, show_build
 from worker.cli.render.progress import show_progress
 from worker.cli.render.reembedding import (
     Status,
     next_step,
+    print_findings,
     print_plan,
     print_statuses,
     stage_of,
 )
-from worker.cli.render.verification import print_verification
+from worker.cli.render.verification import check_reports, show_verifications
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.evaluation.judgments import JudgedQuery, read_queries
 from worker.operations import reembed
 from worker.operations.reembed_stages import Reembedder, StageOptions, stage_options
 from worker.operations.session import open_database, open_queue
-from worker.queue import Reembedding
+from worker.queue import AdminQueue, Reembedding
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding.config import EmbeddingMigrationConfig
 from worker.settings import Settings
@@ -129,24 +132,23 @@ def status(column: OpenColumn = None, as_json: AsJson = False) -> None:
                 f"column {column} is not re-embedded",
                 "`worker reembed status` shows all re-embeddings.",
             )
-        print_statuses(
-            [
-                Status(
-                    each,
-                    queue.reembedding_progress(each),
-                    queue.reembedding_usage(each),
-                    queue.reembedding_events(each),
-                )
-                for each in found
-            ],
-            as_json,
-        )
+        print_statuses([_status(queue, each) for each in found], as_json)
+
+
+def _status(queue: AdminQueue, reembedding: Reembedding) -> Status:
+    return Status(
+        reembedding,
+        queue.reembedding_progress(reembedding),
+        reembed.old_status(queue, reembedding),
+        queue.reembedding_usage(reembedding),
+        queue.reembedding_events(reembedding),
+    )
 
 
 def pause(column: OpenColumn = None) -> None:
     """Stop filling the new vectors. Edits are queued meanwhile."""
     with open_database(load_settings()) as queue:
-        _out(reembed.pause(queue, reembed.find_reembedding(queue, column), "cli"))
+        _show(reembed.pause(queue, reembed.find_reembedding(queue, column), "cli"))
 
 
 def resume(column: OpenColumn = None, queries: ComparedBy = None, detach: Detach = False) -> int:
@@ -167,8 +169,15 @@ def resume(column: OpenColumn = None, queries: ComparedBy = None, detach: Detach
         return _run(queue, settings, found, options)
 
 
-def verify(column: OpenColumn = None, queries: ComparedBy = None) -> int:
+def verify(
+    column: OpenColumn = None,
+    queries: ComparedBy = None,
+    as_json: AsJson = False,
+    report: ReportFiles = None,
+) -> int:
     """Compare the new vectors with their texts and with the old ones."""
+    reports = report or []
+    check_reports(reports)
     options = StageOptions(queries=_queries(queries))
     settings = load_settings()
     with open_database(settings) as queue:
@@ -178,10 +187,10 @@ def verify(column: OpenColumn = None, queries: ComparedBy = None) -> int:
                 f"the new vectors of {found.named} are not filled and indexed: it is {found.state}",
                 "`worker reembed resume` goes on with that.",
             )
-        if found.state == "verifying":
-            return _run(queue, settings, found, options)
-        result = Reembedder(queue, settings, options, "cli").verify(found)
-    print_verification(result)
+        stages = Reembedder(queue, settings, options, "cli")
+        result = stages.verify(found)
+        show_verifications([result], as_json, reports)
+        _show(stages.judge(found, result), say if as_json else out)
     return int(not result.passed)
 
 
@@ -197,14 +206,15 @@ def swap(column: OpenColumn = None, no_verify: Unverified = False) -> None:
     with open_database(load_settings()) as queue:
         found = reembed.find_reembedding(queue, column)
         waiting = ProgressLine()
-        _out(reembed.swap(queue, found, "cli", verified=not no_verify, on_wait=waiting.say))
+        swapped = reembed.swap(queue, found, "cli", verified=not no_verify, on_wait=waiting.say)
+        _show_serving(queue, swapped)
 
 
 def rollback(column: OpenColumn = None) -> None:
     """Let the old vectors serve again, which were kept in step."""
     with open_database(load_settings()) as queue:
         found = reembed.find_reembedding(queue, column)
-        _out(reembed.roll_back(queue, found, "cli", ProgressLine().say))
+        _show_serving(queue, reembed.roll_back(queue, found, "cli", ProgressLine().say))
 
 
 def cleanup(
@@ -214,10 +224,17 @@ def cleanup(
     waiting = ProgressLine()
     with open_database(load_settings()) as queue:
         found = reembed.find_reembedding(queue, column)
-        question = f"Drop the vectors of {found.old_model} in {found.old_column}?"
-        if found.state == "swapped" and not yes and not confirmed(question):
-            raise SettingsError("the old vectors would be dropped", "Add --yes to agree.")
-        _out(reembed.finish(queue, found, "cli", rename=rename, on_wait=waiting.say))
+        if found.state == "swapped":
+            _agree_to_drop(queue, found, yes)
+        _show(reembed.finish(queue, found, "cli", rename=rename, on_wait=waiting.say))
+
+
+def _agree_to_drop(queue: PostgresQueue, reembedding: Reembedding, yes: bool) -> None:
+    """Say what may use the old vectors. Raises SettingsError unless the person agrees."""
+    print_findings(reembed.find_left_behind(queue, reembedding), say)
+    question = f"Drop the vectors of {reembedding.old_model} in {reembedding.old_column}?"
+    if not yes and not confirmed(question):
+        raise SettingsError("the old vectors would be dropped", "Add --yes to agree.")
 
 
 def cancel(column: OpenColumn = None, yes: AgreeToCancel = False) -> None:
@@ -227,14 +244,14 @@ def cancel(column: OpenColumn = None, yes: AgreeToCancel = False) -> None:
         found = reembed.find_reembedding(queue, column)
         if not yes and not confirmed(f"Drop the vectors of {found.new_model}?"):
             raise SettingsError("the new vectors would be dropped", "Add --yes to agree.")
-        _out(reembed.cancel(queue, found, "cli", on_wait=waiting.say))
+        _show(reembed.cancel(queue, found, "cli", on_wait=waiting.say))
 
 
 def _leave(queue: PostgresQueue, reembedding: Reembedding) -> int:
     """Leave the filling to running workers."""
     if reembedding.state == "filling":
         say(f"enqueued: {reembed.enqueue(queue, reembedding)}")
-    _out(reembedding)
+    _show(reembedding)
     return 0
 
 
@@ -254,16 +271,17 @@ def _run(
             show_fill=lambda total: show_progress(total, interval),
             show_index=show_build,
         )
-        reembedding = stages.run(reembedding)
+        with script_without_session():
+            reembedding = stages.run(reembedding)
     if stages.verification:
-        print_verification(stages.verification)
+        show_verifications([stages.verification])
     elif reembedding.problem:
         say(f"problem: {reembedding.problem}")
     last = "ready" if options.verifies else "verifying"
     is_done = reembedding.state in (last, "ready", "swapped")
     if stop.is_set() and not is_done:
         say("interrupted")
-    _out(reembedding)
+    _show(reembedding)
     return 0 if is_done else INTERRUPTED if stop.is_set() else 1
 
 
@@ -290,7 +308,21 @@ def _queries(file: Path | None) -> list[JudgedQuery]:
     return read_queries(file, None, need_judgments=False) if file else []
 
 
-def _out(reembedding: Reembedding) -> None:
-    out(f"{printable(reembedding.named)}: {reembedding.state}")
+def _show_serving(queue: PostgresQueue, reembedding: Reembedding) -> None:
+    """Print the state, and what the vectors that serve now still lack."""
+    _show(reembedding)
+    serving = reembed.serving_status(queue, reembedding)
+    if left := [
+        f"{count} {name}"
+        for name in ("pending", "processing", "failed")
+        if (count := getattr(serving, name))
+    ]:
+        say(
+            f"warning: of the vectors that serve, not all are those of the texts: {', '.join(left)}"
+        )
+
+
+def _show(reembedding: Reembedding, show: Callable[[str], None] = out) -> None:
+    show(f"{printable(reembedding.named)}: {reembedding.state}")
     if step := next_step(reembedding):
         say(f"hint: {step}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from worker.cli.commands import repair as repairing
-from worker.cli.console import ProgressLine, out_json, say
+from worker.cli.console import ProgressLine
 from worker.cli.environment import load_settings
 from worker.cli.options import (
     Against,
@@ -24,19 +23,13 @@ from worker.cli.options import (
     SampleSize,
     Yes,
 )
-from worker.cli.render.verification import print_verifications
+from worker.cli.render.verification import check_reports, show_verifications
 from worker.errors import SettingsError
 from worker.evaluation.judgments import JudgedQuery, read_queries
 from worker.operations import verify as verifying
 from worker.operations.session import open_queue, select
 from worker.queue import AdminQueue
-from worker.verification.reports import as_html, as_markdown
 from worker.verification.result import Verification
-
-FORMATS: Mapping[str, Callable[[Sequence[Verification]], str]] = {
-    ".html": as_html,
-    ".md": as_markdown,
-}
 
 
 def verify(
@@ -57,15 +50,11 @@ def verify(
     if repair:
         return repairing.repair(table, column, repair_budget, yes, as_json)
     reports = report or []
-    _check_reports(reports)
+    check_reports(reports)
     asked = _read(queries, qrels)
     check = partial(verifying.verify, against=against, queries=asked, sample=sample, k=k)
     results = _verified(check, table, column, against)
-    if as_json:
-        out_json([asdict(result) for result in results])
-    else:
-        print_verifications(results)
-    _write(results, reports)
+    show_verifications(results, as_json, reports)
     return int(not all(result.passed for result in results))
 
 
@@ -99,26 +88,3 @@ def _read(queries: Path | None, qrels: Path | None) -> list[JudgedQuery]:
     if qrels:
         raise SettingsError("--qrels judges nothing without queries", "Add --queries FILE.")
     return []
-
-
-def _check_reports(files: Sequence[Path]) -> None:
-    """Raise SettingsError if a report could not be written, before anything is read."""
-    for file in files:
-        if file.suffix not in FORMATS:
-            raise SettingsError(
-                f"{file} is neither HTML nor Markdown", "Give a name that ends in .html or .md."
-            )
-        if file.is_dir() or not file.absolute().parent.is_dir():
-            raise SettingsError(f"{file} cannot be written", "Give a file in a folder that exists.")
-
-
-def _write(results: Sequence[Verification], files: Sequence[Path]) -> None:
-    for file in files:
-        try:
-            file.write_text(FORMATS[file.suffix](results), encoding="utf-8")
-        except OSError as error:
-            raise SettingsError(
-                f"{file} cannot be written: {error.strerror}",
-                "Give a file that this user may write.",
-            ) from None
-        say(f"written: {file}")

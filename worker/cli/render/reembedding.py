@@ -11,23 +11,31 @@ from worker.figures import counted, dollars
 from worker.operations.estimate import Forecast
 from worker.operations.reembed import StartPlan
 from worker.queue import (
+    Finding,
     Reembedding,
     ReembeddingEvent,
     ReembeddingProgress,
     ReembeddingUsage,
+    TargetStatus,
 )
 from worker.terminal import printable
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A re-embedding as `worker reembed status` shows it."""
+    """A re-embedding as `worker reembed status` shows it.
+
+    `old`: the old vectors, while they are kept in step after a swap.
+    """
 
     reembedding: Reembedding
     progress: ReembeddingProgress
+    old: TargetStatus | None
     usage: Sequence[ReembeddingUsage]
     events: Sequence[ReembeddingEvent]
 
+
+OF_OLD = ("pending", "processing", "failed")
 
 STAGES = {
     "filling": "embedding all texts with {model}",
@@ -63,13 +71,18 @@ def next_step(reembedding: Reembedding) -> str | None:
 
 def print_plan(plan: StartPlan, show: Callable[[str], None]) -> None:
     """Print what a preflight found, and what the fill is estimated to take."""
-    for finding in plan.findings:
-        show(printable(f"{finding.level}: {finding.subject}: {finding.cause}"))
-        if finding.hint:
-            show(printable(f"  {finding.hint}"))
+    print_findings(plan.findings, show)
     if not plan.problems:
         show(printable(str(plan.choice)))
     show(printable(f"estimate: {_estimate(plan.forecast)}"))
+
+
+def print_findings(findings: Sequence[Finding], show: Callable[[str], None]) -> None:
+    """Print what speaks against a step."""
+    for finding in findings:
+        show(printable(f"{finding.level}: {finding.subject}: {finding.cause}"))
+        if finding.hint:
+            show(printable(f"  {finding.hint}"))
 
 
 def _estimate(forecast: Forecast | None) -> str:
@@ -91,6 +104,7 @@ def print_statuses(found: Sequence[Status], as_json: bool) -> None:
                 {
                     **asdict(each.reembedding),
                     "progress": asdict(each.progress),
+                    "old": each.old and {name: getattr(each.old, name) for name in OF_OLD},
                     "since_swap": list(map(asdict, each.usage)),
                     "events": list(map(asdict, each.events)),
                 }
@@ -106,7 +120,7 @@ def print_statuses(found: Sequence[Status], as_json: bool) -> None:
 
 def _print(status: Status) -> None:
     out("=== RE-EMBEDDING STATUS ===")
-    reembedding, progress = status.reembedding, status.progress
+    reembedding, progress, old = status.reembedding, status.progress, status.old
     last = status.events[-1] if status.events else None
     lines = {
         "Column": reembedding.named,
@@ -119,6 +133,8 @@ def _print(status: Status) -> None:
         "Progress": _far(progress),
         "Pending": progress.pending,
         "Failed": progress.failed,
+        "Pending, old": old and old.pending + old.processing,
+        "Failed, old": old and old.failed,
         **_spent(reembedding, progress),
         "Remaining": _remaining(reembedding, progress),
         **_since_swap(reembedding, status.usage),
@@ -153,7 +169,7 @@ def _spent(reembedding: Reembedding, progress: ReembeddingProgress) -> dict[str,
 
 
 def _remaining(reembedding: Reembedding, progress: ReembeddingProgress) -> str | None:
-    if reembedding.state != "filling" or not progress.eta_seconds:
+    if reembedding.state != "filling" or reembedding.is_cast or not progress.eta_seconds:
         return None
     return f"about {format_duration(progress.eta_seconds)}"
 

@@ -74,10 +74,10 @@ def _run(look: Look) -> Done:
 
 
 def _verify(look: Look) -> Done:
-    found, settings = _find_open(look, "verify"), look.services.settings
+    found, settings, source = _find_open(look, "verify"), look.services.settings, look.source
 
     def work(queue: AdminQueue, task: Task) -> None:
-        task.say(verify_vectors(connected(queue), settings, found))
+        task.say(verify_vectors(connected(queue), settings, found, source))
 
     return look.start(f"Verification of {found.named}", work, _address(look))
 
