@@ -13,7 +13,7 @@ from tests.integration.documents import document, write
 from tests.integration.runs import Runs
 from tests.openai_server import OpenAIServer
 from worker.errors import SettingsError
-from worker.operations import reembed
+from worker.operations import reembed, reembed_start
 from worker.operations.reembed_stages import Reembedder, StageOptions
 from worker.queue import Reembedding, Store, VectorKind
 from worker.queue.postgres import PostgresQueue
@@ -33,7 +33,7 @@ def owner(database_url: str) -> Iterator[PostgresQueue]:
 def convert(
     owner: PostgresQueue, runs: Runs, kind: VectorKind = "halfvec", store: Store | None = None
 ) -> Reembedding:
-    begun = reembed.convert(owner, "docs", kind, store=store)
+    begun = reembed_start.convert(owner, "docs", kind, store=store)
     settings = replace(runs.settings, embedding_model="openai:text-embedding-3-small")
     return Reembedder(owner, settings, StageOptions(sample=3)).run(begun)
 
@@ -95,7 +95,7 @@ def test_only_vectors_of_the_present_texts_are_cast(
         write(texts, key, f"text {key}")
     write(texts, 6, "")
     runs.drain()
-    begun = reembed.convert(owner, "docs", "halfvec")
+    begun = reembed_start.convert(owner, "docs", "halfvec")
     assert owner.backfill(owner.target("docs", "embedding_2"), 100) == 6
     write(texts, 2, "another text")
     write(texts, 7, "a new text")
@@ -120,7 +120,7 @@ def test_no_worker_pays_for_what_a_cast_will_fill(
     for key in range(1, 6):
         write(texts, key, f"text {key}")
     runs.drain()
-    begun = reembed.convert(owner, "docs", "halfvec")
+    begun = reembed_start.convert(owner, "docs", "halfvec")
     owner.backfill(owner.target("docs", "embedding_2"), 100)
     openai.requests.clear()
     assert runs.drain().completed == 0
@@ -143,7 +143,7 @@ def test_a_pause_of_a_conversion_costs_nothing(
     for key in range(1, 6):
         write(texts, key, f"text {key}")
     runs.drain()
-    paused = reembed.pause(owner, reembed.convert(owner, "docs", "halfvec"))
+    paused = reembed.pause(owner, reembed_start.convert(owner, "docs", "halfvec"))
     openai.requests.clear()
     resumed = reembed.resume(owner, paused)
     owner.backfill(owner.target("docs", "embedding_2"), 100)
@@ -164,9 +164,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(
     runs.drain()
     texts.execute("update docs set embedding = '[70000,0,0,0,0,0,0,0]'")
     with pytest.raises(SettingsError, match="does not fit into halfvec"):
-        reembed.convert(owner, "docs", "halfvec")
+        reembed_start.convert(owner, "docs", "halfvec")
     with pytest.raises(SettingsError, match="already"):
-        reembed.convert(owner, "docs", "vector")
+        reembed_start.convert(owner, "docs", "vector")
     assert owner.reembeddings() == []
     assert len(owner.targets()) == 1
 
@@ -175,7 +175,7 @@ def test_what_is_too_wide_for_the_type_is_refused(db: Database, owner: PostgresQ
     db.execute("create table wide (id bigint primary key, body text, embedding halfvec(3072))")
     db.execute("select watch_embeddings('wide', 'body', 'embedding', model => 'test:wide')")
     with pytest.raises(SettingsError, match="3072 dimensions cannot be converted to vector"):
-        reembed.convert(owner, "wide", "vector")
+        reembed_start.convert(owner, "wide", "vector")
     assert owner.reembeddings() == []
 
 

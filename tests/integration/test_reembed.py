@@ -33,7 +33,7 @@ from tests.openai_server import (
     wrong_width,
 )
 from worker.errors import SettingsError, WorkerError
-from worker.operations import reembed
+from worker.operations import reembed, reembed_start
 from worker.operations.batch_reembedding import BatchReembeddingSystem
 from worker.operations.processing import process
 from worker.operations.reembed_stages import Reembedder, StageOptions
@@ -61,7 +61,9 @@ class Undertaking:
     def start(self, column: str = "docs", **given: Any) -> Reembedding:
         wanted: dict[str, Any] = {"model": NEW, "dimensions": 12, "document_prompt": PROMPT}
         config = EmbeddingMigrationConfig(source_collection=column, **wanted | given)
-        return reembed.start(self.queue, reembed.plan_start(self.queue, self.settings, config))
+        return reembed_start.start(
+            self.queue, reembed_start.plan_start(self.queue, self.settings, config)
+        )
 
     def go_on(
         self, at: Mapping[str, Callable[[], object]] | None = None, **given: Any

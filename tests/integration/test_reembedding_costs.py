@@ -17,10 +17,10 @@ from tests.integration.reembeddings import owner_queue as owner_queue
 from tests.openai_server import OpenAIServer
 from worker.cli.render.reembedding import print_plan
 from worker.embedders.registry import open_embedder
-from worker.operations import reembed
+from worker.operations import reembed, reembed_start
 from worker.operations.processing import process
-from worker.operations.reembed import StartPlan
 from worker.operations.reembed_forecast import too_long_for
+from worker.operations.reembed_start import StartPlan
 from worker.queue import Finding, ReembeddingUsage
 from worker.queue.postgres import PostgresQueue
 from worker.reembedding import fill
@@ -34,7 +34,7 @@ TOO_LONG = "repeat('many words ', 5000)"  # some 10,000 tokens
 
 def plan(queue: PostgresQueue, settings: Settings, **given: Any) -> StartPlan:
     wanted: dict[str, Any] = {"source_collection": "docs", "model": NEW, "dimensions": 8}
-    return reembed.plan_start(queue, settings, EmbeddingMigrationConfig(**wanted | given))
+    return reembed_start.plan_start(queue, settings, EmbeddingMigrationConfig(**wanted | given))
 
 
 def found(plan: StartPlan, check: str) -> list[Finding]:
@@ -191,7 +191,7 @@ def test_the_time_left_is_that_of_the_pending_texts_at_the_rate_of_now(
     texts: Database, queue: PostgresQueue, settings: Settings
 ) -> None:
     texts.execute("insert into docs select i, 'text ' || i from generate_series(1, 30) as i")
-    begun = reembed.start(queue, plan(queue, settings))
+    begun = reembed_start.start(queue, plan(queue, settings))
     assert (begun.config or {})["estimate"]["texts"] == 30
     reembed.enqueue(queue, begun)
     assert queue.reembedding_progress(begun).eta_seconds is None

@@ -12,7 +12,7 @@ from tests.integration.reembeddings import openai_settings as openai_settings
 from tests.integration.reembeddings import owner_queue as owner_queue
 from tests.openai_server import vector_for
 from worker.evaluation.judgments import JudgedQuery
-from worker.operations import reembed
+from worker.operations import reembed, reembed_start
 from worker.operations.processing import process
 from worker.operations.reembed_stages import Reembedder
 from worker.operations.search import search
@@ -32,7 +32,7 @@ def swapped(texts: Database, queue: PostgresQueue, settings: Settings) -> Reembe
     config = EmbeddingMigrationConfig(
         source_collection="docs", model=MODEL, dimensions=8, document_prompt="new: "
     )
-    begun = reembed.start(queue, reembed.plan_start(queue, settings, config))
+    begun = reembed_start.start(queue, reembed_start.plan_start(queue, settings, config))
     ready = Reembedder(queue, settings).run(begun)
     assert ready.state == "ready", ready.problem
     return reembed.swap(queue, ready)

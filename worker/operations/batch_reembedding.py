@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any
 
 from worker.errors import SettingsError
-from worker.operations import reembed
+from worker.operations import reembed, reembed_start
 from worker.operations.reembed_stages import Reembedder, stage_options
 from worker.operations.session import open_database
 from worker.queue import Reembedding
@@ -88,7 +88,9 @@ class BatchReembeddingSystem:
                 reembed.check_same(found, self.config)
                 found = reembed.resume(queue, found)
             else:
-                found = reembed.start(queue, reembed.plan_start(queue, self.settings, self.config))
+                found = reembed_start.start(
+                    queue, reembed_start.plan_start(queue, self.settings, self.config)
+                )
             stages = Reembedder(
                 queue,
                 self.settings,

@@ -45,7 +45,7 @@ from worker.cli.render.verification import check_reports, show_verifications
 from worker.cli.signals import INTERRUPTED, stopped_by_signals
 from worker.errors import SettingsError
 from worker.evaluation.judgments import JudgedQuery, read_queries
-from worker.operations import reembed
+from worker.operations import reembed, reembed_start
 from worker.operations.reembed_stages import Reembedder, StageOptions, stage_options
 from worker.operations.session import open_database, open_queue
 from worker.queue import AdminQueue, Reembedding
@@ -88,13 +88,13 @@ def start(
     options = replace(stage_options(wanted), queries=_queries(queries))
     settings = load_settings()
     with open_database(settings) as queue:
-        plan = reembed.plan_start(queue, settings, wanted)
+        plan = reembed_start.plan_start(queue, settings, wanted)
         print_plan(plan, out if dry_run else say)
         if dry_run:
             return int(bool(plan.problems))
         if not plan.problems:
             _agree_to_embed(yes)
-        begun = reembed.start(queue, plan, "cli", ProgressLine().say)
+        begun = reembed_start.start(queue, plan, "cli", ProgressLine().say)
         say(f"begun: {printable(begun.named)} gets vectors of {begun.new_model}")
         return _leave(queue, begun) if detach else _run(queue, settings, begun, options)
 
@@ -118,7 +118,7 @@ def convert(
     with open_database(settings) as queue:
         if not yes and not confirmed(f"Store all vectors a second time, as {to}?"):
             raise SettingsError("all vectors would be stored a second time", "Add --yes to agree.")
-        begun = reembed.convert(queue, column, to, "cli", store, ProgressLine().say)
+        begun = reembed_start.convert(queue, column, to, "cli", store, ProgressLine().say)
         return _run(queue, settings, begun, StageOptions())
 
 

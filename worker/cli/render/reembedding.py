@@ -9,7 +9,7 @@ from worker.cli.console import out, out_json, say
 from worker.durations import format_duration
 from worker.figures import counted, dollars
 from worker.operations.estimate import Forecast
-from worker.operations.reembed import StartPlan
+from worker.operations.reembed_start import StartPlan
 from worker.queue import (
     Finding,
     Reembedding,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.errors import WorkerError
-from worker.operations import reembed
-from worker.operations.reembed import StartPlan
+from worker.operations import reembed, reembed_start
+from worker.operations.reembed_start import StartPlan
 from worker.operations.reembed_steps import run_stages
 from worker.operations.session import connected
 from worker.queue import AdminQueue
@@ -75,7 +75,7 @@ def _preflight(look: Look) -> tuple[StartPlan | None, WorkerError | None]:
         refuse_reader(look.role)
         queue = connected(look.queue)
         with waiting_for_a_model():
-            return reembed.plan_start(queue, look.services.settings, _config(look)), None
+            return reembed_start.plan_start(queue, look.services.settings, _config(look)), None
     except WorkerError as error:
         return None, error
 
@@ -102,8 +102,8 @@ def _start(look: Look) -> Done:
     def work(queue: AdminQueue, task: Task) -> None:
         database = connected(queue)
         task.go_on("preflight")
-        plan = reembed.plan_start(database, settings, config)
-        begun = reembed.start(database, plan, source, task.go_on)
+        plan = reembed_start.plan_start(database, settings, config)
+        begun = reembed_start.start(database, plan, source, task.go_on)
         ended = run_stages(database, settings, begun, source, task.stop, task.say)
         task.say(": ".join(filter(None, [ended.state, ended.problem])))
 
