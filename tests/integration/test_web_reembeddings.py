@@ -84,7 +84,15 @@ def test_a_column_is_re_embedded_swapped_rolled_back_and_cleaned_up(web: Web, db
 
     web.press(f"{page}/swap")
     assert "swapped" in web.task_ends()
-    assert "edits are embedded by both models" in read(web.page(page))
+    db.execute(
+        "create or replace function near() returns void language plpgsql as"
+        " $$ begin perform embedding from docs; end $$"
+    )
+    db.execute("update docs set body = 'edited' where id = 1")
+    shown = read(web.page(page))
+    assert "edits are embedded by both models" in shown
+    assert "Old vectors that are not those of the texts: 1 pending, 0 failed." in shown
+    assert "warning : function public.near(): its text has the names" in shown
     web.press(f"{page}/roll_back")
     assert "ready" in web.task_ends()
     web.press(f"{page}/swap")

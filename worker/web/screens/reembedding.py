@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from worker.errors import SettingsError
@@ -11,7 +11,7 @@ from worker.operations import reembed
 from worker.operations.reembed_steps import NEXT, Step, checks_of, find_by_id, run_stages, take
 from worker.operations.reembed_steps import verify as verify_vectors
 from worker.operations.session import connected
-from worker.queue import AdminQueue, Reembedding
+from worker.queue import AdminQueue, Finding, Reembedding
 from worker.web.screens.base import ROWS, Action, Done, Look, Screen, not_found
 from worker.web.screens.reembeddings import PATH, lacks_connection, title_of
 from worker.web.tasks import Task
@@ -27,6 +27,8 @@ def load(look: Look) -> Mapping[str, Any]:
         "found": found,
         "progress": look.queue.reembedding_progress(found),
         "usage": look.queue.reembedding_usage(found),
+        "old": reembed.old_status(look.queue, found),
+        "left_behind": _left_behind(look, found),
         "checks": checks_of(events),
         "events": events[::-1][:ROWS],
         "steps": NEXT[found.state],
@@ -43,6 +45,13 @@ def _find(look: Look) -> Reembedding:
     if found is None:
         raise not_found("re-embedding")
     return found
+
+
+def _left_behind(look: Look, found: Reembedding) -> Sequence[Finding]:
+    """Return what may use the old vectors, before they are dropped."""
+    if found.state != "swapped" or lacks_connection(look):
+        return ()
+    return reembed.find_left_behind(connected(look.queue), found)
 
 
 def _find_open(look: Look, step: Step) -> Reembedding:
