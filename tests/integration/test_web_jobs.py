@@ -100,6 +100,7 @@ def test_what_is_shown_is_what_would_be_requeued(
 
 def test_a_requeue_shows_how_far_it_is_and_can_be_cancelled(web: Web, db: Database) -> None:
     fail(db, 2500)
+    waiting = "select count(*) from pg_locks where not granted and locktype = 'advisory'"
     db.execute(
         "create or replace function hold() returns trigger language plpgsql as"
         " $$ begin perform pg_advisory_xact_lock(7); return null; end $$"
@@ -109,6 +110,7 @@ def test_a_requeue_shows_how_far_it_is_and_can_be_cancelled(web: Web, db: Databa
         db.execute("select pg_advisory_lock(7)")
         assert "0 of 2,500 jobs" in web.press("/failures/requeue", {"back": "/failures"})
         [task] = re.findall(r'<li id="task-(\d+)">[^<]*: running', web.page("/failures"))
+        eventually(lambda: value(db, waiting), 10)  # else it could end before its first batch
         said = web.press("/tasks/cancel", {"id": task, "back": "/failures"})
         assert f"Task {task} ends after its current step." in said
         assert ": ending, 0 of 2,500 jobs" in said
