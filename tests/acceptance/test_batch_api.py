@@ -262,7 +262,11 @@ def test_the_page_of_batches(old_notes: Database, shell: Shell, provider: BatchS
     old_notes.execute("alter table embedding_batches alter id restart")
     prepare(shell, SUBMIT, SUBMIT)
     provider.is_holding = True
-    prepare(shell, SUBMIT)
+    while (
+        value(old_notes, "select provider_state from embedding_batches where id = 2")
+        != "in_progress"
+    ):
+        prepare(shell, SUBMIT)  # which may end before it is time to look at the batch
     page.types("worker batches list")
     page.types("worker batches show 2")
     page.types("worker batches cancel 2 --yes")
