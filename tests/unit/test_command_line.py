@@ -90,6 +90,11 @@ def test_the_list_of_commands_says_what_the_help_of_the_command_begins_with(name
         (["list", "one"], "Got unexpected extra argument", "worker list"),
         (["search"], "Missing argument 'WORDS'.", "worker search"),
         (["process", "--limit", "0"], "Invalid value for '--limit'", "worker process"),
+        (
+            ["watch", "t", "--format", "pdf"],
+            "Invalid value for '--format': 'pdf' is not",
+            "worker watch",
+        ),
     ],
 )
 def test_wrong_usage_is_answered_with_usage_cause_and_cure(

@@ -62,5 +62,6 @@ def _report_usage(problem: Any) -> int:
     if context:
         say(*context.get_usage().splitlines())
         hint = f"`{context.command_path} --help` shows its options."
-    report(SettingsError(problem.format_message(), hint))
+    cause = problem.format_message().replace(": Value error, ", ": ")  # words of Typer's pydantic
+    report(SettingsError(cause, hint))
     return SettingsError.exit_code
