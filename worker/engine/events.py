@@ -25,7 +25,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "model_unusable": ("warning", "{table}.{column} is not embedded for now: {cause}"),
     "not_enhanced": (
         "warning",
-        "{texts} texts of {table}.{column} are embedded without what {model} writes: {cause}",
+        "{table}.{column}: texts embedded without what {model} writes: {texts}, since {cause}",
     ),
     "provider_stopped": ("warning", "{provider} cannot be used: {cause}"),
     "provider_back": ("info", "{provider} can be used again"),
