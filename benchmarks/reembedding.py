@@ -1,4 +1,5 @@
-"""How fast a re-embedding fills its new vectors, and how long each of its other steps takes."""
+"""How fast a re-embedding fills its new vectors, how long its other steps take, and what its second
+target costs a writer."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from threading import Event
+from threading import Event, Timer
+from typing import LiteralString
 
 from benchmarks.database import NARROW, Connection, Database, Server, value
 from benchmarks.report import Figure
+from benchmarks.statements import statements
 from benchmarks.verification import complete_all, seconds
 from benchmarks.work import BATCH, MODEL, drain
 from worker.operations.reembed import finish
@@ -24,23 +27,36 @@ REACH = 0.8  # of the rate without an index
 TINY = 3  # dimensions, where the vectors do not matter
 SWAP_AT_MOST = 100  # milliseconds
 ROLLBACK_AT_MOST = 1_000
-WRITE_AT_MOST = 1_000
 WRITTEN = 1_000  # rows that are edited before the rollback, and as many deleted and moved
+READ_AT_MOST = 150  # milliseconds: a step waits 100 for a lock
+TWO_TARGETS_AT_MOST = 2.2
+
+EDIT = "update docs set body = body || '.' where id = (select min(id) from docs)"
+READ = "select from docs limit 1"
+ENDS = (("the old vectors are dropped", False), ("the new are renamed", True))
+WRITES = (
+    "one INSERT … SELECT",
+    "one UPDATE of the text",
+    "UPDATEs of the text of one row",
+    "one DELETE",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
     """A table of `rows` rows, of which each measurement fills `filled`; one of `many` rows for the
-    other steps."""
+    other steps. A transaction stays open for `open_for` seconds. `singles` edits are of one row."""
 
     rows: int
     filled: int
     repetitions: int
     many: int
+    open_for: float
+    singles: int
 
 
-FULL = Size(10_000, 2_000, 3, 1_000_000)
-QUICK = Size(600, 200, 1, 5_000)
+FULL = Size(10_000, 2_000, 3, 1_000_000, 60.0, 2_000)
+QUICK = Size(600, 200, 1, 5_000, 2.0, 50)
 
 
 def fill(server: Server, size: Size) -> Iterator[Figure]:
@@ -109,17 +125,76 @@ def steps(server: Server, size: Size) -> Iterator[Figure]:
             samples=[rollback],
             at_most=ROLLBACK_AT_MOST,
         )
-        for step, rename in (("the old vectors are dropped", False), ("the new are renamed", True)):
+        for step, rename in ENDS:
             end = partial(finish, queue, swapped, rename=rename)
-            took, longest = beside_writer(database, end)
+            took, longest = beside(database, EDIT, end)
             yield Figure(what=f"{what}, {step}", unit="ms", samples=[took])
             yield Figure(
                 what=f"{what}, longest write while {step}",
                 unit="ms",
                 samples=[longest],
-                at_most=WRITE_AT_MOST,
             )
             [swapped] = queue.reembeddings()
+
+
+def reader(server: Server, size: Size) -> Iterator[Figure]:
+    """Milliseconds of a swap, and of reads beside the steps that end it, while a transaction that
+    has read the table stays open."""
+    with (
+        server.database(TINY) as database,
+        database.queue() as queue,
+        database.connect() as open_one,
+    ):
+        database.refill("docs", size.rows)
+        with database.connect() as connection:
+            complete_all(connection, size.rows, TINY)
+            fill_at_once(queue, connection)
+        open_one.execute("begin")
+        open_one.execute(READ)
+        swap = milliseconds(lambda: queue.swap_reembedding(*NAME))
+        open_one.execute("rollback")
+        what = f"reader: a transaction open for {size.open_for:g} s"
+        yield Figure(what=f"{what}, swap", unit="ms", samples=[swap], at_most=SWAP_AT_MOST)
+        for step, rename in ENDS:
+            [swapped] = queue.reembeddings()
+            open_one.execute("begin")
+            open_one.execute(READ)
+            Timer(size.open_for, open_one.execute, ["rollback"]).start()
+            took, longest = beside(database, READ, partial(finish, queue, swapped, rename=rename))
+            if took < size.open_for * 500:  # half of it
+                raise RuntimeError("the step did not wait for the open transaction")
+            yield Figure(
+                what=f"{what}, longest read until {step}",
+                unit="ms",
+                samples=[longest],
+                at_most=READ_AT_MOST,
+            )
+
+
+def writers(server: Server, size: Size) -> Iterator[Figure]:
+    """Milliseconds of statements over a table with two targets, compared with one."""
+    chosen = [each for each in statements(size.rows, size.singles) if each.what in WRITES]
+    with (
+        server.database(NARROW) as single,
+        server.database(NARROW) as double,
+        single.connect() as of_one,
+        double.connect() as of_two,
+    ):
+        with double.queue() as queue:
+            queue.start_reembedding(*NAME, MODEL, NARROW, config={"store": "column"})
+        for statement in chosen:
+            one, two = [], []
+            for _ in range(size.repetitions):
+                one.append(statement.milliseconds(single, of_one, "docs"))
+                two.append(statement.milliseconds(double, of_two, "docs"))
+            what = f"writers: {statement.what}, {statement.rows:,} rows"
+            yield Figure(
+                what=f"{what}, two targets (limit: one)",
+                unit="ms",
+                limits=one,
+                samples=two,
+                at_most=TWO_TARGETS_AT_MOST,
+            )
 
 
 def fill_at_once(queue: PostgresQueue, connection: Connection) -> None:
@@ -161,33 +236,35 @@ def check_in_step(connection: Connection) -> None:
         raise RuntimeError(f"{stale} vectors are of another text")
 
 
-def beside_writer(database: Database, action: Callable[[], object]) -> tuple[float, float]:
-    """Return how long an action takes, and the longest write of another session meanwhile."""
+def beside(
+    database: Database, statement: LiteralString, action: Callable[[], object]
+) -> tuple[float, float]:
+    """Return how long an action takes, and how long at most a statement of another session
+    meanwhile."""
     ended = Event()
 
-    def write() -> float:
+    def repeat() -> float:
         longest = 0.0
-        edit = "update docs set body = body || '.' where id = (select min(id) from docs)"
         with database.connect() as connection:
             while not ended.wait(0.01):
-                longest = max(longest, milliseconds(lambda: connection.execute(edit)))
+                longest = max(longest, milliseconds(lambda: connection.execute(statement)))
         return longest
 
     with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(write)
+        repeating = pool.submit(repeat)
         time.sleep(0.5)
         try:
             took = milliseconds(action)
         finally:
             ended.set()
-        return took, writing.result()
+        return took, repeating.result()
 
 
 def milliseconds(action: Callable[[], object]) -> float:
     return seconds(action) * 1000
 
 
-GROUPS = {"fill": fill, "steps": steps}
+GROUPS = {"fill": fill, "steps": steps, "reader": reader, "writers": writers}
 
 
 def measure(server: Server, groups: Iterable[str], *, quick: bool) -> Iterator[Figure]:

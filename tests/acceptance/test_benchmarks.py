@@ -106,12 +106,25 @@ def test_a_swap_is_measured_with_and_without_an_index(tmp_path: Path) -> None:
 
 @pytest.mark.only_in_full
 def test_a_fill_is_measured_beside_an_index_and_without_one(tmp_path: Path) -> None:
-    found = figures(tmp_path, "reembedding", "fill")
+    found = figures(tmp_path, "reembedding", "--only", "fill")
     assert [figure["what"].partition(", into a ")[2] for figure in found] == [
         "side table (limit: without the index)",
         "second column (limit: a side table)",
     ]
     assert all(figure["measured"] > 0 and figure["limit"] > 0 for figure in found)
+
+
+@pytest.mark.only_in_full
+def test_steps_of_a_re_embedding_are_measured_beside_a_reader_and_a_writer(tmp_path: Path) -> None:
+    groups = ("steps", "reader", "writers")
+    chosen = [argument for group in groups for argument in ("--only", group)]
+    found = figures(tmp_path, "reembedding", *chosen)
+    assert [figure["what"].partition(":")[0] for figure in found] == [
+        *["steps"] * 6,
+        *["reader"] * 3,
+        *["writers"] * 4,
+    ]
+    assert all(figure["measured"] > 0 for figure in found)
 
 
 @pytest.mark.only_in_full

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Held, fill, statuses
-from tests.conftest import REPOSITORY, Database, rows
+from tests.conftest import REPOSITORY, Database, memory, rest_in_full, rows
 from tests.openai_server import OpenAIServer, out_of_quota
 
 if not shutil.which("bash"):
@@ -221,6 +222,26 @@ def test_monitor_and_backup_repairs_first_and_passes_failures_on(
     )
     assert code == 1
     assert any("all sound" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    rest_in_full(
+        [
+            ("demo-reembedding", ["summaries.content_embedding: ready", "State: finished"]),
+            ("demo-files", ["leaving.md"]),
+        ]
+    ),
+)
+def test_a_demo_needs_nothing_and_leaves_nothing(
+    script: Script, name: str, shown: list[str]
+) -> None:
+    # not below pytest's own folder, into which the user that root's server has cannot look
+    with tempfile.TemporaryDirectory(prefix="embedding-worker-", dir=memory()) as folder:
+        output, said = script(name, TMPDIR=folder).communicate(timeout=120)
+        assert all(words in output for words in shown), output + said
+        left = {path.name for path in Path(folder).iterdir()}
+        assert left <= {f"embedding-worker-{os.getuid()}"}  # where servers have their sockets
 
 
 def test_every_script_can_be_run() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Event
@@ -240,6 +240,38 @@ def test_a_prepared_search_goes_on(ready: Database, queue: PostgresQueue) -> Non
             assert ready.execute(statement, query, prepare=True).fetchall()[0][1] == "text 2"
         take(*NAME)
     assert ready.execute(statement, query, prepare=True).fetchall()[0][1] == "text 2"
+
+
+@pytest.mark.parametrize(
+    ("store", "broken_by"),
+    [("column", ["start", "finish", "rename"]), ("table", ["finish"])],
+)
+def test_a_prepared_select_of_all_columns_ends_when_the_columns_change(
+    db: Database, queue: PostgresQueue, connect: Connect, store: str, broken_by: list[str]
+) -> None:
+    """Until its connection is closed. One that names its columns goes on."""
+    create_embedded(db)
+    steps: dict[str, Callable[[], object]] = {
+        "start": lambda: start(queue, store=store),
+        "swap": lambda: (fill(queue), make_ready(queue), queue.swap_reembedding(*NAME)),
+        "rollback": lambda: queue.rollback_reembedding(*NAME),
+        "swap again": lambda: queue.swap_reembedding(*NAME),
+        "finish": lambda: queue.finish_reembedding(*NAME),
+        "rename": lambda: queue.rename_reembedded(*NAME),
+    }
+    broken = []
+    for name, step in steps.items():
+        app = connect()
+        statements: list[LiteralString] = ["select * from docs", "select id, body from docs"]
+        for statement in statements:
+            app.execute(statement, prepare=True)
+        step()
+        assert len(app.execute(statements[1], prepare=True).fetchall()) == 3
+        try:
+            app.execute(statements[0], prepare=True)
+        except psycopg.errors.FeatureNotSupported:
+            broken.append(name)
+    assert broken == broken_by
 
 
 def test_two_sessions_write_the_match_function_in_turns(
