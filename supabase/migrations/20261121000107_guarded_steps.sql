@@ -20,7 +20,9 @@ declare
 begin
     if problem is not null then
         raise exception 'column % of table % cannot serve searches: %', target.embedding_column, target.table_name, problem
-            using errcode = 'object_not_in_prerequisite_state', hint = 'Watch it again first.';
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = case when to_regclass(target.relation) is not null then 'Watch it again first.'
+                              else 'Watch it again first; or, if it was dropped, finish the re-embedding, and unwatch its columns.' end;
     end if;
 end $$;
 
@@ -123,7 +125,9 @@ declare
     new public.embedding_targets;
 begin
     select * into new from public.embedding_targets as known where known.id = reembedding.new_target;
-    perform embedding.check_serves(new); -- else the old vectors are the last ones
+    if to_regclass(new.relation) is not null or exists (select from pg_class where oid = new.relation_id) then
+        perform embedding.check_serves(new); -- else the old vectors are the last ones; without the table there are none
+    end if;
     select * into old from public.embedding_targets as known where known.id = reembedding.old_target;
     perform embedding.check_dependents(old);
     reembedding := embedding.enter_state(

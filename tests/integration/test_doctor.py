@@ -161,6 +161,10 @@ def test_a_table_that_is_gone_does_not_hide_the_others(docs: Database) -> None:
         ("problem", "triggers_missing", 'app."Notes of me".embedding'),
         ("problem", "table_missing", "docs.embedding"),
     ]
+    assert explanation(docs, "table_missing") == (
+        "table public.docs no longer exists",
+        "Run `worker unwatch` for the column, or `worker watch` once the table is back.",
+    )
     docs.execute("drop schema app cascade")
     assert [check for _, check, _ in diagnosis(docs)] == ["table_missing"] * 2
 

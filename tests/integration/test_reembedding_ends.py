@@ -33,7 +33,7 @@ from tests.integration.reembeddings import (
 from tests.integration.tables import Connect, acting_as, create_role, jobs, refusal
 from tests.integration.test_identity import dumped_and_restored
 from worker.errors import Busy, SettingsError
-from worker.operations.reembed import finish
+from worker.operations.reembed import find_left_behind, finish, old_status, serving_status
 from worker.queue.postgres import PostgresQueue
 
 
@@ -525,6 +525,21 @@ def test_what_was_dropped_by_hand_can_be_cancelled(
 
 
 @BOTH_STORES
+def test_a_table_that_was_dropped_by_hand_after_the_swap_is_no_dead_end(
+    searched: Database, queue: PostgresQueue
+) -> None:
+    swapped = make_swapped(queue)
+    searched.execute("drop table docs cascade")
+    assert find_left_behind(queue, swapped) == []
+    for found in (old_status(queue, swapped), serving_status(queue, swapped)):
+        assert found is None or found.table_name == "docs"
+    with pytest.raises(SettingsError, match="no longer exists"):
+        queue.rollback_reembedding(*NAME)
+    assert queue.finish_reembedding(*NAME).state == "finished"
+    searched.execute("select unwatch_embeddings('docs', 'embedding_2')")
+    assert value(searched, "select count(*) from embedding_targets") == 0
+
+
 @pytest.mark.parametrize("bring", [start, make_swapped])
 def test_a_healthy_one_is_no_fault(
     searched: Database, queue: PostgresQueue, bring: Callable[[PostgresQueue], Any]

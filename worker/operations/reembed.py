@@ -185,8 +185,8 @@ def roll_back(
     return _take(queue.rollback_reembedding, reembedding, source, on_wait)
 
 
-def serving_status(queue: AdminQueue, reembedding: Reembedding) -> TargetStatus:
-    """Return the progress of the vectors that serve searches."""
+def serving_status(queue: AdminQueue, reembedding: Reembedding) -> TargetStatus | None:
+    """Return the progress of the vectors that serve searches; None: they are gone by now."""
     is_new = reembedding.state == "swapped"
     return _status_of(
         queue, reembedding, reembedding.new_column if is_new else reembedding.old_column
@@ -201,17 +201,21 @@ def old_status(queue: AdminQueue, reembedding: Reembedding) -> TargetStatus | No
     return _status_of(queue, reembedding, reembedding.old_column)
 
 
-def _status_of(queue: AdminQueue, reembedding: Reembedding, column: str) -> TargetStatus:
-    return next(
-        each
-        for each in queue.status()
-        if (each.table_name, each.embedding_column) == (reembedding.table_name, column)
-    )
+def _status_of(queue: AdminQueue, reembedding: Reembedding, column: str) -> TargetStatus | None:
+    named = (reembedding.table_name, column)
+    found = [each for each in queue.status() if (each.table_name, each.embedding_column) == named]
+    return found[0] if found else None
 
 
 def find_left_behind(queue: PostgresQueue, reembedding: Reembedding) -> list[Finding]:
-    """Return what may use the old vectors although Postgres does not know it as a dependent."""
-    relation = queue.relation(reembedding.table_name)
+    """Return what may use the old vectors although Postgres does not know it as a dependent.
+
+    Nothing, if their table is gone.
+    """
+    try:
+        relation = queue.relation(reembedding.table_name)
+    except SettingsError:
+        return []
     return left_behind(queue.database, relation, reembedding.old_column)
 
 

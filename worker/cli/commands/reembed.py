@@ -312,11 +312,12 @@ def _show_serving(queue: PostgresQueue, reembedding: Reembedding) -> None:
     """Print the state, and what the vectors that serve now still lack."""
     _show(reembedding)
     serving = reembed.serving_status(queue, reembedding)
-    if left := [
+    left = [
         f"{count} {name}"
         for name in ("pending", "processing", "failed")
-        if (count := getattr(serving, name))
-    ]:
+        if (count := getattr(serving, name, 0))
+    ]
+    if left:
         say(
             f"warning: of the vectors that serve, not all are those of the texts: {', '.join(left)}"
         )
