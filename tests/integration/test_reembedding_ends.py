@@ -521,9 +521,6 @@ def test_what_was_dropped_by_hand_can_be_cancelled(
     assert queue.unwatch(*NAME)
 
 
-# -- what others see of it
-
-
 @BOTH_STORES
 def test_a_table_that_was_dropped_by_hand_after_the_swap_is_no_dead_end(
     searched: Database, queue: PostgresQueue
@@ -540,6 +537,10 @@ def test_a_table_that_was_dropped_by_hand_after_the_swap_is_no_dead_end(
     assert value(searched, "select count(*) from embedding_targets") == 0
 
 
+# -- what others see of it
+
+
+@BOTH_STORES
 @pytest.mark.parametrize("bring", [start, make_swapped])
 def test_a_healthy_one_is_no_fault(
     searched: Database, queue: PostgresQueue, bring: Callable[[PostgresQueue], Any]
