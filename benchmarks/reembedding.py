@@ -28,6 +28,7 @@ TINY = 3  # dimensions, where the vectors do not matter
 SWAP_AT_MOST = 100  # milliseconds
 ROLLBACK_AT_MOST = 1_000
 WRITTEN = 1_000  # rows that are edited before the rollback, and as many deleted and moved
+WRITE_AT_MOST = 1_000
 READ_AT_MOST = 150  # milliseconds: a step waits 100 for a lock
 TWO_TARGETS_AT_MOST = 2.2
 
@@ -133,6 +134,7 @@ def steps(server: Server, size: Size) -> Iterator[Figure]:
                 what=f"{what}, longest write while {step}",
                 unit="ms",
                 samples=[longest],
+                at_most=WRITE_AT_MOST,
             )
             [swapped] = queue.reembeddings()
 

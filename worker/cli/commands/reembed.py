@@ -34,6 +34,7 @@ from worker.cli.options import (
 from worker.cli.render.indexing import script_without_session, show_build
 from worker.cli.render.progress import show_progress
 from worker.cli.render.reembedding import (
+    LACKING,
     Status,
     next_step,
     print_findings,
@@ -312,11 +313,7 @@ def _show_serving(queue: PostgresQueue, reembedding: Reembedding) -> None:
     """Print the state, and what the vectors that serve now still lack."""
     _show(reembedding)
     serving = reembed.serving_status(queue, reembedding)
-    left = [
-        f"{count} {name}"
-        for name in ("pending", "processing", "failed")
-        if (count := getattr(serving, name, 0))
-    ]
+    left = [f"{count} {name}" for name in LACKING if (count := getattr(serving, name, 0))]
     if left:
         say(
             f"warning: of the vectors that serve, not all are those of the texts: {', '.join(left)}"

@@ -35,7 +35,8 @@ class Status:
     events: Sequence[ReembeddingEvent]
 
 
-OF_OLD = ("pending", "processing", "failed")
+LACKING = ("pending", "processing", "failed")
+"""The counts of a column whose texts have no vector yet, or the vector of an earlier text."""
 
 STAGES = {
     "filling": "embedding all texts with {model}",
@@ -104,7 +105,7 @@ def print_statuses(found: Sequence[Status], as_json: bool) -> None:
                 {
                     **asdict(each.reembedding),
                     "progress": asdict(each.progress),
-                    "old": each.old and {name: getattr(each.old, name) for name in OF_OLD},
+                    "old": each.old and {name: getattr(each.old, name) for name in LACKING},
                     "since_swap": list(map(asdict, each.usage)),
                     "events": list(map(asdict, each.events)),
                 }

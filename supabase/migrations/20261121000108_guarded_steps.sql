@@ -100,7 +100,7 @@ declare
     reembedding public.embedding_reembeddings;
     swapped_in text;
 begin
-    perform embedding.set_lock_timeout('1s'); -- a later file defines it
+    perform embedding.set_lock_timeout('1s');
     reembedding := embedding.lock_reembedding(table_name, embedding_column, '{swapped}');
     perform embedding.serve(reembedding.old_target, reembedding.new_target, 'shadow');
     select swap.from_state into swapped_in
@@ -139,5 +139,5 @@ exception when lock_not_available then
 end $$;
 
 select embedding.protect_functions(
-    'embedding.check_serves', 'embedding.serve', 'public.advance_reembedding', 'public.resume_reembedding', 'public.rollback_reembedding',
-    'public.finish_reembedding');
+    'embedding.check_serves', 'embedding.serve', 'public.advance_reembedding', 'public.resume_reembedding',
+    'public.rollback_reembedding', 'public.finish_reembedding');

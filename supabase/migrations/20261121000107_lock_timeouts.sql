@@ -2,9 +2,8 @@
 --        lock_timeout of the role, the database or the server, such as the 8 seconds of Supabase's authenticator, made it wait that
 --        long. Now only one that the caller has set counts.
 -- Locks: nothing.
--- Undo:  create public.start_reembedding, public.swap_reembedding, public.rollback_reembedding and embedding.lock_store again, as
---        `..._start_reembedding.sql`, `..._swap.sql` and `..._end_reembedding.sql` have them; drop function
---        embedding.set_lock_timeout.
+-- Undo:  create public.start_reembedding, public.swap_reembedding and embedding.lock_store again, as `..._start_reembedding.sql`,
+--        `..._swap.sql` and `..._end_reembedding.sql` have them; drop function embedding.set_lock_timeout.
 
 -- Sets how long this transaction waits for a lock, unless its session or the start of its connection has set that.
 create function embedding.set_lock_timeout(wait text)
